@@ -1,0 +1,1 @@
+"""What migrates: memory, vCPUs and their programs, and the kernel's ABI."""

@@ -1,0 +1,1 @@
+"""What a person types: the midstream command, launchers, fault injection and benchmarks."""

@@ -1,0 +1,1 @@
+"""Decides what to send next and sends it."""

@@ -1,0 +1,1 @@
+"""Tests of midstream, one file for each module, and scripted scenarios."""

@@ -1,0 +1,301 @@
+"""The rooms import one way, and what decides is pure: both rules are checked on the source text."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each room, and the rooms that it may import beside itself.
+MAY_IMPORT: dict[str, frozenset[str]] = {
+    "protocol": frozenset(),
+    "guest": frozenset({"protocol"}),
+    "source": frozenset({"guest", "protocol"}),
+    "dest": frozenset({"guest", "protocol"}),
+    "scripts": frozenset({"source", "dest", "guest", "protocol"}),
+}
+
+# The deciding modules outside protocol/, which is pure as a whole. A module moves out of this list
+# only together with what it decides.
+CORE_MODULES = frozenset(
+    {
+        "source.scheduler",
+        "source.pacing",
+        "source.convergence",
+        "dest.assembly",
+        "dest.faults",
+        "dest.script",
+    }
+)
+
+# Whatever reaches a clock, the kernel, another thread or the network.
+IMPURE_MODULES = frozenset(
+    {
+        "asyncio",
+        "ctypes",
+        "fcntl",
+        "importlib",
+        "mmap",
+        "multiprocessing",
+        "os",
+        "secrets",
+        "select",
+        "selectors",
+        "signal",
+        "socket",
+        "subprocess",
+        "threading",
+        "time",
+        "trio",
+    }
+)
+
+# Generators that repeat themselves when they are given a seed; all else in these modules draws
+# from a state that the whole process shares, or from the system.
+SEEDABLE = {
+    "random": frozenset({"Random"}),
+    "numpy.random": frozenset({"default_rng", "SeedSequence", "PCG64", "Philox", "SFC64"}),
+}
+NOT_DRAWING = {"random": frozenset[str](), "numpy.random": frozenset({"Generator"})}
+
+
+class Import(NamedTuple):
+    """One name that a module imports, as full as the source text tells it."""
+
+    name: str
+    line: int
+
+
+def module_name(path: Path) -> str:
+    """Return the dotted name of a file below ROOT; a package's __init__ has the package's name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def project_modules() -> dict[str, Path]:
+    """Return every module of the rooms by its dotted name."""
+    paths = (path for room in MAY_IMPORT for path in sorted((ROOT / room).rglob("*.py")))
+    return {module_name(path): path for path in paths}
+
+
+def imports_of(tree: ast.AST, module: str) -> Iterator[Import]:
+    """Yield what the tree imports, at any depth: a late or a typing-only import is one too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".")[: -node.level]
+                base = ".".join([*package, *([base] if base else [])])
+            for alias in node.names:
+                yield Import(f"{base}.{alias.name}", node.lineno)
+
+
+def is_in(name: str, modules: frozenset[str]) -> bool:
+    """Tell whether a dotted name is one of the modules or lies inside one of them."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def direction_faults(source: str, module: str) -> list[str]:
+    """Return the imports that go against the direction of the rooms."""
+    room = module.partition(".")[0]
+    faults = []
+    for name, line in imports_of(ast.parse(source), module):
+        target = name.partition(".")[0]
+        if target == "tests":
+            faults.append(f"{module}:{line} imports tests")
+        elif target in MAY_IMPORT and target != room and target not in MAY_IMPORT[room]:
+            faults.append(f"{module}:{line} imports {name}, but {room} may not import {target}")
+    return faults
+
+
+def is_pure(module: str) -> bool:
+    """Tell whether a module of this project has to be pure."""
+    return module in CORE_MODULES or is_in(module, frozenset({"protocol"}))
+
+
+def import_is_impure(name: str) -> bool:
+    """Tell whether a pure module may not import this name."""
+    room, _, inside = name.partition(".")
+    if room in MAY_IMPORT:
+        # A whole room or one of its names: `from source import policy` arrives as source.policy,
+        # `from source.policy import Policy` as source.policy.Policy.
+        owner = ".".join(name.split(".")[:2])
+        return bool(inside) and not is_pure(owner)
+    return is_in(name, IMPURE_MODULES)
+
+
+def dotted(node: ast.expr, names: dict[str, str]) -> str:
+    """Return the full name that an expression like `np.random.random` stands for, or nothing."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, "")
+    if isinstance(node, ast.Attribute):
+        base = dotted(node.value, names)
+        return f"{base}.{node.attr}" if base else ""
+    return ""
+
+
+def imported_names(tree: ast.AST) -> dict[str, str]:
+    """Return what the names that imports bind in a module stand for."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.partition(".")[0]
+                names[alias.asname or first] = alias.name if alias.asname else first
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
+
+
+def draws_unseeded(call: ast.Call, names: dict[str, str]) -> bool:
+    """Tell whether a call takes chance from anything but a generator made with a seed."""
+    owner, _, attribute = dotted(call.func, names).rpartition(".")
+    if owner not in SEEDABLE or attribute in NOT_DRAWING[owner]:
+        return False
+    return attribute not in SEEDABLE[owner] or not (call.args or call.keywords)
+
+
+def purity_faults(source: str, module: str) -> list[str]:
+    """Return what a module does that a pure module may not do."""
+    tree = ast.parse(source)
+    faults = [
+        f"{module}:{line} imports {name}, but is pure"
+        for name, line in imports_of(tree, module)
+        if import_is_impure(name)
+    ]
+    names = imported_names(tree)
+    faults += [
+        f"{module}:{node.lineno} draws unseeded random numbers, but is pure"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and draws_unseeded(node, names)
+    ]
+    return faults
+
+
+def missing_core_modules(modules: frozenset[str]) -> list[str]:
+    """Return the core modules that are not there, for rooms in which work has begun."""
+    begun = {name.partition(".")[0] for name in modules if "." in name}
+    return sorted(name for name in CORE_MODULES - modules if name.partition(".")[0] in begun)
+
+
+def test_imports_go_one_way() -> None:
+    """Every import of every room goes down the order of the rooms."""
+    faults = []
+    for module, path in project_modules().items():
+        faults += direction_faults(path.read_text(encoding="utf-8"), module)
+    assert not faults, "\n".join(faults)
+
+
+def test_deciding_modules_are_pure() -> None:
+    """Everything in protocol/ and every core module decides without clock, kernel or network."""
+    faults = []
+    for module, path in project_modules().items():
+        if is_pure(module):
+            faults += purity_faults(path.read_text(encoding="utf-8"), module)
+    assert not faults, "\n".join(faults)
+
+
+def test_core_modules_exist() -> None:
+    """Each module that CORE_MODULES names is there, so that none escapes under a new name."""
+    missing = missing_core_modules(frozenset(project_modules()))
+    assert not missing, f"named in CORE_MODULES but not in the tree: {', '.join(missing)}"
+
+
+def test_a_missing_core_module_is_reported_once_its_room_is_begun() -> None:
+    """A core module is missed as soon as its room holds another module, and not before."""
+    assert missing_core_modules(frozenset({"source", "dest"})) == []
+    missing = missing_core_modules(frozenset({"source", "source.policy", "dest"}))
+    assert "source.scheduler" in missing
+    assert "source.policy" not in missing
+    assert not any(name.startswith("dest.") for name in missing)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("protocol.wire", "import guest.memory"),
+        ("guest.memory", "from source import scheduler"),
+        ("source.engine", "from dest.assembly import Assembly"),
+        ("dest.engine", "import source"),
+        ("source.engine", "from scripts.cli import main"),
+        ("guest.memory", "from ..dest import faults"),
+        ("scripts.cli", "from tests.test_layering import ROOT"),
+        ("dest.engine", "def late():\n    import source.policy"),
+        (
+            "source.engine",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import dest.engine",
+        ),
+    ],
+)
+def test_a_backward_import_is_found(module: str, source: str) -> None:
+    """An import against the order of the rooms is reported once, wherever it stands."""
+    assert len(direction_faults(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("scripts.cli", "import source.engine, dest.engine, guest, protocol.wire"),
+        ("dest.engine", "from guest.memory import Memory\nfrom dest import faults"),
+        ("source.engine", "from . import policy\nfrom .scheduler import Scheduler"),
+        ("protocol.wire", "import guestbook, sources, struct"),
+    ],
+)
+def test_a_forward_import_is_allowed(module: str, source: str) -> None:
+    """An import down the order of the rooms, or from outside the project, is no fault."""
+    assert direction_faults(source, module) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import trio",
+        "import time as clock",
+        "from os import path",
+        "import os.path",
+        "from socket import socket",
+        "from mmap import mmap",
+        "import ctypes.util",
+        "import select, struct",
+        "def late():\n    import subprocess",
+        "from threading import Lock",
+        "import guest.memory",
+        "from guest import memory",
+        "from source.engine import Engine",
+        "import random\nrandom.random()",
+        "import random as chance\nchance.shuffle([1, 2])",
+        "from random import randrange\nrandrange(5)",
+        "import random\nrandom.Random()",
+        "from random import Random, SystemRandom\nSystemRandom(1)",
+        "import numpy as np\nnp.random.default_rng()",
+        "import numpy as np\nnp.random.rand(4)",
+        "from numpy import random\nrandom.seed(4)",
+    ],
+)
+def test_an_impure_module_is_found(source: str) -> None:
+    """A core module that reaches for clock, kernel, network or chance is reported once."""
+    assert len(purity_faults(source, "source.scheduler")) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import struct, timeit_like, oslo\nfrom collections import deque",
+        "from protocol.wire import Frame\nimport protocol\nfrom source import policy",
+        "from .policy import Policy",
+        "import random\nrng = random.Random(7)\nrng.random()",
+        "from random import Random\nrng = Random(x=7)",
+        "import numpy as np\nrng = np.random.Generator(np.random.PCG64(7))\nrng.random()",
+        "import numpy as np\nrng = np.random.default_rng(seed=7)",
+    ],
+)
+def test_a_pure_module_is_allowed(source: str) -> None:
+    """A core module may use plain data, other pure modules and generators with a seed."""
+    assert purity_faults(source, "source.scheduler") == []

@@ -1,0 +1,86 @@
+"""The tests mirror the rooms: who looks for the tests of x/y.py finds them in tests/x/test_y.py."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("protocol", "guest", "source", "dest", "scripts")
+NOT_MIRRORED = frozenset({"__init__.py", "__main__.py"})
+
+
+class Elsewhere(NamedTuple):
+    """The test file that covers a module in the place of its mirror, and why."""
+
+    test_file: str
+    reason: str
+
+
+# Modules without a mirror, by their path from the project folder.
+COVERED_ELSEWHERE: dict[str, Elsewhere] = {}
+
+
+def mirror_of(module: str) -> str:
+    """Return the test file that belongs to a module; both are paths from the project folder."""
+    path = Path(module)
+    return str(Path("tests") / path.parent / f"test_{path.name}")
+
+
+def mapping_faults(
+    modules: set[str], test_files: set[str], elsewhere: dict[str, Elsewhere]
+) -> list[str]:
+    """Return one line for each module without tests and each entry of the dict that is stale."""
+    faults = [
+        f"{module} has no {mirror_of(module)}"
+        for module in sorted(modules - elsewhere.keys())
+        if mirror_of(module) not in test_files
+    ]
+    for module, (test_file, reason) in sorted(elsewhere.items()):
+        if module not in modules:
+            faults.append(f"{module} is named in COVERED_ELSEWHERE but does not exist")
+        elif mirror_of(module) in test_files:
+            faults.append(f"{module} is named in COVERED_ELSEWHERE but has {mirror_of(module)}")
+        if test_file not in test_files:
+            faults.append(f"{test_file}, which should cover {module}, does not exist")
+        if not reason:
+            faults.append(f"{module} is covered elsewhere for no stated reason")
+    return faults
+
+
+def test_every_module_has_its_test_file() -> None:
+    """Each module of the rooms has its test file, or is named with the file that covers it."""
+    modules = {
+        str(path.relative_to(ROOT))
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        if path.name not in NOT_MIRRORED
+    }
+    test_files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+    faults = mapping_faults(modules, test_files, COVERED_ELSEWHERE)
+    assert not faults, "\n".join(faults)
+
+
+def test_a_module_without_tests_is_found() -> None:
+    """A module is reported until its mirror exists; the same name in another room is no mirror."""
+    tests = {"tests/source/test_wire.py"}
+    assert mapping_faults({"protocol/wire.py"}, tests, {}) == [
+        "protocol/wire.py has no tests/protocol/test_wire.py"
+    ]
+    assert mapping_faults({"protocol/wire.py"}, {"tests/protocol/test_wire.py"}, {}) == []
+
+
+def test_a_module_covered_elsewhere_needs_that_test_file() -> None:
+    """An entry of the dict stands for a mirror only while its test file and its reason exist."""
+    entry = {"protocol/limits.py": Elsewhere("tests/protocol/test_wire.py", "constants only")}
+    assert mapping_faults({"protocol/limits.py"}, {"tests/protocol/test_wire.py"}, entry) == []
+    assert len(mapping_faults({"protocol/limits.py"}, set(), entry)) == 1
+    unexplained = {"protocol/limits.py": Elsewhere("tests/protocol/test_wire.py", "")}
+    faults = mapping_faults({"protocol/limits.py"}, {"tests/protocol/test_wire.py"}, unexplained)
+    assert len(faults) == 1
+
+
+def test_a_stale_entry_is_found() -> None:
+    """An entry for a module that is gone, or that has its mirror by now, is reported."""
+    entry = {"protocol/limits.py": Elsewhere("tests/protocol/test_wire.py", "constants only")}
+    tests = {"tests/protocol/test_wire.py", "tests/protocol/test_limits.py"}
+    assert len(mapping_faults(set(), tests, entry)) == 1
+    assert len(mapping_faults({"protocol/limits.py"}, tests, entry)) == 1
