@@ -123,8 +123,8 @@ def import_is_impure(name: str) -> bool:
     """Tell whether a pure module may not import this name."""
     room, _, inside = name.partition(".")
     if room in MAY_IMPORT:
-        # A whole room or one of its names: `from source import policy` arrives as source.policy,
-        # `from source.policy import Policy` as source.policy.Policy.
+        # A whole room or one of its names: `from source import pacing` arrives as source.pacing,
+        # `from source.pacing import Policy` as source.pacing.Policy.
         owner = ".".join(name.split(".")[:2])
         return bool(inside) and not is_pure(owner)
     return is_in(name, IMPURE_MODULES)
@@ -211,9 +211,9 @@ def test_core_modules_exist() -> None:
 def test_a_missing_core_module_is_reported_once_its_room_is_begun() -> None:
     """A core module is missed as soon as its room holds another module, and not before."""
     assert missing_core_modules(frozenset({"source", "dest"})) == []
-    missing = missing_core_modules(frozenset({"source", "source.policy", "dest"}))
+    missing = missing_core_modules(frozenset({"source", "source.pacing", "dest"}))
     assert "source.scheduler" in missing
-    assert "source.policy" not in missing
+    assert "source.pacing" not in missing
     assert not any(name.startswith("dest.") for name in missing)
 
 
@@ -227,7 +227,7 @@ def test_a_missing_core_module_is_reported_once_its_room_is_begun() -> None:
         ("source.engine", "from scripts.cli import main"),
         ("guest.memory", "from ..dest import faults"),
         ("scripts.cli", "from tests.test_layering import ROOT"),
-        ("dest.engine", "def late():\n    import source.policy"),
+        ("dest.engine", "def late():\n    import source.pacing"),
         (
             "source.engine",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import dest.engine",
@@ -244,7 +244,7 @@ def test_a_backward_import_is_found(module: str, source: str) -> None:
     [
         ("scripts.cli", "import source.engine, dest.engine, guest, protocol.wire"),
         ("dest.engine", "from guest.memory import Memory\nfrom dest import faults"),
-        ("source.engine", "from . import policy\nfrom .scheduler import Scheduler"),
+        ("source.engine", "from . import pacing\nfrom .scheduler import Scheduler"),
         ("protocol.wire", "import guestbook, sources, struct"),
     ],
 )
@@ -288,8 +288,8 @@ def test_an_impure_module_is_found(source: str) -> None:
     "source",
     [
         "import struct, timeit_like, oslo\nfrom collections import deque",
-        "from protocol.wire import Frame\nimport protocol\nfrom source import policy",
-        "from .policy import Policy",
+        "from protocol.wire import Frame\nimport protocol\nfrom source import pacing",
+        "from .pacing import Pacer",
         "import random\nrng = random.Random(7)\nrng.random()",
         "from random import Random\nrng = Random(x=7)",
         "import numpy as np\nrng = np.random.Generator(np.random.PCG64(7))\nrng.random()",

@@ -1,0 +1,111 @@
+"""Whose fault it is stands in the type.
+
+    MidstreamError
+    +-- ProtocolError            one side broke the rules of the wire
+    |   +-- LocalProtocolError   this side was about to: a bug or bad input here, nothing was sent
+    |   +-- RemoteProtocolError  the peer did: the session ends and the peer is told why
+    +-- MigrationError           no rule was broken, the migration ends all the same
+        +-- PeerAborted          the peer said so, with a reason
+        +-- ConnectionLost       a connection ended before the closing exchange
+        +-- MigrationCancelled   the user said so
+        +-- GuestFailed          the guest could not be started, or died
+        +-- WrongMemory          the guest, or the digest, found memory that must not be there
+        +-- MemoryLost           the destination runs the guest, its memory can no longer come
+
+Bytes from the peer raise nothing but `RemoteProtocolError`.  The shape follows h11's
+`_util.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+class MidstreamError(Exception):
+    """Base of all errors that end a migration with one line on standard error."""
+
+    exit_status = 1
+
+
+class ProtocolError(MidstreamError):
+    """Base of the two protocol errors; never raised itself."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side asked for something that the protocol does not allow."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent something that the protocol does not allow."""
+
+
+class MigrationError(MidstreamError):
+    """The migration failed though both sides kept to the protocol."""
+
+
+class PeerAborted(MigrationError):
+    """The peer ended the migration and said why."""
+
+
+class ConnectionLost(MigrationError):
+    """A connection ended, or stayed silent for too long, before the closing exchange."""
+
+
+class MigrationCancelled(MigrationError):
+    """The user cancelled the migration (Ctrl-C or SIGTERM)."""
+
+    exit_status = 130
+
+
+class GuestFailed(MigrationError):
+    """The guest's memory or its vCPUs could not be started, or a vCPU process died."""
+
+
+class WrongMemory(MigrationError):
+    """A guest read or the closing digest found memory that is lost, stale or torn."""
+
+    exit_status = 3
+
+
+class MemoryLost(MigrationError):
+    """The source is gone in postcopy: the destination holds the guest, but not all its memory."""
+
+    exit_status = 4
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the one error that says best why a group of tasks ended.
+
+    When a migration fails, several tasks see it: one gets the peer's reason, another only that a
+    connection is gone.  The most telling one is what the user should read.
+    """
+    leaves = list(_leaves(error))
+    return min(leaves, key=_vagueness)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _vagueness(error: BaseException) -> int:
+    """Return a rank: a bug first, so that none hides; a lost connection, which says least, last."""
+    # Most telling first; an error counts as the nearest of its classes that is named here.
+    order: tuple[type[BaseException], ...] = (
+        Exception,
+        # What ends a task from outside: a cancelled scope, an interrupt.
+        BaseException,
+        MigrationCancelled,
+        LocalProtocolError,
+        RemoteProtocolError,
+        WrongMemory,
+        GuestFailed,
+        PeerAborted,
+        MidstreamError,
+        MemoryLost,
+        ConnectionLost,
+    )
+    return next(order.index(kind) for kind in type(error).__mro__ if kind in order)

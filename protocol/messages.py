@@ -1,0 +1,403 @@
+"""Every message, as a frozen dataclass: its fields, its kind number, its bounds.
+
+A message travels as one frame (`protocol.wire`).  Page bytes, bitmaps and other bulk are not part
+of the message: a message that has some says how long they are in `payload_bytes`, and the frame
+carries them after the header.  `protocol/README.md` shows who sends what, when.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar, get_type_hints
+
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.limits import (
+    BLOCK_COUNT_MAX,
+    BLOCK_NAME_CHARS_MAX,
+    CAPABILITY_CHARS_MAX,
+    CAPABILITY_COUNT_MAX,
+    CHUNK_BYTES_MAX,
+    CLOSING_BYTES_MAX,
+    DEVICE_STATE_BYTES_MAX,
+    DISCARD_BYTES_MAX,
+    GUEST_SPEC_BYTES_MAX,
+    REASON_CHARS_MAX,
+    REPORT_BYTES_MAX,
+    SESSION_ID_BYTES,
+)
+from protocol.text import is_one_line, one_line
+
+PROTOCOL_VERSION = 1
+
+# What numpy, msgpack and a C `int64_t` can all hold.
+INTEGER_MAX = (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class Message:
+    """Base of all messages; `payload_bytes` is 0 for those that carry no bulk."""
+
+    kind: ClassVar[int]
+    payload_bytes_max: ClassVar[int] = 0
+    payload_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello(Message):
+    """Opens each connection, source to destination: which session, which role in it.
+
+    Attributes:
+        version: The sender's `PROTOCOL_VERSION`.
+        session: 16 random bytes that pair the connections of one migration.
+        role: "precopy" or "postcopy".
+        capabilities: What the source can do beyond the base protocol.
+    """
+
+    kind: ClassVar[int] = 1
+    version: int
+    session: bytes
+    role: str
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Welcome(Message):
+    """Answers a Hello: the connection is accepted, with these capabilities in force."""
+
+    kind: ClassVar[int] = 2
+    version: int
+    capabilities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abort(Message):
+    """Ends the session from either side; the last message on the connection.
+
+    Attributes:
+        reason: One line for the peer's user; of any other text its `one_line` is taken.
+        cancelled: The sender's user wanted it, nothing went wrong.
+    """
+
+    kind: ClassVar[int] = 3
+    reason: str
+    cancelled: bool = False
+
+    def __post_init__(self) -> None:
+        """Make a line of the reason: whatever ends a session, the peer can be told."""
+        object.__setattr__(self, "reason", one_line(self.reason))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup(Message):
+    """What migrates and how; the payload is the guest's specification.
+
+    Attributes:
+        blocks: (name, length in bytes, page size in bytes) of each RAMBlock.
+        policy: The name of the source's policy, see `protocol.policy`.
+        chunk_bytes: The most that one PageData carries.
+    """
+
+    kind: ClassVar[int] = 4
+    payload_bytes_max: ClassVar[int] = GUEST_SPEC_BYTES_MAX
+    blocks: tuple[tuple[str, int, int], ...]
+    policy: str
+    chunk_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready(Message):
+    """The destination has the memory and the vCPUs of a Setup; pages may come."""
+
+    kind: ClassVar[int] = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageData(Message):
+    """Bytes of guest memory, as the payload: a chunk of one page, or a run of small pages.
+
+    Attributes:
+        block: Block index.
+        offset: Where the bytes belong, in bytes from the block's start.
+        urgent: A vCPU waits for the page.
+        queue_us: For an urgent page, how long its request waited at the source.
+        send_us: For an urgent page, how long ago its first urgent byte was handed to the socket.
+    """
+
+    kind: ClassVar[int] = 6
+    payload_bytes_max: ClassVar[int] = CHUNK_BYTES_MAX
+    block: int
+    offset: int
+    urgent: bool = False
+    queue_us: int = 0
+    send_us: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroData(Message):
+    """A stretch of guest memory that is all zero; like PageData, without the bytes.
+
+    Attributes:
+        length: In bytes.
+    """
+
+    kind: ClassVar[int] = 7
+    block: int
+    offset: int
+    length: int
+    urgent: bool = False
+    queue_us: int = 0
+    send_us: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassEnd(Message):
+    """All pages of a precopy pass are before this message."""
+
+    kind: ClassVar[int] = 8
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassAck(Message):
+    """The destination has received everything before that PassEnd."""
+
+    kind: ClassVar[int] = 9
+    index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discard(Message):
+    """Target pages of which the destination's copy is stale; the payload is a bitmap.
+
+    Bit i of the payload, least significant first, stands for target page `first + i`.
+
+    Attributes:
+        block: Block index.
+        first: Target page index in the block of the first bit; a multiple of 8.
+        count: How many target pages the bitmap covers.
+    """
+
+    kind: ClassVar[int] = 10
+    payload_bytes_max: ClassVar[int] = DISCARD_BYTES_MAX
+    block: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchOver(Message):
+    """The guest stands still; the payload is its device state; now it is the destination's.
+
+    Attributes:
+        postcopy: Discarded pages follow while the guest runs; otherwise there are none.
+    """
+
+    kind: ClassVar[int] = 11
+    payload_bytes_max: ClassVar[int] = DEVICE_STATE_BYTES_MAX
+    postcopy: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running(Message):
+    """The guest runs on the destination: the downtime is over."""
+
+    kind: ClassVar[int] = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRequest(Message):
+    """A vCPU of the destination waits for this page.
+
+    Attributes:
+        block: Block index.
+        page: Page index in the block.
+        target_page: Which target page in the page was touched, from 0.
+    """
+
+    kind: ClassVar[int] = 13
+    block: int
+    page: int
+    target_page: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class End(Message):
+    """The last frame on a channel, with what went over it since the session began.
+
+    Attributes:
+        target_pages: Target pages sent, each time one was sent.
+        data_bytes: Page bytes sent; zero stretches count nothing.
+    """
+
+    kind: ClassVar[int] = 14
+    target_pages: int
+    data_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Message):
+    """Every page is placed; the counts are the destination's own.
+
+    Attributes:
+        pages: Pages of all blocks, all of them placed.
+        target_pages: Target pages received over all channels, each time one came.
+        data_bytes: Page bytes received over all channels.
+    """
+
+    kind: ClassVar[int] = 15
+    pages: int
+    target_pages: int
+    data_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account(Message):
+    """The destination's closing account as payload: final states, digests, statistics."""
+
+    kind: ClassVar[int] = 16
+    payload_bytes_max: ClassVar[int] = CLOSING_BYTES_MAX
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Message):
+    """The source's comparison of the account with what must be there, its report as payload.
+
+    Attributes:
+        equal: Every digest is what the guest's program makes it.
+        detail: Where the memory differs, for a person; empty when equal.
+    """
+
+    kind: ClassVar[int] = 17
+    payload_bytes_max: ClassVar[int] = REPORT_BYTES_MAX
+    equal: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bye(Message):
+    """The destination has the verdict: the session is complete, both sides may close."""
+
+    kind: ClassVar[int] = 18
+
+
+MESSAGE_TYPES: tuple[type[Message], ...] = tuple(Message.__subclasses__())
+BY_KIND = {message_type.kind: message_type for message_type in MESSAGE_TYPES}
+assert len(BY_KIND) == len(MESSAGE_TYPES)
+
+FIELD_TYPES = {
+    message_type: {
+        field.name: get_type_hints(message_type)[field.name] for field in fields(message_type)
+    }
+    for message_type in MESSAGE_TYPES
+}
+
+
+def to_fields(message: Message) -> list[object]:
+    """Return a message as the plain list that goes on the wire: kind, payload length, fields.
+
+    Raises:
+        LocalProtocolError: A field is out of its bounds.
+    """
+    names = FIELD_TYPES.get(type(message))
+    if names is None:
+        raise LocalProtocolError(f"{type(message).__name__} is no message of the protocol")
+    values = {name: getattr(message, name) for name in names}
+    problem = _problem(type(message), values)
+    if problem:
+        raise LocalProtocolError(f"cannot send {type(message).__name__}: {problem}")
+    return [message.kind, *values.values()]
+
+
+def from_fields(values: object) -> Message:
+    """Return the message that a decoded header stands for.
+
+    Raises:
+        RemoteProtocolError: Not an array, an unknown kind, a wrong count, type or bound.
+    """
+    if not isinstance(values, (list, tuple)) or not values:
+        raise RemoteProtocolError("a header is not a msgpack array with a kind")
+    kind, *rest = values
+    if type(kind) is not int:
+        raise RemoteProtocolError(f"a message kind of type {type(kind).__name__}")
+    message_type = BY_KIND.get(kind)
+    if message_type is None:
+        raise RemoteProtocolError(f"unknown message kind {kind}")
+    names = FIELD_TYPES[message_type]
+    if len(rest) != len(names):
+        raise RemoteProtocolError(
+            f"{message_type.__name__} has {len(names)} fields, not {len(rest)}"
+        )
+    named = dict(zip(names, rest, strict=True))
+    problem = _problem(message_type, named)
+    if problem:
+        raise RemoteProtocolError(f"{message_type.__name__}: {problem}")
+    return message_type(**named)
+
+
+def _problem(message_type: type[Message], values: dict[str, object]) -> str:
+    """Return what is wrong with the first bad field, or an empty string."""
+    for name, expected in FIELD_TYPES[message_type].items():
+        if not _CHECKS[expected](values[name]):
+            return f"{name} is not {_WORDS[expected]}"
+    payload_bytes = values["payload_bytes"]
+    assert isinstance(payload_bytes, int)
+    if payload_bytes > message_type.payload_bytes_max:
+        return f"a payload of {payload_bytes} bytes is over {message_type.payload_bytes_max}"
+    return ""
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= INTEGER_MAX
+
+
+def _is_capabilities(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) <= CAPABILITY_COUNT_MAX
+        and all(_is_name(item, CAPABILITY_CHARS_MAX) for item in value)
+    )
+
+
+def _is_blocks(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and 0 < len(value) <= BLOCK_COUNT_MAX
+        and all(map(_is_block, value))
+    )
+
+
+def _is_block(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 3
+        and _is_name(value[0], BLOCK_NAME_CHARS_MAX)
+        and _is_count(value[1])
+        and _is_count(value[2])
+    )
+
+
+def _is_name(value: object, chars_max: int) -> bool:
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= chars_max
+        and value.isascii()
+        and value.isprintable()
+    )
+
+
+_CHECKS = {
+    int: _is_count,
+    bool: lambda value: type(value) is bool,
+    str: lambda value: isinstance(value, str) and is_one_line(value),
+    bytes: lambda value: isinstance(value, bytes) and len(value) == SESSION_ID_BYTES,
+    tuple[str, ...]: _is_capabilities,
+    tuple[tuple[str, int, int], ...]: _is_blocks,
+}
+_WORDS = {
+    int: "a whole number from 0",
+    bool: "true or false",
+    str: f"a line of at most {REASON_CHARS_MAX} printable characters",
+    bytes: f"{SESSION_ID_BYTES} bytes",
+    tuple[str, ...]: "a short array of short names",
+    tuple[tuple[str, int, int], ...]: "an array of RAMBlocks",
+}

@@ -1,0 +1,179 @@
+"""A set of target pages of one guest, as one numpy array of truth values a block.
+
+The dirty set, what is still to be sent and what the destination still misses are all page sets.
+One byte a target page is 0.02 % of the guest; scans for the next member run at memory speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.errors import RemoteProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
+
+
+class PageSet:
+    """Which target pages of a guest are members; counts are kept, not counted again."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        """Make an empty set."""
+        self.geometry = geometry
+        self._member = [
+            np.zeros(block.target_page_count, dtype=np.bool_) for block in geometry.blocks
+        ]
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Return the number of target pages in the set."""
+        return self._count
+
+    @property
+    def length_bytes(self) -> int:
+        """The bytes that the members make together."""
+        return self._count * TARGET_PAGE_BYTES
+
+    def fill(self) -> None:
+        """Make every target page of the guest a member."""
+        for member in self._member:
+            member[:] = True
+        self._count = self.geometry.target_page_count
+
+    def add(self, span: Span) -> None:
+        """Add the target pages of a span."""
+        self._set(span, member=True)
+
+    def remove(self, span: Span) -> None:
+        """Remove the target pages of a span."""
+        self._set(span, member=False)
+
+    def add_flat(self, flat: NDArray[np.intp]) -> None:
+        """Add target pages by their flat numbers, in ascending order, each once."""
+        edges = np.searchsorted(
+            flat, [*self.geometry.target_page_bases, self.geometry.target_page_count]
+        )
+        for block, base in enumerate(self.geometry.target_page_bases):
+            part = flat[edges[block] : edges[block + 1]] - base
+            before = np.count_nonzero(self._member[block][part])
+            self._member[block][part] = True
+            self._count += len(part) - int(before)
+
+    def update(self, other: PageSet) -> None:
+        """Add all members of another set of the same guest."""
+        for mine, theirs in zip(self._member, other._member, strict=True):
+            np.logical_or(mine, theirs, out=mine)
+        self._count = sum(int(np.count_nonzero(member)) for member in self._member)
+
+    def copy(self) -> PageSet:
+        """Return an independent set with the same members."""
+        twin = PageSet(self.geometry)
+        twin.update(self)
+        return twin
+
+    def count_in(self, span: Span) -> int:
+        """Return how many target pages of a span are members."""
+        return int(np.count_nonzero(self._member[span.block][span.target_pages]))
+
+    def holds_any(self, span: Span) -> bool:
+        """Tell whether any target page of a span is a member."""
+        return bool(self._member[span.block][span.target_pages].any())
+
+    def holds_page(self, page: PageId) -> bool:
+        """Tell whether any target page of a page is a member."""
+        return self.holds_any(self.geometry.page_span(page))
+
+    def first_run(self, within: Span, length_max: int) -> Span | None:
+        """Return the first unbroken run of members inside a span.
+
+        Args:
+            within: Where to look.
+            length_max: The longest run to return, in bytes; one target page or more, whole ones.
+        """
+        part = self._member[within.block][within.target_pages]
+        if not len(part):
+            return None
+        start = int(part.argmax())
+        if not part[start]:
+            return None
+        run = part[start : start + length_max // TARGET_PAGE_BYTES]
+        stop = int(run.argmin())
+        count = len(run) if run[stop] else stop
+        offset = within.offset + start * TARGET_PAGE_BYTES
+        return Span(within.block, offset, count * TARGET_PAGE_BYTES)
+
+    def first_from(self, block: int, offset: int) -> tuple[int, int] | None:
+        """Return (block, byte offset) of the first member at or after a place, wrapping once.
+
+        The search goes to the end of the block, through the blocks after it, and round to where it
+        began.
+        """
+        if not self._count:
+            return None
+        start = offset // TARGET_PAGE_BYTES
+        block_count = len(self._member)
+        places = [(block, slice(start, None))]
+        places += [((block + step) % block_count, slice(None)) for step in range(1, block_count)]
+        places += [(block, slice(start))]
+        for index, where in places:
+            part = self._member[index][where]
+            found = int(part.argmax()) if len(part) else 0
+            if len(part) and part[found]:
+                return index, ((where.start or 0) + found) * TARGET_PAGE_BYTES
+        return None
+
+    def pages_with_members(self, block: int) -> NDArray[np.bool_]:
+        """Return, for each page of a block, whether any of its target pages is a member."""
+        per_page = self.geometry.blocks[block].target_pages_per_page
+        flags: NDArray[np.bool_] = np.logical_or.reduce(
+            self._member[block].reshape(-1, per_page), axis=1
+        )
+        return flags
+
+    def members(self, block: int) -> NDArray[np.bool_]:
+        """Return a block's membership, one truth value a target page; not to be written to."""
+        view = self._member[block].view()
+        view.flags.writeable = False
+        return view
+
+    def pack(self, block: int, first: int, count: int) -> bytes:
+        """Return the membership of `count` target pages from `first` as bits, lowest first."""
+        return np.packbits(self._member[block][first : first + count], bitorder="little").tobytes()
+
+    def add_packed(self, block: int, first: int, count: int, bits: bytes) -> None:
+        """Add the target pages whose bits are set; the inverse of `pack`.
+
+        Raises:
+            RemoteProtocolError: The bitmap is not of that size or reaches out of the block.
+        """
+        inside = 0 <= block < len(self._member)
+        if not inside or first < 0 or first + count > len(self._member[block]):
+            raise RemoteProtocolError(f"a bitmap of block {block} reaches outside the guest")
+        if count < 1 or len(bits) != -(-count // 8):
+            raise RemoteProtocolError(f"{len(bits)} bytes are no bitmap of {count} target pages")
+        unpacked = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), bitorder="little")
+        if unpacked[count:].any():
+            raise RemoteProtocolError("a bitmap has bits after its end")
+        part = self._member[block][first : first + count]
+        before = int(np.count_nonzero(part))
+        np.logical_or(part, unpacked[:count], out=part)
+        self._count += int(np.count_nonzero(part)) - before
+
+    def bitmaps(self, count_max: int) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield (block, first, count, bits) for all stretches of the guest that have members.
+
+        Args:
+            count_max: The most target pages a bitmap covers, a multiple of 8.
+        """
+        for block, member in enumerate(self._member):
+            for first in range(0, len(member), count_max):
+                count = min(count_max, len(member) - first)
+                if member[first : first + count].any():
+                    yield block, first, count, self.pack(block, first, count)
+
+    def _set(self, span: Span, *, member: bool) -> None:
+        part = self._member[span.block][span.target_pages]
+        before = int(np.count_nonzero(part))
+        part[:] = member
+        self._count += (len(part) if member else 0) - before

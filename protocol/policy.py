@@ -1,0 +1,76 @@
+"""Policies: what the source does with a page request, as data.
+
+Each preset is one answer to "a fault hits the page that the background stream is in the middle of",
+so that all can be measured on the same trace.  Both ends know the table: the destination must know
+which chunks may come over which channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from protocol.errors import LocalProtocolError
+
+
+class HalfSent(Enum):
+    """What a request for the preempted, half-sent page leads to."""
+
+    # It keeps its turn in the queue: urgent, on the channel where it began.
+    FINISH = "finish"
+    # It is forgotten: the page comes when no request is queued.
+    POSTPONE = "postpone"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The switches of a scheduling policy.
+
+    Attributes:
+        name: As in `--policy`.
+        own_channel: Urgent pages have a connection of their own.
+        preempts: A background page is broken off when a request comes.
+        half_sent: What a request for the broken-off page leads to.
+        locality: The background goes on behind the last requested page.
+    """
+
+    name: str
+    own_channel: bool = True
+    preempts: bool = True
+    half_sent: HalfSent = HalfSent.FINISH
+    locality: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a combination in which an urgent page could split a frame of another.
+
+        Raises:
+            LocalProtocolError: Preemption without a second channel.
+        """
+        if self.preempts and not self.own_channel:
+            raise LocalProtocolError("a policy that preempts needs a channel of its own")
+
+
+PRESETS = {
+    policy.name: policy
+    for policy in (
+        # QEMU postcopy-ram without preemption: one stream, requests jump its queue.
+        Policy("vanilla", own_channel=False, preempts=False),
+        # The preempt series without breaking huge pages (x-postcopy-preempt-break-huge=off).
+        Policy("own-channel", preempts=False),
+        # QEMU 7.1 before "Respect postcopy request order in preemption mode".
+        Policy("drop", half_sent=HalfSent.POSTPONE),
+        # QEMU 7.1 with it.
+        Policy("ordered"),
+    )
+}
+
+
+def preset(name: str) -> Policy:
+    """Return the policy of that name.
+
+    Raises:
+        LocalProtocolError: There is none.
+    """
+    if name not in PRESETS:
+        raise LocalProtocolError(f"unknown policy {name[:40]!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,204 @@
+"""The report: what each side knows, as records that cross at the end, and their union.
+
+Field names and units are those of QEMU's `query-migrate` (`qapi/migration.json`) where the meaning
+is the same; what QEMU has no name for stands in the object `midstream`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA = "midstream-report/1"
+
+# QEMU's postcopy-latency-dist has 24 bins: bin i counts latencies from 2^i to 2^(i+1) microseconds.
+LATENCY_BIN_COUNT = 24
+
+STAGES = ("detect", "request", "queue", "send", "receive", "place", "wake")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of a latency distribution, in microseconds; all 0 where there is nothing."""
+
+    count: int = 0
+    p50_us: float = 0.0
+    p90_us: float = 0.0
+    p99_us: float = 0.0
+    p999_us: float = 0.0
+    max_us: float = 0.0
+    mean_us: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """One stage of the faults."""
+
+    stage: str
+    summary: Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePart:
+    """What the source knows at the end.
+
+    Attributes:
+        mbps: Megabits (10^6) of RAM a second, over the time in which RAM was being sent.
+        normal_pages: Pages sent with their bytes, each time; `duplicate_pages`: as all zero.
+        data_bytes: Page bytes sent.
+    """
+
+    policy: str
+    backing: str
+    dirty_log: str
+    total_time_ms: float
+    setup_time_ms: float
+    downtime_ms: float
+    expected_downtime_ms: float
+    ram_bytes: int
+    remaining_bytes: int
+    normal_pages: int
+    duplicate_pages: int
+    data_bytes: int
+    mbps: float
+    pass_count: int
+    dirty_sync_count: int
+    page_bytes: int
+    precopy_bytes: int
+    downtime_bytes: int
+    postcopy_bytes: int
+    precopy_channel_bytes: int
+    postcopy_channel_bytes: int
+    return_path_bytes: int
+    requests_received: int
+    requests_duplicate: int
+    requests_already_sent: int
+    requests_postponed: int
+    requests_on_precopy_channel: int
+    requests_on_postcopy_channel: int
+    preemptions: int
+    boosted: int
+    reads: int
+    mismatches: int
+    pages_compared: int
+    digest_equal: bool
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DestPart:
+    """What the destination knows at the end.
+
+    Attributes:
+        latency_ns: Mean fault latency.
+        latency_bins: LATENCY_BIN_COUNT power-of-two microsecond bins.
+        vcpu_latency_ns: Mean fault latency of each vCPU.
+        reads: Guest reads checked here; reads of unknown values count as `reads_unchecked`.
+    """
+
+    placement: str
+    backing: str
+    faults: Summary = field(default_factory=Summary)
+    stages: tuple[StageSummary, ...] = ()
+    accesses: Summary = field(default_factory=Summary)
+    latency_ns: int = 0
+    latency_bins: tuple[int, ...] = (0,) * LATENCY_BIN_COUNT
+    vcpu_latency_ns: tuple[int, ...] = ()
+    blocktime_ms: float = 0.0
+    reads: int
+    reads_unchecked: int
+    mismatches: int
+    cpu_seconds: float
+
+
+def assemble(status: str, source: SourcePart, dest: DestPart) -> dict[str, Any]:
+    """Return the report as a JSON object, from both sides' parts.
+
+    Args:
+        status: The final state's QEMU name.
+        source: What the source knows.
+        dest: What the destination knows.
+    """
+    return {
+        "status": status,
+        "total-time": round(source.total_time_ms),
+        "downtime": round(source.downtime_ms),
+        "expected-downtime": round(source.expected_downtime_ms),
+        "setup-time": round(source.setup_time_ms),
+        "ram": _ram(source),
+        "postcopy-blocktime": round(dest.blocktime_ms),
+        "postcopy-latency": dest.latency_ns,
+        "postcopy-latency-dist": list(dest.latency_bins),
+        "postcopy-vcpu-latency": list(dest.vcpu_latency_ns),
+        "midstream": _midstream(source, dest),
+    }
+
+
+def _ram(source: SourcePart) -> dict[str, Any]:
+    return {
+        "transferred": source.precopy_channel_bytes + source.postcopy_channel_bytes,
+        "remaining": source.remaining_bytes,
+        "total": source.ram_bytes,
+        "duplicate": source.duplicate_pages,
+        "normal": source.normal_pages,
+        "normal-bytes": source.data_bytes,
+        "mbps": round(source.mbps, 3),
+        "dirty-sync-count": source.dirty_sync_count,
+        "postcopy-requests": source.requests_received,
+        "page-size": source.page_bytes,
+        "precopy-bytes": source.precopy_bytes,
+        "downtime-bytes": source.downtime_bytes,
+        "postcopy-bytes": source.postcopy_bytes,
+    }
+
+
+def _midstream(source: SourcePart, dest: DestPart) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "policy": source.policy,
+        "backing": dest.backing,
+        "source-backing": source.backing,
+        "placement": dest.placement,
+        "dirty-log": source.dirty_log,
+        "passes": source.pass_count,
+        "downtime-ms": round(source.downtime_ms, 3),
+        "faults": _summary(dest.faults),
+        "stages": _stages(dest),
+        "accesses": _summary(dest.accesses),
+        "requests": {
+            "received": source.requests_received,
+            "duplicate": source.requests_duplicate,
+            "already-sent": source.requests_already_sent,
+            "postponed": source.requests_postponed,
+            "on-precopy-channel": source.requests_on_precopy_channel,
+            "on-postcopy-channel": source.requests_on_postcopy_channel,
+        },
+        "preemptions": {"count": source.preemptions, "boosted": source.boosted},
+        "channels": {
+            "precopy": source.precopy_channel_bytes,
+            "postcopy": source.postcopy_channel_bytes,
+            "return-path": source.return_path_bytes,
+        },
+        "recoveries": 0,
+        "verified": {
+            "reads": source.reads + dest.reads,
+            "reads-unchecked": dest.reads_unchecked,
+            "mismatches": source.mismatches + dest.mismatches,
+            "pages": source.pages_compared,
+            "digest-equal": source.digest_equal,
+        },
+        "cpu-seconds": {
+            "source": round(source.cpu_seconds, 3),
+            "dest": round(dest.cpu_seconds, 3),
+        },
+    }
+
+
+def _stages(dest: DestPart) -> dict[str, Any]:
+    """Return the figures of every stage, zeros where the destination has none."""
+    given = {stage.stage: stage.summary for stage in dest.stages}
+    return {stage: _summary(given.get(stage, Summary())) for stage in STAGES}
+
+
+def _summary(summary: Summary) -> dict[str, Any]:
+    return {name.replace("_", "-"): value for name, value in asdict(summary).items()}

@@ -1,0 +1,177 @@
+"""The state machine, as one table, with QEMU's names (`qapi/migration.json`, MigrationStatus).
+
+Rules:
+
+1. Everything that changes a state is an `Event` and stands in this file; nobody sets a state.
+2. Source and destination use the same table.  Where only one side can meet an event, the other's
+   rows simply never fire.
+3. At most one side runs the guest.  Until SwitchOver is sent it is the source's, with all of its
+   memory: whatever breaks costs only the copy on the destination.  It passes with SwitchOver; from
+   there on it is the destination's, in postcopy as well as when precopy alone brought everything
+   and both sides stay in `device` until Finished.
+4. `completed`, `failed` and `cancelled` are final.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from protocol.channels import Channel
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.events import STATE, Emit
+from protocol.messages import Discard, End, Message, PageData, PassEnd, SwitchOver, ZeroData
+
+
+class State(Enum):
+    """What a migration is doing; the values are QEMU's."""
+
+    NONE = "none"
+    SETUP = "setup"
+    ACTIVE = "active"
+    DEVICE = "device"
+    POSTCOPY_ACTIVE = "postcopy-active"
+    POSTCOPY_PAUSED = "postcopy-paused"
+    POSTCOPY_RECOVER = "postcopy-recover"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+class Event(Enum):
+    """What can happen to a migration."""
+
+    CONNECTED = "both sides are to talk"
+    PREPARED = "the destination has memory and vCPUs"
+    GUEST_STOPPED = "the guest stands still for the switch-over"
+    POSTCOPY_STARTED = "the guest runs on the destination, pages are missing"
+    ALL_PLACED = "every page is placed and both sides counted the same"
+    BROKEN = "a connection or a side failed"
+    RECONNECTED = "a broken postcopy session has both connections again"
+    RECOVERED = "both sides know again what is missing"
+    CANCEL = "the user wants it to end"
+    CANCEL_DONE = "everything is undone"
+
+
+_CANCELLABLE = {Event.CANCEL: State.CANCELLING, Event.BROKEN: State.FAILED}
+
+TRANSITIONS: dict[State, dict[Event, State]] = {
+    State.NONE: {Event.CONNECTED: State.SETUP, **_CANCELLABLE},
+    State.SETUP: {Event.PREPARED: State.ACTIVE, **_CANCELLABLE},
+    State.ACTIVE: {Event.GUEST_STOPPED: State.DEVICE, **_CANCELLABLE},
+    State.DEVICE: {
+        Event.POSTCOPY_STARTED: State.POSTCOPY_ACTIVE,
+        Event.ALL_PLACED: State.COMPLETED,
+        **_CANCELLABLE,
+    },
+    State.POSTCOPY_ACTIVE: {
+        Event.ALL_PLACED: State.COMPLETED,
+        Event.BROKEN: State.POSTCOPY_PAUSED,
+        Event.CANCEL: State.CANCELLING,
+    },
+    State.POSTCOPY_PAUSED: {
+        Event.RECONNECTED: State.POSTCOPY_RECOVER,
+        Event.BROKEN: State.FAILED,
+        Event.CANCEL: State.CANCELLING,
+    },
+    State.POSTCOPY_RECOVER: {
+        Event.RECOVERED: State.POSTCOPY_ACTIVE,
+        Event.BROKEN: State.POSTCOPY_PAUSED,
+        Event.CANCEL: State.CANCELLING,
+    },
+    State.CANCELLING: {Event.CANCEL_DONE: State.CANCELLED, Event.BROKEN: State.CANCELLED},
+    State.COMPLETED: {},
+    State.FAILED: {},
+    State.CANCELLED: {},
+}
+
+# What the destination may hear once it has said Ready, by its state and the channel.  An Abort may
+# come at any time, and ends the session before it could be looked up here.
+RECEIVABLE: dict[State, dict[Channel, tuple[type[Message], ...]]] = {
+    State.ACTIVE: {Channel.PRECOPY: (PageData, ZeroData, PassEnd, Discard, SwitchOver)},
+    State.DEVICE: {Channel.PRECOPY: (End,), Channel.POSTCOPY: (End,)},
+    State.POSTCOPY_ACTIVE: {
+        Channel.PRECOPY: (PageData, ZeroData, End),
+        Channel.POSTCOPY: (PageData, ZeroData, End),
+    },
+}
+
+FINAL = frozenset(state for state, events in TRANSITIONS.items() if not events)
+POSTCOPY = frozenset({State.POSTCOPY_ACTIVE, State.POSTCOPY_PAUSED, State.POSTCOPY_RECOVER})
+
+
+def check_receivable(state: State, channel: Channel, message: Message) -> None:
+    """Check that the destination may hear a message now.
+
+    Raises:
+        RemoteProtocolError: It may not.
+    """
+    if not isinstance(message, RECEIVABLE.get(state, {}).get(channel, ())):
+        raise RemoteProtocolError(
+            f"{type(message).__name__} on the {channel.value} channel in state {state.value}"
+        )
+
+
+def next_state(state: State, event: Event) -> State:
+    """Return the state that an event leads to.
+
+    Raises:
+        LocalProtocolError: The event cannot happen in that state.
+    """
+    following = TRANSITIONS[state].get(event)
+    if following is None:
+        raise LocalProtocolError(f"{event.name} cannot happen in state {state.value}")
+    return following
+
+
+def state_diagram() -> str:
+    """Return the table as a mermaid state diagram; `protocol/README.md` shows it."""
+    lines = ["stateDiagram-v2"]
+    lines += [
+        f'    state "{state.value}" as {_mermaid_id(state)}'
+        for state in State
+        if "-" in state.value
+    ]
+    lines.append(f"    [*] --> {_mermaid_id(State.NONE)}")
+    lines += [
+        f"    {_mermaid_id(state)} --> {_mermaid_id(following)}: {event.name}"
+        for state, events in TRANSITIONS.items()
+        for event, following in events.items()
+    ]
+    lines += [f"    {_mermaid_id(state)} --> [*]" for state in TRANSITIONS if state in FINAL]
+    return "\n".join(lines)
+
+
+def _mermaid_id(state: State) -> str:
+    """Return a state's name as mermaid takes it: a hyphen would end it."""
+    return state.value.replace("-", "_")
+
+
+class Lifecycle:
+    """One migration's state on one side; every change is told as an event."""
+
+    def __init__(self, emit: Emit) -> None:
+        """Start in `none`."""
+        self.state = State.NONE
+        self._emit = emit
+
+    def fire(self, event: Event) -> None:
+        """Go where an event leads.
+
+        Raises:
+            LocalProtocolError: The event cannot happen in this state.
+        """
+        self.state = next_state(self.state, event)
+        self._emit(STATE, state=self.state.value)
+
+    def fail(self) -> None:
+        """Go to the end that a failure leads to; nothing happens in a final state."""
+        while self.state not in FINAL:
+            self.fire(Event.BROKEN)
+
+    def cancel(self) -> None:
+        """Go to the end that a cancellation leads to; nothing happens in a final state."""
+        if self.state not in FINAL:
+            if self.state is not State.CANCELLING:
+                self.fire(Event.CANCEL)
+            self.fire(Event.CANCEL_DONE)

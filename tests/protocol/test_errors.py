@@ -1,0 +1,125 @@
+"""Tests of protocol/errors.py."""
+
+from itertools import permutations
+
+import pytest
+
+from protocol import errors
+from protocol.errors import (
+    ConnectionLost,
+    GuestFailed,
+    LocalProtocolError,
+    MemoryLost,
+    MidstreamError,
+    MigrationCancelled,
+    MigrationError,
+    PeerAborted,
+    ProtocolError,
+    RemoteProtocolError,
+    WrongMemory,
+    root_cause,
+)
+
+
+class Interrupted(BaseException):
+    """Stands for what ends a task from outside, and is no Exception."""
+
+
+class Faulty(ConnectionLost):
+    """Stands for an error that is derived from one of ours."""
+
+
+# From the one that says most to the one that says least.
+TELLING: list[BaseException] = [
+    ValueError("a bug"),
+    Interrupted(),
+    MigrationCancelled("cancelled"),
+    LocalProtocolError("a bug or bad input here"),
+    RemoteProtocolError("the peer broke the rules"),
+    WrongMemory("torn"),
+    GuestFailed("died"),
+    PeerAborted("the peer says why"),
+    MigrationError("does not converge"),
+    MemoryLost("gone"),
+    ConnectionLost("closed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MidstreamError, 1),
+        (LocalProtocolError, 1),
+        (RemoteProtocolError, 1),
+        (MigrationError, 1),
+        (PeerAborted, 1),
+        (ConnectionLost, 1),
+        (GuestFailed, 1),
+        (WrongMemory, 3),
+        (MemoryLost, 4),
+        (MigrationCancelled, 130),
+    ],
+)
+def test_exit_statuses(error: type[MidstreamError], expected: int) -> None:
+    """Each error ends the command with the status that is promised for it."""
+    actual = error("why").exit_status
+    assert expected == actual
+
+
+def test_whose_fault_stands_in_the_type() -> None:
+    """Errors of the protocol are one side's or the other's, all others are no errors of it."""
+    assert ProtocolError.__subclasses__() == [LocalProtocolError, RemoteProtocolError]
+    assert not issubclass(MigrationError, ProtocolError)
+    assert {MigrationError, ProtocolError} == set(MidstreamError.__subclasses__())
+
+
+def test_the_tree_at_the_top_is_the_tree() -> None:
+    """The module's own picture names every error with its base above it."""
+    assert errors.__doc__ is not None
+    pictured = {
+        line.split("+-- ")[1].split()[0] for line in errors.__doc__.splitlines() if "+-- " in line
+    }
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, MidstreamError)
+    }
+    assert defined - {"MidstreamError"} == pictured
+
+
+@pytest.mark.parametrize("error", TELLING, ids=lambda error: type(error).__name__)
+def test_one_error_is_its_own_cause(error: BaseException) -> None:
+    """An error alone, or alone in groups, is what went wrong."""
+    assert root_cause(error) is error
+    assert root_cause(BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [error])])) is error
+
+
+@pytest.mark.parametrize("index", range(len(TELLING) - 1))
+def test_the_more_telling_error_wins(index: int) -> None:
+    """Of two errors the more telling one is the cause, whichever came first."""
+    telling = TELLING[index]
+    for vague in TELLING[index + 1 :]:
+        for pair in permutations([telling, vague]):
+            assert root_cause(BaseExceptionGroup("both", pair)) is telling
+
+
+def test_a_bug_does_not_hide_in_a_deep_group() -> None:
+    """A bug is found among errors that came with it, however deep the groups are nested."""
+    bug = KeyError("page")
+    inner = BaseExceptionGroup("inner", [ConnectionLost("closed"), bug, Interrupted()])
+    outer = BaseExceptionGroup("outer", [PeerAborted("why"), inner])
+    assert root_cause(outer) is bug
+
+
+def test_of_equals_the_first_wins() -> None:
+    """Two errors of one kind tell the same, so the first is the cause."""
+    first, second = ConnectionLost("precopy"), ConnectionLost("postcopy")
+    assert root_cause(ExceptionGroup("both", [first, second])) is first
+
+
+def test_a_derived_error_ranks_as_its_base() -> None:
+    """An error that is derived from one of ours is as telling as that one."""
+    aborted, faulty = PeerAborted("why"), Faulty("closed")
+    assert root_cause(ExceptionGroup("both", [faulty, aborted])) is aborted
+    bug = ZeroDivisionError()
+    assert root_cause(ExceptionGroup("both", [aborted, faulty, bug])) is bug

@@ -1,0 +1,59 @@
+"""Tests of protocol/policy.py."""
+
+import dataclasses
+
+import pytest
+
+from protocol.errors import LocalProtocolError
+from protocol.policy import PRESETS, HalfSent, Policy, preset
+
+
+@pytest.mark.parametrize(
+    ("name", "own_channel", "preempts", "half_sent", "locality"),
+    [
+        ("vanilla", False, False, HalfSent.FINISH, True),
+        ("own-channel", True, False, HalfSent.FINISH, True),
+        ("drop", True, True, HalfSent.POSTPONE, True),
+        ("ordered", True, True, HalfSent.FINISH, True),
+    ],
+)
+def test_presets(
+    name: str, own_channel: bool, preempts: bool, half_sent: HalfSent, locality: bool
+) -> None:
+    """Each preset has the switches of what it is modelled on."""
+    actual = preset(name)
+    assert Policy(name, own_channel, preempts, half_sent, locality) == actual
+
+
+def test_presets_are_found_by_their_names() -> None:
+    """A preset stands in the table under the name that it carries itself."""
+    for name, policy in PRESETS.items():
+        assert name == policy.name
+        assert preset(name) is policy
+
+
+def test_presets_differ() -> None:
+    """No two presets are one policy under two names."""
+    switches = {dataclasses.astuple(policy)[1:] for policy in PRESETS.values()}
+    assert len(PRESETS) == len(switches)
+
+
+@pytest.mark.parametrize("name", ["", "Ordered", "ordered ", "x" * 1000])
+def test_an_unknown_policy_is_named(name: str) -> None:
+    """A name that is no preset's is refused in one line, with the names that are."""
+    with pytest.raises(LocalProtocolError) as caught:
+        preset(name)
+    known = ", ".join(PRESETS)
+    assert f"unknown policy {name[:40]!r}; known: {known}" == str(caught.value)
+
+
+def test_preemption_needs_a_channel() -> None:
+    """A policy that breaks frames off on the one channel that there is cannot be made."""
+    with pytest.raises(LocalProtocolError, match="needs a channel of its own"):
+        Policy("mine", own_channel=False, preempts=True)
+
+
+def test_a_policy_does_not_change() -> None:
+    """A policy is data that both ends agree on, and stays as it is."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        preset("ordered").preempts = False  # type: ignore[misc]

@@ -1,0 +1,213 @@
+"""Tests of protocol/report.py: the names, the units and the places of all that is reported."""
+
+import dataclasses
+import json
+from typing import Any
+
+from protocol.report import (
+    LATENCY_BIN_COUNT,
+    SCHEMA,
+    STAGES,
+    DestPart,
+    SourcePart,
+    StageSummary,
+    Summary,
+    assemble,
+)
+
+# Every value is another, so that none can stand in the place of another.
+SOURCE = SourcePart(
+    policy="ordered",
+    backing="thp",
+    dirty_log="software",
+    total_time_ms=1001.6,
+    setup_time_ms=102.4,
+    downtime_ms=3.1416,
+    expected_downtime_ms=4.5001,
+    ram_bytes=105,
+    remaining_bytes=106,
+    normal_pages=107,
+    duplicate_pages=108,
+    data_bytes=109,
+    mbps=110.12345,
+    pass_count=111,
+    dirty_sync_count=112,
+    page_bytes=113,
+    precopy_bytes=114,
+    downtime_bytes=115,
+    postcopy_bytes=116,
+    precopy_channel_bytes=1170,
+    postcopy_channel_bytes=11800,
+    return_path_bytes=119,
+    requests_received=120,
+    requests_duplicate=121,
+    requests_already_sent=122,
+    requests_postponed=123,
+    requests_on_precopy_channel=124,
+    requests_on_postcopy_channel=125,
+    preemptions=126,
+    boosted=127,
+    reads=1280,
+    mismatches=1290,
+    pages_compared=130,
+    digest_equal=True,
+    cpu_seconds=1.31415,
+)
+DEST = DestPart(
+    placement="simulated",
+    backing="base",
+    faults=Summary(201, 202.5, 203.5, 204.5, 205.5, 206.5, 207.5),
+    stages=tuple(
+        StageSummary(stage, Summary(300 + index)) for index, stage in enumerate(STAGES)
+    ),
+    accesses=Summary(401, 402.5, 403.5, 404.5, 405.5, 406.5, 407.5),
+    latency_ns=501,
+    latency_bins=tuple(range(600, 600 + LATENCY_BIN_COUNT)),
+    vcpu_latency_ns=(701, 702),
+    blocktime_ms=801.4,
+    reads=9,
+    reads_unchecked=10,
+    mismatches=11,
+    cpu_seconds=2.71828,
+)  # fmt: skip
+
+
+def figures(count: int, *values: float) -> dict[str, float]:
+    """Return the figures of a distribution under their names in the report."""
+    names = ("count", "p50-us", "p90-us", "p99-us", "p999-us", "max-us", "mean-us")
+    return dict(zip(names, (count, *(values or (0.0,) * 6)), strict=True))
+
+
+def test_the_whole_report() -> None:
+    """Every figure of both sides stands under its name, in its unit, and nothing else is there."""
+    expected = {
+        "status": "completed",
+        "total-time": 1002,
+        "downtime": 3,
+        "expected-downtime": 5,
+        "setup-time": 102,
+        "ram": {
+            "transferred": 12970,
+            "remaining": 106,
+            "total": 105,
+            "duplicate": 108,
+            "normal": 107,
+            "normal-bytes": 109,
+            "mbps": 110.123,
+            "dirty-sync-count": 112,
+            "postcopy-requests": 120,
+            "page-size": 113,
+            "precopy-bytes": 114,
+            "downtime-bytes": 115,
+            "postcopy-bytes": 116,
+        },
+        "postcopy-blocktime": 801,
+        "postcopy-latency": 501,
+        "postcopy-latency-dist": list(range(600, 624)),
+        "postcopy-vcpu-latency": [701, 702],
+        "midstream": {
+            "schema": "midstream-report/1",
+            "policy": "ordered",
+            "backing": "base",
+            "source-backing": "thp",
+            "placement": "simulated",
+            "dirty-log": "software",
+            "passes": 111,
+            "downtime-ms": 3.142,
+            "faults": figures(201, 202.5, 203.5, 204.5, 205.5, 206.5, 207.5),
+            "stages": {
+                "detect": figures(300),
+                "request": figures(301),
+                "queue": figures(302),
+                "send": figures(303),
+                "receive": figures(304),
+                "place": figures(305),
+                "wake": figures(306),
+            },
+            "accesses": figures(401, 402.5, 403.5, 404.5, 405.5, 406.5, 407.5),
+            "requests": {
+                "received": 120,
+                "duplicate": 121,
+                "already-sent": 122,
+                "postponed": 123,
+                "on-precopy-channel": 124,
+                "on-postcopy-channel": 125,
+            },
+            "preemptions": {"count": 126, "boosted": 127},
+            "channels": {"precopy": 1170, "postcopy": 11800, "return-path": 119},
+            "recoveries": 0,
+            "verified": {
+                "reads": 1289,
+                "reads-unchecked": 10,
+                "mismatches": 1301,
+                "pages": 130,
+                "digest-equal": True,
+            },
+            "cpu-seconds": {"source": 1.314, "dest": 2.718},
+        },
+    }
+    actual = assemble("completed", SOURCE, DEST)
+    assert expected == actual
+
+
+def test_every_figure_counts() -> None:
+    """Changing any one field of either side changes the report: nothing is gathered for nothing."""
+    before = assemble("completed", SOURCE, DEST)
+    for field in dataclasses.fields(SourcePart):
+        source = dataclasses.replace(SOURCE, **another(SOURCE, field.name))
+        assert before != assemble("completed", source, DEST), field.name
+    for field in dataclasses.fields(DestPart):
+        dest = dataclasses.replace(DEST, **another(DEST, field.name))
+        assert before != assemble("completed", SOURCE, dest), field.name
+
+
+def another(record: SourcePart | DestPart, name: str) -> dict[str, Any]:
+    """Return another value for a field of a record, of the same type, by the field's name."""
+    match getattr(record, name):
+        case bool(flag):
+            return {name: not flag}
+        case int(number) | float(number):
+            return {name: number + 1000}
+        case str(text):
+            return {name: f"{text} too"}
+        case Summary():
+            return {name: Summary()}
+        case values:
+            return {name: values[:-1]}
+
+
+def test_the_report_is_json() -> None:
+    """A report survives JSON as it is, without a number that JSON does not know."""
+    report = assemble("completed", SOURCE, DEST)
+    actual = json.loads(json.dumps(report, allow_nan=False))
+    assert report == actual
+
+
+def test_stages_are_there_though_nothing_waited() -> None:
+    """A destination without a single fault still has every figure of every stage, all zero."""
+    dest = DestPart(
+        placement="simulated",
+        backing="base",
+        reads=0,
+        reads_unchecked=0,
+        mismatches=0,
+        cpu_seconds=0.0,
+    )
+    report = assemble("completed", SOURCE, dest)
+    assert figures(0) == report["midstream"]["faults"]
+    assert dict.fromkeys(STAGES, figures(0)) == report["midstream"]["stages"]
+    assert report["postcopy-latency-dist"] == [0] * 24
+
+
+def test_stages_of_other_names_stay_out() -> None:
+    """A stage that nobody knows, from another version or a bad peer, does not enter the report."""
+    dest = dataclasses.replace(DEST, stages=(*DEST.stages, StageSummary("shadow", Summary(1))))
+    actual = assemble("completed", SOURCE, dest)
+    assert assemble("completed", SOURCE, DEST) == actual
+
+
+def test_the_status_is_the_state() -> None:
+    """The report says the state that it is given, whatever the figures are."""
+    actual = assemble("failed", SOURCE, DEST)["status"]
+    assert actual == "failed"
+    assert SCHEMA == "midstream-report/1"
