@@ -1,0 +1,194 @@
+"""The engine's side of a guest: start its process, run and pause it, hear of its faults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+
+import msgpack
+import trio
+
+from guest.board import Board, VcpuCounters
+from guest.launch import GuestProcess
+from guest.memory import GuestMemory
+from guest.messages import Faulted, GuestEvent, Mismatch, Touched, Woke, decode_event, pack
+from guest.programs import ProgramSpec
+from guest.states import VcpuState
+from protocol.errors import GuestFailed, LocalProtocolError
+from protocol.geometry import Geometry
+
+__all__ = [
+    "Faulted",
+    "GuestEvent",
+    "GuestHandle",
+    "GuestSnapshot",
+    "Mismatch",
+    "Touched",
+    "Woke",
+    "open_guest",
+]
+
+# A vCPU stops before its next access, within microseconds unless the machine is overloaded.
+_PAUSE_SECONDS_MAX = 30.0
+
+
+@dataclass(frozen=True)
+class GuestSnapshot:
+    """A paused guest: the state that crosses, and what its vCPUs have counted, by vCPU number."""
+
+    states: tuple[VcpuState, ...]
+    counters: tuple[VcpuCounters, ...]
+
+
+class GuestHandle:
+    """A guest process and what the engine may do with it.  Made by `open_guest`; starts paused.
+
+    Attributes:
+        spec: The program it runs.
+        board: Dirty log, present map, counters and access latencies, shared with the process.
+        pid: Its process.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        spec: ProgramSpec,
+        board: Board,
+        wake_fds: tuple[int, ...],
+        process: GuestProcess,
+    ) -> None:
+        """Connect to a started process; use `open_guest`."""
+        self.spec = spec
+        self.board = board
+        self.pid = process.pid
+        self._geometry = geometry
+        self._wake_fds = wake_fds
+        self._process = process
+        # vCPUs that have not yet said that they stopped for the present run generation.
+        self._stopping: set[int] = set()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the vCPUs were last told to run."""
+        return bool(self.board.generation[0] % 2)
+
+    def load(self, states: tuple[VcpuState, ...]) -> None:
+        """Put the vCPUs where `states` say; only while the guest is paused.
+
+        Raises:
+            LocalProtocolError: It is not paused, or these are not its vCPUs.
+        """
+        if self.is_running or self._stopping:
+            raise LocalProtocolError("the guest must be paused before its state is loaded")
+        if [state.vcpu for state in states] != list(range(self.spec.vcpu_count)):
+            raise LocalProtocolError("these are not the states of this guest's vCPUs")
+        for state in states:
+            self.board.vcpu_words[state.vcpu, 0] = state.step
+
+    async def run(self) -> None:
+        """Let all vCPUs run; nothing changes if they do."""
+        await trio.lowlevel.checkpoint()
+        if not self.is_running:
+            self._count_generation()
+
+    async def pause(self) -> GuestSnapshot:
+        """Stop all vCPUs before their next access, also those that wait for a page.
+
+        A vCPU that waited faults again when it runs again, unless the page is present by then.
+        When cancelled, the guest stays on its way to be paused; call it again to wait for that.
+
+        Raises:
+            GuestFailed: The guest process died, or a vCPU does not stop.
+        """
+        if self.is_running:
+            self._stopping = set(range(self.spec.vcpu_count))
+            self._count_generation()
+        with trio.move_on_after(_PAUSE_SECONDS_MAX) as patience:
+            while self._stopping:
+                vcpu, generation = await self._process.hear()
+                if generation == self.board.generation[0]:
+                    self._stopping.discard(vcpu)
+        if patience.cancelled_caught:
+            raise GuestFailed(f"vCPU {min(self._stopping)} does not stop")
+        counters = tuple(self.board.counters(vcpu) for vcpu in range(self.spec.vcpu_count))
+        states = tuple(VcpuState(vcpu, count.step) for vcpu, count in enumerate(counters))
+        return GuestSnapshot(states, counters)
+
+    def _count_generation(self) -> None:
+        self.board.generation[0] += 1
+        for vcpu in range(self.spec.vcpu_count):
+            self.wake(vcpu)
+
+    def wake(self, vcpu: int) -> None:
+        """Make a sleeping vCPU look again whether its page is present; cheap, never blocks."""
+        os.eventfd_write(self._wake_fds[vcpu], 1)
+
+    async def touch(self, vcpu: int, flat_page: int) -> None:
+        """Let a vCPU of a "scripted" guest read a target page, after those it was told before.
+
+        Returns when the order is given; `Touched` says when it is done.
+
+        Raises:
+            LocalProtocolError: There is no such vCPU or page, or the guest has a program to follow.
+            GuestFailed: The guest process died.
+        """
+        if self.spec.name != "scripted":
+            raise LocalProtocolError(f"vCPUs of the program {self.spec.name!r} take no orders")
+        if not 0 <= vcpu < self.spec.vcpu_count:
+            raise LocalProtocolError(f"the guest has no vCPU {vcpu}")
+        self._geometry.locate(flat_page)
+        await self._process.tell(pack("touch", vcpu, flat_page))
+
+    async def receive(self) -> GuestEvent:
+        """Return the next thing that the guest reports; one caller at a time.  Safe to cancel.
+
+        Raises:
+            GuestFailed: The guest process died; says how.
+        """
+        return decode_event(await self._process.receive_event())
+
+
+@asynccontextmanager
+async def open_guest(memory: GuestMemory, spec: ProgramSpec) -> AsyncIterator[GuestHandle]:
+    """Start a guest process over `memory`, paused at step 0, all its pages absent.
+
+    When the block is left, however that happens, the process is killed and gone.
+
+    Raises:
+        GuestFailed: It did not start.
+    """
+    with ExitStack() as stack:
+        board = stack.enter_context(closing(Board.create(memory.geometry, spec.vcpu_count)))
+        wake_fds = tuple(stack.enter_context(_eventfd()) for _ in range(spec.vcpu_count))
+        process = GuestProcess()
+        try:
+            # A long trace takes its time.
+            spec_fd = await trio.to_thread.run_sync(_write_spec, memory.geometry, spec)
+            try:
+                await process.assemble(spec_fd, board.fd, memory.fds, wake_fds)
+            finally:
+                os.close(spec_fd)
+            yield GuestHandle(memory.geometry, spec, board, wake_fds, process)
+        finally:
+            await process.end()
+
+
+@contextmanager
+def _eventfd() -> Iterator[int]:
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _write_spec(geometry: Geometry, spec: ProgramSpec) -> int:
+    """Return a memfd with all that the process must know, for it to read from the start."""
+    blocks = [(block.name, block.length_bytes, block.page_bytes) for block in geometry.blocks]
+    fd = os.memfd_create("midstream-spec", os.MFD_CLOEXEC)
+    with os.fdopen(fd, "wb", closefd=False) as file:
+        file.write(msgpack.packb((blocks, spec.to_plain())))
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

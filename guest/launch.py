@@ -1,0 +1,175 @@
+"""Start a guest process, talk to it, learn how it died, and leave nothing of it behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from guest.messages import MESSAGE_BYTES_MAX, pack, socket_pair, unpack
+from protocol.errors import GuestFailed
+
+# An interpreter and NumPy on a slow, busy machine; half a second is usual.
+_START_SECONDS_MAX = 60.0
+
+_PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+
+
+class GuestProcess:
+    """A running guest process and the two sockets to it (guest/messages.py).
+
+    Attributes:
+        pid: Its process id.
+    """
+
+    def __init__(self) -> None:
+        """Start the process; it then waits for `assemble`.  Call `end` in any case.
+
+        This blocks for the few milliseconds of a fork and exec.  A worker thread would not do: the
+        kernel ends the process when the *thread* that started it ends (libc.die_with_parent).
+
+        Raises:
+            GuestFailed: The system refused to start a process.
+        """
+        control, far_control = socket_pair()
+        events, self._far_events = socket_pair()
+        # Our ends alone: this makes them non-blocking, and vCPUs shall wait while a socket is full.
+        self._control = trio.socket.from_stdlib_socket(control)
+        self._events = trio.socket.from_stdlib_socket(events)
+        try:
+            with far_control:
+                self._child = _spawn(far_control)
+        except OSError as error:
+            self._close_sockets()
+            raise GuestFailed(f"cannot start the guest process: {error.strerror}") from error
+        self.pid = self._child.pid
+
+    async def assemble(
+        self, spec_fd: int, board_fd: int, memory_fds: Sequence[int], wake_fds: Sequence[int]
+    ) -> None:
+        """Hand the process all that its vCPUs work with; return when they are ready and parked.
+
+        The descriptors stay the caller's, who may close them afterwards.
+
+        Raises:
+            GuestFailed: The process died or does not answer.
+        """
+        fds = array("i", [self._far_events.fileno(), spec_fd, board_fd, *memory_fds, *wake_fds])
+        start = pack("start", len(wake_fds), len(memory_fds))
+        with trio.move_on_after(_START_SECONDS_MAX) as patience:
+            try:
+                rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)
+                await self._control.sendmsg([start], [rights])
+            except ConnectionError:
+                raise await self._failure() from None
+            # From now on the process has the only other end: its death is an end of file.
+            self._far_events.close()
+            await self.hear()
+        if patience.cancelled_caught:
+            raise GuestFailed(f"the guest process did not start in {_START_SECONDS_MAX:.0f} s")
+
+    async def tell(self, packet: bytes) -> None:
+        """Send an order.
+
+        Raises:
+            GuestFailed: The process died.
+        """
+        try:
+            await self._control.send(packet)
+        except ConnectionError:
+            raise await self._failure() from None
+
+    async def hear(self) -> list[Any]:
+        """Return the values of the next answer.  Safe to cancel.
+
+        Raises:
+            GuestFailed: The process died, or says that it will.
+        """
+        heard, *values = unpack(await self._receive(self._control))
+        if heard == "failed":
+            raise _describe_failure(values)
+        return values
+
+    async def receive_event(self) -> bytes:
+        """Return the packet of the next event.  Safe to cancel.
+
+        Raises:
+            GuestFailed: The process died.
+        """
+        return await self._receive(self._events)
+
+    async def end(self) -> None:
+        """Kill the process and wait until it is gone, whatever is being cancelled meanwhile."""
+        self._close_sockets()
+        self._child.kill()
+        with trio.CancelScope(shield=True):
+            await self._wait_exit()
+
+    async def _receive(self, source: trio.socket.SocketType) -> bytes:
+        try:
+            packet = await source.recv(MESSAGE_BYTES_MAX)
+        except ConnectionError:
+            packet = b""
+        if not packet:
+            raise await self._failure()
+        return packet
+
+    async def _failure(self) -> GuestFailed:
+        """Wait until the process is gone and return why: its own words, or its exit status."""
+        status = await self._wait_exit()
+        try:
+            while packet := await self._control.recv(MESSAGE_BYTES_MAX):
+                heard, *values = unpack(packet)
+                if heard == "failed":
+                    return _describe_failure(values)
+        except ConnectionError:
+            pass
+        if status < 0:
+            return GuestFailed(f"the guest process was killed by {signal.Signals(-status).name}")
+        return GuestFailed(f"the guest process ended with exit status {status}")
+
+    async def _wait_exit(self) -> int:
+        while (status := self._child.poll()) is None:
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+        return status
+
+    def _close_sockets(self) -> None:
+        for each in (self._control, self._events, self._far_events):
+            each.close()
+
+
+def _describe_failure(values: list[Any]) -> GuestFailed:
+    return GuestFailed(f"the guest process failed: {values[0]}")
+
+
+def _spawn(control: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the interpreter, so that it finds this very package whatever the working directory."""
+    search_path = [str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "guest.process", str(control.fileno()), str(os.getpid())],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(search_path),
+            # NumPy's linear algebra, which nobody calls, else starts a thread for every processor.
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+        stdin=subprocess.DEVNULL,
+        # Standard output may be where the engine writes its report.
+        stdout=subprocess.DEVNULL,
+        pass_fds=[control.fileno()],
+        # Ctrl-C goes to the terminal's process group, which this process had better leave before it
+        # has a handler: an interpreter that is interrupted while it starts prints a traceback.
+        process_group=0,
+    )

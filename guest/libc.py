@@ -1,0 +1,109 @@
+"""The one door to libc: every function with its argument types, every failure an OSError.
+
+Calls made through here release the GIL while they are in the kernel or copy memory.  That is what
+lets a thread touch guest memory that another thread of the same interpreter must first provide.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, cast
+
+_C = ctypes.CDLL(None, use_errno=True)
+
+# <sys/mman.h>
+PROT_READ = 0x1
+PROT_WRITE = 0x2
+MAP_SHARED = 0x01
+MADV_HUGEPAGE = 14
+# Linux kernel commit 4ca9b3859dac ("mm/madvise: introduce MADV_POPULATE_(READ|WRITE) to
+# prefault page tables") (in v5.14).
+MADV_POPULATE_WRITE = 23
+# <linux/prctl.h>
+PR_SET_PDEATHSIG = 1
+PR_SET_TIMERSLACK = 29
+
+_MAP_FAILED = ctypes.c_void_p(-1).value
+
+
+def _checked(name: str, failure: int | None) -> Callable[[int | None, object, object], int]:
+    """Return an errcheck that turns one return value into the OSError that errno tells."""
+
+    def check(result: int | None, _function: object, _arguments: object) -> int:
+        if result is None or result == failure:
+            errno = ctypes.get_errno()
+            raise OSError(errno, f"{name}: {os.strerror(errno)}")
+        return result
+
+    return check
+
+
+def _bind(
+    name: str,
+    restype: type[ctypes.c_int | ctypes.c_void_p],
+    argtypes: tuple[type[ctypes.c_int | ctypes.c_size_t | ctypes.c_int64 | ctypes.c_void_p], ...],
+) -> Callable[..., int]:
+    """Return a function of libc that raises OSError when it fails."""
+    function: Any = getattr(_C, name)
+    function.restype = restype
+    function.argtypes = argtypes
+    failure = _MAP_FAILED if restype is ctypes.c_void_p else -1
+    function.errcheck = _checked(name, failure)
+    return cast(Callable[..., int], function)
+
+
+_mmap: Callable[[None, int, int, int, int, int], int] = _bind(
+    "mmap",
+    ctypes.c_void_p,
+    (
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,
+    ),
+)
+_madvise: Callable[[int, int, int], int] = _bind(
+    "madvise", ctypes.c_int, (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+)
+# prctl takes a variable number of arguments; the operations used here take one.
+_prctl: Callable[[int, int], int] = _bind("prctl", ctypes.c_int, (ctypes.c_int, ctypes.c_size_t))
+
+# It cannot fail, and stands in the path of every guest access, so it goes unchecked and unwrapped:
+# memcpy(to_address, from_address, length_bytes).
+memcpy: Callable[[int, int, int], None] = _C.memcpy
+_C.memcpy.restype = None
+_C.memcpy.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t)
+
+
+def madvise(address: int, length_bytes: int, advice: int) -> None:
+    """Advise the kernel about mapped memory; `advice` is one of MADV_*."""
+    _madvise(address, length_bytes, advice)
+
+
+def map_shared(fd: int, length_bytes: int) -> int:
+    """Map a whole file, readable, writable and shared; return the address.
+
+    Unlike `mmap.mmap` this hands out no buffer: nobody can touch the memory with the GIL held.
+    """
+    return _mmap(None, length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+
+
+def die_with_parent(parent_pid: int, signal_number: signal.Signals = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends, and exit if it has already.
+
+    "The parent" is, for the kernel, the *thread* that started this process: start such processes
+    from a thread that lives as long as they shall (prctl(2), PR_SET_PDEATHSIG).
+    """
+    _prctl(PR_SET_PDEATHSIG, signal_number)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def use_precise_timeouts() -> None:
+    """Let the timeouts of the calling thread end on time, not up to 50 us late (the default)."""
+    _prctl(PR_SET_TIMERSLACK, 1)

@@ -1,0 +1,128 @@
+"""The guest process: `python -m guest.process FD PARENT_PID`, started by guest/handle.py.
+
+All vCPUs of a guest are threads of this process, which is a child of the engine and lives no longer
+than it.  FD is the control socket (guest/messages.py).  The main thread waits there for orders, and
+for its end: when the engine goes, for whatever reason, the process exits at once and silently.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import NoReturn
+
+import msgpack
+
+from guest import libc
+from guest.board import Board
+from guest.mapping import GuestMapping
+from guest.messages import MESSAGE_BYTES_MAX, pack, unpack
+from guest.programs import Program, ProgramSpec
+from guest.vcpu import Vcpu
+from protocol.errors import MidstreamError
+from protocol.geometry import Geometry, RamBlock
+from protocol.limits import BLOCK_COUNT_MAX, REASON_CHARS_MAX, VCPU_COUNT_MAX
+
+# Memories, board, specification, events socket, and an eventfd for each vCPU.
+_FD_COUNT_MAX = BLOCK_COUNT_MAX + 3 + VCPU_COUNT_MAX
+
+# How long a thread may keep the interpreter from another one, for each vCPU.  The default, 5 ms, is
+# longer than many of the page waits that are measured here: a woken vCPU would wait again, for its
+# neighbour.  But every thread that waits for the interpreter looks again after each such interval,
+# and 64 of them, every 50 us, would leave no time for anything else.
+_SWITCH_INTERVAL_S = 50e-6
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Run a guest until the engine goes.
+
+    Args:
+        arguments: The number of the control socket, and the engine's process id.
+    """
+    # Ctrl-C is the engine's business: it ends this process when it is done with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=int(arguments[0]))
+    libc.die_with_parent(int(arguments[1]))
+    sys.excepthook = _report_failure_on(control)
+    threading.excepthook = lambda what: sys.excepthook(
+        what.exc_type, what.exc_value or what.exc_type(), what.exc_traceback
+    )
+    vcpus = _assemble(control)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S * len(vcpus))
+    # Nothing here makes reference cycles, and a search for some would stop all vCPUs for
+    # milliseconds that would be charged to the migration.
+    gc.disable()
+    for vcpu in vcpus:
+        vcpu.start()
+    control.send(pack("ready"))
+    _obey(control, vcpus)
+
+
+def _assemble(control: socket.socket) -> list[Vcpu]:
+    """Receive and map all that the vCPUs work with."""
+    data, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES_MAX, _FD_COUNT_MAX)
+    if not data:
+        os._exit(0)
+    _, vcpu_count, block_count = unpack(data)
+    events_fd, spec_fd, board_fd, *rest = fds
+    memory_fds, wake_fds = rest[:block_count], rest[block_count:]
+    with os.fdopen(spec_fd, "rb") as file:
+        blocks, plain = msgpack.unpackb(file.read())
+    geometry = Geometry(tuple(RamBlock(*block) for block in blocks))
+    mapping = GuestMapping.attach(geometry, tuple(memory_fds))
+    board = Board.attach(geometry, vcpu_count, board_fd)
+    program = Program(ProgramSpec.from_plain(plain, geometry), geometry)
+    events = socket.socket(fileno=events_fd)
+    return [
+        Vcpu(number, program, mapping, board, wake_fd, control, events)
+        for number, wake_fd in enumerate(wake_fds)
+    ]
+
+
+def _obey(control: socket.socket, vcpus: list[Vcpu]) -> NoReturn:
+    """Pass the engine's orders on, until it goes."""
+    while True:
+        try:
+            data = control.recv(MESSAGE_BYTES_MAX)
+        except ConnectionError:
+            data = b""
+        if not data:
+            os._exit(0)
+        _, number, flat_page = unpack(data)
+        vcpus[number].touch(flat_page)
+
+
+def _report_failure_on(
+    control: socket.socket,
+) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
+    """Return an excepthook that tells the engine and exits, where Python would print a traceback.
+
+    It serves all threads.  An engine that is gone is no failure, and nobody is left to be told.
+    """
+
+    def report(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        if issubclass(kind, ConnectionError):
+            os._exit(0)
+        reason = str(error)
+        if not issubclass(kind, MidstreamError):
+            last = traceback.extract_tb(trace)[-1]
+            reason = f"{kind.__name__} in {last.filename}:{last.lineno}: {error}"
+        with contextlib.suppress(OSError):
+            control.send(pack("failed", reason[:REASON_CHARS_MAX]))
+        os._exit(1)
+
+    return report
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,65 @@
+"""What memory must be now: the writes between two states of the vCPUs, applied to an older copy.
+
+At the end of a migration the source still has the memory of the switch-over, and learns where the
+vCPUs stand on the destination.  With their writes replayed its memory must equal the destination's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from guest.memory import GuestMemory
+from guest.mixing import Words
+from guest.programs import AccessBatch, Program
+from guest.slices import Job
+from guest.states import VcpuState
+from protocol.errors import RemoteProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES
+
+# Some ten milliseconds, and a few megabytes of arrays.
+_BATCH_STEPS = 1 << 16
+
+_WORDS_PER_TARGET_PAGE = np.uint64(TARGET_PAGE_BYTES // 8)
+
+
+def replay(
+    memory: GuestMemory,
+    program: Program,
+    from_states: tuple[VcpuState, ...],
+    to_states: tuple[VcpuState, ...],
+) -> Job[None]:
+    """Apply to `memory` all writes between two states of all vCPUs; yields steps.
+
+    The time it takes grows with the steps: some 0.2 us each, a twentieth of what the vCPU took.
+
+    Raises:
+        RemoteProtocolError: `to_states`, which the peer sent, lie before `from_states`, or are not
+            of the same vCPUs.
+    """
+    if [state.vcpu for state in from_states] != [state.vcpu for state in to_states]:
+        raise RemoteProtocolError("the closing states are not of the guest's vCPUs")
+    for before, after in zip(from_states, to_states, strict=True):
+        if after.step < before.step:
+            raise RemoteProtocolError(
+                f"vCPU {after.vcpu} went back from step {before.step} to {after.step}"
+            )
+    for before, after in zip(from_states, to_states, strict=True):
+        for step in range(before.step, after.step, _BATCH_STEPS):
+            count = min(_BATCH_STEPS, after.step - step)
+            batch = program.batch(before.vcpu, step, count)
+            if not len(batch):
+                break  # A trace has ended; what is left are steps that nobody made.
+            _apply(memory, batch)
+            yield count
+
+
+def _apply(memory: GuestMemory, batch: AccessBatch) -> None:
+    """Make the writes of a batch, in order."""
+    pages, values = batch.flat_pages[batch.is_write], batch.new_values[batch.is_write]
+    words = (batch.slot_offsets[batch.is_write]) // np.uint64(8)
+    for block, base in enumerate(memory.geometry.target_page_bases):
+        count = memory.geometry.blocks[block].target_page_count
+        own = (pages >= base) & (pages < base + count)
+        indices: Words = (pages[own] - np.uint64(base)) * _WORDS_PER_TARGET_PAGE + words[own]
+        # Of several writes to one word the last stays: NumPy assigns in the order of the indices.
+        memory.words(block)[indices] = values[own]

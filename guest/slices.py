@@ -1,0 +1,70 @@
+"""Long jobs over guest memory, cut in slices so that an event loop can breathe between them.
+
+Filling, populating, digesting, saving and replaying all walk the whole guest.  Each is a generator
+that yields after a bounded slice the number of bytes (or steps) just done and returns its result at
+the end.  Nothing happens until somebody drives it:
+
+    in_loop    on the event loop, with a checkpoint after every slice: work in memory only
+    in_thread  in a worker thread: work that may block in the kernel (files, pipes, page allocation)
+    finish     without an event loop: tests and tools
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+Job = Generator[int, None, T]
+
+
+def finish(job: Job[T]) -> T:
+    """Run a job to its end in one go and return its result."""
+    while True:
+        try:
+            next(job)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+async def in_loop(job: Job[T]) -> T:
+    """Run a job on the event loop, a checkpoint after every slice, and return its result.
+
+    Cancellation closes the job between two slices; what it has done so far stays done.
+    """
+    try:
+        while True:
+            try:
+                next(job)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            await trio.lowlevel.checkpoint()
+    finally:
+        job.close()
+
+
+async def in_thread(job: Job[T]) -> T:
+    """Run a job in a worker thread and return its result.
+
+    Cancellation returns at once, though the thread may hang in a call of the kernel (a pipe that
+    nobody writes); the thread itself ends after the slice that it is in and cleans up.
+    """
+
+    def drive() -> T:
+        try:
+            while True:
+                try:
+                    next(job)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                trio.from_thread.check_cancelled()
+        finally:
+            job.close()
+
+    return await trio.to_thread.run_sync(drive, abandon_on_cancel=True)

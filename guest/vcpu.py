@@ -1,0 +1,237 @@
+"""A simulated vCPU: a thread that makes its program's accesses and checks what it reads.
+
+Before it touches a target page a vCPU looks whether the page is present; if not it tells the engine
+and sleeps until woken.  It touches guest memory through `libc.memcpy` only (guest/mapping.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterable
+from itertools import repeat
+from time import monotonic_ns
+
+import numpy as np
+
+from guest import libc
+from guest.board import Board
+from guest.latency import add_latencies
+from guest.mapping import GuestMapping
+from guest.messages import Faulted, GuestEvent, Mismatch, Touched, Woke, encode_event, pack
+from guest.programs import AccessBatch, Program
+
+# Accesses are computed ahead in batches, whose cost is nearly the same for any size up to this one.
+_BATCH_STEPS_MAX = 1024
+# Counters become visible after each batch: a slow program's batch is of so many seconds.
+_BATCH_SECONDS = 0.05
+
+# Where one read finds wrong memory thousands will.  A few reports of each guest are enough, and
+# they always find room in the events socket: a guest can be paused though nobody receives.
+_MISMATCH_REPORT_COUNT_MAX = 32
+
+# What a program without pause plans: each access is due when the one before it has ended.
+_UNPLANNED = 0
+
+
+class Vcpu:
+    """One vCPU.  `start` starts its thread, which parks at once and ends only with its process.
+
+    The thread follows the board's run generation.  It looks at it before every access and whenever
+    it is woken, so it stops between two accesses, also while it waits for a page; the access that
+    it waited with counts as not made.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        program: Program,
+        mapping: GuestMapping,
+        board: Board,
+        wake_fd: int,
+        control: socket.socket,
+        events: socket.socket,
+    ) -> None:
+        """Connect a vCPU to its guest; `wake_fd` is its eventfd."""
+        self._number = number
+        self._program = program
+        self._mapping = mapping
+        self._wake_fd = wake_fd
+        self._control = control
+        self._events = events
+        self._touches: deque[tuple[int, int]] = deque()
+        self._mismatch_count = 0
+        # Indexing a memoryview costs half of indexing an array.
+        self._generation = board.generation.data
+        self._present = board.present.data
+        self._dirty = board.dirty.data
+        self._words = board.vcpu_words[number]
+        self._latency_bins = board.latency_bins[number]
+        # What memcpy reads into and writes from: a word each.
+        self._word_buffers = (ctypes.c_uint64 * 2)()
+        self._buffers = memoryview(self._word_buffers).cast("B").cast("Q")
+
+    def start(self) -> None:
+        """Start the thread."""
+        threading.Thread(target=self._work, name=f"vcpu-{self._number}", daemon=True).start()
+
+    def touch(self, flat_page: int) -> None:
+        """Have the vCPU read a page, after those that it was told before; from another thread."""
+        self._touches.append((flat_page, monotonic_ns()))
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _work(self) -> None:
+        libc.use_precise_timeouts()
+        acknowledged = 0
+        while True:
+            generation = self._generation[0]
+            if generation % 2:
+                self._run(generation)
+                continue
+            if generation != acknowledged:
+                acknowledged = generation
+                self._control.send(pack("parked", self._number, generation))
+            self._sleep()
+
+    def _run(self, generation: int) -> None:
+        """Make accesses until the run generation changes."""
+        if self._program.spec.name == "scripted":
+            self._run_touches(generation)
+        else:
+            self._run_program(generation)
+
+    def _run_program(self, generation: int) -> None:
+        rate = self._program.spec.access_rate
+        size = _BATCH_STEPS_MAX
+        if rate:
+            size = min(max(int(rate * _BATCH_SECONDS), 1), _BATCH_STEPS_MAX)
+        start_ns, first_step = monotonic_ns(), int(self._words[0])
+        step = first_step
+        while self._generation[0] == generation:
+            batch = self._program.batch(self._number, step, size)
+            if not len(batch):
+                self._sleep()  # The trace has ended.
+                continue
+            dues_ns: Iterable[int] = repeat(_UNPLANNED)
+            if rate:
+                steps = np.arange(step - first_step, step - first_step + len(batch))
+                dues_ns = (start_ns + steps * (1e9 / rate)).astype(np.int64).tolist()
+            step += self._access(generation, step, batch, dues_ns)
+
+    def _run_touches(self, generation: int) -> None:
+        while self._generation[0] == generation:
+            if not self._touches:
+                self._sleep()
+                continue
+            flat_page, t_told_ns = self._touches[0]
+            batch = self._program.first_reads(self._number, np.array([flat_page], dtype=np.uint64))
+            if self._access(generation, int(self._words[0]), batch, [t_told_ns]):
+                self._touches.popleft()
+                self._report(Touched(self._number, flat_page))
+
+    def _access(
+        self, generation: int, first_step: int, batch: AccessBatch, dues_ns: Iterable[int]
+    ) -> int:
+        """Make the accesses of a batch, each when it is due, and count them.
+
+        Returns:
+            How many were made: all, unless the run generation changed.
+        """
+        # This loop is what a vCPU costs.  It calls nothing that it can do without.
+        current, present, dirty, buffers = (
+            self._generation,
+            self._present,
+            self._dirty,
+            self._buffers,
+        )
+        memcpy = libc.memcpy
+        seen_address = ctypes.addressof(self._word_buffers)
+        new_address = seen_address + 8
+        latencies_ns: list[int] = []
+        addresses = self._mapping.page_addresses(batch.flat_pages) + batch.slot_offsets
+        ended_ns = monotonic_ns()
+        for flat_page, address, expected, has_expected, is_write, new_value, planned_ns in zip(
+            batch.flat_pages.tolist(),
+            addresses.tolist(),
+            batch.expected.tolist(),
+            batch.has_expected.tolist(),
+            batch.is_write.tolist(),
+            batch.new_values.tolist(),
+            dues_ns,
+            strict=False,
+        ):
+            if current[0] != generation:
+                break
+            due_ns = planned_ns or ended_ns
+            if ended_ns < due_ns and not self._wait_until(due_ns, generation):
+                break
+            if not present[flat_page] and not self._wait_for_page(flat_page, generation):
+                break
+            memcpy(seen_address, address, 8)
+            if buffers[0] != expected and has_expected:
+                step = first_step + len(latencies_ns)
+                self._report_mismatch(flat_page, step, expected, buffers[0])
+            if is_write:
+                buffers[1] = new_value
+                memcpy(address, new_address, 8)
+                # After the write, never before it: see Board.harvest_dirty.
+                dirty[flat_page] = 1
+            ended_ns = monotonic_ns()
+            latencies_ns.append(ended_ns - due_ns)
+        self._count(first_step, batch, latencies_ns)
+        return len(latencies_ns)
+
+    def _count(self, first_step: int, batch: AccessBatch, latencies_ns: list[int]) -> None:
+        """Publish what was done on the board."""
+        count = len(latencies_ns)
+        checked_count = int(np.count_nonzero(batch.has_expected[:count]))
+        step, checked, unchecked, writes, mismatches = range(5)
+        self._words[checked] += checked_count
+        self._words[unchecked] += count - checked_count
+        self._words[writes] += np.count_nonzero(batch.is_write[:count])
+        self._words[mismatches] = self._mismatch_count
+        self._words[step] = first_step + count
+        add_latencies(self._latency_bins, latencies_ns)
+
+    def _wait_until(self, due_ns: int, generation: int) -> bool:
+        """Sleep until an access is due; return False if the run generation changed before."""
+        while (left_ns := due_ns - monotonic_ns()) > 0:
+            self._sleep(left_ns / 1e9)
+            if self._generation[0] != generation:
+                return False
+        return True
+
+    def _wait_for_page(self, flat_page: int, generation: int) -> bool:
+        """Sleep until a page is present; return False if the run generation changed before.
+
+        A wake that comes between the look at the page and the sleep is not lost: the eventfd counts
+        it.  One that was meant for something else costs another look.
+        """
+        t_fault_ns = monotonic_ns()
+        self._report(Faulted(self._number, flat_page, t_fault_ns))
+        while not self._present[flat_page]:
+            self._sleep()
+            if self._generation[0] != generation:
+                return False
+        self._report(Woke(self._number, flat_page, t_fault_ns, monotonic_ns()))
+        return True
+
+    def _report_mismatch(self, flat_page: int, step: int, expected: int, seen: int) -> None:
+        self._mismatch_count += 1
+        share = max(1, _MISMATCH_REPORT_COUNT_MAX // self._program.spec.vcpu_count)
+        if self._mismatch_count <= share:
+            self._report(Mismatch(self._number, flat_page, step, expected, seen))
+
+    def _report(self, event: GuestEvent) -> None:
+        self._events.send(encode_event(event))
+
+    def _sleep(self, timeout_s: float | None = None) -> None:
+        """Sleep until the engine wakes this vCPU, or has since the last sleep."""
+        # select, for its timeout counts in microseconds; poll and epoll round up to milliseconds.
+        readable, _, _ = select.select([self._wake_fd], [], [], timeout_s)
+        if readable:
+            os.eventfd_read(self._wake_fd)
