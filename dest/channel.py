@@ -1,0 +1,127 @@
+"""A connection from the source, as its receiver sees it: messages, and bytes put in their place.
+
+Payload bytes go from the socket straight to the view they are meant for.  The same `recvmsg_into`
+that reads a payload's end also reads the head of the next frame into a small scratch buffer, so a
+frame costs no system call of its own for its header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, PeerAborted
+from protocol.messages import Abort, Message
+from protocol.wire import Decoder, encode
+
+# Room for the head of any page frame (below 60 bytes).  What else of a following frame falls in
+# here is copied once more, so it is kept short.
+_SCRATCH_BYTES = 64
+
+# What is read at once of bytes that nobody wants any more.
+_DRAIN_BYTES = 64 * 1024
+
+
+class InChannel:
+    """The receiving half of one connection, and the backward direction for small messages."""
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        """Take a connected socket and close it in `close`."""
+        self.name: Channel | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._sock = sock
+        self._decoder = Decoder()
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._send_lock = trio.Lock()
+        self._unsent = memoryview(b"")
+
+    async def receive(self) -> Message:
+        """Return the next message; if it has a payload, `receive_payload` comes next.
+
+        Raises:
+            ConnectionLost: The source closed the connection, or it broke.
+            PeerAborted: The source ended the session.
+            RemoteProtocolError: These are no messages.
+        """
+        while (message := self._decoder.next_message()) is None:
+            count = await self._receive_into([self._scratch])
+            self._decoder.receive_data(self._scratch[:count])
+        if isinstance(message, Abort):
+            raise PeerAborted(f"the source ended the migration: {message.reason}")
+        return message
+
+    async def receive_payload(self, view: memoryview, progress: Callable[[int], None]) -> None:
+        """Read the last message's payload into a view of exactly its length.
+
+        Args:
+            view: Where the bytes belong.
+            progress: Called with the number of bytes each time some have come.
+
+        Raises:
+            ConnectionLost: The source closed the connection, or it broke.
+        """
+        have = self._decoder.take_payload(view)
+        if have:
+            progress(have)
+        while have < len(view):
+            rest = view[have:]
+            count = await self._receive_into([rest, self._scratch])
+            if count > len(rest):
+                self._decoder.receive_data(self._scratch[: count - len(rest)])
+                count = len(rest)
+            have += count
+            progress(count)
+
+    async def send(self, message: Message, payload: bytes = b"") -> None:
+        """Send a message backward, whole; several tasks may.
+
+        What a cancelled call leaves of its message goes before the next one.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        async with self._send_lock:
+            await self._flush()
+            self._unsent = memoryview(encode(message) + payload)
+            await self._flush()
+
+    async def wait_closed(self) -> None:
+        """Wait until the source closes the connection, whatever it still sends."""
+        try:
+            while await self._sock.recv(_DRAIN_BYTES):
+                pass
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Close the socket; at once, and harmless when done twice."""
+        self._sock.close()
+
+    async def _flush(self) -> None:
+        while self._unsent:
+            try:
+                count = await self._sock.send(self._unsent)
+            except OSError as error:
+                raise self._lost(error) from error
+            self.bytes_sent += count
+            self._unsent = self._unsent[count:]
+
+    async def _receive_into(self, buffers: list[memoryview]) -> int:
+        try:
+            count, _, _, _ = await self._sock.recvmsg_into(buffers)
+        except OSError as error:
+            raise self._lost(error) from error
+        if not count:
+            raise ConnectionLost(f"the source closed the {self._label} connection")
+        self.bytes_received += count
+        return count
+
+    def _lost(self, error: OSError) -> ConnectionLost:
+        return ConnectionLost(f"the {self._label} connection broke: {error.strerror or error}")
+
+    @property
+    def _label(self) -> str:
+        return self.name.value if self.name else "new"

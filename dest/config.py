@@ -1,0 +1,27 @@
+"""What a user says about a migration, in the destination's terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dest.script import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class DestConfig:
+    """All that the destination needs to know before it listens.
+
+    Attributes:
+        host: A name or address to listen on.
+        port: The TCP port; 0 picks one.
+        backing: See `guest.memory`.
+        save: Where the guest's memory is written when the migration is complete; None for nowhere.
+        steps: Scripted faults; they need a guest whose program is "scripted".
+    """
+
+    host: str
+    port: int
+    backing: str = "auto"
+    save: Path | None = None
+    steps: tuple[Step, ...] = ()

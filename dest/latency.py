@@ -1,0 +1,151 @@
+"""Latency figures of the destination: faults, their stages, and who waited.
+
+Values go into HDR histograms (three significant digits), so a long migration costs no more memory
+than a short one.  Stages add up to the fault they are of.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import numpy as np
+from hdrh.histogram import HdrHistogram
+
+from dest.faults import Wait
+from protocol.report import LATENCY_BIN_COUNT, STAGES, StageSummary, Summary
+
+# A nanosecond to an hour; what takes longer counts as an hour.
+_LOWEST_NS, _HIGHEST_NS, _DIGITS = 1, 3_600_000_000_000, 3
+
+_PERCENTILES = (50, 90, 99, 99.9)
+
+
+def new_histogram() -> HdrHistogram:
+    """Return an empty histogram of nanoseconds."""
+    return HdrHistogram(_LOWEST_NS, _HIGHEST_NS, _DIGITS)
+
+
+def summarize(histogram: HdrHistogram) -> Summary:
+    """Return a histogram of nanoseconds as figures in microseconds."""
+    count = histogram.get_total_count()
+    if not count:
+        return Summary()
+    # The histogram's own methods look at every bin there could be, in Python: a fifth of a second.
+    counts = np.frombuffer(histogram.counts, dtype=np.uint64).astype(np.int64)
+    used = np.flatnonzero(counts)
+    counts = counts[used]
+    lowest_ns = [histogram.get_value_from_index(index) for index in used.tolist()]
+    highest_ns = np.array([histogram.get_highest_equivalent_value(value) for value in lowest_ns])
+    ranks = [histogram.get_target_count_at_percentile(percentile) for percentile in _PERCENTILES]
+    values_us = highest_ns[np.searchsorted(np.cumsum(counts), ranks)] / 1000
+    mean_ns = float(counts @ ((highest_ns + lowest_ns) / 2)) / count
+    p50_us, p90_us, p99_us, p999_us = values_us.tolist()
+    return Summary(
+        count=count,
+        p50_us=p50_us,
+        p90_us=p90_us,
+        p99_us=p99_us,
+        p999_us=p999_us,
+        max_us=int(highest_ns[-1]) / 1000,
+        mean_us=round(mean_ns / 1000, 3),
+    )
+
+
+def stages_ns(wait: Wait) -> dict[str, int]:
+    """Return how a complete wait divides into stages, in nanoseconds.
+
+    `detect`: from the touch until the engine knows.  `request`: the way of the request to the
+    source and of the first urgent byte back.  `queue`: at the source, until its turn.  `send`:
+    until the source had handed the last frame to the socket.  `receive`: what of the bytes' way the
+    send does not cover.  `place` and `wake`: as they say.  Where the source could not tell (the
+    request came when the page's last frame was under way), all but the ends is `request`.
+
+    No stage is negative and together they are the wait: what happened before the vCPU touched the
+    page, or was noted only after it ran again, takes none of its time.
+    """
+    assert wait.last_byte_ns is not None
+    urgent_ns = wait.last_byte_ns if wait.urgent_ns is None else wait.urgent_ns
+    fault_ns, detect_ns, urgent_ns, last_byte_ns, placed_ns, wake_ns = _marks_ns(wait, urgent_ns)
+    away_ns, coming_ns = urgent_ns - detect_ns, last_byte_ns - urgent_ns
+    queue_ns = min(wait.queue_us * 1000, away_ns)
+    send_ns = min(wait.send_us * 1000, coming_ns)
+    lengths_ns = (
+        detect_ns - fault_ns,
+        away_ns - queue_ns,
+        queue_ns,
+        send_ns,
+        coming_ns - send_ns,
+        placed_ns - last_byte_ns,
+        wake_ns - placed_ns,
+    )
+    return dict(zip(STAGES, lengths_ns, strict=True))
+
+
+def _marks_ns(wait: Wait, urgent_ns: int) -> list[int]:
+    """Return the fault and the stages' ends, none outside the wait or before the one before it.
+
+    A vCPU may join a wait that goes on, and may run again before the engine has noted why it can.
+    """
+    assert wait.last_byte_ns is not None
+    assert wait.placed_ns is not None
+    assert wait.wake_ns is not None
+    marks_ns = (wait.detect_ns, urgent_ns, wait.last_byte_ns, wait.placed_ns, wait.wake_ns)
+    in_order = accumulate(marks_ns, max, initial=wait.fault_ns)
+    return [min(mark_ns, wait.wake_ns) for mark_ns in in_order]
+
+
+class Latencies:
+    """Collects complete waits."""
+
+    def __init__(self, vcpu_count: int) -> None:
+        """Start with none."""
+        self._faults = new_histogram()
+        self._stages = {stage: new_histogram() for stage in STAGES}
+        self._bins = [0] * LATENCY_BIN_COUNT
+        self._vcpu_ns = [0] * vcpu_count
+        self._vcpu_waits = [0] * vcpu_count
+
+    def record(self, wait: Wait) -> None:
+        """Take a complete wait."""
+        self._faults.record_value(min(wait.latency_ns, _HIGHEST_NS))
+        for stage, value_ns in stages_ns(wait).items():
+            self._stages[stage].record_value(min(value_ns, _HIGHEST_NS))
+        bin_index = max(wait.latency_ns // 1000, 1).bit_length() - 1
+        self._bins[min(bin_index, LATENCY_BIN_COUNT - 1)] += 1
+        self._vcpu_ns[wait.vcpu] += wait.latency_ns
+        self._vcpu_waits[wait.vcpu] += 1
+
+    @property
+    def faults(self) -> Summary:
+        """All waits, fault to wake-up."""
+        return summarize(self._faults)
+
+    @property
+    def stages(self) -> tuple[StageSummary, ...]:
+        """Each stage of all waits, in the order in which they happen."""
+        return tuple(
+            StageSummary(stage, summarize(histogram)) for stage, histogram in self._stages.items()
+        )
+
+    @property
+    def bins(self) -> tuple[int, ...]:
+        """Counts by power-of-two microseconds; below 2 us is the first, the rest the last."""
+        return tuple(self._bins)
+
+    @property
+    def mean_ns(self) -> int:
+        """Mean wait of all vCPUs."""
+        return sum(self._vcpu_ns) // max(sum(self._vcpu_waits), 1)
+
+    @property
+    def vcpu_mean_ns(self) -> tuple[int, ...]:
+        """Mean wait of each vCPU, 0 for one that never waited."""
+        return tuple(
+            total_ns // max(waits, 1)
+            for total_ns, waits in zip(self._vcpu_ns, self._vcpu_waits, strict=True)
+        )
+
+    @property
+    def blocktime_ms(self) -> float:
+        """Sum over all vCPUs of the time they slept for pages."""
+        return sum(self._vcpu_ns) / 1e6

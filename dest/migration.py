@@ -1,0 +1,206 @@
+"""The destination's side of a migration, step by step: receive, take over the guest, close.
+
+Reads like the sequence diagram in `protocol/README.md`.
+"""
+
+from __future__ import annotations
+
+import resource
+
+import trio
+
+from dest.engine import Engine
+from dest.latency import summarize
+from dest.listen import Session
+from dest.placement import SimulatedPlacement
+from dest.receiver import Receiver
+from dest.script import Script, Step
+from dest.setup import Plan
+from dest.touching import Toucher
+from guest.digest import digest
+from guest.handle import Faulted, GuestHandle, GuestSnapshot, Mismatch, Touched, Woke
+from guest.memory import GuestMemory
+from guest.slices import in_thread
+from guest.states import decode_states, encode_states
+from protocol.account import AccountRecord
+from protocol.channels import Channel
+from protocol.errors import RemoteProtocolError
+from protocol.events import MISMATCH, Emit
+from protocol.geometry import PageId
+from protocol.limits import CLOSING_SECONDS_MAX
+from protocol.messages import Account, Bye, Finished, Ready, Running, SwitchOver, Verdict
+from protocol.records import pack_record, unpack_record
+from protocol.report import DestPart, SourcePart
+from protocol.states import Event, Lifecycle
+
+# How long the source is given to close first, once it has the last word.
+_LINGER_SECONDS_MAX = 2.0
+
+# How long vCPUs are given to run again when the last page is placed; microseconds are usual.
+_WAKE_SECONDS_MAX = 1.0
+
+
+class Migration:
+    """One migration over connections that have said hello; `receive`, then `close`."""
+
+    def __init__(
+        self,
+        session: Session,
+        plan: Plan,
+        memory: GuestMemory,
+        guest: GuestHandle,
+        lifecycle: Lifecycle,
+        emit: Emit,
+        steps: tuple[Step, ...],
+    ) -> None:
+        """Prepare; nothing is received yet."""
+        self.first_mismatch = ""
+        self._channels = [session.channels[name] for name in plan.channels]
+        self._main = session.channels[Channel.PRECOPY]
+        self._plan = plan
+        self._memory = memory
+        self._guest = guest
+        self._lifecycle = lifecycle
+        self._emit = emit
+        self._placement = SimulatedPlacement(memory.geometry, guest)
+        self._engine = Engine(memory, guest, self._placement, emit)
+        self._script = Script(steps)
+        self._toucher = Toucher(memory.geometry, guest)
+        # vCPUs that said that they wait, and not yet that they run again.
+        self._asleep: set[int] = set()
+        self._waking = trio.lowlevel.ParkingLot()
+        if steps:
+            self._engine.watch(self._on_happening)
+
+    async def receive(self) -> None:
+        """Say ready, receive everything, run the guest; return when every page is placed.
+
+        Raises:
+            ConnectionLost, PeerAborted, RemoteProtocolError, GuestFailed: The migration failed.
+        """
+        await self._main.send(Ready())
+        self._lifecycle.fire(Event.PREPARED)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_guest)
+            nursery.start_soon(self._toucher.run)
+            async with trio.open_nursery() as receivers:
+                for channel in self._channels:
+                    receiver = Receiver(
+                        channel, self._plan, self._engine, self._lifecycle, self._switch_over
+                    )
+                    receivers.start_soon(receiver.run)
+            await self._finish()
+            # The word of those that were woken last is on its way.
+            with trio.move_on_after(_WAKE_SECONDS_MAX):
+                while self._asleep:
+                    await self._waking.park()
+            nursery.cancel_scope.cancel()
+
+    async def close(self) -> tuple[DestPart, Verdict, SourcePart]:
+        """Give account of the memory, hear the verdict, say goodbye.
+
+        Raises:
+            ConnectionLost, PeerAborted, RemoteProtocolError: The source did not see it through.
+        """
+        snapshot = await self._guest.pause()
+        digests = await in_thread(digest(self._memory))
+        part = self._part(snapshot)
+        account = pack_record(
+            AccountRecord(
+                states=encode_states(snapshot.states),
+                digests=tuple(digests),
+                first_mismatch=self.first_mismatch,
+                part=part,
+            )
+        )
+        with trio.move_on_after(CLOSING_SECONDS_MAX):
+            await self._main.send(Account(payload_bytes=len(account)), account)
+            verdict = await self._main.receive()
+            if not isinstance(verdict, Verdict):
+                raise RemoteProtocolError(f"{type(verdict).__name__} came where Verdict was due")
+            payload = bytearray(verdict.payload_bytes)
+            await self._main.receive_payload(memoryview(payload), lambda _: None)
+            source = unpack_record(SourcePart, bytes(payload))
+            await self._main.send(Bye())
+            # The source closes first, so that it cannot take our closing for a lost connection.
+            with trio.move_on_after(_LINGER_SECONDS_MAX):
+                await self._main.wait_closed()
+            return part, verdict, source
+        raise RemoteProtocolError(f"no verdict in {CLOSING_SECONDS_MAX:g} s")
+
+    async def _switch_over(self, message: SwitchOver, device_state: bytes) -> None:
+        """Take the guest over: from here on it runs on this side."""
+        states = decode_states(device_state, self._guest.spec.vcpu_count)
+        self._lifecycle.fire(Event.GUEST_STOPPED)
+        self._guest.load(states)
+        self._engine.start_postcopy()
+        if message.postcopy:
+            self._lifecycle.fire(Event.POSTCOPY_STARTED)
+        elif not self._engine.assembly.complete:
+            raise RemoteProtocolError("pages are missing though precopy is said to be complete")
+        await self._guest.run()
+        await self._main.send(Running())
+
+    async def _finish(self) -> None:
+        assembly = self._engine.assembly
+        if not assembly.complete:
+            raise RemoteProtocolError(
+                f"the source has ended, {assembly.missing_bytes} bytes are missing"
+            )
+        finished = Finished(
+            pages=self._memory.geometry.page_count,
+            target_pages=sum(counts.target_pages for counts in assembly.counts.values()),
+            data_bytes=sum(counts.data_bytes for counts in assembly.counts.values()),
+        )
+        await self._main.send(finished)
+        self._lifecycle.fire(Event.ALL_PLACED)
+
+    async def _watch_guest(self) -> None:
+        """Serve the guest: send its page requests, note who wakes and what it finds wrong."""
+        while True:
+            event = await self._guest.receive()
+            match event:
+                case Faulted(vcpu, flat, fault_ns):
+                    await self._toucher.faulted(vcpu)
+                    self._asleep.add(vcpu)
+                    request = self._engine.fault(vcpu, flat, fault_ns)
+                    if request is not None:
+                        await self._main.send(request)
+                        self._engine.requested(request)
+                case Woke(vcpu, _, _, woke_ns):
+                    self._engine.woke(vcpu, woke_ns)
+                    self._asleep.discard(vcpu)
+                    self._waking.unpark_all()
+                case Mismatch(vcpu, flat, step, expected, seen):
+                    self.first_mismatch = self.first_mismatch or (
+                        f"vCPU {vcpu} read {seen:#x} in target page {flat} on the destination, "
+                        f"{expected:#x} must be there"
+                    )
+                    self._emit(MISMATCH, vcpu=vcpu, target_page=flat, step=step)
+                case Touched(vcpu, _):
+                    await self._toucher.touched(vcpu)
+
+    def _on_happening(self, what: str, page: PageId) -> None:
+        span = self._memory.geometry.page_span(page)
+        share = self._engine.assembly.received_bytes(page) / span.length
+        for fault in self._script.happened(what, page, share):
+            self._toucher.ask(fault)
+
+    def _part(self, snapshot: GuestSnapshot) -> DestPart:
+        latencies = self._engine.latencies
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return DestPart(
+            placement=self._placement.name,
+            backing=self._memory.backing,
+            faults=latencies.faults,
+            stages=latencies.stages,
+            accesses=summarize(self._guest.board.accesses()),
+            latency_ns=latencies.mean_ns,
+            latency_bins=latencies.bins,
+            vcpu_latency_ns=latencies.vcpu_mean_ns,
+            blocktime_ms=latencies.blocktime_ms,
+            reads=sum(counters.reads_checked for counters in snapshot.counters),
+            reads_unchecked=sum(counters.reads_unchecked for counters in snapshot.counters),
+            mismatches=sum(counters.mismatches for counters in snapshot.counters),
+            cpu_seconds=usage.ru_utime + usage.ru_stime,
+        )

@@ -1,0 +1,104 @@
+"""The first message of a migration: what comes, and whether this side can take it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgpack
+import trio
+
+from dest.channel import InChannel
+from dest.listen import Session
+from guest.programs import ProgramSpec
+from protocol.channels import Channel
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
+from protocol.limits import CHUNK_BYTES_MAX, HELLO_SECONDS_MAX, SETUP_SECONDS_MAX
+from protocol.messages import Setup
+from protocol.policy import Policy, preset
+
+# The specification has half as many fields, its trace fewer.
+_MAP_ITEMS_MAX = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a source means to send.
+
+    Attributes:
+        geometry: The guest's blocks.
+        policy: How pages will come.
+        chunk_bytes: The most that one frame of them has.
+        spec: What the guest's vCPUs do.
+    """
+
+    geometry: Geometry
+    policy: Policy
+    chunk_bytes: int
+    spec: ProgramSpec
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The connections that pages may come over."""
+        return tuple(Channel) if self.policy.own_channel else (Channel.PRECOPY,)
+
+
+async def receive_setup(session: Session) -> Plan:
+    """Read the Setup, and wait for the second connection if the policy has one.
+
+    Raises:
+        ConnectionLost: The source is gone.
+        PeerAborted: The source ended the session.
+        RemoteProtocolError: Not a Setup, not one that makes sense, or nothing in time.
+    """
+    plan = await _receive_plan(session.channels[Channel.PRECOPY])
+    if plan.policy.own_channel:
+        with _patience(HELLO_SECONDS_MAX, "no second connection"):
+            await session.paired.wait()
+    return plan
+
+
+async def _receive_plan(main: InChannel) -> Plan:
+    with _patience(HELLO_SECONDS_MAX, "no setup"):
+        message = await main.receive()
+    if not isinstance(message, Setup):
+        raise RemoteProtocolError(f"{type(message).__name__} came where Setup was due")
+    if not 0 < message.chunk_bytes <= CHUNK_BYTES_MAX or message.chunk_bytes % TARGET_PAGE_BYTES:
+        raise RemoteProtocolError(f"chunks of {message.chunk_bytes} bytes are not allowed")
+    payload = bytearray(message.payload_bytes)
+    # With a recorded trace in it, this is what takes time on a slow link.
+    with _patience(SETUP_SECONDS_MAX, "no whole setup"):
+        await main.receive_payload(memoryview(payload), lambda _: None)
+    try:
+        geometry = Geometry(tuple(RamBlock(*block) for block in message.blocks))
+        policy = preset(message.policy)
+    except LocalProtocolError as error:
+        raise RemoteProtocolError(f"Setup: {error}") from error
+    try:
+        plain = msgpack.unpackb(
+            payload,
+            # The specification has maps and bytes in it, no arrays: what claims to be one, or a
+            # large map, gets no memory.
+            max_array_len=0,
+            max_map_len=_MAP_ITEMS_MAX,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException, TypeError) as error:
+        raise RemoteProtocolError("Setup: the guest's specification is not msgpack") from error
+    return Plan(geometry, policy, message.chunk_bytes, ProgramSpec.from_plain(plain, geometry))
+
+
+@contextmanager
+def _patience(seconds: float, complaint: str) -> Iterator[None]:
+    """Wait so long for what is done inside.
+
+    Raises:
+        RemoteProtocolError: It took longer.
+    """
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise RemoteProtocolError(f"{complaint} came in {seconds:g} s") from None

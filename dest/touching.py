@@ -1,0 +1,56 @@
+"""Has pages touched as a script says: by which vCPU, and strictly one after the other.
+
+The order in which vCPUs fault is the script's only if the next one touches after the fault before
+is known.  So each touch waits until the one before has faulted or is done, and takes a vCPU that is
+not waiting for a page already.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from guest.handle import GuestHandle
+from protocol.geometry import Geometry, PageId
+
+
+class Toucher:
+    """Gives a scripted guest's vCPUs their touches; `run` does, the other calls only tell."""
+
+    def __init__(self, geometry: Geometry, guest: GuestHandle) -> None:
+        """Start with all vCPUs idle and nothing to touch."""
+        self._geometry = geometry
+        self._guest = guest
+        self._idle = list(range(guest.spec.vcpu_count))
+        self._changed = trio.Condition()
+        self._under_way: int | None = None
+        self._ask, self._asked = trio.open_memory_channel[PageId](float("inf"))
+
+    def ask(self, page: PageId) -> None:
+        """Queue a page to be touched."""
+        self._ask.send_nowait(page)
+
+    async def faulted(self, vcpu: int) -> None:
+        """Say that a vCPU's touch has become a fault; the next touch may go."""
+        async with self._changed:
+            if self._under_way == vcpu:
+                self._under_way = None
+            self._changed.notify_all()
+
+    async def touched(self, vcpu: int) -> None:
+        """Say that a vCPU's touch is done; the vCPU may have another."""
+        async with self._changed:
+            if self._under_way == vcpu:
+                self._under_way = None
+            self._idle.append(vcpu)
+            self._changed.notify_all()
+
+    async def run(self) -> None:
+        """Have pages touched until cancelled."""
+        async for page in self._asked:
+            async with self._changed:
+                while not self._idle or self._under_way is not None:
+                    await self._changed.wait()
+                vcpu = self._idle.pop(0)
+                self._under_way = vcpu
+            first = self._geometry.page_span(page).target_pages.start
+            await self._guest.touch(vcpu, self._geometry.flat_target_page(page.block, first))

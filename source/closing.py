@@ -1,0 +1,66 @@
+"""The end of a migration: does the destination hold the memory that the guest must have there?
+
+The source still has the memory of the switch-over, and a guest's program is deterministic: given
+the vCPUs' final states the source can do the destination's writes over again, on its own copy, and
+then every byte of both must be equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guest.digest import differing_stretches, digest
+from guest.handle import GuestSnapshot
+from guest.memory import GuestMemory
+from guest.programs import Program, ProgramSpec
+from guest.replay import replay
+from guest.slices import in_thread
+from guest.states import decode_states
+from protocol.account import AccountRecord
+from protocol.geometry import Geometry, Span
+from protocol.records import unpack_record
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the comparison of both memories came to.
+
+    Attributes:
+        account: The destination's account.
+        equal: Every digest is equal.
+        detail: Where they differ, for a person; empty if nowhere.
+    """
+
+    account: AccountRecord
+    equal: bool
+    detail: str
+
+
+async def compare(
+    payload: bytes, memory: GuestMemory, spec: ProgramSpec, snapshot: GuestSnapshot
+) -> Comparison:
+    """Compare the destination's account with what must be there.
+
+    The source's memory is brought to the destination's state on the way.
+
+    Raises:
+        RemoteProtocolError: The payload is no account of this guest.
+    """
+    account = unpack_record(AccountRecord, payload)
+    states = decode_states(account.states, spec.vcpu_count)
+    geometry = memory.geometry
+    await in_thread(replay(memory, Program(spec, geometry), snapshot.states, states))
+    ours = await in_thread(digest(memory))
+    different = differing_stretches(geometry, ours, list(account.digests))
+    return Comparison(account, not different, _describe(geometry, different))
+
+
+def _describe(geometry: Geometry, different: list[Span]) -> str:
+    if not different:
+        return ""
+    first = different[0]
+    block = geometry.blocks[first.block]
+    pages = geometry.pages_of(first)
+    name = f"page {pages[0]}" if len(pages) == 1 else f"pages {pages[0]} to {pages[-1]}"
+    more = f" and {len(different) - 1} more stretches" if len(different) > 1 else ""
+    return f"{name} of block {block.name}{more}"

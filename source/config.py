@@ -1,0 +1,38 @@
+"""What a user says about a migration, in the source's terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest.programs import ProgramSpec
+from protocol.geometry import Geometry
+from protocol.policy import Policy
+from source.convergence import SwitchRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """All that the source needs to know before it starts.
+
+    Attributes:
+        host: Where the destination listens.
+        port: On which TCP port.
+        backing: See `guest.memory`.
+        image: The guest's first contents; None for the seeded pattern.
+        chunk_bytes: The most that one frame carries.
+        bandwidth: Bytes a second in precopy, 0 for no limit.
+        postcopy_bandwidth: Bytes a second of background in postcopy, 0 for no limit.
+    """
+
+    host: str
+    port: int
+    geometry: Geometry
+    backing: str
+    image: Path | None
+    spec: ProgramSpec
+    policy: Policy
+    chunk_bytes: int
+    rule: SwitchRule
+    bandwidth: int
+    postcopy_bandwidth: int

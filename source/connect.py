@@ -1,0 +1,99 @@
+"""Connects to a destination: one TCP connection a channel, each opened by a Hello."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, RemoteProtocolError
+from protocol.limits import HELLO_SECONDS_MAX, SESSION_ID_BYTES
+from protocol.messages import PROTOCOL_VERSION, Hello, Welcome
+from protocol.policy import Policy
+from source.channel import OutChannel
+from source.returns import ReturnPath
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One TCP connection, both its directions."""
+
+    out: OutChannel
+    returns: ReturnPath
+
+
+Connections = Mapping[Channel, Connection]
+
+
+@asynccontextmanager
+async def connect(host: str, port: int, policy: Policy) -> AsyncIterator[Connections]:
+    """Open the connections that a policy needs; they are closed when the block is left.
+
+    Raises:
+        ConnectionLost: Nobody listens there, or the connection breaks.
+        PeerAborted: The destination refuses.
+        RemoteProtocolError: What listens there is no midstream destination.
+    """
+    session = secrets.token_bytes(SESSION_ID_BYTES)
+    names = list(Channel) if policy.own_channel else [Channel.PRECOPY]
+    connections: dict[Channel, Connection] = {}
+    try:
+        for name in names:
+            sock = await _open(host, port)
+            connections[name] = Connection(OutChannel(name, sock), ReturnPath(name, sock))
+        for name, connection in connections.items():
+            await _greet(connection, name, session, f"{host}:{port}")
+        yield connections
+    finally:
+        for connection in connections.values():
+            connection.out.close()
+
+
+async def _open(host: str, port: int) -> trio.socket.SocketType:
+    try:
+        with trio.fail_after(HELLO_SECONDS_MAX):
+            stream = await trio.open_tcp_stream(host, port)
+    except OSError as error:
+        raise ConnectionLost(f"cannot connect to {host}:{port}: {_reason(error)}") from error
+    except trio.TooSlowError:
+        raise ConnectionLost(
+            f"cannot connect to {host}:{port}: no answer in {HELLO_SECONDS_MAX:g} s"
+        ) from None
+    # Without it, the small head of a frame could wait for the acknowledgement of the one before.
+    stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # trio keeps little in the kernel, which costs a busy stream four times the CPU time: until
+    # postcopy, when it is worth that, the system's default holds.
+    stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
+    return stream.socket
+
+
+def _reason(error: OSError) -> str:
+    """Return the cause that the system gave; trio wraps those of several addresses."""
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
+    causes = [error, error.__cause__]
+    if isinstance(error.__cause__, BaseExceptionGroup):
+        causes += error.__cause__.exceptions
+    for cause in reversed(causes):
+        if isinstance(cause, OSError) and cause.errno:
+            return os.strerror(cause.errno)
+    return str(error)
+
+
+async def _greet(connection: Connection, name: Channel, session: bytes, address: str) -> None:
+    with trio.move_on_after(HELLO_SECONDS_MAX) as scope:
+        await connection.out.send(Hello(version=PROTOCOL_VERSION, session=session, role=name.value))
+        try:
+            answer, _ = await connection.returns.receive()
+        except RemoteProtocolError as error:
+            raise RemoteProtocolError(f"{address} is no midstream destination: {error}") from error
+        if not isinstance(answer, Welcome) or answer.version != PROTOCOL_VERSION:
+            raise RemoteProtocolError(f"{address} answered the hello with something else")
+    if scope.cancelled_caught:
+        raise ConnectionLost(f"{address} did not answer the hello in {HELLO_SECONDS_MAX:g} s")

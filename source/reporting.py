@@ -1,0 +1,77 @@
+"""The source's part of the report, gathered from who counted it."""
+
+from __future__ import annotations
+
+import resource
+
+from guest.handle import GuestSnapshot
+from protocol.channels import Channel
+from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.report import SourcePart
+from source.closing import Comparison
+from source.config import SourceConfig
+from source.connect import Connections
+from source.meter import channel_bytes, sent_bytes
+from source.migration import Migration
+
+
+def source_part(
+    config: SourceConfig,
+    backing: str,
+    migration: Migration,
+    connections: Connections,
+    snapshot: GuestSnapshot,
+    comparison: Comparison,
+) -> SourcePart:
+    """Return what the source knows of a migration whose memory it has compared.
+
+    `normal` and `duplicate` count target pages, as QEMU does; a page that changes between zero and
+    not is in both.
+    """
+    meter, counts = migration.meter, migration.scheduler.counts
+    outs = [connection.out for connection in connections.values()]
+    data_bytes = sum(out.data_bytes_sent for out in outs)
+    normal_pages = data_bytes // TARGET_PAGE_BYTES
+    return SourcePart(
+        policy=config.policy.name,
+        backing=backing,
+        dirty_log="software",
+        total_time_ms=meter.total_ms,
+        setup_time_ms=meter.setup_ms,
+        downtime_ms=meter.downtime_ms,
+        expected_downtime_ms=meter.expected_downtime_ms,
+        ram_bytes=config.geometry.length_bytes,
+        remaining_bytes=migration.scheduler.remaining_bytes,
+        normal_pages=normal_pages,
+        duplicate_pages=sum(out.target_pages_sent for out in outs) - normal_pages,
+        data_bytes=data_bytes,
+        mbps=meter.mbps(data_bytes),
+        pass_count=meter.pass_count,
+        dirty_sync_count=meter.dirty_sync_count,
+        page_bytes=TARGET_PAGE_BYTES,
+        precopy_bytes=meter.bytes_at_stop,
+        downtime_bytes=meter.bytes_at_switch_over - meter.bytes_at_stop,
+        postcopy_bytes=sent_bytes(connections) - meter.bytes_at_switch_over,
+        precopy_channel_bytes=channel_bytes(connections, Channel.PRECOPY),
+        postcopy_channel_bytes=channel_bytes(connections, Channel.POSTCOPY),
+        return_path_bytes=connections[Channel.PRECOPY].returns.bytes_received,
+        requests_received=counts.received,
+        requests_duplicate=counts.duplicate,
+        requests_already_sent=counts.already_sent,
+        requests_postponed=counts.postponed,
+        requests_on_precopy_channel=counts.on_precopy_channel,
+        requests_on_postcopy_channel=counts.on_postcopy_channel,
+        preemptions=counts.preemptions,
+        boosted=counts.boosted,
+        reads=sum(counters.reads_checked for counters in snapshot.counters),
+        mismatches=sum(counters.mismatches for counters in snapshot.counters),
+        pages_compared=config.geometry.page_count,
+        digest_equal=comparison.equal,
+        cpu_seconds=_cpu_seconds(),
+    )
+
+
+def _cpu_seconds() -> float:
+    """Return the engine's own CPU time, user and system; the guest's process is not in it."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,150 @@
+"""The return path: what the destination sends backward over a connection.
+
+Page requests are handed on at once, one after the other; everything else waits for `expect`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import trio
+
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
+from protocol.limits import DEVICE_STATE_BYTES_MAX, REPORT_BYTES_MAX
+from protocol.messages import Abort, Message, PageRequest
+from protocol.wire import Decoder
+
+M = TypeVar("M", bound=Message)
+
+_RECEIVE_BYTES = 64 * 1024
+
+# Without digests, which come in proportion to the guest.
+PAYLOAD_BYTES_MAX = DEVICE_STATE_BYTES_MAX + REPORT_BYTES_MAX
+
+
+class ReturnPath:
+    """The receiving half of one connection to the destination."""
+
+    def __init__(self, name: Channel, sock: trio.socket.SocketType) -> None:
+        """Take a connected socket; it is closed by its `OutChannel`."""
+        self.bytes_received = 0
+        self.payload_bytes_max = PAYLOAD_BYTES_MAX
+        self._name = name
+        self._sock = sock
+        self._decoder = Decoder()
+
+    async def receive(self) -> tuple[Message, bytes]:
+        """Return the next message and its payload.
+
+        Raises:
+            ConnectionLost: The destination closed the connection, or it broke.
+            PeerAborted: The destination ended the session.
+            RemoteProtocolError: These are no messages.
+        """
+        while (message := self._decoder.next_message()) is None:
+            self._decoder.receive_data(await self._receive_some())
+        if isinstance(message, Abort):
+            raise PeerAborted(f"the destination ended the migration: {message.reason}")
+        return message, await self._receive_payload(message)
+
+    async def wait_closed(self) -> None:
+        """Wait until the destination closes the connection, whatever it still sends."""
+        with suppress(ConnectionLost):
+            while True:
+                await self._receive_some()
+
+    async def _receive_payload(self, message: Message) -> bytes:
+        if message.payload_bytes > self.payload_bytes_max:
+            raise RemoteProtocolError(
+                f"{type(message).__name__}: a payload of {message.payload_bytes} bytes is over "
+                f"{self.payload_bytes_max}"
+            )
+        if not message.payload_bytes:
+            return b""
+        payload = bytearray(message.payload_bytes)
+        have = self._decoder.take_payload(memoryview(payload))
+        while have < len(payload):
+            data = await self._receive_some(len(payload) - have)
+            payload[have : have + len(data)] = data
+            have += len(data)
+        return bytes(payload)
+
+    async def _receive_some(self, most_bytes: int = _RECEIVE_BYTES) -> bytes:
+        try:
+            data = await self._sock.recv(min(most_bytes, _RECEIVE_BYTES))
+        except OSError as error:
+            raise ConnectionLost(
+                f"the {self._name.value} connection broke: {error.strerror or error}"
+            ) from error
+        if not data:
+            raise ConnectionLost(f"the destination closed the {self._name.value} connection")
+        self.bytes_received += len(data)
+        return data
+
+
+@dataclass(frozen=True)
+class Received(Generic[M]):
+    """A message, its payload, and when it came (nanoseconds, monotonic clock)."""
+
+    message: M
+    payload: bytes
+    at_ns: int
+
+
+class Inbox:
+    """What comes over a return path and is not a page request, in order, for who awaits it."""
+
+    def __init__(
+        self, path: ReturnPath, on_request: Callable[[PageRequest], Awaitable[None]]
+    ) -> None:
+        """Prepare; `run` reads.
+
+        Args:
+            path: Where messages come from.
+            on_request: Awaited with each page request as soon as it is read.
+        """
+        self._path = path
+        self._on_request = on_request
+        # A correct destination is never this many messages ahead of what the source awaits.
+        self._send, self._receive = trio.open_memory_channel[Received[Message]](16)
+
+    async def run(self) -> None:
+        """Read until cancelled.
+
+        Raises:
+            ConnectionLost, PeerAborted, RemoteProtocolError: As `ReturnPath.receive`.
+        """
+        while True:
+            message, payload = await self._path.receive()
+            if isinstance(message, PageRequest):
+                await self._on_request(message)
+                continue
+            try:
+                self._send.send_nowait(Received(message, payload, time.monotonic_ns()))
+            except trio.WouldBlock:
+                raise RemoteProtocolError(
+                    f"{type(message).__name__} came while nothing was awaited"
+                ) from None
+
+    async def expect(self, message_type: type[M], seconds_max: float) -> Received[M]:
+        """Return the next message, which must be of that type.
+
+        Raises:
+            RemoteProtocolError: It is another.
+            ConnectionLost: Nothing came in so many seconds.
+        """
+        with trio.move_on_after(seconds_max):
+            received = await self._receive.receive()
+            if isinstance(received.message, message_type):
+                return Received(received.message, received.payload, received.at_ns)
+            raise RemoteProtocolError(
+                f"{type(received.message).__name__} came where {message_type.__name__} was due"
+            )
+        raise ConnectionLost(
+            f"the destination sent no {message_type.__name__} for {seconds_max:g} s"
+        )

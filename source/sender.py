@@ -1,0 +1,163 @@
+"""Puts on the channels what the scheduler decides, and breaks off what it wants broken off.
+
+One task sends; `request` may be called by another at any time.  A background send is broken off
+even while it waits for the socket or for its bandwidth limit; an urgent one runs to its end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import trio
+
+from guest.memory import GuestMemory
+from protocol import events
+from protocol.channels import Channel
+from protocol.events import Emit
+from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.messages import PageData, ZeroData
+from source.channel import Frame, OutChannel
+from source.pacing import Pacer
+from source.scheduler import Answer, Chunk, Scheduler
+
+_WORDS_PER_TARGET_PAGE = TARGET_PAGE_BYTES // 8
+
+
+class Sender:
+    """Sends what a scheduler has, over the channels of one migration."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        memory: GuestMemory,
+        channels: Mapping[Channel, OutChannel],
+        emit: Emit,
+    ) -> None:
+        """Send nothing yet; `drain` does."""
+        self.pacer = Pacer(0)
+        self._scheduler = scheduler
+        self._memory = memory
+        self._channels = channels
+        self._emit = emit
+        self._breakable: trio.CancelScope | None = None
+        self._broken_off = trio.lowlevel.ParkingLot()
+        # When the urgent page that is being sent had its first urgent frame.
+        self._urgent_since_ns: int | None = None
+
+    async def drain(self) -> None:
+        """Send until the scheduler has nothing left.
+
+        Cancelling may leave a half-sent frame as a channel's `open_frame`.
+
+        Raises:
+            ConnectionLost: A connection is broken.
+        """
+        while (chunk := self._scheduler.next_chunk()) is not None:
+            self._tell_notices()
+            await self._send(chunk)
+        # With nothing to send there was no checkpoint, and a caller's loop must have one.
+        await trio.lowlevel.checkpoint()
+
+    async def request(self, page: PageId) -> Answer:
+        """Take a page request of the destination; what is being sent may be broken off for it.
+
+        Returns when it is broken off: the next request may be for that very page, and must find it
+        behind this one.
+
+        Raises:
+            RemoteProtocolError: The guest has no such page.
+        """
+        answer = self._scheduler.request(page, time.monotonic_ns())
+        self._emit(events.PAGE_REQUEST, block=page.block, page=page.index, answer=answer.value)
+        if self._breakable is not None and (
+            self._scheduler.wants_preemption or answer is Answer.URGENT_IN_PLACE
+        ):
+            self._breakable.cancel()
+            await self._broken_off.park()
+        return answer
+
+    async def _send(self, chunk: Chunk) -> None:
+        channel = self._channels[chunk.channel]
+        if channel.open_frame is None:
+            channel.open_frame = self._frame(chunk)
+        frame = channel.open_frame
+        while not frame.done:
+            if self._scheduler.urgent:
+                await channel.send_some(frame, frame.length)
+            elif self._scheduler.wants_preemption:
+                self._scheduler.chunk_interrupted(begun=frame.sent > 0)
+                if not frame.sent:
+                    channel.open_frame = None
+                return
+            else:
+                await self._send_background(channel, frame)
+        channel.open_frame = None
+        channel.target_pages_sent += chunk.span.length // TARGET_PAGE_BYTES
+        channel.data_bytes_sent += frame.payload_bytes
+        urgent = self._scheduler.urgent
+        if self._scheduler.chunk_sent():
+            self._urgent_since_ns = None
+            self._emit(
+                events.PAGE_SENT, block=chunk.page.block, page=chunk.page.index,
+                channel=chunk.channel.value, urgent=urgent, boosted=chunk.boosted,
+                pages=len(self._memory.geometry.pages_of(chunk.span)),
+            )  # fmt: skip
+
+    async def _send_background(self, channel: OutChannel, frame: Frame) -> None:
+        """Send of a frame what the limit allows, until it is done or a request comes."""
+        try:
+            with trio.CancelScope() as self._breakable:
+                await self._send_paced(channel, frame)
+        finally:
+            self._breakable = None
+            self._broken_off.unpark_all()
+
+    async def _send_paced(self, channel: OutChannel, frame: Frame) -> None:
+        while not (frame.done or self._scheduler.urgent or self._scheduler.wants_preemption):
+            wanted_bytes = frame.length - frame.sent
+            # The clock that the sleep goes by.
+            now_ns = int(trio.current_time() * 1e9)
+            allowed_bytes = self.pacer.allowance(wanted_bytes, now_ns)
+            if allowed_bytes:
+                self.pacer.spend(await channel.send_some(frame, allowed_bytes))
+            else:
+                await trio.sleep(self.pacer.wait_seconds(wanted_bytes, now_ns))
+
+    def _frame(self, chunk: Chunk) -> Frame:
+        block, offset, length = chunk.span
+        queue_us, send_us = self._waited_us(chunk)
+        if self._is_zero(chunk):
+            zero = ZeroData(
+                block=block, offset=offset, length=length,
+                urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
+            )  # fmt: skip
+            return Frame(zero)
+        data = PageData(
+            payload_bytes=length, block=block, offset=offset,
+            urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
+        )  # fmt: skip
+        return Frame(data, self._memory.views[block][offset : offset + length])
+
+    def _waited_us(self, chunk: Chunk) -> tuple[int, int]:
+        """Return how long a request waited until its send began, and how long ago that was."""
+        if chunk.requested_ns is None:
+            return 0, 0
+        now_ns = time.monotonic_ns()
+        if self._urgent_since_ns is None:
+            self._urgent_since_ns = now_ns
+        began_ns = self._urgent_since_ns
+        return (began_ns - chunk.requested_ns) // 1000, (now_ns - began_ns) // 1000
+
+    def _is_zero(self, chunk: Chunk) -> bool:
+        words = self._memory.words(chunk.span.block)
+        part = words[chunk.span.offset // 8 : chunk.span.end // 8]
+        # A look at one word of each target page tells almost always.
+        return not part[::_WORDS_PER_TARGET_PAGE].any() and not part.any()
+
+    def _tell_notices(self) -> None:
+        for notice in self._scheduler.take_notices():
+            self._emit(
+                notice.event, block=notice.page.block, page=notice.page.index,
+                channel=notice.channel.value, urgent=notice.event == events.BOOST,
+            )  # fmt: skip

@@ -1,0 +1,248 @@
+"""The receiving half of a connection: bytes go where they belong, whatever pieces they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from dest.channel import InChannel
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
+from protocol.messages import (
+    Abort,
+    Account,
+    End,
+    Message,
+    PageData,
+    PassAck,
+    PassEnd,
+    Ready,
+    ZeroData,
+)
+from protocol.wire import encode
+from tests.helpers import KIB, MIB, Peer, tcp_pair, unix_pair
+
+PAGE = bytes(range(256)) * 16
+PAGE_DATA = PageData(payload_bytes=len(PAGE), block=0, offset=0)
+
+
+@contextmanager
+def make_channel() -> Iterator[tuple[InChannel, Peer]]:
+    """Connect a channel and a peer; the block is bounded."""
+    with tcp_pair() as (near, far):
+        channel = InChannel(near)
+        channel.name = Channel.POSTCOPY
+        yield channel, Peer(far)
+
+
+async def receive_page(channel: InChannel, length: int = len(PAGE)) -> tuple[bytes, list[int]]:
+    """Return a payload as it lies in memory, and what was told of its coming."""
+    memory = bytearray(length)
+    told: list[int] = []
+    await channel.receive_payload(memoryview(memory), told.append)
+    return bytes(memory), told
+
+
+async def test_payload_bytes_go_straight_to_their_place() -> None:
+    """A payload is written into the view that is given, and nowhere else."""
+    memory = bytearray(b"." * 3 * len(PAGE))
+    with make_channel() as (channel, peer):
+        await peer.send(PAGE_DATA, PAGE)
+        assert await channel.receive() == PAGE_DATA
+        middle = memoryview(memory)[len(PAGE) : 2 * len(PAGE)]
+        told: list[int] = []
+        await channel.receive_payload(middle, told.append)
+        assert memory == b"." * len(PAGE) + PAGE + b"." * len(PAGE)
+        assert sum(told) == len(PAGE)
+        assert all(told)
+
+
+async def test_progress_is_told_as_the_bytes_come() -> None:
+    """What has come is in memory, and told, before the rest has come."""
+    memory = bytearray(len(PAGE))
+    told: list[int] = []
+    with make_channel() as (channel, peer):
+        await peer.send_bytes(encode(PAGE_DATA))
+        await channel.receive()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.receive_payload, memoryview(memory), told.append)
+            for first in range(0, len(PAGE), 1024):
+                await peer.send_bytes(PAGE[first : first + 1024])
+                await wait_all_tasks_blocked()
+                assert memory[: first + 1024] == PAGE[: first + 1024]
+                assert sum(told) == first + 1024
+
+
+STREAM: list[tuple[Message, bytes]] = [
+    (PassEnd(index=0), b""),
+    (PAGE_DATA, PAGE),
+    (ZeroData(block=0, offset=0, length=4096), b""),
+    (PageData(payload_bytes=1, block=1, offset=2), b"x"),
+    (PageData(payload_bytes=30, block=1, offset=2), b"payload of thirty bytes length"),
+    (End(target_pages=3, data_bytes=4), b""),
+]
+
+
+async def receive_stream(channel: InChannel) -> list[tuple[Message, bytes]]:
+    """Receive as many messages as the stream has."""
+    received: list[tuple[Message, bytes]] = []
+    for _ in STREAM:
+        message = await channel.receive()
+        payload = b""
+        if message.payload_bytes:
+            payload, told = await receive_page(channel, message.payload_bytes)
+            assert sum(told) == message.payload_bytes
+        received.append((message, payload))
+    return received
+
+
+@pytest.mark.parametrize("piece", [1, 3, 61, 64, 65, 1000, 10_000])
+async def test_a_stream_is_the_same_in_any_pieces(piece: int) -> None:
+    """Heads that come along with the payload before them are not lost, wherever the cuts are."""
+    data = b"".join(encode(message) + payload for message, payload in STREAM)
+    with make_channel() as (channel, peer):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def trickle() -> None:
+                for first in range(0, len(data), piece):
+                    await peer.send_bytes(data[first : first + piece])
+                    # The other side takes the piece before the next one comes.
+                    await wait_all_tasks_blocked()
+
+            assert await receive_stream(channel) == STREAM
+        assert channel.bytes_received == len(data)
+
+
+async def test_the_next_head_comes_along_with_a_payload() -> None:
+    """Between frames that are there already no read is made for a head alone."""
+    frames = 50
+    with make_channel() as (channel, peer):
+        await peer.send_bytes((encode(PAGE_DATA) + PAGE) * frames)
+        reads = 0
+        receive_into = channel._receive_into
+
+        async def count(buffers: list[memoryview]) -> int:
+            nonlocal reads
+            reads += 1
+            return await receive_into(buffers)
+
+        channel._receive_into = count  # type: ignore[method-assign]
+        for _ in range(frames):
+            assert await channel.receive() == PAGE_DATA
+            assert (await receive_page(channel))[0] == PAGE
+        # With a read for each head it would be twice as many as there are frames.
+        assert reads < 1.5 * frames
+
+
+async def test_a_payload_without_bytes_is_over_at_once() -> None:
+    """Nothing is read and nothing told where nothing was announced."""
+    with make_channel() as (channel, peer):
+        await peer.send(PassEnd(index=1))
+        await channel.receive()
+        assert await receive_page(channel, 0) == (b"", [])
+
+
+async def test_an_abort_ends_it_with_the_peers_reason() -> None:
+    """An Abort is an error that carries what the source said."""
+    with make_channel() as (channel, peer):
+        await peer.send(Abort(reason="cancelled by its user", cancelled=True))
+        with pytest.raises(PeerAborted, match="cancelled by its user"):
+            await channel.receive()
+
+
+@pytest.mark.parametrize("part", [b"", encode(PAGE_DATA)[:9]])
+async def test_an_end_of_file_is_a_lost_connection(part: bytes) -> None:
+    """Whether between two messages or inside one, the connection's end is never success."""
+    with make_channel() as (channel, peer):
+        await peer.send_bytes(part)
+        peer.close()
+        with pytest.raises(ConnectionLost, match="closed the postcopy connection"):
+            await channel.receive()
+
+
+async def test_an_end_inside_a_payload_is_a_lost_connection() -> None:
+    """A payload that stops short has been told up to there, and is an error."""
+    with make_channel() as (channel, peer):
+        await peer.send_bytes(encode(PAGE_DATA) + PAGE[:100])
+        peer.close()
+        await channel.receive()
+        with pytest.raises(ConnectionLost):
+            await receive_page(channel)
+
+
+async def test_a_reset_is_a_lost_connection_in_both_directions() -> None:
+    """A connection that breaks is told by its name, to who reads and to who sends."""
+    with make_channel() as (channel, peer):
+        peer.reset()
+        with pytest.raises(ConnectionLost, match="the postcopy connection broke"):
+            await channel.receive()
+        with pytest.raises(ConnectionLost, match="the postcopy connection broke"):
+            await channel.send(Ready())
+
+
+async def test_garbage_is_the_peers_fault() -> None:
+    """Bytes that are no message are a RemoteProtocolError and nothing else."""
+    with make_channel() as (channel, peer):
+        await peer.send_bytes(b"GET / HTTP/1.1\r\n\r\n")
+        with pytest.raises(RemoteProtocolError):
+            await channel.receive()
+
+
+async def test_several_tasks_may_send() -> None:
+    """Messages of tasks that send at the same time come out whole, none inside another."""
+    payload = bytes(MIB)
+    account = Account(payload_bytes=len(payload))
+    with unix_pair(16 * KIB) as (near, far):
+        channel, peer = InChannel(near), Peer(far)
+        async with trio.open_nursery() as nursery:
+            for index in range(5):
+                nursery.start_soon(channel.send, account, payload)
+                nursery.start_soon(channel.send, PassAck(index=index))
+            received = [await peer.receive() for _ in range(10)]
+        assert received.count((account, payload)) == 5
+        acks = [message.index for message, _ in received if isinstance(message, PassAck)]
+        assert sorted(acks) == list(range(5))
+        expected = 5 * len(encode(account) + payload + encode(PassAck(index=0)))
+        assert channel.bytes_sent == expected
+
+
+async def test_a_cancelled_send_does_not_break_the_stream() -> None:
+    """What a cancelled call leaves of its message goes before the next one."""
+    payload = bytes(range(256)) * KIB
+    account = Account(payload_bytes=len(payload))
+    with unix_pair(16 * KIB) as (near, far):
+        channel, peer = InChannel(near), Peer(far)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send, account, payload)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert 0 < channel.bytes_sent < len(payload)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send, Abort(reason="cancelled by its user"))
+            assert await peer.receive() == (account, payload)
+            assert await peer.expect(Abort) == Abort(reason="cancelled by its user")
+
+
+async def test_what_still_comes_can_be_waited_out() -> None:
+    """`wait_closed` drops whatever a source says until it closes the connection."""
+    with make_channel() as (channel, peer):
+        await peer.send_bytes(bytes(100 * KIB))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.wait_closed)
+            await wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            peer.close()
+
+
+async def test_closing_twice_is_harmless() -> None:
+    """A closed channel may be closed again, and the peer sees the end."""
+    with make_channel() as (channel, peer):
+        channel.close()
+        channel.close()
+        with pytest.raises(EOFError):
+            await peer.receive()

@@ -1,0 +1,274 @@
+"""The engine with a guest that is none: from the fault to the request, the page and the wake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dest.engine import Engine
+from dest.placement import SimulatedPlacement
+from guest.handle import Faulted, Woke
+from guest.memory import GuestMemory
+from guest.programs import ProgramSpec
+from protocol import events
+from protocol.channels import Channel
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.messages import PageData, PageRequest, ZeroData
+from tests.helpers import HUGE, FakeGuest, Recorder, fake_guest, small_geometry
+
+PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
+PER_PAGE = HUGE // TARGET_PAGE_BYTES
+HALF = HUGE // 2
+
+
+class Rig:
+    """An engine, and what it is connected to."""
+
+    def __init__(self, memory: GuestMemory, guest: FakeGuest) -> None:
+        """Start in precopy."""
+        self.guest = guest
+        self.memory = memory
+        self.events = Recorder()
+        placement = SimulatedPlacement(memory.geometry, guest.handle)
+        self.engine = Engine(memory, guest.handle, placement, self.events)
+
+    def start_postcopy(self, *pages: PageId) -> None:
+        """Discard pages, all of the guest if none is named, and switch over."""
+        for block, shape in enumerate(self.memory.geometry.blocks):
+            stale = np.full(shape.target_page_count, not pages)
+            for page in pages:
+                if page.block == block:
+                    stale[self.memory.geometry.page_span(page).target_pages] = True
+            bits = np.packbits(stale, bitorder="little").tobytes()
+            self.engine.assembly.discard(block, 0, shape.target_page_count, bits)
+        self.engine.start_postcopy()
+
+    def bring(self, channel: Channel, page: PageId, *, urgent: bool = False) -> None:
+        """Receive a whole page in one frame."""
+        span = self.memory.geometry.page_span(page)
+        self.begin(channel, page.block, span.offset, span.length, urgent=urgent)
+        self.engine.progress(channel, page, span.length)
+        self.engine.end(channel)
+
+    def begin(
+        self, channel: Channel, block: int, offset: int, length: int, *, urgent: bool = False
+    ) -> memoryview:
+        """Begin to receive a frame."""
+        message = PageData(
+            payload_bytes=length, block=block, offset=offset,
+            urgent=urgent, queue_us=300, send_us=200,
+        )  # fmt: skip
+        return self.engine.begin(channel, message)
+
+    def fault(self, vcpu: int, flat: int, fault_ns: int = 5) -> PageRequest | None:
+        """Have a vCPU fault, and the engine hear of it."""
+        self.guest.fault(vcpu, flat, fault_ns)
+        event = self.guest._events.receive_nowait()
+        assert event == Faulted(vcpu, flat, fault_ns)
+        return self.engine.fault(vcpu, flat, fault_ns)
+
+    def hear_wakes(self) -> list[int]:
+        """Have the engine hear of all vCPUs that woke; return them."""
+        woke = []
+        while self.guest._events.statistics().current_buffer_used:
+            event = self.guest._events.receive_nowait()
+            if isinstance(event, Woke):
+                self.engine.woke(event.vcpu, 10**18)
+                woke.append(event.vcpu)
+        return woke
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    """An engine over four huge pages, 32 base pages and four vCPUs."""
+    geometry = small_geometry()
+    with (
+        GuestMemory.create(geometry, "base") as memory,
+        fake_guest(geometry, ProgramSpec(vcpu_count=4)) as guest,
+    ):
+        yield Rig(memory, guest)
+
+
+async def test_a_fault_becomes_a_request_a_page_and_a_wake(rig: Rig) -> None:
+    """A vCPU that touches a missing page sleeps until that page is placed, and only then wakes."""
+    rig.start_postcopy()
+    assert rig.fault(2, PER_PAGE + 17) == PageRequest(block=0, page=1, target_page=17)
+    rig.bring(PRE, PageId(0, 0))
+    assert rig.guest.woken == []
+    rig.bring(POST, PageId(0, 1), urgent=True)
+    assert rig.guest.woken == [2]
+    assert rig.hear_wakes() == [2]
+    assert [event for event, _ in rig.events.events] == [
+        events.VCPU_WAIT,
+        events.PAGE_REQUEST,
+        events.PAGE_PLACED,
+        events.PAGE_PLACED,
+        events.VCPU_WAKE,
+    ]
+    assert rig.events.of(events.PAGE_PLACED)[1] == {
+        "block": 0, "page": 1, "pages": 1, "channel": "postcopy",
+    }  # fmt: skip
+    assert rig.events.of(events.VCPU_WAKE)[0]["page"] == 1
+    assert rig.engine.latencies.faults.count == 1
+
+
+async def test_a_page_is_present_before_its_waiter_wakes(rig: Rig) -> None:
+    """When the wake goes out the vCPU finds the page: the fake one looks and goes on."""
+    rig.start_postcopy()
+    rig.fault(0, 3)
+    assert not rig.guest.board.present[3]
+    rig.bring(POST, PageId(0, 0), urgent=True)
+    assert rig.guest.board.present[:PER_PAGE].all()
+    assert not rig.guest.board.present[PER_PAGE:].any()
+    assert rig.hear_wakes() == [0]
+
+
+async def test_a_page_is_asked_for_once(rig: Rig) -> None:
+    """However many vCPUs wait for a page there is one request, and all of them wake in order."""
+    rig.start_postcopy()
+    assert rig.fault(3, 0) is not None
+    assert rig.fault(1, 511) is None
+    assert rig.fault(0, 7) is None
+    assert rig.fault(2, PER_PAGE) == PageRequest(block=0, page=1, target_page=0)
+    rig.bring(POST, PageId(0, 0))
+    assert rig.guest.woken == [3, 1, 0]
+    assert len(rig.events.of(events.PAGE_REQUEST)) == 2
+
+
+async def test_a_page_that_came_meanwhile_wakes_at_once(rig: Rig) -> None:
+    """A fault that is heard of when its page is placed already asks for nothing."""
+    rig.start_postcopy()
+    rig.guest.fault(1, 0)
+    rig.bring(PRE, PageId(0, 0))
+    assert rig.guest.woken == []
+    assert rig.engine.fault(1, 0, 5) is None
+    assert rig.guest.woken == [1]
+
+
+async def test_half_a_page_wakes_nobody(rig: Rig) -> None:
+    """A huge page is placed when its last chunk is whole, and its bytes are where they belong."""
+    rig.start_postcopy()
+    rig.fault(0, 0)
+    page = PageId(0, 0)
+    for offset, value in ((HALF, b"2"), (0, b"1")):
+        assert rig.guest.woken == []
+        view = rig.begin(PRE, 0, offset, HALF)
+        assert len(view) == HALF
+        view[:] = value * HALF
+        rig.engine.progress(PRE, page, HALF)
+        assert not rig.guest.board.present.any()
+        rig.engine.end(PRE)
+    assert rig.guest.woken == [0]
+    assert bytes(rig.memory.views[0][:HUGE]) == b"1" * HALF + b"2" * HALF
+
+
+async def test_a_run_of_base_pages_wakes_all_of_theirs(rig: Rig) -> None:
+    """One frame may place many base pages, and wakes everybody who waits for any of them."""
+    rig.start_postcopy()
+    base = rig.memory.geometry.target_page_bases[1]
+    for vcpu, index in enumerate((4, 9, 20)):
+        request = rig.fault(vcpu, base + index)
+        assert request == PageRequest(block=1, page=index, target_page=0)
+    zeros = ZeroData(block=1, offset=4 * TARGET_PAGE_BYTES, length=6 * TARGET_PAGE_BYTES)
+    assert len(rig.engine.begin(PRE, zeros)) == 6 * TARGET_PAGE_BYTES
+    rig.engine.end(PRE)
+    assert rig.guest.woken == [0, 1]
+    assert rig.events.of(events.PAGE_PLACED) == [
+        {"block": 1, "page": 4, "pages": 6, "channel": "precopy"}
+    ]
+
+
+async def test_precopy_places_nothing(rig: Rig) -> None:
+    """Before the switch-over pages come and come again, and no event or wake is due."""
+    for _ in range(2):
+        rig.bring(PRE, PageId(0, 0))
+    assert rig.events.events == []
+    assert rig.guest.board.present.all()
+
+
+async def test_only_what_was_discarded_is_missing(rig: Rig) -> None:
+    """At the switch-over vCPUs fault on the stale pages alone, whole pages each."""
+    rig.start_postcopy(PageId(0, 2), PageId(1, 5))
+    base = rig.memory.geometry.target_page_bases[1]
+    absent = np.flatnonzero(rig.guest.board.present == 0).tolist()
+    assert absent == [*range(2 * PER_PAGE, 3 * PER_PAGE), base + 5]
+
+
+async def test_what_the_source_says_of_a_request_is_in_the_stages(rig: Rig) -> None:
+    """The times in the head of an urgent frame become the stages of the fault."""
+    rig.start_postcopy()
+    rig.fault(0, 0)
+    rig.bring(POST, PageId(0, 0), urgent=True)
+    wait = rig.engine.faults.woke(0, 10**18)
+    assert wait is not None
+    assert (wait.queue_us, wait.send_us) == (300, 200)
+    assert wait.urgent_ns is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block": 2},
+        {"offset": 4 * HUGE},
+        {"offset": 100},
+        {"payload_bytes": 100},
+        {"payload_bytes": 0},
+        {"payload_bytes": 5 * HUGE},
+    ],
+)
+async def test_bytes_outside_the_guest_get_no_place(rig: Rig, change: dict[str, Any]) -> None:
+    """A frame that reaches out of a block is refused before a byte of it is read."""
+    message = PageData(**({"payload_bytes": HUGE, "block": 0, "offset": 0} | change))
+    with pytest.raises(RemoteProtocolError):
+        rig.engine.begin(PRE, message)
+
+
+async def test_a_page_may_not_come_twice(rig: Rig) -> None:
+    """In postcopy a second copy of a page is refused: a vCPU may have written to the first."""
+    rig.start_postcopy()
+    rig.bring(PRE, PageId(0, 0))
+    for channel in Channel:
+        with pytest.raises(RemoteProtocolError):
+            rig.begin(channel, 0, 0, HUGE)
+
+
+async def test_a_fault_outside_the_guest_is_a_bug(rig: Rig) -> None:
+    """A vCPU of this machine cannot touch what the guest does not have."""
+    rig.start_postcopy()
+    with pytest.raises(LocalProtocolError):
+        rig.engine.fault(0, rig.memory.geometry.target_page_count, 5)
+
+
+async def test_watchers_hear_what_happens_in_order(rig: Rig) -> None:
+    """Scripts follow the pages: each piece received, each request sent, each page placed."""
+    heard: list[tuple[str, PageId, int]] = []
+    page = PageId(0, 1)
+    rig.engine.watch(
+        lambda what, which: heard.append((what, which, rig.engine.assembly.received_bytes(page)))
+    )
+    rig.start_postcopy()
+    request = rig.fault(0, PER_PAGE)
+    assert request is not None
+    rig.engine.requested(request)
+    rig.begin(POST, 0, HUGE, HUGE)
+    rig.engine.progress(POST, page, HALF)
+    rig.engine.progress(POST, page, HALF)
+    rig.engine.end(POST)
+    assert heard == [
+        ("requested", page, 0),
+        ("received", page, HALF),
+        ("received", page, HUGE),
+        ("placed", page, HUGE),
+    ]
+
+
+async def test_a_wake_that_nobody_waited_for_counts_nothing(rig: Rig) -> None:
+    """A vCPU that says it runs again without having faulted is no latency."""
+    rig.start_postcopy()
+    rig.engine.woke(1, 5)
+    assert rig.events.of(events.VCPU_WAKE) == []
+    assert rig.engine.latencies.faults.count == 0

@@ -1,0 +1,305 @@
+"""Who waits for which page, what is asked for, and who is woken in which order."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from dest.faults import FaultTable, Outcome, Wait
+from protocol.geometry import PageId
+
+REQUEST, WAIT, PLACED = Outcome.REQUEST, Outcome.WAIT, Outcome.PLACED
+
+
+def page(index: int, block: int = 0) -> PageId:
+    """Return a page, of the first block unless told otherwise."""
+    return PageId(block, index)
+
+
+def fault(table: FaultTable, vcpu: int, wanted: PageId, now_ns: int = 100) -> Outcome:
+    """Have a vCPU touch a missing page, ten nanoseconds before the engine knows."""
+    return table.fault(vcpu, wanted, fault_ns=now_ns - 10, now_ns=now_ns, placed=False)
+
+
+def place(table: FaultTable, pages: range, *, block: int = 0, now_ns: int = 200) -> list[int]:
+    """Have pages placed, five nanoseconds after their last byte came."""
+    return table.placed(block, pages, last_byte_ns=now_ns - 5, now_ns=now_ns)
+
+
+# What is asked for.
+
+
+def test_the_first_fault_asks_for_the_page_and_others_wait() -> None:
+    """However many vCPUs touch a page, it is requested once."""
+    table = FaultTable()
+    assert [fault(table, vcpu, page(7)) for vcpu in range(4)] == [REQUEST, WAIT, WAIT, WAIT]
+    assert table.requested_pages == (page(7),)
+
+
+def test_a_page_is_its_block_and_its_index() -> None:
+    """The same index in another block is requested, placed and waited for on its own."""
+    table = FaultTable()
+    assert fault(table, 0, page(7)) is REQUEST
+    assert fault(table, 1, page(7, block=1)) is REQUEST
+    assert place(table, range(8), block=1) == [1]
+    assert table.requested_pages == (page(7),)
+
+
+def test_requested_pages_stand_in_the_order_of_their_first_faults() -> None:
+    """A page keeps its place however often it is touched again."""
+    table = FaultTable()
+    for vcpu, index in enumerate((5, 2, 9, 2, 5)):
+        fault(table, vcpu, page(index))
+    assert list(table.requested_pages) == [page(5), page(2), page(9)]
+    place(table, range(2, 3))
+    assert list(table.requested_pages) == [page(5), page(9)]
+
+
+def test_a_page_that_comes_unasked_changes_nothing() -> None:
+    """Placing what nobody waits for wakes nobody."""
+    table = FaultTable()
+    fault(table, 0, page(7))
+    assert place(table, range(7)) == []
+    assert place(table, range(8, 500)) == []
+    assert list(table.waiting_vcpus) == [0]
+
+
+def test_a_page_that_came_is_asked_for_anew_when_it_is_missing_again() -> None:
+    """What is placed is forgotten: a later fault for a missing page is a first one."""
+    table = FaultTable()
+    fault(table, 0, page(7))
+    place(table, range(7, 8))
+    assert fault(table, 1, page(7)) is REQUEST
+
+
+# Who is woken.
+
+
+def test_the_vcpus_of_a_page_wake_in_the_order_in_which_they_came() -> None:
+    """All who wait for a placed page are woken, first come, first woken, and no others."""
+    table = FaultTable()
+    for vcpu, index in ((3, 7), (0, 4), (2, 7), (1, 7)):
+        fault(table, vcpu, page(index))
+    assert place(table, range(7, 8)) == [3, 2, 1]
+    assert list(table.waiting_vcpus) == [0]
+    assert place(table, range(7, 8)) == []
+
+
+def test_a_run_of_base_pages_wakes_all_who_wait_for_any_of_it() -> None:
+    """A run wakes those who wait for its pages in the order in which they came, page aside."""
+    table = FaultTable()
+    for vcpu, index in enumerate((12, 10, 99, 12, 19, 20, 9)):
+        assert fault(table, vcpu, page(index)) is (WAIT if vcpu == 3 else REQUEST)
+    assert place(table, range(10, 20)) == [0, 1, 3, 4]
+    assert table.requested_pages == (page(99), page(20), page(9))
+    assert list(table.waiting_vcpus) == [2, 5, 6]
+
+
+def test_a_vcpu_whose_page_is_here_already_is_woken_at_once() -> None:
+    """A fault that arrives after its page asks for nothing, and its wait is complete."""
+    table = FaultTable()
+    outcome = table.fault(1, page(7), fault_ns=90, now_ns=100, placed=True)
+    assert outcome is PLACED
+    assert table.requested_pages == ()
+    assert table.waiting_vcpus == {}
+    wait = table.woke(1, 120)
+    assert wait == Wait(1, page(7), 90, 100, last_byte_ns=100, placed_ns=100, wake_ns=120)
+
+
+def test_a_vcpu_that_wakes_without_a_fault_had_no_wait() -> None:
+    """A wake-up is a wait's end only once, after a fault and after the page was placed."""
+    table = FaultTable()
+    assert table.woke(0, 50) is None
+    fault(table, 0, page(7))
+    assert table.woke(0, 150) is None
+    assert list(table.waiting_vcpus) == [0]
+    place(table, range(7, 8))
+    assert table.woke(1, 210) is None
+    assert table.woke(0, 220) is not None
+    assert table.woke(0, 230) is None
+
+
+def test_a_vcpu_waits_for_one_page_at_a_time() -> None:
+    """A vCPU that faults again, as after a pause, waits anew; what it asked for stays asked for."""
+    table = FaultTable()
+    fault(table, 0, page(7), now_ns=100)
+    fault(table, 1, page(7), now_ns=110)
+    assert fault(table, 0, page(7), now_ns=120) is WAIT
+    assert {vcpu: wait.detect_ns for vcpu, wait in table.waiting_vcpus.items()} == {0: 120, 1: 110}
+    assert fault(table, 0, page(8), now_ns=130) is REQUEST
+    assert table.requested_pages == (page(7), page(8))
+    assert place(table, range(7, 8)) == [1]
+    assert place(table, range(8, 9)) == [0]
+
+
+def test_a_wake_up_belongs_to_the_last_fault() -> None:
+    """When a vCPU faults before it woke from the fault before, only the last wait ends."""
+    table = FaultTable()
+    fault(table, 0, page(7), now_ns=100)
+    place(table, range(7, 8), now_ns=200)
+    fault(table, 0, page(8), now_ns=300)
+    assert table.woke(0, 310) is None
+    place(table, range(8, 9), now_ns=400)
+    wait = table.woke(0, 410)
+    assert wait is not None
+    assert (wait.page, wait.latency_ns) == (page(8), 410 - 290)
+
+
+# How long it took.
+
+
+def test_a_wait_has_the_times_of_its_page() -> None:
+    """A complete wait knows each moment, and its latency is from the touch to the wake-up."""
+    table = FaultTable()
+    fault(table, 2, page(7), now_ns=1000)
+    assert table.waiting_vcpus[2].latency_ns == 0
+    table.told(page(7), now_ns=1500, queue_us=3, send_us=0)
+    place(table, range(7, 8), now_ns=2000)
+    assert table.woke(2, 2100) == Wait(
+        2, page(7), 990, 1000,
+        urgent_ns=1500, last_byte_ns=1995, placed_ns=2000, wake_ns=2100, queue_us=3, send_us=0,
+    )  # fmt: skip
+
+
+def test_each_vcpu_has_a_latency_of_its_own() -> None:
+    """Who came later to the same page waited for less."""
+    table = FaultTable()
+    fault(table, 0, page(7), now_ns=1000)
+    fault(table, 1, page(7), now_ns=1600)
+    place(table, range(7, 8), now_ns=2000)
+    waits = [table.woke(vcpu, 2000 + vcpu) for vcpu in (0, 1)]
+    assert [wait.latency_ns for wait in waits if wait] == [1010, 411]
+
+
+@pytest.mark.parametrize("first_ns", [0, 1500])
+def test_the_first_urgent_frame_has_the_moment_and_the_last_one_the_word(first_ns: int) -> None:
+    """The urgent moment is the first frame's, the source's own times are the last frame's."""
+    table = FaultTable()
+    fault(table, 0, page(7), now_ns=0)
+    table.told(page(7), now_ns=first_ns, queue_us=3, send_us=0)
+    table.told(page(7), now_ns=1800, queue_us=4, send_us=9)
+    place(table, range(7, 8), now_ns=2000)
+    wait = table.woke(0, 2100)
+    assert wait is not None
+    assert (wait.urgent_ns, wait.queue_us, wait.send_us) == (first_ns, 4, 9)
+
+
+def test_word_of_a_page_that_nobody_waits_for_is_dropped() -> None:
+    """An urgent frame for a page without a request leaves no trace, now or later."""
+    table = FaultTable()
+    table.told(page(7), now_ns=50, queue_us=3, send_us=9)
+    fault(table, 0, page(7))
+    place(table, range(7, 8))
+    wait = table.woke(0, 300)
+    assert wait is not None
+    assert (wait.urgent_ns, wait.queue_us, wait.send_us) == (None, 0, 0)
+
+
+def test_pages_of_one_run_have_their_own_words() -> None:
+    """What the source says of one page is not said of its neighbours."""
+    table = FaultTable()
+    fault(table, 0, page(7))
+    fault(table, 1, page(8))
+    table.told(page(8), now_ns=150, queue_us=6, send_us=2)
+    place(table, range(7, 9))
+    waits = [table.woke(vcpu, 300) for vcpu in (0, 1)]
+    said = [(wait.urgent_ns, wait.queue_us, wait.send_us) for wait in waits if wait]
+    assert said == [(None, 0, 0), (150, 6, 2)]
+
+
+# All of it together.
+
+
+@dataclass
+class Model:
+    """One list of who waits, one of what is asked for, searched from the front."""
+
+    waits: list[tuple[int, PageId, int]] = field(default_factory=list)
+    asked: list[PageId] = field(default_factory=list)
+    waking: dict[int, tuple[PageId, int]] = field(default_factory=dict)
+
+    def forget(self, vcpu: int) -> None:
+        """Drop the wait that a vCPU had."""
+        self.waits = [wait for wait in self.waits if wait[0] != vcpu]
+        self.waking.pop(vcpu, None)
+
+
+VCPUS = st.integers(0, 5)
+PAGES = st.builds(PageId, st.integers(0, 1), st.integers(0, 7))
+
+
+class FaultMachine(RuleBasedStateMachine):
+    """Does to the table and to the model what vCPUs and a source can do."""
+
+    def __init__(self) -> None:
+        """Start with nobody waiting."""
+        super().__init__()
+        self.table = FaultTable()
+        self.model = Model()
+        self.now_ns = 0
+
+    @rule(vcpu=VCPUS, wanted=PAGES)
+    def fault(self, vcpu: int, wanted: PageId) -> None:
+        """Have a vCPU touch a missing page, whether it waits already or not."""
+        self.now_ns += 10
+        known = wanted in self.model.asked
+        self.model.forget(vcpu)
+        self.model.waits.append((vcpu, wanted, self.now_ns))
+        if not known:
+            self.model.asked.append(wanted)
+        outcome = self.table.fault(
+            vcpu, wanted, fault_ns=self.now_ns, now_ns=self.now_ns + 1, placed=False
+        )
+        assert outcome is (WAIT if known else REQUEST)
+
+    @rule(vcpu=VCPUS, wanted=PAGES)
+    def fault_late(self, vcpu: int, wanted: PageId) -> None:
+        """Have a vCPU touch a page that is there when the engine hears of it."""
+        if wanted in self.model.asked:
+            return
+        self.now_ns += 10
+        self.model.forget(vcpu)
+        self.model.waking[vcpu] = (wanted, self.now_ns)
+        outcome = self.table.fault(
+            vcpu, wanted, fault_ns=self.now_ns, now_ns=self.now_ns + 1, placed=True
+        )
+        assert outcome is PLACED
+
+    @rule(block=st.integers(0, 1), first=st.integers(0, 7), count=st.integers(1, 8))
+    def placed(self, block: int, first: int, count: int) -> None:
+        """Have a run of pages placed."""
+        self.now_ns += 10
+        run = [PageId(block, first + offset) for offset in range(count)]
+        woken = [wait for wait in self.model.waits if wait[1] in run]
+        self.model.waits = [wait for wait in self.model.waits if wait[1] not in run]
+        self.model.asked = [asked for asked in self.model.asked if asked not in run]
+        self.model.waking |= {vcpu: (wanted, fault_ns) for vcpu, wanted, fault_ns in woken}
+        order = place(self.table, range(first, first + count), block=block, now_ns=self.now_ns)
+        assert order == [vcpu for vcpu, _, _ in woken]
+
+    @rule(vcpu=VCPUS)
+    def woke(self, vcpu: int) -> None:
+        """Have a vCPU run again, with or without reason."""
+        self.now_ns += 10
+        expected = self.model.waking.pop(vcpu, None)
+        wait = self.table.woke(vcpu, self.now_ns)
+        assert (wait and (wait.page, wait.fault_ns)) == expected
+        if wait is not None:
+            assert wait.vcpu == vcpu
+            assert wait.latency_ns == self.now_ns - wait.fault_ns
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        """Who waits for what, and what is asked for, is the same in both, in the same order."""
+        waits = [(w.vcpu, w.page, w.fault_ns) for w in self.table.waiting_vcpus.values()]
+        assert waits == self.model.waits
+        assert list(self.table.requested_pages) == self.model.asked
+
+
+def test_the_table_keeps_who_waits_for_what() -> None:
+    """Whatever vCPUs touch and the source sends, nobody is forgotten, nothing asked for twice."""
+    run_state_machine_as_test(
+        FaultMachine, settings=settings(max_examples=60, stateful_step_count=40)
+    )

@@ -1,0 +1,246 @@
+"""Latency figures: stages that add up, bins, and summaries as exact as three digits are."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dest.faults import Wait
+from dest.latency import Latencies, new_histogram, stages_ns, summarize
+from protocol.geometry import PageId
+from protocol.report import LATENCY_BIN_COUNT, STAGES, Summary
+
+PAGE = PageId(0, 5)
+HOUR_NS = 3600 * 10**9
+
+# Three significant digits: a value and its figure differ by a thousandth at most, and by the
+# rounding to whole nanoseconds.
+PRECISION = 1e-3
+
+
+def wait_of(latency_ns: int, vcpu: int = 0) -> Wait:
+    """Return a complete wait of a length, all of it spent on the request."""
+    return Wait(
+        vcpu, PAGE, 1000, 1000,
+        last_byte_ns=1000 + latency_ns, placed_ns=1000 + latency_ns, wake_ns=1000 + latency_ns,
+    )  # fmt: skip
+
+
+# Stages.
+
+
+def test_stages_divide_a_wait_at_its_moments() -> None:
+    """Each stage of an ordinary wait is the time between two of its moments."""
+    wait = Wait(
+        0, PAGE, fault_ns=0, detect_ns=7_000,
+        urgent_ns=100_000, last_byte_ns=400_000, placed_ns=450_000, wake_ns=470_000,
+        queue_us=60, send_us=250,
+    )  # fmt: skip
+    assert stages_ns(wait) == {
+        "detect": 7_000,
+        "request": 33_000,
+        "queue": 60_000,
+        "send": 250_000,
+        "receive": 50_000,
+        "place": 50_000,
+        "wake": 20_000,
+    }
+
+
+def test_without_a_word_of_the_source_all_between_the_ends_is_the_request() -> None:
+    """A page that came in the background, or was on its way, has no queue, send or receive."""
+    wait = Wait(0, PAGE, 0, 7, last_byte_ns=400, placed_ns=450, wake_ns=470)
+    lengths = {stage: length for stage, length in stages_ns(wait).items() if length}
+    assert lengths == {"detect": 7, "request": 393, "place": 50, "wake": 20}
+
+
+def test_the_source_cannot_claim_more_time_than_there_was() -> None:
+    """Queue and send are at most the time before and after the first urgent byte came."""
+    wait = Wait(
+        0, PAGE, 0, 10,
+        urgent_ns=110, last_byte_ns=400, placed_ns=450, wake_ns=470, queue_us=9999, send_us=9999,
+    )  # fmt: skip
+    stages = stages_ns(wait)
+    assert (stages["queue"], stages["request"]) == (100, 0)
+    assert (stages["send"], stages["receive"]) == (290, 0)
+
+
+def test_a_vcpu_that_joins_a_wait_has_no_time_before_its_own_touch() -> None:
+    """Where the urgent frame came before the vCPU's fault, its wait begins with the send."""
+    wait = Wait(
+        1, PAGE, 5_000, 6_000,
+        urgent_ns=1_000, last_byte_ns=9_000, placed_ns=9_500, wake_ns=9_600, queue_us=1, send_us=1,
+    )  # fmt: skip
+    assert stages_ns(wait) == {
+        "detect": 1_000,
+        "request": 0,
+        "queue": 0,
+        "send": 1_000,
+        "receive": 2_000,
+        "place": 500,
+        "wake": 100,
+    }
+
+
+def test_a_vcpu_that_saw_its_page_before_the_engine_noted_it_has_no_time_after() -> None:
+    """A vCPU may run before the engine knows of its fault, or notes the page as placed."""
+    unheard = Wait(0, PAGE, 100, 190, last_byte_ns=190, placed_ns=190, wake_ns=150)
+    assert {stage for stage, length in stages_ns(unheard).items() if length} == {"detect"}
+    assert stages_ns(unheard)["detect"] == 50
+    unnoted = Wait(0, PAGE, 100, 110, last_byte_ns=200, placed_ns=260, wake_ns=230)
+    assert (stages_ns(unnoted)["place"], stages_ns(unnoted)["wake"]) == (30, 0)
+
+
+MOMENTS = st.integers(0, 10**7)
+
+
+@given(
+    fault_ns=MOMENTS,
+    latency_ns=MOMENTS,
+    marks_ns=st.tuples(MOMENTS, MOMENTS, MOMENTS, st.none() | MOMENTS),
+    said_us=st.tuples(st.integers(0, 10**5), st.integers(0, 10**5)),
+)
+def test_stages_add_up_to_the_wait(
+    fault_ns: int,
+    latency_ns: int,
+    marks_ns: tuple[int, int, int, int | None],
+    said_us: tuple[int, int],
+) -> None:
+    """In whatever order the moments come, no stage is negative and together they are the wait."""
+    detect_ns, last_byte_ns, placed_ns, urgent_ns = marks_ns
+    wait = Wait(
+        0, PAGE, fault_ns, detect_ns, urgent_ns=urgent_ns, last_byte_ns=last_byte_ns,
+        placed_ns=placed_ns, wake_ns=fault_ns + latency_ns, queue_us=said_us[0], send_us=said_us[1],
+    )  # fmt: skip
+    stages = stages_ns(wait)
+    assert tuple(stages) == STAGES
+    assert min(stages.values()) >= 0
+    assert sum(stages.values()) == wait.latency_ns == latency_ns
+
+
+def test_the_recorded_stages_are_those_of_the_waits() -> None:
+    """The stages' summaries stand in their order, and count each wait, a time of 0 as 0."""
+    latencies = Latencies(1)
+    for latency_ns in (1_000, 3_000):
+        latencies.record(wait_of(latency_ns))
+    stages = {stage.stage: stage.summary for stage in latencies.stages}
+    assert tuple(stages) == STAGES
+    assert {summary.count for summary in stages.values()} == {2}
+    assert stages["request"].max_us == pytest.approx(3.0, rel=PRECISION)
+    assert (stages["queue"].p50_us, stages["queue"].max_us, stages["queue"].mean_us) == (0, 0, 0)
+
+
+# Bins.
+
+
+@pytest.mark.parametrize(
+    ("latency_ns", "expected_bin"),
+    [
+        (0, 0),
+        (1, 0),
+        (999, 0),
+        (1_999, 0),
+        (2_000, 1),
+        (3_999, 1),
+        (4_000, 2),
+        (1_023_999, 9),
+        (1_024_000, 10),
+        ((1 << 23) * 1000 - 1, 22),
+        ((1 << 23) * 1000, 23),
+        ((1 << 24) * 1000, 23),
+        (HOUR_NS, 23),
+        (5 * HOUR_NS, 23),
+    ],
+)
+def test_a_bin_counts_from_one_power_of_two_to_the_next(latency_ns: int, expected_bin: int) -> None:
+    """Bin i counts from 2^i to 2^(i+1) microseconds, the first also less, the last also more."""
+    latencies = Latencies(1)
+    latencies.record(wait_of(latency_ns))
+    assert len(latencies.bins) == LATENCY_BIN_COUNT
+    assert [index for index, count in enumerate(latencies.bins) if count] == [expected_bin]
+
+
+@given(st.lists(st.integers(0, 2 * HOUR_NS), max_size=30))
+def test_every_wait_is_in_every_figure(lengths_ns: list[int]) -> None:
+    """Bins, summary and stages count the same waits, those of more than an hour too."""
+    latencies = Latencies(2)
+    for number, latency_ns in enumerate(lengths_ns):
+        latencies.record(wait_of(latency_ns, vcpu=number % 2))
+    counts = [sum(latencies.bins), latencies.faults.count]
+    counts += [stage.summary.count for stage in latencies.stages]
+    assert set(counts) == {len(lengths_ns)}
+
+
+# Means by vCPU.
+
+
+def test_means_and_sums_are_by_vcpu() -> None:
+    """Each vCPU has the mean of its own waits; the blocktime is the sum of all."""
+    latencies = Latencies(4)
+    for vcpu, latency_ns in ((0, 1_000_000), (0, 2_000_001), (2, 6_000_000)):
+        latencies.record(wait_of(latency_ns, vcpu))
+    assert latencies.vcpu_mean_ns == (1_500_000, 0, 6_000_000, 0)
+    assert latencies.mean_ns == 3_000_000
+    assert latencies.blocktime_ms == pytest.approx(9.000001)
+
+
+def test_without_waits_all_is_nothing() -> None:
+    """Where nobody waited the figures are 0, not missing."""
+    latencies = Latencies(2)
+    assert latencies.faults == Summary()
+    assert {stage.summary for stage in latencies.stages} == {Summary()}
+    assert latencies.bins == (0,) * LATENCY_BIN_COUNT
+    assert (latencies.mean_ns, latencies.vcpu_mean_ns) == (0, (0, 0))
+    assert latencies.blocktime_ms == 0
+
+
+# Summaries.
+
+LENGTHS = st.lists(
+    st.integers(0, 10**4) | st.integers(0, 10**9) | st.integers(0, HOUR_NS),
+    min_size=1,
+    max_size=200,
+)
+
+
+@given(LENGTHS)
+def test_a_summary_is_what_the_values_are(lengths_ns: list[int]) -> None:
+    """Percentiles, maximum and mean are those of the values themselves, to three digits."""
+    latencies = Latencies(1)
+    for latency_ns in lengths_ns:
+        latencies.record(wait_of(latency_ns))
+    summary = latencies.faults
+    assert summary.count == len(lengths_ns)
+    figures = {
+        50: summary.p50_us, 90: summary.p90_us, 99: summary.p99_us, 99.9: summary.p999_us,
+    }  # fmt: skip
+    values_us = np.array(lengths_ns) / 1000
+    for percentile, figure_us in figures.items():
+        # Between two values either of them is right.
+        lower = np.percentile(values_us, percentile, method="inverted_cdf")
+        below = np.percentile(values_us, percentile, method="lower")
+        above = np.percentile(values_us, percentile, method="higher")
+        assert min(lower, below) * (1 - PRECISION) - 0.001 <= figure_us
+        assert figure_us <= max(lower, above) * (1 + PRECISION) + 0.001
+    assert summary.max_us == pytest.approx(values_us.max(), rel=PRECISION, abs=0.001)
+    assert summary.mean_us == pytest.approx(values_us.mean(), rel=PRECISION, abs=0.001)
+    ordered = [*figures.values(), summary.max_us]
+    assert all(one <= other for one, other in pairwise(ordered))
+
+
+def test_percentiles_of_many_values_are_theirs() -> None:
+    """Over many values each percentile is within three digits of the sorted values' own."""
+    values_ns = [*range(1_000, 100_000_000, 1_000), 10**10]
+    histogram = new_histogram()
+    for value_ns in values_ns:
+        histogram.record_value(value_ns)
+    summary = summarize(histogram)
+    assert summary.count == 100_000
+    assert summary.p50_us == pytest.approx(50_000, rel=PRECISION)
+    assert summary.p90_us == pytest.approx(90_000, rel=PRECISION)
+    assert summary.p99_us == pytest.approx(99_000, rel=PRECISION)
+    assert summary.p999_us == pytest.approx(99_900, rel=PRECISION)
+    assert summary.max_us == pytest.approx(10**7, rel=PRECISION)
+    assert summary.mean_us == pytest.approx(sum(values_ns) / 1e8, rel=PRECISION)

@@ -1,0 +1,324 @@
+"""The listener: two connections become one session, and strangers cost nothing but their slot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from dest.listen import Listener, Session, open_listener
+from protocol.channels import Channel
+from protocol.errors import MigrationError
+from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
+from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, PassEnd, Ready, Welcome
+from tests.helpers import BOUND_SECONDS, SESSION, Peer, bounded, dial, nothing_left
+
+PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
+OTHER_SESSION = bytes(16)
+
+
+class Rig:
+    """A listener, what it logs, and the connections that a test made to it."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.listener: Listener
+        self.log: list[str] = []
+        self.peers: list[Peer] = []
+
+    async def dial(self) -> Peer:
+        """Connect and say nothing."""
+        peer = await dial(self.listener.address)
+        self.peers.append(peer)
+        return peer
+
+    async def say(self, message: Message) -> Peer:
+        """Connect and say something."""
+        peer = await self.dial()
+        await peer.send(message)
+        return peer
+
+    async def refusal(self, message: Message) -> str:
+        """Say something and return why it is refused; the connection must then be closed."""
+        peer = await self.say(message)
+        abort = await peer.expect(Abort)
+        await peer.wait_closed()
+        return abort.reason
+
+    async def accept(self) -> Session:
+        """Make a session of a precopy connection."""
+        await (await self.say(hello(PRE))).expect(Welcome)
+        return await self.listener.accept_session()
+
+
+@asynccontextmanager
+async def make_rig(seconds: float = BOUND_SECONDS) -> AsyncIterator[Rig]:
+    """Listen on loopback; no socket may stay, and the block is bounded."""
+    rig = Rig()
+    with nothing_left(), bounded(seconds):
+        try:
+            async with open_listener("127.0.0.1", 0, rig.log.append) as rig.listener:
+                yield rig
+            for peer in rig.peers:
+                await peer.wait_closed()
+        finally:
+            for peer in rig.peers:
+                peer.close()
+
+
+def hello(channel: Channel, session: bytes = SESSION, version: int = PROTOCOL_VERSION) -> Hello:
+    """Return a hello."""
+    return Hello(version=version, session=session, role=channel.value)
+
+
+@pytest.mark.parametrize("order", [(PRE, POST), (POST, PRE)])
+async def test_either_connection_may_come_first(order: tuple[Channel, Channel]) -> None:
+    """Both connections get their Welcome and become one session, whichever comes first."""
+    async with make_rig() as rig:
+        for channel in order:
+            peer = await rig.say(hello(channel))
+            assert await peer.expect(Welcome) == Welcome(version=PROTOCOL_VERSION)
+        session = await rig.listener.accept_session()
+        await session.paired.wait()
+        assert session.session_id == SESSION
+        assert set(session.channels) == set(Channel)
+        # Each is the connection that said so.
+        for channel, peer in zip(order, rig.peers, strict=True):
+            await peer.send(PassEnd(index=len(channel.value)))
+            message = await session.channels[channel].receive()
+            assert message == PassEnd(index=len(channel.value))
+        assert rig.log == []
+
+
+async def test_a_precopy_connection_alone_makes_a_session() -> None:
+    """A source with one channel does not wait for a second connection."""
+    async with make_rig() as rig:
+        session = await rig.accept()
+        assert session.claimed.is_set()
+        assert not session.paired.is_set()
+
+
+async def test_a_session_is_not_given_out_before_its_precopy_connection() -> None:
+    """An early postcopy connection waits; the session begins with the other one."""
+    async with make_rig() as rig:
+        await (await rig.say(hello(POST))).expect(Welcome)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.listener.accept_session)
+            await wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            await rig.say(hello(PRE))
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (hello(PRE, version=2), "protocol version 2 is not version 1"),
+        (Hello(version=1, session=SESSION, role="fastest"), "unknown role 'fastest'"),
+        (Ready(), "the first message is no hello"),
+    ],
+)
+async def test_a_wrong_hello_is_refused(message: Message, reason: str) -> None:
+    """Who says something else than a hello that fits is told why, and a source can still come."""
+    async with make_rig() as rig:
+        assert await rig.refusal(message) == reason
+        assert reason in rig.log[0]
+        await rig.accept()
+
+
+@pytest.mark.parametrize("channel", Channel)
+async def test_a_role_is_taken_once(channel: Channel) -> None:
+    """A second connection of the same role is refused, and the first one goes on."""
+    async with make_rig() as rig:
+        first = await rig.say(hello(channel))
+        await first.expect(Welcome)
+        reason = f"the session has a {channel.value} connection already"
+        assert await rig.refusal(hello(channel)) == reason
+        other = next(each for each in Channel if each is not channel)
+        await rig.say(hello(other))
+        session = await rig.listener.accept_session()
+        await session.paired.wait()
+        await first.send(PassEnd(index=5))
+        assert await session.channels[channel].receive() == PassEnd(index=5)
+
+
+@pytest.mark.parametrize("channel", Channel)
+async def test_a_second_migration_is_refused(channel: Channel) -> None:
+    """While one migration runs another is refused over either channel, and does not disturb it."""
+    async with make_rig() as rig:
+        session = await rig.accept()
+        reason = await rig.refusal(hello(channel, session=OTHER_SESSION))
+        assert reason == "a migration is under way here already"
+        await (await rig.say(hello(POST))).expect(Welcome)
+        await session.paired.wait()
+        await rig.peers[0].send(PassEnd(index=1))
+        assert await session.channels[PRE].receive() == PassEnd(index=1)
+
+
+async def test_postcopy_connections_of_others_do_not_hold_the_place() -> None:
+    """An early postcopy connection of a source that never comes keeps no other source away."""
+    async with make_rig() as rig:
+        await (await rig.say(hello(POST, session=OTHER_SESSION))).expect(Welcome)
+        session = await rig.accept()
+        assert session.session_id == SESSION
+        assert POST not in session.channels
+
+
+async def test_a_silent_stranger_loses_its_slot(autojump_clock: MockClock) -> None:
+    """A connection that does not say hello in time is told so and closed."""
+    autojump_clock.autojump_threshold = 0.1
+    async with make_rig() as rig:
+        peer = await rig.dial()
+        abort = await peer.expect(Abort)
+        assert abort.reason == "no migration began in 10 s"
+        assert trio.current_time() == HELLO_SECONDS_MAX
+        await peer.wait_closed()
+        assert "refused a connection from 127.0.0.1:" in rig.log[0]
+        await rig.accept()
+
+
+async def test_silent_strangers_do_not_keep_a_source_away(autojump_clock: MockClock) -> None:
+    """With every slot taken a source waits in the system's queue until one of them is free."""
+    autojump_clock.autojump_threshold = 0.1
+    async with make_rig() as rig:
+        for _ in range(HELLO_CONNECTIONS_MAX):
+            await rig.dial()
+        await wait_all_tasks_blocked()
+        peer = await rig.say(hello(PRE))
+        await peer.expect(Welcome)
+        assert trio.current_time() == HELLO_SECONDS_MAX
+        assert len(rig.log) == HELLO_CONNECTIONS_MAX
+
+
+async def test_an_early_postcopy_connection_expires(autojump_clock: MockClock) -> None:
+    """A postcopy connection whose precopy one does not come is turned away, and may come again."""
+    autojump_clock.autojump_threshold = 0.1
+    async with make_rig() as rig:
+        early = await rig.say(hello(POST))
+        await early.expect(Welcome)
+        assert (await early.expect(Abort)).reason == "no migration began in 10 s"
+        assert trio.current_time() == HELLO_SECONDS_MAX
+        session = await rig.accept()
+        await (await rig.say(hello(POST))).expect(Welcome)
+        await session.paired.wait()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\0\x01", b"\0" * 100, b"\xff" * 100],
+    ids=["http", "tls", "zeros", "ones"],
+)
+async def test_a_stranger_that_talks_garbage_is_closed(garbage: bytes) -> None:
+    """Whatever comes from a port scan costs one line of the log."""
+    async with make_rig() as rig:
+        peer = await rig.dial()
+        await peer.send_bytes(garbage)
+        await peer.wait_closed()
+        await wait_all_tasks_blocked()
+        assert len(rig.log) == 1
+        await rig.accept()
+
+
+async def test_a_stranger_that_goes_at_once_is_forgotten() -> None:
+    """Connections that are closed or reset before they said anything harm nobody."""
+    async with make_rig() as rig:
+        for _ in range(20):
+            (await rig.dial()).close()
+            (await rig.dial()).reset()
+        rig.peers.clear()
+        await rig.accept()
+
+
+async def test_a_hundred_strangers_at_once() -> None:
+    """A crowd of strangers is dealt with, and a source in the middle of it gets its session."""
+    async with make_rig() as rig:
+        refused = 0
+
+        async def disturb(index: int) -> None:
+            nonlocal refused
+            message: Message = Ready() if index % 2 else hello(PRE, version=index + 2)
+            await rig.refusal(message)
+            refused += 1
+
+        async with trio.open_nursery() as nursery:
+            for index in range(100):
+                nursery.start_soon(disturb, index)
+            nursery.start_soon(rig.accept)
+        assert refused == 100
+        assert len(rig.log) == 100
+
+
+async def test_a_source_that_goes_before_its_welcome_frees_the_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A precopy connection that broke before it was welcome does not count as a migration."""
+    async with make_rig() as rig:
+        peer = await rig.dial()
+        admit = rig.listener._admit
+
+        def admit_and_break(*arguments: object) -> object:
+            peer.reset()
+            return admit(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(rig.listener, "_admit", admit_and_break)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.listener.accept_session)
+            await peer.send(hello(PRE, session=OTHER_SESSION))
+            await wait_all_tasks_blocked()
+            assert "broke" in rig.log[0]
+            assert nursery.child_tasks
+            rig.peers.clear()
+            monkeypatch.undo()
+            session = await rig.accept()
+            assert session.session_id == SESSION
+
+
+async def test_an_address_that_cannot_be_listened_on() -> None:
+    """A port in use, or an address that is not this machine's, is one line for the user."""
+    async with make_rig() as rig:
+        host, port = rig.listener.address.rsplit(":", 1)
+        with pytest.raises(MigrationError, match=r"cannot listen on 127\.0\.0\.1:.*in use"):
+            async with open_listener(host, int(port), rig.log.append):
+                pytest.fail("two listen on one port")
+    with bounded(), pytest.raises(MigrationError, match="cannot listen on 192"):
+        async with open_listener("192.0.2.1", 0, rig.log.append):
+            pytest.fail("this machine has no such address")
+
+
+async def test_a_connection_that_cannot_be_accepted_is_logged(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the system has no descriptor left the listener goes on, and tries again."""
+    autojump_clock.autojump_threshold = 0.1
+    async with make_rig() as rig:
+        failures = iter([OSError(24, "Too many open files"), ConnectionAbortedError(103, "gone")])
+
+        class Failing:
+            async def accept(self) -> object:
+                await trio.lowlevel.checkpoint()
+                for failure in failures:
+                    raise failure
+                return await listening.accept()
+
+        listening = rig.listener._sock
+        # The listener waits in accept already; what it calls next is ours.
+        monkeypatch.setattr(rig.listener, "_sock", Failing())
+        await rig.refusal(Ready())
+        await rig.accept()
+        monkeypatch.undo()
+        assert [line.partition(": ")[2] for line in rig.log[:2]] == ["Too many open files", "gone"]
+
+
+async def test_the_address_can_be_connected_to() -> None:
+    """The address that is shown names the real port, with brackets around an IPv6 one."""
+    log: list[str] = []
+    async with make_rig() as rig:
+        assert rig.listener.address.startswith("127.0.0.1:")
+        assert not rig.listener.address.endswith(":0")
+    try:
+        async with open_listener("::1", 0, log.append) as listener:
+            assert listener.address.startswith("[::1]:")
+    except* MigrationError:
+        pytest.skip("this machine has no IPv6")

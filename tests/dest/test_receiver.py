@@ -1,0 +1,343 @@
+"""One channel's receiver: every message to whom it concerns, and none where it does not belong."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from dest.channel import InChannel
+from dest.engine import Engine
+from dest.placement import SimulatedPlacement
+from dest.receiver import Receiver
+from dest.setup import Plan
+from guest.memory import GuestMemory
+from protocol import events
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.limits import REASON_CHARS_MAX
+from protocol.messages import (
+    MESSAGE_TYPES,
+    Abort,
+    Account,
+    Bye,
+    Discard,
+    End,
+    Finished,
+    Hello,
+    Message,
+    PageData,
+    PageRequest,
+    PassAck,
+    PassEnd,
+    Ready,
+    Running,
+    Setup,
+    SwitchOver,
+    Verdict,
+    Welcome,
+    ZeroData,
+)
+from protocol.policy import preset
+from protocol.states import Event, Lifecycle
+from tests.helpers import HUGE, SESSION, Peer, Recorder, fake_guest, small_geometry, tcp_pair
+
+PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
+
+TO_ACTIVE = (Event.CONNECTED, Event.PREPARED)
+TO_DEVICE = (*TO_ACTIVE, Event.GUEST_STOPPED)
+TO_POSTCOPY = (*TO_DEVICE, Event.POSTCOPY_STARTED)
+
+BITS = b"\xff" * (4 * HUGE // TARGET_PAGE_BYTES // 8)
+PAGE = bytes(range(256)) * (HUGE // 256)
+
+
+class Rig:
+    """A receiver of one channel in a state of the migration, and who sends to it."""
+
+    def __init__(
+        self,
+        name: Channel,
+        sockets: tuple[trio.socket.SocketType, trio.socket.SocketType],
+        memory: GuestMemory,
+        engine: Engine,
+        past: tuple[Event, ...],
+    ) -> None:
+        """Bring the migration to where these events lead."""
+        self.events = Recorder()
+        self.lifecycle = Lifecycle(self.events)
+        for event in past:
+            self.lifecycle.fire(event)
+        channel = InChannel(sockets[0])
+        channel.name = name
+        self.peer = Peer(sockets[1])
+        self.memory = memory
+        self.engine = engine
+        self.switch_overs: list[tuple[SwitchOver, bytes]] = []
+        plan = Plan(memory.geometry, preset("ordered"), HUGE, engine._guest.spec)
+        self.receiver = Receiver(channel, plan, engine, self.lifecycle, self.take_over)
+
+    async def take_over(self, message: SwitchOver, state: bytes) -> None:
+        """Keep a switch-over."""
+        await trio.lowlevel.checkpoint()
+        self.switch_overs.append((message, state))
+
+    async def say(self, *messages: tuple[Message, bytes]) -> None:
+        """Send messages with their payloads, and have the receiver read until its End."""
+        async with trio.open_nursery() as nursery:
+            for message, payload in messages:
+                await self.peer.send(message, payload)
+            nursery.start_soon(self.receiver.run)
+
+    async def refusal(self, message: Message, payload: bytes = b"") -> str:
+        """Say something and return why it is refused."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.peer.send, message, payload)
+            with pytest.raises(RemoteProtocolError) as caught:
+                await self.receiver.run()
+            nursery.cancel_scope.cancel()
+        return str(caught.value)
+
+
+@asynccontextmanager
+async def make_rig(name: Channel = PRE, past: tuple[Event, ...] = TO_ACTIVE) -> AsyncIterator[Rig]:
+    """Put a receiver together; the block is bounded."""
+    geometry = small_geometry()
+    with (
+        GuestMemory.create(geometry, "base") as memory,
+        fake_guest(geometry) as guest,
+        tcp_pair() as sockets,
+    ):
+        placement = SimulatedPlacement(geometry, guest.handle)
+        engine = Engine(memory, guest.handle, placement, Recorder())
+        if Event.POSTCOPY_STARTED in past:
+            engine.assembly.discard(0, 0, len(BITS) * 8, BITS)
+            engine.start_postcopy()
+        yield Rig(name, sockets, memory, engine, past)
+
+
+def page(index: int, **changes: Any) -> tuple[PageData, bytes]:  # noqa: ANN401 - of the message
+    """Return a huge page's frame."""
+    fields: dict[str, Any] = {"payload_bytes": HUGE, "block": 0, "offset": index * HUGE}
+    return PageData(**(fields | changes)), PAGE
+
+
+def end(pages: int, data_pages: int | None = None) -> tuple[End, bytes]:
+    """Return the End of a channel over which so many huge pages went, and so many with bytes."""
+    data_pages = pages if data_pages is None else data_pages
+    count = pages * (HUGE // TARGET_PAGE_BYTES)
+    return End(target_pages=count, data_bytes=data_pages * HUGE), b""
+
+
+async def test_pages_land_in_guest_memory() -> None:
+    """Page bytes are written where their frame says, zeros too, until the channel's End."""
+    async with make_rig(past=TO_POSTCOPY) as rig:
+        rig.memory.views[0][HUGE : 2 * HUGE] = b"\xff" * HUGE
+        zeros = ZeroData(block=0, offset=HUGE, length=HUGE)
+        await rig.say(page(2), (zeros, b""), end(2, 1))
+        assert bytes(rig.memory.views[0]) == bytes(2 * HUGE) + PAGE + bytes(HUGE)
+        counts = rig.engine.assembly.counts[PRE]
+        assert (counts.target_pages, counts.data_bytes) == (1024, HUGE)
+
+
+async def test_both_channels_have_the_same_receiver() -> None:
+    """In postcopy pages of the postcopy channel land and count like those of the other."""
+    async with make_rig(POST, TO_POSTCOPY) as rig:
+        await rig.say(page(3, urgent=True), end(1))
+        assert bytes(rig.memory.views[0][3 * HUGE :]) == PAGE
+        assert rig.engine.assembly.counts[PRE].target_pages == 0
+        assert rig.engine.assembly.counts[POST].target_pages == 512
+
+
+async def test_a_pass_is_acknowledged_when_all_before_it_has_come() -> None:
+    """The answer to a PassEnd names the pass, and comes in its turn."""
+    async with make_rig() as rig, trio.open_nursery() as nursery:
+        nursery.start_soon(rig.receiver.run)
+        for index in (0, 1):
+            await rig.peer.send(*page(0))
+            await rig.peer.send(PassEnd(index=index))
+            assert await rig.peer.expect(PassAck) == PassAck(index=index)
+            assert rig.engine.assembly.counts[PRE].target_pages == 512 * (index + 1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_discards_and_the_switch_over_reach_who_they_concern() -> None:
+    """Bitmaps go to the assembly, and the device state to the migration, each with its bytes."""
+    discard = Discard(payload_bytes=len(BITS), block=0, first=0, count=8 * len(BITS))
+    switch_over = SwitchOver(payload_bytes=5, postcopy=True)
+    async with make_rig() as rig:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.receiver.run)
+            await rig.peer.send(discard, BITS)
+            await rig.peer.send(switch_over, b"state")
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.switch_overs == [(switch_over, b"state")]
+        rig.engine.start_postcopy()
+        assert rig.engine.assembly.missing_bytes == 4 * HUGE
+
+
+async def test_progress_is_told_page_by_page() -> None:
+    """Whoever watches hears of a page's bytes while they come."""
+    heard: list[tuple[str, int]] = []
+    async with make_rig(past=TO_POSTCOPY) as rig:
+        rig.engine.watch(lambda what, which: heard.append((what, which.index)))
+        await rig.say(page(1), end(1))
+        assert set(heard[:-1]) == {("received", 1)}
+        assert heard[-1] == ("placed", 1)
+
+
+MESSAGES: list[tuple[Message, bytes]] = [
+    (Hello(version=1, session=SESSION, role="precopy"), b""),
+    (Welcome(version=1), b""),
+    (Setup(blocks=(("ram", HUGE, HUGE),), policy="ordered", chunk_bytes=HUGE), b""),
+    (Ready(), b""),
+    page(0),
+    (ZeroData(block=0, offset=0, length=HUGE), b""),
+    (PassEnd(index=0), b""),
+    (PassAck(index=0), b""),
+    (Discard(payload_bytes=1, block=0, first=0, count=8), b"\xff"),
+    (SwitchOver(postcopy=True), b""),
+    (Running(), b""),
+    (PageRequest(block=0, page=0, target_page=0), b""),
+    end(0),
+    (Finished(pages=1, target_pages=1, data_bytes=1), b""),
+    (Account(), b""),
+    (Verdict(equal=True), b""),
+    (Bye(), b""),
+]
+assert {type(message) for message, _ in MESSAGES} == set(MESSAGE_TYPES) - {Abort}
+
+ALLOWED: dict[tuple[tuple[Event, ...], Channel], set[type[Message]]] = {
+    (TO_ACTIVE, PRE): {PageData, ZeroData, PassEnd, Discard, SwitchOver},
+    (TO_ACTIVE, POST): set(),
+    (TO_DEVICE, PRE): {End},
+    (TO_DEVICE, POST): {End},
+    (TO_POSTCOPY, PRE): {PageData, ZeroData, End},
+    (TO_POSTCOPY, POST): {PageData, ZeroData, End},
+}
+STATES = {TO_ACTIVE: "active", TO_DEVICE: "device", TO_POSTCOPY: "postcopy-active"}
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda each: type(each[0]).__name__)
+@pytest.mark.parametrize("name", Channel)
+@pytest.mark.parametrize("past", STATES, ids=STATES.values())
+async def test_a_message_out_of_its_state_is_refused(
+    past: tuple[Event, ...], name: Channel, message: tuple[Message, bytes]
+) -> None:
+    """What may not come in a state over a channel ends the session, named with both."""
+    async with make_rig(name, past) as rig:
+        if type(message[0]) in ALLOWED[past, name]:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rig.receiver.run)
+                await rig.peer.send(*message)
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+        else:
+            kind = type(message[0]).__name__
+            expected = f"{kind} on the {name.value} channel in state {STATES[past]}"
+            assert await rig.refusal(*message) == expected
+            assert not any(rig.memory.views[0][:TARGET_PAGE_BYTES])
+
+
+@pytest.mark.parametrize(
+    "said", [end(0), end(2), end(1, 0), (End(target_pages=513, data_bytes=HUGE), b"")]
+)
+async def test_counts_that_differ_are_refused(said: tuple[End, bytes]) -> None:
+    """A channel's End must say what came over it, target pages and bytes."""
+    async with make_rig(past=TO_POSTCOPY) as rig:
+        await rig.peer.send(*page(0))
+        reason = await rig.refusal(*said)
+        assert f"512 and {HUGE} came" in reason
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (page(4), "outside the guest"),
+        (page(0, block=7), "outside the guest"),
+        (page(0, offset=123), "no whole target pages"),
+        ((ZeroData(block=0, offset=3 * HUGE, length=2 * HUGE), b""), "over the agreed"),
+        ((ZeroData(block=1, offset=0, length=HUGE), b""), "outside the guest"),
+        ((ZeroData(block=0, offset=0, length=0), b""), "outside the guest"),
+        ((PageData(payload_bytes=HUGE + 4096, block=0, offset=0), b"x"), "over the agreed"),
+        ((PageData(payload_bytes=HUGE, block=0, offset=4096), b"x"), "parts of 2 pages"),
+    ],
+)
+async def test_bytes_that_have_no_place_are_refused(
+    message: tuple[Message, bytes], reason: str
+) -> None:
+    """Frames that are too long, or not for a page of this guest, are refused before their bytes."""
+    async with make_rig(past=TO_POSTCOPY) as rig:
+        assert reason in await rig.refusal(*message)
+        assert not any(rig.memory.views[0][:TARGET_PAGE_BYTES])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        (Discard(payload_bytes=1, block=2, first=0, count=8), b"\xff"),
+        (Discard(payload_bytes=1, block=1, first=32, count=8), b"\xff"),
+        (Discard(payload_bytes=1, block=0, first=0, count=16), b"\xff"),
+        (Discard(payload_bytes=0, block=0, first=0, count=0), b""),
+    ],
+)
+async def test_a_wrong_bitmap_is_refused(message: tuple[Message, bytes]) -> None:
+    """A discard that does not fit the guest, or its own count, is the source's fault."""
+    async with make_rig() as rig:
+        await rig.refusal(*message)
+
+
+async def end_now(rig: Rig) -> None:
+    """Close the connection."""
+    await trio.lowlevel.checkpoint()
+    rig.peer.close()
+
+
+async def end_inside_a_page(rig: Rig) -> None:
+    """Close the connection in the middle of a page."""
+    await rig.peer.send(page(0)[0], PAGE[:1000])
+    rig.peer.close()
+
+
+@pytest.mark.parametrize("finish", [end_now, end_inside_a_page])
+async def test_an_end_of_file_before_the_end_is_a_lost_connection(
+    finish: Callable[[Rig], Any],
+) -> None:
+    """A channel that closes without its End has not been completed, whatever has come."""
+    async with make_rig(past=TO_POSTCOPY) as rig:
+        await rig.peer.send(*page(1))
+        await finish(rig)
+        with pytest.raises(ConnectionLost):
+            await rig.receiver.run()
+
+
+async def test_an_abort_may_come_at_any_time() -> None:
+    """The source's word ends the channel in whatever state it is."""
+    for past in STATES:
+        async with make_rig(past=past) as rig:
+            await rig.peer.send(Abort(reason="r" * REASON_CHARS_MAX))
+            with pytest.raises(PeerAborted):
+                await rig.receiver.run()
+
+
+async def test_a_page_is_placed_when_its_frame_is_whole() -> None:
+    """While the last bytes of a page are missing it is not told as placed."""
+    async with make_rig(past=TO_POSTCOPY) as rig:
+        placed = Recorder()
+        rig.engine._emit = placed
+        message, payload = page(0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.receiver.run)
+            await rig.peer.send(message, payload[:-1])
+            await wait_all_tasks_blocked()
+            assert placed.events == []
+            await rig.peer.send_bytes(payload[-1:])
+            await wait_all_tasks_blocked()
+            assert placed.names(events.PAGE_PLACED) == [events.PAGE_PLACED]
+            nursery.cancel_scope.cancel()

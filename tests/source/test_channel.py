@@ -1,0 +1,193 @@
+"""The sending half of a connection: whatever interrupts it, it knows which bytes are sent."""
+
+import socket
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, LocalProtocolError
+from protocol.messages import Discard, PageData, PassEnd
+from protocol.wire import encode
+from source.channel import (
+    POSTCOPY_SEND_BUFFER_BYTES,
+    POSTCOPY_UNSENT_BYTES,
+    Frame,
+    OutChannel,
+)
+from tests.helpers import KIB, Peer, tcp_pair
+
+PAYLOAD = bytes(range(256)) * 4 * KIB
+DATA = PageData(payload_bytes=len(PAYLOAD), block=0, offset=0)
+WHOLE = encode(DATA) + PAYLOAD
+
+
+async def receive_exactly(sock: trio.socket.SocketType, count: int) -> bytes:
+    """Return the next bytes that come."""
+    data = bytearray()
+    while len(data) < count:
+        more = await sock.recv(count - len(data))
+        assert more
+        data += more
+    return bytes(data)
+
+
+@pytest.mark.parametrize("payload", [b"", b"p", b"some payload"])
+def test_rest_cuts_a_frame_at_every_byte(payload: bytes) -> None:
+    """Wherever a frame was broken off, and however much may go, the rest is what follows."""
+    message = Discard(payload_bytes=len(payload), block=0, first=0, count=8)
+    whole = encode(message) + payload
+    frame = Frame(message, payload)
+    assert frame.length == len(whole)
+    for sent in range(len(whole)):
+        frame.sent = sent
+        assert not frame.done
+        for limit in range(1, len(whole) + 2):
+            buffers = frame.rest(limit)
+            assert b"".join(buffers) == whole[sent : sent + limit]
+            assert all(buffers)
+    frame.sent = len(whole)
+    assert frame.done
+
+
+def test_a_frame_does_not_copy_its_payload() -> None:
+    """The bytes that go are those that the payload has when they go."""
+    payload = bytearray(b"before")
+    message = Discard(payload_bytes=len(payload), block=0, first=0, count=8)
+    frame = Frame(message, memoryview(payload))
+    payload[:] = b"behind"
+    assert bytes(frame.rest(frame.length)[-1]) == b"behind"
+
+
+@pytest.mark.parametrize("payload", [b"", b"four", b"sixsix"])
+def test_a_payload_must_be_as_long_as_its_message_says(payload: bytes) -> None:
+    """A frame whose payload differs from what its head announces is refused before it is sent."""
+    with pytest.raises(LocalProtocolError):
+        Frame(Discard(payload_bytes=5, block=0, first=0, count=8), payload)
+
+
+async def test_messages_arrive_whole_and_counted() -> None:
+    """What `send` takes comes out at the other end, and `bytes_sent` counts heads and payloads."""
+    with tcp_pair() as (near, far):
+        out, peer = OutChannel(Channel.PRECOPY, near), Peer(far)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(out.send, DATA, PAYLOAD)
+            assert await peer.receive() == (DATA, PAYLOAD)
+        await out.send(PassEnd(index=3))
+        assert await peer.expect(PassEnd) == PassEnd(index=3)
+        assert out.open_frame is None
+        assert out.bytes_sent == len(WHOLE) + len(encode(PassEnd(index=3)))
+
+
+async def test_send_some_hands_over_no_more_than_the_limit() -> None:
+    """A frame goes in pieces as small as its sender wants them, across its head as well."""
+    with tcp_pair() as (near, far):
+        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        counts = [await out.send_some(frame, 7) for _ in range(8)]
+        assert counts == [7] * 8
+        assert frame.sent == out.bytes_sent == 56
+        assert await receive_exactly(far, 56) == WHOLE[:56]
+
+
+async def test_a_cancelled_send_counts_what_the_kernel_took() -> None:
+    """A send cancelled at a full socket, again and again, loses no byte and sends none twice."""
+    with tcp_pair(4 * KIB) as (near, far):
+        out = OutChannel(Channel.PRECOPY, near)
+        received = bytearray()
+        cancelled = 0
+        out.open_frame = frame = Frame(DATA, PAYLOAD)
+        while not frame.done:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(out.finish_open_frame)
+                await wait_all_tasks_blocked()
+                cancelled += not frame.done
+                nursery.cancel_scope.cancel()
+            assert len(received) <= frame.sent == out.bytes_sent
+            received += await receive_exactly(far, frame.sent - len(received))
+        assert cancelled >= 3
+        assert bytes(received) == WHOLE
+
+
+@pytest.mark.parametrize("steps", range(1, 5))
+async def test_cancelled_while_the_kernel_takes_it_is_counted(steps: int) -> None:
+    """Whichever step of the event loop a cancellation hits, what went is counted."""
+    with tcp_pair() as (near, far):
+        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(out.send_some, frame, 10)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        near.shutdown(trio.socket.SHUT_WR)
+        assert frame.sent == out.bytes_sent == len(await far.recv(100))
+
+
+async def test_cancelled_before_it_began_sends_nothing() -> None:
+    """A call that was cancelled already takes no byte of its frame."""
+    with tcp_pair() as (near, _):
+        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await out.send_some(frame, frame.length)
+        assert scope.cancelled_caught
+        assert frame.sent == out.bytes_sent == 0
+
+
+async def test_nothing_overtakes_a_half_sent_frame() -> None:
+    """While a frame is half-sent another is refused; when it is finished the next one follows."""
+    with tcp_pair(4 * KIB) as (near, far):
+        out, peer = OutChannel(Channel.POSTCOPY, near), Peer(far)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(out.send, DATA, PAYLOAD)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert out.open_frame is not None
+        before = out.bytes_sent
+        with pytest.raises(LocalProtocolError, match="half-sent on the postcopy channel"):
+            await out.send(PassEnd(index=0))
+        assert out.bytes_sent == before
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(out.finish_open_frame)
+            assert await peer.receive() == (DATA, PAYLOAD)
+        await out.finish_open_frame()
+        await out.send(PassEnd(index=1))
+        assert await peer.expect(PassEnd) == PassEnd(index=1)
+
+
+async def test_a_broken_connection_is_named() -> None:
+    """A send to a peer that is gone ends in ConnectionLost, which says which connection broke."""
+    with tcp_pair(4 * KIB) as (near, far):
+        out = OutChannel(Channel.POSTCOPY, near)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_expect_loss, out)
+            await wait_all_tasks_blocked()
+            Peer(far).reset()
+
+
+async def _expect_loss(out: OutChannel) -> None:
+    with pytest.raises(ConnectionLost, match=r"the postcopy connection broke: .*reset by peer"):
+        await out.send(DATA, PAYLOAD)
+
+
+async def test_close_lets_go_of_socket_and_memory() -> None:
+    """A closed channel has no socket, and no half-sent frame that would hold guest memory."""
+    with tcp_pair() as (near, far):
+        out, peer = OutChannel(Channel.PRECOPY, near), Peer(far)
+        memory = bytearray(PAYLOAD)
+        out.open_frame = Frame(DATA, memoryview(memory))
+        out.close()
+        memory.clear()  # Nobody holds a view of it any more.
+        with pytest.raises(EOFError):
+            await peer.receive()
+
+
+async def test_little_stays_in_the_kernel_in_postcopy() -> None:
+    """After the switch the socket holds a small buffer, of which little may wait unsent."""
+    with tcp_pair() as (near, _):
+        OutChannel(Channel.PRECOPY, near).keep_little_in_the_kernel()
+        # The kernel doubles what it is asked for.
+        send_bytes = near.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        assert send_bytes == 2 * POSTCOPY_SEND_BUFFER_BYTES
+        unsent_bytes = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+        assert unsent_bytes == POSTCOPY_UNSENT_BYTES

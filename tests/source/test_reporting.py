@@ -1,0 +1,117 @@
+"""The source's part of the report says what was counted, under the right names."""
+
+from __future__ import annotations
+
+from guest.board import VcpuCounters
+from guest.handle import GuestSnapshot
+from protocol.account import AccountRecord
+from protocol.channels import Channel
+from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.records import pack_record, unpack_record
+from protocol.report import SourcePart
+from protocol.states import Lifecycle
+from source.channel import OutChannel
+from source.closing import Comparison
+from source.connect import Connection
+from source.migration import Migration
+from source.reporting import source_part
+from source.returns import ReturnPath
+from tests.helpers import (
+    MIB,
+    Recorder,
+    dest_part,
+    fake_guest,
+    patterned_memory,
+    small_geometry,
+    source_config,
+    tcp_pair,
+)
+
+MS = 1_000_000
+SNAPSHOT = GuestSnapshot(
+    (), (VcpuCounters(reads_checked=30, mismatches=1), VcpuCounters(reads_checked=12))
+)
+ACCOUNT = AccountRecord(states=b"", digests=(), first_mismatch="", part=dest_part())
+
+
+async def test_every_figure_is_where_it_belongs() -> None:
+    """Pages, bytes, times and counts of a migration are told as they were noted."""
+    geometry = small_geometry()
+    comparison = Comparison(ACCOUNT, equal=False, detail="")
+    with (
+        patterned_memory(geometry) as memory,
+        fake_guest(geometry) as guest,
+        tcp_pair() as (near, _),
+        tcp_pair() as (second, _),
+    ):
+        connections = {
+            name: Connection(OutChannel(name, sock), ReturnPath(name, sock))
+            for name, sock in zip(Channel, (near, second), strict=True)
+        }
+        recorder = Recorder()
+        config = source_config(geometry, 1)
+        migration = Migration(
+            config, memory, guest.handle, connections, Lifecycle(recorder), recorder
+        )
+        precopy, postcopy = (connection.out for connection in connections.values())
+        precopy.bytes_sent, postcopy.bytes_sent = 1000, 500
+        precopy.target_pages_sent, postcopy.target_pages_sent = 40, 2
+        precopy.data_bytes_sent = 30 * TARGET_PAGE_BYTES
+        postcopy.data_bytes_sent = 2 * TARGET_PAGE_BYTES
+        connections[Channel.PRECOPY].returns.bytes_received = 77
+        meter, counts = migration.meter, migration.scheduler.counts
+        meter.finished_ns = meter.started_ns + 90 * MS
+        meter.prepared_ns = meter.started_ns + 10 * MS
+        meter.stopped_ns = meter.started_ns + 20 * MS
+        meter.running_ns = meter.started_ns + 25 * MS
+        meter.bytes_at_stop, meter.bytes_at_switch_over = 900, 960
+        meter.sending_ns, meter.pass_count, meter.dirty_sync_count = 32 * MS, 3, 4
+        meter.expected_downtime_ms = 1.5
+        counts.received, counts.duplicate, counts.already_sent = 9, 1, 2
+        counts.on_precopy_channel, counts.on_postcopy_channel = 3, 2
+        counts.postponed, counts.preemptions, counts.boosted = 1, 5, 4
+
+        part = source_part(config, "thp", migration, connections, SNAPSHOT, comparison)
+
+    assert (part.policy, part.backing, part.dirty_log) == ("ordered", "thp", "software")
+    assert (part.total_time_ms, part.setup_time_ms, part.downtime_ms) == (90, 10, 5)
+    assert part.expected_downtime_ms == 1.5
+    assert (part.ram_bytes, part.remaining_bytes) == (geometry.length_bytes, 0)
+    # 42 target pages went, 32 of them with their bytes.
+    assert (part.normal_pages, part.duplicate_pages) == (32, 10)
+    assert (part.data_bytes, part.page_bytes) == (32 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+    assert part.mbps == 32 * TARGET_PAGE_BYTES * 8 / 0.032 / 1e6
+    assert (part.pass_count, part.dirty_sync_count) == (3, 4)
+    assert (part.precopy_bytes, part.downtime_bytes, part.postcopy_bytes) == (900, 60, 540)
+    assert (part.precopy_channel_bytes, part.postcopy_channel_bytes) == (1000, 500)
+    assert part.return_path_bytes == 77
+    assert (part.requests_received, part.requests_duplicate) == (9, 1)
+    assert (part.requests_already_sent, part.requests_postponed) == (2, 1)
+    assert (part.requests_on_precopy_channel, part.requests_on_postcopy_channel) == (3, 2)
+    assert (part.preemptions, part.boosted) == (5, 4)
+    assert (part.reads, part.mismatches) == (42, 1)
+    assert part.pages_compared == 4 + 32
+    assert not part.digest_equal
+    assert part.cpu_seconds > 0
+
+
+async def test_the_part_crosses_the_wire() -> None:
+    """A part made of a fresh migration is a record that the destination can read."""
+    geometry = small_geometry()
+    comparison = Comparison(ACCOUNT, equal=True, detail="")
+    with (
+        patterned_memory(geometry) as memory,
+        fake_guest(geometry) as guest,
+        tcp_pair() as (near, _),
+    ):
+        name = Channel.PRECOPY
+        connections = {name: Connection(OutChannel(name, near), ReturnPath(name, near))}
+        recorder = Recorder()
+        config = source_config(geometry, 1)
+        migration = Migration(
+            config, memory, guest.handle, connections, Lifecycle(recorder), recorder
+        )
+        part = source_part(config, memory.backing, migration, connections, SNAPSHOT, comparison)
+    payload = pack_record(part)
+    assert len(payload) < MIB
+    assert unpack_record(SourcePart, payload) == part

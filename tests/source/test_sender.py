@@ -1,0 +1,467 @@
+"""The sender over real sockets: what is broken off when, and that no byte goes twice or is lost."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import trio
+from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
+
+from guest.memory import GuestMemory
+from protocol import events
+from protocol.channels import Channel
+from protocol.errors import RemoteProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
+from protocol.messages import Message, PageData, ZeroData
+from protocol.pageset import PageSet
+from protocol.policy import preset
+from source.channel import OutChannel
+from source.pacing import Pacer
+from source.scheduler import Answer, Scheduler
+from source.sender import Sender
+from tests.helpers import (
+    HUGE,
+    KIB,
+    Peer,
+    Recorder,
+    patterned_memory,
+    small_geometry,
+    unix_pair,
+)
+
+CHUNK = 64 * KIB
+CHUNKS_PER_PAGE = HUGE // CHUNK
+
+# What a socket takes before it is full is less than a chunk.
+SMALL_BUFFER = 16 * KIB
+
+PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
+
+Frame = PageData | ZeroData
+
+
+def span_of(frame: Frame) -> Span:
+    """Return the stretch of memory that a frame is about."""
+    length = frame.payload_bytes if isinstance(frame, PageData) else frame.length
+    return Span(frame.block, frame.offset, length)
+
+
+class Rig:
+    """A sender, its two connections, and what came out at their other ends, in order."""
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        policy: str,
+        near: dict[Channel, OutChannel],
+        far: dict[Channel, Peer],
+    ) -> None:
+        """Put a sender with nothing to send over the connections."""
+        self.memory = memory
+        self.events = Recorder()
+        self.scheduler = Scheduler(memory.geometry, preset(policy), CHUNK)
+        self.out = near
+        self.sender = Sender(self.scheduler, memory, near, self.events)
+        self.peers = far
+        self.received: list[tuple[Channel, Frame]] = []
+        self._seen = PageSet(memory.geometry)
+
+    def add(self, *pages: PageId) -> None:
+        """Have pages to send; all of the guest if none is named."""
+        pending = PageSet(self.memory.geometry)
+        if not pages:
+            pending.fill()
+        for page in pages:
+            pending.add(self.memory.geometry.page_span(page))
+        self.scheduler.add(pending)
+
+    async def read(self, name: Channel) -> None:
+        """Take what comes over a channel, until cancelled; each byte once and as in memory."""
+        while True:
+            message, payload = await self.peers[name].receive()
+            self.take(name, message, payload)
+
+    def take(self, name: Channel, message: Message, payload: bytes) -> None:
+        """Check a frame and keep it."""
+        assert isinstance(message, PageData | ZeroData)
+        span = span_of(message)
+        assert payload in (b"", bytes(self.memory.views[span.block][span.offset : span.end]))
+        assert not self._seen.count_in(span), f"{span} came twice"
+        self._seen.add(span)
+        self.received.append((name, message))
+
+    def pages(self, name: Channel) -> list[PageId]:
+        """Return the pages that came over a channel, each once, in the order of their ends."""
+        spans = [span_of(frame) for channel, frame in self.received if channel is name]
+        pages = [
+            self.memory.geometry.page_of(span.block, span.target_pages.start) for span in spans
+        ]
+        return list(dict.fromkeys(reversed(pages)))[::-1]
+
+    def frames_of(self, page: PageId) -> list[tuple[Channel, Frame]]:
+        """Return the frames of a page, in order of arrival."""
+        whole = self.memory.geometry.page_span(page)
+        return [
+            (name, frame)
+            for name, frame in self.received
+            if frame.block == page.block and whole.offset <= frame.offset < whole.end
+        ]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte of the guest has come."""
+        return len(self._seen) == self.memory.geometry.target_page_count
+
+    @property
+    def open_sent(self) -> int:
+        """How many bytes of the half-sent precopy frame are sent."""
+        frame = self.out[PRE].open_frame
+        return frame.sent if frame is not None else 0
+
+    async def drain_and_read(self) -> None:
+        """Send all that there is, with both connections being read."""
+        async with trio.open_nursery() as nursery:
+            for name in Channel:
+                nursery.start_soon(self.read, name)
+            await self.sender.drain()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    """Four huge pages and 32 base pages, none of them zero."""
+    with patterned_memory(small_geometry()) as made:
+        yield made
+
+
+@contextmanager
+def make_rig(memory: GuestMemory, policy: str = "ordered") -> Iterator[Rig]:
+    """Put a sender and two small connections together; the block is bounded."""
+    with unix_pair(SMALL_BUFFER) as (near, far), unix_pair(SMALL_BUFFER) as (near_2, far_2):
+        out = {PRE: OutChannel(PRE, near), POST: OutChannel(POST, near_2)}
+        try:
+            yield Rig(memory, policy, out, {PRE: Peer(far), POST: Peer(far_2)})
+        finally:
+            # What is half-sent must not hold the memory.
+            for channel in out.values():
+                channel.close()
+
+
+def numbered(*indices: int) -> list[PageId]:
+    """Return huge pages of the first block."""
+    return [PageId(0, index) for index in indices]
+
+
+async def test_everything_goes_in_the_background(memory: GuestMemory) -> None:
+    """Without requests the whole guest goes over the precopy channel, in order and not urgent."""
+    with make_rig(memory) as rig:
+        rig.add()
+        await rig.drain_and_read()
+        assert rig.complete
+        assert rig.pages(PRE)[:4] == numbered(0, 1, 2, 3)
+        assert rig.pages(POST) == []
+        assert not any(frame.urgent for _, frame in rig.received)
+        out = rig.out[PRE]
+        assert out.target_pages_sent == memory.geometry.target_page_count
+        assert out.data_bytes_sent == memory.geometry.length_bytes
+
+
+async def test_a_page_is_broken_off_while_the_socket_is_full(memory: GuestMemory) -> None:
+    """A request goes out over the postcopy channel though the background waits for its socket."""
+    with make_rig(memory) as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            assert rig.open_sent
+            assert await rig.sender.request(PageId(0, 2)) is Answer.QUEUED
+            # Nobody reads the precopy connection, and yet the page comes.
+            nursery.start_soon(rig.read, POST)
+            await wait_all_tasks_blocked()
+            assert rig.pages(POST) == numbered(2)
+            assert len(rig.received) == CHUNKS_PER_PAGE
+            assert all(frame.urgent for _, frame in rig.received)
+            assert rig.scheduler.counts.preemptions == 1
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+        # Locality: the scan goes on behind the page that was asked for.
+        assert rig.pages(PRE)[:2] == numbered(0, 3)
+        assert rig.events.names(events.PAGE_REQUEST, events.PREEMPT, events.PAGE_SENT)[:4] == [
+            events.PAGE_REQUEST,
+            events.PREEMPT,
+            events.PAGE_SENT,
+            events.PAGE_SENT,
+        ]
+        assert rig.events.of(events.PREEMPT) == [
+            {"block": 0, "page": 0, "channel": "precopy", "urgent": False}
+        ]
+
+
+async def test_a_half_sent_page_is_finished_from_its_byte(memory: GuestMemory) -> None:
+    """A request for the broken-off page continues its frame at the byte where it stopped."""
+    with make_rig(memory) as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            stopped_at = rig.open_sent
+            # All at once, as they come when several vCPUs fault.
+            for index in (2, 0, 3):
+                assert await rig.sender.request(PageId(0, index)) is Answer.QUEUED
+            nursery.start_soon(rig.read, POST)
+            await wait_all_tasks_blocked()
+            # What was asked for first came first; now the half-sent page waits for its socket.
+            assert rig.pages(POST) == numbered(2)
+            assert rig.open_sent >= stopped_at
+            assert rig.scheduler.urgent
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+        first = rig.frames_of(PageId(0, 0))
+        assert {name for name, _ in first} == {PRE}
+        # The frame that was under way had left as background; the rest is urgent.
+        assert [frame.urgent for _, frame in first] == [False] + [True] * (CHUNKS_PER_PAGE - 1)
+        sent = [(each["page"], each["urgent"]) for each in rig.events.of(events.PAGE_SENT)]
+        assert sent[:3] == [(2, True), (0, True), (3, True)]
+        assert rig.events.of(events.PAGE_SENT)[1]["boosted"]
+        assert rig.events.of(events.BOOST) == [
+            {"block": 0, "page": 0, "channel": "precopy", "urgent": True}
+        ]
+        assert rig.scheduler.counts.boosted == 1
+
+
+@pytest.mark.parametrize("policy", ["own-channel", "vanilla"])
+async def test_without_preemption_a_page_is_not_broken_off(
+    memory: GuestMemory, policy: str
+) -> None:
+    """A policy that does not preempt lets the page under way end before the one asked for."""
+    with make_rig(memory, policy) as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            await rig.sender.request(PageId(0, 2))
+            await wait_all_tasks_blocked()
+            assert rig.scheduler.counts.preemptions == 0
+            nursery.start_soon(rig.read, PRE)
+            nursery.start_soon(rig.read, POST)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+        sent = [each["page"] for each in rig.events.of(events.PAGE_SENT)]
+        assert sent[:3] == [0, 2, 3]
+        assert rig.pages(POST) == (numbered(2) if policy == "own-channel" else [])
+
+
+async def test_a_page_is_broken_off_while_it_waits_for_the_limit(
+    memory: GuestMemory, mock_clock: MockClock
+) -> None:
+    """A request ends the background's wait for its bandwidth, and itself waits for none."""
+    with make_rig(memory) as rig:
+        rig.add()
+        rig.sender.pacer = Pacer(KIB)
+        async with trio.open_nursery() as nursery:
+            for name in Channel:
+                nursery.start_soon(rig.read, name)
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            # The bucket is empty and the clock stands still: nothing more comes by itself.
+            assert 0 < rig.open_sent < CHUNK
+            assert rig.received == []
+            for index in (3, 1, 2):
+                await rig.sender.request(PageId(0, index))
+            await wait_all_tasks_blocked()
+            assert rig.pages(POST) == numbered(3, 1, 2)
+            assert rig.pages(PRE) == []
+            assert trio.current_time() == 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_background_keeps_to_its_limit(
+    memory: GuestMemory, autojump_clock: MockClock
+) -> None:
+    """A paced background takes the time that its bytes take at that rate."""
+    with make_rig(memory) as rig:
+        page = PageId(0, 0)
+        rig.add(page)
+        rig.sender.pacer = Pacer(HUGE // 4)
+        await rig.drain_and_read()
+        assert rig.pages(PRE) == [page]
+        # The first burst is free.
+        assert trio.current_time() == pytest.approx(4, abs=0.1)
+
+
+async def test_a_page_asked_for_while_it_streams_becomes_urgent_in_place(
+    memory: GuestMemory, mock_clock: MockClock
+) -> None:
+    """The rest of a page under way goes at once, on its channel, unpaced and marked urgent."""
+    with make_rig(memory) as rig:
+        rig.add()
+        rig.sender.pacer = Pacer(KIB)
+        async with trio.open_nursery() as nursery:
+            for name in Channel:
+                nursery.start_soon(rig.read, name)
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            assert await rig.sender.request(PageId(0, 0)) is Answer.URGENT_IN_PLACE
+            await wait_all_tasks_blocked()
+            assert rig.pages(PRE) == numbered(0)
+            assert rig.pages(POST) == []
+            urgent = [frame.urgent for _, frame in rig.frames_of(PageId(0, 0))]
+            assert urgent == [False] + [True] * (CHUNKS_PER_PAGE - 1)
+            assert rig.events.of(events.PAGE_SENT)[0]["urgent"]
+            assert rig.scheduler.counts.preemptions == 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_page_broken_off_before_its_first_byte_is_as_never_begun(
+    memory: GuestMemory, mock_clock: MockClock
+) -> None:
+    """A page of which nothing has gone is not preempted: its request goes where others go."""
+    with make_rig(memory) as rig:
+        rig.add()
+        rig.sender.pacer = Pacer(KIB)
+        rig.sender.pacer.spend(17 * KIB)  # More than the bucket holds.
+        async with trio.open_nursery() as nursery:
+            for name in Channel:
+                nursery.start_soon(rig.read, name)
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            assert rig.out[PRE].open_frame is not None
+            assert rig.open_sent == 0
+            await rig.sender.request(PageId(0, 2))
+            await rig.sender.request(PageId(0, 0))
+            await wait_all_tasks_blocked()
+            assert rig.pages(POST) == numbered(2, 0)
+            assert rig.scheduler.counts.preemptions == 0
+            assert rig.events.of(events.PREEMPT) == []
+            rig.sender.pacer.bytes_per_second = 0
+            mock_clock.jump(10)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+
+
+async def test_a_request_that_sends_nothing_breaks_nothing_off(memory: GuestMemory) -> None:
+    """A request for what was sent already leaves the background alone."""
+    with make_rig(memory) as rig:
+        rig.add(*numbered(1, 2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            before = rig.open_sent
+            assert await rig.sender.request(PageId(0, 0)) is Answer.ALREADY_SENT
+            await wait_all_tasks_blocked()
+            assert rig.open_sent == before
+            assert not rig.scheduler.urgent
+            assert rig.events.of(events.PAGE_REQUEST) == [
+                {"block": 0, "page": 0, "answer": "already-sent"}
+            ]
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_request_outside_the_guest_is_the_peers_fault(memory: GuestMemory) -> None:
+    """A page that the guest does not have cannot be asked for."""
+    with make_rig(memory) as rig, pytest.raises(RemoteProtocolError):
+        await rig.sender.request(PageId(0, 4))
+
+
+async def test_zero_pages_go_without_their_bytes(memory: GuestMemory) -> None:
+    """Stretches that are all zero are said, not sent; one word that is not makes the difference."""
+    memory.views[0][: 3 * HUGE] = bytes(3 * HUGE)
+    # The last word of a chunk of page 1, which no look at its first words shows.
+    memory.views[0][HUGE + CHUNK - 1] = 1
+    with make_rig(memory) as rig:
+        rig.add()
+        await rig.drain_and_read()
+        assert rig.complete
+        kinds = [type(frame) for _, frame in rig.frames_of(PageId(0, 0))]
+        assert kinds == [ZeroData] * CHUNKS_PER_PAGE
+        kinds = [type(frame) for _, frame in rig.frames_of(PageId(0, 1))]
+        assert kinds == [PageData] + [ZeroData] * (CHUNKS_PER_PAGE - 1)
+        out = rig.out[PRE]
+        assert out.target_pages_sent == memory.geometry.target_page_count
+        assert out.data_bytes_sent == memory.geometry.length_bytes - 3 * HUGE + CHUNK
+
+
+async def test_base_pages_go_in_runs(memory: GuestMemory) -> None:
+    """Base pages share frames of a chunk's size, and the event says how many pages went."""
+    with make_rig(memory) as rig:
+        rig.add(*(PageId(1, index) for index in range(32)))
+        await rig.drain_and_read()
+        assert [span_of(frame).length for _, frame in rig.received] == [CHUNK, CHUNK]
+        pages = CHUNK // TARGET_PAGE_BYTES
+        assert rig.events.of(events.PAGE_SENT) == [
+            {
+                "block": 1,
+                "page": first,
+                "channel": "precopy",
+                "urgent": False,
+                "boosted": False,
+                "pages": pages,
+            }
+            for first in (0, pages)
+        ]
+
+
+async def test_a_cancelled_drain_leaves_its_frame_to_be_finished(memory: GuestMemory) -> None:
+    """What a cancelled drain leaves half-sent is the channel's open frame, and can be ended."""
+    with make_rig(memory) as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.open_sent
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.read, PRE)
+            await rig.out[PRE].finish_open_frame()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        # It may have come to be in the middle of any chunk of the first page.
+        assert rig.pages(PRE) == numbered(0)
+
+
+async def test_drain_with_nothing_to_send_is_a_checkpoint(memory: GuestMemory) -> None:
+    """A drain that finds nothing lets other tasks run all the same."""
+    with make_rig(memory) as rig, assert_checkpoints():
+        await rig.sender.drain()
+
+
+async def test_each_urgent_page_says_how_long_it_waited(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue's time is until a page's own first frame, though others were sent meanwhile."""
+    now_ms = itertools.count(1)
+    times: list[int] = []
+    monkeypatch.setattr("source.sender.time", SimpleNamespace(monotonic_ns=_ticking(now_ms, times)))
+    with make_rig(memory) as rig:
+        rig.add(*numbered(1, 2))
+        await rig.sender.request(PageId(0, 1))
+        await rig.sender.request(PageId(0, 2))
+        await rig.drain_and_read()
+        first, second = (rig.frames_of(page) for page in numbered(1, 2))
+        # A tick at each request, then one for each frame.
+        assert [frame.queue_us for _, frame in first] == [2000] * CHUNKS_PER_PAGE
+        assert [frame.queue_us for _, frame in second] == [
+            1000 * (CHUNKS_PER_PAGE + 1)
+        ] * CHUNKS_PER_PAGE
+        steps = [1000 * step for step in range(CHUNKS_PER_PAGE)]
+        assert [frame.send_us for _, frame in first] == steps
+        assert [frame.send_us for _, frame in second] == steps
+
+
+def _ticking(now_ms: Iterator[int], times: list[int]) -> Callable[[], int]:
+    def monotonic_ns() -> int:
+        times.append(next(now_ms) * 1_000_000)
+        return times[-1]
+
+    return monotonic_ns
