@@ -111,7 +111,7 @@ def _read_into(fd: int, part: memoryview) -> int:
 
 
 def _too_large(path: str | Path, size_bytes: int | None, memory: GuestMemory) -> LocalProtocolError:
-    size = f"{size_bytes} bytes" if size_bytes is not None else "it"
+    size = f"{size_bytes} bytes" if size_bytes is not None else "its bytes"
     return LocalProtocolError(
         f"image {path}: {size} do not fit in a guest of {memory.geometry.length_bytes} bytes"
     )

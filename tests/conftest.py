@@ -1,8 +1,29 @@
 """What holds for all tests."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+from tests.processes import Lab, Zygote
 
 # A deadline measures the machine that the tests share, not the code. All else stays as hypothesis
 # chose it, which repeats the same examples where the environment says that this is CI.
 settings.register_profile("midstream", settings(deadline=None))
 settings.load_profile("midstream")
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """What forks commands for all tests."""
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture
+def lab(tmp_path: Path, zygote: Zygote) -> Iterator[Lab]:
+    """Real midstream processes in a folder of their own; none of them may outlive the test."""
+    with Lab(tmp_path, zygote) as lab:
+        yield lab

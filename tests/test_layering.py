@@ -27,6 +27,7 @@ CORE_MODULES = frozenset(
         "source.convergence",
         "dest.assembly",
         "dest.faults",
+        "dest.latency",
         "dest.script",
     }
 )

@@ -70,7 +70,9 @@ def test_whose_fault_stands_in_the_type() -> None:
     """Errors of the protocol are one side's or the other's, all others are no errors of it."""
     assert ProtocolError.__subclasses__() == [LocalProtocolError, RemoteProtocolError]
     assert not issubclass(MigrationError, ProtocolError)
-    assert {MigrationError, ProtocolError} == set(MidstreamError.__subclasses__())
+    # Other rooms derive errors of their own.
+    here = {kind for kind in MidstreamError.__subclasses__() if kind.__module__ == errors.__name__}
+    assert {MigrationError, ProtocolError} == here
 
 
 def test_the_tree_at_the_top_is_the_tree() -> None:

@@ -1,0 +1,5 @@
+"""`python -m scripts` is `midstream`."""
+
+from scripts.cli import main
+
+main()

@@ -1,0 +1,27 @@
+"""The `midstream` command: parses, runs, and turns every end into one line and an exit status.
+
+Exit status: 0 completed and verified; 1 failed or refused; 2 the command line is wrong; 3 the guest
+found wrong memory; 4 the destination holds the guest but memory is lost; 130 cancelled.
+"""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    from scripts.interrupts import exit_when_signalled, ignore_signals
+except KeyboardInterrupt:
+    # Even this takes a moment; what the interpreter does before it is out of reach.
+    sys.stderr.write("midstream: cancelled by SIGINT\n")
+    sys.exit(130)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    exit_when_signalled()
+    # Imported here: it takes a moment, in which Ctrl-C should not print a traceback either.
+    from scripts.commands import run  # noqa: PLC0415
+
+    status = run(sys.argv[1:])
+    ignore_signals()
+    sys.exit(status)

@@ -1,0 +1,183 @@
+"""The commands and their options, as click knows them.
+
+A command imports what it runs only when it is run: starting takes a migration's processes longer
+than anything else, and each needs a part of midstream only.
+"""
+
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from protocol.errors import MidstreamError, root_cause
+from scripts.interrupts import EXIT_CANCELLED, ignore_signals
+from scripts.options import BOTH, DEST, OPTIONS, SOURCE, options_of, with_options
+from scripts.output import tell, tell_failure
+from scripts.parent import follow_parent
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+_EPILOG = (
+    "Exit status: 0 completed and verified; 1 failed or refused; 2 the command line is wrong; "
+    "3 the guest found wrong memory; 4 the destination holds the guest, but memory is lost; "
+    "130 cancelled by Ctrl-C or SIGTERM."
+)
+
+_EVENTS_APPEND = click.option("--events-append", is_flag=True, hidden=True)
+
+
+# Commands that modules of their own define, under the same name.
+ELSEWHERE = {"bench": "scripts.bench"}
+
+
+class LazyGroup(click.Group):
+    """A group that imports other modules' commands when they are asked for."""
+
+    def list_commands(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self, ctx: click.Context
+    ) -> list[str]:
+        """Return all names."""
+        return sorted({*super().list_commands(ctx), *ELSEWHERE})
+
+    def get_command(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self, ctx: click.Context, cmd_name: str
+    ) -> click.Command | None:
+        """Return a command, None if there is none of that name."""
+        if cmd_name in ELSEWHERE:
+            command: click.Command = getattr(import_module(ELSEWHERE[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+class SectionedCommand(click.Command):
+    """A command whose help shows its options in sections, those of no section first."""
+
+    def format_options(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the options."""
+        sections = {option.name: option.section for option in OPTIONS}
+        records: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                title = sections.get(parameter.name or "", "Options")
+                records.setdefault(title, []).append(record)
+        for title, rows in records.items():
+            with formatter.section(title):
+                # Long options get a line of their own, so that there is room for what they mean.
+                formatter.write_dl(rows, col_max=24)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    epilog=_EPILOG,
+)
+@click.version_option(package_name="midstream", message="%(prog)s %(version)s")
+@click.pass_context
+def midstream(context: click.Context) -> None:
+    """Move a running guest's memory from one process to another over two TCP sockets.
+
+    Try: midstream migrate
+    """
+    if context.invoked_subcommand is None:
+        tell(context.get_help())
+        context.exit(EXIT_USAGE)
+
+
+@midstream.command(cls=SectionedCommand, epilog=_EPILOG)
+@with_options(options_of(*BOTH.split()))
+def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
+    """Migrate a guest between two processes on this machine and report."""
+    import trio
+
+    from scripts.configure import check_outputs, check_pair, dest_config, source_config
+    from scripts.launcher import Launcher
+
+    check_pair(values)
+    check_outputs(values)
+    source_config(values, "", 0)
+    dest_config(values, "", 0)
+    trio.run(Launcher(values).run)
+
+
+@midstream.command(cls=SectionedCommand, epilog=_EPILOG)
+@click.option(
+    "--connect", required=True, metavar="HOST:PORT",
+    help="Where the destination listens; - to read it from standard input.",
+)  # fmt: skip
+@with_options(options_of(SOURCE))
+@_EVENTS_APPEND
+def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
+    """Hold a guest and migrate it to a destination."""
+    from scripts.configure import check_outputs, parse_address, source_config
+    from scripts.source_side import run_source
+
+    check_outputs(values)
+    address = sys.stdin.readline().strip() if connect == "-" else connect
+    host, port = parse_address(address, "--connect", port_min=1)
+    run_source(source_config(values, host, port), values)
+
+
+@midstream.command(cls=SectionedCommand, epilog=_EPILOG)
+@click.option(
+    "--listen", required=True, metavar="HOST:PORT",
+    help="Where to listen; port 0 picks one. The line `listening on HOST:PORT` tells which.",
+)  # fmt: skip
+@with_options(options_of(DEST))
+@_EVENTS_APPEND
+def dest(listen: str, **values: Any) -> None:  # noqa: ANN401 - click's values
+    """Wait for a source and take its guest over."""
+    from scripts.configure import check_outputs, dest_config, parse_address
+    from scripts.dest_side import run_dest
+
+    host, port = parse_address(listen, "--listen")
+    check_outputs(values)
+    run_dest(dest_config(values, host, port), values)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; return the exit status, with every failure told in one line."""
+    follow_parent()
+    try:
+        status = midstream.main(arguments, prog_name="midstream", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.Abort:
+        return _fail("cancelled", EXIT_CANCELLED)
+    except click.ClickException as error:
+        return _fail(error.format_message(), EXIT_USAGE)
+    except Exception as error:  # noqa: BLE001 - told in one line, whatever it is
+        cause = root_cause(error)
+        if isinstance(cause, MidstreamError):
+            return _fail(str(cause), cause.exit_status)
+        return _fail(_bug(cause, arguments), EXIT_FAILED)
+    return status if isinstance(status, int) else 0
+
+
+def _bug(error: BaseException, arguments: Sequence[str]) -> str:
+    """Return a line about an error that nobody foresaw; --verbose tells its traceback first."""
+    if "--verbose" in arguments:
+        tell("".join(traceback.format_exception(error)).rstrip())
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"internal error: {type(error).__name__}: {error}{where}; --verbose tells more"
+
+
+def _fail(reason: str, status: int) -> int:
+    # The end is decided; a second Ctrl-C would only add a line.
+    ignore_signals()
+    tell_failure(reason)
+    return status

@@ -1,0 +1,259 @@
+"""From the command line's strings to the two sides' configurations; what is wrong is said here."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from dest.config import DestConfig
+from dest.script import Step
+from guest.backing import BACKING_CHOICES
+from guest.programs import PROGRAM_NAMES, ProgramSpec
+from guest.trace import read_trace
+from protocol.errors import LocalProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry
+from protocol.limits import CHUNK_BYTES_MAX
+from protocol.policy import preset
+from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
+from scripts.files import check_readable, check_twice_readable, check_writable
+from scripts.options import Values
+from scripts.steps import read_steps
+from source.config import SourceConfig
+from source.convergence import SwitchRule
+
+T = TypeVar("T")
+
+PLACEMENTS = ("auto", "simulated")
+
+# Python's float() would take nan, inf, underscores and the digits of every script.
+_NUMBER = re.compile(r"[0-9]{1,24}(?:\.[0-9]{0,24})?(?:[eE][+-]?[0-9]{1,3})?")
+
+# An access in a quarter of an hour.  With far less, the time of the next does not fit in 64 bits.
+_ACCESS_RATE_MIN = 0.001
+
+# What a complaint repeats of a value.
+_QUOTED_CHARS_MAX = 60
+
+# A host's name or address as it may stand before the port.
+_HOST_CHARS_MAX = 253
+
+
+def parse_address(text: str, option: str, *, port_min: int = 0) -> tuple[str, int]:
+    """Return (host, port) of HOST:PORT, or [ADDRESS]:PORT for IPv6; without a host, localhost.
+
+    Raises:
+        click.BadParameter: It is not that.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not (
+        colon
+        and re.fullmatch(r"[0-9]{1,5}", port)
+        and port_min <= int(port) <= 65535
+        and bracketed == (":" in host)
+        and _is_host(host)
+    ):
+        raise click.BadParameter(
+            f"{_quoted(text)} is not HOST:PORT or [ADDRESS]:PORT, "
+            f"the port from {port_min} to 65535",
+            param_hint=option,
+        )
+    return host or "localhost", int(port)
+
+
+def _is_host(text: str) -> bool:
+    """Tell whether a name is one that the resolver can be asked for without complaining."""
+    try:
+        return text.isprintable() and len(text.encode("idna")) <= _HOST_CHARS_MAX
+    except UnicodeError:
+        return False
+
+
+def source_config(values: Values, host: str, port: int) -> SourceConfig:
+    """Return the source's configuration.
+
+    Raises:
+        click.BadParameter: An option's value is none that it can have.
+    """
+    geometry = _geometry(values)
+    return SourceConfig(
+        host=host,
+        port=port,
+        geometry=geometry,
+        backing=_choice("--backing", values["backing"], BACKING_CHOICES),
+        image=_image(values["image"], geometry),
+        spec=_spec(values, geometry),
+        policy=_parsed("--policy", lambda: preset(values["policy"])),
+        chunk_bytes=_chunk_bytes(values["chunk_size"]),
+        rule=SwitchRule(
+            postcopy_after=_postcopy_after(values["postcopy_after"]),
+            downtime_ms_max=_parsed(
+                "--downtime-limit", lambda: parse_duration_ms(values["downtime_limit"])
+            ),
+        ),
+        bandwidth=_parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
+        postcopy_bandwidth=_parsed(
+            "--max-postcopy-bandwidth", lambda: parse_rate(values["max_postcopy_bandwidth"])
+        ),
+    )
+
+
+def dest_config(values: Values, host: str, port: int) -> DestConfig:
+    """Return the destination's configuration.
+
+    Raises:
+        click.BadParameter: An option's value is none that it can have.
+    """
+    _choice("--placement", values["placement"], PLACEMENTS)
+    if values["save"] is not None:
+        check_writable("--save", values["save"], beside=True)
+    return DestConfig(
+        host=host,
+        port=port,
+        backing=_choice("--backing", values["backing"], BACKING_CHOICES),
+        save=Path(values["save"]) if values["save"] is not None else None,
+        steps=_steps(values["steps"]),
+    )
+
+
+def check_outputs(values: Values) -> None:
+    """Refuse a report or events file that could not be written in the end.
+
+    Raises:
+        click.BadParameter: One could not.
+    """
+    if values["report"] not in (None, "-"):
+        check_writable("--report", values["report"])
+    if values["events"] is not None:
+        check_writable("--events", values["events"])
+
+
+def check_pair(values: Values) -> None:
+    """Check what only both sides' options together can tell, for `migrate`.
+
+    Raises:
+        click.BadParameter: Steps without a guest that takes them, or outside its memory, or a file
+            that both this process and a side would read.
+    """
+    program, _, path = values["program"].partition(":")
+    if program == "trace" and path:
+        check_twice_readable("--program", path)
+    if values["steps"] is None:
+        return
+    check_twice_readable("--steps", values["steps"])
+    if program != "scripted":
+        raise click.BadParameter("needs --program scripted", param_hint="--steps")
+    geometry = _geometry(values)
+    for number, step in enumerate(_steps(values["steps"]), 1):
+        for page in (step.page, *step.faults):
+            if not geometry.has_page(page):
+                raise click.BadParameter(
+                    f"step {number}: the guest has no page {page.index} in block {page.block}",
+                    param_hint="--steps",
+                )
+
+
+def _geometry(values: Values) -> Geometry:
+    option = "--size or --page-size"
+    return _parsed(option, lambda: parse_geometry(values["size"], values["page_size"]))
+
+
+def _steps(path: str | None) -> tuple[Step, ...]:
+    return () if path is None else _parsed("--steps", lambda: read_steps(Path(path)))
+
+
+def _image(path: str | None, geometry: Geometry) -> Path | None:
+    if path is None:
+        return None
+    status = check_readable("--image", path)
+    # Of a pipe or a device nobody knows the size.
+    if stat.S_ISREG(status.st_mode) and status.st_size > geometry.length_bytes:
+        raise click.BadParameter(
+            f"{path!r}: {status.st_size} bytes do not fit in a guest of "
+            f"{geometry.length_bytes} bytes",
+            param_hint="--image",
+        )
+    return Path(path)
+
+
+def _spec(values: Values, geometry: Geometry) -> ProgramSpec:
+    name, _, path = values["program"].partition(":")
+    if (name == "trace") != bool(path):
+        raise click.BadParameter(
+            f"{_quoted(values['program'])} is not a program's name or trace:FILE",
+            param_hint="--program",
+        )
+    _choice("--program", name, PROGRAM_NAMES)
+    vcpus = _whole("--vcpus", values["vcpus"])
+    rate = _access_rate(values["access_rate"])
+    ratio = _number("--write-ratio", values["write_ratio"])
+    seed = _whole("--seed", values["seed"])
+    # Each for itself, so that a complaint names the option that it is about.
+    _parsed("--vcpus", lambda: ProgramSpec(vcpu_count=vcpus))
+    _parsed("--access-rate", lambda: ProgramSpec(access_rate=rate))
+    _parsed("--write-ratio", lambda: ProgramSpec(write_ratio=ratio))
+    _parsed("--seed", lambda: ProgramSpec(seed=seed))
+    trace = _parsed("--program", lambda: read_trace(path, geometry, vcpus)) if path else None
+    return ProgramSpec(name, vcpus, rate, ratio, seed, values["image"] is not None, trace)
+
+
+def _chunk_bytes(text: str) -> int:
+    count = _parsed("--chunk-size", lambda: parse_bytes(text))
+    if not 0 < count <= CHUNK_BYTES_MAX or count % TARGET_PAGE_BYTES:
+        raise click.BadParameter(
+            f"{_quoted(text)} is not a multiple of 4KiB up to {CHUNK_BYTES_MAX >> 20}MiB",
+            param_hint="--chunk-size",
+        )
+    return count
+
+
+def _postcopy_after(text: str) -> int | None:
+    return None if text == "never" else _whole("--postcopy-after", text)
+
+
+def _whole(option: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise click.BadParameter(f"{_quoted(text)} is not a whole number from 0", param_hint=option)
+    return int(text)
+
+
+def _number(option: str, text: str) -> float:
+    if not _NUMBER.fullmatch(text):
+        raise click.BadParameter(f"{_quoted(text)} is not a number from 0", param_hint=option)
+    return float(text)
+
+
+def _access_rate(text: str) -> float:
+    rate = _number("--access-rate", text)
+    # What is too small for a float would come out as 0, which means without pause.
+    if rate < _ACCESS_RATE_MIN and text.strip("0."):
+        raise click.BadParameter(
+            f"{_quoted(text)} is neither 0 nor from {_ACCESS_RATE_MIN}", param_hint="--access-rate"
+        )
+    return rate
+
+
+def _quoted(text: str) -> str:
+    return repr(text) if len(text) <= _QUOTED_CHARS_MAX else f"{text[:_QUOTED_CHARS_MAX]!r}..."
+
+
+def _choice(option: str, text: str, choices: tuple[str, ...]) -> str:
+    if text not in choices:
+        raise click.BadParameter(
+            f"{_quoted(text)} is not one of {', '.join(choices)}", param_hint=option
+        )
+    return text
+
+
+def _parsed(option: str, parse: Callable[[], T]) -> T:
+    """Return what a parser makes of an option, its complaint turned into the command line's."""
+    try:
+        return parse()
+    except LocalProtocolError as error:
+        raise click.BadParameter(str(error), param_hint=option) from error

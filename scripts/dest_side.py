@@ -1,0 +1,32 @@
+"""`midstream dest`: runs a destination in this process."""
+
+from __future__ import annotations
+
+from dest.config import DestConfig
+from dest.session import DestSession
+from scripts.options import DEST, Values
+from scripts.output import print_result, tell
+from scripts.recorder import Recorder
+from scripts.sides import Outcome, run_side
+
+
+def run_dest(config: DestConfig, values: Values) -> None:
+    """Run a destination to its end.
+
+    Raises:
+        MidstreamError: It failed, was cancelled, or found wrong memory.
+    """
+
+    def say_listening(address: str) -> None:
+        line = f"listening on {address}"
+        if values["report"] == "-":
+            # Standard output is the report's alone.
+            tell(line)
+        else:
+            print_result(f"{line}\n")
+
+    async def run(recorder: Recorder) -> Outcome:
+        result = await DestSession(config, recorder, say_listening, tell).run()
+        return result.report, result.problem
+
+    run_side(DEST, values, run)

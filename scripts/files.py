@@ -1,0 +1,78 @@
+"""Looks at the files that a command line names before anything is started.
+
+A migration takes its time; that its result cannot be written should be said before, not after it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import click
+
+
+def check_readable(option: str, path: str) -> os.stat_result:
+    """Return what kind of file it is, and how large.
+
+    Raises:
+        click.BadParameter: It is missing, a folder, or not ours to read.
+    """
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise _unusable(option, path, error.strerror) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise _unusable(option, path, "is a directory")
+    if not os.access(path, os.R_OK):
+        raise _unusable(option, path, "Permission denied")
+    return status
+
+
+def check_twice_readable(option: str, path: str) -> None:
+    """Refuse a pipe where two processes need what comes out of it.
+
+    Raises:
+        click.BadParameter: It is one, or cannot be read at all.
+    """
+    if not stat.S_ISREG(check_readable(option, path).st_mode):
+        raise _unusable(option, path, "is not a regular file, and must be read twice")
+
+
+def check_writable(option: str, path: str, *, beside: bool = False) -> None:
+    """Refuse what could not be written later.
+
+    Args:
+        option: For the message.
+        path: An existing file, or where one is to be made.
+        beside: A regular file is not written to, but replaced by one that is made in its folder.
+
+    Raises:
+        click.BadParameter: It is a folder, not ours to write, or in a folder that is missing.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        # A link may point where no file is yet.
+        folder = Path(os.path.realpath(path)).parent
+        _check_folder(option, path, folder)
+        return
+    except OSError as error:
+        raise _unusable(option, path, error.strerror) from error
+    if stat.S_ISDIR(mode):
+        raise _unusable(option, path, "is a directory")
+    if beside and stat.S_ISREG(mode):
+        _check_folder(option, path, Path(os.path.realpath(path)).parent)
+    elif not os.access(path, os.W_OK):
+        raise _unusable(option, path, "Permission denied")
+
+
+def _check_folder(option: str, path: str, folder: Path) -> None:
+    if not folder.is_dir():
+        raise _unusable(option, path, "its folder does not exist")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _unusable(option, path, "its folder is not writable")
+
+
+def _unusable(option: str, path: str, reason: str | None) -> click.BadParameter:
+    return click.BadParameter(f"{path!r}: {reason}", param_hint=option)

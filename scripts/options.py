@@ -1,0 +1,176 @@
+"""The command line's options, each told once: its help, its default, and whose side it is of.
+
+Values stay strings until a side's configuration is made of them, so that `migrate` can check them
+and hand them on as they were typed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from protocol.policy import PRESETS
+
+SOURCE = "source"
+DEST = "dest"
+BOTH = f"{SOURCE} {DEST}"
+
+# The sections of a command's help, in their order.
+GUEST = "Guest"
+MIGRATION = "Migration"
+OUTPUT = "Output"
+
+Values = Mapping[str, Any]
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of the command line.
+
+    Attributes:
+        flag: As typed, with its dashes.
+        sides: SOURCE, DEST or BOTH.
+        section: Where the help shows it.
+        help: A sentence; the default is added.
+        default: As it would be typed; None for none.
+        metavar: What the value is called in the help; None for a switch.
+    """
+
+    flag: str
+    sides: str
+    section: str
+    help: str
+    default: str | None = None
+    metavar: str | None = "TEXT"
+
+    @property
+    def name(self) -> str:
+        """The name of its value in Python."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    def decorate(self, command: C) -> C:
+        """Add the option to a click command."""
+        if self.metavar is None:
+            return click.option(self.flag, is_flag=True, help=self.help)(command)
+        return click.option(
+            self.flag,
+            metavar=self.metavar,
+            default=self.default,
+            show_default=self.default is not None,
+            help=self.help,
+        )(command)
+
+
+OPTIONS = (
+    Option(
+        "--size", SOURCE, GUEST,
+        "Memory, or several RAMBlocks with a page size each: ram=192MiB@2MiB,rom=64MiB@4KiB.",
+        "256MiB", "SIZE",
+    ),
+    Option("--page-size", SOURCE, GUEST, "4KiB, 2MiB or 1GiB.", "2MiB", "SIZE"),
+    Option(
+        "--backing", BOTH, GUEST,
+        "Kernel pages to use: auto, hugetlb, thp or base.", "auto", "KIND",
+    ),
+    Option(
+        "--image", SOURCE, GUEST,
+        "Fill the memory from this file, the rest with zeros, instead of with a pattern.",
+        None, "FILE",
+    ),
+    Option("--vcpus", SOURCE, GUEST, "Number of vCPUs, up to 64.", "2", "N"),
+    Option(
+        "--program", SOURCE, GUEST,
+        "How vCPUs access memory: uniform, sequential, zipf, hotspot, trace:FILE, scripted.",
+        "uniform", "NAME",
+    ),
+    Option(
+        "--access-rate", SOURCE, GUEST,
+        "Accesses a second of each vCPU; 0 for no pause.", "5000", "N",
+    ),
+    Option(
+        "--write-ratio", SOURCE, GUEST, "Share of accesses that write, 0 to 1.", "0.3", "RATIO"
+    ),
+    Option("--seed", SOURCE, GUEST, "Seed of pattern and program.", "0", "N"),
+    Option(
+        "--policy", SOURCE, MIGRATION,
+        f"Which page goes next: {', '.join(PRESETS)}.", "ordered", "NAME",
+    ),
+    Option(
+        "--placement", DEST, MIGRATION,
+        "How received pages become touchable: auto or simulated.", "auto", "KIND",
+    ),
+    Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "512KiB", "SIZE"),
+    Option(
+        "--postcopy-after", SOURCE, MIGRATION,
+        "Precopy passes before postcopy; 0: postcopy at once; never: precopy until it converges.",
+        "1", "N",
+    ),
+    Option(
+        "--downtime-limit", SOURCE, MIGRATION,
+        "Finish in precopy when the guest would stand still no longer than this.",
+        "300ms", "TIME",
+    ),
+    Option(
+        "--max-bandwidth", SOURCE, MIGRATION,
+        "Limit in precopy, such as 1Gbit/s or 125MB/s; 0 for none.", "0", "RATE",
+    ),
+    Option(
+        "--max-postcopy-bandwidth", SOURCE, MIGRATION,
+        "Limit in postcopy, of what no vCPU waits for.", "0", "RATE",
+    ),
+    Option(
+        "--steps", DEST, MIGRATION,
+        "Scripted page faults, [[step]] tables of a TOML file; with --program scripted.",
+        None, "FILE",
+    ),
+    Option(
+        "--save", DEST, OUTPUT, "Write the guest's memory here when all of it is there.",
+        None, "FILE",
+    ),
+    Option(
+        "--report", BOTH, OUTPUT, "Write the report as JSON; - for standard output.", None, "FILE"
+    ),
+    Option(
+        "--events", BOTH, OUTPUT, "Write what happens as it happens, one JSON object a line.",
+        None, "FILE",
+    ),
+    Option("--quiet", BOTH, OUTPUT, "No progress and no result table.", None, None),
+    Option("--verbose", BOTH, OUTPUT, "Tell each change of state.", None, None),
+)  # fmt: skip
+
+# The options whose values name files; `--program` may name one too.
+FILES = frozenset(option.name for option in OPTIONS if option.metavar == "FILE")
+
+
+def options_of(*sides: str) -> list[Option]:
+    """Return the options that belong to any of the sides."""
+    return [option for option in OPTIONS if any(side in option.sides for side in sides)]
+
+
+def with_options(options: Iterable[Option]) -> Callable[[C], C]:
+    """Return a decorator that adds options to a click command, in their order."""
+
+    def decorate(command: C) -> C:
+        for option in reversed(tuple(options)):
+            command = option.decorate(command)
+        return command
+
+    return decorate
+
+
+def to_arguments(values: Values, options: Iterable[Option]) -> list[str]:
+    """Return the command line that gives these values to another process."""
+    arguments: list[str] = []
+    for option in options:
+        value = values.get(option.name)
+        if option.metavar is None:
+            arguments += [option.flag] if value else []
+        elif value is not None:
+            # With "=", so that a value that begins with a dash stays a value.
+            arguments.append(f"{option.flag}={value}")
+    return arguments

@@ -1,0 +1,32 @@
+"""`midstream source`: runs a source in this process, with a progress line on a terminal."""
+
+from __future__ import annotations
+
+import trio
+
+from scripts.options import SOURCE, Values
+from scripts.progress import show_progress
+from scripts.recorder import Recorder
+from scripts.sides import Outcome, run_side
+from source.config import SourceConfig
+from source.session import SourceSession
+
+
+def run_source(config: SourceConfig, values: Values) -> None:
+    """Run a source to its end.
+
+    Raises:
+        MidstreamError: It failed, was cancelled, or found wrong memory.
+    """
+
+    async def run(recorder: Recorder) -> Outcome:
+        session = SourceSession(config, recorder)
+        async with trio.open_nursery() as nursery:
+            # A progress line between log lines would only be in their way.
+            if not (values["quiet"] or values["verbose"]):
+                nursery.start_soon(show_progress, session.progress)
+            result = await session.run()
+            nursery.cancel_scope.cancel()
+        return result.report, result.problem
+
+    run_side(SOURCE, values, run)

@@ -1,0 +1,100 @@
+"""The result of a migration for a person: one or two lines an item, none over 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from protocol.units import format_bytes
+
+Report = dict[str, Any]
+
+_NAME_CHARS = 16
+
+
+def table(report: Report) -> str:
+    """Return what matters of a report."""
+    own = report["midstream"]
+    items = {
+        "status": _status(report),
+        "policy": f"{own['policy']}, placement {own['placement']}, backing {own['backing']}",
+        "time": _times(report),
+        "memory": _memory(report),
+        "channels": _channels(own["channels"]),
+        "page requests": _requests(own["requests"]),
+        "preemptions": "{count}, of them {boosted} finished urgently".format(**own["preemptions"]),
+        "fault latency": _latency(own["faults"], "wait of a vCPU", "waits of vCPUs"),
+        "access latency": _latency(own["accesses"], "access", "accesses"),
+        "verified": _verified(own["verified"]),
+    }
+    return "".join(_item(name, text) for name, text in items.items())
+
+
+def _item(name: str, text: str) -> str:
+    """Return an item's lines: its name stands before the first, the others below that."""
+    indent = "\n" + " " * _NAME_CHARS
+    return f"{name:<{_NAME_CHARS}}{text.replace(chr(10), indent)}\n"
+
+
+def _status(report: Report) -> str:
+    verified = report["midstream"]["verified"]
+    good = verified["digest-equal"] and not verified["mismatches"]
+    return f"{report['status']}{', verified' if good else ', but the memory is WRONG'}"
+
+
+def _times(report: Report) -> str:
+    total, setup = _time_ms(report["total-time"]), _time_ms(report["setup-time"])
+    return f"{total}, of it setup {setup}, downtime {_time_ms(report['midstream']['downtime-ms'])}"
+
+
+def _memory(report: Report) -> str:
+    ram = report["ram"]
+    guest, sent = format_bytes(ram["total"]), format_bytes(ram["normal-bytes"])
+    passes = _count(report["midstream"]["passes"], "precopy pass", "precopy passes")
+    return f"{guest} guest, {sent} of pages sent at {ram['mbps'] / 8:.0f} MB/s\n{passes}"
+
+
+def _channels(channels: dict[str, int]) -> str:
+    sizes = {name.replace("-", " "): format_bytes(count) for name, count in channels.items()}
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
+
+
+def _requests(requests: dict[str, int]) -> str:
+    if not requests["received"]:
+        return "none"
+    return (
+        "{received}: postcopy channel {on-postcopy-channel}, precopy channel {on-precopy-channel}\n"
+        "already sent {already-sent}, duplicate {duplicate}, postponed {postponed}"
+    ).format(**requests)
+
+
+def _latency(summary: dict[str, Any], one: str, many: str) -> str:
+    if not summary["count"]:
+        return "none"
+    names = ("p50", "p90", "p99", "max")
+    figures = ", ".join(f"{name} {_time_us(summary[f'{name}-us'])}" for name in names)
+    return f"{figures}\n{_count(summary['count'], one, many)} in postcopy"
+
+
+def _verified(verified: dict[str, Any]) -> str:
+    reads = _count(verified["reads"], "guest read", "guest reads")
+    mismatches = _count(verified["mismatches"], "mismatch", "mismatches")
+    pages = _count(verified["pages"], "page", "pages")
+    digests = "equal" if verified["digest-equal"] else "DIFFER"
+    return f"{reads}, {mismatches}\n{pages} compared, digests {digests}"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _time_ms(milliseconds: float) -> str:
+    return _time_us(milliseconds * 1000)
+
+
+def _time_us(microseconds: float) -> str:
+    # A little below the next unit, or rounding would make 1e+03 of it.
+    scales = ((999.5, "us", 1.0), (999.5e3, "ms", 1e3), (59.95e6, "s", 1e6), (3597e6, "min", 60e6))
+    for limit, unit, scale in scales:
+        if microseconds < limit:
+            return f"{microseconds / scale:.3g} {unit}"
+    return f"{microseconds / 3600e6:.4g} h"

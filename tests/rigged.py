@@ -1,0 +1,103 @@
+"""Midstream with one thing rigged.
+
+    stop-at EVENT PAGE   stop this process (SIGSTOP) at an event, once its file has it
+    lose-page            the source takes a target page that the guest has written to for clean
+    misplace-chunk       the destination writes a chunk's bytes to where the chunk before belongs
+    place-early          the destination lets vCPUs touch pages that have not come
+
+A test that ends well with all but the first would end well with a migration that loses memory.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import trio
+
+from dest.engine import Engine
+from dest.placement import SimulatedPlacement
+from guest.handle import GuestSnapshot
+from protocol.channels import Channel
+from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.messages import PageData, ZeroData
+from protocol.pageset import PageSet
+from scripts.recorder import Recorder
+from source.migration import Migration
+
+
+def stop_at(event_name: str, page: str) -> None:
+    """Rig the recorder; the event that it stops at is emitted before what it tells of goes on."""
+    record = Recorder.__call__
+    stopped = False
+
+    def record_and_stop(
+        self: Recorder, event: str, **fields: str | int | float | bool | None
+    ) -> None:
+        nonlocal stopped
+        record(self, event, **fields)
+        if not stopped and event == event_name and fields.get("page") == int(page):
+            stopped = True
+            self.flush()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    Recorder.__call__ = record_and_stop  # type: ignore[method-assign]
+
+
+def lose_page() -> None:
+    """Rig the source."""
+    stop_guest = Migration._stop_guest
+
+    async def stop_guest_and_forget(self: Migration, dirty: PageSet) -> GuestSnapshot:
+        # Everything was sent and acknowledged, so what is written from here on is not there yet.
+        fresh = PageSet(self._config.geometry)
+        while (place := fresh.first_from(0, 0)) is None:
+            await trio.sleep(0.001)
+            fresh.add_flat(self._guest.board.harvest_dirty())
+        dirty.update(fresh)
+        snapshot = await stop_guest(self, dirty)
+        dirty.remove(Span(*place, TARGET_PAGE_BYTES))
+        return snapshot
+
+    Migration._stop_guest = stop_guest_and_forget  # type: ignore[method-assign]
+
+
+def misplace_chunk() -> None:
+    """Rig the destination."""
+    begin = Engine.begin
+    misplaced = False
+
+    def begin_elsewhere(self: Engine, channel: Channel, message: PageData | ZeroData) -> memoryview:
+        nonlocal misplaced
+        view = begin(self, channel, message)
+        if misplaced or message.offset < len(view):
+            return view
+        misplaced = True
+        before = message.offset - len(view)
+        return self._memory.views[message.block][before : before + len(view)]
+
+    Engine.begin = begin_elsewhere  # type: ignore[method-assign]
+
+
+def place_early() -> None:
+    """Rig the destination."""
+
+    def discard_nothing(self: SimulatedPlacement, span: Span) -> None:
+        """Leave everything touchable."""
+
+    SimulatedPlacement.discard = discard_nothing  # type: ignore[method-assign]
+
+
+RIGS: dict[str, Callable[..., None]] = {
+    "stop-at": stop_at,
+    "lose-page": lose_page,
+    "misplace-chunk": misplace_chunk,
+    "place-early": place_early,
+}
+
+
+def rig_up(rig: str) -> None:
+    """Rig this process, which is to run a midstream command afterwards."""
+    name, *arguments = rig.split()
+    RIGS[name](*arguments)

@@ -1,0 +1,44 @@
+"""The commands that a person types are this program, however they are called."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT
+
+# Where pip puts a package's commands.
+SCRIPT = Path(sys.executable).with_name("midstream")
+
+
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "scripts"], [str(SCRIPT)]])
+def test_both_ways_to_call_it(command: list[str], tmp_path: Path) -> None:
+    """`midstream` and `python -m scripts` are the same, from any directory."""
+    if command == [str(SCRIPT)] and not SCRIPT.exists():
+        pytest.skip("midstream is not installed here")
+    done = subprocess.run(
+        [*command, "--version"], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("midstream ")
+
+
+def test_an_interrupted_start_is_one_line() -> None:
+    """Even the first import of all may be interrupted without a traceback."""
+    code = (
+        "import sys, importlib.abc\n"
+        "class Interrupted(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'scripts.interrupts':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "import scripts.cli\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "midstream: cancelled by SIGINT\n"

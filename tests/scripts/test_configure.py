@@ -1,0 +1,175 @@
+"""What a command line says becomes a configuration, or a complaint that names the option."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from protocol.geometry import PageId
+from scripts.configure import (
+    check_outputs,
+    check_pair,
+    dest_config,
+    parse_address,
+    source_config,
+)
+from scripts.options import OPTIONS
+
+
+def values(**given: Any) -> dict[str, Any]:  # noqa: ANN401 - as click's
+    """Return the values of a command line on which only these were given."""
+    return {option.name: option.default for option in OPTIONS} | given
+
+
+def configure(given: dict[str, Any]) -> None:
+    """Make both sides' configurations."""
+    source_config(given, "", 0)
+    dest_config(given, "", 0)
+
+
+def test_the_defaults_are_a_configuration() -> None:
+    """Without options both sides' configurations are complete."""
+    source = source_config(values(), "here", 1)
+    assert source.geometry.length_bytes == 256 << 20
+    assert source.policy.name == "ordered"
+    assert (source.spec.name, source.spec.vcpu_count) == ("uniform", 2)
+    assert source.rule.postcopy_after == 1
+    assert (source.bandwidth, source.postcopy_bandwidth, source.image) == (0, 0, None)
+    dest = dest_config(values(), "there", 2)
+    assert (dest.host, dest.port, dest.save, dest.steps) == ("there", 2, None, ())
+
+
+def test_values_arrive_in_their_units() -> None:
+    """Sizes become bytes, rates bytes a second, times milliseconds, `never` no pass at all."""
+    source = source_config(
+        values(
+            size="ram=4MiB@2MiB,rom=8KiB@4KiB", chunk_size="64KiB", max_bandwidth="1Gbit/s",
+            max_postcopy_bandwidth="1MB/s", downtime_limit="2s", postcopy_after="never",
+            access_rate="1.5e3", write_ratio="1", seed="18446744073709551615",
+        ),
+        "here", 1,
+    )  # fmt: skip
+    assert [block.name for block in source.geometry.blocks] == ["ram", "rom"]
+    assert source.chunk_bytes == 64 << 10
+    assert (source.bandwidth, source.postcopy_bandwidth) == (125_000_000, 1_000_000)
+    assert source.rule.downtime_ms_max == 2000
+    assert source.rule.postcopy_after is None
+    assert (source.spec.access_rate, source.spec.write_ratio) == (1500, 1)
+    assert source.spec.seed == 2**64 - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *((name, text)
+          for name in ("vcpus", "access_rate", "write_ratio", "seed", "postcopy_after",
+                       "chunk_size", "max_bandwidth", "max_postcopy_bandwidth", "downtime_limit",
+                       "size", "page_size")
+          for text in ("-1", "nan", "inf", "", " ", "x", "0x10", "1_0", "9" * 5000, "-x",
+                       "\u0663")),
+        *((name, text)
+          for name in ("vcpus", "seed", "postcopy_after", "chunk_size", "max_bandwidth", "size")
+          for text in ("1e3", "1.5")),
+        ("size", "0"), ("size", "3MiB"), ("size", "65TiB"), ("size", "ram=4MiB,ram=4MiB"),
+        ("size", "ram=4MiB,"), ("size", "ram=4MiB@3KiB"), ("page_size", "8KiB"),
+        ("backing", "file"), ("placement", "none"), ("policy", "best"),
+        ("chunk_size", "0"), ("chunk_size", "6KiB"), ("chunk_size", "128MiB"),
+        ("vcpus", "0"), ("vcpus", "65"), ("access_rate", "1e7"), ("access_rate", "1e-999"),
+        ("access_rate", "0.0001"), ("write_ratio", "1.01"), ("seed", "18446744073709551616"),
+        ("downtime_limit", "0"), ("downtime_limit", "1h"), ("max_bandwidth", "1"),
+        ("program", "walk"), ("program", "trace"), ("program", "trace:"),
+        ("program", "uniform:x"), ("program", "trace:/nonexistent"),
+        ("image", "/nonexistent"), ("image", "/"), ("image", ""), ("save", "/"),
+        ("save", "/nonexistent/file"), ("steps", "/nonexistent"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_its_option(name: str, text: str) -> None:
+    """A value that an option cannot have is a short complaint about that option."""
+    with pytest.raises(click.BadParameter) as caught:
+        configure(values(**{name: text}))
+    message = caught.value.format_message()
+    assert f"--{name.replace('_', '-')}" in message
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("localhost:1", ("localhost", 1)),
+        ("127.0.0.1:65535", ("127.0.0.1", 65535)),
+        ("[::1]:80", ("::1", 80)),
+        ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
+        (":80", ("localhost", 80)),
+        ("a-b.example:0", ("a-b.example", 0)),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(text: str, address: tuple[str, int]) -> None:
+    """Names, IPv4 and, in brackets, IPv6 may stand before the port."""
+    assert parse_address(text, "--listen") == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "80", "host", "host:", "host:x", "host:-1", "host:65536", "host:1e3", "host: 1",
+        "::1:80", "[::1]", "[::1]80", "[host]:80", "a..b:80", f"{'x' * 300}:80", "h\n:80",
+        "host:\u0663", "host:000080",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(text: str) -> None:
+    """Everything else is a complaint, and nothing that the resolver could trip over gets by."""
+    with pytest.raises(click.BadParameter, match="HOST:PORT"):
+        parse_address(text, "--listen")
+
+
+def test_a_source_needs_a_port() -> None:
+    """Port 0 picks one to listen on, but nobody can be found there."""
+    with pytest.raises(click.BadParameter, match="from 1 to 65535"):
+        parse_address("host:0", "--connect", port_min=1)
+
+
+def test_an_image_must_fit(tmp_path: Path) -> None:
+    """A file as large as the guest is taken, one byte more is refused."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(8192))
+    good = values(size="8KiB", page_size="4KiB", image=str(image))
+    assert source_config(good, "", 0).image == image
+    with pytest.raises(click.BadParameter, match="8192 bytes do not fit in a guest of 4096"):
+        source_config(good | {"size": "4KiB"}, "", 0)
+
+
+def test_outputs_are_looked_at_before(tmp_path: Path) -> None:
+    """A report or events file that cannot be written is refused; standard output is none."""
+    check_outputs(values(report="-", events=None))
+    check_outputs(values(report=str(tmp_path / "r"), events=str(tmp_path / "e")))
+    assert list(tmp_path.iterdir()) == []
+    for name in ("report", "events"):
+        with pytest.raises(click.BadParameter, match="is a directory"):
+            check_outputs(values(**{name: str(tmp_path)}))
+
+
+def test_steps_need_a_guest_that_takes_them(tmp_path: Path) -> None:
+    """Steps are refused for a guest with a program of its own, and for pages that it has not."""
+    steps = tmp_path / "steps"
+    steps.write_text('[[step]]\nwhen = { placed = 1 }\nfault = ["1:0"]\n', encoding="utf-8")
+    good = values(program="scripted", steps=str(steps), size="ram=4MiB,rom=2MiB")
+    check_pair(good)
+    assert dest_config(good, "", 0).steps[0].faults == (PageId(1, 0),)
+    with pytest.raises(click.BadParameter, match="needs --program scripted"):
+        check_pair(good | {"program": "uniform"})
+    with pytest.raises(click.BadParameter, match="step 1: the guest has no page 0 in block 1"):
+        check_pair(good | {"size": "4MiB"})
+    with pytest.raises(click.BadParameter, match="step 1: the guest has no page 1 in block 0"):
+        check_pair(good | {"size": "ram=2MiB,rom=2MiB"})
+
+
+@pytest.mark.parametrize("name", ["program", "steps"])
+def test_what_is_read_twice_is_no_pipe(tmp_path: Path, name: str) -> None:
+    """`migrate` reads these itself before a side does; what comes out of a pipe comes once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    text = f"trace:{pipe}" if name == "program" else str(pipe)
+    with pytest.raises(click.BadParameter, match="must be read twice"):
+        check_pair(values(**{"program": "scripted", name: text}))

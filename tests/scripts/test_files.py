@@ -1,0 +1,72 @@
+"""Files that a command line names are looked at before anything starts."""
+
+import os
+from pathlib import Path
+
+import click
+import pytest
+
+from scripts.files import check_readable, check_writable
+
+IS_ROOT = os.geteuid() == 0
+
+
+def test_a_readable_file_is_measured(tmp_path: Path) -> None:
+    """A file that is there and ours to read is told with its size."""
+    file = tmp_path / "file"
+    file.write_bytes(b"abc")
+    assert check_readable("--image", str(file)).st_size == 3
+
+
+def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """A file that is missing, or a directory, is refused in words that name it and the option."""
+    for path, reason in ((tmp_path / "no", "No such file or directory"), (tmp_path, "directory")):
+        with pytest.raises(click.BadParameter, match=reason) as caught:
+            check_readable("--image", str(path))
+        assert "--image" in caught.value.format_message()
+        assert str(path) in caught.value.format_message()
+
+
+def test_what_can_be_written_is_taken(tmp_path: Path) -> None:
+    """A file to be made, one to be replaced, a device, and a link to no file yet are all fine."""
+    old = tmp_path / "old"
+    old.write_bytes(b"kept")
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "new")
+    for path in ("relative", str(tmp_path / "new"), str(old), str(link), "/dev/null"):
+        check_writable("--report", path)
+        check_writable("--save", path, beside=True)
+    # Looking has changed nothing.
+    assert old.read_bytes() == b"kept"
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """A directory, a file in none, one under a file, and too long a name are refused."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    wrong = {
+        str(tmp_path): "is a directory",
+        str(tmp_path / "no" / "file"): "its folder does not exist",
+        str(tmp_path / "file" / "file"): "Not a directory",
+        str(tmp_path / ("x" * 300)): "File name too long",
+        str(tmp_path / "loop"): "symbolic links",
+    }
+    for path, reason in wrong.items():
+        with pytest.raises(click.BadParameter, match=reason):
+            check_writable("--report", path)
+
+
+@pytest.mark.skipif(IS_ROOT, reason="root may read and write everything")
+def test_permissions_are_looked_at(tmp_path: Path) -> None:
+    """What is there but not ours to read or write is refused."""
+    file = tmp_path / "file"
+    file.touch(0o000)
+    with pytest.raises(click.BadParameter, match="Permission denied"):
+        check_readable("--image", str(file))
+    with pytest.raises(click.BadParameter, match="Permission denied"):
+        check_writable("--report", str(file))
+    tmp_path.chmod(0o500)
+    with pytest.raises(click.BadParameter, match="its folder is not writable"):
+        check_writable("--save", str(file), beside=True)
+    tmp_path.chmod(0o700)

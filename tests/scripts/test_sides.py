@@ -1,0 +1,167 @@
+"""Running a side: signals cancel it, and what came of it is printed and written."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from protocol.errors import (
+    ConnectionLost,
+    MidstreamError,
+    MigrationCancelled,
+    PeerAborted,
+    WrongMemory,
+)
+from protocol.events import STATE
+from protocol.report import DestPart, SourcePart, assemble
+from scripts.recorder import Recorder
+from scripts.sides import Outcome, run_side, until_signalled
+
+
+def report() -> dict[str, Any]:
+    """Return a report in which every number is 1."""
+    numbers: dict[str, Any] = dict.fromkeys(SourcePart.__annotations__, 1)
+    part = SourcePart(**{**numbers, "policy": "ordered", "backing": "base", "dirty_log": "none"})
+    own = DestPart(
+        placement="simulated", backing="base", reads=1, reads_unchecked=0, mismatches=0,
+        cpu_seconds=0.0,
+    )  # fmt: skip
+    return assemble("completed", part, own)
+
+
+def values(**given: object) -> dict[str, object]:
+    """Return a command line's values for a side, of which these were given."""
+    nothing = {"events": None, "events_append": False, "report": None}
+    return nothing | {"quiet": False, "verbose": False} | given
+
+
+async def wait_for_ever() -> Outcome:
+    """Never come to an end."""
+    await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_cancels(number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end what runs, in order, and say which it was."""
+    cleaned_up = False
+
+    async def run() -> Outcome:
+        nonlocal cleaned_up
+        # The first checkpoint: whoever listens for signals does so by now.
+        await trio.lowlevel.checkpoint()
+        os.kill(os.getpid(), number)
+        try:
+            return await wait_for_ever()
+        finally:
+            cleaned_up = True
+
+    with trio.fail_after(10), pytest.raises(MigrationCancelled, match=number.name):
+        await until_signalled(run)
+    assert cleaned_up
+
+
+async def test_what_fails_while_it_is_cancelled_was_cancelled() -> None:
+    """A connection that breaks during a cancellation is not the reason of the end."""
+
+    async def run() -> Outcome:
+        await trio.lowlevel.checkpoint()
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            return await wait_for_ever()
+        finally:
+            raise ConnectionLost("the peer was faster")
+
+    with trio.fail_after(10), pytest.raises(MigrationCancelled):
+        await until_signalled(run)
+
+
+async def test_a_bug_is_not_hidden_by_a_signal() -> None:
+    """What nobody foresaw is told even if the user cancelled."""
+
+    async def run() -> Outcome:
+        await trio.lowlevel.checkpoint()
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            return await wait_for_ever()
+        finally:
+            raise KeyError("x")
+
+    with trio.fail_after(10), pytest.raises(KeyError):
+        await until_signalled(run)
+
+
+async def test_one_error_is_left_of_many() -> None:
+    """Of all that failed, the error that says most comes out, by itself."""
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    async def run() -> Outcome:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail, ConnectionLost("cut"))
+            nursery.start_soon(fail, PeerAborted("no room"))
+        raise AssertionError("not reached")
+
+    with trio.fail_after(10), pytest.raises(PeerAborted, match="no room"):
+        await until_signalled(run)
+
+
+def test_a_side_prints_writes_and_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table goes to standard output, report and events into their files."""
+    given = values(report=str(tmp_path / "report"), events=str(tmp_path / "events"))
+
+    async def run(recorder: Recorder) -> Outcome:
+        recorder(STATE, state="completed")
+        await trio.lowlevel.checkpoint()
+        return report(), None
+
+    run_side("dest", given, run)
+    assert capsys.readouterr().out.startswith("status          completed")
+    assert json.loads((tmp_path / "report").read_text(encoding="utf-8")) == report()
+    assert json.loads((tmp_path / "events").read_text(encoding="utf-8"))["side"] == "dest"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_report_has_standard_output_for_itself(
+    capsys: pytest.CaptureFixture[str], *, quiet: bool
+) -> None:
+    """With `--report -` there is nothing but JSON, quiet or not."""
+
+    async def run(_: Recorder) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        return report(), None
+
+    run_side("source", values(report="-", quiet=quiet), run)
+    assert json.loads(capsys.readouterr().out) == report()
+
+
+def test_wrong_memory_comes_after_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where memory is wrong a person needs the report; it is there, and so is the error."""
+
+    async def run(_: Recorder) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        return report(), WrongMemory("page 5")
+
+    with pytest.raises(WrongMemory, match="page 5"):
+        run_side("source", values(report=str(tmp_path / "report")), run)
+    assert (tmp_path / "report").exists()
+    assert capsys.readouterr().out.startswith("status ")
+
+
+def test_a_report_that_cannot_be_written_is_an_error() -> None:
+    """A disk that has filled up meanwhile is told by file and reason."""
+
+    async def run(_: Recorder) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        return report(), None
+
+    with pytest.raises(MidstreamError, match="cannot write /dev/full: No space left on device"):
+        run_side("source", values(report="/dev/full"), run)

@@ -1,0 +1,27 @@
+"""A build that loses memory is caught by the guest or the digest: exit status 3 on both sides."""
+
+import pytest
+
+from tests.processes import Lab
+
+BUSY = ("--size=8MiB", "--vcpus=2", "--access-rate=0", "--write-ratio=0.5", "--quiet")
+
+
+@pytest.mark.parametrize(
+    ("source_rig", "dest_rig", "arguments"),
+    [
+        ("lose-page", "", ()),
+        ("", "misplace-chunk", ("--postcopy-after=never", "--write-ratio=0")),
+        ("", "place-early", ("--postcopy-after=0",)),
+    ],
+)
+def test_wrong_memory_is_found(
+    lab: Lab, source_rig: str, dest_rig: str, arguments: tuple[str, ...]
+) -> None:
+    """A page not sent again, bytes in the wrong place, pages placed too early: none goes unseen."""
+    source, dest = lab.start_pair(
+        *BUSY, *arguments, source_rig=source_rig, dest_rig=dest_rig,
+        dest_arguments=("--placement=simulated", "--quiet"),
+    )  # fmt: skip
+    source.fail(3, "wrong")
+    dest.fail(3, "wrong")

@@ -1,0 +1,254 @@
+"""Whole migrations: a source and a destination against each other, with guests that really run.
+
+Both engines share one process and one event loop here; their guests are processes of their own, and
+what goes between the two goes over loopback.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+import dest.config
+import dest.session
+import source.session
+from dest.engine import Engine
+from guest.digest import digest
+from guest.handle import GuestHandle, open_guest
+from guest.memory import GuestMemory
+from guest.programs import ProgramSpec
+from guest.slices import Job
+from protocol import events
+from protocol.channels import Channel
+from protocol.errors import MemoryLost, MidstreamError, PeerAborted, WrongMemory
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
+from protocol.policy import PRESETS, preset
+from source.convergence import SwitchRule
+from tests.helpers import (
+    HUGE,
+    KIB,
+    MIB,
+    SEED,
+    Recorder,
+    bare,
+    bounded,
+    nothing_left,
+    source_config,
+)
+
+GEOMETRY = Geometry(
+    (RamBlock("ram", 4 * HUGE, HUGE), RamBlock("rom", 512 * KIB, TARGET_PAGE_BYTES))
+)
+# vCPUs that fault without pause while pages come, and soon have all of them.
+BUSY = ProgramSpec("uniform", vcpu_count=2, write_ratio=0.3, seed=SEED)
+# vCPUs that write less than a link of this speed carries.
+QUIET = ProgramSpec("hotspot", vcpu_count=2, access_rate=2000.0, write_ratio=0.5, seed=SEED)
+
+# Slow enough that vCPUs have to ask, and over in a quarter of a second.
+PACED = {"postcopy_bandwidth": 32 * MIB}
+
+STARTUP_SECONDS = 60.0
+
+
+class Outcome:
+    """How one side ended: with a result, with an error, or cancelled."""
+
+    def __init__(self) -> None:
+        """Start as it is before the end."""
+        self.events = Recorder()
+        self.scope = trio.CancelScope()
+        self.result: dest.session.Result | source.session.Result | None = None
+        self.error: MidstreamError | None = None
+
+    async def run(self, session: dest.session.DestSession | source.session.SourceSession) -> None:
+        """Run a side to its end."""
+        with self.scope:
+            try:
+                self.result = await session.run()
+            except MidstreamError as error:
+                self.error = bare(error)
+
+    @property
+    def problem(self) -> WrongMemory | None:
+        """What was wrong with the memory at the end of a migration that ended."""
+        assert self.result is not None, repr(self.error)
+        return self.result.problem
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report of a migration that ended."""
+        assert self.result is not None, repr(self.error)
+        return self.result.report
+
+
+class Pair:
+    """A source and a destination in one process; `migrate` runs them against each other."""
+
+    def __init__(self, **changes: Any) -> None:  # noqa: ANN401 - of the source's configuration
+        """Configure both."""
+        self.source, self.dest = Outcome(), Outcome()
+        self._changes: dict[str, Any] = {"spec": BUSY} | changes
+
+    async def migrate(self) -> None:
+        """Run both to their ends; nothing of either may stay."""
+        # What Python and trio open once.
+        await trio.to_thread.run_sync(int)
+        address: list[str] = []
+        listening = trio.Event()
+
+        def listens(text: str) -> None:
+            address.append(text)
+            listening.set()
+
+        config = dest.config.DestConfig(host="127.0.0.1", port=0, backing="base")
+        receiving = dest.session.DestSession(config, self.dest.events, listens, address.append)
+        with nothing_left(), bounded(STARTUP_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.dest.run, receiving)
+                await listening.wait()
+                port = int(address[0].rpartition(":")[2])
+                sending = source.session.SourceSession(
+                    source_config(GEOMETRY, port, **self._changes), self.source.events
+                )
+                nursery.start_soon(self.source.run, sending)
+
+    def expect_success(self) -> dict[str, Any]:
+        """Check that both sides agree that all went well; return the report."""
+        assert self.source.problem is None
+        assert self.dest.problem is None
+        report = self.source.report
+        assert report == self.dest.report
+        assert report["status"] == "completed"
+        assert report["ram"]["remaining"] == 0
+        verified = report["midstream"]["verified"]
+        assert verified["digest-equal"] is True
+        assert verified["mismatches"] == 0
+        assert verified["reads"] > 0
+        return report
+
+
+@pytest.mark.parametrize("policy", PRESETS)
+async def test_postcopy_at_once(policy: str) -> None:
+    """Under every policy a busy guest gets all of its memory, of both page sizes, exactly once."""
+    pair = Pair(policy=preset(policy), **PACED)
+    await pair.migrate()
+    report = pair.expect_success()
+    assert report["midstream"]["policy"] == policy
+    assert report["midstream"]["faults"]["count"] > 0
+    assert report["ram"]["normal"] + report["ram"]["duplicate"] == GEOMETRY.target_page_count
+    requests = report["midstream"]["requests"]
+    assert requests["received"] > 0
+    assert report["ram"]["postcopy-requests"] == requests["received"]
+    if policy == "vanilla":
+        assert report["midstream"]["channels"]["postcopy"] == 0
+        assert requests["on-postcopy-channel"] == 0
+    # Every request that this side sent was read there, and no vCPU was left asleep.
+    asked = pair.dest.events.of(events.PAGE_REQUEST)
+    answered = pair.source.events.of(events.PAGE_REQUEST)
+    assert [(e["block"], e["page"]) for e in asked] == [(e["block"], e["page"]) for e in answered]
+    wakes = pair.dest.events.of(events.VCPU_WAKE)
+    assert len(wakes) == report["midstream"]["faults"]["count"]
+
+
+async def test_precopy_alone() -> None:
+    """A guest that writes little is moved without a fault, in passes that get smaller."""
+    rule = SwitchRule(postcopy_after=None, downtime_ms_max=300)
+    pair = Pair(spec=QUIET, rule=rule)
+    await pair.migrate()
+    report = pair.expect_success()
+    assert report["midstream"]["passes"] >= 1
+    assert report["midstream"]["faults"]["count"] == 0
+    assert report["ram"]["postcopy-requests"] == 0
+    assert report["ram"]["normal"] >= GEOMETRY.target_page_count
+    assert pair.dest.events.states == ["setup", "active", "device", "completed"]
+
+
+@pytest.fixture
+def _spoiled_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A destination whose memory loses a bit between its last page and its account."""
+
+    def spoil(memory: GuestMemory) -> Job[list[bytes]]:
+        memory.views[0][2 * HUGE + 12345] ^= 0x10
+        return digest(memory)
+
+    monkeypatch.setattr("dest.migration.digest", spoil)
+
+
+@pytest.mark.usefixtures("_spoiled_at_the_end")
+async def test_a_lost_bit_is_wrong_memory_on_both_sides() -> None:
+    """Memory that differs at the end is found after a pass and postcopy, and named on both."""
+    pair = Pair(spec=QUIET, rule=SwitchRule(postcopy_after=1, downtime_ms_max=0))
+    await pair.migrate()
+    for side in (pair.source, pair.dest):
+        assert isinstance(side.problem, WrongMemory)
+        assert side.problem.exit_status == 3
+        assert "page 2 of block ram" in str(side.problem)
+        assert side.report["midstream"]["verified"]["digest-equal"] is False
+        assert side.report["midstream"]["passes"] == 1
+
+
+@pytest.fixture
+def _torn_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A destination that forgets the second half of each page when it places it."""
+    end = Engine.end
+
+    def tear(self: Engine, channel: Channel) -> None:
+        span = self.assembly._arriving[channel].span
+        half = span.offset + span.length // 2
+        self._memory.views[span.block][half : span.end] = bytes(span.end - half)
+        end(self, channel)
+
+    monkeypatch.setattr(Engine, "end", tear)
+
+
+@pytest.mark.usefixtures("_torn_pages")
+async def test_torn_pages_are_found_by_the_guest() -> None:
+    """A vCPU that reads what must not be there is heard on both sides, before any digest."""
+    pair = Pair(**PACED)
+    await pair.migrate()
+    assert pair.dest.events.of(events.MISMATCH)
+    for side in (pair.source, pair.dest):
+        assert isinstance(side.problem, WrongMemory)
+        assert "the guest found wrong memory in" in str(side.problem)
+        assert "on the destination" in str(side.problem)
+        assert side.report["midstream"]["verified"]["mismatches"] > 0
+
+
+@pytest.mark.parametrize("side", ["source", "dest"])
+async def test_cancelled_in_postcopy(side: str) -> None:
+    """Whoever cancels, the other side is told, and no process, socket or memory is left."""
+    pair = Pair(postcopy_bandwidth=64 * KIB)
+    mine, other = (pair.source, pair.dest) if side == "source" else (pair.dest, pair.source)
+    pair.dest.events.on(events.VCPU_WAIT, mine.scope.cancel)
+    await pair.migrate()
+    assert mine.scope.cancelled_caught
+    assert mine.events.states[-1] == "cancelled"
+    assert isinstance(other.error, MemoryLost if side == "source" else PeerAborted)
+    assert "cancelled by its user" in str(other.error)
+    assert other.events.states[-1] == "failed"
+
+
+async def test_a_guest_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the vCPUs' process dies in postcopy both users are told how."""
+    pair = Pair(postcopy_bandwidth=64 * KIB)
+
+    @asynccontextmanager
+    async def open_mortal(memory: GuestMemory, spec: ProgramSpec) -> AsyncIterator[GuestHandle]:
+        async with open_guest(memory, spec) as guest:
+            pair.dest.events.on(
+                events.STATE, lambda: os.kill(guest.pid, signal.SIGKILL), state="postcopy-active"
+            )
+            yield guest
+
+    monkeypatch.setattr("dest.session.open_guest", open_mortal)
+    await pair.migrate()
+    reason = "the guest process was killed by SIGKILL"
+    assert str(pair.dest.error) == reason
+    assert isinstance(pair.source.error, PeerAborted)
+    assert reason in str(pair.source.error)
