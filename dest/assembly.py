@@ -5,6 +5,11 @@ done (`end`); a page is whole when its last missing target page has come.  Every
 source does not send is refused here, before it can touch guest memory: bytes outside a block, pages
 that are not missing, two channels in one page.  QEMU keeps the same knowledge in `PostcopyTmpPage`
 and `receivedmap` (`migration/postcopy-ram.c`), a page at a time; here any number may be under way.
+
+The policy says which chunks of a huge page may come over which channel: all over one; or any over
+either; or the page over the precopy channel, in part, and whole over the postcopy channel.  In that
+last case the two connections may overtake each other, and one copy is *waste*: a vCPU may have
+written to the page by then, so its bytes are counted and never written to memory.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.pageset import PageSet
+from protocol.policy import HalfSent, Policy
 
 
 @dataclass
@@ -26,6 +32,8 @@ class _Arrival:
 
     span: Span
     received: int = 0
+    # Its page comes, or came, over the other channel: what is still to come is not written.
+    waste: bool = False
 
 
 @dataclass
@@ -43,12 +51,23 @@ class Assembly:
     `start_postcopy` fixes what is missing; from then on each target page may come exactly once.
     """
 
-    def __init__(self, geometry: Geometry) -> None:
-        """Start in precopy."""
+    def __init__(self, geometry: Geometry, policy: Policy) -> None:
+        """Start in precopy.
+
+        Args:
+            geometry: The guest's blocks.
+            policy: Says which chunks may come over which channel, and what a unit is.
+        """
+        self._policy = policy
+        self._resends = policy.half_sent is HalfSent.RESEND
+        # A unit is what is placed at once: a page, or where the policy is critical a target page.
+        self.units = geometry.in_target_pages() if policy.critical else geometry
         self.counts = {channel: ChannelCounts() for channel in Channel}
         self._geometry = geometry
-        self._stale = PageSet(geometry)
+        self._stale = PageSet(self.units)
         self._missing: PageSet | None = None
+        # What may come of huge pages over each channel, where pages may come again.
+        self._due: dict[Channel, PageSet] = {}
         self._arriving: dict[Channel, _Arrival] = {}
         # Over which channel the first bytes of a page came that is not whole yet.
         self._owner: dict[PageId, Channel] = {}
@@ -85,29 +104,35 @@ class Assembly:
         if self._arriving:
             raise LocalProtocolError("postcopy cannot start in the middle of a frame")
         self._missing = self._stale
+        if self._resends:
+            self._due = {channel: self._stale.copy() for channel in Channel}
 
     def incomplete_pages(self, block: int) -> Iterator[Span]:
-        """Yield the stretches of a block's pages that are not whole, each as long as can be.
+        """Yield the stretches of a block's units that are not whole, each as long as can be.
 
         There are none in precopy.
         """
         if self._missing is None:
             return
-        page_bytes = self._geometry.blocks[block].page_bytes
+        unit_bytes = self.units.blocks[block].page_bytes
         flags = self._missing.pages_with_members(block).astype(np.int8)
         for arrival in self._arriving.values():
-            if arrival.span.block == block:
-                pages = self._geometry.pages_of(arrival.span)
-                flags[pages.start : pages.stop] = 1
+            if arrival.span.block == block and not arrival.waste:
+                units = self.units.pages_of(arrival.span)
+                flags[units.start : units.stop] = 1
         edges = np.flatnonzero(np.diff(flags, prepend=0, append=0))
         for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            yield Span(block, first * page_bytes, (last - first) * page_bytes)
+            yield Span(block, first * unit_bytes, (last - first) * unit_bytes)
 
-    def is_placed(self, page: PageId) -> bool:
-        """Tell whether a page is whole."""
+    def is_placed(self, unit: PageId) -> bool:
+        """Tell whether a unit is whole."""
+        return self.is_whole(self.units.page_span(unit))
+
+    def is_whole(self, span: Span) -> bool:
+        """Tell whether nothing of a stretch is missing or under way, which never is in precopy."""
         if self._missing is None:
             return True
-        return not (self._missing.holds_page(page) or self._is_arriving(page))
+        return not (self._missing.holds_any(span) or self._is_arriving(span))
 
     def begin(self, channel: Channel, span: Span) -> None:
         """Admit a frame; only after this may its bytes be written.
@@ -122,14 +147,19 @@ class Assembly:
                 f"{span.length} bytes at {span.offset} of block {span.block} are outside the guest "
                 "or no whole target pages"
             )
+        waste = False
         if self._missing is not None:
-            self._claim(channel, span, self._missing)
+            waste = self._claim(channel, span, self._missing)
         elif channel is not Channel.PRECOPY:
             raise RemoteProtocolError(f"page bytes on the {channel.value} channel in precopy")
-        self._arriving[channel] = _Arrival(span)
+        self._arriving[channel] = _Arrival(span, waste=waste)
+
+    def is_waste(self, channel: Channel) -> bool:
+        """Tell whether what comes of the channel's frame must not be written; ask each time."""
+        return self._arrival(channel).waste
 
     def progress(self, channel: Channel, count: int) -> None:
-        """Say that so many more bytes of the channel's frame are in memory."""
+        """Say that so many more bytes of the channel's frame are in memory, or thrown away."""
         arrival = self._arrival(channel)
         if not 0 <= count <= arrival.span.length - arrival.received:
             raise LocalProtocolError(
@@ -139,10 +169,10 @@ class Assembly:
         arrival.received += count
 
     def end(self, channel: Channel) -> Span | None:
-        """Say that the channel's frame is whole; return the pages that now are, if any.
+        """Say that the channel's frame is whole; return the units that now are, if any.
 
-        The stretch is one huge page, or the run of base pages that the frame held.  In precopy,
-        where pages may still change, nothing is ever whole.
+        The stretch is one huge page, or the run of units that the frame held.  In precopy, where
+        pages may still change, nothing is ever whole.
         """
         arrival = self._arrival(channel)
         # A stretch of zeros is here without a byte of it.
@@ -154,14 +184,14 @@ class Assembly:
         counts = self.counts[channel]
         counts.target_pages += arrival.span.length // TARGET_PAGE_BYTES
         counts.data_bytes += arrival.received
-        if self._missing is None:
+        if self._missing is None or arrival.waste:
             return None
-        if self._is_base(arrival.span.block):
+        if self._is_base(self.units, arrival.span.block):
             return arrival.span
-        page = self._geometry.page_of(arrival.span.block, arrival.span.target_pages.start)
-        if self._missing.holds_page(page) or self._is_arriving(page):
+        page = self._page_of(arrival.span)
+        if not self.is_placed(page):
             return None
-        del self._owner[page]
+        self._owner.pop(page, None)
         return self._geometry.page_span(page)
 
     def received_bytes(self, page: PageId) -> int:
@@ -178,7 +208,7 @@ class Assembly:
         return here
 
     def channel_of(self, page: PageId) -> Channel | None:
-        """Return the channel that a page not yet whole comes over, None if nothing has come."""
+        """Return the channel that a huge page not yet whole comes over, None if either may do."""
         return self._owner.get(page)
 
     def _arrival(self, channel: Channel) -> _Arrival:
@@ -186,34 +216,70 @@ class Assembly:
             raise LocalProtocolError(f"no frame is under way on the {channel.value} channel")
         return self._arriving[channel]
 
-    def _claim(self, channel: Channel, span: Span, missing: PageSet) -> None:
-        if missing.count_in(span) * TARGET_PAGE_BYTES != span.length:
-            raise RemoteProtocolError(
-                f"target pages at {span.offset} of block {span.block} came again"
-            )
-        if not self._is_base(span.block):
-            self._claim_page(channel, span)
-        missing.remove(span)
-
-    def _claim_page(self, channel: Channel, span: Span) -> None:
-        """Bind a huge page to the channel that its first bytes come over."""
-        pages = self._geometry.pages_of(span)
-        if len(pages) > 1:
+    def _claim(self, channel: Channel, span: Span, missing: PageSet) -> bool:
+        """Take a frame's bytes for no longer missing; return whether they are waste."""
+        is_base = self._is_base(self._geometry, span.block)
+        if not is_base and len(pages := self._geometry.pages_of(span)) > 1:
             raise RemoteProtocolError(
                 f"one frame holds parts of {len(pages)} pages of block {span.block}"
             )
-        page = PageId(span.block, pages[0])
+        if self._resends and not is_base:
+            return self._claim_again(channel, span, missing)
+        _check_all_in(missing, span)
+        if not (is_base or self._policy.mixes_channels):
+            self._bind(channel, self._page_of(span))
+        missing.remove(span)
+        return False
+
+    def _bind(self, channel: Channel, page: PageId) -> None:
+        """Bind a huge page to the channel that its first bytes come over."""
         if self._owner.setdefault(page, channel) is not channel:
             raise RemoteProtocolError(
                 f"page {page.index} of block {page.block} came over both channels"
             )
 
-    def _is_base(self, block: int) -> bool:
-        return self._geometry.blocks[block].page_bytes == TARGET_PAGE_BYTES
+    def _claim_again(self, channel: Channel, span: Span, missing: PageSet) -> bool:
+        """Claim bytes of a huge page that may come over both channels, over each once."""
+        due = self._due[channel]
+        _check_all_in(due, span)
+        page = self._page_of(span)
+        is_waste = self.is_placed(page)
+        if not is_waste:
+            owner = self._owner.setdefault(page, channel)
+            if (owner, channel) == (Channel.PRECOPY, Channel.POSTCOPY):
+                self._supersede(page, missing)
+            is_waste = (owner, channel) == (Channel.POSTCOPY, Channel.PRECOPY)
+        due.remove(span)
+        if not is_waste:
+            missing.remove(span)
+        return is_waste
 
-    def _is_arriving(self, page: PageId) -> bool:
-        span = self._geometry.page_span(page)
-        return any(_overlap(arrival.span, span) for arrival in self._arriving.values())
+    def _supersede(self, page: PageId, missing: PageSet) -> None:
+        """Forget what came of a page over the precopy channel: it begins again on the other."""
+        whole = self._geometry.page_span(page)
+        # Nothing of it has come over this channel yet.
+        self._due[Channel.POSTCOPY].copy_into(missing, whole)
+        arrival = self._arriving.get(Channel.PRECOPY)
+        if arrival is not None and _overlap(arrival.span, whole):
+            arrival.waste = True
+        self._owner[page] = Channel.POSTCOPY
+
+    def _page_of(self, span: Span) -> PageId:
+        return self._geometry.page_of(span.block, span.target_pages.start)
+
+    def _is_base(self, geometry: Geometry, block: int) -> bool:
+        return geometry.blocks[block].page_bytes == TARGET_PAGE_BYTES
+
+    def _is_arriving(self, span: Span) -> bool:
+        return any(
+            _overlap(arrival.span, span) and not arrival.waste
+            for arrival in self._arriving.values()
+        )
+
+
+def _check_all_in(target_pages: PageSet, span: Span) -> None:
+    if target_pages.count_in(span) * TARGET_PAGE_BYTES != span.length:
+        raise RemoteProtocolError(f"target pages at {span.offset} of block {span.block} came again")
 
 
 def _overlap(one: Span, other: Span) -> bool:
@@ -222,7 +288,7 @@ def _overlap(one: Span, other: Span) -> bool:
 
 def _unreceived_in(arrival: _Arrival, span: Span) -> int:
     """Return how many bytes of a span lie in an arriving frame's part that has not come."""
-    if arrival.span.block != span.block:
+    if arrival.span.block != span.block or arrival.waste:
         return 0
     first = max(arrival.span.offset + arrival.received, span.offset)
     return max(0, min(arrival.span.end, span.end) - first)

@@ -53,27 +53,39 @@ class InChannel:
             raise PeerAborted(f"the source ended the migration: {message.reason}")
         return message
 
-    async def receive_payload(self, view: memoryview, progress: Callable[[int], None]) -> None:
+    async def receive_payload(
+        self,
+        view: memoryview,
+        progress: Callable[[int], None],
+        is_waste: Callable[[], bool] | None = None,
+    ) -> None:
         """Read the last message's payload into a view of exactly its length.
 
         Args:
             view: Where the bytes belong.
             progress: Called with the number of bytes each time some have come.
+            is_waste: Asked each time some have come whether they must not be written after all.  So
+                that the answer holds while they are, they are read aside first.
 
         Raises:
             ConnectionLost: The source closed the connection, or it broke.
         """
-        have = self._decoder.take_payload(view)
-        if have:
-            progress(have)
-        while have < len(view):
-            rest = view[have:]
+        place = view if is_waste is None else memoryview(bytearray(len(view)))
+        have, count = 0, self._decoder.take_payload(place)
+        while True:
+            stop = have + count
+            if is_waste is not None and not is_waste():
+                view[have:stop] = place[have:stop]
+            if count:
+                progress(count)
+            have = stop
+            if have == len(view):
+                return
+            rest = place[have:]
             count = await self._receive_into([rest, self._scratch])
             if count > len(rest):
                 self._decoder.receive_data(self._scratch[: count - len(rest)])
                 count = len(rest)
-            have += count
-            progress(count)
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
         """Send a message backward, whole; several tasks may.

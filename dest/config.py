@@ -18,6 +18,7 @@ class DestConfig:
         backing: See `guest.memory`.
         save: Where the guest's memory is written when the migration is complete; None for nowhere.
         steps: Scripted faults; they need a guest whose program is "scripted".
+        touches: A named pipe, through which more come while the guest runs; None for none.
     """
 
     host: str
@@ -25,3 +26,4 @@ class DestConfig:
     backing: str = "auto"
     save: Path | None = None
     steps: tuple[Step, ...] = ()
+    touches: Path | None = None

@@ -20,22 +20,34 @@ from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.geometry import Geometry, PageId, Span
 from protocol.messages import PageData, PageRequest, ZeroData
+from protocol.policy import Policy
 
 Notice = Callable[[str, PageId], None]
 
 
 class Engine:
-    """The destination's state between two messages."""
+    """The destination's state between two messages.
+
+    A *unit* is what is requested, waited for and placed at once: a page, or where the policy is
+    critical a target page of it.  Units are counted by a geometry of their own; what is told
+    outside is always about pages.
+    """
 
     def __init__(
-        self, memory: GuestMemory, guest: GuestHandle, placement: Placement, emit: Emit
+        self,
+        memory: GuestMemory,
+        guest: GuestHandle,
+        placement: Placement,
+        policy: Policy,
+        emit: Emit,
     ) -> None:
         """Start in precopy, nothing received."""
-        self.assembly = Assembly(memory.geometry)
+        self._geometry: Geometry = memory.geometry
+        self.assembly = Assembly(memory.geometry, policy)
+        self._units = self.assembly.units
         self.faults = FaultTable()
         self.latencies = Latencies(guest.spec.vcpu_count)
         self._memory = memory
-        self._geometry: Geometry = memory.geometry
         self._guest = guest
         self._placement = placement
         self._emit = emit
@@ -58,7 +70,7 @@ class Engine:
         self.assembly.begin(channel, span)
         if message.urgent:
             self.faults.told(
-                self._geometry.page_of(span.block, span.target_pages.start),
+                self._units.page_of(span.block, span.target_pages.start),
                 now_ns=time.monotonic_ns(),
                 queue_us=message.queue_us,
                 send_us=message.send_us,
@@ -77,16 +89,29 @@ class Engine:
         if span is None:
             return
         self._placement.place(span)
-        pages = self._geometry.pages_of(span)
+        units = self._units.pages_of(span)
         now_ns = time.monotonic_ns()
-        for vcpu in self.faults.placed(span.block, pages, last_byte_ns=last_byte_ns, now_ns=now_ns):
+        for vcpu in self.faults.placed(span.block, units, last_byte_ns=last_byte_ns, now_ns=now_ns):
             self._guest.wake(vcpu)
+        # A unit may be a part of a page, and then its page is told with the last of them.
+        pages = self._geometry.pages_of(span)
+        if self.assembly.is_whole(self._geometry.span_of(span.block, pages)):
+            self._tell_placed(span.block, pages, channel)
+
+    def received_share(self, page: PageId) -> float:
+        """Return which share of a page's bytes is here."""
+        return self.assembly.received_bytes(page) / self._geometry.page_span(page).length
+
+    def _tell_placed(self, block: int, pages: range, channel: Channel) -> None:
         self._emit(
             events.PAGE_PLACED,
-            block=span.block, page=pages[0], pages=len(pages), channel=channel.value,
+            block=block, page=pages[0], pages=len(pages), channel=channel.value,
         )  # fmt: skip
         for index in pages if self._watchers else ():
-            self._notify("placed", PageId(span.block, index))
+            # Of a run of small pages only the first was told of while they came.
+            if index != pages[0]:
+                self._notify("received", PageId(block, index))
+            self._notify("placed", PageId(block, index))
 
     def start_postcopy(self) -> None:
         """Make vCPUs fault on all that was discarded; the guest stands still."""
@@ -103,9 +128,10 @@ class Engine:
         """
         block, target_page = self._geometry.locate(flat)
         page = self._geometry.page_of(block, target_page)
+        unit = self._units.page_of(block, target_page)
         outcome = self.faults.fault(
-            vcpu, page,
-            fault_ns=fault_ns, now_ns=time.monotonic_ns(), placed=self.assembly.is_placed(page),
+            vcpu, unit,
+            fault_ns=fault_ns, now_ns=time.monotonic_ns(), placed=self.assembly.is_placed(unit),
         )  # fmt: skip
         self._emit(events.VCPU_WAIT, vcpu=vcpu, block=block, page=page.index)
         if outcome is Outcome.PLACED:
@@ -125,8 +151,10 @@ class Engine:
         wait = self.faults.woke(vcpu, wake_ns)
         if wait is not None:
             self.latencies.record(wait)
+            first = self._units.page_span(wait.page).target_pages.start
             self._emit(
-                events.VCPU_WAKE, vcpu=vcpu, block=wait.page.block, page=wait.page.index,
+                events.VCPU_WAKE, vcpu=vcpu, block=wait.page.block,
+                page=self._geometry.page_of(wait.page.block, first).index,
                 latency_us=wait.latency_ns / 1000,
             )  # fmt: skip
 

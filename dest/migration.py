@@ -6,6 +6,7 @@ Reads like the sequence diagram in `protocol/README.md`.
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 
 import trio
 
@@ -16,7 +17,7 @@ from dest.placement import SimulatedPlacement
 from dest.receiver import Receiver
 from dest.script import Script, Step
 from dest.setup import Plan
-from dest.touching import Toucher
+from dest.touching import Toucher, read_touches
 from guest.digest import digest
 from guest.handle import Faulted, GuestHandle, GuestSnapshot, Mismatch, Touched, Woke
 from guest.memory import GuestMemory
@@ -25,7 +26,7 @@ from guest.states import decode_states, encode_states
 from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
-from protocol.events import MISMATCH, Emit
+from protocol.events import MISMATCH, TOUCH, Emit
 from protocol.geometry import PageId
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import Account, Bye, Finished, Ready, Running, SwitchOver, Verdict
@@ -63,14 +64,19 @@ class Migration:
         self._lifecycle = lifecycle
         self._emit = emit
         self._placement = SimulatedPlacement(memory.geometry, guest)
-        self._engine = Engine(memory, guest, self._placement, emit)
+        self._engine = Engine(memory, guest, self._placement, plan.policy, emit)
         self._script = Script(steps)
         self._toucher = Toucher(memory.geometry, guest)
+        self._touches: Path | None = None
         # vCPUs that said that they wait, and not yet that they run again.
         self._asleep: set[int] = set()
         self._waking = trio.lowlevel.ParkingLot()
         if steps:
             self._engine.watch(self._on_happening)
+
+    def listen_to(self, touches: Path | None) -> None:
+        """Have pages touched that are named in a pipe, too; call it before `receive`."""
+        self._touches = touches
 
     async def receive(self) -> None:
         """Say ready, receive everything, run the guest; return when every page is placed.
@@ -83,6 +89,8 @@ class Migration:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_guest)
             nursery.start_soon(self._toucher.run)
+            if self._touches is not None:
+                nursery.start_soon(read_touches, self._touches, self._touch)
             async with trio.open_nursery() as receivers:
                 for channel in self._channels:
                     receiver = Receiver(
@@ -181,10 +189,15 @@ class Migration:
                     await self._toucher.touched(vcpu)
 
     def _on_happening(self, what: str, page: PageId) -> None:
-        span = self._memory.geometry.page_span(page)
-        share = self._engine.assembly.received_bytes(page) / span.length
-        for fault in self._script.happened(what, page, share):
-            self._toucher.ask(fault)
+        # In precopy no vCPU runs here, and what has come is not kept account of.
+        if self._engine.assembly.in_postcopy:
+            share = self._engine.received_share(page)
+            for fault in self._script.happened(what, page, share):
+                self._touch(fault)
+
+    def _touch(self, page: PageId) -> None:
+        self._emit(TOUCH, block=page.block, page=page.index)
+        self._toucher.ask(page)
 
     def _part(self, snapshot: GuestSnapshot) -> DestPart:
         latencies = self._engine.latencies

@@ -21,6 +21,7 @@ from protocol.messages import (
     SwitchOver,
     ZeroData,
 )
+from protocol.policy import HalfSent
 from protocol.states import Lifecycle, check_receivable
 
 SwitchOverHandler = Callable[[SwitchOver, bytes], Awaitable[None]]
@@ -87,14 +88,20 @@ class Receiver:
         view = self._engine.begin(self._name, message)
         page = self._plan.geometry.page_of(message.block, message.offset // TARGET_PAGE_BYTES)
         await self._channel.receive_payload(
-            view, lambda count: self._engine.progress(self._name, page, count)
+            view,
+            lambda count: self._engine.progress(self._name, page, count),
+            self._is_waste if self._plan.policy.half_sent is HalfSent.RESEND else None,
         )
         self._engine.end(self._name)
+
+    def _is_waste(self) -> bool:
+        return self._engine.assembly.is_waste(self._name)
 
     def _receive_zero(self, message: ZeroData) -> None:
         self._check_length(message.length)
         view = self._engine.begin(self._name, message)
-        np.frombuffer(view, dtype=np.uint8)[:] = 0
+        if not self._is_waste():
+            np.frombuffer(view, dtype=np.uint8)[:] = 0
         self._engine.end(self._name)
 
     def _check_length(self, length: int) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from protocol.geometry import PageId
+from protocol.errors import LocalProtocolError
+from protocol.geometry import Geometry, PageId
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,22 @@ class Step:
     page: PageId
     faults: tuple[PageId, ...]
     share: float = 1.0
+
+
+def check_steps(steps: tuple[Step, ...], geometry: Geometry, program: str) -> None:
+    """Check that a guest can follow the steps.
+
+    Raises:
+        LocalProtocolError: It has a program of its own, or not the pages that a step names.
+    """
+    if steps and program != "scripted":
+        raise LocalProtocolError(f"steps need a guest whose program is scripted, not {program}")
+    for number, step in enumerate(steps, 1):
+        for page in (step.page, *step.faults):
+            if not geometry.has_page(page):
+                raise LocalProtocolError(
+                    f"step {number}: the guest has no page {page.index} in block {page.block}"
+                )
 
 
 class Script:

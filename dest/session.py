@@ -17,6 +17,7 @@ from dest.channel import InChannel
 from dest.config import DestConfig
 from dest.listen import Session, open_listener
 from dest.migration import Migration
+from dest.script import check_steps
 from dest.setup import receive_setup
 from guest.handle import open_guest
 from guest.image import save_image
@@ -108,6 +109,7 @@ class DestSession:
         main = session.channels[Channel.PRECOPY]
         try:
             plan = await receive_setup(session)
+            check_steps(self._config.steps, plan.geometry, plan.spec.name)
             with GuestMemory.create(plan.geometry, self._config.backing) as memory:
                 await in_thread(memory.populate())
                 async with open_guest(memory, plan.spec) as guest:
@@ -115,6 +117,7 @@ class DestSession:
                         session, plan, memory, guest, self._lifecycle, self._emit,
                         self._config.steps,
                     )  # fmt: skip
+                    migration.listen_to(self._config.touches)
                     return await self._migrate(migration, memory)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)

@@ -15,7 +15,12 @@ from guest.programs import ProgramSpec
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
-from protocol.limits import CHUNK_BYTES_MAX, HELLO_SECONDS_MAX, SETUP_SECONDS_MAX
+from protocol.limits import (
+    CHUNK_BYTES_MAX,
+    HELLO_SECONDS_MAX,
+    SETUP_SECONDS_MAX,
+    VCPU_COUNT_MAX,
+)
 from protocol.messages import Setup
 from protocol.policy import Policy, preset
 
@@ -79,9 +84,9 @@ async def _receive_plan(main: InChannel) -> Plan:
     try:
         plain = msgpack.unpackb(
             payload,
-            # The specification has maps and bytes in it, no arrays: what claims to be one, or a
-            # large map, gets no memory.
-            max_array_len=0,
+            # The specification has maps and bytes in it, and one rate a vCPU: what claims to be a
+            # larger array or map gets no memory.
+            max_array_len=VCPU_COUNT_MAX,
             max_map_len=_MAP_ITEMS_MAX,
             max_ext_len=0,
         )

@@ -7,9 +7,14 @@ not waiting for a page already.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import trio
 
 from guest.handle import GuestHandle
+from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, PageId
 
 
@@ -54,3 +59,25 @@ class Toucher:
                 self._under_way = vcpu
             first = self._geometry.page_span(page).target_pages.start
             await self._guest.touch(vcpu, self._geometry.flat_target_page(page.block, first))
+
+
+async def read_touches(path: Path, ask: Callable[[PageId], None]) -> None:
+    """Ask for the pages that come as lines "BLOCK PAGE" out of a named pipe, until its end.
+
+    Raises:
+        LocalProtocolError: It cannot be opened, or another line comes.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise LocalProtocolError(f"{path}: {error.strerror}") from error
+    rest = b""
+    async with trio.lowlevel.FdStream(fd) as stream:
+        while data := await stream.receive_some():
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                try:
+                    block, page = map(int, line.split())
+                except ValueError as error:
+                    raise LocalProtocolError(f"{path}: {line[:40]!r} is no page") from error
+                ask(PageId(block, page))

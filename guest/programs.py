@@ -54,7 +54,7 @@ class ProgramSpec:
     Attributes:
         name: One of PROGRAM_NAMES.  "scripted" vCPUs touch only what `GuestHandle.touch` says.
         vcpu_count: 1 to VCPU_COUNT_MAX.
-        access_rate: Accesses a second for each vCPU; 0: without pause.
+        access_rates: Accesses a second, one rate for all vCPUs or one each; 0: without pause.
         write_ratio: The share of accesses that also write, 0 to 1; a trace has its own.
         seed: 0 to 2**64 - 1; of the pattern and of all pseudo-random choices.
         image: The guest was filled from a file, not with the pattern, so that the first value of a
@@ -67,7 +67,7 @@ class ProgramSpec:
 
     name: str = "scripted"
     vcpu_count: int = 1
-    access_rate: float = 0.0
+    access_rates: tuple[float, ...] = (0.0,)
     write_ratio: float = 0.0
     seed: int = 0
     image: bool = False
@@ -85,21 +85,30 @@ class ProgramSpec:
             raise LocalProtocolError(
                 f"a guest has 1 to {VCPU_COUNT_MAX} vCPUs, not {self.vcpu_count}"
             )
-        if not 0 <= self.access_rate <= ACCESS_RATE_MAX:
+        if len(self.access_rates) not in {1, self.vcpu_count}:
             raise LocalProtocolError(
-                f"an access rate of {self.access_rate} is not from 0 to {ACCESS_RATE_MAX}"
+                f"{len(self.access_rates)} access rates are neither one nor one for each vCPU"
             )
+        for rate in self.access_rates:
+            if not 0 <= rate <= ACCESS_RATE_MAX:
+                raise LocalProtocolError(
+                    f"an access rate of {rate} is not from 0 to {ACCESS_RATE_MAX}"
+                )
         if not 0 <= self.write_ratio <= 1:
             raise LocalProtocolError(f"a write ratio of {self.write_ratio} is not from 0 to 1")
         if not 0 <= self.seed < 1 << 64:
             raise LocalProtocolError(f"seed {self.seed} is not from 0 to 2**64 - 1")
+
+    def access_rate(self, vcpu: int) -> float:
+        """Return a vCPU's accesses a second; 0: without pause."""
+        return self.access_rates[vcpu if len(self.access_rates) > 1 else 0]
 
     def to_plain(self) -> dict[str, Any]:
         """Return the spec as a dict of what msgpack can carry."""
         return {
             "name": self.name,
             "vcpu-count": self.vcpu_count,
-            "access-rate": float(self.access_rate),
+            "access-rates": [float(rate) for rate in self.access_rates],
             "write-ratio": float(self.write_ratio),
             "seed": self.seed,
             "image": self.image,
@@ -125,7 +134,7 @@ class ProgramSpec:
             return cls(
                 plain["name"],
                 plain["vcpu-count"],
-                plain["access-rate"],
+                _rates(plain["access-rates"]),
                 plain["write-ratio"],
                 plain["seed"],
                 plain["image"],
@@ -135,10 +144,16 @@ class ProgramSpec:
             raise RemoteProtocolError(f"the guest's program: {error}") from error
 
 
+def _rates(plain: list[Any]) -> tuple[float, ...]:
+    if any(type(rate) is not float for rate in plain):
+        raise RemoteProtocolError("the guest's program: access-rates are not numbers")
+    return tuple(plain)
+
+
 _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "vcpu-count": (int,),
-    "access-rate": (float,),
+    "access-rates": (list,),
     "write-ratio": (float,),
     "seed": (int,),
     "image": (bool,),

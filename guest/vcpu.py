@@ -105,7 +105,7 @@ class Vcpu:
             self._run_program(generation)
 
     def _run_program(self, generation: int) -> None:
-        rate = self._program.spec.access_rate
+        rate = self._program.spec.access_rate(self._number)
         size = _BATCH_STEPS_MAX
         if rate:
             size = min(max(int(rate * _BATCH_SECONDS), 1), _BATCH_STEPS_MAX)

@@ -141,6 +141,19 @@ class Geometry:
         counts = (block.target_page_count for block in self.blocks)
         return tuple(accumulate(counts, initial=0))[:-1]
 
+    def span_of(self, block: int, pages: range) -> Span:
+        """Return the bytes of consecutive pages of a block."""
+        page_bytes = self.blocks[block].page_bytes
+        return Span(block, pages.start * page_bytes, len(pages) * page_bytes)
+
+    def in_target_pages(self) -> Geometry:
+        """Return the same blocks with target pages for pages."""
+        return Geometry(
+            tuple(
+                RamBlock(block.name, block.length_bytes, TARGET_PAGE_BYTES) for block in self.blocks
+            )
+        )
+
     def flat_target_page(self, block: int, target_page: int) -> int:
         """Return the flat number of a target page that is given by its index in its block."""
         return self.target_page_bases[block] + target_page

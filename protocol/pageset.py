@@ -72,6 +72,14 @@ class PageSet:
         twin.update(self)
         return twin
 
+    def copy_into(self, other: PageSet, within: Span) -> None:
+        """Make those members of this set that lie in a span members of another, too."""
+        mine = self._member[within.block][within.target_pages]
+        theirs = other._member[within.block][within.target_pages]
+        before = int(np.count_nonzero(theirs))
+        np.logical_or(theirs, mine, out=theirs)
+        other._count += int(np.count_nonzero(theirs)) - before
+
     def count_in(self, span: Span) -> int:
         """Return how many target pages of a span are members."""
         return int(np.count_nonzero(self._member[span.block][span.target_pages]))

@@ -78,6 +78,7 @@ class SourcePart:
     requests_on_postcopy_channel: int
     preemptions: int
     boosted: int
+    bytes_sent_twice: int
     reads: int
     mismatches: int
     pages_compared: int
@@ -174,6 +175,7 @@ def _midstream(source: SourcePart, dest: DestPart) -> dict[str, Any]:
             "on-postcopy-channel": source.requests_on_postcopy_channel,
         },
         "preemptions": {"count": source.preemptions, "boosted": source.boosted},
+        "bytes-sent-twice": source.bytes_sent_twice,
         "channels": {
             "precopy": source.precopy_channel_bytes,
             "postcopy": source.postcopy_channel_bytes,

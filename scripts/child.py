@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -33,7 +33,9 @@ class Child:
         put_down: `kill` ended it, or `end` when it took too long.
     """
 
-    def __init__(self, side: str, arguments: list[str], *, capture: bool) -> None:
+    def __init__(
+        self, side: str, arguments: list[str], *, capture: bool, prefix: Sequence[str] = ()
+    ) -> None:
         """Start `midstream SIDE ARGUMENTS`.
 
         The process leaves the terminal's group, so that Ctrl-C reaches only its parent.  It is
@@ -43,6 +45,7 @@ class Child:
             side: "source" or "dest".
             arguments: Its command line.
             capture: Read its standard output and error here instead of letting them through.
+            prefix: The command line that brings a process to where it is to run.
 
         Raises:
             MigrationError: The system refused to start a process.
@@ -61,7 +64,7 @@ class Child:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "scripts", side, *arguments],
+                [*prefix, sys.executable, "-P", "-m", "scripts", side, *arguments],
                 env={**package_environment(), **environment},
                 stdin=subprocess.PIPE,
                 stdout=pipe,
@@ -100,7 +103,11 @@ class Child:
 
     def interrupt(self) -> None:
         """Do to it what Ctrl-C does."""
-        self._process.send_signal(signal.SIGINT)
+        self.send_signal(signal.SIGINT)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal; harmless when it has ended."""
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """End it at once; harmless when it has ended."""

@@ -19,7 +19,7 @@ import click
 
 from protocol.errors import MidstreamError, root_cause
 from scripts.interrupts import EXIT_CANCELLED, ignore_signals
-from scripts.options import BOTH, DEST, OPTIONS, SOURCE, options_of, with_options
+from scripts.options import DEST, LAUNCH, OPTIONS, SOURCE, options_of, with_options
 from scripts.output import tell, tell_failure
 from scripts.parent import follow_parent
 
@@ -32,11 +32,14 @@ _EPILOG = (
     "130 cancelled by Ctrl-C or SIGTERM."
 )
 
+# What only this program says to its own children.
 _EVENTS_APPEND = click.option("--events-append", is_flag=True, hidden=True)
+_EVENTS_NOW = click.option("--events-now", is_flag=True, hidden=True)
+_TOUCHES = click.option("--touches", hidden=True)
 
 
 # Commands that modules of their own define, under the same name.
-ELSEWHERE = {"bench": "scripts.bench"}
+ELSEWHERE = {"inject": "scripts.inject", "bench": "scripts.bench", "compare": "scripts.compare"}
 
 
 class LazyGroup(click.Group):
@@ -98,19 +101,21 @@ def midstream(context: click.Context) -> None:
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)
-@with_options(options_of(*BOTH.split()))
+@with_options(options_of(SOURCE, DEST, LAUNCH))
 def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     """Migrate a guest between two processes on this machine and report."""
     import trio
 
-    from scripts.configure import check_outputs, check_pair, dest_config, source_config
+    from scripts.configure import check_outputs, check_pair, dest_config, link_rate, source_config
     from scripts.launcher import Launcher
+    from scripts.link import link_of_rate
 
     check_pair(values)
     check_outputs(values)
     source_config(values, "", 0)
     dest_config(values, "", 0)
-    trio.run(Launcher(values).run)
+    with link_of_rate(link_rate(values["link"])) as link:
+        trio.run(Launcher(values, link).run)
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)
@@ -120,6 +125,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 )  # fmt: skip
 @with_options(options_of(SOURCE))
 @_EVENTS_APPEND
+@_EVENTS_NOW
 def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
     from scripts.configure import check_outputs, parse_address, source_config
@@ -138,6 +144,8 @@ def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's value
 )  # fmt: skip
 @with_options(options_of(DEST))
 @_EVENTS_APPEND
+@_EVENTS_NOW
+@_TOUCHES
 def dest(listen: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Wait for a source and take its guest over."""
     from scripts.configure import check_outputs, dest_config, parse_address

@@ -11,7 +11,7 @@ from typing import TypeVar
 import click
 
 from dest.config import DestConfig
-from dest.script import Step
+from dest.script import Step, check_steps
 from guest.backing import BACKING_CHOICES
 from guest.programs import PROGRAM_NAMES, ProgramSpec
 from guest.trace import read_trace
@@ -98,6 +98,7 @@ def source_config(values: Values, host: str, port: int) -> SourceConfig:
             ),
         ),
         bandwidth=_parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
+        hold=bool(values["hold"]),
         postcopy_bandwidth=_parsed(
             "--max-postcopy-bandwidth", lambda: parse_rate(values["max_postcopy_bandwidth"])
         ),
@@ -119,6 +120,7 @@ def dest_config(values: Values, host: str, port: int) -> DestConfig:
         backing=_choice("--backing", values["backing"], BACKING_CHOICES),
         save=Path(values["save"]) if values["save"] is not None else None,
         steps=_steps(values["steps"]),
+        touches=Path(values["touches"]) if values.get("touches") else None,
     )
 
 
@@ -147,16 +149,8 @@ def check_pair(values: Values) -> None:
     if values["steps"] is None:
         return
     check_twice_readable("--steps", values["steps"])
-    if program != "scripted":
-        raise click.BadParameter("needs --program scripted", param_hint="--steps")
-    geometry = _geometry(values)
-    for number, step in enumerate(_steps(values["steps"]), 1):
-        for page in (step.page, *step.faults):
-            if not geometry.has_page(page):
-                raise click.BadParameter(
-                    f"step {number}: the guest has no page {page.index} in block {page.block}",
-                    param_hint="--steps",
-                )
+    steps, geometry = _steps(values["steps"]), _geometry(values)
+    _parsed("--steps", lambda: check_steps(steps, geometry, program))
 
 
 def _geometry(values: Values) -> Geometry:
@@ -182,6 +176,15 @@ def _image(path: str | None, geometry: Geometry) -> Path | None:
     return Path(path)
 
 
+def link_rate(text: str) -> int:
+    """Return the rate of `--link` in bytes a second, 0 for plain loopback.
+
+    Raises:
+        click.BadParameter: It is no rate.
+    """
+    return _parsed("--link", lambda: parse_rate(text))
+
+
 def _spec(values: Values, geometry: Geometry) -> ProgramSpec:
     name, _, path = values["program"].partition(":")
     if (name == "trace") != bool(path):
@@ -191,16 +194,16 @@ def _spec(values: Values, geometry: Geometry) -> ProgramSpec:
         )
     _choice("--program", name, PROGRAM_NAMES)
     vcpus = _whole("--vcpus", values["vcpus"])
-    rate = _access_rate(values["access_rate"])
+    rates = tuple(_access_rate(rate) for rate in values["access_rate"].split(","))
     ratio = _number("--write-ratio", values["write_ratio"])
     seed = _whole("--seed", values["seed"])
     # Each for itself, so that a complaint names the option that it is about.
     _parsed("--vcpus", lambda: ProgramSpec(vcpu_count=vcpus))
-    _parsed("--access-rate", lambda: ProgramSpec(access_rate=rate))
+    _parsed("--access-rate", lambda: ProgramSpec(vcpu_count=vcpus, access_rates=rates))
     _parsed("--write-ratio", lambda: ProgramSpec(write_ratio=ratio))
     _parsed("--seed", lambda: ProgramSpec(seed=seed))
     trace = _parsed("--program", lambda: read_trace(path, geometry, vcpus)) if path else None
-    return ProgramSpec(name, vcpus, rate, ratio, seed, values["image"] is not None, trace)
+    return ProgramSpec(name, vcpus, rates, ratio, seed, values["image"] is not None, trace)
 
 
 def _chunk_bytes(text: str) -> int:

@@ -19,6 +19,7 @@ import trio
 from protocol.errors import MidstreamError, MigrationCancelled, MigrationError
 from scripts.child import Child
 from scripts.interrupts import SIGNALS
+from scripts.link import ShapedLink
 from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
 from scripts.output import tell
 
@@ -51,8 +52,14 @@ class SideFailed(MidstreamError):
 class Launcher:
     """Both sides of one migration; `run` once."""
 
-    def __init__(self, values: Values) -> None:
-        """Prepare; nothing is started yet."""
+    def __init__(self, values: Values, link: ShapedLink | None = None) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            values: The options of `midstream migrate`.
+            link: Where the two sides run; None for plain loopback.
+        """
+        self._link = link
         self._values = values
         self._sides: list[Child] = []
         # The name of the signal by which the user cancelled.
@@ -83,7 +90,8 @@ class Launcher:
 
     async def _run_sides(self, readers: trio.Nursery) -> None:
         # It is verbose so that this process hears when it meets a source.
-        arguments = ["--listen=127.0.0.1:0", "--quiet", "--verbose"]
+        address = self._link.addresses[DEST] if self._link else "127.0.0.1"
+        arguments = [f"--listen={address}:0", "--quiet", "--verbose"]
         dest = self._start(DEST, arguments, capture=True)
         readers.start_soon(dest.collect_errors, self._pass_on)
         # Loading takes both sides longest, so they do it at the same time.
@@ -117,7 +125,12 @@ class Launcher:
         if self._values["events"] is not None:
             arguments = [*arguments, "--events-append"]
         values = {name: _for_children(name, value) for name, value in self._values.items()}
-        child = Child(side, [*arguments, *to_arguments(values, ours)], capture=capture)
+        child = Child(
+            side,
+            [*arguments, *to_arguments(values, ours)],
+            capture=capture,
+            prefix=self._link.prefixes[side] if self._link else (),
+        )
         self._sides.append(child)
         return child
 

@@ -17,6 +17,8 @@ from protocol.policy import PRESETS
 SOURCE = "source"
 DEST = "dest"
 BOTH = f"{SOURCE} {DEST}"
+# Of whoever starts both sides.
+LAUNCH = "launch"
 
 # The sections of a command's help, in their order.
 GUEST = "Guest"
@@ -34,7 +36,7 @@ class Option:
 
     Attributes:
         flag: As typed, with its dashes.
-        sides: SOURCE, DEST or BOTH.
+        sides: SOURCE, DEST, BOTH or LAUNCH.
         section: Where the help shows it.
         help: A sentence; the default is added.
         default: As it would be typed; None for none.
@@ -95,6 +97,11 @@ OPTIONS = (
     Option(
         "--write-ratio", SOURCE, GUEST, "Share of accesses that write, 0 to 1.", "0.3", "RATIO"
     ),
+    Option(
+        "--hold", SOURCE, GUEST,
+        "Keep vCPUs still on the source, so that their program begins on the destination.",
+        None, None,
+    ),
     Option("--seed", SOURCE, GUEST, "Seed of pattern and program.", "0", "N"),
     Option(
         "--policy", SOURCE, MIGRATION,
@@ -104,7 +111,7 @@ OPTIONS = (
         "--placement", DEST, MIGRATION,
         "How received pages become touchable: auto or simulated.", "auto", "KIND",
     ),
-    Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "512KiB", "SIZE"),
+    Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "1MiB", "SIZE"),
     Option(
         "--postcopy-after", SOURCE, MIGRATION,
         "Precopy passes before postcopy; 0: postcopy at once; never: precopy until it converges.",
@@ -127,6 +134,11 @@ OPTIONS = (
         "--steps", DEST, MIGRATION,
         "Scripted page faults, [[step]] tables of a TOML file; with --program scripted.",
         None, "FILE",
+    ),
+    Option(
+        "--link", LAUNCH, MIGRATION,
+        "Put the two sides on a shaped link of their own, such as 1Gbit/s; 0: plain loopback.",
+        "0", "RATE",
     ),
     Option(
         "--save", DEST, OUTPUT, "Write the guest's memory here when all of it is there.",

@@ -35,6 +35,7 @@ class Recorder:
         path: Path | None,
         *,
         append: bool = False,
+        at_once: bool = False,
         on_state: Callable[[str], None] | None = None,
     ) -> None:
         """Open the file.
@@ -45,12 +46,14 @@ class Recorder:
             append: Keep what the file holds.  Each write is of whole lines, at the file's end, so
                 two processes may share a file, or a pipe; its lines are then only nearly in order
                 of time.
+            at_once: Write each event before anything else happens, whatever that costs.
             on_state: Called with a line for each change of state.
 
         Raises:
             MidstreamError: The file cannot be opened.
         """
         self._side = side
+        self._lines_max = 1 if at_once else _LINES_MAX
         self._on_state = on_state
         self._lines: list[bytes] = []
         self._fd = -1 if path is None else _open(path, append=append)
@@ -65,7 +68,7 @@ class Recorder:
         line = {"t-ns": time.monotonic_ns(), "side": self._side, "event": event}
         line |= {name.replace("_", "-"): value for name, value in fields.items()}
         self._lines.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        if len(self._lines) >= _LINES_MAX or event == STATE:
+        if len(self._lines) >= self._lines_max or event == STATE:
             self.flush()
 
     async def keep_flushing(self) -> None:

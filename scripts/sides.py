@@ -34,7 +34,10 @@ def run_side(side: str, values: Values, run: Callable[[Recorder], Awaitable[Outc
     """
     path = Path(values["events"]) if values["events"] is not None else None
     on_state = tell if values["verbose"] else None
-    with Recorder(side, path, append=values["events_append"], on_state=on_state) as recorder:
+    with Recorder(
+        side, path,
+        append=values["events_append"], at_once=values["events_now"], on_state=on_state,
+    ) as recorder:  # fmt: skip
 
         async def run_recorded() -> Outcome:
             async with trio.open_nursery() as nursery:

@@ -221,4 +221,4 @@ class Migration:
             raise RemoteProtocolError(
                 f"PageRequest came in state {self._lifecycle.state.value}, no vCPU runs there"
             )
-        await self._sender.request(PageId(request.block, request.page))
+        await self._sender.request(PageId(request.block, request.page), request.target_page)

@@ -63,6 +63,7 @@ def source_part(
         requests_on_postcopy_channel=counts.on_postcopy_channel,
         preemptions=counts.preemptions,
         boosted=counts.boosted,
+        bytes_sent_twice=counts.resent_bytes,
         reads=sum(counters.reads_checked for counters in snapshot.counters),
         mismatches=sum(counters.mismatches for counters in snapshot.counters),
         pages_compared=config.geometry.page_count,

@@ -10,109 +10,33 @@ The rules:
 
 1. Order of service: the oldest page request; then the preempted page; then the background scan.
 2. A request for the preempted page is served in its turn in the queue: urgent, on the channel where
-   the page began, from the byte where it stopped.
+   the page began, from the byte where it stopped.  The policy may say otherwise (`HalfSent`); but a
+   frame that was begun ends on its channel before anything else goes there.
 3. Urgent pages are never preempted.  A background page is, as soon as a request arrives.
 4. So at most one page is preempted at a time.
 5. A request for a page that was sent, or that is queued already, sends nothing.
 6. A request for the page that is being sent in the background makes it urgent in place.
+7. Where the policy is critical, "page" in these rules is the one target page that was touched; what
+   is left of its page is background that comes before the scan, the newest request's first.
+8. Where the policy is concurrent, requests and background each have a lane, and no page is in both;
+   a request for the page that the background is in the middle of is left to it.
 
 The scheduler has no clock and no socket.  Its user asks for `next_chunk()`, sends it, and says what
 became of it: `chunk_sent()`, or `chunk_interrupted()` when `wants_preemption` came true on the way.
+A concurrent policy has two users, one a lane, each with a chunk of its own.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
-from enum import Enum
-from typing import NamedTuple
-
 from protocol import events
 from protocol.channels import Channel
-from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, Policy
-
-
-class Answer(Enum):
-    """What a page request leads to."""
-
-    QUEUED = "queued"
-    DUPLICATE = "duplicate"
-    ALREADY_SENT = "already-sent"
-    URGENT_IN_PLACE = "urgent-in-place"
-    POSTPONED = "postponed"
-
-
-class Notice(NamedTuple):
-    """Something that the scheduler did on the way to a decision, for whoever watches.
-
-    Attributes:
-        event: `protocol.events.PREEMPT` or `protocol.events.BOOST`.
-        page: The page that was broken off, or that is finished urgently.
-        channel: Where it began.
-    """
-
-    event: str
-    page: PageId
-    channel: Channel
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of guest memory to send as one frame.
-
-    Attributes:
-        span: The bytes.
-        page: The page that they belong to; of a run of small pages, the first.
-        channel: Where the frame goes.
-        urgent: Whether a vCPU waits for it, as known when the chunk was given out.
-        boosted: Urgent, and the rest of a page that was broken off in the background.
-        requested_ns: When the request that it serves came, None for background.
-    """
-
-    span: Span
-    page: PageId
-    channel: Channel
-    urgent: bool
-    boosted: bool
-    requested_ns: int | None
-
-
-@dataclass
-class _Job:
-    """A page (or a run of small pages) on its way, through possibly several chunks."""
-
-    span: Span
-    page: PageId
-    channel: Channel
-    requested_ns: int | None = None
-    boosted: bool = False
-    # Some of its bytes are on the wire already.
-    begun: bool = False
-    # A vCPU asked for it while it was being sent, and was put off.
-    postponed: bool = False
-    # Given out by next_chunk() and neither sent nor taken back.
-    chunk: Chunk | None = None
-
-    @property
-    def urgent(self) -> bool:
-        return self.requested_ns is not None
-
-
-@dataclass
-class SchedulerCounts:
-    """What happened so far, under the names of the report."""
-
-    received: int = 0
-    duplicate: int = 0
-    already_sent: int = 0
-    postponed: int = 0
-    on_precopy_channel: int = 0
-    on_postcopy_channel: int = 0
-    preemptions: int = 0
-    boosted: int = 0
+from source.answers import Answer, Notice, SchedulerCounts
+from source.background import Background
+from source.jobs import Chunk, Job, Lane, Request, RequestQueue, covers, unit_of
 
 
 class Scheduler:
@@ -132,15 +56,17 @@ class Scheduler:
         if chunk_bytes <= 0 or chunk_bytes % TARGET_PAGE_BYTES:
             raise LocalProtocolError(f"chunks of {chunk_bytes} bytes are not allowed")
         self.counts = SchedulerCounts()
+        self.lanes = (Lane.URGENT, Lane.BACKGROUND) if policy.concurrent else (Lane.ALL,)
         self._geometry = geometry
         self._policy = policy
         self._chunk_bytes = chunk_bytes
         self._remaining = PageSet(geometry)
-        self._queue: deque[tuple[PageId, int]] = deque()
-        self._queued: set[PageId] = set()
-        self._current: _Job | None = None
-        self._preempted: _Job | None = None
-        self._cursor = (0, 0)
+        self._background = Background(self._remaining, chunk_bytes, in_parts=policy.critical)
+        self._queue = RequestQueue()
+        self._current: dict[Lane, Job] = {}
+        self._preempted: Job | None = None
+        # Of a page that goes again whole: the frame that was begun and must still end.
+        self._leftover: Job | None = None
         self._notices: list[Notice] = []
 
     @property
@@ -158,19 +84,19 @@ class Scheduler:
         """The page that lies half-sent, if there is one."""
         return self._preempted.page if self._preempted else None
 
-    @property
-    def urgent(self) -> bool:
-        """Whether what is being sent now is urgent; it may become so while it is being sent."""
-        return self._current is not None and self._current.urgent
+    def urgent(self, lane: Lane = Lane.ALL) -> bool:
+        """Tell whether what a lane is sending is urgent; it may become so while it is sent."""
+        return lane in self._current and self._current[lane].urgent
 
     @property
     def wants_preemption(self) -> bool:
         """Whether what is being sent now should be broken off for a request."""
+        current = self._current.get(Lane.ALL)
         return (
             self._policy.preempts
             and bool(self._queue)
-            and self._current is not None
-            and not self._current.urgent
+            and current is not None
+            and not current.urgent
         )
 
     def take_notices(self) -> list[Notice]:
@@ -184,74 +110,74 @@ class Scheduler:
         Raises:
             LocalProtocolError: A page is on its way; its new bytes could overtake its old ones.
         """
-        if self._current or self._preempted:
+        if self._current or self._preempted or self._leftover:
             raise LocalProtocolError("pages cannot be added while one is being sent")
         self._remaining.update(pages)
-        self._cursor = (0, 0)
+        self._background.restart()
 
-    def request(self, page: PageId, now_ns: int) -> Answer:
+    def request(self, page: PageId, target_page: int, now_ns: int) -> Answer:
         """Take a page request; afterwards look at `wants_preemption`.
 
         Args:
             page: The page that a vCPU waits for.
-            now_ns: The time, by whatever clock `next_chunk`'s caller compares it with.
+            target_page: Which target page of it was touched, from 0.
+            now_ns: The time, by whatever clock the chunks' user compares it with.
 
         Raises:
             RemoteProtocolError: The guest has no such page.
         """
-        if not self._geometry.has_page(page):
-            raise RemoteProtocolError(
-                f"page {page.index} of block {page.block} is outside the guest"
-            )
+        unit = unit_of(self._geometry, page, target_page, critical=self._policy.critical)
+        request = Request(page, unit, now_ns)
         self.counts.received += 1
-        current = self._current
-        if current is not None and _covers(current.span, self._geometry.page_span(page)):
-            if current.urgent:
-                self.counts.duplicate += 1
-                return Answer.DUPLICATE
-            if self._policy.half_sent is HalfSent.POSTPONE:
-                current.postponed = True
-                self.counts.postponed += 1
-                return Answer.POSTPONED
-            self._make_urgent(current, now_ns)
-            return Answer.URGENT_IN_PLACE
-        if page in self._queued:
+        under_way = self._under_way(unit)
+        if under_way is not None:
+            return self._request_under_way(under_way, request)
+        if unit in self._queue:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
-        if not self._is_preempted(page) and not self._remaining.holds_page(page):
+        if not self._is_preempted(unit) and not self._remaining.holds_any(unit):
             self.counts.already_sent += 1
             return Answer.ALREADY_SENT
-        self._queue.append((page, now_ns))
-        self._queued.add(page)
+        self._queue.append(request)
         return Answer.QUEUED
 
-    def next_chunk(self) -> Chunk | None:
-        """Return what to send now, or None when everything was sent.
+    def next_chunk(self, lane: Lane = Lane.ALL) -> Chunk | None:
+        """Return what to send now, or None when the lane has nothing.
 
         Afterwards call `chunk_sent` or `chunk_interrupted`.
 
         Raises:
-            LocalProtocolError: The chunk before is still out.
+            LocalProtocolError: The lane's chunk before is still out, or there is no such lane.
         """
-        if self._current is not None and self._current.chunk is not None:
+        if lane not in self.lanes:
+            raise LocalProtocolError(f"the policy has no lane {lane.value!r}")
+        job = self._current.get(lane)
+        if job is not None and job.chunk is not None:
             raise LocalProtocolError("the last chunk was neither sent nor interrupted")
-        if self.wants_preemption:
+        if lane is Lane.ALL and self.wants_preemption:
             self._preempt()
-        if self._current is None:
-            self._current = self._pick()
-        if self._current is None:
-            return None
-        return self._cut(self._current)
+        if lane not in self._current:
+            picked = self._pick(lane)
+            if picked is None:
+                return None
+            self._current[lane] = picked
+            self._note(events.PAGE_START, picked)
+        return self._cut(self._current[lane])
 
-    def chunk_sent(self) -> bool:
-        """Say that the last chunk is whole with the socket; return whether its page now is, too."""
-        job = self._job_with_chunk()
+    def chunk_sent(self, lane: Lane = Lane.ALL) -> bool:
+        """Say that a lane's chunk is whole with the socket; return whether its page now is, too."""
+        job = self._job_with_chunk(lane)
         job.chunk = None
         job.begun = True
+        if job is self._leftover:
+            # Its page went whole by other frames, and was told.
+            self._leftover = None
+            del self._current[lane]
+            return False
         if self._remaining.holds_any(job.span):
             return False
-        self._current = None
-        return True
+        del self._current[lane]
+        return not (self._policy.critical and self._is_partial(job.page))
 
     def chunk_interrupted(self, *, begun: bool) -> None:
         """Say that the last chunk was broken off, because `wants_preemption` came true.
@@ -264,7 +190,7 @@ class Scheduler:
         Raises:
             LocalProtocolError: No chunk is out, or nothing wants it broken off.
         """
-        job = self._job_with_chunk()
+        job = self._job_with_chunk(Lane.ALL)
         if not self.wants_preemption:
             raise LocalProtocolError("a chunk was broken off though no request calls for it")
         if begun:
@@ -272,103 +198,144 @@ class Scheduler:
         else:
             assert job.chunk is not None
             self._remaining.add(job.chunk.span)
+            job.given.remove(job.chunk.span)
             job.chunk = None
         self._preempt()
 
-    def _job_with_chunk(self) -> _Job:
-        if self._current is None or self._current.chunk is None:
+    def _under_way(self, unit: Span) -> Job | None:
+        """Return the job that is sending a unit; a leftover frame is not sending its page."""
+        for job in self._current.values():
+            if job is not self._leftover and covers(job.span, unit):
+                return job
+        return None
+
+    def _request_under_way(self, job: Job, request: Request) -> Answer:
+        if job.urgent:
+            self.counts.duplicate += 1
+            return Answer.DUPLICATE
+        if self._policy.half_sent is HalfSent.POSTPONE or self._policy.concurrent:
+            job.postponed = True
+            self.counts.postponed += 1
+            return Answer.POSTPONED
+        self._make_urgent(job, request)
+        return Answer.URGENT_IN_PLACE
+
+    def _job_with_chunk(self, lane: Lane) -> Job:
+        job = self._current.get(lane)
+        if job is None or job.chunk is None:
             raise LocalProtocolError("there is no chunk that could have been sent")
-        return self._current
+        return job
 
     def _preempt(self) -> None:
-        job = self._current
-        assert job is not None
+        job = self._current.pop(Lane.ALL)
         assert not job.urgent
         assert self._preempted is None
-        self._current = None
+        if job is self._leftover:
+            return
         # A page that was asked for and put off comes next when the queue is empty, begun or not.
         if job.begun or job.postponed:
             self._preempted = job
             self.counts.preemptions += 1
-            self._notices.append(Notice(events.PREEMPT, job.page, job.channel))
+            self._note(events.PREEMPT, job)
         else:
             # Nothing of the page is on the wire, so nothing ties it to the precopy channel.
-            self._cursor = (job.span.block, job.span.offset)
+            self._background.take_back(job)
 
-    def _pick(self) -> _Job | None:
-        while self._queue:
-            page, requested_ns = self._queue.popleft()
-            self._queued.discard(page)
-            job = self._urgent_job(page, requested_ns)
+    def _pick(self, lane: Lane) -> Job | None:
+        while self._queue and lane is not Lane.BACKGROUND:
+            job = self._urgent_job(self._queue.pop())
             if job is not None:
                 return job
+        if lane is Lane.URGENT:
+            return None
+        if self._leftover is not None:
+            return self._leftover
         if self._preempted is not None:
             job, self._preempted = self._preempted, None
             return job
-        return self._background_job()
+        beside = self._current.get(Lane.URGENT)
+        return self._background.next_job(beside.span if beside else None)
 
-    def _urgent_job(self, page: PageId, requested_ns: int) -> _Job | None:
+    def _urgent_job(self, request: Request) -> Job | None:
         """Return the job that serves a request, or None if nothing is to be sent for it now."""
-        if self._is_preempted(page):
-            if self._policy.half_sent is HalfSent.POSTPONE:
-                self.counts.postponed += 1
-                return None
-            job, self._preempted = self._preempted, None
-            assert job is not None
-            job.boosted = True
-            self.counts.boosted += 1
-            self._notices.append(Notice(events.BOOST, job.page, job.channel))
-            self._make_urgent(job, requested_ns)
-            return job
-        # A run of small pages that was sent after the request came may have held this one.
-        if not self._remaining.holds_page(page):
+        if self._is_preempted(request.unit):
+            return self._half_sent_job(request)
+        # The background may have come to this page after the request, and be in the middle of it.
+        if self._under_way(request.unit) is not None:
+            self.counts.postponed += 1
+            return None
+        # Or what was sent since held it.
+        if not self._remaining.holds_any(request.unit):
             self.counts.already_sent += 1
             return None
         channel = Channel.POSTCOPY if self._policy.own_channel else Channel.PRECOPY
-        job = _Job(self._geometry.page_span(page), page, channel)
-        self._make_urgent(job, requested_ns)
+        job = Job(request.unit, request.page, channel)
+        self._make_urgent(job, request)
         return job
 
-    def _make_urgent(self, job: _Job, requested_ns: int) -> None:
-        job.requested_ns = requested_ns
+    def _half_sent_job(self, request: Request) -> Job | None:
+        """Return the job for a request that the half-sent page meets, as the policy wants it."""
+        if self._policy.half_sent is HalfSent.POSTPONE:
+            self.counts.postponed += 1
+            return None
+        job, self._preempted = self._preempted, None
+        assert job is not None
+        if self._policy.half_sent is HalfSent.RESEND and not self._is_base(job):
+            job = self._resend(job)
+        elif self._policy.half_sent is HalfSent.SPLIT and self._remaining.holds_any(job.span):
+            # A frame that was begun ends where it began; `_cut` gives it out as it was.
+            job.channel = Channel.POSTCOPY
+        else:
+            job.boosted = True
+        self._make_urgent(job, request)
+        if job.boosted:
+            self.counts.boosted += 1
+            self._note(events.BOOST, job)
+        return job
+
+    def _resend(self, job: Job) -> Job:
+        """Forget what went of the half-sent page; a frame that was begun must end all the same."""
+        for span in job.given:
+            self._remaining.add(span)
+            self.counts.resent_bytes += span.length
+        if job.chunk is not None:
+            self._leftover = job
+        return Job(job.span, job.page, Channel.POSTCOPY)
+
+    def _make_urgent(self, job: Job, request: Request) -> None:
+        job.requested_ns = request.requested_ns
         if job.channel is Channel.PRECOPY:
             self.counts.on_precopy_channel += 1
         else:
             self.counts.on_postcopy_channel += 1
         if self._policy.locality:
-            self._cursor = (job.span.block, job.span.end)
+            self._background.go_on_at(job.span.block, job.span.end)
+        if self._policy.critical:
+            self._background.demote(request.page, request.unit.offset)
 
-    def _background_job(self) -> _Job | None:
-        place = self._remaining.first_from(*self._cursor)
-        if place is None:
-            return None
-        block, offset = place
-        page_bytes = self._geometry.blocks[block].page_bytes
-        page = PageId(block, offset // page_bytes)
-        span = self._geometry.page_span(page)
-        if page_bytes == TARGET_PAGE_BYTES:
-            # Base pages go in runs, as many as a chunk holds: one frame for one page of 4 KiB would
-            # spend more time on its header than on its bytes.
-            rest = Span(block, offset, self._geometry.blocks[block].length_bytes - offset)
-            span = self._remaining.first_run(rest, self._chunk_bytes) or span
-        self._cursor = (block, span.end)
-        return _Job(span, page, Channel.PRECOPY)
-
-    def _cut(self, job: _Job) -> Chunk:
+    def _cut(self, job: Job) -> Chunk:
         """Return the job's broken-off chunk as it is by now, or make one of its next run."""
-        run = job.chunk.span if job.chunk is not None else None
-        if run is None:
-            run = self._remaining.first_run(job.span, self._chunk_bytes)
-            assert run is not None, "a job without bytes left is finished by chunk_sent"
+        if job.chunk is not None:
+            run, channel = job.chunk.span, job.chunk.channel
+        else:
+            first_run = self._remaining.first_run(job.span, self._chunk_bytes)
+            assert first_run is not None, "a job without bytes left is finished by chunk_sent"
+            run, channel = first_run, job.channel
             self._remaining.remove(run)
-        job.chunk = Chunk(run, job.page, job.channel, job.urgent, job.boosted, job.requested_ns)
+            job.given.append(run)
+        job.chunk = Chunk(run, job.page, channel, job.urgent, job.boosted, job.requested_ns)
         return job.chunk
 
-    def _is_preempted(self, page: PageId) -> bool:
-        return self._preempted is not None and _covers(
-            self._preempted.span, self._geometry.page_span(page)
-        )
+    def _is_preempted(self, unit: Span) -> bool:
+        return self._preempted is not None and covers(self._preempted.span, unit)
 
+    def _is_base(self, job: Job) -> bool:
+        return self._geometry.blocks[job.page.block].page_bytes == TARGET_PAGE_BYTES
 
-def _covers(outer: Span, inner: Span) -> bool:
-    return outer.block == inner.block and outer.offset <= inner.offset and inner.end <= outer.end
+    def _is_partial(self, page: PageId) -> bool:
+        """Tell whether anything of a page is still to be sent, or lies half-sent."""
+        lies = self._preempted is not None and self._preempted.page == page
+        return lies or self._remaining.holds_page(page)
+
+    def _note(self, event: str, job: Job) -> None:
+        self._notices.append(Notice(event, job.page, job.channel, job.urgent, job.boosted))

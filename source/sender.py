@@ -1,7 +1,8 @@
 """Puts on the channels what the scheduler decides, and breaks off what it wants broken off.
 
-One task sends; `request` may be called by another at any time.  A background send is broken off
-even while it waits for the socket or for its bandwidth limit; an urgent one runs to its end.
+One task sends, or one a lane; `request` may be called by another at any time.  A background send is
+broken off even while it waits for the socket or for its bandwidth limit; an urgent one runs to its
+end.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.messages import PageData, ZeroData
+from source.answers import Answer
 from source.channel import Frame, OutChannel
+from source.jobs import Chunk, Lane
 from source.pacing import Pacer
-from source.scheduler import Answer, Chunk, Scheduler
+from source.scheduler import Scheduler
 
 _WORDS_PER_TARGET_PAGE = TARGET_PAGE_BYTES // 8
 
@@ -42,8 +45,10 @@ class Sender:
         self._emit = emit
         self._breakable: trio.CancelScope | None = None
         self._broken_off = trio.lowlevel.ParkingLot()
-        # When the urgent page that is being sent had its first urgent frame.
-        self._urgent_since_ns: int | None = None
+        self._requested = trio.Event()
+        self._background_done = False
+        # When the request being served came, and when its first urgent frame was made.
+        self._urgent_since_ns = (0, 0)
 
     async def drain(self) -> None:
         """Send until the scheduler has nothing left.
@@ -51,24 +56,32 @@ class Sender:
         Cancelling may leave a half-sent frame as a channel's `open_frame`.
 
         Raises:
-            ConnectionLost: A connection is broken.
+            ConnectionLost: A connection is broken; in a group where the policy has two lanes.
         """
-        while (chunk := self._scheduler.next_chunk()) is not None:
-            self._tell_notices()
-            await self._send(chunk)
-        # With nothing to send there was no checkpoint, and a caller's loop must have one.
-        await trio.lowlevel.checkpoint()
+        if self._scheduler.lanes == (Lane.ALL,):
+            await self._drain(Lane.ALL)
+            return
+        self._background_done = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._drain_background)
+            # Begins first: what is requested already is not left to the background.
+            await self._drain_urgent()
 
-    async def request(self, page: PageId) -> Answer:
+    async def request(self, page: PageId, target_page: int) -> Answer:
         """Take a page request of the destination; what is being sent may be broken off for it.
 
         Returns when it is broken off: the next request may be for that very page, and must find it
         behind this one.
 
+        Args:
+            page: The page that a vCPU waits for.
+            target_page: Which target page of it was touched, from 0.
+
         Raises:
             RemoteProtocolError: The guest has no such page.
         """
-        answer = self._scheduler.request(page, time.monotonic_ns())
+        answer = self._scheduler.request(page, target_page, time.monotonic_ns())
+        self._requested.set()
         self._emit(events.PAGE_REQUEST, block=page.block, page=page.index, answer=answer.value)
         if self._breakable is not None and (
             self._scheduler.wants_preemption or answer is Answer.URGENT_IN_PLACE
@@ -77,13 +90,34 @@ class Sender:
             await self._broken_off.park()
         return answer
 
-    async def _send(self, chunk: Chunk) -> None:
+    async def _drain(self, lane: Lane) -> None:
+        while (chunk := self._scheduler.next_chunk(lane)) is not None:
+            self._tell_notices()
+            await self._send(chunk, lane)
+        # With nothing to send there was no checkpoint, and a caller's loop must have one.
+        await trio.lowlevel.checkpoint()
+
+    async def _drain_background(self) -> None:
+        await self._drain(Lane.BACKGROUND)
+        self._background_done = True
+        self._requested.set()
+
+    async def _drain_urgent(self) -> None:
+        """Serve requests as they come, until the background has sent all else."""
+        while True:
+            self._requested = trio.Event()
+            await self._drain(Lane.URGENT)
+            if self._background_done:
+                return
+            await self._requested.wait()
+
+    async def _send(self, chunk: Chunk, lane: Lane) -> None:
         channel = self._channels[chunk.channel]
         if channel.open_frame is None:
             channel.open_frame = self._frame(chunk)
         frame = channel.open_frame
         while not frame.done:
-            if self._scheduler.urgent:
+            if self._scheduler.urgent(lane):
                 await channel.send_some(frame, frame.length)
             elif self._scheduler.wants_preemption:
                 self._scheduler.chunk_interrupted(begun=frame.sent > 0)
@@ -91,30 +125,29 @@ class Sender:
                     channel.open_frame = None
                 return
             else:
-                await self._send_background(channel, frame)
+                await self._send_background(channel, frame, lane)
         channel.open_frame = None
         channel.target_pages_sent += chunk.span.length // TARGET_PAGE_BYTES
         channel.data_bytes_sent += frame.payload_bytes
-        urgent = self._scheduler.urgent
-        if self._scheduler.chunk_sent():
-            self._urgent_since_ns = None
+        urgent = self._scheduler.urgent(lane)
+        if self._scheduler.chunk_sent(lane):
             self._emit(
                 events.PAGE_SENT, block=chunk.page.block, page=chunk.page.index,
                 channel=chunk.channel.value, urgent=urgent, boosted=chunk.boosted,
                 pages=len(self._memory.geometry.pages_of(chunk.span)),
             )  # fmt: skip
 
-    async def _send_background(self, channel: OutChannel, frame: Frame) -> None:
+    async def _send_background(self, channel: OutChannel, frame: Frame, lane: Lane) -> None:
         """Send of a frame what the limit allows, until it is done or a request comes."""
         try:
             with trio.CancelScope() as self._breakable:
-                await self._send_paced(channel, frame)
+                await self._send_paced(channel, frame, lane)
         finally:
             self._breakable = None
             self._broken_off.unpark_all()
 
-    async def _send_paced(self, channel: OutChannel, frame: Frame) -> None:
-        while not (frame.done or self._scheduler.urgent or self._scheduler.wants_preemption):
+    async def _send_paced(self, channel: OutChannel, frame: Frame, lane: Lane) -> None:
+        while not (frame.done or self._scheduler.urgent(lane) or self._scheduler.wants_preemption):
             wanted_bytes = frame.length - frame.sent
             # The clock that the sleep goes by.
             now_ns = int(trio.current_time() * 1e9)
@@ -144,9 +177,9 @@ class Sender:
         if chunk.requested_ns is None:
             return 0, 0
         now_ns = time.monotonic_ns()
-        if self._urgent_since_ns is None:
-            self._urgent_since_ns = now_ns
-        began_ns = self._urgent_since_ns
+        if self._urgent_since_ns[0] != chunk.requested_ns:
+            self._urgent_since_ns = (chunk.requested_ns, now_ns)
+        began_ns = self._urgent_since_ns[1]
         return (began_ns - chunk.requested_ns) // 1000, (now_ns - began_ns) // 1000
 
     def _is_zero(self, chunk: Chunk) -> bool:
@@ -159,5 +192,5 @@ class Sender:
         for notice in self._scheduler.take_notices():
             self._emit(
                 notice.event, block=notice.page.block, page=notice.page.index,
-                channel=notice.channel.value, urgent=notice.event == events.BOOST,
+                channel=notice.channel.value, urgent=notice.urgent, boosted=notice.boosted,
             )  # fmt: skip

@@ -126,7 +126,8 @@ class SourceSession:
                 ):
                     self._connections = connections
                     guest.board.set_present(slice(None))
-                    await guest.run()
+                    if not self._config.hold:
+                        await guest.run()
                     return await self._converse(memory, guest)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)

@@ -11,6 +11,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from itertools import groupby
 from math import inf
 from pathlib import Path
@@ -85,8 +86,17 @@ def small_geometry() -> Geometry:
 def patterned_memory(geometry: Geometry) -> Iterator[GuestMemory]:
     """Make a guest's memory, filled as sources fill theirs: no word of it is zero for long."""
     with GuestMemory.create(geometry, "base") as memory:
-        finish(Pattern(SEED).fill(memory))
+        for view, block in zip(memory.views, _pattern(geometry), strict=True):
+            view[:] = block
         yield memory
+
+
+@cache
+def _pattern(geometry: Geometry) -> list[bytes]:
+    """Return the contents of all blocks; to copy them is faster than to work them out again."""
+    with GuestMemory.create(geometry, "base") as memory:
+        finish(Pattern(SEED).fill(memory))
+        return bytes_of(memory)
 
 
 def bytes_of(memory: GuestMemory) -> list[bytes]:
@@ -217,11 +227,12 @@ def nothing_left() -> Iterator[None]:
     files, children = open_files(), child_processes()
     yield
     left = open_files() - files
-    if left:
-        # Tracebacks of what failed may go round in circles.
-        gc.collect()
-        # A board stays mapped, and so open, for whoever still looks at what a guest has counted.
-        left = {each for each in open_files() - files if "midstream-board" not in each[1]}
+    # Tracebacks of what failed may go round in circles; most are young, a full search takes long.
+    for generation in (1, 2):
+        if left:
+            gc.collect(generation)
+            # A board stays mapped, and so open, for whoever still looks at what a guest counted.
+            left = {each for each in open_files() - files if "midstream-board" not in each[1]}
     assert not left, f"still open: {left}"
     assert child_processes() <= children, "a child process is left"
 

@@ -11,8 +11,10 @@ BUSY = ("--size=8MiB", "--vcpus=2", "--access-rate=0", "--write-ratio=0.5", "--q
     ("source_rig", "dest_rig", "arguments"),
     [
         ("lose-page", "", ()),
-        ("", "misplace-chunk", ("--postcopy-after=never", "--write-ratio=0")),
-        ("", "place-early", ("--postcopy-after=0",)),
+        # No vCPU touches anything, so the digest has to find it.
+        ("", "misplace-chunk", ("--postcopy-after=never", "--program=scripted")),
+        # Nothing is written, so all is right in the end, and vCPUs' reads have to find it.
+        ("", "place-early", ("--postcopy-after=0", "--write-ratio=0")),
     ],
 )
 def test_wrong_memory_is_found(

@@ -135,7 +135,7 @@ def start_storm(lab: Lab, policy: str, others: list[int]) -> Run:
         others: All pages from page 6 on, as they are asked for, beginning with page 9.
     """
     steps = (
-        # The background goes on behind the last requested page: the next is page 5.
+        # These do not wait for the background, so the next that it comes to is page 5.
         step("page = 0, received = 0.02", [1, 2, 3, 4])
         + step(f"page = {HALF_SENT}, received = 0.25", [FIRST])
         + step(f"requested = {FIRST}", [HALF_SENT, *others[1:]])

@@ -22,6 +22,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 # only together with what it decides.
 CORE_MODULES = frozenset(
     {
+        "source.answers",
+        "source.background",
+        "source.jobs",
         "source.scheduler",
         "source.pacing",
         "source.convergence",

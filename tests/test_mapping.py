@@ -27,6 +27,46 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
     "scripts/dest_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
+    "scripts/actions.py": Elsewhere(
+        "tests/scripts/test_scenario.py", "a part of what a scenario's text says"
+    ),
+    "scripts/director.py": Elsewhere(
+        "tests/scripts/test_inject.py", "does what the steps of a run say"
+    ),
+    "scripts/expect.py": Elsewhere(
+        "tests/scripts/test_scenario.py", "a part of what a scenario's text says"
+    ),
+    "scripts/gates.py": Elsewhere(
+        "tests/scripts/test_proxy.py", "what happens to the bytes that pass the proxy"
+    ),
+    "scripts/guest_terms.py": Elsewhere(
+        "tests/scripts/test_scenario.py", "a part of what a scenario's text says"
+    ),
+    "scripts/holder.py": Elsewhere(
+        "tests/scripts/test_link.py", "a process that does nothing, for a link's namespaces"
+    ),
+    "scripts/outcome.py": Elsewhere("tests/scripts/test_checks.py", "what checks look at"),
+    "scripts/pipes.py": Elsewhere(
+        "tests/scripts/test_proxy.py", "one direction of what the proxy passes on"
+    ),
+    "scripts/scenario_text.py": Elsewhere(
+        "tests/scripts/test_scenario.py", "the lines that a refusal names"
+    ),
+    "scripts/trial.py": Elsewhere(
+        "tests/scripts/test_inject.py", "one run of a scenario, with all of its processes"
+    ),
+    "scripts/triggers.py": Elsewhere(
+        "tests/scripts/test_scenario.py", "a part of what a scenario's text says"
+    ),
+    "source/answers.py": Elsewhere(
+        "tests/source/test_scheduler.py", "what the scheduler says: no code of its own"
+    ),
+    "source/background.py": Elsewhere(
+        "tests/source/test_scheduler.py", "what comes next depends on all that the scheduler did"
+    ),
+    "source/jobs.py": Elsewhere(
+        "tests/source/test_scheduler.py", "what the scheduler keeps its books in"
+    ),
 }
 
 

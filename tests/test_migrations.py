@@ -48,7 +48,7 @@ GEOMETRY = Geometry(
 # vCPUs that fault without pause while pages come, and soon have all of them.
 BUSY = ProgramSpec("uniform", vcpu_count=2, write_ratio=0.3, seed=SEED)
 # vCPUs that write less than a link of this speed carries.
-QUIET = ProgramSpec("hotspot", vcpu_count=2, access_rate=2000.0, write_ratio=0.5, seed=SEED)
+QUIET = ProgramSpec("hotspot", vcpu_count=2, access_rates=(2000.0,), write_ratio=0.5, seed=SEED)
 
 # Slow enough that vCPUs have to ask, and over in a quarter of a second.
 PACED = {"postcopy_bandwidth": 32 * MIB}

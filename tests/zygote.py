@@ -30,7 +30,8 @@ def become(order: dict[str, Any]) -> None:
     stem = Path(order["stem"])
     os.setsid()
     os.chdir(stem.parent)
-    for number, name in enumerate((os.devnull, stem.with_suffix(".out"), stem.with_suffix(".err"))):
+    names = (Path(os.devnull), stem.with_suffix(".out"), stem.with_suffix(".err"))
+    for number, name in enumerate(names):
         fd = os.open(name, os.O_WRONLY | os.O_CREAT if number else os.O_RDONLY, 0o666)
         os.dup2(fd, number)
         os.close(fd)

@@ -15,6 +15,7 @@ from dest.assembly import Assembly
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
+from protocol.policy import PRESETS, preset
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
 PRECOPY, POSTCOPY = Channel.PRECOPY, Channel.POSTCOPY
@@ -47,9 +48,9 @@ def discard(assembly: Assembly, span: Span) -> None:
     assembly.discard(span.block, first, count, bits)
 
 
-def in_postcopy(stale: Iterable[Span] | None = None) -> Assembly:
+def in_postcopy(stale: Iterable[Span] | None = None, policy: str = "ordered") -> Assembly:
     """Return an assembly in postcopy that misses some spans, or the whole guest."""
-    assembly = Assembly(GUEST)
+    assembly = Assembly(GUEST, preset(policy))
     if stale is None:
         stale = [Span(number, 0, block.length_bytes) for number, block in enumerate(GUEST.blocks)]
     for span in stale:
@@ -75,7 +76,7 @@ def incomplete(assembly: Assembly) -> list[Span]:
 
 def test_in_precopy_pages_come_again_and_again() -> None:
     """In precopy any whole target pages may come any number of times, and none is ever whole."""
-    assembly = Assembly(GUEST)
+    assembly = Assembly(GUEST, preset("ordered"))
     for _ in range(3):
         assert receive(assembly, PRECOPY, Span(0, HALF, HUGE)) is None
         assert receive(assembly, PRECOPY, base_pages(3, 5)) is None
@@ -89,7 +90,7 @@ def test_in_precopy_pages_come_again_and_again() -> None:
 
 def test_in_precopy_page_bytes_come_over_the_precopy_channel() -> None:
     """Page bytes on the postcopy channel before the switch-over are refused."""
-    assembly = Assembly(GUEST)
+    assembly = Assembly(GUEST, preset("ordered"))
     with pytest.raises(RemoteProtocolError, match="postcopy channel in precopy"):
         assembly.begin(POSTCOPY, page_span(0))
     assert assembly.complete
@@ -115,7 +116,7 @@ OUTSIDE = [
 @pytest.mark.parametrize("postcopy", [False, True])
 def test_what_is_outside_the_guest_is_refused(span: Span, postcopy: bool) -> None:
     """Bytes outside a block, or of no whole target pages, are refused in every phase."""
-    assembly = in_postcopy() if postcopy else Assembly(GUEST)
+    assembly = in_postcopy() if postcopy else Assembly(GUEST, preset("ordered"))
     missing_bytes = assembly.missing_bytes
     with pytest.raises(RemoteProtocolError, match="outside the guest"):
         assembly.begin(PRECOPY, span)
@@ -139,7 +140,7 @@ def test_counts_are_those_of_whole_frames() -> None:
 
 def test_frames_of_precopy_count_each_time() -> None:
     """A target page that comes twice in precopy counts twice, as it does at the source."""
-    assembly = Assembly(GUEST)
+    assembly = Assembly(GUEST, preset("ordered"))
     receive(assembly, PRECOPY, page_span(0))
     receive(assembly, PRECOPY, page_span(0))
     assert assembly.counts[PRECOPY].target_pages == 1024
@@ -244,7 +245,7 @@ def test_a_discard_outside_the_guest_is_refused(
     block: int, first: int, count: int, bits: bytes
 ) -> None:
     """A bitmap that does not fit the guest or its own length is refused and discards nothing."""
-    assembly = Assembly(GUEST)
+    assembly = Assembly(GUEST, preset("ordered"))
     with pytest.raises(RemoteProtocolError):
         assembly.discard(block, first, count, bits)
     assembly.start_postcopy()
@@ -429,7 +430,7 @@ def test_received_bytes_of_base_pages_are_exact_inside_a_run() -> None:
 
 def test_received_bytes_in_precopy_leave_out_what_is_under_way() -> None:
     """In precopy a page is here but for the bytes that are being overwritten."""
-    assembly = Assembly(GUEST)
+    assembly = Assembly(GUEST, preset("ordered"))
     assert assembly.received_bytes(PageId(0, 1)) == HUGE
     assembly.begin(PRECOPY, Span(0, HALF, HUGE))
     assembly.progress(PRECOPY, HALF + 5)
@@ -502,7 +503,7 @@ def test_a_frame_does_not_end_in_its_middle(received: int) -> None:
 
 def test_postcopy_starts_once_and_between_frames() -> None:
     """The switch-over is refused a second time, and while a frame is under way."""
-    assembly = Assembly(GUEST)
+    assembly = Assembly(GUEST, preset("ordered"))
     assembly.begin(PRECOPY, page_span(0))
     with pytest.raises(LocalProtocolError):
         assembly.start_postcopy()
@@ -510,3 +511,182 @@ def test_postcopy_starts_once_and_between_frames() -> None:
     assembly.start_postcopy()
     with pytest.raises(LocalProtocolError):
         assembly.start_postcopy()
+
+
+# What policies let a huge page do.
+
+FIRST_HALF, SECOND_HALF = Span(0, 0, HALF), Span(0, HALF, HALF)
+
+
+@pytest.mark.parametrize("policy", sorted(PRESETS))
+def test_the_policy_says_whether_a_page_may_come_over_both_channels(policy: str) -> None:
+    """The second half of a page over the other channel is refused, unless the policy mixes them."""
+    assembly = in_postcopy(policy=policy)
+    receive(assembly, PRECOPY, FIRST_HALF)
+    if policy in {"split", "critical-first"}:
+        receive(assembly, POSTCOPY, SECOND_HALF)
+        assert assembly.is_whole(page_span(0))
+    elif policy == "resend":
+        receive(assembly, POSTCOPY, SECOND_HALF)
+        # What came before counts for nothing.
+        assert not assembly.is_whole(page_span(0))
+        assert assembly.missing_bytes == GUEST.length_bytes - HALF
+    else:
+        with pytest.raises(RemoteProtocolError, match="over both channels"):
+            assembly.begin(POSTCOPY, SECOND_HALF)
+
+
+@pytest.mark.parametrize("policy", ["split", "critical-first"])
+def test_a_mixed_page_is_whole_with_the_last_of_both_channels(policy: str) -> None:
+    """Chunks of one page may be under way on both channels at once, and none comes twice."""
+    assembly = in_postcopy([page_span(0)], policy)
+    assembly.begin(PRECOPY, FIRST_HALF)
+    assembly.begin(POSTCOPY, SECOND_HALF)
+    assembly.progress(PRECOPY, HALF)
+    assembly.progress(POSTCOPY, HALF)
+    assembly.end(POSTCOPY)
+    assert not assembly.is_whole(page_span(0))
+    with pytest.raises(RemoteProtocolError, match="came again"):
+        assembly.begin(POSTCOPY, FIRST_HALF)
+    assembly.end(PRECOPY)
+    assert assembly.is_whole(page_span(0))
+    assert assembly.complete
+
+
+@pytest.mark.parametrize("policy", sorted(PRESETS))
+def test_one_frame_is_for_one_huge_page(policy: str) -> None:
+    """A frame across the border of two huge pages is refused whatever the unit is."""
+    assembly = in_postcopy(policy=policy)
+    with pytest.raises(RemoteProtocolError, match="parts of 2 pages"):
+        assembly.begin(PRECOPY, Span(0, HUGE - BASE, 2 * BASE))
+
+
+# critical-first: units are target pages.
+
+
+def test_a_critical_unit_is_whole_by_itself() -> None:
+    """Under a critical policy what has come of a huge page is placed, and the rest is not."""
+    assembly = in_postcopy([page_span(0), page_span(1)], "critical-first")
+    touched = Span(0, 7 * BASE, BASE)
+    assert receive(assembly, POSTCOPY, touched) == touched
+    rest = Span(0, 8 * BASE, 16 * BASE)
+    assert receive(assembly, PRECOPY, rest) == rest
+    assert [assembly.is_placed(PageId(0, unit)) for unit in (6, 7, 8, 23, 24, 1024)] == [
+        False, True, True, True, False, True,
+    ]  # fmt: skip
+    assert incomplete(assembly) == [Span(0, 0, 7 * BASE), Span(0, 24 * BASE, 1000 * BASE)]
+    assert not assembly.is_whole(page_span(0))
+    assert assembly.received_bytes(PageId(0, 0)) == 17 * BASE
+    assert assembly.channel_of(PageId(0, 0)) is None
+
+
+# resend: one copy of a page is waste, whichever that is.
+
+
+def resent(*, mid_frame: bool) -> Assembly:
+    """Return an assembly that has a quarter of page 0, perhaps with the next one under way."""
+    assembly = in_postcopy([page_span(0), page_span(1)], "resend")
+    receive(assembly, PRECOPY, Span(0, 0, HALF // 2))
+    if mid_frame:
+        assembly.begin(PRECOPY, Span(0, HALF // 2, HALF // 2))
+        assembly.progress(PRECOPY, BASE)
+    return assembly
+
+
+@pytest.mark.parametrize("mid_frame", [False, True])
+def test_a_resent_page_begins_anew(mid_frame: bool) -> None:
+    """With its first byte over the postcopy channel all of a page is missing again."""
+    assembly = resent(mid_frame=mid_frame)
+    assembly.begin(POSTCOPY, FIRST_HALF)
+    assert assembly.missing_bytes == HUGE + HALF
+    assert assembly.received_bytes(PageId(0, 0)) == 0
+    assert not assembly.is_waste(POSTCOPY)
+    assembly.progress(POSTCOPY, HALF)
+    assert assembly.end(POSTCOPY) is None
+    assert incomplete(assembly) == [Span(0, 0, 2 * HUGE)]
+    assert receive(assembly, POSTCOPY, SECOND_HALF) == page_span(0)
+    assert incomplete(assembly) == [page_span(1)]
+    assert assembly.is_placed(PageId(0, 0))
+    assert assembly.channel_of(PageId(0, 0)) is None
+
+
+def test_the_rest_of_a_stale_frame_is_waste() -> None:
+    """A frame whose page comes again is read to its end, counted, and completes nothing."""
+    assembly = resent(mid_frame=True)
+    assert not assembly.is_waste(PRECOPY)
+    for half in (FIRST_HALF, SECOND_HALF):
+        receive(assembly, POSTCOPY, half)
+    assert assembly.is_waste(PRECOPY)
+    assert assembly.is_placed(PageId(0, 0))
+    receive(assembly, POSTCOPY, page_span(1))
+    # Nothing is missing, but a frame is under way.
+    complete = [assembly.complete]
+    assert (assembly.missing_bytes, incomplete(assembly)) == (0, [])
+    assembly.progress(PRECOPY, HALF // 2 - BASE)
+    assert assembly.end(PRECOPY) is None
+    assert [*complete, assembly.complete] == [False, True]
+    counts = {channel: (c.target_pages, c.data_bytes) for channel, c in assembly.counts.items()}
+    assert counts == {PRECOPY: (256, HALF), POSTCOPY: (1024, 2 * HUGE)}
+
+
+def test_the_copy_that_was_sent_first_may_come_last() -> None:
+    """Frames of the precopy channel are waste when the postcopy channel was ahead of it."""
+    assembly = in_postcopy([page_span(0)], "resend")
+    receive(assembly, POSTCOPY, FIRST_HALF)
+    assembly.begin(PRECOPY, Span(0, 0, BASE))
+    assert assembly.is_waste(PRECOPY)
+    assembly.progress(PRECOPY, BASE)
+    assert assembly.end(PRECOPY) is None
+    assert receive(assembly, POSTCOPY, SECOND_HALF) == page_span(0)
+    assembly.begin(PRECOPY, Span(0, BASE, BASE))
+    assert assembly.is_waste(PRECOPY)
+    assert assembly.is_placed(PageId(0, 0))
+
+
+def test_the_copy_that_was_sent_last_may_be_the_late_one() -> None:
+    """A page that came whole over the precopy channel is not begun anew: its second copy is waste.
+
+    The source had its last frame under way when it began anew, and that frame won.
+    """
+    assembly = in_postcopy([page_span(0)], "resend")
+    receive(assembly, PRECOPY, FIRST_HALF)
+    assert receive(assembly, PRECOPY, SECOND_HALF) == page_span(0)
+    for half in (FIRST_HALF, SECOND_HALF):
+        assembly.begin(POSTCOPY, half)
+        assert assembly.is_waste(POSTCOPY)
+        assembly.progress(POSTCOPY, HALF)
+        assert assembly.end(POSTCOPY) is None
+    assert assembly.complete
+
+
+def test_a_page_may_begin_anew_in_its_last_frame() -> None:
+    """A page of which every byte is under way is not whole, and may still come again."""
+    assembly = in_postcopy([page_span(0)], "resend")
+    assembly.begin(PRECOPY, page_span(0))
+    assembly.begin(POSTCOPY, FIRST_HALF)
+    assert (assembly.is_waste(PRECOPY), assembly.is_waste(POSTCOPY)) == (True, False)
+    assert not assembly.is_whole(page_span(0))
+
+
+@pytest.mark.parametrize("channel", Channel)
+def test_nothing_comes_twice_over_one_channel(channel: Channel) -> None:
+    """A page may come again, but over the other channel, and only what was stale of it."""
+    assembly = in_postcopy([FIRST_HALF], "resend")
+    receive(assembly, channel, FIRST_HALF)
+    for span in (FIRST_HALF, SECOND_HALF):
+        with pytest.raises(RemoteProtocolError, match="came again"):
+            assembly.begin(channel, span)
+
+
+def test_base_pages_are_not_resent() -> None:
+    """A base page comes once, over whichever channel."""
+    assembly = in_postcopy(policy="resend")
+    receive(assembly, PRECOPY, base_pages(0, 8))
+    with pytest.raises(RemoteProtocolError, match="came again"):
+        assembly.begin(POSTCOPY, base_pages(3, 1))
+
+
+def test_waste_is_asked_about_a_frame() -> None:
+    """Where no frame is under way there is nothing to ask about."""
+    with pytest.raises(LocalProtocolError):
+        in_postcopy(policy="resend").is_waste(PRECOPY)

@@ -118,6 +118,41 @@ async def test_a_stream_is_the_same_in_any_pieces(piece: int) -> None:
         assert channel.bytes_received == len(data)
 
 
+@pytest.mark.parametrize("piece", [61, 64, 65, 1000])
+async def test_waste_is_read_and_not_written(piece: int) -> None:
+    """From the moment when bytes are waste none is written, and the stream goes on behind them."""
+    view = memoryview(bytearray(len(PAGE)))
+    data = encode(PAGE_DATA) + PAGE + encode(Ready())
+    counts: list[int] = []
+    with make_channel() as (channel, peer):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def trickle() -> None:
+                for first in range(0, len(data), piece):
+                    await peer.send_bytes(data[first : first + piece])
+                    await wait_all_tasks_blocked()
+
+            assert await channel.receive() == PAGE_DATA
+            await channel.receive_payload(view, counts.append, lambda: len(counts) >= 2)
+            assert await channel.receive() == Ready()
+    assert sum(counts) == len(PAGE)
+    kept = sum(counts[:2])
+    assert bytes(view) == PAGE[:kept] + bytes(len(PAGE) - kept)
+
+
+async def test_a_payload_that_is_waste_from_the_start_writes_nothing() -> None:
+    """Not even what came along with the head of the frame reaches its place."""
+    view = memoryview(bytearray(len(PAGE)))
+    with make_channel() as (channel, peer):
+        await peer.send(PAGE_DATA, PAGE)
+        await peer.send(Ready())
+        assert await channel.receive() == PAGE_DATA
+        await channel.receive_payload(view, lambda _: None, lambda: True)
+        assert await channel.receive() == Ready()
+    assert bytes(view) == bytes(len(PAGE))
+
+
 async def test_the_next_head_comes_along_with_a_payload() -> None:
     """Between frames that are there already no read is made for a head alone."""
     frames = 50

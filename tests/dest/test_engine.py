@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.messages import PageData, PageRequest, ZeroData
+from protocol.policy import preset
 from tests.helpers import HUGE, FakeGuest, Recorder, fake_guest, small_geometry
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
@@ -28,13 +30,13 @@ HALF = HUGE // 2
 class Rig:
     """An engine, and what it is connected to."""
 
-    def __init__(self, memory: GuestMemory, guest: FakeGuest) -> None:
+    def __init__(self, memory: GuestMemory, guest: FakeGuest, policy: str = "ordered") -> None:
         """Start in precopy."""
         self.guest = guest
         self.memory = memory
         self.events = Recorder()
         placement = SimulatedPlacement(memory.geometry, guest.handle)
-        self.engine = Engine(memory, guest.handle, placement, self.events)
+        self.engine = Engine(memory, guest.handle, placement, preset(policy), self.events)
 
     def start_postcopy(self, *pages: PageId) -> None:
         """Discard pages, all of the guest if none is named, and switch over."""
@@ -64,6 +66,13 @@ class Rig:
         )  # fmt: skip
         return self.engine.begin(channel, message)
 
+    def bring_part(self, channel: Channel, first: int, count: int, *, urgent: bool = False) -> None:
+        """Receive target pages of the first block in one frame."""
+        length = count * TARGET_PAGE_BYTES
+        self.begin(channel, 0, first * TARGET_PAGE_BYTES, length, urgent=urgent)
+        self.engine.progress(channel, PageId(0, first // PER_PAGE), length)
+        self.engine.end(channel)
+
     def fault(self, vcpu: int, flat: int, fault_ns: int = 5) -> PageRequest | None:
         """Have a vCPU fault, and the engine hear of it."""
         self.guest.fault(vcpu, flat, fault_ns)
@@ -82,15 +91,29 @@ class Rig:
         return woke
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    """An engine over four huge pages, 32 base pages and four vCPUs."""
+@contextmanager
+def make_rig(policy: str = "ordered") -> Iterator[Rig]:
+    """Make an engine over four huge pages, 32 base pages and four vCPUs."""
     geometry = small_geometry()
     with (
         GuestMemory.create(geometry, "base") as memory,
         fake_guest(geometry, ProgramSpec(vcpu_count=4)) as guest,
     ):
-        yield Rig(memory, guest)
+        yield Rig(memory, guest, policy)
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    """An engine that places whole pages."""
+    with make_rig() as made:
+        yield made
+
+
+@pytest.fixture
+def critical() -> Iterator[Rig]:
+    """An engine that places target pages."""
+    with make_rig("critical-first") as made:
+        yield made
 
 
 async def test_a_fault_becomes_a_request_a_page_and_a_wake(rig: Rig) -> None:
@@ -272,3 +295,126 @@ async def test_a_wake_that_nobody_waited_for_counts_nothing(rig: Rig) -> None:
     rig.engine.woke(1, 5)
     assert rig.events.of(events.VCPU_WAKE) == []
     assert rig.engine.latencies.faults.count == 0
+
+
+# Where target pages are placed by themselves.
+
+
+async def test_a_vcpu_waits_for_its_target_page_only(critical: Rig) -> None:
+    """A vCPU runs as soon as the target page that it touched is there, alone of its page."""
+    rig = critical
+    rig.start_postcopy()
+    assert rig.fault(2, PER_PAGE + 17) == PageRequest(block=0, page=1, target_page=17)
+    rig.bring_part(PRE, PER_PAGE + 18, 16)
+    assert rig.guest.woken == []
+    rig.bring_part(POST, PER_PAGE + 17, 1, urgent=True)
+    assert rig.hear_wakes() == [2]
+    present = np.flatnonzero(rig.guest.board.present).tolist()
+    assert present == list(range(PER_PAGE + 17, PER_PAGE + 34))
+    # What is told is about pages, and the page is not whole.
+    assert rig.events.of(events.PAGE_PLACED) == []
+    assert rig.events.of(events.VCPU_WAIT) == [{"vcpu": 2, "block": 0, "page": 1}]
+    (wake,) = rig.events.of(events.VCPU_WAKE)
+    assert (wake["block"], wake["page"]) == (0, 1)
+    assert rig.engine.latencies.faults.count == 1
+
+
+async def test_each_target_page_is_asked_for_by_itself(critical: Rig) -> None:
+    """Of one page, each place that is touched has a request of its own, and one only."""
+    rig = critical
+    rig.start_postcopy()
+    touched = [rig.fault(vcpu, flat) for vcpu, flat in enumerate((3, 500, 3))]
+    assert touched == [
+        PageRequest(block=0, page=0, target_page=3),
+        PageRequest(block=0, page=0, target_page=500),
+        None,
+    ]
+    rig.bring_part(POST, 500, 1, urgent=True)
+    assert rig.guest.woken == [1]
+    rig.bring_part(POST, 3, 1, urgent=True)
+    assert rig.guest.woken == [1, 0, 2]
+    # It is here, whatever the rest of its page is.
+    rig.guest.fault(3, 400)
+    rig.bring_part(PRE, 400, 1)
+    assert rig.engine.fault(3, 400, 5) is None
+    assert rig.guest.woken[-1] == 3
+
+
+async def test_a_page_placed_in_parts_is_told_once(critical: Rig) -> None:
+    """A page is told as placed with the last of its target pages, whatever channel brings it."""
+    rig = critical
+    heard: list[tuple[str, int]] = []
+    rig.engine.watch(lambda what, which: heard.append((what, which.index)))
+    rig.start_postcopy()
+    rig.bring_part(PRE, 100, 412)
+    rig.bring_part(POST, 50, 1, urgent=True)
+    rig.bring_part(PRE, 51, 49)
+    assert rig.engine.received_share(PageId(0, 0)) == 462 / 512
+    assert rig.events.of(events.PAGE_PLACED) == []
+    rig.bring_part(POST, 0, 50, urgent=True)
+    assert rig.events.of(events.PAGE_PLACED) == [
+        {"block": 0, "page": 0, "pages": 1, "channel": "postcopy"}
+    ]
+    assert heard.count(("placed", 0)) == 1
+    assert heard[-1] == ("placed", 0)
+
+
+async def test_a_page_is_not_told_while_a_frame_of_it_is_under_way(critical: Rig) -> None:
+    """A frame whose bytes are all here but that has not ended keeps its page from being told."""
+    rig = critical
+    rig.start_postcopy()
+    rig.begin(PRE, 0, HALF, HALF)
+    rig.engine.progress(PRE, PageId(0, 0), HALF)
+    rig.bring_part(POST, 0, PER_PAGE // 2)
+    assert rig.engine.received_share(PageId(0, 0)) == 1
+    assert rig.events.of(events.PAGE_PLACED) == []
+    rig.engine.end(PRE)
+    assert len(rig.events.of(events.PAGE_PLACED)) == 1
+
+
+async def test_base_pages_are_placed_as_ever(critical: Rig) -> None:
+    """A run of base pages is told as placed page by page, also where target pages are units."""
+    rig = critical
+    rig.start_postcopy()
+    zeros = ZeroData(block=1, offset=4 * TARGET_PAGE_BYTES, length=6 * TARGET_PAGE_BYTES)
+    rig.engine.begin(PRE, zeros)
+    rig.engine.end(PRE)
+    assert rig.events.of(events.PAGE_PLACED) == [
+        {"block": 1, "page": 4, "pages": 6, "channel": "precopy"}
+    ]
+
+
+async def test_only_stale_target_pages_are_missing(critical: Rig) -> None:
+    """At the switch-over vCPUs fault on the stale target pages, not on what else their page has."""
+    rig = critical
+    rig.engine.assembly.discard(0, 600, 8, b"\x81")
+    rig.engine.start_postcopy()
+    assert np.flatnonzero(rig.guest.board.present == 0).tolist() == [600, 607]
+    assert rig.engine.received_share(PageId(0, 1)) == 510 / 512
+
+
+async def test_the_word_of_an_urgent_frame_is_for_its_target_page(critical: Rig) -> None:
+    """What the source says of a request is kept for the vCPU that waits for that target page."""
+    rig = critical
+    rig.start_postcopy()
+    rig.fault(0, 9)
+    rig.fault(1, 10)
+    rig.bring_part(POST, 9, 1, urgent=True)
+    rig.bring_part(PRE, 10, 5)
+    waits = [rig.engine.faults.woke(vcpu, 10**18) for vcpu in (0, 1)]
+    assert [wait and (wait.queue_us, wait.send_us) for wait in waits] == [(300, 200), (0, 0)]
+
+
+async def test_a_page_that_comes_again_is_placed_and_told_once() -> None:
+    """A resent page is placed with its second copy; what its first copy still has is nothing."""
+    with make_rig("resend") as rig:
+        rig.start_postcopy()
+        rig.fault(0, 3)
+        rig.begin(PRE, 0, 0, HUGE)
+        rig.engine.progress(PRE, PageId(0, 0), HALF)
+        rig.bring(POST, PageId(0, 0), urgent=True)
+        assert rig.guest.woken == [0]
+        rig.engine.progress(PRE, PageId(0, 0), HALF)
+        rig.engine.end(PRE)
+        assert rig.guest.woken == [0]
+        assert len(rig.events.of(events.PAGE_PLACED)) == 1

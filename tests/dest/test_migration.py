@@ -607,6 +607,58 @@ async def test_scripted_faults_come_at_their_moments() -> None:
         source.close()
 
 
+@pytest.mark.usefixtures("_touching_guest")
+async def test_scripts_speak_of_pages_under_any_policy() -> None:
+    """Where target pages are placed by themselves, a step's moment is still that of its page."""
+    async with make_rig("critical-first", STEPS) as rig:
+        source = rig.source
+        await source.start_postcopy()
+        await source.main.expect(Running)
+        for eighth in (3, 1, 2):
+            await source.send_bytes(PRE, 0, HUGE + eighth * 256 * KIB, 256 * KIB)
+        await wait_all_tasks_blocked()
+        assert rig.events.of(events.VCPU_WAIT) == []
+        await source.send_bytes(PRE, 0, HUGE, 256 * KIB)
+        asked = [await source.main.expect(PageRequest) for _ in range(3)]
+        assert [(each.block, each.page) for each in asked] == [(0, 3), (1, 2), (0, 2)]
+        await source.send_bytes(POST, 0, 3 * HUGE, TARGET_PAGE_BYTES, urgent=True)
+        await wait_all_tasks_blocked()
+        # Its vCPU runs again, and its page is not placed.
+        assert [each["page"] for each in rig.events.of(events.VCPU_WAKE)] == [3]
+        rest = HUGE - TARGET_PAGE_BYTES
+        for offset in range(0, rest, 252 * KIB):
+            start = 3 * HUGE + TARGET_PAGE_BYTES + offset
+            assert len(rig.events.of(events.PAGE_PLACED)) == 0
+            await source.send_bytes(PRE, 0, start, min(rest - offset, 252 * KIB))
+        last = await source.main.expect(PageRequest)
+        assert (last.block, last.page) == (0, 0)
+        source.close()
+
+
+async def test_a_resent_page_counts_on_both_channels() -> None:
+    """With a page that went again the migration ends well, each channel with the counts it had."""
+    async with make_rig("resend") as rig:
+        source = rig.source
+        await source.start_postcopy()
+        await source.main.expect(Running)
+        # Half of page 2, then all of it, and everything else.
+        await source.send_bytes(PRE, 0, 2 * HUGE, 256 * KIB)
+        await source.send_page(POST, PageId(0, 2), urgent=True)
+        await source.send_bytes(PRE, 0, 2 * HUGE + 256 * KIB, 256 * KIB)
+        await source.send_rest(PageId(0, 2))
+        total = source.geometry.target_page_count
+        first = total - PER_PAGE + 512 * KIB // TARGET_PAGE_BYTES
+        for peer, count in ((source.main, first), (source.second, PER_PAGE)):
+            data_bytes = count * TARGET_PAGE_BYTES
+            await peer.send(End(target_pages=count, data_bytes=data_bytes))
+        finished = await source.main.expect(Finished)
+        assert finished.target_pages == first + PER_PAGE
+        assert bytes_of(rig.memory) == bytes_of(source.memory)
+        placed = [(each["block"], each["page"]) for each in rig.events.of(events.PAGE_PLACED)]
+        assert placed.count((0, 2)) == 1
+        source.close()
+
+
 async def test_steps_need_a_guest_that_takes_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     """A script for a guest that follows a program ends the migration, it is not ignored."""
 

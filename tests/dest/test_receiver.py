@@ -19,7 +19,7 @@ from guest.memory import GuestMemory
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.limits import REASON_CHARS_MAX
 from protocol.messages import (
     MESSAGE_TYPES,
@@ -67,6 +67,7 @@ class Rig:
         memory: GuestMemory,
         engine: Engine,
         past: tuple[Event, ...],
+        policy: str,
     ) -> None:
         """Bring the migration to where these events lead."""
         self.events = Recorder()
@@ -79,7 +80,7 @@ class Rig:
         self.memory = memory
         self.engine = engine
         self.switch_overs: list[tuple[SwitchOver, bytes]] = []
-        plan = Plan(memory.geometry, preset("ordered"), HUGE, engine._guest.spec)
+        plan = Plan(memory.geometry, preset(policy), HUGE, engine._guest.spec)
         self.receiver = Receiver(channel, plan, engine, self.lifecycle, self.take_over)
 
     async def take_over(self, message: SwitchOver, state: bytes) -> None:
@@ -105,7 +106,9 @@ class Rig:
 
 
 @asynccontextmanager
-async def make_rig(name: Channel = PRE, past: tuple[Event, ...] = TO_ACTIVE) -> AsyncIterator[Rig]:
+async def make_rig(
+    name: Channel = PRE, past: tuple[Event, ...] = TO_ACTIVE, policy: str = "ordered"
+) -> AsyncIterator[Rig]:
     """Put a receiver together; the block is bounded."""
     geometry = small_geometry()
     with (
@@ -114,11 +117,11 @@ async def make_rig(name: Channel = PRE, past: tuple[Event, ...] = TO_ACTIVE) -> 
         tcp_pair() as sockets,
     ):
         placement = SimulatedPlacement(geometry, guest.handle)
-        engine = Engine(memory, guest.handle, placement, Recorder())
+        engine = Engine(memory, guest.handle, placement, preset(policy), Recorder())
         if Event.POSTCOPY_STARTED in past:
             engine.assembly.discard(0, 0, len(BITS) * 8, BITS)
             engine.start_postcopy()
-        yield Rig(name, sockets, memory, engine, past)
+        yield Rig(name, sockets, memory, engine, past, policy)
 
 
 def page(index: int, **changes: Any) -> tuple[PageData, bytes]:  # noqa: ANN401 - of the message
@@ -341,3 +344,79 @@ async def test_a_page_is_placed_when_its_frame_is_whole() -> None:
             await wait_all_tasks_blocked()
             assert placed.names(events.PAGE_PLACED) == [events.PAGE_PLACED]
             nursery.cancel_scope.cancel()
+
+
+# A page that comes again whole over the postcopy channel.
+
+WRITTEN = b"\xee" * HUGE
+
+
+def come_again(rig: Rig) -> None:
+    """Have page 0 come whole over the other channel, be placed, and be written to."""
+    message, payload = page(0, urgent=True)
+    rig.engine.begin(POST, message)[:] = payload
+    rig.engine.progress(POST, PageId(0, 0), HUGE)
+    rig.engine.end(POST)
+    assert rig.engine.assembly.is_placed(PageId(0, 0))
+    rig.memory.views[0][:HUGE] = WRITTEN
+
+
+async def test_the_rest_of_a_stale_frame_is_never_written() -> None:
+    """Late bytes of a page that came again, and that its guest has written to, change nothing."""
+    async with make_rig(PRE, TO_POSTCOPY, "resend") as rig, trio.open_nursery() as nursery:
+        nursery.start_soon(rig.receiver.run)
+        message, payload = page(0)
+        await rig.peer.send(message, payload[: HUGE // 2])
+        await wait_all_tasks_blocked()
+        assert bytes(rig.memory.views[0][: HUGE // 2]) == PAGE[: HUGE // 2]
+        come_again(rig)
+        await rig.peer.send_bytes(payload[HUGE // 2 : -1])
+        await wait_all_tasks_blocked()
+        assert bytes(rig.memory.views[0][:HUGE]) == WRITTEN
+        await rig.peer.send_bytes(payload[-1:])
+        await rig.peer.send(*page(1))
+        # All of it counts: the source says what it sent.
+        await rig.peer.send(*end(2))
+        await wait_all_tasks_blocked()
+        assert bytes(rig.memory.views[0][: 2 * HUGE]) == WRITTEN + PAGE
+
+
+async def test_a_stale_frame_that_comes_late_is_never_written() -> None:
+    """Frames that the other channel has overtaken change nothing, bytes or zeros."""
+    quarter = HUGE // 4
+    async with make_rig(PRE, TO_POSTCOPY, "resend") as rig:
+        come_again(rig)
+        late = PageData(payload_bytes=quarter, block=0, offset=0)
+        zeros = ZeroData(block=0, offset=quarter, length=quarter)
+        count = HUGE // 2 // TARGET_PAGE_BYTES
+        await rig.say(
+            (late, PAGE[:quarter]),
+            (zeros, b""),
+            (End(target_pages=count, data_bytes=quarter), b""),
+        )
+        assert bytes(rig.memory.views[0][:HUGE]) == WRITTEN
+
+
+@pytest.mark.parametrize("policy", ["ordered", "split", "critical-first", "parallel"])
+async def test_a_stale_frame_is_refused_where_pages_come_once(policy: str) -> None:
+    """Where no page comes again, a second copy is refused before a byte of it is read."""
+    async with make_rig(PRE, TO_POSTCOPY, policy) as rig:
+        come_again(rig)
+        assert "came again" in await rig.refusal(*page(0))
+        assert bytes(rig.memory.views[0][:HUGE]) == WRITTEN
+
+
+@pytest.mark.parametrize("policy", ["split", "critical-first"])
+async def test_chunks_of_one_page_may_come_over_both_channels(policy: str) -> None:
+    """Under a policy that says so a page is put together from both channels."""
+    half = HUGE // 2
+    async with make_rig(PRE, TO_POSTCOPY, policy) as rig:
+        second = PageData(payload_bytes=half, block=0, offset=half, urgent=True)
+        rig.engine.begin(POST, second)[:] = PAGE[half:]
+        rig.engine.progress(POST, PageId(0, 0), half)
+        rig.engine.end(POST)
+        first = PageData(payload_bytes=half, block=0, offset=0)
+        count = half // TARGET_PAGE_BYTES
+        await rig.say((first, PAGE[:half]), (End(target_pages=count, data_bytes=half), b""))
+        assert bytes(rig.memory.views[0][:HUGE]) == PAGE
+        assert rig.engine.assembly.is_whole(rig.memory.geometry.page_span(PageId(0, 0)))

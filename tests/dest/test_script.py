@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dest.script import Script, Step
-from protocol.geometry import PageId
+from dest.script import Script, Step, check_steps
+from protocol.errors import LocalProtocolError
+from protocol.geometry import Geometry, PageId, RamBlock
 
 
 def page(index: int, block: int = 0) -> PageId:
@@ -129,3 +130,22 @@ def test_each_step_fires_at_the_first_happening_that_suits_it(
                 break
     assert answers == expected
     assert script.done == (fired == len(steps))
+
+
+def test_a_guest_must_have_the_pages_that_steps_name() -> None:
+    """A page outside the guest, as trigger or to be touched, is refused with the step's number."""
+    geometry = Geometry((RamBlock("ram", 8192, 4096), RamBlock("rom", 4096, 4096)))
+    good = (Step("placed", page(1), (page(0), page(0, block=1))),)
+    check_steps(good, geometry, "scripted")
+    check_steps((), geometry, "uniform")
+    for wrong in (page(2), page(1, block=1), page(0, block=2)):
+        for step in (Step("placed", wrong, (page(0),)), Step("placed", page(0), (wrong,))):
+            with pytest.raises(LocalProtocolError, match="step 2: the guest has no page"):
+                check_steps((*good, step), geometry, "scripted")
+
+
+def test_a_guest_with_a_program_follows_no_steps() -> None:
+    """Its vCPUs would touch other pages than the steps say."""
+    geometry = Geometry((RamBlock("ram", 8192, 4096),))
+    with pytest.raises(LocalProtocolError, match="not uniform"):
+        check_steps((Step("placed", page(0), (page(1),)),), geometry, "uniform")

@@ -27,7 +27,7 @@ from protocol.policy import PRESETS
 from protocol.wire import encode
 from tests.helpers import BOUND_SECONDS, HUGE, KIB, SESSION, Peer, bounded, small_geometry, tcp_pair
 
-SPEC = ProgramSpec("zipf", vcpu_count=3, access_rate=100.0, write_ratio=0.25, seed=5)
+SPEC = ProgramSpec("zipf", vcpu_count=3, access_rates=(100.0, 0.0, 50.0), write_ratio=0.25, seed=5)
 PAYLOAD: bytes = msgpack.packb(SPEC.to_plain())
 SETUP = Setup(
     payload_bytes=len(PAYLOAD),
@@ -165,7 +165,7 @@ PAYLOADS = {
     "a wrong type": plain_with(**{"vcpu-count": "three"}),
     "an unknown program": plain_with(name="doom"),
     "too many vCPUs": plain_with(**{"vcpu-count": 65}),
-    "no number": plain_with(**{"access-rate": float("nan")}),
+    "no number": plain_with(**{"access-rates": [float("nan")]}),
     "a ratio over one": plain_with(**{"write-ratio": 1.5}),
     "a trace that is none": plain_with(name="trace", trace={"vcpus": b""}),
     "a trace outside": plain_with(

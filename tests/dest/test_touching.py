@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from dest.touching import Toucher
+from dest.touching import Toucher, read_touches
 from guest.programs import ProgramSpec
-from protocol.errors import GuestFailed
+from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from tests.helpers import HUGE, FakeGuest, bounded, fake_guest, small_geometry
 
@@ -116,3 +118,32 @@ async def test_a_guest_that_takes_no_orders_ends_it(monkeypatch: pytest.MonkeyPa
         toucher.ask(PageId(0, 0))
         with pytest.raises(GuestFailed):
             await toucher.run()
+
+
+async def test_pages_come_out_of_a_pipe(tmp_path: Path) -> None:
+    """Each line of a named pipe is a page to touch, however it is cut; its end is the end."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR)
+    pages: list[PageId] = []
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_touches, path, pages.append)
+            os.write(fd, b"0 5\n1 ")
+            await wait_all_tasks_blocked()
+            os.write(fd, b"7\n")
+            os.close(fd)
+    assert pages == [PageId(0, 5), PageId(1, 7)]
+
+
+async def test_a_line_that_is_no_page_is_refused(tmp_path: Path) -> None:
+    """What else comes out of the pipe ends the migration with a reason, as a missing pipe does."""
+    path = tmp_path / "pipe"
+    with pytest.raises(LocalProtocolError, match="No such file"):
+        await read_touches(path, lambda _: None)
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR)
+    os.write(fd, b"0 5\nfive\n")
+    with trio.fail_after(10), pytest.raises(LocalProtocolError, match="five"):
+        await read_touches(path, lambda _: None)
+    os.close(fd)

@@ -247,7 +247,7 @@ async def test_the_loop_runs_while_a_guest_starts(memory: GuestMemory) -> None:
 
 async def test_the_most_vcpus_fit(memory: GuestMemory, until: Until) -> None:
     """64 vCPUs start, run, stop and never meet in a word."""
-    async with open_guest(memory, ProgramSpec("zipf", 64, 1000, 0.5, seed=7)) as guest:
+    async with open_guest(memory, ProgramSpec("zipf", 64, (1000.0,), 0.5, seed=7)) as guest:
         guest.board.set_present(slice(None))
         await guest.run()
         await until(lambda: all(guest.board.counters(vcpu).step for vcpu in range(64)))

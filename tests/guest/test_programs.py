@@ -67,6 +67,13 @@ def traces(draw: st.DrawFn, page_count: int, vcpu_count: int) -> Trace:
     )
 
 
+def rates(vcpu_count: int) -> st.SearchStrategy[tuple[float, ...]]:
+    """Draw one access rate for all vCPUs, or one for each."""
+    rate = st.sampled_from([0.0, 1000.0])
+    each = st.lists(rate, min_size=vcpu_count, max_size=vcpu_count)
+    return st.one_of(st.tuples(rate), each.map(tuple))
+
+
 @st.composite
 def specs(draw: st.DrawFn, page_count: int) -> ProgramSpec:
     """Draw any program for a guest."""
@@ -75,7 +82,7 @@ def specs(draw: st.DrawFn, page_count: int) -> ProgramSpec:
     return ProgramSpec(
         name=name,
         vcpu_count=vcpu_count,
-        access_rate=draw(st.sampled_from([0.0, 1000.0])),
+        access_rates=draw(rates(vcpu_count)),
         write_ratio=draw(st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0, 1))),
         seed=draw(st.integers(0, 2**64 - 1)),
         image=draw(st.booleans()),
@@ -195,10 +202,15 @@ def test_a_spec_crosses(page_count: int, data: st.DataObject) -> None:
         {"vcpu-count": VCPU_COUNT_MAX + 1},
         {"vcpu-count": True},
         {"vcpu-count": 1.0},
-        {"access-rate": -1.0},
-        {"access-rate": 1e12},
-        {"access-rate": float("nan")},
-        {"access-rate": float("inf")},
+        {"access-rates": [-1.0]},
+        {"access-rates": [1e12]},
+        {"access-rates": [float("nan")]},
+        {"access-rates": [float("inf")]},
+        {"access-rates": []},
+        {"access-rates": [1.0, 2.0]},
+        {"access-rates": [1]},
+        {"access-rates": ["1"]},
+        {"access-rates": 1.0},
         {"write-ratio": 1.5},
         {"write-ratio": float("nan")},
         {"write-ratio": 1},

@@ -151,7 +151,7 @@ def copy_dirty(guest: GuestHandle, memory: GuestMemory, pages: np.ndarray) -> No
 
 async def test_wrong_memory_is_reported_at_once(memory: GuestMemory) -> None:
     """One word that must not be there is found by its owner, who says what and where."""
-    spec = ProgramSpec("sequential", 1, access_rate=1000, seed=7)
+    spec = ProgramSpec("sequential", 1, access_rates=(1000.0,), seed=7)
     batch = Program(spec, memory.geometry).batch(0, 3, 1)
     memory.words(0)[3 * 512 + int(batch.slot_offsets[0]) // 8] = 666
     async with open_guest(memory, spec) as guest:
@@ -275,7 +275,7 @@ async def test_a_stuck_page_delays_all_accesses_that_were_due(
     memory: GuestMemory, until: Until
 ) -> None:
     """Latency counts from when an access was due: a wait of 0.2 s makes many late accesses."""
-    spec = ProgramSpec("sequential", 1, access_rate=1000, seed=7)
+    spec = ProgramSpec("sequential", 1, access_rates=(1000.0,), seed=7)
     async with open_guest(memory, spec) as guest:
         guest.board.set_present(slice(0, 100))
         await guest.run()
@@ -301,7 +301,7 @@ async def test_a_stuck_page_delays_all_accesses_that_were_due(
 
 async def test_a_rate_is_kept(memory: GuestMemory, until: Until) -> None:
     """A program of 2000 accesses a second makes about so many, and no more."""
-    spec = ProgramSpec("uniform", 2, access_rate=2000, seed=7)
+    spec = ProgramSpec("uniform", 2, access_rates=(2000.0,), seed=7)
     async with open_guest(memory, spec) as guest:
         guest.board.set_present(slice(None))
         began = trio.current_time()
@@ -312,6 +312,21 @@ async def test_a_rate_is_kept(memory: GuestMemory, until: Until) -> None:
     assert seconds >= 0.2
     for state in snapshot.states:
         assert state.step <= seconds * 2000 + 1
+
+
+async def test_each_vcpu_has_its_rate(memory: GuestMemory, until: Until) -> None:
+    """Where each vCPU has a rate of its own, one may go without pause while another is slow."""
+    spec = ProgramSpec("uniform", 2, access_rates=(0.0, 100.0), seed=7)
+    async with open_guest(memory, spec) as guest:
+        guest.board.set_present(slice(None))
+        began = trio.current_time()
+        await guest.run()
+        await until(lambda: guest.board.counters(0).step >= 5000)
+        snapshot = await guest.pause()
+        seconds = trio.current_time() - began
+    fast, slow = (state.step for state in snapshot.states)
+    assert fast >= 5000
+    assert slow <= seconds * 100 + 1
 
 
 async def test_a_trace_is_followed_to_its_end(memory: GuestMemory, until: Until) -> None:
@@ -384,7 +399,7 @@ async def test_a_vcpu_waits_while_nobody_receives(memory: GuestMemory) -> None:
 async def test_a_guest_full_of_mismatches_can_be_paused(memory: GuestMemory, until: Until) -> None:
     """The reports of all vCPUs that there can be find room though nobody receives."""
     memory.words(0)[:] = 0
-    async with open_guest(memory, ProgramSpec("sequential", 64, 1000, seed=7)) as guest:
+    async with open_guest(memory, ProgramSpec("sequential", 64, (1000.0,), seed=7)) as guest:
         guest.board.set_present(slice(None))
         await guest.run()
         await until(lambda: all(guest.board.counters(vcpu).mismatches for vcpu in range(64)))

@@ -178,6 +178,29 @@ def test_pages_of(geometry: Geometry, data: st.DataObject) -> None:
     assert expected == actual
 
 
+@given(geometries(), st.data())
+def test_the_span_of_consecutive_pages(geometry: Geometry, data: st.DataObject) -> None:
+    """Consecutive pages make one span, from the first one's start to the last one's end."""
+    block = data.draw(st.integers(0, len(geometry.blocks) - 1))
+    first = data.draw(st.integers(0, geometry.blocks[block].page_count - 1))
+    last = data.draw(st.integers(first, geometry.blocks[block].page_count - 1))
+    span = geometry.span_of(block, range(first, last + 1))
+    assert span.offset == geometry.page_span(PageId(block, first)).offset
+    assert span.end == geometry.page_span(PageId(block, last)).end
+    assert geometry.pages_of(span) == range(first, last + 1)
+
+
+@given(geometries())
+def test_a_guest_in_target_pages(geometry: Geometry) -> None:
+    """The same bytes under the same names, with the target page for page, flat numbers included."""
+    small = geometry.in_target_pages()
+    assert [block.page_bytes for block in small.blocks] == [4096] * len(geometry.blocks)
+    assert small.page_count == geometry.target_page_count
+    assert small.target_page_bases == geometry.target_page_bases
+    for ours, theirs in zip(small.blocks, geometry.blocks, strict=True):
+        assert (ours.name, ours.length_bytes) == (theirs.name, theirs.length_bytes)
+
+
 def test_pages_are_ordered_by_block_first() -> None:
     """Pages sort by block, then by index, and the index alone does not make them equal."""
     actual = sorted([PageId(1, 0), PageId(0, 5), PageId(0, 1)])

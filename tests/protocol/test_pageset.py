@@ -340,6 +340,19 @@ def test_a_copy_is_independent() -> None:
     assert len(twin) == GUEST.target_page_count
 
 
+@given(st.data())
+def test_members_of_a_span_are_copied(data: st.DataObject) -> None:
+    """Of one set what lies in a span becomes a part of the other, and nothing is taken from it."""
+    some = st.sets(st.sampled_from(all_targets(GUEST)), max_size=30)
+    ours, theirs = data.draw(some), data.draw(some)
+    span = data.draw(spans(GUEST))
+    mine, other = made_of(GUEST, ours), made_of(GUEST, theirs)
+    mine.copy_into(other, span)
+    assert members_of(mine) == ours
+    assert members_of(other) == theirs | (ours & targets_of(span))
+    assert len(other) == len(members_of(other))
+
+
 def test_bits_are_lowest_first() -> None:
     """Bit i of a bitmap, counted from the least significant, is target page first + i."""
     pages = PageSet(GUEST)

@@ -15,6 +15,10 @@ from protocol.policy import PRESETS, HalfSent, Policy, preset
         ("own-channel", True, False, HalfSent.FINISH, True),
         ("drop", True, True, HalfSent.POSTPONE, True),
         ("ordered", True, True, HalfSent.FINISH, True),
+        ("parallel", True, False, HalfSent.FINISH, False),
+        ("resend", True, True, HalfSent.RESEND, True),
+        ("split", True, True, HalfSent.SPLIT, True),
+        ("critical-first", True, True, HalfSent.FINISH, True),
     ],
 )
 def test_presets(
@@ -22,7 +26,15 @@ def test_presets(
 ) -> None:
     """Each preset has the switches of what it is modelled on."""
     actual = preset(name)
-    assert Policy(name, own_channel, preempts, half_sent, locality) == actual
+    concurrent, critical = name == "parallel", name == "critical-first"
+    expected = Policy(name, own_channel, preempts, half_sent, locality, concurrent, critical)
+    assert expected == actual
+
+
+def test_some_policies_mix_channels() -> None:
+    """One page's chunks come over both channels where it is split, or placed by target pages."""
+    mixing = {name for name, policy in PRESETS.items() if policy.mixes_channels}
+    assert mixing == {"split", "critical-first"}
 
 
 def test_presets_are_found_by_their_names() -> None:
@@ -51,6 +63,13 @@ def test_preemption_needs_a_channel() -> None:
     """A policy that breaks frames off on the one channel that there is cannot be made."""
     with pytest.raises(LocalProtocolError, match="needs a channel of its own"):
         Policy("mine", own_channel=False, preempts=True)
+
+
+@pytest.mark.parametrize("own_channel", [False, True])
+def test_what_is_concurrent_is_not_preempted(own_channel: bool) -> None:
+    """A policy with two lanes preempts nothing, and has a channel for each."""
+    with pytest.raises(LocalProtocolError, match="concurrently"):
+        Policy("mine", own_channel, preempts=own_channel, concurrent=True)
 
 
 def test_a_policy_does_not_change() -> None:

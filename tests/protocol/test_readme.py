@@ -8,6 +8,7 @@ import pytest
 from protocol import limits
 from protocol.channels import Channel
 from protocol.messages import FIELD_TYPES, MESSAGE_TYPES, Message
+from protocol.policy import PRESETS, HalfSent
 from protocol.states import RECEIVABLE, TRANSITIONS, Event, State, state_diagram
 from protocol.units import format_bytes
 
@@ -52,6 +53,24 @@ def limit_text(name: str, value: float) -> str:
     if "BYTES" in name:
         return format_bytes(value)
     return f"{value:g} s" if "SECONDS" in name else str(value)
+
+
+def test_the_policies_are_told_apart() -> None:
+    """The table of policies has all of them in their order, and says which ones mix channels."""
+    expected = [
+        (
+            f"`{policy.name}`",
+            policy.mixes_channels,
+            policy.half_sent is HalfSent.RESEND,
+            "a target page" if policy.critical else "a page",
+        )
+        for policy in PRESETS.values()
+    ]
+    actual = [
+        (name, channels.startswith("over both"), "and then all" in channels, unit)
+        for name, channels, unit in rows("policy")
+    ]
+    assert expected == actual
 
 
 def test_every_message_has_its_row() -> None:

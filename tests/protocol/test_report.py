@@ -47,6 +47,7 @@ SOURCE = SourcePart(
     requests_on_postcopy_channel=125,
     preemptions=126,
     boosted=127,
+    bytes_sent_twice=8192,
     reads=1280,
     mismatches=1290,
     pages_compared=130,
@@ -134,6 +135,7 @@ def test_the_whole_report() -> None:
                 "on-postcopy-channel": 125,
             },
             "preemptions": {"count": 126, "boosted": 127},
+            "bytes-sent-twice": 8192,
             "channels": {"precopy": 1170, "postcopy": 11800, "return-path": 119},
             "recoveries": 0,
             "verified": {

@@ -56,7 +56,7 @@ def test_values_arrive_in_their_units() -> None:
     assert (source.bandwidth, source.postcopy_bandwidth) == (125_000_000, 1_000_000)
     assert source.rule.downtime_ms_max == 2000
     assert source.rule.postcopy_after is None
-    assert (source.spec.access_rate, source.spec.write_ratio) == (1500, 1)
+    assert (source.spec.access_rates, source.spec.write_ratio) == ((1500,), 1)
     assert source.spec.seed == 2**64 - 1
 
 
@@ -157,7 +157,7 @@ def test_steps_need_a_guest_that_takes_them(tmp_path: Path) -> None:
     good = values(program="scripted", steps=str(steps), size="ram=4MiB,rom=2MiB")
     check_pair(good)
     assert dest_config(good, "", 0).steps[0].faults == (PageId(1, 0),)
-    with pytest.raises(click.BadParameter, match="needs --program scripted"):
+    with pytest.raises(click.BadParameter, match="steps need a guest whose program"):
         check_pair(good | {"program": "uniform"})
     with pytest.raises(click.BadParameter, match="step 1: the guest has no page 0 in block 1"):
         check_pair(good | {"size": "4MiB"})

@@ -35,7 +35,7 @@ def report() -> dict[str, Any]:
 
 def values(**given: object) -> dict[str, object]:
     """Return a command line's values for a side, of which these were given."""
-    nothing = {"events": None, "events_append": False, "report": None}
+    nothing = {"events": None, "events_append": False, "events_now": False, "report": None}
     return nothing | {"quiet": False, "verbose": False} | given
 
 

@@ -189,6 +189,28 @@ async def test_requests_of_postcopy_are_served(memory: GuestMemory, guest: FakeG
         assert rig.events.of(events.PAGE_SENT)[0]["page"] == 3
 
 
+async def test_a_request_says_which_target_page(memory: GuestMemory, guest: FakeGuest) -> None:
+    """Under a critical policy what comes urgently is the target page that the request names."""
+    policy = preset("critical-first")
+    async with make_rig(memory, postcopy_bandwidth=16 * KIB, policy=policy) as rig:
+
+        async def fault_first(_: Message) -> None:
+            await rig.dest.main.send(PageRequest(block=0, page=3, target_page=5))
+            await rig.dest.main.send(Running())
+
+        def hurry() -> None:
+            rig.migration._sender.pacer.bytes_per_second = 0
+
+        rig.dest.instead[SwitchOver] = fault_first
+        rig.events.on(events.PAGE_START, hurry, page=3, urgent=True)
+        await rig.transfer(guest)
+        assert bytes_of(rig.dest.memory) == bytes_of(memory)
+        (urgent,) = [message for name, message in rig.dest.heard if name is POST][:-1]
+        assert isinstance(urgent, PageData)
+        assert (urgent.block, urgent.offset) == (0, 3 * (2 << 20) + 5 * TARGET_PAGE_BYTES)
+        assert (urgent.payload_bytes, urgent.urgent) == (TARGET_PAGE_BYTES, True)
+
+
 async def test_what_is_written_meanwhile_comes_again(memory: GuestMemory, guest: FakeGuest) -> None:
     """After a pass only what was written since is discarded and sent once more."""
     async with make_rig(memory, rule=AFTER_ONE_PASS) as rig:

@@ -1,9 +1,9 @@
 """The rules of the scheduler, one by one, and the cases in which the policies differ.
 
-`test_scheduler_model.py` holds the scheduler against a model of all the rules at once.
+`test_scheduler_policies.py` has the policies that bend them, `test_scheduler_model.py` holds the
+scheduler against a model of all the rules at once.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -11,182 +11,42 @@ import pytest
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
+from protocol.geometry import PageId, Span
 from protocol.pageset import PageSet
-from protocol.policy import PRESETS, HalfSent, Policy, preset
-from source.scheduler import Answer, Chunk, Notice, Scheduler
+from protocol.policy import PRESETS, HalfSent, preset
+from source.answers import Answer, Notice
+from source.jobs import Chunk
+from source.scheduler import Scheduler
+from tests.scheduled import (
+    BASE,
+    CHUNK,
+    HUGE,
+    HUGE_PAGES,
+    MIXED,
+    Wire,
+    guest,
+    in_order,
+    page,
+    pages,
+    set_of,
+    target_pages,
+    urgent,
+)
 
-BASE = TARGET_PAGE_BYTES
-HUGE = 2 << 20
 GIANT = 1 << 30
-
-# Four chunks make a huge page.
-CHUNK = HUGE // 4
 
 PRECOPY, POSTCOPY = Channel.PRECOPY, Channel.POSTCOPY
 
 ALL = sorted(PRESETS)
-PREEMPTING = sorted(name for name, policy in PRESETS.items() if policy.preempts)
-WAITING = sorted(name for name, policy in PRESETS.items() if not policy.preempts)
-FINISHING = sorted(name for name, policy in PRESETS.items() if policy.half_sent is HalfSent.FINISH)
+# With whole pages for what is urgent; `critical-first` and `parallel` have rules of their own, in
+# `test_scheduler_policies.py`.
+WHOLE = sorted(name for name, p in PRESETS.items() if not (p.critical or p.concurrent))
+PREEMPTING = [name for name in WHOLE if PRESETS[name].preempts]
+WAITING = [name for name in WHOLE if not PRESETS[name].preempts]
+IN_PLACE = [name for name in WHOLE if PRESETS[name].half_sent is not HalfSent.POSTPONE]
 
 # The two ways to break off a page that has begun: behind its first chunk, or inside its second.
 BROKEN_OFF = pytest.mark.parametrize("mid_chunk", [False, True], ids=["between", "mid-chunk"])
-
-
-def guest(*shapes: tuple[int, int]) -> Geometry:
-    """Return a guest of blocks that are each given as (page count, page size)."""
-    return Geometry(
-        tuple(
-            RamBlock(f"block-{number}", count * page_bytes, page_bytes)
-            for number, (count, page_bytes) in enumerate(shapes)
-        )
-    )
-
-
-HUGE_PAGES = guest((16, HUGE))
-# Base pages, then huge ones.
-MIXED = guest((200, BASE), (4, HUGE))
-
-
-def page(index: int, block: int = 0) -> PageId:
-    """Return a page, of the first block unless told otherwise."""
-    return PageId(block, index)
-
-
-def target_pages(first: int, count: int, block: int = 0) -> Span:
-    """Return the span of target pages of a block."""
-    return Span(block, first * TARGET_PAGE_BYTES, count * TARGET_PAGE_BYTES)
-
-
-def set_of(geometry: Geometry, spans: Iterable[Span]) -> PageSet:
-    """Return the target pages of spans as a set."""
-    pages = PageSet(geometry)
-    for span in spans:
-        pages.add(span)
-    return pages
-
-
-class Wire:
-    """A sender without sockets: sends a scheduler's chunks as told, and remembers what went.
-
-    Attributes:
-        out: The chunk that was taken and not yet sent.
-        sent: The chunks that went whole.
-    """
-
-    def __init__(
-        self,
-        policy: str | Policy,
-        geometry: Geometry = HUGE_PAGES,
-        *,
-        chunk_bytes: int = CHUNK,
-        dirty: Iterable[Span] | None = None,
-    ) -> None:
-        """Start with some spans to send, or with the whole guest."""
-        self.geometry = geometry
-        self.scheduler = Scheduler(
-            geometry, preset(policy) if isinstance(policy, str) else policy, chunk_bytes
-        )
-        self.out: Chunk | None = None
-        self.sent: list[Chunk] = []
-        self.now_ns = 1000
-        if dirty is None:
-            dirty = (Span(number, 0, b.length_bytes) for number, b in enumerate(geometry.blocks))
-        self.owed = set_of(geometry, dirty)
-        self.gone = PageSet(geometry)
-        self.scheduler.add(self.owed)
-
-    def request(self, wanted: PageId) -> Answer:
-        """Request a page, each a nanosecond after the one before."""
-        self.now_ns += 1
-        return self.scheduler.request(wanted, self.now_ns)
-
-    def take(self) -> Chunk:
-        """Take a chunk, which then is out."""
-        self.out = self.scheduler.next_chunk()
-        assert self.out is not None
-        return self.out
-
-    def send(self) -> Chunk:
-        """Send the chunk that is out, or the next one; return it."""
-        chunk = self.out or self.take()
-        self._send(chunk)
-        return chunk
-
-    def send_page(self) -> PageId:
-        """Send all that goes together with the chunk that is out, or the next one."""
-        served = (self.out or self.take()).page
-        done = False
-        while not done:
-            done = self._send(self.out or self.take())
-        return served
-
-    def drain(self) -> list[Chunk]:
-        """Send all that is left; return it."""
-        before = len(self.sent)
-        if self.out is not None:
-            self.send()
-        while (chunk := self.scheduler.next_chunk()) is not None:
-            self._send(chunk)
-        return self.sent[before:]
-
-    def _send(self, chunk: Chunk) -> bool:
-        assert not self.gone.count_in(chunk.span), f"{chunk.span} goes twice"
-        self.gone.add(chunk.span)
-        self.sent.append(chunk)
-        self.out = None
-        return self.scheduler.chunk_sent()
-
-    def interrupt(self, *, begun: bool) -> None:
-        """Break off the chunk that is out."""
-        assert self.out is not None
-        self.out = None
-        self.scheduler.chunk_interrupted(begun=begun)
-
-    def break_off(self, wanted: PageId, *, mid_chunk: bool) -> PageId:
-        """Have the next page broken off after some of its bytes; return which that is.
-
-        Args:
-            wanted: The page that it is broken off for, whose first chunk is out afterwards.
-            mid_chunk: In the middle of its second chunk, not behind its first.
-        """
-        half_sent = self.send().page
-        if mid_chunk:
-            self.take()
-            assert self.request(wanted) is Answer.QUEUED
-            self.interrupt(begun=True)
-        else:
-            assert self.request(wanted) is Answer.QUEUED
-        assert self.take().page == wanted
-        assert self.scheduler.preempted_page == half_sent
-        return half_sent
-
-    def assert_all_sent_once(self) -> None:
-        """Check that nothing is left, and that what went, none of it twice, is what was to go."""
-        assert self.scheduler.next_chunk() is None
-        assert self.scheduler.remaining_bytes == 0
-        for block in range(len(self.geometry.blocks)):
-            assert self.gone.members(block).tolist() == self.owed.members(block).tolist()
-
-
-def in_order(chunks: Iterable[Chunk]) -> list[PageId]:
-    """Return the pages of chunks in the order of service; a page that came back stands twice."""
-    pages: list[PageId] = []
-    for chunk in chunks:
-        if pages[-1:] != [chunk.page]:
-            pages.append(chunk.page)
-    return pages
-
-
-def urgent(chunks: Iterable[Chunk]) -> list[Chunk]:
-    """Return the chunks that a vCPU waits for."""
-    return [chunk for chunk in chunks if chunk.urgent]
-
-
-def pages(*indices: int) -> list[PageId]:
-    """Return pages of the first block."""
-    return [page(index) for index in indices]
 
 
 # The background.
@@ -445,7 +305,7 @@ def test_an_urgent_page_is_never_broken_off(policy: str) -> None:
     wire.request(page(5))
     wire.take()
     wire.request(page(6))
-    assert wire.scheduler.urgent
+    assert wire.urgent
     assert not wire.scheduler.wants_preemption
     with pytest.raises(LocalProtocolError):
         wire.scheduler.chunk_interrupted(begun=True)
@@ -454,7 +314,7 @@ def test_an_urgent_page_is_never_broken_off(policy: str) -> None:
     wire.assert_all_sent_once()
 
 
-@pytest.mark.parametrize("policy", FINISHING)
+@pytest.mark.parametrize("policy", IN_PLACE)
 def test_a_boosted_page_is_never_broken_off(policy: str) -> None:
     """A page that became urgent on its way is sent to its end, whatever is requested."""
     wire = Wire(policy)
@@ -577,7 +437,7 @@ def test_a_page_whose_request_was_answered_may_be_asked_for_again() -> None:
 # Rule 6: a request for the page being streamed makes it urgent in place.
 
 
-@pytest.mark.parametrize("policy", FINISHING)
+@pytest.mark.parametrize("policy", IN_PLACE)
 @pytest.mark.parametrize("chunk_out", [False, True])
 def test_a_request_for_the_streamed_page_makes_it_urgent_in_place(
     policy: str, chunk_out: bool
@@ -589,7 +449,7 @@ def test_a_request_for_the_streamed_page_makes_it_urgent_in_place(
         wire.take()
     assert wire.request(page(0)) is Answer.URGENT_IN_PLACE
     asked_ns = wire.now_ns
-    assert wire.scheduler.urgent
+    assert wire.urgent
     assert wire.scheduler.queued_requests == 0
     wire.request(page(9))
     chunks = wire.drain()
@@ -609,7 +469,7 @@ def test_drop_puts_off_a_request_for_the_streamed_page() -> None:
     wire.send()
     wire.take()
     assert wire.request(page(0)) is Answer.POSTPONED
-    assert not wire.scheduler.urgent
+    assert not wire.urgent
     wire.request(page(9))
     assert wire.scheduler.wants_preemption
     wire.interrupt(begun=True)
@@ -749,7 +609,7 @@ def test_a_requested_base_page_goes_alone(policy: str) -> None:
     wire.assert_all_sent_once()
 
 
-@pytest.mark.parametrize("policy", FINISHING)
+@pytest.mark.parametrize("policy", IN_PLACE)
 def test_a_request_for_a_page_inside_the_streamed_run_is_met_by_the_run(policy: str) -> None:
     """Any page of the run that is being sent makes the run urgent; another is a duplicate."""
     wire = Wire(policy, MIXED, chunk_bytes=64 * BASE)
@@ -841,7 +701,7 @@ def test_urgency_is_that_of_what_is_being_sent() -> None:
     seen = []
 
     def look() -> None:
-        seen.append(wire.scheduler.urgent)
+        seen.append(wire.urgent)
 
     wire.take()
     look()
@@ -914,7 +774,7 @@ def test_of_a_page_only_the_dirty_target_pages_go() -> None:
     wire.assert_all_sent_once()
 
 
-@pytest.mark.parametrize("policy", ALL)
+@pytest.mark.parametrize("policy", WHOLE)
 def test_of_a_requested_page_only_the_dirty_target_pages_go(policy: str) -> None:
     """An urgent page, too, is whole when its dirty target pages went."""
     first, last = target_pages(3 * 512 + 40, 2), target_pages(4 * 512 - 1, 1)
@@ -988,7 +848,7 @@ def test_an_empty_scheduler_has_nothing() -> None:
     """Before anything is added there is nothing to send, and every request is met already."""
     scheduler = Scheduler(HUGE_PAGES, preset("ordered"), CHUNK)
     assert scheduler.next_chunk() is None
-    assert scheduler.request(page(0), 1) is Answer.ALREADY_SENT
+    assert scheduler.request(page(0), 0, 1) is Answer.ALREADY_SENT
     assert scheduler.next_chunk() is None
     assert not scheduler.wants_preemption
     assert scheduler.preempted_page is None
@@ -1043,14 +903,21 @@ def test_a_chunk_is_made_of_whole_target_pages(chunk_bytes: int) -> None:
 
 @BROKEN_OFF
 def test_notices_tell_of_preemption_and_boost(mid_chunk: bool) -> None:
-    """Who watches hears once of the page broken off, and once of its being finished urgently."""
+    """Who watches hears of each page that begins, is broken off, and is finished urgently."""
     wire = Wire("ordered")
     half_sent = wire.break_off(page(5), mid_chunk=mid_chunk)
-    assert wire.scheduler.take_notices() == [Notice(events.PREEMPT, half_sent, PRECOPY)]
+    assert wire.scheduler.take_notices() == [
+        Notice(events.PAGE_START, half_sent, PRECOPY, urgent=False, boosted=False),
+        Notice(events.PREEMPT, half_sent, PRECOPY, urgent=False, boosted=False),
+        Notice(events.PAGE_START, page(5), POSTCOPY, urgent=True, boosted=False),
+    ]
     wire.request(half_sent)
     assert wire.scheduler.take_notices() == []
     wire.send_page()
     wire.take()
-    assert wire.scheduler.take_notices() == [Notice(events.BOOST, half_sent, PRECOPY)]
+    assert wire.scheduler.take_notices() == [
+        Notice(events.BOOST, half_sent, PRECOPY, urgent=True, boosted=True),
+        Notice(events.PAGE_START, half_sent, PRECOPY, urgent=True, boosted=True),
+    ]
     wire.drain()
-    assert wire.scheduler.take_notices() == []
+    assert {notice.event for notice in wire.scheduler.take_notices()} == {events.PAGE_START}

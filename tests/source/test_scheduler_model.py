@@ -27,7 +27,10 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, Policy, preset
-from source.scheduler import Answer, Chunk, Scheduler, SchedulerCounts
+from source.answers import Answer, SchedulerCounts
+from source.background import DEMOTED_CHUNK_BYTES_MAX
+from source.jobs import Chunk, Lane
+from source.scheduler import Scheduler
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
 
@@ -44,8 +47,18 @@ GEOMETRIES = tuple(
 # The first is smaller than most runs of base pages in these guests, the last is half a huge page.
 CHUNKS = (16 * BASE, 64 * BASE, 128 * BASE, 256 * BASE)
 
-# The presets, and one that does not follow the requests with its scan.
-POLICIES = (*PRESETS.values(), replace(preset("ordered"), name="no-locality", locality=False))
+# The presets, and two that do not follow the requests with their scan.
+POLICIES = (
+    *PRESETS.values(),
+    *(
+        replace(preset(name), name=f"{name}-no-locality", locality=False)
+        for name in ("ordered", "critical-first")
+    ),
+)
+
+
+# Which lane a rule is about, of as many as the policy has.
+LANES = st.integers(0, 1)
 
 
 @dataclass
@@ -59,8 +72,11 @@ class Stream:
     boosted: bool = False
     begun: bool = False
     put_off: bool = False
-    # Given out and not yet whole on the wire.
+    # Given out and not yet whole on the wire, and where.
     out: list[int] = field(default_factory=list)
+    out_channel: Channel = Channel.PRECOPY
+    # All that was given out so far.
+    given: list[int] = field(default_factory=list)
 
 
 class Model:
@@ -80,130 +96,202 @@ class Model:
                 self.page_at += [page] * (block.page_bytes // TARGET_PAGE_BYTES)
                 self.flats_of[page] = list(range(first, len(self.page_at)))
         self.owed: set[int] = set()
-        self.queue: list[tuple[PageId, int]] = []
-        self.stream: Stream | None = None
+        self.queue: list[tuple[PageId, list[int], int]] = []
+        self.streams: dict[Lane, Stream] = {}
         self.half_sent: Stream | None = None
+        # A frame that must still end, of a page that went again whole.
+        self.leftover: Stream | None = None
+        # Pages of which a part went ahead, the newest last, and where each was touched.
+        self.demoted: list[tuple[PageId, int]] = []
         self.cursor = 0
         self.counts = SchedulerCounts()
 
     @property
+    def busy(self) -> bool:
+        """Whether anything is on its way."""
+        return bool(self.streams or self.half_sent or self.leftover)
+
+    @property
     def wants_preemption(self) -> bool:
         """Rule 3."""
-        stream = self.stream
+        stream = self.streams.get(Lane.ALL)
         return bool(self.policy.preempts and self.queue and stream and stream.requested_ns is None)
 
     def add(self, flats: Iterable[int]) -> None:
         """Owe target pages, and look for them from the start."""
         self.owed.update(flats)
         self.cursor = 0
+        self.demoted = []
 
-    def request(self, page: PageId, now_ns: int) -> Answer:
+    def unit(self, page: PageId, target_page: int) -> list[int]:
+        """Return what a request makes urgent."""
+        flats = self.flats_of[page]
+        return [flats[target_page]] if self.policy.critical else flats
+
+    def request(self, page: PageId, target_page: int, now_ns: int) -> Answer:
         """Rules 5, 6 and 7."""
         self.counts.received += 1
-        if self.travels(page, self.stream):
-            assert self.stream is not None
-            if self.stream.requested_ns is not None:
-                self.counts.duplicate += 1
-                return Answer.DUPLICATE
-            if self.policy.half_sent is HalfSent.POSTPONE:
-                self.stream.put_off = True
-                self.counts.postponed += 1
-                return Answer.POSTPONED
-            self.hurry(self.stream, now_ns)
-            return Answer.URGENT_IN_PLACE
-        if page in [queued for queued, _ in self.queue]:
+        unit = self.unit(page, target_page)
+        stream = self.under_way(unit)
+        if stream is not None:
+            return self.request_under_way(stream, page, unit, now_ns)
+        if unit in [queued for _, queued, _ in self.queue]:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
-        if self.travels(page, self.half_sent) or self.owed.intersection(self.flats_of[page]):
-            self.queue.append((page, now_ns))
+        if travels(unit, self.half_sent) or self.owed.intersection(unit):
+            self.queue.append((page, unit, now_ns))
             return Answer.QUEUED
         self.counts.already_sent += 1
         return Answer.ALREADY_SENT
 
-    def next(self) -> Stream | None:
+    def request_under_way(
+        self, stream: Stream, page: PageId, unit: list[int], now_ns: int
+    ) -> Answer:
+        """Rule 6, and what policies make of it."""
+        if stream.requested_ns is not None:
+            self.counts.duplicate += 1
+            return Answer.DUPLICATE
+        if self.policy.half_sent is HalfSent.POSTPONE or self.policy.concurrent:
+            stream.put_off = True
+            self.counts.postponed += 1
+            return Answer.POSTPONED
+        self.hurry(stream, page, unit, now_ns)
+        return Answer.URGENT_IN_PLACE
+
+    def under_way(self, unit: list[int]) -> Stream | None:
+        """Return what carries a unit now; a frame that only has to end carries nothing."""
+        for stream in self.streams.values():
+            if stream is not self.leftover and travels(unit, stream):
+                return stream
+        return None
+
+    def next(self, lane: Lane) -> Stream | None:
         """Return what travels next, its `out` filled: rules 1 and 2."""
-        if self.wants_preemption:
+        if lane is Lane.ALL and self.wants_preemption:
             self.break_off()
-        if self.stream is None:
-            self.stream = self.requested() or self.half_sent or self.scanned()
-            if self.stream is self.half_sent:
-                self.half_sent = None
-        stream = self.stream
-        if stream is not None and not stream.out:
+        if lane not in self.streams:
+            picked = self.requested() if lane is not Lane.BACKGROUND else None
+            if picked is None and lane is not Lane.URGENT:
+                picked = self.leftover or self.half_sent or self.scanned()
+                if picked is self.half_sent:
+                    self.half_sent = None
+            if picked is None:
+                return None
+            self.streams[lane] = picked
+        stream = self.streams[lane]
+        if not stream.out:
             left = [flat for flat in stream.flats if flat in self.owed]
             stream.out = consecutive(left)[: self.chunk_pages]
+            stream.out_channel = stream.channel
+            stream.given += stream.out
             self.owed.difference_update(stream.out)
         return stream
 
-    def sent(self) -> bool:
-        """Take what is out for sent; tell whether the stream is at its end."""
-        assert self.stream is not None
-        self.stream.out = []
-        self.stream.begun = True
-        if self.owed.intersection(self.stream.flats):
+    def sent(self, lane: Lane) -> bool:
+        """Take what is out for sent; tell whether a page is at its end."""
+        stream = self.streams[lane]
+        stream.out = []
+        stream.begun = True
+        if stream is self.leftover:
+            self.leftover = None
+            del self.streams[lane]
             return False
-        self.stream = None
-        return True
+        if self.owed.intersection(stream.flats):
+            return False
+        del self.streams[lane]
+        if not self.policy.critical:
+            return True
+        lies = self.half_sent is not None and self.half_sent.page == stream.page
+        return not lies and not self.owed.intersection(self.flats_of[stream.page])
 
     def interrupted(self, *, begun: bool) -> None:
         """Break off what is out."""
-        assert self.stream is not None
+        stream = self.streams[Lane.ALL]
         if begun:
-            self.stream.begun = True
+            stream.begun = True
         else:
-            self.owed.update(self.stream.out)
-            self.stream.out = []
+            self.owed.update(stream.out)
+            stream.given = [flat for flat in stream.given if flat not in stream.out]
+            stream.out = []
         self.break_off()
 
     def break_off(self) -> None:
         """Lay the stream aside, or forget that it was chosen."""
-        stream, self.stream = self.stream, None
-        assert stream is not None
+        stream = self.streams.pop(Lane.ALL)
         assert self.half_sent is None, "two pages are preempted"
+        if stream is self.leftover:
+            return
         if stream.begun or stream.put_off:
             self.half_sent = stream
             self.counts.preemptions += 1
-        else:
+        elif stream.page not in [page for page, _ in self.demoted]:
             self.cursor = stream.flats[0]
 
     def requested(self) -> Stream | None:
         """Return what the queue calls for, skipping what has no right to be served now."""
         while self.queue:
-            page, requested_ns = self.queue.pop(0)
-            if self.travels(page, self.half_sent):
-                if self.policy.half_sent is HalfSent.POSTPONE:
-                    self.counts.postponed += 1
-                    continue
-                stream, self.half_sent = self.half_sent, None
-                assert stream is not None
-                stream.boosted = True
-                self.counts.boosted += 1
-            elif self.owed.intersection(self.flats_of[page]):
+            page, unit, requested_ns = self.queue.pop(0)
+            postpones = self.policy.half_sent is HalfSent.POSTPONE
+            if self.under_way(unit) or (postpones and travels(unit, self.half_sent)):
+                self.counts.postponed += 1
+                continue
+            if travels(unit, self.half_sent):
+                stream = self.half_sent_one()
+            elif self.owed.intersection(unit):
                 channel = Channel.POSTCOPY if self.policy.own_channel else Channel.PRECOPY
-                stream = Stream(self.flats_of[page], page, channel)
+                stream = Stream(unit, page, channel)
             else:
                 self.counts.already_sent += 1
                 continue
-            self.hurry(stream, requested_ns)
+            self.hurry(stream, page, unit, requested_ns)
             return stream
         return None
 
+    def half_sent_one(self) -> Stream:
+        """Return what goes for a request that the half-sent page meets."""
+        stream, self.half_sent = self.half_sent, None
+        assert stream is not None
+        is_huge = len(self.flats_of[stream.page]) > 1
+        if self.policy.half_sent is HalfSent.RESEND and is_huge:
+            self.owed.update(stream.given)
+            self.counts.resent_bytes += len(stream.given) * TARGET_PAGE_BYTES
+            self.leftover = stream if stream.out else None
+            return Stream(stream.flats, stream.page, Channel.POSTCOPY)
+        if self.policy.half_sent is HalfSent.SPLIT and self.owed.intersection(stream.flats):
+            stream.channel = Channel.POSTCOPY
+        else:
+            stream.boosted = True
+            self.counts.boosted += 1
+        return stream
+
     def scanned(self) -> Stream | None:
-        """Return the next of the background, from the cursor to the end and round."""
-        ahead = [flat for flat in self.owed if flat >= self.cursor]
-        if not self.owed:
+        """Return the next of the background: demoted pages, or from the cursor on and round."""
+        while self.demoted:
+            page, touched = self.demoted[-1]
+            left = [flat for flat in self.flats_of[page] if flat in self.owed]
+            if left:
+                run = consecutive([flat for flat in left if flat >= touched] or left)
+                pages_max = min(self.chunk_pages, DEMOTED_CHUNK_BYTES_MAX // TARGET_PAGE_BYTES)
+                return Stream(run[:pages_max], page, Channel.PRECOPY)
+            self.demoted.pop()
+        beside = self.streams.get(Lane.URGENT)
+        free = self.owed.difference(beside.flats if beside else ())
+        if not free:
             return None
-        first = min(ahead or self.owed)
+        first = min([flat for flat in free if flat >= self.cursor] or free)
         page = self.page_at[first]
         flats = self.flats_of[page]
         if len(flats) == 1:
             in_block = (f for f in self.owed if f >= first and self.page_at[f].block == page.block)
             flats = consecutive(sorted(in_block))[: self.chunk_pages]
+        elif self.policy.critical:
+            left = [flat for flat in flats if flat >= first and flat in self.owed]
+            flats = consecutive(left)[: self.chunk_pages]
         self.cursor = flats[-1] + 1
         return Stream(flats, page, Channel.PRECOPY)
 
-    def hurry(self, stream: Stream, requested_ns: int) -> None:
-        """Make a stream urgent: rule 9 goes with it."""
+    def hurry(self, stream: Stream, page: PageId, unit: list[int], requested_ns: int) -> None:
+        """Make a stream urgent: the place where the background goes on follows."""
         stream.requested_ns = requested_ns
         if stream.channel is Channel.PRECOPY:
             self.counts.on_precopy_channel += 1
@@ -211,10 +299,13 @@ class Model:
             self.counts.on_postcopy_channel += 1
         if self.policy.locality:
             self.cursor = stream.flats[-1] + 1
+        if self.policy.critical:
+            self.demoted = [each for each in self.demoted if each[0] != page] + [(page, unit[0])]
 
-    def travels(self, page: PageId, stream: Stream | None) -> bool:
-        """Tell whether a page is one of a stream's."""
-        return stream is not None and self.flats_of[page][0] in stream.flats
+
+def travels(unit: list[int], stream: Stream | None) -> bool:
+    """Tell whether a unit is one of a stream's."""
+    return stream is not None and unit[0] in stream.flats
 
 
 def consecutive(flats: list[int]) -> list[int]:
@@ -231,10 +322,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Prepare; the first rule makes the guest."""
         super().__init__()
         self.now_ns = 0
-        self.out: Chunk | None = None
-        # The ledger: what was added and not given out since; what is half on the wire.
+        self.out: dict[Lane, Chunk] = {}
+        # The ledger: what was added and not given out since; what is half on the wire; of each huge
+        # page, what went in the background, and the channels that it went over.
         self.due: set[int] = set()
         self.open_frames: dict[Channel, Span] = {}
+        self.resumed = False
+        self.background: dict[PageId, set[int]] = {}
+        self.channels: dict[PageId, set[Channel]] = {}
 
     @initialize(geometry=st.sampled_from(GEOMETRIES), chunk_bytes=st.sampled_from(CHUNKS))
     def start(self, geometry: Geometry, chunk_bytes: int) -> None:
@@ -266,37 +361,43 @@ class SchedulerMachine(RuleBasedStateMachine):
         for span in spans:
             pages.add(span)
             flats.update(self.flats_of(span))
-        if self.model.stream or self.model.half_sent:
+        if self.model.busy:
             with pytest.raises(LocalProtocolError):
                 self.scheduler.add(pages)
             return
         self.scheduler.add(pages)
         self.model.add(flats)
         self.due |= flats
+        self.background.clear()
+        self.channels.clear()
 
     @rule(data=st.data())
     def request(self, data: st.DataObject) -> None:
         """Request a page: any, or one that takes part in what goes on."""
-        self.ask(data.draw(st.one_of([st.sampled_from(pages) for pages in self.choices()])))
+        flats = data.draw(st.sampled_from(self.choices()))
+        self.ask(data.draw(st.sampled_from(flats)))
 
-    def choices(self) -> list[list[PageId]]:
-        """Return the pages that a request may be for, by the part that they play, none empty."""
+    def choices(self) -> list[list[int]]:
+        """Return target pages that vCPUs may touch, by the part that they play, none empty."""
         model = self.model
-        streams = [stream for stream in (model.stream, model.half_sent) if stream]
-        streamed = {flat for stream in streams for flat in stream.flats}
+        streams = [*model.streams.values(), model.half_sent, model.leftover]
+        streamed = [stream.flats for stream in streams if stream]
         kinds = [
-            [page for page, _ in model.queue],
-            *([model.page_at[flat] for flat in stream.flats] for stream in streams),
-            [model.page_at[flat] for flat in model.owed],
-            [model.page_at[flat] for flat in model.owed if flat not in streamed],
-            list(model.flats_of),
+            [flat for _, unit, _ in model.queue for flat in unit],
+            *streamed,
+            [flat for page, _ in model.demoted for flat in model.flats_of[page]],
+            list(model.owed),
+            list(model.owed.difference(*streamed)),
+            list(range(len(model.page_at))),
         ]
-        return [pages for pages in kinds if pages]
+        return [flats for flats in kinds if flats]
 
-    def ask(self, page: PageId) -> None:
-        """Request a page of both."""
+    def ask(self, flat: int) -> None:
+        """Request the page of a target page of both."""
         self.now_ns += 1
-        assert self.scheduler.request(page, self.now_ns) is self.model.request(page, self.now_ns)
+        page = self.model.page_at[flat]
+        request = page, flat - self.model.flats_of[page][0], self.now_ns
+        assert self.scheduler.request(*request) is self.model.request(*request)
 
     @rule(seed=st.integers(0, 1 << 32), count=st.integers(50, 150))
     def storm(self, seed: int, count: int) -> None:
@@ -304,17 +405,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         chance = Random(seed)
         asking = chance.choice([0.1, 0.3])
         for _ in range(count):
-            if not (self.model.owed or self.model.stream or self.model.half_sent):
+            if not (self.model.owed or self.model.busy):
                 self.add(self.some_spans(chance))
-            background = self.out is not None and not self.scheduler.urgent
+            lane = chance.choice(self.scheduler.lanes)
+            background = lane in self.out and not self.scheduler.urgent(lane)
             if chance.random() < (0.6 if background else asking):
                 self.ask(chance.choice(chance.choice(self.choices())))
-            elif self.out is None:
-                self.take()
+            elif lane not in self.out:
+                self.take(lane)
             elif self.scheduler.wants_preemption and chance.random() < 0.8:
                 self.interrupt(begun=chance.random() < 0.7)
             else:
-                self.send()
+                self.send(lane)
             self.agrees_with_the_model()
             self.keeps_its_books()
 
@@ -325,83 +427,119 @@ class SchedulerMachine(RuleBasedStateMachine):
         if page in self.model.flats_of:
             return
         with pytest.raises(RemoteProtocolError):
-            self.scheduler.request(page, self.now_ns)
+            self.scheduler.request(page, 0, self.now_ns)
 
-    @precondition(lambda self: self.out is None)
-    @rule()
-    def take(self) -> None:
+    @rule(index=st.sampled_from([-1, 512, 1 << 40]))
+    def request_outside_a_page(self, index: int) -> None:
+        """Request what no page of ours has."""
+        with pytest.raises(RemoteProtocolError):
+            self.scheduler.request(PageId(0, 0), index, self.now_ns)
+
+    def lane(self, number: int) -> Lane:
+        """Return one of the scheduler's lanes."""
+        return self.scheduler.lanes[number % len(self.scheduler.lanes)]
+
+    @rule(number=LANES)
+    def take_or_send(self, number: int) -> None:
+        """Take a lane's next chunk, or have the one that is out go whole."""
+        lane = self.lane(number)
+        if lane in self.out:
+            self.send(lane)
+        else:
+            self.take(lane)
+
+    def take(self, lane: Lane) -> None:
         """Take a chunk, and compare it with what the rules say."""
-        chunk = self.scheduler.next_chunk()
-        stream = self.model.next()
+        resent_bytes = self.scheduler.counts.resent_bytes
+        chunk = self.scheduler.next_chunk(lane)
+        stream = self.model.next(lane)
         assert (chunk is None) == (stream is None)
         if chunk is None or stream is None:
             return
         assert chunk == Chunk(
-            self.span_of(stream.out), stream.page, stream.channel,
+            self.span_of(stream.out), stream.page, stream.out_channel,
             stream.requested_ns is not None, stream.boosted, stream.requested_ns,
         )  # fmt: skip
-        self.out = chunk
+        if self.scheduler.counts.resent_bytes != resent_bytes:
+            again = self.background.pop(chunk.page)
+            resent_bytes += len(again) * TARGET_PAGE_BYTES
+            assert self.scheduler.counts.resent_bytes == resent_bytes
+            self.due |= again
+        self.out[lane] = chunk
         self.enter(chunk)
 
     def enter(self, chunk: Chunk) -> None:
         """Enter a chunk in the ledger: a frame half on the wire goes on, or its bytes are due."""
-        if (open_frame := self.open_frames.pop(chunk.channel, None)) is not None:
+        open_frame = self.open_frames.pop(chunk.channel, None)
+        self.resumed = open_frame is not None
+        if open_frame is not None:
             assert chunk.span == open_frame
             return
         flats = set(self.flats_of(chunk.span))
         assert flats <= self.due, "target pages are given out twice"
         self.due -= flats
 
-    @precondition(lambda self: self.out is not None)
-    @rule()
-    def send(self) -> None:
-        """Have the chunk go whole."""
-        self.out = None
-        assert self.scheduler.chunk_sent() == self.model.sent()
-
-    @precondition(lambda self: self.out is None)
-    @rule(count=st.integers(1, 5))
-    def send_several(self, count: int) -> None:
+    @rule(number=LANES, count=st.integers(1, 5))
+    def send_several(self, number: int, count: int) -> None:
         """Have some chunks go whole, one after the other."""
+        lane = self.lane(number)
         for _ in range(count):
-            self.take()
-            if self.out is None:
-                return
-            self.send()
+            if lane not in self.out:
+                self.take(lane)
+            if lane in self.out:
+                self.send(lane)
 
-    @precondition(lambda self: self.out is not None and self.scheduler.wants_preemption)
+    def send(self, lane: Lane) -> None:
+        """Have the chunk go whole."""
+        self.goes(self.out.pop(lane))
+        assert self.scheduler.chunk_sent(lane) == self.model.sent(lane)
+
+    def goes(self, chunk: Chunk) -> None:
+        """Enter what is on the wire; only some policies have a huge page on both channels."""
+        if not chunk.urgent:
+            self.background.setdefault(chunk.page, set()).update(self.flats_of(chunk.span))
+        if len(self.model.flats_of[chunk.page]) > 1:
+            channels = self.channels.setdefault(chunk.page, set())
+            channels.add(chunk.channel)
+            may_mix = self.policy.mixes_channels or self.policy.half_sent is HalfSent.RESEND
+            assert may_mix or len(channels) == 1
+
+    @precondition(lambda self: self.out and self.scheduler.wants_preemption)
     @rule(begun=st.booleans())
     def interrupt(self, *, begun: bool) -> None:
         """Break the chunk off, as the scheduler wants it."""
-        assert self.out is not None
-        assert self.model.stream is not None
-        assert self.model.stream.requested_ns is None, "an urgent page is broken off"
+        chunk = self.out.pop(Lane.ALL)
+        assert self.model.streams[Lane.ALL].requested_ns is None, "an urgent page is broken off"
+        # What is on the wire stays there.
+        begun = begun or self.resumed
         if begun:
-            self.open_frames[self.out.channel] = self.out.span
+            self.open_frames[chunk.channel] = chunk.span
+            self.goes(chunk)
         else:
-            self.due |= set(self.flats_of(self.out.span))
-        self.out = None
+            self.due |= set(self.flats_of(chunk.span))
         self.scheduler.chunk_interrupted(begun=begun)
         self.model.interrupted(begun=begun)
 
-    @precondition(lambda self: self.out is None)
-    @rule(begun=st.booleans())
-    def speak_of_no_chunk(self, *, begun: bool) -> None:
-        """Say that a chunk was sent, or broken off, while none is out."""
-        with pytest.raises(LocalProtocolError):
-            self.scheduler.chunk_sent()
-        with pytest.raises(LocalProtocolError):
-            self.scheduler.chunk_interrupted(begun=begun)
-
-    @precondition(lambda self: self.out is not None)
-    @rule(begun=st.booleans())
-    def misuse_a_chunk(self, *, begun: bool) -> None:
-        """Take a second chunk, or break off the one that nothing wants broken off."""
-        with pytest.raises(LocalProtocolError):
-            self.scheduler.next_chunk()
-        if not self.scheduler.wants_preemption:
+    @rule(number=LANES, begun=st.booleans())
+    def speak_of_no_chunk(self, number: int, *, begun: bool) -> None:
+        """Say that a chunk was sent, or broken off, while none is out; or take a second one."""
+        lane = self.lane(number)
+        if lane in self.out:
+            with pytest.raises(LocalProtocolError):
+                self.scheduler.next_chunk(lane)
+        else:
+            with pytest.raises(LocalProtocolError):
+                self.scheduler.chunk_sent(lane)
+        if Lane.ALL not in self.out or not self.scheduler.wants_preemption:
             with pytest.raises(LocalProtocolError):
                 self.scheduler.chunk_interrupted(begun=begun)
+
+    @rule(lane=st.sampled_from(Lane))
+    def take_from_another_lane(self, lane: Lane) -> None:
+        """Take a chunk of a lane that the policy has not."""
+        if lane not in self.scheduler.lanes:
+            with pytest.raises(LocalProtocolError):
+                self.scheduler.next_chunk(lane)
 
     @invariant()
     def agrees_with_the_model(self) -> None:
@@ -410,7 +548,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         scheduler, model = self.scheduler, self.model
         assert scheduler.wants_preemption == model.wants_preemption
-        assert scheduler.urgent == bool(model.stream and model.stream.requested_ns is not None)
+        for lane in Lane:
+            stream = model.streams.get(lane)
+            assert scheduler.urgent(lane) == bool(stream and stream.requested_ns is not None)
         assert scheduler.preempted_page == (model.half_sent.page if model.half_sent else None)
         assert scheduler.queued_requests == len(model.queue)
         assert scheduler.remaining_bytes == len(self.due) * TARGET_PAGE_BYTES
@@ -421,9 +561,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Queue entries differ, urgent pages run to their end, and every request is accounted."""
         if not hasattr(self, "model"):
             return
-        queued = [page for page, _ in self.scheduler._queue]
+        queued = [request.unit for request in self.scheduler._queue._requests]
         assert len(set(queued)) == len(queued)
-        assert not (self.scheduler.urgent and self.scheduler.wants_preemption)
+        assert not (self.scheduler.urgent() and self.scheduler.wants_preemption)
         assert len(self.open_frames) <= 1
         counts = self.scheduler.counts
         assert counts.received == (
@@ -435,12 +575,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Send all that is left: nothing stays behind."""
         if not hasattr(self, "model"):
             return
-        if self.out is not None:
-            self.send()
-        self.take()
-        while self.out is not None:
-            self.send()
-            self.take()
+        for lane in self.scheduler.lanes:
+            if lane not in self.out:
+                self.take(lane)
+            while lane in self.out:
+                self.send(lane)
+                self.take(lane)
         self.agrees_with_the_model()
         self.keeps_its_books()
         assert not self.due
@@ -476,7 +616,7 @@ BY_POLICY = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: polic
 def test_the_scheduler_follows_the_rules(policy: Policy) -> None:
     """Whatever is added, requested, sent and broken off, the scheduler does what the model does."""
     run_state_machine_as_test(
-        machine_of(policy), settings=settings(max_examples=30, stateful_step_count=15)
+        machine_of(policy), settings=settings(max_examples=12, stateful_step_count=15)
     )
 
 
@@ -484,16 +624,20 @@ def test_the_scheduler_follows_the_rules(policy: Policy) -> None:
 def test_the_scheduler_follows_the_rules_through_long_storms(policy: Policy) -> None:
     """Through hundreds of requests, and pages broken off again and again, the two still agree."""
     seen = SchedulerCounts()
-    for seed, (geometry, chunk_bytes) in enumerate(product(GEOMETRIES, CHUNKS)):
+    combinations = list(product(GEOMETRIES, CHUNKS))
+    # Each geometry and each size several times; all of them together take longer than they tell.
+    for seed, (geometry, chunk_bytes) in enumerate(combinations[::3]):
         machine = machine_of(policy)()
         machine.start(geometry, chunk_bytes)
         machine.storm(seed, 400)
         machine.teardown()
         for name, value in asdict(machine.scheduler.counts).items():
             setattr(seen, name, getattr(seen, name) + value)
-    finishes = policy.half_sent is HalfSent.FINISH
+    resends = policy.half_sent is HalfSent.RESEND
     assert (seen.preemptions > 30) == policy.preempts
-    assert (seen.boosted > 10) == (policy.preempts and finishes)
-    assert (seen.postponed > 100) == (not finishes)
+    # Where pages go again or are split, runs of base pages are finished all the same.
+    assert (seen.boosted > 2) == (policy.preempts and policy.half_sent is not HalfSent.POSTPONE)
+    assert (seen.postponed > 100) == (policy.half_sent is HalfSent.POSTPONE or policy.concurrent)
     assert (seen.on_postcopy_channel > 100) == policy.own_channel
-    assert (seen.on_precopy_channel > 100) == finishes
+    assert (seen.on_precopy_channel > 20) == (seen.postponed == 0)
+    assert (seen.resent_bytes > 0) == resends

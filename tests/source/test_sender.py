@@ -14,14 +14,16 @@ from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 from guest.memory import GuestMemory
 from protocol import events
 from protocol.channels import Channel
-from protocol.errors import RemoteProtocolError
+from protocol.errors import ConnectionLost, RemoteProtocolError, root_cause
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import Message, PageData, ZeroData
 from protocol.pageset import PageSet
 from protocol.policy import preset
+from source.answers import Answer
 from source.channel import OutChannel
+from source.jobs import Lane
 from source.pacing import Pacer
-from source.scheduler import Answer, Scheduler
+from source.scheduler import Scheduler
 from source.sender import Sender
 from tests.helpers import (
     HUGE,
@@ -79,6 +81,10 @@ class Rig:
             pending.add(self.memory.geometry.page_span(page))
         self.scheduler.add(pending)
 
+    async def request(self, page: PageId, target_page: int = 0) -> Answer:
+        """Request a page for a vCPU that touched one of its target pages."""
+        return await self.sender.request(page, target_page)
+
     async def read(self, name: Channel) -> None:
         """Take what comes over a channel, until cancelled; each byte once and as in memory."""
         while True:
@@ -93,6 +99,10 @@ class Rig:
         assert not self._seen.count_in(span), f"{span} came twice"
         self._seen.add(span)
         self.received.append((name, message))
+
+    def forget(self, page: PageId) -> None:
+        """Let a page come once more."""
+        self._seen.remove(self.memory.geometry.page_span(page))
 
     def pages(self, name: Channel) -> list[PageId]:
         """Return the pages that came over a channel, each once, in the order of their ends."""
@@ -179,7 +189,7 @@ async def test_a_page_is_broken_off_while_the_socket_is_full(memory: GuestMemory
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
             assert rig.open_sent
-            assert await rig.sender.request(PageId(0, 2)) is Answer.QUEUED
+            assert await rig.request(PageId(0, 2)) is Answer.QUEUED
             # Nobody reads the precopy connection, and yet the page comes.
             nursery.start_soon(rig.read, POST)
             await wait_all_tasks_blocked()
@@ -200,7 +210,7 @@ async def test_a_page_is_broken_off_while_the_socket_is_full(memory: GuestMemory
             events.PAGE_SENT,
         ]
         assert rig.events.of(events.PREEMPT) == [
-            {"block": 0, "page": 0, "channel": "precopy", "urgent": False}
+            {"block": 0, "page": 0, "channel": "precopy", "urgent": False, "boosted": False}
         ]
 
 
@@ -214,13 +224,13 @@ async def test_a_half_sent_page_is_finished_from_its_byte(memory: GuestMemory) -
             stopped_at = rig.open_sent
             # All at once, as they come when several vCPUs fault.
             for index in (2, 0, 3):
-                assert await rig.sender.request(PageId(0, index)) is Answer.QUEUED
+                assert await rig.request(PageId(0, index)) is Answer.QUEUED
             nursery.start_soon(rig.read, POST)
             await wait_all_tasks_blocked()
             # What was asked for first came first; now the half-sent page waits for its socket.
             assert rig.pages(POST) == numbered(2)
             assert rig.open_sent >= stopped_at
-            assert rig.scheduler.urgent
+            assert rig.scheduler.urgent()
             nursery.start_soon(rig.read, PRE)
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
@@ -233,7 +243,7 @@ async def test_a_half_sent_page_is_finished_from_its_byte(memory: GuestMemory) -
         assert sent[:3] == [(2, True), (0, True), (3, True)]
         assert rig.events.of(events.PAGE_SENT)[1]["boosted"]
         assert rig.events.of(events.BOOST) == [
-            {"block": 0, "page": 0, "channel": "precopy", "urgent": True}
+            {"block": 0, "page": 0, "channel": "precopy", "urgent": True, "boosted": True}
         ]
         assert rig.scheduler.counts.boosted == 1
 
@@ -248,7 +258,7 @@ async def test_without_preemption_a_page_is_not_broken_off(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
-            await rig.sender.request(PageId(0, 2))
+            await rig.request(PageId(0, 2))
             await wait_all_tasks_blocked()
             assert rig.scheduler.counts.preemptions == 0
             nursery.start_soon(rig.read, PRE)
@@ -277,7 +287,7 @@ async def test_a_page_is_broken_off_while_it_waits_for_the_limit(
             assert 0 < rig.open_sent < CHUNK
             assert rig.received == []
             for index in (3, 1, 2):
-                await rig.sender.request(PageId(0, index))
+                await rig.request(PageId(0, index))
             await wait_all_tasks_blocked()
             assert rig.pages(POST) == numbered(3, 1, 2)
             assert rig.pages(PRE) == []
@@ -311,7 +321,7 @@ async def test_a_page_asked_for_while_it_streams_becomes_urgent_in_place(
                 nursery.start_soon(rig.read, name)
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
-            assert await rig.sender.request(PageId(0, 0)) is Answer.URGENT_IN_PLACE
+            assert await rig.request(PageId(0, 0)) is Answer.URGENT_IN_PLACE
             await wait_all_tasks_blocked()
             assert rig.pages(PRE) == numbered(0)
             assert rig.pages(POST) == []
@@ -337,8 +347,8 @@ async def test_a_page_broken_off_before_its_first_byte_is_as_never_begun(
             await wait_all_tasks_blocked()
             assert rig.out[PRE].open_frame is not None
             assert rig.open_sent == 0
-            await rig.sender.request(PageId(0, 2))
-            await rig.sender.request(PageId(0, 0))
+            await rig.request(PageId(0, 2))
+            await rig.request(PageId(0, 0))
             await wait_all_tasks_blocked()
             assert rig.pages(POST) == numbered(2, 0)
             assert rig.scheduler.counts.preemptions == 0
@@ -358,10 +368,10 @@ async def test_a_request_that_sends_nothing_breaks_nothing_off(memory: GuestMemo
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
             before = rig.open_sent
-            assert await rig.sender.request(PageId(0, 0)) is Answer.ALREADY_SENT
+            assert await rig.request(PageId(0, 0)) is Answer.ALREADY_SENT
             await wait_all_tasks_blocked()
             assert rig.open_sent == before
-            assert not rig.scheduler.urgent
+            assert not rig.scheduler.urgent()
             assert rig.events.of(events.PAGE_REQUEST) == [
                 {"block": 0, "page": 0, "answer": "already-sent"}
             ]
@@ -371,7 +381,7 @@ async def test_a_request_that_sends_nothing_breaks_nothing_off(memory: GuestMemo
 async def test_a_request_outside_the_guest_is_the_peers_fault(memory: GuestMemory) -> None:
     """A page that the guest does not have cannot be asked for."""
     with make_rig(memory) as rig, pytest.raises(RemoteProtocolError):
-        await rig.sender.request(PageId(0, 4))
+        await rig.request(PageId(0, 4))
 
 
 async def test_zero_pages_go_without_their_bytes(memory: GuestMemory) -> None:
@@ -445,8 +455,8 @@ async def test_each_urgent_page_says_how_long_it_waited(
     monkeypatch.setattr("source.sender.time", SimpleNamespace(monotonic_ns=_ticking(now_ms, times)))
     with make_rig(memory) as rig:
         rig.add(*numbered(1, 2))
-        await rig.sender.request(PageId(0, 1))
-        await rig.sender.request(PageId(0, 2))
+        await rig.request(PageId(0, 1))
+        await rig.request(PageId(0, 2))
         await rig.drain_and_read()
         first, second = (rig.frames_of(page) for page in numbered(1, 2))
         # A tick at each request, then one for each frame.
@@ -457,6 +467,259 @@ async def test_each_urgent_page_says_how_long_it_waited(
         steps = [1000 * step for step in range(CHUNKS_PER_PAGE)]
         assert [frame.send_us for _, frame in first] == steps
         assert [frame.send_us for _, frame in second] == steps
+
+
+# A concurrent policy: requests and background, each in a task of its own.
+
+
+async def test_a_request_is_served_beside_a_full_background(memory: GuestMemory) -> None:
+    """The urgent lane, idle so far, sends at once; what the background is sending stays whole."""
+    with make_rig(memory, "parallel") as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            stopped_at = rig.open_sent
+            assert stopped_at
+            assert await rig.request(PageId(0, 2)) is Answer.QUEUED
+            nursery.start_soon(rig.read, POST)
+            await wait_all_tasks_blocked()
+            assert rig.pages(POST) == numbered(2)
+            assert rig.open_sent == stopped_at
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+        assert rig.pages(PRE)[:3] == numbered(0, 1, 3)
+        assert rig.scheduler.counts.preemptions == 0
+
+
+async def test_requests_wait_for_the_urgent_lane_in_their_order(memory: GuestMemory) -> None:
+    """What is asked for while the urgent lane is busy goes after what it is sending."""
+    with make_rig(memory, "parallel") as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            await rig.request(PageId(0, 2))
+            await wait_all_tasks_blocked()
+            # Nobody reads: it is busy.
+            assert rig.scheduler.urgent(Lane.URGENT)
+            assert await rig.request(PageId(0, 2)) is Answer.DUPLICATE
+            assert await rig.request(PageId(0, 3)) is Answer.QUEUED
+            assert await rig.request(PageId(0, 1)) is Answer.QUEUED
+            nursery.start_soon(rig.read, POST)
+            await wait_all_tasks_blocked()
+            assert rig.pages(POST) == numbered(2, 3, 1)
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+
+
+async def test_the_streamed_page_stays_with_the_paced_background(
+    memory: GuestMemory, mock_clock: MockClock
+) -> None:
+    """A request for the page under way neither hurries it nor sends it elsewhere."""
+    with make_rig(memory, "parallel") as rig:
+        rig.add()
+        rig.sender.pacer = Pacer(KIB)
+        async with trio.open_nursery() as nursery:
+            for name in Channel:
+                nursery.start_soon(rig.read, name)
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            stopped_at = rig.open_sent
+            assert await rig.request(PageId(0, 0)) is Answer.POSTPONED
+            assert await rig.request(PageId(0, 3)) is Answer.QUEUED
+            await wait_all_tasks_blocked()
+            # The clock stands still, and only what is urgent does not care.
+            assert rig.open_sent == stopped_at
+            assert rig.pages(PRE) == []
+            assert rig.pages(POST) == numbered(3)
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_urgent_lane_outlives_the_background(memory: GuestMemory) -> None:
+    """With the background at its end, what is asked for and not sent yet still goes."""
+    with make_rig(memory, "parallel") as rig:
+        rig.add(*numbered(0, 1))
+        ended = trio.Event()
+
+        async def drain() -> None:
+            await rig.sender.drain()
+            ended.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drain)
+            await wait_all_tasks_blocked()
+            await rig.request(PageId(0, 1))
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            # Page 0 is with its reader, and page 1 waits for one.
+            assert rig.pages(PRE) == numbered(0)
+            assert not ended.is_set()
+            assert await rig.request(PageId(0, 0)) is Answer.ALREADY_SENT
+            nursery.start_soon(rig.read, POST)
+            await ended.wait()
+            await wait_all_tasks_blocked()
+            assert rig.pages(POST) == numbered(1)
+            assert await rig.request(PageId(0, 1)) is Answer.ALREADY_SENT
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_request_before_the_drain_is_the_first_to_go(memory: GuestMemory) -> None:
+    """What was asked for while nothing was being sent is not left to the background."""
+    with make_rig(memory, "parallel") as rig:
+        rig.add()
+        await rig.request(PageId(0, 0))
+        await rig.drain_and_read()
+        assert rig.complete
+        assert rig.pages(POST) == numbered(0)
+
+
+async def test_drains_follow_one_another(memory: GuestMemory) -> None:
+    """After one drain the lanes of the next serve requests again."""
+    with make_rig(memory, "parallel") as rig:
+        for first in (0, 2):
+            rig.add(*numbered(first, first + 1))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rig.read, POST)
+                nursery.start_soon(rig.sender.drain)
+                await wait_all_tasks_blocked()
+                await rig.request(PageId(0, first + 1))
+                await wait_all_tasks_blocked()
+                assert rig.pages(POST)[-1:] == numbered(first + 1)
+                nursery.start_soon(rig.read, PRE)
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+        assert rig.pages(PRE) == numbered(0, 2)
+
+
+async def test_both_lanes_are_cancelled_together(memory: GuestMemory) -> None:
+    """A cancelled drain leaves each channel its half-sent frame, and both can be ended."""
+    with make_rig(memory, "parallel") as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            await rig.request(PageId(0, 2))
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert all(rig.out[name].open_frame for name in Channel)
+        async with trio.open_nursery() as nursery:
+            for name in Channel:
+                nursery.start_soon(rig.read, name)
+            for name in Channel:
+                await rig.out[name].finish_open_frame()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert (rig.pages(PRE), rig.pages(POST)) == (numbered(0), numbered(2))
+
+
+@pytest.mark.parametrize("broken", Channel)
+async def test_a_broken_connection_in_one_lane_ends_both(
+    memory: GuestMemory, broken: Channel
+) -> None:
+    """The other lane does not wait for a socket that nobody reads: the drain ends with the loss."""
+    with make_rig(memory, "parallel") as rig:
+        rig.add()
+        await rig.request(PageId(0, 2))
+        caught: list[BaseException] = []
+
+        async def drain() -> None:
+            try:
+                await rig.sender.drain()
+            except ExceptionGroup as group:
+                caught.append(root_cause(group))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drain)
+            await wait_all_tasks_blocked()
+            rig.peers[broken].close()
+        (error,) = caught
+        assert isinstance(error, ConnectionLost)
+        assert broken.value in str(error)
+
+
+# The other answers to a request for the half-sent page.
+
+
+async def ask_for_the_half_sent_page(rig: Rig, nursery: trio.Nursery) -> None:
+    """Have page 0 broken off inside a frame for page 2, and asked for, with page 3 behind it."""
+    rig.add()
+    nursery.start_soon(rig.sender.drain)
+    await wait_all_tasks_blocked()
+    assert rig.open_sent
+    for index in (2, 0, 3):
+        assert await rig.request(PageId(0, index)) is Answer.QUEUED
+    nursery.start_soon(rig.read, POST)
+    await wait_all_tasks_blocked()
+
+
+async def test_split_sends_the_begun_frame_first(memory: GuestMemory) -> None:
+    """The rest of the half-sent page comes over the postcopy channel when its frame has ended."""
+    with make_rig(memory, "split") as rig:
+        async with trio.open_nursery() as nursery:
+            await ask_for_the_half_sent_page(rig, nursery)
+            # Its frame waits for a reader, and the page with it.
+            assert rig.pages(POST) == numbered(2)
+            assert rig.scheduler.urgent()
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+        channels = [name for name, _ in rig.frames_of(PageId(0, 0))]
+        begun = channels.count(PRE)
+        assert 0 < begun < CHUNKS_PER_PAGE
+        assert channels == [PRE] * begun + [POST] * (CHUNKS_PER_PAGE - begun)
+        assert rig.pages(POST) == numbered(2, 0, 3)
+
+
+async def test_resend_does_not_wait_for_the_begun_frame(memory: GuestMemory) -> None:
+    """The half-sent page comes whole over the postcopy channel while its frame has no reader."""
+    with make_rig(memory, "resend") as rig:
+        async with trio.open_nursery() as nursery:
+            await ask_for_the_half_sent_page(rig, nursery)
+            assert rig.pages(POST) == numbered(2, 0, 3)
+            whole = rig.frames_of(PageId(0, 0))
+            assert len(whole) == CHUNKS_PER_PAGE
+            rig.forget(PageId(0, 0))
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        again = rig.frames_of(PageId(0, 0))[CHUNKS_PER_PAGE:]
+        assert {name for name, _ in again} == {PRE}
+        # What went twice is counted to the byte, and the begun frame ends before all else.
+        resent = sum(span_of(frame).length for _, frame in again)
+        assert rig.scheduler.counts.resent_bytes == resent
+        on_precopy = [frame.offset // HUGE for name, frame in rig.received if name is PRE]
+        assert on_precopy[: len(again)] == [0] * len(again)
+
+
+async def test_critical_sends_a_target_page_past_a_full_background(memory: GuestMemory) -> None:
+    """Of a requested page one target page comes over the postcopy channel, and the rest later."""
+    with make_rig(memory, "critical-first") as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.read, POST)
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            for touched in (100, 7):
+                assert await rig.request(PageId(0, 2), touched) is Answer.QUEUED
+                await wait_all_tasks_blocked()
+            spans = [span_of(frame) for name, frame in rig.received if name is POST]
+            assert spans == [
+                Span(0, 2 * HUGE + touched * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+                for touched in (100, 7)
+            ]
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+        # One word for each page, with the last of it.
+        sent = [each["page"] for each in rig.events.of(events.PAGE_SENT) if each["block"] == 0]
+        assert sorted(sent) == [0, 1, 2, 3]
 
 
 def _ticking(now_ms: Iterator[int], times: list[int]) -> Callable[[], int]:

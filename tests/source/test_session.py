@@ -361,8 +361,11 @@ async def test_cancelled_before_it_is_connected() -> None:
         assert rig.dest.peers == {}
 
 
-async def test_a_peer_that_does_not_listen_is_not_waited_for() -> None:
-    """A farewell that nobody takes is given up after a second."""
+async def test_a_peer_that_does_not_listen_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A farewell that nobody takes is given up in the end."""
+    monkeypatch.setattr("source.session.FAREWELL_SECONDS_MAX", 0.05)
     async with make_rig(chunk_bytes=2 * MIB) as rig:
 
         async def stop_reading(_: Message) -> None:
@@ -370,9 +373,8 @@ async def test_a_peer_that_does_not_listen_is_not_waited_for() -> None:
             await trio.sleep_forever()
 
         rig.dest.instead[PageData] = stop_reading
-        began = trio.current_time()
         assert await rig.run() is None
-        assert trio.current_time() - began < 5
+        assert rig.scope.cancelled_caught
 
 
 async def test_nobody_listens() -> None:

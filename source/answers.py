@@ -1,0 +1,54 @@
+"""What the scheduler says of what it does: answers to requests, notices, counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from protocol.channels import Channel
+from protocol.geometry import PageId
+
+
+class Answer(Enum):
+    """What a page request leads to."""
+
+    QUEUED = "queued"
+    DUPLICATE = "duplicate"
+    ALREADY_SENT = "already-sent"
+    URGENT_IN_PLACE = "urgent-in-place"
+    POSTPONED = "postponed"
+
+
+class Notice(NamedTuple):
+    """Something that the scheduler did on the way to a decision, for whoever watches.
+
+    Attributes:
+        event: PAGE_START, PREEMPT or BOOST of `protocol.events`.
+        page: Which page.
+        channel: Where it goes, or went.
+        urgent: Whether a vCPU waits for it.
+        boosted: Whether it had been broken off in the background.
+    """
+
+    event: str
+    page: PageId
+    channel: Channel
+    urgent: bool
+    boosted: bool
+
+
+@dataclass
+class SchedulerCounts:
+    """What happened so far, under the names of the report."""
+
+    received: int = 0
+    duplicate: int = 0
+    already_sent: int = 0
+    postponed: int = 0
+    on_precopy_channel: int = 0
+    on_postcopy_channel: int = 0
+    preemptions: int = 0
+    boosted: int = 0
+    # Bytes of guest memory that went a second time, of what went when the page was broken off.
+    resent_bytes: int = 0

@@ -1,0 +1,115 @@
+"""Where the background goes on: the pages that were demoted, then the scan through all blocks."""
+
+from __future__ import annotations
+
+from protocol.channels import Channel
+from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
+from protocol.pageset import PageSet
+from source.jobs import Job, covers
+
+# What is left of a page that was touched goes in chunks of this size at most.  The place that its
+# vCPU touches next likely lies in the frame that is under way then, and a request for that waits
+# for the frame's end: at 1 Gbit/s this is half a millisecond, 256 KiB are two.
+DEMOTED_CHUNK_BYTES_MAX = 64 * 1024
+
+
+class Background:
+    """Picks what to send when nobody waits.
+
+    It looks at what remains to be sent, and never changes it.
+    """
+
+    def __init__(self, remaining: PageSet, chunk_bytes: int, *, in_parts: bool) -> None:
+        """Start at the first block's first page.
+
+        Args:
+            remaining: What no chunk was made of yet; kept up to date by the scheduler.
+            chunk_bytes: The most that one chunk carries.
+            in_parts: Give huge pages out a run at a time, so that after each the newest page to be
+                demoted can come first.
+        """
+        self._remaining = remaining
+        self._geometry = remaining.geometry
+        self._chunk_bytes = chunk_bytes
+        self._in_parts = in_parts
+        self._cursor = (0, 0)
+        # Pages of which the touched target page went ahead, the newest last, and where that was.
+        self._demoted: dict[PageId, int] = {}
+
+    def restart(self) -> None:
+        """Scan from the first block's first page."""
+        self._cursor = (0, 0)
+        self._demoted.clear()
+
+    def go_on_at(self, block: int, offset: int) -> None:
+        """Scan from this place on, in bytes from the block's start."""
+        self._cursor = (block, offset)
+
+    def demote(self, page: PageId, offset: int) -> None:
+        """Put what is left of a page before the scan, and before pages demoted earlier.
+
+        Args:
+            page: The page.
+            offset: Where in the block it was touched; its rest goes from there on.
+        """
+        self._demoted.pop(page, None)
+        self._demoted[page] = offset
+
+    def take_back(self, job: Job) -> None:
+        """Take back a job of which nothing went; the scan goes on with what it gave out."""
+        if job.page not in self._demoted:
+            self._cursor = (job.span.block, job.span.offset)
+
+    def next_job(self, avoid: Span | None = None) -> Job | None:
+        """Return the next background job, None when nothing remains.
+
+        Args:
+            avoid: A page that is being sent elsewhere, and what remains of it, too.
+        """
+        return self._demoted_job() or self._scan_job(avoid)
+
+    def _demoted_job(self) -> Job | None:
+        while self._demoted:
+            page = next(reversed(self._demoted))
+            whole = self._geometry.page_span(page)
+            behind = self._demoted[page]
+            rest = Span(page.block, behind, whole.end - behind)
+            length_max = min(self._chunk_bytes, DEMOTED_CHUNK_BYTES_MAX)
+            run = self._remaining.first_run(rest, length_max)
+            run = run or self._remaining.first_run(whole, length_max)
+            if run is not None:
+                return Job(run, page, Channel.PRECOPY)
+            del self._demoted[page]
+        return None
+
+    def _next_place(self, avoid: Span | None) -> tuple[int, int] | None:
+        """Return (block, byte offset) of what the scan comes to next."""
+        place = self._remaining.first_from(*self._cursor)
+        if avoid is not None and _lies_in(place, avoid):
+            place = self._remaining.first_from(avoid.block, avoid.end)
+            if _lies_in(place, avoid):
+                return None
+        return place
+
+    def _scan_job(self, avoid: Span | None) -> Job | None:
+        place = self._next_place(avoid)
+        if place is None:
+            return None
+        block, offset = place
+        geometry = self._geometry.blocks[block]
+        page = PageId(block, offset // geometry.page_bytes)
+        span = self._geometry.page_span(page)
+        if geometry.page_bytes == TARGET_PAGE_BYTES:
+            # Base pages go in runs, as many as a chunk holds: one frame for one page of 4 KiB would
+            # spend more time on its header than on its bytes.
+            rest = Span(block, offset, geometry.length_bytes - offset)
+            span = self._remaining.first_run(rest, self._chunk_bytes) or span
+        elif self._in_parts:
+            rest = Span(block, offset, span.end - offset)
+            span = self._remaining.first_run(rest, self._chunk_bytes) or span
+        self._cursor = (block, span.end)
+        return Job(span, page, Channel.PRECOPY)
+
+
+def _lies_in(place: tuple[int, int] | None, span: Span) -> bool:
+    return place is not None and covers(span, Span(*place, TARGET_PAGE_BYTES))
