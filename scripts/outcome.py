@@ -1,0 +1,114 @@
+"""How one run of a scenario ended, and what of it expectations ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocol import events
+from protocol.channels import Channel
+from protocol.geometry import PageId
+from protocol.states import FINAL
+
+# Of several states the one that tells most of what went wrong.
+_STATES = ("failed", "cancelled", "completed")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        statuses: Exit statuses of "source" and "dest", negative for a signal; None if not started.
+        reasons: In their own words, why they failed.
+        events: Of both sides, in the order in which they came.
+        report: The source's, None if it wrote none.
+        carriers: For watched pages, the channels that brought bytes of it, in order.
+        unfired: Numbers of the steps that never happened.
+        timed_out: It was ended from outside.
+    """
+
+    statuses: Mapping[str, int | None]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    events: Sequence[Mapping[str, Any]] = ()
+    report: Mapping[str, Any] | None = None
+    carriers: Mapping[PageId, Sequence[Channel]] = field(default_factory=dict)
+    unfired: tuple[int, ...] = ()
+    timed_out: bool = False
+
+    @property
+    def exit_status(self) -> int:
+        """What `midstream migrate` would exit with."""
+        statuses = [self.statuses.get(side) for side in ("source", "dest")]
+        for status in (4, 3):
+            if status in statuses:
+                return status
+        return max((max(status, 1) for status in statuses if status), default=0)
+
+    def state_of(self, side: str) -> str:
+        """Return the state in which a side ended; how, if it had no time for that."""
+        status = self.statuses.get(side)
+        if status is None or status < 0:
+            return "never started" if status is None else "killed"
+        states = [event["state"] for event in self.named(events.STATE) if event.get("side") == side]
+        return str(states[-1]) if states else "none"
+
+    @property
+    def status(self) -> str:
+        """The final state of both sides; of two, the worse."""
+        states = [self.state_of(side) for side in ("source", "dest")]
+        assert {state.value for state in FINAL} == set(_STATES)
+        return next((state for state in _STATES if state in states), states[0])
+
+    def named(self, *names: str) -> list[Mapping[str, Any]]:
+        """Return the events of these names."""
+        return [event for event in self.events if event["event"] in names]
+
+    def requested(self) -> list[PageId]:
+        """Return the pages that were asked for, each once, in order."""
+        found = [
+            PageId(event["block"], event["page"])
+            for event in self.named(events.PAGE_REQUEST)
+            if event["side"] == "dest"
+        ]
+        return list(dict.fromkeys(found))
+
+    def placed(self) -> list[PageId]:
+        """Return all pages in the order in which they became whole."""
+        return [
+            PageId(event["block"], page)
+            for event in self.named(events.PAGE_PLACED)
+            for page in range(event["page"], event["page"] + event.get("pages", 1))
+        ]
+
+    def wait_us(self, page: PageId) -> float | None:
+        """Return the longest wait for a page, None if nobody waited."""
+        waits = [
+            float(event["latency-us"])
+            for event in self.named(events.VCPU_WAKE)
+            if (event["block"], event["page"]) == (page.block, page.index)
+        ]
+        return max(waits, default=None)
+
+    def count(self, name: str) -> int | None:
+        """Return a figure under its name in a scenario, None if nobody knows it."""
+        if self.report is not None:
+            own = self.report["midstream"]
+            figures = {
+                "boosted": own["preemptions"]["boosted"],
+                "preemptions": own["preemptions"]["count"],
+                "mismatches": own["verified"]["mismatches"],
+                "recoveries": own["recoveries"],
+                "bytes-sent-twice": own["bytes-sent-twice"],
+                "postponed": own["requests"]["postponed"],
+            }
+            return int(figures[name])
+        # Without a report, what was told on the way still counts.
+        told = {
+            "boosted": events.BOOST,
+            "preemptions": events.PREEMPT,
+            "mismatches": events.MISMATCH,
+            "recoveries": events.RECOVERED,
+        }
+        return len(self.named(told[name])) if name in told else None
