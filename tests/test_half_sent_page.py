@@ -18,7 +18,9 @@ PAGE_BYTES = 2 << 20
 
 # Half a second for a fault to reach the source before the rest of its page has left it.
 BACKGROUND = "--max-postcopy-bandwidth=3MB/s"
-POSTCOPY = ("--program=scripted", "--postcopy-after=0", BACKGROUND, "--quiet")
+# An urgent page takes so many frames that requests which lie in the socket are read meanwhile.
+SMALL_CHUNKS = "--chunk-size=64KiB"
+POSTCOPY = ("--program=scripted", "--postcopy-after=0", BACKGROUND, SMALL_CHUNKS, "--quiet")
 
 HALF_SENT = 5
 FIRST = 9
