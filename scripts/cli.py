@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 try:
-    from scripts.interrupts import exit_when_signalled, ignore_signals
+    from scripts.processes.interrupts import exit_when_signalled, ignore_signals
 except KeyboardInterrupt:
     # Even this takes a moment; what the interpreter does before it is out of reach.
     sys.stderr.write("midstream: cancelled by SIGINT\n")

@@ -18,10 +18,10 @@ from typing import Any
 import click
 
 from protocol.errors import MidstreamError, root_cause
-from scripts.interrupts import EXIT_CANCELLED, ignore_signals
 from scripts.options import DEST, LAUNCH, OPTIONS, SOURCE, options_of, with_options
-from scripts.output import tell, tell_failure
-from scripts.parent import follow_parent
+from scripts.processes.interrupts import EXIT_CANCELLED, ignore_signals
+from scripts.processes.parent import follow_parent
+from scripts.screen.output import tell, tell_failure
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -39,7 +39,11 @@ _TOUCHES = click.option("--touches", hidden=True)
 
 
 # Commands that modules of their own define, under the same name.
-ELSEWHERE = {"inject": "scripts.inject", "bench": "scripts.bench", "compare": "scripts.compare"}
+ELSEWHERE = {
+    "inject": "scripts.injection.inject",
+    "bench": "scripts.figures.bench",
+    "compare": "scripts.figures.compare",
+}
 
 
 class LazyGroup(click.Group):
@@ -107,8 +111,8 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     import trio
 
     from scripts.configure import check_outputs, check_pair, dest_config, link_rate, source_config
-    from scripts.launcher import Launcher
-    from scripts.link import link_of_rate
+    from scripts.processes.launcher import Launcher
+    from scripts.processes.link import link_of_rate
 
     check_pair(values)
     check_outputs(values)

@@ -22,7 +22,7 @@ from protocol.policy import preset
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_twice_readable, check_writable
 from scripts.options import Values
-from scripts.steps import read_steps
+from scripts.screen.steps import read_steps
 from source.config import SourceConfig
 from source.convergence import SwitchRule
 

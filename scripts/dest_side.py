@@ -5,8 +5,8 @@ from __future__ import annotations
 from dest.config import DestConfig
 from dest.session import DestSession
 from scripts.options import DEST, Values
-from scripts.output import print_result, tell
-from scripts.recorder import Recorder
+from scripts.screen.output import print_result, tell
+from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, run_side
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import trio
 
 from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory, root_cause
-from scripts.interrupts import SIGNALS
 from scripts.options import Values
-from scripts.output import print_result, tell
-from scripts.recorder import Recorder
-from scripts.table import table
+from scripts.processes.interrupts import SIGNALS
+from scripts.screen.output import print_result, tell
+from scripts.screen.recorder import Recorder
+from scripts.screen.table import table
 
 # What both sides' sessions return, as far as this module cares.
 Outcome = tuple[dict[str, Any], WrongMemory | None]

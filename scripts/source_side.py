@@ -5,8 +5,8 @@ from __future__ import annotations
 import trio
 
 from scripts.options import SOURCE, Values
-from scripts.progress import show_progress
-from scripts.recorder import Recorder
+from scripts.screen.progress import show_progress
+from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, run_side
 from source.config import SourceConfig
 from source.session import SourceSession

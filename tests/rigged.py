@@ -23,7 +23,7 @@ from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.messages import PageData, ZeroData
 from protocol.pageset import PageSet
-from scripts.recorder import Recorder
+from scripts.screen.recorder import Recorder
 from source.migration import Migration
 
 

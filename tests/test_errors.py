@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import launcher
+from scripts.processes import launcher
 from tests.processes import (
     GONE_SECONDS_MAX,
     Lab,

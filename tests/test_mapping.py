@@ -27,36 +27,39 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
     "scripts/dest_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
-    "scripts/actions.py": Elsewhere(
-        "tests/scripts/test_scenario.py", "a part of what a scenario's text says"
+    "scripts/injection/actions.py": Elsewhere(
+        "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),
-    "scripts/director.py": Elsewhere(
-        "tests/scripts/test_inject.py", "does what the steps of a run say"
+    "scripts/injection/director.py": Elsewhere(
+        "tests/scripts/injection/test_inject.py", "does what the steps of a run say"
     ),
-    "scripts/expect.py": Elsewhere(
-        "tests/scripts/test_scenario.py", "a part of what a scenario's text says"
+    "scripts/injection/expect.py": Elsewhere(
+        "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),
-    "scripts/gates.py": Elsewhere(
-        "tests/scripts/test_proxy.py", "what happens to the bytes that pass the proxy"
+    "scripts/injection/gates.py": Elsewhere(
+        "tests/scripts/injection/test_proxy.py", "what happens to the bytes that pass the proxy"
     ),
-    "scripts/guest_terms.py": Elsewhere(
-        "tests/scripts/test_scenario.py", "a part of what a scenario's text says"
+    "scripts/injection/guest_terms.py": Elsewhere(
+        "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),
-    "scripts/holder.py": Elsewhere(
-        "tests/scripts/test_link.py", "a process that does nothing, for a link's namespaces"
+    "scripts/processes/holder.py": Elsewhere(
+        "tests/scripts/processes/test_link.py",
+        "a process that does nothing, for a link's namespaces",
     ),
-    "scripts/outcome.py": Elsewhere("tests/scripts/test_checks.py", "what checks look at"),
-    "scripts/pipes.py": Elsewhere(
-        "tests/scripts/test_proxy.py", "one direction of what the proxy passes on"
+    "scripts/injection/outcome.py": Elsewhere(
+        "tests/scripts/injection/test_checks.py", "what checks look at"
     ),
-    "scripts/scenario_text.py": Elsewhere(
-        "tests/scripts/test_scenario.py", "the lines that a refusal names"
+    "scripts/injection/pipes.py": Elsewhere(
+        "tests/scripts/injection/test_proxy.py", "one direction of what the proxy passes on"
     ),
-    "scripts/trial.py": Elsewhere(
-        "tests/scripts/test_inject.py", "one run of a scenario, with all of its processes"
+    "scripts/injection/scenario_text.py": Elsewhere(
+        "tests/scripts/injection/test_scenario.py", "the lines that a refusal names"
     ),
-    "scripts/triggers.py": Elsewhere(
-        "tests/scripts/test_scenario.py", "a part of what a scenario's text says"
+    "scripts/injection/trial.py": Elsewhere(
+        "tests/scripts/injection/test_inject.py", "one run of a scenario, with all of its processes"
+    ),
+    "scripts/injection/triggers.py": Elsewhere(
+        "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),
     "source/answers.py": Elsewhere(
         "tests/source/test_scheduler.py", "what the scheduler says: no code of its own"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.scenario import read_scenario
+from scripts.injection.scenario import read_scenario
 from tests.processes import ROOT, Lab
 
 FOLDER = ROOT / "tests" / "scenarios"

@@ -8,8 +8,9 @@ import pytest
 import trio
 
 from protocol.errors import ConnectionLost, GuestFailed, MemoryLost, WrongMemory
-from scripts import commands, interrupts
+from scripts import commands
 from scripts.commands import ELSEWHERE, midstream, run
+from scripts.processes import interrupts
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from protocol.errors import (
 )
 from protocol.events import STATE
 from protocol.report import DestPart, SourcePart, assemble
-from scripts.recorder import Recorder
+from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, run_side, until_signalled
 
 

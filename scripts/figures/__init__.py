@@ -1,0 +1,1 @@
+"""Benchmarks and comparisons: what is measured, tabled and drawn."""

@@ -1,0 +1,180 @@
+"""`midstream compare`: one guest, one trace, several policies in turn, on the same link."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from protocol import events
+from protocol.errors import LocalProtocolError, MigrationError
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry
+from protocol.policy import PRESETS, preset
+from protocol.units import parse_geometry, parse_rate
+from scripts.figures.accesses import write_trace
+from scripts.figures.runs import run_migration, write_json
+
+_SCHEMA = "midstream-compare/1"
+
+# Beside the vCPUs that fault without pause there is one that faults every 20 ms: the one that is
+# hurt by what the others do.
+_SLOW_RATE = 50
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one policy came to.
+
+    Attributes:
+        report: The migration's own.
+        latencies_us: Every fault's latency.
+    """
+
+    report: dict[str, Any]
+    latencies_us: tuple[float, ...]
+
+
+@click.command()
+@click.option("--policies", default=",".join(PRESETS), metavar="NAMES", help="Which, in order.")
+@click.option("--size", default="256MiB", show_default=True, metavar="SIZE", help="Guest memory.")
+@click.option("--page-size", default="2MiB", show_default=True, metavar="SIZE", help="Page size.")
+@click.option("--link", default="0", metavar="RATE", help="A link of its own; else loopback.")
+@click.option(
+    "--vcpus", default=4, show_default=True, type=click.IntRange(1, 63), help="Busy ones."
+)
+@click.option("--trace", type=click.Path(path_type=Path), help="Replay this instead of a new one.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the trace.")
+@click.option("--report", metavar="FILE", help="Write all figures as JSON; - for standard output.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw distributions: .png, .svg.")
+def compare(  # noqa: PLR0913, PLR0917 - one argument an option
+    policies: str,
+    size: str,
+    page_size: str,
+    link: str,
+    vcpus: int,
+    trace: Path | None,
+    seed: int,
+    report: str | None,
+    picture: Path | None,
+) -> None:
+    """Run one guest and one access trace under several policies.
+
+    Each run begins in postcopy at once.  One vCPU more than --vcpus says faults every 20 ms; the
+    others fault without pause.
+    """
+    geometry, rate, names = _parse(policies, size, page_size, link)
+    with tempfile.TemporaryDirectory(prefix="midstream-compare-") as folder:
+        if trace is None:
+            trace = Path(folder) / "trace.txt"
+            write_trace(trace, geometry, vcpus + 1, seed)
+        outcomes = {}
+        for name in names:
+            click.echo(f"{name} ...", err=True)
+            outcomes[name] = _run(
+                Path(folder),
+                {
+                    "policy": name, "size": size, "page-size": page_size, "link": link,
+                    "program": f"trace:{trace}", "vcpus": str(vcpus + 1),
+                    "access-rate": ",".join(["0"] * vcpus + [str(_SLOW_RATE)]),
+                    "write-ratio": "0", "postcopy-after": "0", "seed": str(seed), "hold": "",
+                },
+            )  # fmt: skip
+    if report is not None:
+        write_json(report, _plain(outcomes, size, page_size, link, rate, geometry))
+    if report != "-":
+        Console().print(_table(outcomes))
+    if picture is not None:
+        _draw(
+            outcomes, picture, rate, geometry, f"{size} guest, {page_size} pages, {vcpus} + 1 vCPUs"
+        )
+
+
+def _parse(policies: str, size: str, page_size: str, link: str) -> tuple[Geometry, int, list[str]]:
+    names = [name.strip() for name in policies.split(",")]
+    try:
+        for name in names:
+            preset(name)
+        return parse_geometry(size, page_size), parse_rate(link), names
+    except LocalProtocolError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _run(folder: Path, options: Mapping[str, str]) -> Outcome:
+    told = folder / "events.jsonl"
+    report = run_migration({**options, "events": str(told)}, folder)
+    latencies_us = []
+    with told.open(encoding="utf-8") as lines:
+        for line in lines:
+            event = json.loads(line)
+            if event["event"] == events.VCPU_WAKE:
+                latencies_us.append(event["latency-us"])
+    if len(latencies_us) != report["midstream"]["faults"]["count"]:
+        raise MigrationError("the events and the report tell different numbers of faults")
+    return Outcome(report, tuple(latencies_us))
+
+
+def _plain(
+    outcomes: Mapping[str, Outcome], size: str, page_size: str, link: str, rate: int,
+    geometry: Geometry,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "schema": _SCHEMA,
+        "size": size,
+        "page-size": page_size,
+        "link": link,
+        "wire-ms": _wire_ms(rate, geometry),
+        "policies": {
+            name: {"report": outcome.report, "fault-latencies-us": outcome.latencies_us}
+            for name, outcome in outcomes.items()
+        },
+    }
+
+
+def _wire_ms(rate: int, geometry: Geometry) -> dict[str, float]:
+    """Return what the wire alone needs for a page and for a target page; nothing without a rate."""
+    if not rate:
+        return {}
+    page_bytes = max(block.page_bytes for block in geometry.blocks)
+    sizes = {"a page": page_bytes, "4 KiB": TARGET_PAGE_BYTES}
+    return {name: count / rate * 1000 for name, count in sizes.items()}
+
+
+def _table(outcomes: Mapping[str, Outcome]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("policy", no_wrap=True)
+    for column in ("faults", "mean", "p50", "p90", "p99", "max", "blocked", "twice", "total"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_row("", "", *["ms"] * 6, "MiB", "ms", style="dim")
+    for name, outcome in outcomes.items():
+        own = outcome.report["midstream"]
+        faults = own["faults"]
+        figures = [faults[f"{key}-us"] / 1000 for key in ("mean", "p50", "p90", "p99", "max")]
+        table.add_row(
+            name,
+            str(faults["count"]),
+            *(f"{figure:.2f}" for figure in figures),
+            str(outcome.report["postcopy-blocktime"]),
+            f"{own['bytes-sent-twice'] / (1 << 20):.1f}",
+            str(outcome.report["total-time"] - outcome.report["setup-time"]),
+        )
+    return table
+
+
+def _draw(
+    outcomes: Mapping[str, Outcome], path: Path, rate: int, geometry: Geometry, title: str
+) -> None:
+    # Imported late: it takes half a second, and only this needs it.
+    from scripts.figures.plots import draw_distributions, save  # noqa: PLC0415
+
+    latencies_ms = {
+        name: [latency_us / 1000 for latency_us in outcome.latencies_us]
+        for name, outcome in outcomes.items()
+    }
+    save(draw_distributions(latencies_ms, _wire_ms(rate, geometry), title), path)

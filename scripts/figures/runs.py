@@ -1,0 +1,59 @@
+"""Runs of `midstream migrate` by other commands, and the JSON that they write."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import MidstreamError, MigrationError
+from scripts.processes.child import package_environment
+
+_RUN_SECONDS_MAX = 1800.0
+
+
+def run_migration(options: Mapping[str, str], folder: Path) -> dict[str, Any]:
+    """Migrate a guest and return the report.
+
+    Args:
+        options: As `midstream migrate` has them, without dashes; a switch has an empty value.
+        folder: Where the report may be written.
+
+    Raises:
+        MigrationError: It did not end with exit status 0.
+    """
+    report = folder / "report.json"
+    command = [sys.executable, "-P", "-m", "scripts", "migrate", "--quiet", f"--report={report}"]
+    command += [f"--{name}={value}" if value else f"--{name}" for name, value in options.items()]
+    done = subprocess.run(
+        command,
+        env=package_environment(),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        timeout=_RUN_SECONDS_MAX,
+        check=False,
+    )
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().removeprefix("midstream: ")
+        raise MigrationError(f"a run failed: {reason}")
+    result: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    return result
+
+
+def write_json(target: str, plain: object) -> None:
+    """Write JSON to a file, or to standard output for `-`.
+
+    Raises:
+        MidstreamError: The file cannot be written.
+    """
+    text = json.dumps(plain, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(target).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MidstreamError(f"cannot write {target}: {error.strerror}") from error

@@ -1,0 +1,183 @@
+"""What the steps of a scenario do: touch pages, spoil the network, hit a process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from protocol.channels import Channel
+from protocol.errors import LocalProtocolError
+from protocol.geometry import PageId
+from protocol.units import parse_rate
+from scripts.injection.guest_terms import Guest, read_channel, read_pages
+from scripts.injection.scenario_text import Where
+from scripts.injection.tap import Direction, Part
+from scripts.injection.triggers import SIDES, read_direction
+
+_EITHER_WAY = "both"
+
+# What each network action may say besides `do` and `channel`, and which of that it must.
+NETWORK_KEYS: dict[str, tuple[str, ...]] = {
+    "cut": ("for",),
+    "half-close": ("direction",),
+    "stall": ("direction", "for"),
+    "delay": ("direction", "by", "for"),
+    "throttle": ("direction", "rate", "for"),
+    "corrupt": ("direction", "bits", "in"),
+    "heal": ("direction",),
+}
+_NEEDED = {"delay": "by", "throttle": "rate"}
+# These are about the bytes of one direction.
+_ONE_WAY = frozenset({"half-close", "corrupt"})
+
+PROCESS_KEYS: dict[str, tuple[str, ...]] = {"kill": (), "stop": ("for",), "continue": ()}
+
+# As many as a careless script may want; one is enough for everything.
+_BITS_MAX = 4096
+
+
+@dataclass(frozen=True)
+class Fault:
+    """vCPUs touch these pages, in this order."""
+
+    pages: tuple[PageId, ...]
+
+
+@dataclass(frozen=True)
+class NetworkAction:
+    """Something done to connections between the sides.
+
+    Attributes:
+        do: A key of NETWORK_KEYS.
+        channels: On which.
+        directions: Which way.
+        for_ms: How long; None for until it is healed.
+        by_ms: How long a delay is.
+        rate: Bytes a second.
+        bits: How many bits are flipped, each in a byte of its own.
+        part: Where they are.
+    """
+
+    do: str
+    channels: tuple[Channel, ...]
+    directions: tuple[Direction, ...] = tuple(Direction)
+    for_ms: float | None = None
+    by_ms: float = 0.0
+    rate: int = 0
+    bits: int = 0
+    part: Part = Part.PAGE
+
+
+@dataclass(frozen=True)
+class ProcessAction:
+    """Something done to the process of a side.
+
+    Attributes:
+        do: A key of PROCESS_KEYS.
+        for_ms: When a stopped process continues; None for when it is told to.
+    """
+
+    do: str
+    side: str
+    for_ms: float | None = None
+
+
+Action = Fault | NetworkAction | ProcessAction
+
+
+def read_action(table: Mapping[str, Any], where: Where, guest: Guest) -> Action:
+    """Return what a step does; the table is a step without its `when`.
+
+    Raises:
+        ScenarioError: Nothing, several things, or one that cannot be done.
+    """
+    where.check_keys(table, ("when", "fault", "network", "process"), "a step")
+    if len(table) != 1:
+        raise where.wrong("", "a step does one thing: fault, network or process")
+    ((key, value),) = table.items()
+    if key == "fault":
+        if not guest.scripted:
+            raise where.wrong(key, f"the program {guest.program} says what vCPUs touch")
+        return Fault(read_pages(value, where, guest, key))
+    if not isinstance(value, dict) or "do" not in value:
+        raise where.wrong(key, f"{key} is not a table with `do`")
+    return _network(value, where, guest) if key == "network" else _process(value, where)
+
+
+def _network(table: dict[str, Any], where: Where, guest: Guest) -> NetworkAction:
+    do = table["do"]
+    if not isinstance(do, str) or do not in NETWORK_KEYS:
+        raise where.wrong("network", f"{do!r} is none of {', '.join(NETWORK_KEYS)}")
+    _check(table, ("do", "channel", *NETWORK_KEYS[do]), do, where, "network")
+    if do in _NEEDED and _NEEDED[do] not in table:
+        raise where.wrong("network", f"{do} needs `{_NEEDED[do]}`")
+    channels = guest.channels
+    if "channel" in table:
+        channels = (read_channel(table["channel"], where, guest, "network"),)
+    return NetworkAction(
+        do,
+        channels,
+        _directions(table, do, where),
+        _for_ms(table, where, "network"),
+        where.duration_ms("network", table["by"], "by") if "by" in table else 0.0,
+        _rate(table, where),
+        _bits(table, where) if do == "corrupt" else 0,
+        _part(table, where),
+    )
+
+
+def _process(table: dict[str, Any], where: Where) -> ProcessAction:
+    do, side = table["do"], table.get("side")
+    if not isinstance(do, str) or do not in PROCESS_KEYS:
+        raise where.wrong("process", f"{do!r} is none of {', '.join(PROCESS_KEYS)}")
+    _check(table, ("do", "side", *PROCESS_KEYS[do]), do, where, "process")
+    if side not in SIDES:
+        raise where.wrong("process", f"side {side!r} is neither source nor dest")
+    return ProcessAction(do, side, _for_ms(table, where, "process"))
+
+
+def _check(
+    table: Mapping[str, Any], known: tuple[str, ...], do: str, where: Where, key: str
+) -> None:
+    for name in table:
+        if name not in known:
+            raise where.wrong(key, f"{do} has no {name!r}; it has: {', '.join(known[1:])}")
+
+
+def _directions(table: Mapping[str, Any], do: str, where: Where) -> tuple[Direction, ...]:
+    value = table.get("direction", Direction.FORWARD.value if do in _ONE_WAY else _EITHER_WAY)
+    if value == _EITHER_WAY and do not in _ONE_WAY:
+        return tuple(Direction)
+    return (read_direction(value, where, "network"),)
+
+
+def _for_ms(table: Mapping[str, Any], where: Where, key: str) -> float | None:
+    return where.duration_ms(key, table["for"], "for") if "for" in table else None
+
+
+def _rate(table: Mapping[str, Any], where: Where) -> int:
+    if "rate" not in table:
+        return 0
+    try:
+        rate = parse_rate(str(table["rate"]))
+    except LocalProtocolError as error:
+        raise where.wrong("network", f"rate: {error}") from error
+    if not rate:
+        raise where.wrong("network", "a rate of 0 is a stall")
+    return rate
+
+
+def _bits(table: Mapping[str, Any], where: Where) -> int:
+    bits = table.get("bits", 1)
+    if type(bits) is not int or not 0 < bits <= _BITS_MAX:
+        raise where.wrong("network", f"bits = {bits!r} is not a number from 1 to {_BITS_MAX}")
+    return bits
+
+
+def _part(table: Mapping[str, Any], where: Where) -> Part:
+    value = table.get("in", Part.PAGE.value)
+    for part in (Part.PAGE, Part.HEADER):
+        if value == part.value:
+            return part
+    raise where.wrong("network", f"in = {value!r} is neither page nor header")

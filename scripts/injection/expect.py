@@ -1,0 +1,160 @@
+"""What a scenario expects of a run: its `[expect]` table, as checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from protocol import events
+from protocol.geometry import PageId
+from protocol.states import FINAL
+from scripts.injection.checks import (
+    Bounds,
+    Carriers,
+    Check,
+    Count,
+    Failure,
+    Never,
+    OfSides,
+    Order,
+    PlacedBefore,
+    WaitRatio,
+)
+from scripts.injection.guest_terms import Guest, read_channel, read_page, read_pages
+from scripts.injection.outcome import Outcome
+from scripts.injection.scenario_text import Where
+from scripts.injection.triggers import SIDES
+
+COUNTS = (
+    "boosted",
+    "preemptions",
+    "mismatches",
+    "recoveries",
+    "bytes-sent-twice",
+    "postponed",
+)
+_BOUNDS = ("at-least", "at-most")
+
+
+@dataclass(frozen=True)
+class Expect:
+    """All expectations of a scenario.
+
+    Attributes:
+        watched: Pages of which must be known what carried them.
+    """
+
+    checks: tuple[Check, ...] = ()
+    watched: tuple[PageId, ...] = ()
+
+    def failures(self, outcome: Outcome) -> list[Failure]:
+        """Return what was not met."""
+        return [failure for check in self.checks if (failure := check.failure(outcome)) is not None]
+
+
+def read_expect(table: Mapping[str, Any], where: Where, guest: Guest) -> Expect:
+    """Return what an [expect] table expects.
+
+    Raises:
+        ScenarioError: It expects what no run can have.
+    """
+    where.check_keys(table, tuple(_READERS), "[expect]")
+    checks = [check for key in table for check in _READERS[key](key, table[key], where, guest)]
+    watched = [check.page for check in checks if isinstance(check, Carriers)]
+    return Expect(tuple(checks), tuple(watched))
+
+
+def _read_sides(key: str, value: object, where: Where, _guest: Guest) -> list[Check]:
+    sides: Mapping[Any, Any] = value if isinstance(value, dict) else {None: value}
+    checks: list[Check] = []
+    for side, expected in sides.items():
+        if side is not None and side not in SIDES:
+            raise where.wrong(key, f"{key} has no {side!r}; it has: {', '.join(SIDES)}")
+        if key == "status":
+            states = [*sorted(state.value for state in FINAL), *(["killed"] if side else [])]
+            if expected not in states:
+                raise where.wrong(key, f"status {expected!r} is none of {', '.join(states)}")
+        elif type(expected) is not int:
+            raise where.wrong(key, f"exit-status {expected!r} is not a whole number")
+        checks.append(OfSides(key, side, expected))
+    return checks
+
+
+def _read_count(key: str, value: object, where: Where, _guest: Guest) -> list[Check]:
+    if type(value) is int and value >= 0:
+        return [Count(key, Bounds(value, value))]
+    if not isinstance(value, dict):
+        raise where.wrong(key, f"{key} is neither a number nor {{ at-least, at-most }}")
+    return [Count(key, _bounds(key, value, where))]
+
+
+def _bounds(key: str, table: Mapping[str, Any], where: Where) -> Bounds:
+    if not table or not table.keys() <= set(_BOUNDS):
+        raise where.wrong(key, f"{key} is bounded by {' and '.join(_BOUNDS)}")
+    for value in table.values():
+        if type(value) not in (int, float) or value < 0:
+            raise where.wrong(key, f"{value!r} is not a number from 0")
+    bounds = Bounds(table.get("at-least", 0), table.get("at-most", float("inf")))
+    if bounds.least > bounds.most:
+        raise where.wrong(key, f"no number is {bounds}")
+    return bounds
+
+
+def _read_order(key: str, value: object, where: Where, guest: Guest) -> list[Check]:
+    return [Order(key, read_pages(value, where, guest, key), guest.geometry)]
+
+
+def _read_placed_before(key: str, value: object, where: Where, guest: Guest) -> list[Check]:
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 for pair in value
+    ):
+        raise where.wrong(key, f"{key} is not a list of pairs of pages")
+    pairs = [read_pages(pair, where, guest, key) for pair in value]
+    return [PlacedBefore(first, second, guest.geometry) for first, second in pairs]
+
+
+def _read_wait_ratio(key: str, value: object, where: Where, guest: Guest) -> list[Check]:
+    checks: list[Check] = []
+    for table in value if isinstance(value, list) else [value]:
+        if not isinstance(table, dict) or not {"of", "to"} <= table.keys():
+            raise where.wrong(key, f"{key} is not a table {{ of, to, at-least, at-most }}")
+        of, to = (read_page(table[name], where, guest, key) for name in ("of", "to"))
+        rest = {name: table[name] for name in table if name not in ("of", "to")}
+        checks.append(WaitRatio(of, to, _bounds(key, rest, where), guest.geometry))
+    return checks
+
+
+def _read_never(key: str, value: object, where: Where, _guest: Guest) -> list[Check]:
+    known = sorted(text for name, text in vars(events).items() if name.isupper())
+    if not isinstance(value, list) or not value:
+        raise where.wrong(key, f"{key} is not a list of events")
+    for event in value:
+        if event not in known:
+            raise where.wrong(key, f"event {event!r} is none of {', '.join(known)}")
+    return [Never(event) for event in value]
+
+
+def _read_channels(key: str, value: object, where: Where, guest: Guest) -> list[Check]:
+    if not isinstance(value, dict) or not value:
+        raise where.wrong(key, f'{key} is not a table such as {{ 5 = ["precopy"] }}')
+    checks: list[Check] = []
+    for name, channels in value.items():
+        page = read_page(name, where, guest, key)
+        if not isinstance(channels, list) or not channels:
+            raise where.wrong(key, f"the channels of page {name} are not a list of channels")
+        names = tuple(read_channel(channel, where, guest, key) for channel in channels)
+        checks.append(Carriers(page, names, guest.geometry))
+    return checks
+
+
+_READERS: dict[str, Callable[[str, object, Where, Guest], list[Check]]] = {
+    "status": _read_sides,
+    "exit-status": _read_sides,
+    "urgent-order": _read_order,
+    **dict.fromkeys(COUNTS, _read_count),
+    "placed-before": _read_placed_before,
+    "wait-ratio": _read_wait_ratio,
+    "channels": _read_channels,
+    "never": _read_never,
+}

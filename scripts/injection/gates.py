@@ -1,0 +1,125 @@
+"""What the proxy does to the bytes of one channel in one direction: hold, slow, delay, corrupt."""
+
+from __future__ import annotations
+
+import random
+
+import trio
+
+from scripts.injection.actions import NetworkAction
+from scripts.injection.tap import Part
+
+# How far a bucket may fall behind and catch up at once: timers are no finer than this.
+_CATCH_UP_SECONDS = 0.002
+
+# What goes at once through a bucket: a millisecond's worth, but no fewer bytes than pay for a call.
+_PIECE_SECONDS = 0.001
+_PIECE_BYTES_MIN = 4096
+
+
+class Bucket:
+    """A link's rate, shared by all that goes over it."""
+
+    def __init__(self, bytes_per_second: int) -> None:
+        """Start idle."""
+        self._bytes_per_second = bytes_per_second
+        self.piece_bytes = max(_PIECE_BYTES_MIN, int(bytes_per_second * _PIECE_SECONDS))
+        self._free_at = 0.0
+
+    def wait_seconds(self, now: float) -> float:
+        """Return how long nothing may go."""
+        return self._free_at - now
+
+    def spend(self, count: int, now: float) -> None:
+        """Say that so many bytes went."""
+        self._free_at = max(self._free_at, now - _CATCH_UP_SECONDS)
+        self._free_at += count / self._bytes_per_second
+
+
+class Gate:
+    """The state of one channel in one direction; pipes look at it before every byte.
+
+    It is there before the channel is, so that a network can be bad from the start.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Let everything through.
+
+        Args:
+            seed: What decides which bits are flipped.
+        """
+        # Pipes that wait for a change of anything here.
+        self.changed = trio.lowlevel.ParkingLot()
+        self._random = random.Random(seed)
+        self._stall: NetworkAction | None = None
+        self._delay: NetworkAction | None = None
+        self._throttle: NetworkAction | None = None
+        self._bucket: Bucket | None = None
+        # The link between the sides, which nothing heals.
+        self.link: Bucket | None = None
+        self._flips: dict[Part, int] = {}
+
+    @property
+    def stalled(self) -> bool:
+        """Whether nothing may go."""
+        return self._stall is not None
+
+    @property
+    def delay_seconds(self) -> float:
+        """How much later everything arrives."""
+        return self._delay.by_ms / 1000 if self._delay else 0.0
+
+    def limit(self, count: int) -> int:
+        """Return how many of so many bytes may go at once."""
+        return min([count, *(bucket.piece_bytes for bucket in self._buckets())])
+
+    def wait_seconds(self, now: float) -> float:
+        """Return how long the rate lets nothing go; 0 or less if something may."""
+        return max((bucket.wait_seconds(now) for bucket in self._buckets()), default=0.0)
+
+    def spend(self, count: int, now: float) -> None:
+        """Say that so many bytes went."""
+        for bucket in self._buckets():
+            bucket.spend(count, now)
+
+    def apply(self, action: NetworkAction, bucket: Bucket | None) -> None:
+        """Do what an action says from the next byte on."""
+        match action.do:
+            case "stall":
+                self._stall = action
+            case "delay":
+                self._delay = action
+            case "throttle":
+                self._throttle, self._bucket = action, bucket
+            case "corrupt":
+                self._flips[action.part] = self._flips.get(action.part, 0) + action.bits
+            case "heal":
+                self._stall = self._delay = self._throttle = self._bucket = None
+                self._flips.clear()
+        self.changed.unpark_all()
+
+    def undo(self, action: NetworkAction) -> None:
+        """End an action when its time is over, unless another has taken its place."""
+        if self._stall is action:
+            self._stall = None
+        if self._delay is action:
+            self._delay = None
+        if self._throttle is action:
+            self._throttle = self._bucket = None
+        self.changed.unpark_all()
+
+    def corrupts(self, part: Part) -> bool:
+        """Tell whether the next bytes of that part are to be spoiled."""
+        return self._flips.get(part, 0) > 0
+
+    def corrupt(self, part: Part, data: memoryview) -> memoryview:
+        """Return bytes with as many bits flipped as are due, one in each byte from the first."""
+        spoiled = bytearray(data)
+        count = min(self._flips[part], len(spoiled))
+        for index in range(count):
+            spoiled[index] ^= 1 << self._random.randrange(8)
+        self._flips[part] -= count
+        return memoryview(spoiled)
+
+    def _buckets(self) -> list[Bucket]:
+        return [bucket for bucket in (self._bucket, self.link) if bucket is not None]

@@ -1,0 +1,133 @@
+"""`midstream inject`: runs scripted fault injections and checks what they expect."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import trio
+
+from protocol.errors import MidstreamError, MigrationCancelled, root_cause
+from scripts.injection.checks import Failure
+from scripts.injection.outcome import Outcome
+from scripts.injection.scenario import Scenario, read_scenario
+from scripts.injection.trial import Trial
+from scripts.processes.interrupts import SIGNALS
+from scripts.screen.output import print_result
+
+EXIT_UNMET = 1
+_RUNS_MAX = 10_000
+
+
+@click.command()
+@click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO.toml...")
+@click.option(
+    "--repeat", default=1, show_default=True, type=click.IntRange(1, _RUNS_MAX), metavar="N",
+    help="Run each so often; every run must inject the same.",
+)  # fmt: skip
+@click.option("--keep", metavar="DIR", help="Leave the events and the report of each run there.")
+def inject(scenarios: tuple[str, ...], repeat: int, keep: str | None) -> int:
+    """Run scripted fault injections between a real source and destination.
+
+    Exit status: 0 all is as expected; 1 something is not; 2 a scenario is wrong.
+    """
+    # All are read first: a typing error in the last should not cost the time of the others.
+    read = [read_scenario(Path(path)) for path in scenarios]
+    good = [_run_all(scenario, repeat, keep) for scenario in read]
+    return 0 if all(good) else EXIT_UNMET
+
+
+def _run_all(scenario: Scenario, repeat: int, keep: str | None) -> bool:
+    """Run a scenario so often; print what came of it, return whether all was as expected."""
+    first: tuple[object, ...] | None = None
+    for number in range(1, repeat + 1):
+        with _folder(scenario, number, keep) as folder:
+            trial = Trial(scenario, folder)
+            try:
+                outcome = trio.run(_until_signalled, trial)
+            except MigrationCancelled:
+                raise
+            except MidstreamError as error:
+                failures = [Failure("run", "one", str(error))]
+            else:
+                failures = judge(scenario, outcome)
+        injected = trial.director.fingerprint()
+        first = first or injected
+        if not failures and injected != first:
+            failures = [Failure("injections", f"{first} as in run 1", str(injected))]
+        if failures:
+            name = scenario.name if repeat == 1 else f"{scenario.name} (run {number} of {repeat})"
+            print_result("".join([f"FAILED {name}\n", *map(_line, failures)]))
+            return False
+    times = f" ({repeat} times)" if repeat > 1 else ""
+    print_result(f"ok {scenario.name}{times}\n")
+    return True
+
+
+def judge(scenario: Scenario, outcome: Outcome) -> list[Failure]:
+    """Return what of a run was not as its scenario expects."""
+    failures = []
+    if outcome.timed_out:
+        reason = "ended from outside" + "".join(
+            f"; {side}: {outcome.state_of(side)}" for side in outcome.statuses
+        )
+        failures.append(Failure("end", f"by itself in {scenario.timeout_ms / 1000:g} s", reason))
+    for step in scenario.steps:
+        if step.number in outcome.unfired:
+            what = f"step {step.number} ({scenario.path.name}:{step.line})"
+            failures.append(Failure(what, "its moment", "it never came"))
+    return [*failures, *scenario.expect.failures(outcome)]
+
+
+def _line(failure: Failure) -> str:
+    return f"  {failure.what}: expected {failure.expected}, seen {failure.seen}\n"
+
+
+@contextmanager
+def _folder(scenario: Scenario, number: int, keep: str | None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="midstream-inject-") as name:
+        try:
+            yield Path(name)
+        finally:
+            if keep is not None:
+                _keep(Path(name), Path(keep) / f"{scenario.path.stem}-{number}")
+
+
+def _keep(folder: Path, target: Path) -> None:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for file in folder.iterdir():
+            if file.is_file():
+                shutil.copy(file, target)
+    except OSError as error:
+        raise MidstreamError(f"cannot write {target}: {error.strerror}") from error
+
+
+async def _until_signalled(trial: Trial) -> Outcome:
+    """Run a trial to its end, or to the first SIGINT or SIGTERM.
+
+    Raises:
+        MigrationCancelled: A signal came; nothing of the trial is left.
+        MidstreamError: The trial could not be begun.
+    """
+    outcome: Outcome | None = None
+
+    async def listen(scope: trio.CancelScope) -> None:
+        async for _ in signals:
+            scope.cancel()
+
+    with trio.open_signal_receiver(*SIGNALS) as signals:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listen, nursery.cancel_scope)
+                outcome = await trial.run()
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise root_cause(group) from None
+    if outcome is None:
+        raise MigrationCancelled("cancelled")
+    return outcome

@@ -1,0 +1,217 @@
+"""One direction of a connection through the proxy."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections import deque
+from contextlib import suppress
+from typing import Protocol
+
+import trio
+
+from protocol.channels import Channel
+from scripts.injection.gates import Gate
+from scripts.injection.tap import Direction, Mark, Marks, Piece, Tap
+
+# What the kernel may hold on each side of the proxy, in each direction; it doubles the value.
+BUFFER_BYTES = 64 * 1024
+_READ_BYTES = 64 * 1024
+
+# What may be on its way while a delay holds it: 100 ms at 1 Gbit/s.
+_DELAYED_BYTES_MAX = 16 << 20
+
+# Zero seconds of lingering: closing the socket resets the connection.
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Owner(Protocol):
+    """The connection that a pipe is one direction of."""
+
+    channel: Channel | None
+
+    @property
+    def cut(self) -> bool:
+        """Whether nothing more may pass."""
+
+    def gate(self, channel: Channel, direction: Direction) -> Gate:
+        """Return what is done to a channel's bytes in a direction."""
+
+    def greeted(self, channel: Channel) -> None:
+        """Learn the role, from the Hello that went by."""
+
+    def reached(self, mark: Mark) -> None:
+        """Tell of a mark."""
+
+
+class Pipe:
+    """One direction of a connection: a reader, a short queue, a writer."""
+
+    def __init__(
+        self,
+        connection: Owner,
+        direction: Direction,
+        inward: trio.socket.SocketType,
+        outward: trio.socket.SocketType,
+        marks: Marks,
+    ) -> None:
+        self.tap = Tap(direction, marks)
+        self._connection = connection
+        self._direction = direction
+        self._in = inward
+        self._out = outward
+        # Until its role is known a connection is like any other.
+        self._gate = Gate(0)
+        self._queue: deque[tuple[float, bytes]] = deque()
+        self._queued_bytes = 0
+        self._moved = trio.lowlevel.ParkingLot()
+        self._closed = False
+
+    async def run(self) -> None:
+        """Pass on until the sender's end of file has been.
+
+        Raises:
+            OSError: An end is gone.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read)
+            await self._write()
+
+    def half_close(self) -> None:
+        """Let the receiver see the end of file here; what still comes goes nowhere."""
+        self._closed = True
+        with suppress(OSError):
+            self._out.shutdown(socket.SHUT_WR)
+        self.wake()
+
+    def learn(self, channel: Channel) -> None:
+        """Learn of which channel this is."""
+        self.tap.channel = channel
+        self._gate = self._connection.gate(channel, self._direction)
+
+    def wake(self) -> None:
+        """Have a writer that waits look again."""
+        self._gate.changed.unpark_all()
+
+    async def _read(self) -> None:
+        while True:
+            # As a rule nothing is read before what was read is gone.
+            while self._queued_bytes and not self._may_read_ahead():
+                await self._moved.park()
+            data = await self._in.recv(_READ_BYTES)
+            self._queue.append((trio.current_time() + self._gate.delay_seconds, data))
+            self._queued_bytes += len(data)
+            self._moved.unpark_all()
+            if not data:
+                return
+
+    def _may_read_ahead(self) -> bool:
+        if self._gate.delay_seconds:
+            return self._queued_bytes < _DELAYED_BYTES_MAX
+        # What piles up before a stall comes as one piece after it.
+        return self._is_held() and self._queued_bytes < _READ_BYTES
+
+    async def _write(self) -> None:
+        while True:
+            while not self._queue:
+                await self._moved.park()
+            await trio.sleep_until(self._queue[0][0])
+            while self._is_held():
+                self._moved.unpark_all()
+                await self._gate.changed.park()
+            data = self._take_due()
+            if not data:
+                if not self._closed:
+                    self._out.shutdown(socket.SHUT_WR)
+                return
+            await self._pass_on(memoryview(data))
+            self._queued_bytes -= len(data)
+            self._moved.unpark_all()
+
+    def _take_due(self) -> bytes:
+        """Take what is to go by now, up to the end of file; that alone is empty."""
+        pieces: list[bytes] = []
+        while self._queue and self._queue[0][0] <= trio.current_time():
+            if pieces and not self._queue[0][1]:
+                break
+            pieces.append(self._queue.popleft()[1])
+            if not pieces[-1]:
+                break
+        return b"".join(pieces)
+
+    async def _pass_on(self, data: memoryview) -> None:
+        """Send, up to each mark; at it, let happen what is to happen before the next byte."""
+        start = 0
+        for piece in self.tap.feed(data):
+            if self._gate.corrupts(piece.part):
+                await self._send(data[start : piece.start])
+                await self._send(self._gate.corrupt(piece.part, data[piece.start : piece.stop]))
+                start = piece.stop
+            if piece.reached or self._greets():
+                await self._send(data[start : piece.stop])
+                start = piece.stop
+                self._tell(piece)
+        await self._send(data[start:])
+
+    def _tell(self, piece: Piece) -> None:
+        """Say what a piece was that has just gone; nothing here may wait."""
+        if self._greets():
+            assert self.tap.channel is not None
+            self._connection.greeted(self.tap.channel)
+        for mark in piece.reached:
+            self._connection.reached(mark)
+
+    def _greets(self) -> bool:
+        return self.tap.channel is not None and self._connection.channel is None
+
+    async def _send(self, data: memoryview) -> None:
+        gate = self._gate
+        while data and not self._closed:
+            if self._is_held():
+                await gate.changed.park()
+                continue
+            if (seconds := gate.wait_seconds(trio.current_time())) > 0:
+                with trio.move_on_after(seconds):
+                    await gate.changed.park()
+                continue
+            await trio.lowlevel.wait_writable(self._out)
+            if self._is_held() or self._closed:
+                continue
+            count = self._send_now(data[: gate.limit(len(data))])
+            gate.spend(count, trio.current_time())
+            data = data[count:]
+
+    def _is_held(self) -> bool:
+        return self._gate.stalled or self._connection.cut
+
+    def _send_now(self, data: memoryview) -> int:
+        """Hand bytes to the kernel without waiting, so that no action can come in between."""
+        try:
+            return os.write(self._out.fileno(), data)
+        except BlockingIOError:
+            return 0
+
+
+def keep_little(sock: trio.socket.SocketType) -> None:
+    """Make the kernel's buffers small, and have it send small pieces at once."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def reset_on_close(sock: trio.socket.SocketType) -> None:
+    """Have the other end see a reset, not an end of file, when the socket is closed."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+
+def unacknowledged_bytes(sock: trio.socket.SocketType) -> int:
+    """Return how many sent bytes the other end's kernel does not have."""
+    try:
+        packed = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    except OSError:
+        return 0
+    return int.from_bytes(packed, "little", signed=True)

@@ -1,0 +1,203 @@
+"""A TCP proxy between the two sides that can stop, spoil or end a connection at an exact byte.
+
+It passes on what comes and keeps almost nothing: its sockets' buffers are small, so that what the
+source believes to have sent and what the destination has stay close to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from protocol.channels import Channel
+from scripts.injection.actions import NetworkAction
+from scripts.injection.gates import Bucket, Gate
+from scripts.injection.pipes import Pipe, keep_little, reset_on_close, unacknowledged_bytes
+from scripts.injection.tap import Direction, Mark, Marks
+
+# What went before a cut must arrive before it; the receiver reads at once, or is stopped.
+_DRAIN_SECONDS_MAX = 1.0
+_DRAIN_POLL_SECONDS = 0.0005
+
+
+class Proxy:
+    """Stands between a source and a destination; `serve` it, and `act` at any time."""
+
+    def __init__(
+        self, marks: Marks, on_reached: Callable[[Mark], None], *, link_rate: int = 0, seed: int = 0
+    ) -> None:
+        """Prepare; nothing listens yet.
+
+        Args:
+            marks: What to stop at.
+            on_reached: Called with each mark when the byte that reaches it has been passed on, and
+                before the next one is.  It may `act`.
+            link_rate: Bytes a second, each direction for itself; 0 for no limit.
+            seed: What decides which bits a corruption flips.
+        """
+        self._marks = marks
+        self._on_reached = on_reached
+        self._connections: set[_Connection] = set()
+        # Channels that are unplugged, by the action that did it.
+        self._unplugged: dict[Channel, NetworkAction] = {}
+        self._gates = {
+            (channel, direction): Gate(seed) for channel in Channel for direction in Direction
+        }
+        for direction in Direction:
+            bucket = Bucket(link_rate) if link_rate else None
+            for channel in Channel:
+                self._gates[channel, direction].link = bucket
+        self._nursery: trio.Nursery | None = None
+
+    async def serve(
+        self, host: str, port: int, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Pass connections on to a destination until cancelled; starts with its own HOST:PORT.
+
+        Args:
+            host: Where the destination listens.
+            port: On which port.
+            task_status: For `nursery.start`.
+        """
+        with trio.socket.socket() as listener:
+            keep_little(listener)
+            await listener.bind(("127.0.0.1", 0))
+            listener.listen()
+            async with trio.open_nursery() as self._nursery:
+                own_host, own_port = listener.getsockname()
+                task_status.started(f"{own_host}:{own_port}")
+                while True:
+                    near, _ = await listener.accept()
+                    self._nursery.start_soon(self._connect, near, host, port)
+
+    def act(self, action: NetworkAction) -> None:
+        """Do something to the network, from the next byte on."""
+        # One rate for all that an action slows down, as if it were one link; each way for itself.
+        buckets = {way: Bucket(action.rate) if action.rate else None for way in Direction}
+        for channel in action.channels:
+            for direction in action.directions:
+                self._gates[channel, direction].apply(action, buckets[direction])
+            if action.do == "heal":
+                self._unplugged.pop(channel, None)
+            if action.do == "cut" and action.for_ms is not None:
+                self._unplugged[channel] = action
+        for connection in list(self._connections):
+            if connection.channel in action.channels:
+                connection.act(action)
+        if action.for_ms is not None and self._nursery is not None:
+            self._nursery.start_soon(self._undo_later, action, action.for_ms / 1000)
+
+    def gate(self, channel: Channel, direction: Direction) -> Gate:
+        """Return what is done to a channel's bytes in a direction."""
+        return self._gates[channel, direction]
+
+    def greeted(self, connection: _Connection, channel: Channel) -> None:
+        """Take notice of the role of a connection."""
+        if channel in self._unplugged:
+            connection.reset()
+
+    def reached(self, mark: Mark) -> None:
+        """Tell of a mark."""
+        self._on_reached(mark)
+
+    async def _undo_later(self, action: NetworkAction, seconds: float) -> None:
+        await trio.sleep(seconds)
+        for gate in self._gates.values():
+            gate.undo(action)
+        for channel in [each for each, by in self._unplugged.items() if by is action]:
+            del self._unplugged[channel]
+
+    async def _connect(self, near: trio.socket.SocketType, host: str, port: int) -> None:
+        with near, trio.socket.socket() as far:
+            keep_little(near)
+            keep_little(far)
+            try:
+                await far.connect((host, port))
+            except OSError:
+                # Nobody is there any more: the source hears it as if it had asked itself.
+                reset_on_close(near)
+                return
+            connection = _Connection(self, near, far, self._marks)
+            self._connections.add(connection)
+            try:
+                await connection.run()
+            finally:
+                self._connections.discard(connection)
+
+
+class _Connection:
+    """Two sockets and the pipes between them."""
+
+    def __init__(
+        self, proxy: Proxy, near: trio.socket.SocketType, far: trio.socket.SocketType, marks: Marks
+    ) -> None:
+        self.channel: Channel | None = None
+        self._proxy = proxy
+        self._sockets = (near, far)
+        self._cutting = trio.Event()
+        self._pipes = {
+            Direction.FORWARD: Pipe(self, Direction.FORWARD, near, far, marks),
+            Direction.BACKWARD: Pipe(self, Direction.BACKWARD, far, near, marks),
+        }
+
+    @property
+    def cut(self) -> bool:
+        """Whether nothing more may pass."""
+        return self._cutting.is_set()
+
+    async def run(self) -> None:
+        """Pass on until both ways have ended, or the connection is reset."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._reset_when_cut, nursery.cancel_scope)
+            try:
+                async with trio.open_nursery() as pipes:
+                    for pipe in self._pipes.values():
+                        pipes.start_soon(pipe.run)
+            except* OSError:
+                # One end is gone without a goodbye; so is the other, then.
+                self._reset_both()
+            if not self.cut:
+                nursery.cancel_scope.cancel()
+
+    def greeted(self, channel: Channel) -> None:
+        """Learn the role, from the Hello that went by."""
+        self.channel = channel
+        for pipe in self._pipes.values():
+            pipe.learn(channel)
+        self._proxy.greeted(self, channel)
+
+    def gate(self, channel: Channel, direction: Direction) -> Gate:
+        """Return what is done to a channel's bytes in a direction."""
+        return self._proxy.gate(channel, direction)
+
+    def reached(self, mark: Mark) -> None:
+        """Tell of a mark."""
+        self._proxy.reached(mark)
+
+    def act(self, action: NetworkAction) -> None:
+        """Do what an action does to a connection as a whole."""
+        if action.do == "cut":
+            self.reset()
+        elif action.do == "half-close":
+            for direction in action.directions:
+                self._pipes[direction].half_close()
+
+    def reset(self) -> None:
+        """End it at both ends, as soon as what went before has arrived."""
+        self._cutting.set()
+        for pipe in self._pipes.values():
+            pipe.wake()
+
+    async def _reset_when_cut(self, scope: trio.CancelScope) -> None:
+        await self._cutting.wait()
+        with trio.move_on_after(_DRAIN_SECONDS_MAX):
+            # The kernel tells nobody when a buffer has run empty.
+            while any(unacknowledged_bytes(sock) for sock in self._sockets):  # noqa: ASYNC110
+                await trio.sleep(_DRAIN_POLL_SECONDS)
+        self._reset_both()
+        scope.cancel()
+
+    def _reset_both(self) -> None:
+        for sock in self._sockets:
+            reset_on_close(sock)

@@ -1,0 +1,227 @@
+"""One run of a scenario: both sides as real processes, the proxy between them, the director.
+
+Whatever happens, `run` returns in bounded time and leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from protocol import events
+from protocol.errors import MigrationError
+from protocol.geometry import PageId
+from scripts.configure import parse_address
+from scripts.injection.actions import NetworkAction, ProcessAction
+from scripts.injection.director import Director, needs_proxy, wire_marks, write_script
+from scripts.injection.outcome import Outcome
+from scripts.injection.proxy import Proxy
+from scripts.injection.scenario import Scenario
+from scripts.injection.tap import Marks
+from scripts.options import DEST, SOURCE, options_of, to_arguments
+from scripts.processes.child import Child
+from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
+
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
+
+# What is read of the events at once.
+_READ_BYTES = 64 * 1024
+
+# Sides write an event before they go on; this much they may write before we have to read.
+_PIPE_BYTES = 1 << 20
+
+
+class Trial:
+    """A run; `run` once.  It is the stage of its own director."""
+
+    def __init__(self, scenario: Scenario, folder: Path) -> None:
+        """Prepare.
+
+        Args:
+            scenario: What to run.
+            folder: An existing folder of its own; `events.jsonl` and `report.json` are left in it.
+        """
+        self._scenario = scenario
+        self._folder = folder
+        self._marks = Marks(scenario.geometry, wire_marks(scenario), scenario.expect.watched)
+        self._proxy: Proxy | None = None
+        self._children: dict[str, Child] = {}
+        self._events: list[dict[str, Any]] = []
+        self._rest = b""
+        self._met = False
+        self._timed_out = False
+        self._touches_fd = -1
+        self._nursery: trio.Nursery | None = None
+        self.director = Director(scenario, self, self._start_soon)
+
+    async def run(self) -> Outcome:
+        """Run it; return how it ended.
+
+        Raises:
+            MigrationError: It could not be begun.
+        """
+        with _pipe(self._folder / "events.pipe") as events_fd, self._touches_pipe():
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._follow_events, events_fd)
+                try:
+                    with trio.move_on_after(self._scenario.timeout_ms / 1000) as scope:
+                        await self._run_sides()
+                    self._timed_out = scope.cancelled_caught
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await self._end_sides()
+                self._nursery.cancel_scope.cancel()
+            self._take_events(events_fd)
+        self._write_events()
+        return self._outcome()
+
+    def touch(self, pages: Sequence[PageId]) -> None:
+        """Have vCPUs of the destination touch pages."""
+        lines = "".join(f"{page.block} {page.index}\n" for page in pages)
+        os.write(self._touches_fd, lines.encode())
+
+    def network(self, action: NetworkAction) -> None:
+        """Do something to the connections."""
+        assert self._proxy is not None, "a scenario with network actions has a proxy"
+        self._proxy.act(action)
+
+    def process(self, action: ProcessAction) -> None:
+        """Do something to a side's process."""
+        if action.side in self._children:
+            self._children[action.side].send_signal(_SIGNALS[action.do])
+        if action.for_ms is not None:
+            self._start_soon(self._continue_later, action)
+
+    def _start_soon(self, task: Any, *arguments: Any) -> None:  # noqa: ANN401 - as in trio
+        assert self._nursery is not None
+        self._nursery.start_soon(task, *arguments)
+
+    async def _continue_later(self, action: ProcessAction) -> None:
+        await trio.sleep((action.for_ms or 0) / 1000)
+        self.process(ProcessAction("continue", action.side))
+
+    async def _run_sides(self) -> None:
+        assert self._nursery is not None
+        dest = self._start(DEST, self._dest_arguments())
+        address = await dest.read_line(LISTENING)
+        host, port = parse_address(address, "--listen")
+        if needs_proxy(self._scenario):
+            self._proxy = Proxy(
+                self._marks,
+                self.director.reached,
+                link_rate=self._scenario.link_rate,
+                seed=int(self._scenario.values["seed"]),
+            )
+            address = await self._nursery.start(self._proxy.serve, host, port)
+        self.director.begin()
+        report = self._folder / "report.json"
+        self._start(SOURCE, [f"--connect={address}", f"--report={report}"])
+        async with trio.open_nursery() as nursery:
+            for child in self._children.values():
+                nursery.start_soon(self._wait, child, nursery.cancel_scope)
+
+    async def _wait(self, child: Child, scope: trio.CancelScope) -> None:
+        """Wait for a side; when it has failed, the other has not for ever to notice."""
+        status = await child.wait()
+        if status:
+            scope.deadline = min(scope.deadline, trio.current_time() + END_SECONDS_MAX)
+        if child.side == SOURCE and not self._met:
+            # The destination would wait for another.
+            self._children[DEST].interrupt()
+
+    def _start(self, side: str, arguments: list[str]) -> Child:
+        ours = [option for option in options_of(side) if option.name not in {"report", "events"}]
+        own = [f"--events={self._folder / 'events.pipe'}", "--events-append", "--events-now"]
+        given = to_arguments(self._scenario.values, ours)
+        child = Child(side, [*arguments, *own, *given], capture=True)
+        self._children[side] = child
+        self._start_soon(child.collect_errors, lambda _: None)
+        return child
+
+    def _dest_arguments(self) -> list[str]:
+        script = self._folder / "steps.toml"
+        scripted = write_script(self._scenario, script)
+        return [
+            "--listen=127.0.0.1:0",
+            f"--touches={self._folder / 'touches.pipe'}",
+            *([f"--steps={script}"] if scripted else []),
+        ]
+
+    async def _end_sides(self) -> None:
+        for child in self._children.values():
+            # A side that still runs has been waited for long enough; a stopped one cannot end.
+            child.kill()
+        for child in self._children.values():
+            await child.end(LAST_WORDS_SECONDS_MAX)
+
+    async def _follow_events(self, fd: int) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(fd)
+            self._take_events(fd)
+
+    def _take_events(self, fd: int) -> None:
+        """Take what the sides have written so far."""
+        while True:
+            try:
+                data = os.read(fd, _READ_BYTES)
+            except BlockingIOError:
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self._take_event(json.loads(line))
+
+    def _take_event(self, event: dict[str, Any]) -> None:
+        self._events.append(event)
+        self._met = self._met or (event["side"], event["event"]) == (DEST, events.STATE)
+        self.director.event(event)
+
+    @contextmanager
+    def _touches_pipe(self) -> Iterator[None]:
+        with _pipe(self._folder / "touches.pipe") as self._touches_fd:
+            yield
+
+    def _write_events(self) -> None:
+        lines = sorted([*self._events, *self.director.log], key=lambda event: event["t-ns"])
+        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+        (self._folder / "events.jsonl").write_text(text, encoding="utf-8")
+
+    def _outcome(self) -> Outcome:
+        report = self._folder / "report.json"
+        return Outcome(
+            statuses={side: child.status for side, child in self._children.items()},
+            reasons=self._reasons(),
+            events=self._events,
+            report=json.loads(report.read_text(encoding="utf-8")) if report.exists() else None,
+            carriers=self._marks.carriers,
+            unfired=self.director.unfired(),
+            timed_out=self._timed_out,
+        )
+
+    def _reasons(self) -> Mapping[str, str]:
+        return {side: child.last_words for side, child in self._children.items() if child.status}
+
+
+@contextmanager
+def _pipe(path: Path) -> Iterator[int]:
+    """Make a named pipe, open at both ends so that it has no end of file before we say so."""
+    try:
+        os.mkfifo(path)
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise MigrationError(f"{path}: {error.strerror}") from error
+    with suppress(OSError):
+        # A user may have only so much; with less, sides wait for us a little more often.
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+        path.unlink()

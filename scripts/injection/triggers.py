@@ -1,0 +1,136 @@
+"""The moments of a scenario: the `when` of its steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from protocol.geometry import PageId
+from protocol.states import State
+from scripts.injection.guest_terms import Guest, read_channel, read_page
+from scripts.injection.scenario_text import Where
+from scripts.injection.tap import BytesMark, Direction, ShareMark
+
+SIDES = ("source", "dest")
+
+KINDS = (
+    "{ page, received }",
+    "{ requested }",
+    "{ placed }",
+    "{ state, side }",
+    "{ bytes, channel, direction }",
+    "{ time }",
+)
+
+
+@dataclass(frozen=True)
+class Received:
+    """A share of a page is with the destination, for the first time."""
+
+    page: PageId
+    share: float
+
+    @property
+    def mark(self) -> ShareMark:
+        """Where the proxy finds it on the wire."""
+        return ShareMark(self.page, self.share)
+
+
+@dataclass(frozen=True)
+class Requested:
+    """The destination asks for a page."""
+
+    page: PageId
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A page is whole and vCPUs can touch it."""
+
+    page: PageId
+
+
+@dataclass(frozen=True)
+class Entered:
+    """A side, or the first of both if `side` is None, has entered a state."""
+
+    state: str
+    side: str | None
+
+
+@dataclass(frozen=True)
+class Passed:
+    """So many bytes have passed."""
+
+    mark: BytesMark
+
+
+@dataclass(frozen=True)
+class Elapsed:
+    """So long after the migration's start; 0 is before the connections are opened."""
+
+    after_ms: float
+
+
+Trigger = Received | Requested | Placed | Entered | Passed | Elapsed
+
+
+def read_trigger(value: Any, where: Where, guest: Guest, timeout_ms: float) -> Trigger:  # noqa: ANN401
+    """Return the trigger that a step's `when` names.
+
+    Raises:
+        ScenarioError: It names none, or one that cannot be.
+    """
+    if not isinstance(value, dict):
+        raise where.wrong("when", "when is not a table such as { placed = 9 }")
+    match value:
+        case {"page": page, "received": share, **rest} if not rest:
+            # True is 1 to Python.
+            if type(share) not in (int, float) or not 0 < share <= 1:
+                raise where.wrong("when", f"received = {share} is not a share over 0 and up to 1")
+            return Received(read_page(page, where, guest, "when"), float(share))
+        case {"requested": page, **rest} if not rest:
+            return Requested(read_page(page, where, guest, "when"))
+        case {"placed": page, **rest} if not rest:
+            return Placed(read_page(page, where, guest, "when"))
+        case {"state": state, **rest} if rest.keys() <= {"side"}:
+            return _entered(state, rest.get("side"), where)
+        case {"bytes": count, "channel": channel, **rest} if rest.keys() <= {"direction"}:
+            return _passed(count, channel, rest.get("direction", "forward"), where, guest)
+        case {"time": time, **rest} if not rest:
+            after_ms = where.duration_or_zero_ms("when", time, "time")
+            if after_ms >= timeout_ms:
+                raise where.wrong("when", f"after {time} the scenario has timed out")
+            return Elapsed(after_ms)
+    raise where.wrong("when", f"when is none of {', '.join(KINDS)}")
+
+
+def read_direction(value: object, where: Where, key: str) -> Direction:
+    """Return a direction by its name.
+
+    Raises:
+        ScenarioError: It is none.
+    """
+    for direction in Direction:
+        if value == direction.value:
+            return direction
+    raise where.wrong(key, f"direction {value!r} is neither forward nor backward")
+
+
+def _entered(state: object, side: object, where: Where) -> Entered:
+    # Nobody enters the state that both begin in.
+    states = [state.value for state in State if state is not State.NONE]
+    if not isinstance(state, str) or state not in states:
+        raise where.wrong("when", f"state {state!r} is none of {', '.join(states)}")
+    if side is not None and side not in SIDES:
+        raise where.wrong("when", f"side {side!r} is neither source nor dest")
+    return Entered(state, str(side) if side is not None else None)
+
+
+def _passed(
+    count: object, channel: object, direction: object, where: Where, guest: Guest
+) -> Passed:
+    if type(count) is not int or count < 1:
+        raise where.wrong("when", f"bytes = {count!r} is not a whole number from 1")
+    name = read_channel(channel, where, guest, "when")
+    return Passed(BytesMark(count, name, read_direction(direction, where, "when")))

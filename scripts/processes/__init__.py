@@ -1,0 +1,1 @@
+"""The processes that a command starts: sides, launchers, links, and how they end."""

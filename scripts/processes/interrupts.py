@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM while no event loop listens for them: one line, exit status 130.
+
+During a migration trio's signal receivers have the signals and end it in order.  Before that, while
+modules load and options are read, nothing is under way that would need an order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from types import FrameType
+
+from scripts.processes.parent import has_listener
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+EXIT_CANCELLED = 130
+
+
+def exit_when_signalled() -> None:
+    """Have both signals end this process; those that came while they were blocked do it now."""
+    for number in SIGNALS:
+        signal.signal(number, _exit)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def ignore_signals() -> None:
+    """Let nothing cut the end short: the outcome stands, and is about to be told."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    # An exception would not do: the import that it hits may swallow it, or die of something else.
+    if not has_listener():
+        with contextlib.suppress(OSError):
+            os.write(2, f"midstream: cancelled by {signal.Signals(number).name}\n".encode())
+    os._exit(EXIT_CANCELLED)

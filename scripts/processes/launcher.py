@@ -1,0 +1,208 @@
+"""`midstream migrate`: a destination and a source as two processes of their own on this machine.
+
+Ctrl-C reaches this process alone: it cancels the source, the source tells the destination, and both
+are gone before this process is.  A second Ctrl-C kills both.  Should this process be killed, the
+kernel ends both.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import trio
+
+from protocol.errors import MidstreamError, MigrationCancelled, MigrationError
+from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
+from scripts.processes.child import Child
+from scripts.processes.interrupts import SIGNALS
+from scripts.processes.link import ShapedLink
+from scripts.screen.output import tell
+
+# A destination that has not begun to listen by then never will.
+LISTEN_SECONDS_MAX = 60.0
+# What a side is given to end by itself when the other has failed, or the user has cancelled.
+END_SECONDS_MAX = 10.0
+# What the last words of a side that has ended are given to arrive.
+LAST_WORDS_SECONDS_MAX = 1.0
+
+LISTENING = "listening on "
+
+# Names that mean another file in another process.
+_OWN_FILE = re.compile(r"/dev/(?:std(?P<name>in|out|err)|fd/(?P<fd>[0-9]+))")
+
+
+class SideFailed(MidstreamError):
+    """A side failed.
+
+    Attributes:
+        exit_status: What this process exits with.
+    """
+
+    def __init__(self, reason: str, exit_status: int) -> None:
+        """Carry the side's reason."""
+        super().__init__(reason)
+        self.exit_status = exit_status
+
+
+class Launcher:
+    """Both sides of one migration; `run` once."""
+
+    def __init__(self, values: Values, link: ShapedLink | None = None) -> None:
+        """Prepare; nothing is started yet.
+
+        Args:
+            values: The options of `midstream migrate`.
+            link: Where the two sides run; None for plain loopback.
+        """
+        self._link = link
+        self._values = values
+        self._sides: list[Child] = []
+        # The name of the signal by which the user cancelled.
+        self._cancelled_by = ""
+        # The destination has heard of a source, and learns from it, or from its end, when to end.
+        self._met = False
+
+    async def run(self) -> None:
+        """Migrate.
+
+        Raises:
+            SideFailed: A side failed.
+            MigrationCancelled: The user cancelled.
+            MigrationError: A side could not be started.
+        """
+        self._clear_events()
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._heed, signals, nursery)
+                async with trio.open_nursery() as readers:
+                    try:
+                        await self._run_sides(readers)
+                    finally:
+                        await self._end_sides()
+                        readers.cancel_scope.deadline = trio.current_time() + LAST_WORDS_SECONDS_MAX
+                nursery.cancel_scope.cancel()
+        self._judge()
+
+    async def _run_sides(self, readers: trio.Nursery) -> None:
+        # It is verbose so that this process hears when it meets a source.
+        address = self._link.addresses[DEST] if self._link else "127.0.0.1"
+        arguments = [f"--listen={address}:0", "--quiet", "--verbose"]
+        dest = self._start(DEST, arguments, capture=True)
+        readers.start_soon(dest.collect_errors, self._pass_on)
+        # Loading takes both sides longest, so they do it at the same time.
+        source = self._start(SOURCE, ["--connect=-"], capture=False)
+        with trio.move_on_after(LISTEN_SECONDS_MAX) as patience:
+            try:
+                source.write_line(await dest.read_line(LISTENING))
+            except MigrationError:
+                await dest.wait()
+                source.kill()
+        if patience.cancelled_caught:
+            source.kill()
+            dest.interrupt()
+            raise MigrationError(f"the destination did not listen in {LISTEN_SECONDS_MAX:g} s")
+        await source.wait()
+
+    async def _end_sides(self) -> None:
+        """Leave no side behind; the source first, its end is what the destination waits for."""
+        source_done = False
+        for side in reversed(self._sides):
+            # One that never met a source, or whose source has ended well, has to be told.
+            if not self._met or (self._cancelled_by and source_done):
+                side.interrupt()
+            # What follows a transfer that came to its end, saving a large guest, takes its time.
+            patient = source_done and not self._cancelled_by
+            await side.end(math.inf if patient else END_SECONDS_MAX)
+            source_done = side.side == SOURCE and side.status in {0, 3}
+
+    def _start(self, side: str, arguments: list[str], *, capture: bool) -> Child:
+        ours = [option for option in options_of(side) if self._is_for(side, option.name)]
+        if self._values["events"] is not None:
+            arguments = [*arguments, "--events-append"]
+        values = {name: _for_children(name, value) for name, value in self._values.items()}
+        child = Child(
+            side,
+            [*arguments, *to_arguments(values, ours)],
+            capture=capture,
+            prefix=self._link.prefixes[side] if self._link else (),
+        )
+        self._sides.append(child)
+        return child
+
+    def _is_for(self, side: str, name: str) -> bool:
+        """Tell whether an option goes to a side: the source alone prints and reports."""
+        return side == SOURCE or name not in {"report", "quiet", "verbose"}
+
+    def _clear_events(self) -> None:
+        path = self._values["events"]
+        if path is not None and Path(path).is_file():
+            try:
+                os.truncate(path, 0)
+            except OSError as error:
+                raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
+
+    def _pass_on(self, line: str) -> None:
+        """Hear, and perhaps show, what the destination logs."""
+        self._met = self._met or line.startswith(f"{DEST}: ")
+        if self._values["verbose"]:
+            tell(line)
+
+    async def _heed(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
+        """Cancel at the first signal, kill at the second or when nothing comes of the first."""
+        async for number in signals:
+            if self._cancelled_by:
+                self._kill()
+                continue
+            self._cancelled_by = signal.Signals(number).name
+            running = [side for side in self._sides if side.status is None]
+            if running:
+                running[-1].interrupt()
+            nursery.start_soon(self._lose_patience)
+
+    async def _lose_patience(self) -> None:
+        await trio.sleep(END_SECONDS_MAX)
+        self._kill()
+
+    def _kill(self) -> None:
+        for side in self._sides:
+            side.kill()
+
+    def _judge(self) -> None:
+        """Turn both exit statuses into this process's.
+
+        Raises:
+            SideFailed: One is not 0.
+            MigrationCancelled: The user cancelled.
+        """
+        statuses = [side.status for side in self._sides]
+        if statuses == [0, 0]:
+            return
+        if self._cancelled_by:
+            raise MigrationCancelled(f"cancelled by {self._cancelled_by}")
+        culprit = self._culprit()
+        raise SideFailed(culprit.last_words, max(culprit.status or 1, 1))
+
+    def _culprit(self) -> Child:
+        """Return the side whose word counts: both may have failed, of one cause."""
+        for status in (4, 3):
+            for side in self._sides:
+                if side.status == status:
+                    return side
+        # Who was killed could not tell anybody; the other only knows of a lost connection.
+        killed = [side for side in self._sides if (side.status or 0) < 0 and not side.put_down]
+        failed = [side for side in reversed(self._sides) if side.status and not side.put_down]
+        return [*killed, *failed, *self._sides][0]
+
+
+def _for_children(name: str, value: object) -> object:
+    """Return a value as a child must have it: `/dev/stdin` there means its own, which is empty."""
+    match = _OWN_FILE.fullmatch(value) if name in FILES and isinstance(value, str) else None
+    if match is None:
+        return value
+    number = match["fd"] or ("in", "out", "err").index(match["name"])
+    return f"/proc/{os.getpid()}/fd/{number}"

@@ -1,0 +1,82 @@
+"""The progress line on a terminal: state, what remains, rate, who waits."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+import trio
+
+from protocol.units import format_bytes
+from scripts.screen.output import CLEAR_LINE
+from source.session import Progress
+
+# Four times a second is smooth enough to follow and far too seldom to cost anything.
+_PERIOD_SECONDS = 0.25
+
+_BAR_CHARS = 16
+
+
+async def show_progress(
+    progress: Callable[[], Progress | None], stream: TextIO | None = None
+) -> None:
+    """Show how far a migration is until cancelled; nothing on what is no terminal.
+
+    Args:
+        progress: Tells it; None while there is nothing to tell.
+        stream: Where to show it; standard error if not given.
+    """
+    stream = stream or sys.stderr
+    if stream is None or not stream.isatty():
+        return
+    last_bytes = 0
+    try:
+        while True:
+            now = progress()
+            if now is not None:
+                rate = (now.sent_bytes - last_bytes) / _PERIOD_SECONDS
+                last_bytes = now.sent_bytes
+                _write(stream, CLEAR_LINE + progress_line(now, rate, _columns()))
+            await trio.sleep(_PERIOD_SECONDS)
+    finally:
+        _write(stream, CLEAR_LINE)
+
+
+def progress_line(now: Progress, rate: float, columns: int) -> str:
+    """Return the line, cut to a terminal's width.
+
+    Args:
+        now: How far it is.
+        rate: Bytes a second at present.
+        columns: How wide the terminal is.
+    """
+    if now.state == "setup":
+        return now.state
+    done = 1 - now.remaining_bytes / now.ram_bytes
+    filled = min(_BAR_CHARS, round(done * _BAR_CHARS))
+    phase = f"pass {now.pass_count + 1}" if now.state == "active" else ""
+    requests = f"{now.requests} requests, {now.queued_requests} wait" if now.requests else ""
+    parts = (
+        f"{now.state:<15} [{'#' * filled:-<{_BAR_CHARS}}]",
+        phase,
+        f"{format_bytes(now.remaining_bytes)} left",
+        f"{rate / 1e6:.0f} MB/s",
+        requests,
+    )
+    # A line that fills the last column would wrap on some terminals.
+    return "  ".join(filter(None, parts))[: columns - 1]
+
+
+def _columns() -> int:
+    return shutil.get_terminal_size().columns
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        # A terminal that went away is no reason to end a migration.
+        return

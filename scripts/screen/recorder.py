@@ -1,0 +1,129 @@
+"""Takes both sides' events: writes the events file, tells changes of state to a verbose user."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+import trio
+
+from protocol.errors import MidstreamError
+from protocol.events import STATE
+from scripts.screen.output import tell
+
+# Lines are written together once so many have come, or so much time has passed: a write for each
+# would cost the migration more than making the line.
+_LINES_MAX = 256
+_SECONDS_MAX = 0.1
+
+# What a pipe takes in one piece, so that two processes' lines cannot mix in it.
+_PIPE_BYTES = select.PIPE_BUF
+
+
+class Recorder:
+    """Is the `Emit` of one side; a context manager that loses no line."""
+
+    def __init__(
+        self,
+        side: str,
+        path: Path | None,
+        *,
+        append: bool = False,
+        at_once: bool = False,
+        on_state: Callable[[str], None] | None = None,
+    ) -> None:
+        """Open the file.
+
+        Args:
+            side: "source" or "dest".
+            path: Where events go; None for nowhere.
+            append: Keep what the file holds.  Each write is of whole lines, at the file's end, so
+                two processes may share a file, or a pipe; its lines are then only nearly in order
+                of time.
+            at_once: Write each event before anything else happens, whatever that costs.
+            on_state: Called with a line for each change of state.
+
+        Raises:
+            MidstreamError: The file cannot be opened.
+        """
+        self._side = side
+        self._lines_max = 1 if at_once else _LINES_MAX
+        self._on_state = on_state
+        self._lines: list[bytes] = []
+        self._fd = -1 if path is None else _open(path, append=append)
+        self._is_file = self._fd >= 0 and stat.S_ISREG(os.fstat(self._fd).st_mode)
+
+    def __call__(self, event: str, **fields: str | int | float | bool | None) -> None:
+        """Take one event."""
+        if self._on_state is not None and event == STATE:
+            self._on_state(f"{self._side}: {fields['state']}")
+        if self._fd < 0:
+            return
+        line = {"t-ns": time.monotonic_ns(), "side": self._side, "event": event}
+        line |= {name.replace("_", "-"): value for name, value in fields.items()}
+        self._lines.append(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+        if len(self._lines) >= self._lines_max or event == STATE:
+            self.flush()
+
+    async def keep_flushing(self) -> None:
+        """Write what has come every moment until cancelled, so that a reader need not wait."""
+        while self._fd >= 0:
+            await trio.sleep(_SECONDS_MAX)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come; a file that cannot be written is given up, not the guest."""
+        lines, self._lines = self._lines, []
+        if self._fd < 0:
+            return
+        try:
+            for piece in [b"".join(lines)] if self._is_file else _pieces(lines):
+                data = memoryview(piece)
+                while data:
+                    data = data[os.write(self._fd, data) :]
+        except OSError as error:
+            tell(f"{self._side}: from here on events are lost: {error.strerror}")
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Recorder:
+        """Return the recorder itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write the rest and close the file."""
+        self.flush()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _pieces(lines: list[bytes]) -> Iterator[bytes]:
+    """Yield whole lines, as many together as a pipe takes in one piece."""
+    piece = b""
+    for line in lines:
+        if piece and len(piece) + len(line) > _PIPE_BYTES:
+            yield piece
+            piece = b""
+        piece += line
+    if piece:
+        yield piece
+
+
+def _open(path: Path, *, append: bool) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (0 if append else os.O_TRUNC)
+    try:
+        return os.open(path, flags, 0o666)
+    except OSError as error:
+        raise MidstreamError(f"cannot write {path}: {error.strerror}") from error

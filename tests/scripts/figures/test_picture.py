@@ -1,0 +1,86 @@
+"""The picture of a run's channels."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from click.testing import CliRunner
+
+from protocol.errors import LocalProtocolError
+from scripts.figures.picture import Bar, draw, main, read_run
+
+
+def told(event: str, ms: float, page: int, **fields: object) -> dict[str, object]:
+    """Return one event of the source."""
+    return {
+        "t-ns": int(ms * 1e6), "side": "source", "event": event, "block": 0, "page": page, **fields
+    }  # fmt: skip
+
+
+BACKGROUND = {"channel": "precopy", "urgent": False, "boosted": False}
+URGENT = {"channel": "postcopy", "urgent": True, "boosted": False}
+BOOSTED = {"channel": "precopy", "urgent": True, "boosted": True}
+EVENTS = [
+    told("page-start", 0, 5, **BACKGROUND),
+    told("page-request", 9, 9),
+    told("preempt", 10, 5, **BACKGROUND),
+    told("page-start", 10, 9, **URGENT),
+    told("page-request", 12, 5),
+    {"t-ns": 11_000_000, "side": "dest", "event": "vcpu-wait", "block": 0, "page": 5},
+    told("page-sent", 20, 9, **URGENT),
+    told("page-start", 20, 5, **BOOSTED),
+    told("page-sent", 30, 5, **BOOSTED),
+    {"t-ns": 31_000_000, "side": "dest", "event": "vcpu-wake", "block": 0, "page": 5},
+]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A file of events in which page 5 is preempted, waited for, and finished urgently."""
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in reversed(EVENTS)))
+    return path
+
+
+def test_bars_are_what_each_channel_carried(saved: Path) -> None:
+    """Times count from the preemption; a page that was broken off has a bar for each part."""
+    run = read_run("ordered", saved, 5)
+
+    assert run.bars == (
+        Bar("precopy", 5, "background", -10, 0),
+        Bar("postcopy", 9, "urgent", 0, 10),
+        Bar("precopy", 5, "boosted", 10, 20),
+    )
+    assert list(run.requests) == [(9, -1), (5, 2)]
+    assert run.wait_ms == (1, 21)
+
+
+def test_the_picture_is_an_svg_that_says_all(saved: Path) -> None:
+    """It is well-formed, with every lane, the legend, the wait in words and the axis' unit."""
+    text = draw([read_run("ordered", saved, 5), read_run("again", saved, 5)], 5)
+
+    words = {element.text for element in ET.fromstring(text).iter() if element.text}
+    assert {"ordered", "again", "precopy channel", "postcopy channel"} <= words
+    assert "the vCPU on page 5 waits 20 ms" in words
+    assert "milliseconds since the preemption" in words
+
+
+@pytest.mark.parametrize("content", ["", "no json\n", "[]\n", '{"event": "state"}\n'])
+def test_what_is_no_such_run_is_refused(tmp_path: Path, content: str) -> None:
+    """A file without events, or without the case, is named in the error."""
+    path = tmp_path / "events.jsonl"
+    path.write_text(content)
+
+    with pytest.raises(LocalProtocolError, match=r"events\.jsonl"):
+        read_run("ordered", path, 5)
+
+
+def test_the_command_writes_the_file(saved: Path, tmp_path: Path) -> None:
+    """NAME=FILE gives a panel of that name."""
+    out = tmp_path / "picture.svg"
+
+    result = CliRunner().invoke(main, [f"ordered={saved}", "--page=5", f"--out={out}"])
+
+    assert result.exit_code == 0
+    assert "ordered" in out.read_text()

@@ -1,0 +1,247 @@
+"""Tests of scripts/injection/proxy.py, its pipes and gates, between two ends in this process."""
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from protocol.channels import Channel
+from protocol.geometry import Geometry, RamBlock
+from protocol.messages import Hello, PageData
+from protocol.wire import encode
+from scripts.injection.actions import NetworkAction
+from scripts.injection.proxy import Proxy
+from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Part
+
+SECONDS_MAX = 20.0
+GEOMETRY = Geometry((RamBlock("ram", 8 << 20, 2 << 20),))
+HELLO = encode(Hello(version=1, session=b"s" * 16, role="precopy"))
+PRECOPY = (Channel.PRECOPY,)
+FORWARD = (Direction.FORWARD,)
+BACKWARD = (Direction.BACKWARD,)
+
+
+class Ends:
+    """A proxy and what is at both its ends."""
+
+    def __init__(self, proxy: Proxy, source: trio.SocketStream, dest: trio.SocketStream) -> None:
+        """Take them."""
+        self.proxy = proxy
+        self.source = source
+        self.dest = dest
+
+    async def greet(self) -> None:
+        """Say hello, so that the proxy knows the channel."""
+        await self.source.send_all(HELLO)
+        assert await read(self.dest, len(HELLO)) == HELLO
+
+
+async def read(stream: trio.SocketStream, count: int) -> bytes:
+    """Read so many bytes, or up to the end of file."""
+    data = b""
+    while len(data) < count and (more := await stream.receive_some(count - len(data))):
+        data += more
+    return data
+
+
+async def read_on(stream: trio.SocketStream) -> None:
+    """Read to the end of file."""
+    while await stream.receive_some():
+        pass
+
+
+async def is_silent(stream: trio.SocketStream) -> bool:
+    """Tell whether nothing comes, for as long as anything would take."""
+    with trio.move_on_after(0.1):
+        return await stream.receive_some() == b"never"
+    return True
+
+
+@asynccontextmanager
+async def ends(
+    mark: Mark | None = None,
+    on_reached: Callable[[Proxy], None] = lambda _: None,
+    link_rate: int = 0,
+) -> AsyncIterator[Ends]:
+    """Connect two ends through a proxy; when it comes to the mark, a function is called."""
+    proxy: Proxy = Proxy(
+        Marks(GEOMETRY, [mark] if mark else []), lambda _: on_reached(proxy), link_rate=link_rate
+    )
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    with trio.fail_after(SECONDS_MAX):
+        async with trio.open_nursery() as nursery, listener:
+            port = listener.socket.getsockname()[1]
+            address = await nursery.start(proxy.serve, "127.0.0.1", port)
+            source = await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
+            async with source, await listener.accept() as dest:
+                yield Ends(proxy, source, dest)
+            nursery.cancel_scope.cancel()
+
+
+async def test_bytes_pass_both_ways_and_ends_pass_too() -> None:
+    """Everything arrives as it was sent, and each end of file at the other end."""
+    async with ends() as both:
+        await both.greet()
+        payload = bytes(range(256)) * 4096
+        frame = encode(PageData(payload_bytes=len(payload), block=0, offset=0)) + payload
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(both.source.send_all, frame)
+            assert await read(both.dest, len(frame)) == frame
+        await both.dest.send_all(b"back")
+        assert await read(both.source, 4) == b"back"
+        await both.source.send_eof()
+        assert await both.dest.receive_some() == b""
+        await both.dest.send_all(b"still")
+        assert await read(both.source, 5) == b"still"
+
+
+@pytest.mark.parametrize("count", [len(HELLO) + 1, len(HELLO) + 1000, 70_000])
+async def test_a_stall_holds_at_the_very_byte(count: int) -> None:
+    """Exactly the bytes up to the mark arrive, the rest when it is healed."""
+    stall = NetworkAction("stall", PRECOPY, FORWARD)
+    mark = BytesMark(count, Channel.PRECOPY, Direction.FORWARD)
+    async with ends(mark, lambda proxy: proxy.act(stall)) as both:
+        # Too much for the kernel alone would be no good test of what is held back.
+        data = HELLO + b"\0" * 80_000
+        await both.source.send_all(data)
+        assert await read(both.dest, count) == data[:count]
+        assert await is_silent(both.dest)
+        both.proxy.act(NetworkAction("heal", PRECOPY))
+        assert await read(both.dest, len(data) - count) == data[count:]
+
+
+async def test_a_stall_ends_by_itself() -> None:
+    """A stall with a time is over then, and only the way that it names is stalled."""
+    async with ends() as both:
+        await both.greet()
+        both.proxy.act(NetworkAction("stall", PRECOPY, BACKWARD, for_ms=50.0))
+        before = trio.current_time()
+        await both.dest.send_all(b"late")
+        await both.source.send_all(b"\0\0")
+        assert await read(both.dest, 2) == b"\0\0"
+        assert await read(both.source, 4) == b"late"
+        assert trio.current_time() - before >= 0.05
+
+
+async def test_what_piles_up_before_a_stall_comes_as_one_piece() -> None:
+    """Small messages that were sent during a stall arrive together, in order."""
+    async with ends() as both:
+        await both.greet()
+        both.proxy.act(NetworkAction("stall", PRECOPY, BACKWARD))
+        for word in (b"one", b"two", b"three"):
+            await both.dest.send_all(word)
+            assert await is_silent(both.source)
+        both.proxy.act(NetworkAction("heal", PRECOPY))
+        assert await both.source.receive_some() == b"onetwothree"
+
+
+async def test_a_cut_resets_both_ends_behind_what_has_passed() -> None:
+    """What went before the cut arrives, what comes after does not, and nobody sees a good end."""
+    cut = NetworkAction("cut", PRECOPY)
+    mark = BytesMark(len(HELLO) + 10, Channel.PRECOPY, Direction.FORWARD)
+    async with ends(mark, lambda proxy: proxy.act(cut)) as both:
+        await both.source.send_all(HELLO + b"\0" * 100)
+        assert len(await read(both.dest, len(HELLO) + 10)) == len(HELLO) + 10
+        for end in (both.source, both.dest):
+            with pytest.raises(trio.BrokenResourceError):
+                await read_on(end)
+
+
+async def test_a_half_close_is_an_end_of_file_for_one_way_only() -> None:
+    """The receiver sees the end at the very byte; the way back goes on."""
+    half = NetworkAction("half-close", PRECOPY, FORWARD)
+    mark = BytesMark(len(HELLO) + 10, Channel.PRECOPY, Direction.FORWARD)
+    async with ends(mark, lambda proxy: proxy.act(half)) as both:
+        await both.source.send_all(HELLO + b"\0" * 100)
+        assert len(await read(both.dest, 999)) == len(HELLO) + 10
+        await both.dest.send_all(b"back")
+        assert await read(both.source, 4) == b"back"
+
+
+@pytest.mark.parametrize(("part", "first"), [(Part.PAGE, False), (Part.HEADER, True)])
+async def test_corruption_flips_bits_where_it_should(part: Part, *, first: bool) -> None:
+    """As many bits as wanted are flipped, one a byte, in the next bytes of that part."""
+    async with ends() as both:
+        await both.greet()
+        both.proxy.act(NetworkAction("corrupt", PRECOPY, FORWARD, bits=2, part=part))
+        head = encode(PageData(payload_bytes=4096, block=0, offset=0))
+        frame = head + b"\x55" * 4096
+        await both.source.send_all(frame)
+        seen = await read(both.dest, len(frame))
+        flipped = [at for at in range(len(frame)) if seen[at] != frame[at]]
+        start = 0 if first else len(head)
+        assert flipped == [start, start + 1]
+        assert all((seen[at] ^ frame[at]).bit_count() == 1 for at in flipped)
+
+
+async def test_a_throttle_and_a_delay_take_their_time() -> None:
+    """At 1 MB/s 100 kB take a tenth of a second; a delay comes on top of it."""
+    async with ends() as both:
+        await both.greet()
+        both.proxy.act(NetworkAction("throttle", PRECOPY, FORWARD, rate=1_000_000))
+        before = trio.current_time()
+        await both.source.send_all(b"\0" * 100_000)
+        assert len(await read(both.dest, 100_000)) == 100_000
+        assert trio.current_time() - before >= 0.09
+        both.proxy.act(NetworkAction("heal", PRECOPY))
+        both.proxy.act(NetworkAction("delay", PRECOPY, FORWARD, by_ms=50.0))
+        before = trio.current_time()
+        await both.source.send_all(b"\0")
+        # What was being waited for when the delay began comes without it.
+        await read(both.dest, 1)
+        await both.source.send_all(b"\0")
+        assert await read(both.dest, 1) == b"\0"
+        assert trio.current_time() - before >= 0.05
+
+
+async def test_a_link_is_shared_and_not_healed() -> None:
+    """The link's rate holds whatever is healed."""
+    async with ends(link_rate=1_000_000) as both:
+        await both.greet()
+        both.proxy.act(NetworkAction("heal", PRECOPY))
+        before = trio.current_time()
+        await both.source.send_all(b"\0" * 100_000)
+        assert len(await read(both.dest, 100_000)) == 100_000
+        assert trio.current_time() - before >= 0.09
+
+
+async def test_an_unplugged_channel_stays_so_for_its_time() -> None:
+    """After a cut with a time, a new connection of that channel is reset at its hello."""
+    async with ends() as both:
+        await both.greet()
+        address = both.source.socket.getpeername()
+        both.proxy.act(NetworkAction("cut", PRECOPY, for_ms=60_000.0))
+        with pytest.raises(trio.BrokenResourceError):
+            await both.source.receive_some()
+        async with await trio.open_tcp_stream(*address) as again:
+            await again.send_all(HELLO)
+            with pytest.raises(trio.BrokenResourceError):
+                await again.receive_some()
+
+
+async def test_a_destination_that_is_gone_is_a_reset() -> None:
+    """Where nobody listens any more, the source's connection is reset."""
+    with trio.socket.socket() as unused, trio.fail_after(SECONDS_MAX):
+        await unused.bind(("127.0.0.1", 0))
+        proxy = Proxy(Marks(GEOMETRY, []), lambda _: None)
+        async with trio.open_nursery() as nursery:
+            port = unused.getsockname()[1]
+            address = await nursery.start(proxy.serve, "127.0.0.1", port)
+            stream = await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
+            async with stream:
+                with pytest.raises(trio.BrokenResourceError):
+                    await stream.receive_some()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_reset_passes_as_a_reset() -> None:
+    """When one end is reset, the other sees that too."""
+    async with ends() as both:
+        await both.greet()
+        linger = b"\1\0\0\0\0\0\0\0"
+        both.source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        await both.source.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            await read_on(both.dest)

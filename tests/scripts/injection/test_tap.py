@@ -1,0 +1,120 @@
+"""Tests of scripts/injection/tap.py."""
+
+import pytest
+
+from protocol.channels import Channel
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock
+from protocol.messages import Hello, PageData, PageRequest, SwitchOver, ZeroData
+from protocol.wire import encode
+from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Part, ShareMark, Tap
+
+PAGE_BYTES = 2 << 20
+GEOMETRY = Geometry((RamBlock("ram", 4 * PAGE_BYTES, PAGE_BYTES), RamBlock("rom", 16384, 4096)))
+
+
+def hello(role: str = "precopy") -> bytes:
+    """Return the head of a Hello."""
+    return encode(Hello(version=1, session=b"s" * 16, role=role))
+
+
+def data(offset: int, length: int, block: int = 0) -> bytes:
+    """Return a frame of page bytes."""
+    return encode(PageData(payload_bytes=length, block=block, offset=offset)) + b"\x5a" * length
+
+
+def reach(tap: Tap, stream: bytes, size: int) -> list[tuple[int, Mark]]:
+    """Feed a stream in pieces of a size; return each mark and the bytes that had gone then."""
+    found = []
+    for at in range(0, len(stream), size):
+        piece_end = at
+        for piece in tap.feed(memoryview(stream)[at : at + size]):
+            assert piece.start == piece_end - at
+            piece_end = at + piece.stop
+            found += [(piece_end, mark) for mark in piece.reached]
+        assert piece_end == min(at + size, len(stream))
+    return found
+
+
+SHARE = ShareMark(PageId(0, 1), 0.0030)
+SHARE_BYTES = 6292
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096, 1 << 20])
+def test_marks_are_found_at_their_very_byte(size: int) -> None:
+    """However a stream is cut, each mark is reached by the byte that reaches it."""
+    count = BytesMark(100, Channel.PRECOPY, Direction.FORWARD)
+    stream = hello() + data(0, 4096) + data(PAGE_BYTES, 4096) + data(PAGE_BYTES + 4096, 4096)
+    before = len(hello() + data(0, 4096) + data(PAGE_BYTES, 4096))
+    head = len(data(PAGE_BYTES + 4096, 4096)) - 4096
+    tap = Tap(Direction.FORWARD, Marks(GEOMETRY, [count, SHARE]))
+    assert reach(tap, stream, size) == [
+        (100, count),
+        (before + head + SHARE_BYTES - 4096, SHARE),
+    ]
+
+
+def test_bytes_that_come_again_count_once() -> None:
+    """A share is of different bytes of the page, over both channels."""
+    marks = Marks(GEOMETRY, [ShareMark(PageId(1, 0), 1.0), ShareMark(PageId(1, 1), 0.5)])
+    first, second = Tap(Direction.FORWARD, marks), Tap(Direction.FORWARD, marks)
+    assert not reach(first, hello(), 99)
+    assert not reach(second, hello("postcopy"), 99)
+    frame = data(0, 4096, block=1)
+    assert not reach(first, frame[:-96], 99999)
+    assert [mark for _, mark in reach(second, frame[:-1], 99999)] == []
+    assert [mark for _, mark in reach(second, frame[-1:], 1)] == [ShareMark(PageId(1, 0), 1.0)]
+    run = data(0, 8192, block=1)
+    assert not reach(first, frame[-96:], 99)
+    assert reach(first, run, 99999) == [(len(run) - 2048, ShareMark(PageId(1, 1), 0.5))]
+
+
+def test_zeros_hold_a_page_without_its_bytes() -> None:
+    """A frame of zeros counts for its whole stretch when its head is there."""
+    mark = ShareMark(PageId(0, 2), 0.5)
+    tap = Tap(Direction.FORWARD, Marks(GEOMETRY, [mark]))
+    zero = encode(ZeroData(block=0, offset=2 * PAGE_BYTES, length=PAGE_BYTES))
+    stream = hello() + zero + data(0, 4096)
+    assert reach(tap, stream, 5) == [(len(hello() + zero), mark)]
+
+
+def test_parts_are_told_apart() -> None:
+    """Heads, page bytes and other payloads are known as what they are."""
+    tap = Tap(Direction.FORWARD, Marks(GEOMETRY, []))
+    state = encode(SwitchOver(payload_bytes=10, postcopy=True)) + b"0123456789"
+    stream = hello() + data(0, TARGET_PAGE_BYTES) + state
+    sizes = dict.fromkeys(Part, 0)
+    for piece in tap.feed(memoryview(stream)):
+        sizes[piece.part] += piece.stop - piece.start
+    assert sizes[Part.PAGE] == TARGET_PAGE_BYTES
+    assert sizes[Part.OTHER] == 10
+    assert sizes[Part.HEADER] == len(stream) - TARGET_PAGE_BYTES - 10
+
+
+def test_carriers_are_those_since_the_switch_over() -> None:
+    """Which channels brought a page is told in order, and what precopy brought is forgotten."""
+    page = PageId(0, 0)
+    marks = Marks(GEOMETRY, [], watched=[page])
+    precopy, postcopy = Tap(Direction.FORWARD, marks), Tap(Direction.FORWARD, marks)
+    reach(precopy, hello() + data(0, 4096), 64)
+    assert marks.carriers[page] == [Channel.PRECOPY]
+    reach(precopy, encode(SwitchOver(postcopy=True)), 64)
+    reach(postcopy, hello("postcopy") + data(0, 4096), 64)
+    reach(precopy, data(4096, 4096) + data(PAGE_BYTES, 4096), 64)
+    assert marks.carriers[page] == [Channel.POSTCOPY, Channel.PRECOPY]
+
+
+def test_the_way_back_is_counted_once_its_channel_is_known() -> None:
+    """A backward tap is told its channel, and finds frames as a forward one does."""
+    mark = BytesMark(3, Channel.PRECOPY, Direction.BACKWARD)
+    tap = Tap(Direction.BACKWARD, Marks(GEOMETRY, [mark]))
+    tap.channel = Channel.PRECOPY
+    assert reach(tap, encode(PageRequest(block=0, page=1, target_page=2)), 2) == [(3, mark)]
+
+
+@pytest.mark.parametrize("junk", [b"\0\0\0\0", b"\xff" * 8, b"\0\0\0\2\xc1\xc1", b"\0\0\0\1\x90"])
+def test_what_is_no_frame_passes_uncut(junk: bytes) -> None:
+    """Behind bytes that are no frame nothing is looked for any more, but bytes still count."""
+    mark = BytesMark(150, Channel.PRECOPY, Direction.FORWARD)
+    tap = Tap(Direction.FORWARD, Marks(GEOMETRY, [mark, SHARE]))
+    stream = hello() + junk + data(PAGE_BYTES, 8192)
+    assert reach(tap, stream, 11) == [(150, mark)]

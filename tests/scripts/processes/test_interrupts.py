@@ -1,0 +1,54 @@
+"""Signals outside the event loop: one line and 130, or nothing once the end is decided."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import ROOT
+
+RAISE = "import signal\nfor _ in range(2):\n    signal.raise_signal(signal.{name})\nprint('on')"
+
+
+def run(call: str, name: str) -> subprocess.CompletedProcess[str]:
+    """Run Python that prepares for signals by a call, and then gets one twice."""
+    code = (
+        f"from scripts.processes import interrupts\ninterrupts.{call}()\n{RAISE.format(name=name)}"
+    )
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_process(name: str) -> None:
+    """The first signal is the last thing that happens."""
+    done = run("exit_when_signalled", name)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == f"midstream: cancelled by {name}\n"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_end_that_is_decided_is_not_disturbed(name: str) -> None:
+    """Once the outcome is to be told, signals change nothing."""
+    done = run("ignore_signals", name)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "on\n", "")
+
+
+def test_signals_that_came_too_early_count() -> None:
+    """A signal that was blocked while the process started ends it as soon as it can say so."""
+    code = (
+        "import signal, scripts.processes.interrupts\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+        "scripts.processes.interrupts.exit_when_signalled()\n"
+        "print('on')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "")
+    assert done.stderr == "midstream: cancelled by SIGINT\n"

@@ -1,0 +1,87 @@
+"""The progress line: on a terminal only, never wider than it."""
+
+import io
+from dataclasses import replace
+
+import pytest
+import trio
+
+from scripts.screen.progress import progress_line, show_progress
+from source.session import Progress
+
+NOW = Progress(
+    state="postcopy-active", pass_count=1, ram_bytes=64 << 20, remaining_bytes=16 << 20,
+    sent_bytes=100 << 20, elapsed_ms=5.0, requests=29, queued_requests=3, preemptions=2, boosted=1,
+)  # fmt: skip
+
+
+class Terminal(io.StringIO):
+    """Standard error on a terminal, or not."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        """Start with an empty screen."""
+        super().__init__()
+        self._is_terminal = is_terminal
+
+    def isatty(self) -> bool:  # type: ignore[explicit-override] # typing.override: from 3.12
+        """Tell what it was made to tell."""
+        return self._is_terminal
+
+
+class BrokenTerminal(Terminal):
+    """A terminal that went away."""
+
+    def write(self, text: str) -> int:  # type: ignore[explicit-override] # as above
+        """Fail as a write to it does."""
+        raise OSError(5, f"cannot write {len(text)} characters")
+
+
+async def show_for_a_moment(stream: io.StringIO) -> None:
+    """Show progress until it has had time for one line."""
+    with trio.move_on_after(0.05):
+        await show_progress(lambda: NOW, stream)
+
+
+def test_the_line_says_how_far_it_is() -> None:
+    """State, a bar, what remains, the rate and who waits stand in one line."""
+    assert progress_line(NOW, 534e6, 100) == (
+        "postcopy-active [############----]  16 MiB left  534 MB/s  29 requests, 3 wait"
+    )
+    active = replace(NOW, state="active", requests=0, queued_requests=0)
+    assert progress_line(active, 0, 100) == (
+        "active          [############----]  pass 2  16 MiB left  0 MB/s"
+    )
+
+
+def test_before_the_first_page_there_is_only_a_state() -> None:
+    """Nothing is left to send only because nothing is known yet."""
+    assert progress_line(replace(NOW, state="setup", remaining_bytes=0), 0, 80) == "setup"
+
+
+@pytest.mark.parametrize("columns", [10, 40, 80])
+def test_the_line_fits_the_terminal(columns: int) -> None:
+    """No figure is so large that the line wraps."""
+    wide = replace(NOW, remaining_bytes=10**15, ram_bytes=10**15, requests=10**12)
+    assert len(progress_line(wide, 1e15, columns)) < columns
+
+
+async def test_a_terminal_is_left_clean() -> None:
+    """The line replaces itself, and is gone in the end."""
+    terminal = Terminal(is_terminal=True)
+    await show_for_a_moment(terminal)
+    text = terminal.getvalue()
+    assert "postcopy-active" in text
+    assert "\n" not in text
+    assert text.endswith("\r\x1b[K")
+
+
+async def test_a_file_gets_no_progress() -> None:
+    """Where nobody watches, nothing is shown."""
+    file = Terminal(is_terminal=False)
+    await show_for_a_moment(file)
+    assert file.getvalue() == ""
+
+
+async def test_a_terminal_that_goes_away_ends_nothing() -> None:
+    """A write that fails is no reason to end a migration."""
+    await show_for_a_moment(BrokenTerminal(is_terminal=True))
