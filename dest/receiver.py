@@ -91,6 +91,8 @@ class Receiver:
             view,
             lambda count: self._engine.progress(self._name, page, count),
             self._is_waste if self._plan.policy.half_sent is HalfSent.RESEND else None,
+            # In precopy no vCPU waits here, and no script looks.
+            gathered=not self._engine.assembly.in_postcopy,
         )
         self._engine.end(self._name)
 

@@ -111,7 +111,7 @@ OPTIONS = (
         "--placement", DEST, MIGRATION,
         "How received pages become touchable: auto or simulated.", "auto", "KIND",
     ),
-    Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "1MiB", "SIZE"),
+    Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "2MiB", "SIZE"),
     Option(
         "--postcopy-after", SOURCE, MIGRATION,
         "Precopy passes before postcopy; 0: postcopy at once; never: precopy until it converges.",

@@ -7,10 +7,10 @@ from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.pageset import PageSet
 from source.jobs import Job, covers
 
-# What is left of a page that was touched goes in chunks of this size at most.  The place that its
-# vCPU touches next likely lies in the frame that is under way then, and a request for that waits
-# for the frame's end: at 1 Gbit/s this is half a millisecond, 256 KiB are two.
-DEMOTED_CHUNK_BYTES_MAX = 64 * 1024
+# Where requests may come, small pages go in runs of at most so much, and so do parts of huge pages:
+# a vCPU that touches what lies in the frame under way waits for the frame's end, and what it
+# touches next likely lies there.  At 1 Gbit/s this is half a millisecond, 2 MiB are 17.
+POSTCOPY_RUN_BYTES_MAX = 64 * 1024
 
 
 class Background:
@@ -31,15 +31,18 @@ class Background:
         self._remaining = remaining
         self._geometry = remaining.geometry
         self._chunk_bytes = chunk_bytes
+        self._run_bytes = chunk_bytes
         self._in_parts = in_parts
         self._cursor = (0, 0)
         # Pages of which the touched target page went ahead, the newest last, and where that was.
         self._demoted: dict[PageId, int] = {}
 
-    def restart(self) -> None:
-        """Scan from the first block's first page."""
+    def restart(self, *, postcopy: bool) -> None:
+        """Scan from the first block's first page, with short runs where requests may come."""
         self._cursor = (0, 0)
         self._demoted.clear()
+        longest = POSTCOPY_RUN_BYTES_MAX if postcopy else self._chunk_bytes
+        self._run_bytes = min(self._chunk_bytes, longest)
 
     def go_on_at(self, block: int, offset: int) -> None:
         """Scan from this place on, in bytes from the block's start."""
@@ -74,9 +77,8 @@ class Background:
             whole = self._geometry.page_span(page)
             behind = self._demoted[page]
             rest = Span(page.block, behind, whole.end - behind)
-            length_max = min(self._chunk_bytes, DEMOTED_CHUNK_BYTES_MAX)
-            run = self._remaining.first_run(rest, length_max)
-            run = run or self._remaining.first_run(whole, length_max)
+            run = self._remaining.first_run(rest, self._run_bytes)
+            run = run or self._remaining.first_run(whole, self._run_bytes)
             if run is not None:
                 return Job(run, page, Channel.PRECOPY)
             del self._demoted[page]
@@ -100,13 +102,13 @@ class Background:
         page = PageId(block, offset // geometry.page_bytes)
         span = self._geometry.page_span(page)
         if geometry.page_bytes == TARGET_PAGE_BYTES:
-            # Base pages go in runs, as many as a chunk holds: one frame for one page of 4 KiB would
-            # spend more time on its header than on its bytes.
+            # Base pages go in runs: one frame for one page of 4 KiB would spend more time on its
+            # header than on its bytes.
             rest = Span(block, offset, geometry.length_bytes - offset)
-            span = self._remaining.first_run(rest, self._chunk_bytes) or span
+            span = self._remaining.first_run(rest, self._run_bytes) or span
         elif self._in_parts:
             rest = Span(block, offset, span.end - offset)
-            span = self._remaining.first_run(rest, self._chunk_bytes) or span
+            span = self._remaining.first_run(rest, self._run_bytes) or span
         self._cursor = (block, span.end)
         return Job(span, page, Channel.PRECOPY)
 

@@ -6,6 +6,7 @@ channel before its rest has.
 
 from __future__ import annotations
 
+import os
 import socket
 
 import trio
@@ -88,6 +89,28 @@ class OutChannel:
         self.open_frame = None
         self._sock.close()
 
+    def send_now(self, frame: Frame, limit: int) -> int:
+        """Hand the socket what it takes of a frame at once; return how many bytes, maybe none.
+
+        Raises:
+            ConnectionLost: The connection is broken.
+        """
+        try:
+            count = os.writev(self._sock.fileno(), frame.rest(limit))
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise ConnectionLost(
+                f"the {self.name.value} connection broke: {error.strerror or error}"
+            ) from error
+        frame.sent += count
+        self.bytes_sent += count
+        return count
+
+    async def wait_room(self) -> None:
+        """Wait until the socket takes bytes again, or is broken."""
+        await trio.lowlevel.wait_writable(self._sock)
+
     async def send_some(self, frame: Frame, limit: int) -> int:
         """Hand bytes of a frame to the socket, waiting until it takes some; return how many.
 
@@ -96,14 +119,9 @@ class OutChannel:
         Raises:
             ConnectionLost: The connection is broken.
         """
-        try:
-            count = await self._sock.sendmsg(frame.rest(limit))
-        except OSError as error:
-            raise ConnectionLost(
-                f"the {self.name.value} connection broke: {error.strerror or error}"
-            ) from error
-        frame.sent += count
-        self.bytes_sent += count
+        await trio.lowlevel.checkpoint()
+        while not (count := self.send_now(frame, limit)):
+            await self.wait_room()
         return count
 
     async def send(self, message: Message, payload: memoryview | bytes = b"") -> None:

@@ -175,7 +175,7 @@ class Migration:
         """Hand the guest over, then send what it misses, in the order in which it asks."""
         # Before the guest can run there: a request for a page not yet known here would be taken for
         # one that was sent, and the page would come when the scan gets to it.
-        self.scheduler.add(dirty)
+        self.scheduler.add(dirty, postcopy=True)
         for block, first, count, bits in dirty.bitmaps(DISCARD_BYTES_MAX * 8):
             discard = Discard(payload_bytes=len(bits), block=block, first=first, count=count)
             await self._main.send(discard, bits)
@@ -215,10 +215,10 @@ class Migration:
         self.meter.finished_ns = finished.at_ns
         self._lifecycle.fire(Event.ALL_PLACED)
 
-    async def _on_request(self, request: PageRequest) -> None:
+    def _on_request(self, request: PageRequest) -> None:
         # One may come before this side has noted that its SwitchOver is sent.
         if self._lifecycle.state not in (State.DEVICE, State.POSTCOPY_ACTIVE):
             raise RemoteProtocolError(
                 f"PageRequest came in state {self._lifecycle.state.value}, no vCPU runs there"
             )
-        await self._sender.request(PageId(request.block, request.page), request.target_page)
+        self._sender.request(PageId(request.block, request.page), request.target_page)

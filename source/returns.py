@@ -6,7 +6,7 @@ Page requests are handed on at once, one after the other; everything else waits 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -99,14 +99,12 @@ class Received(Generic[M]):
 class Inbox:
     """What comes over a return path and is not a page request, in order, for who awaits it."""
 
-    def __init__(
-        self, path: ReturnPath, on_request: Callable[[PageRequest], Awaitable[None]]
-    ) -> None:
+    def __init__(self, path: ReturnPath, on_request: Callable[[PageRequest], None]) -> None:
         """Prepare; `run` reads.
 
         Args:
             path: Where messages come from.
-            on_request: Awaited with each page request as soon as it is read.
+            on_request: Called with each page request as soon as it is read.
         """
         self._path = path
         self._on_request = on_request
@@ -122,7 +120,7 @@ class Inbox:
         while True:
             message, payload = await self._path.receive()
             if isinstance(message, PageRequest):
-                await self._on_request(message)
+                self._on_request(message)
                 continue
             try:
                 self._send.send_nowait(Received(message, payload, time.monotonic_ns()))

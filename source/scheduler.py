@@ -15,7 +15,8 @@ The rules:
 3. Urgent pages are never preempted.  A background page is, as soon as a request arrives.
 4. So at most one page is preempted at a time.
 5. A request for a page that was sent, or that is queued already, sends nothing.
-6. A request for the page that is being sent in the background makes it urgent in place.
+6. A request for the page that is being sent in the background makes it urgent in place; but where
+   an older request is about to break that page off, it waits for its turn behind it.
 7. Where the policy is critical, "page" in these rules is the one target page that was touched; what
    is left of its page is background that comes before the scan, the newest request's first.
 8. Where the policy is concurrent, requests and background each have a lane, and no page is in both;
@@ -104,8 +105,12 @@ class Scheduler:
         notices, self._notices = self._notices, []
         return notices
 
-    def add(self, pages: PageSet) -> None:
+    def add(self, pages: PageSet, *, postcopy: bool = False) -> None:
         """Take what a precopy pass, or the postcopy phase, has to send; the scan starts anew.
+
+        Args:
+            pages: What to send.
+            postcopy: Requests may come; what one may have to wait for is kept short.
 
         Raises:
             LocalProtocolError: A page is on its way; its new bytes could overtake its old ones.
@@ -113,7 +118,7 @@ class Scheduler:
         if self._current or self._preempted or self._leftover:
             raise LocalProtocolError("pages cannot be added while one is being sent")
         self._remaining.update(pages)
-        self._background.restart()
+        self._background.restart(postcopy=postcopy)
 
     def request(self, page: PageId, target_page: int, now_ns: int) -> Answer:
         """Take a page request; afterwards look at `wants_preemption`.
@@ -130,12 +135,13 @@ class Scheduler:
         request = Request(page, unit, now_ns)
         self.counts.received += 1
         under_way = self._under_way(unit)
-        if under_way is not None:
-            return self._request_under_way(under_way, request)
+        if under_way is not None and (answer := self._answer_under_way(under_way, request)):
+            return answer
         if unit in self._queue:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
-        if not self._is_preempted(unit) and not self._remaining.holds_any(unit):
+        lies_here = under_way is not None or self._is_preempted(unit)
+        if not lies_here and not self._remaining.holds_any(unit):
             self.counts.already_sent += 1
             return Answer.ALREADY_SENT
         self._queue.append(request)
@@ -209,7 +215,8 @@ class Scheduler:
                 return job
         return None
 
-    def _request_under_way(self, job: Job, request: Request) -> Answer:
+    def _answer_under_way(self, job: Job, request: Request) -> Answer | None:
+        """Return the answer to a request that a job under way meets, None if it has to queue."""
         if job.urgent:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
@@ -217,6 +224,8 @@ class Scheduler:
             job.postponed = True
             self.counts.postponed += 1
             return Answer.POSTPONED
+        if self.wants_preemption:
+            return None
         self._make_urgent(job, request)
         return Answer.URGENT_IN_PLACE
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+import numpy as np
 import trio
 
 from guest.memory import GuestMemory
@@ -23,8 +24,6 @@ from source.channel import Frame, OutChannel
 from source.jobs import Chunk, Lane
 from source.pacing import Pacer
 from source.scheduler import Scheduler
-
-_WORDS_PER_TARGET_PAGE = TARGET_PAGE_BYTES // 8
 
 
 class Sender:
@@ -43,8 +42,8 @@ class Sender:
         self._memory = memory
         self._channels = channels
         self._emit = emit
-        self._breakable: trio.CancelScope | None = None
-        self._broken_off = trio.lowlevel.ParkingLot()
+        # Where the background waits, for its socket or for its limit.
+        self._waiting: trio.CancelScope | None = None
         self._requested = trio.Event()
         self._background_done = False
         # When the request being served came, and when its first urgent frame was made.
@@ -67,11 +66,8 @@ class Sender:
             # Begins first: what is requested already is not left to the background.
             await self._drain_urgent()
 
-    async def request(self, page: PageId, target_page: int) -> Answer:
+    def request(self, page: PageId, target_page: int) -> Answer:
         """Take a page request of the destination; what is being sent may be broken off for it.
-
-        Returns when it is broken off: the next request may be for that very page, and must find it
-        behind this one.
 
         Args:
             page: The page that a vCPU waits for.
@@ -83,11 +79,10 @@ class Sender:
         answer = self._scheduler.request(page, target_page, time.monotonic_ns())
         self._requested.set()
         self._emit(events.PAGE_REQUEST, block=page.block, page=page.index, answer=answer.value)
-        if self._breakable is not None and (
+        if self._waiting is not None and (
             self._scheduler.wants_preemption or answer is Answer.URGENT_IN_PLACE
         ):
-            self._breakable.cancel()
-            await self._broken_off.park()
+            self._waiting.cancel()
         return answer
 
     async def _drain(self, lane: Lane) -> None:
@@ -125,7 +120,7 @@ class Sender:
                     channel.open_frame = None
                 return
             else:
-                await self._send_background(channel, frame, lane)
+                await self._send_background(channel, frame)
         channel.open_frame = None
         channel.target_pages_sent += chunk.span.length // TARGET_PAGE_BYTES
         channel.data_bytes_sent += frame.payload_bytes
@@ -137,25 +132,27 @@ class Sender:
                 pages=len(self._memory.geometry.pages_of(chunk.span)),
             )  # fmt: skip
 
-    async def _send_background(self, channel: OutChannel, frame: Frame, lane: Lane) -> None:
-        """Send of a frame what the limit allows, until it is done or a request comes."""
+    async def _send_background(self, channel: OutChannel, frame: Frame) -> None:
+        """Send of a frame what the socket and the limit allow, or wait until they allow some."""
+        wanted_bytes = frame.length - frame.sent
+        # The clock that the sleep goes by.
+        now_ns = int(trio.current_time() * 1e9)
+        allowed_bytes = self.pacer.allowance(wanted_bytes, now_ns)
+        if allowed_bytes and (count := channel.send_now(frame, allowed_bytes)):
+            self.pacer.spend(count)
+            # Requests that have come are heard before more is sent.
+            await trio.lowlevel.checkpoint()
+            return
+        # A scope is made to wait in, and not for each piece that goes at once: it costs as much as
+        # copying a tenth of a huge page.
         try:
-            with trio.CancelScope() as self._breakable:
-                await self._send_paced(channel, frame, lane)
+            with trio.CancelScope() as self._waiting:
+                if allowed_bytes:
+                    await channel.wait_room()
+                else:
+                    await trio.sleep(self.pacer.wait_seconds(wanted_bytes, now_ns))
         finally:
-            self._breakable = None
-            self._broken_off.unpark_all()
-
-    async def _send_paced(self, channel: OutChannel, frame: Frame, lane: Lane) -> None:
-        while not (frame.done or self._scheduler.urgent(lane) or self._scheduler.wants_preemption):
-            wanted_bytes = frame.length - frame.sent
-            # The clock that the sleep goes by.
-            now_ns = int(trio.current_time() * 1e9)
-            allowed_bytes = self.pacer.allowance(wanted_bytes, now_ns)
-            if allowed_bytes:
-                self.pacer.spend(await channel.send_some(frame, allowed_bytes))
-            else:
-                await trio.sleep(self.pacer.wait_seconds(wanted_bytes, now_ns))
+            self._waiting = None
 
     def _frame(self, chunk: Chunk) -> Frame:
         block, offset, length = chunk.span
@@ -183,10 +180,9 @@ class Sender:
         return (began_ns - chunk.requested_ns) // 1000, (now_ns - began_ns) // 1000
 
     def _is_zero(self, chunk: Chunk) -> bool:
-        words = self._memory.words(chunk.span.block)
-        part = words[chunk.span.offset // 8 : chunk.span.end // 8]
-        # A look at one word of each target page tells almost always.
-        return not part[::_WORDS_PER_TARGET_PAGE].any() and not part.any()
+        # As truth values NumPy looks at bytes in vectors and stops at the first that is not zero.
+        view = self._memory.views[chunk.span.block]
+        return not np.frombuffer(view, np.bool_, chunk.span.length, chunk.span.offset).any()
 
     def _tell_notices(self) -> None:
         for notice in self._scheduler.take_notices():

@@ -68,6 +68,7 @@ class Wire:
         *,
         chunk_bytes: int = CHUNK,
         dirty: Iterable[Span] | None = None,
+        postcopy: bool = False,
     ) -> None:
         """Start with some spans to send, or with the whole guest."""
         self.geometry = geometry
@@ -82,7 +83,7 @@ class Wire:
             dirty = (Span(number, 0, b.length_bytes) for number, b in enumerate(geometry.blocks))
         self.owed = set_of(geometry, dirty)
         self.gone = PageSet(geometry)
-        self.scheduler.add(self.owed)
+        self.scheduler.add(self.owed, postcopy=postcopy)
 
     def request(self, wanted: PageId, target_page: int = 0) -> Answer:
         """Request a page, each a nanosecond after the one before."""

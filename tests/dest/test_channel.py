@@ -161,10 +161,10 @@ async def test_the_next_head_comes_along_with_a_payload() -> None:
         reads = 0
         receive_into = channel._receive_into
 
-        async def count(buffers: list[memoryview]) -> int:
+        async def count(buffers: list[memoryview], gathered_bytes: int = 1) -> int:
             nonlocal reads
             reads += 1
-            return await receive_into(buffers)
+            return await receive_into(buffers, gathered_bytes)
 
         channel._receive_into = count  # type: ignore[method-assign]
         for _ in range(frames):

@@ -38,9 +38,8 @@ class Rig:
         self.peer = Peer(far)
         self.requests: list[PageRequest] = []
 
-    async def take(self, request: PageRequest) -> None:
+    def take(self, request: PageRequest) -> None:
         """Keep a request."""
-        await trio.lowlevel.checkpoint()
         self.requests.append(request)
 
 

@@ -15,6 +15,7 @@ from protocol.geometry import PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, preset
 from source.answers import Answer, Notice
+from source.background import POSTCOPY_RUN_BYTES_MAX
 from source.jobs import Chunk
 from source.scheduler import Scheduler
 from tests.scheduled import (
@@ -460,6 +461,36 @@ def test_a_request_for_the_streamed_page_makes_it_urgent_in_place(
     ] * len(rest)
     counts = wire.scheduler.counts
     assert (counts.preemptions, counts.boosted, counts.on_precopy_channel > 0) == (0, 0, True)
+    wire.assert_all_sent_once()
+
+
+@pytest.mark.parametrize("policy", [name for name in PREEMPTING if name in IN_PLACE])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_request_for_a_page_about_to_be_broken_off_waits_behind_the_older_one(
+    policy: str, begun: bool
+) -> None:
+    """The page under way is asked for when another page was before it: that one comes first."""
+    wire = Wire(policy)
+    wire.take()
+    assert wire.request(page(9)) is Answer.QUEUED
+    assert wire.request(page(0)) is Answer.QUEUED
+    assert wire.request(page(0)) is Answer.DUPLICATE
+    assert not wire.urgent
+    wire.interrupt(begun=begun)
+    wire.drain()
+    assert in_order(urgent(wire.sent))[:2] == pages(9, 0)
+
+
+def test_a_request_for_a_page_that_ends_before_it_is_broken_off_sends_nothing() -> None:
+    """The page under way is whole before anybody broke it off: its request was in time."""
+    wire = Wire("ordered", guest((16, HUGE)), chunk_bytes=HUGE)
+    wire.take()
+    wire.request(page(9))
+    assert wire.request(page(0)) is Answer.QUEUED
+    wire.send()
+    wire.drain()
+    assert in_order(urgent(wire.sent)) == pages(9)
+    assert wire.scheduler.counts.already_sent == 1
     wire.assert_all_sent_once()
 
 
@@ -921,3 +952,14 @@ def test_notices_tell_of_preemption_and_boost(mid_chunk: bool) -> None:
     ]
     wire.drain()
     assert {notice.event for notice in wire.scheduler.take_notices()} == {events.PAGE_START}
+
+
+@pytest.mark.parametrize("policy", ["ordered", "critical-first"])
+def test_where_requests_may_come_runs_are_short(policy: str) -> None:
+    """Small pages go in short runs, so that a request for one of them does not wait for many."""
+    blocks = guest((300, BASE))
+    longest = {
+        postcopy: max(c.span.length for c in Wire(policy, blocks, postcopy=postcopy).drain())
+        for postcopy in (False, True)
+    }
+    assert longest == {False: CHUNK, True: POSTCOPY_RUN_BYTES_MAX}

@@ -28,7 +28,7 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Spa
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, Policy, preset
 from source.answers import Answer, SchedulerCounts
-from source.background import DEMOTED_CHUNK_BYTES_MAX
+from source.background import POSTCOPY_RUN_BYTES_MAX
 from source.jobs import Chunk, Lane
 from source.scheduler import Scheduler
 
@@ -86,7 +86,7 @@ class Model:
         """Start with nothing to send."""
         self.geometry = geometry
         self.policy = policy
-        self.chunk_pages = chunk_bytes // TARGET_PAGE_BYTES
+        self.chunk_pages = self.run_pages = chunk_bytes // TARGET_PAGE_BYTES
         # Where each page's target pages are, and which page and block each belongs to.
         self.flats_of: dict[PageId, list[int]] = {}
         self.page_at: list[PageId] = []
@@ -117,9 +117,11 @@ class Model:
         stream = self.streams.get(Lane.ALL)
         return bool(self.policy.preempts and self.queue and stream and stream.requested_ns is None)
 
-    def add(self, flats: Iterable[int]) -> None:
+    def add(self, flats: Iterable[int], *, postcopy: bool) -> None:
         """Owe target pages, and look for them from the start."""
         self.owed.update(flats)
+        shortest = POSTCOPY_RUN_BYTES_MAX // TARGET_PAGE_BYTES
+        self.run_pages = min(self.chunk_pages, shortest) if postcopy else self.chunk_pages
         self.cursor = 0
         self.demoted = []
 
@@ -133,20 +135,20 @@ class Model:
         self.counts.received += 1
         unit = self.unit(page, target_page)
         stream = self.under_way(unit)
-        if stream is not None:
-            return self.request_under_way(stream, page, unit, now_ns)
+        if stream is not None and (answer := self.met_under_way(stream, page, unit, now_ns)):
+            return answer
         if unit in [queued for _, queued, _ in self.queue]:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
-        if travels(unit, self.half_sent) or self.owed.intersection(unit):
+        if stream or travels(unit, self.half_sent) or self.owed.intersection(unit):
             self.queue.append((page, unit, now_ns))
             return Answer.QUEUED
         self.counts.already_sent += 1
         return Answer.ALREADY_SENT
 
-    def request_under_way(
+    def met_under_way(
         self, stream: Stream, page: PageId, unit: list[int], now_ns: int
-    ) -> Answer:
+    ) -> Answer | None:
         """Rule 6, and what policies make of it."""
         if stream.requested_ns is not None:
             self.counts.duplicate += 1
@@ -155,6 +157,8 @@ class Model:
             stream.put_off = True
             self.counts.postponed += 1
             return Answer.POSTPONED
+        if self.wants_preemption:
+            return None
         self.hurry(stream, page, unit, now_ns)
         return Answer.URGENT_IN_PLACE
 
@@ -271,8 +275,7 @@ class Model:
             left = [flat for flat in self.flats_of[page] if flat in self.owed]
             if left:
                 run = consecutive([flat for flat in left if flat >= touched] or left)
-                pages_max = min(self.chunk_pages, DEMOTED_CHUNK_BYTES_MAX // TARGET_PAGE_BYTES)
-                return Stream(run[:pages_max], page, Channel.PRECOPY)
+                return Stream(run[: self.run_pages], page, Channel.PRECOPY)
             self.demoted.pop()
         beside = self.streams.get(Lane.URGENT)
         free = self.owed.difference(beside.flats if beside else ())
@@ -283,10 +286,10 @@ class Model:
         flats = self.flats_of[page]
         if len(flats) == 1:
             in_block = (f for f in self.owed if f >= first and self.page_at[f].block == page.block)
-            flats = consecutive(sorted(in_block))[: self.chunk_pages]
+            flats = consecutive(sorted(in_block))[: self.run_pages]
         elif self.policy.critical:
             left = [flat for flat in flats if flat >= first and flat in self.owed]
-            flats = consecutive(left)[: self.chunk_pages]
+            flats = consecutive(left)[: self.run_pages]
         self.cursor = flats[-1] + 1
         return Stream(flats, page, Channel.PRECOPY)
 
@@ -339,10 +342,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.model = Model(geometry, self.policy, chunk_bytes)
         self.add([Span(n, 0, block.length_bytes) for n, block in enumerate(geometry.blocks)])
 
-    @rule(seed=st.integers(0, 1 << 32))
-    def add_some(self, seed: int) -> None:
+    @rule(seed=st.integers(0, 1 << 32), postcopy=st.booleans())
+    def add_some(self, seed: int, postcopy: bool) -> None:
         """Add a few stretches of the guest, down to single target pages."""
-        self.add(self.some_spans(Random(seed)))
+        self.add(self.some_spans(Random(seed)), postcopy=postcopy)
 
     def some_spans(self, chance: Random) -> list[Span]:
         """Return stretches of the guest that may overlap."""
@@ -355,7 +358,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             spans.append(Span(block, first * TARGET_PAGE_BYTES, count * TARGET_PAGE_BYTES))
         return spans
 
-    def add(self, spans: list[Span]) -> None:
+    def add(self, spans: list[Span], *, postcopy: bool = False) -> None:
         """Add spans to both, unless a page is on its way."""
         pages, flats = PageSet(self.geometry), set[int]()
         for span in spans:
@@ -365,8 +368,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             with pytest.raises(LocalProtocolError):
                 self.scheduler.add(pages)
             return
-        self.scheduler.add(pages)
-        self.model.add(flats)
+        self.scheduler.add(pages, postcopy=postcopy)
+        self.model.add(flats, postcopy=postcopy)
         self.due |= flats
         self.background.clear()
         self.channels.clear()
@@ -406,7 +409,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         asking = chance.choice([0.1, 0.3])
         for _ in range(count):
             if not (self.model.owed or self.model.busy):
-                self.add(self.some_spans(chance))
+                self.add(self.some_spans(chance), postcopy=chance.random() < 0.5)
             lane = chance.choice(self.scheduler.lanes)
             background = lane in self.out and not self.scheduler.urgent(lane)
             if chance.random() < (0.6 if background else asking):

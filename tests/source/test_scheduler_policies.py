@@ -11,7 +11,7 @@ from protocol.errors import LocalProtocolError
 from protocol.geometry import Span
 from protocol.pageset import PageSet
 from source.answers import Answer, Notice
-from source.background import DEMOTED_CHUNK_BYTES_MAX
+from source.background import POSTCOPY_RUN_BYTES_MAX
 from source.jobs import Chunk, Lane
 from tests.scheduled import (
     BASE,
@@ -287,12 +287,12 @@ def test_split_finishes_a_page_of_which_only_the_frame_is_left() -> None:
 
 # critical-first: of a requested page only the touched target page is urgent.
 
-SMALL = DEMOTED_CHUNK_BYTES_MAX // BASE
+SMALL = POSTCOPY_RUN_BYTES_MAX // BASE
 
 
 def test_critical_sends_the_touched_target_page_alone() -> None:
     """Only the target page that was touched is urgent, over the postcopy channel."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     assert wire.request(page(3), 100) is Answer.QUEUED
     first = wire.send()
     assert first == Chunk(
@@ -306,7 +306,7 @@ def test_critical_sends_the_touched_target_page_alone() -> None:
 
 def test_critical_goes_on_with_the_rest_of_the_page_from_the_touched_place() -> None:
     """What is left of a requested page comes before the scan, from the touched place and round."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     wire.request(page(3), 400)
     wire.drain()
     rest = [chunk.span for chunk in wire.sent[1:] if chunk.page == page(3)]
@@ -325,7 +325,7 @@ def test_critical_goes_on_with_the_rest_of_the_page_from_the_touched_place() -> 
 
 def test_critical_sends_the_rest_of_the_newest_requested_page_first() -> None:
     """Demoted pages stand newest first, and one that is touched again is the newest."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     for index, touched in ((3, 0), (5, 0), (7, 0), (3, 200)):
         wire.request(page(index), touched)
     assert in_order(wire.drain())[:7] == pages(3, 5, 7, 3, 7, 5, 4)
@@ -334,7 +334,7 @@ def test_critical_sends_the_rest_of_the_newest_requested_page_first() -> None:
 
 def test_critical_serves_requests_before_demoted_pages() -> None:
     """What is left of a page gives way to any request, between chunks and inside them."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     wire.request(page(3), 0)
     wire.send()
     demoted = wire.take()
@@ -351,7 +351,7 @@ def test_critical_serves_requests_before_demoted_pages() -> None:
 
 def test_critical_asks_for_each_target_page_by_itself() -> None:
     """A second touch of the same page is a request of its own, unless that place went already."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     answers = [wire.request(page(3), touched) for touched in (7, 8, 7)]
     assert answers == [Answer.QUEUED, Answer.QUEUED, Answer.DUPLICATE]
     assert wire.send().span == target_pages(3 * PER_PAGE + 7, 1)
@@ -368,7 +368,7 @@ def test_critical_asks_for_each_target_page_by_itself() -> None:
 
 def test_critical_finishes_the_begun_frame_for_a_request_inside_it() -> None:
     """A request for what lies in the broken-off frame ends that frame in its turn, urgently."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     wire.request(page(3), 0)
     wire.send()
     begun = wire.take()
@@ -389,7 +389,7 @@ def test_critical_finishes_the_begun_frame_for_a_request_inside_it() -> None:
 
 def test_critical_makes_the_frame_under_way_urgent_for_a_request_inside_it() -> None:
     """A request for what is being sent ends that frame at once, and no more of its page."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     frame = wire.take()
     assert wire.request(page(0), 5) is Answer.URGENT_IN_PLACE
     assert wire.urgent
@@ -397,14 +397,14 @@ def test_critical_makes_the_frame_under_way_urgent_for_a_request_inside_it() -> 
     after = wire.send()
     assert not after.urgent
     # The rest of the touched page goes on from behind the frame, in small chunks.
-    assert after.span == Span(0, frame.span.end, DEMOTED_CHUNK_BYTES_MAX)
+    assert after.span == Span(0, frame.span.end, POSTCOPY_RUN_BYTES_MAX)
     wire.drain()
     wire.assert_all_sent_once()
 
 
 def test_critical_puts_a_page_first_whose_touched_place_was_under_way() -> None:
     """A page is demoted by its request also when a frame under way meets that."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     wire.request(page(3), 0)
     wire.send()
     assert wire.take().page == page(3)
@@ -417,7 +417,7 @@ def test_critical_puts_a_page_first_whose_touched_place_was_under_way() -> None:
 
 def test_critical_forgets_nothing_of_an_unbegun_demoted_chunk() -> None:
     """A demoted chunk broken off before its first byte is made anew, and the scan has not moved."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     wire.request(page(3), 0)
     wire.send()
     wire.take()
@@ -431,7 +431,7 @@ def test_critical_forgets_nothing_of_an_unbegun_demoted_chunk() -> None:
 
 def test_critical_has_many_pages_half_sent() -> None:
     """Any number of pages may lie half-sent, and of each the source knows what went."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     for index in range(16):
         wire.request(page(index), 30 * index)
         wire.send()
@@ -445,7 +445,7 @@ def test_critical_has_many_pages_half_sent() -> None:
 
 def test_critical_tells_a_page_as_sent_with_the_last_of_it() -> None:
     """A page is whole when all of it went: not with its target page, nor with any other part."""
-    scheduler = Wire("critical-first", guest((1, HUGE))).scheduler
+    scheduler = Wire("critical-first", guest((1, HUGE)), postcopy=True).scheduler
     scheduler.request(page(0), 17, 1)
     said = []
     while scheduler.next_chunk() is not None:
@@ -454,15 +454,15 @@ def test_critical_tells_a_page_as_sent_with_the_last_of_it() -> None:
     assert len(said) == 34
 
 
-def test_critical_streams_untouched_pages_in_whole_chunks() -> None:
-    """Pages that nobody asked for go in chunks of the agreed size, a page's end included."""
+def test_critical_streams_pages_in_whole_chunks_where_nobody_can_ask() -> None:
+    """In precopy pages go in chunks of the agreed size, a page's end included."""
     wire = Wire("critical-first", guest((2, HUGE)), chunk_bytes=3 * CHUNK)
     assert [chunk.span.length for chunk in wire.drain()] == [3 * CHUNK, CHUNK] * 2
 
 
 def test_critical_never_makes_a_demoted_chunk_longer_than_agreed() -> None:
     """Where chunks are short already, those of a demoted page are no longer."""
-    wire = Wire("critical-first", guest((2, HUGE)), chunk_bytes=4 * BASE)
+    wire = Wire("critical-first", guest((2, HUGE)), chunk_bytes=4 * BASE, postcopy=True)
     wire.request(page(1), 0)
     for _ in range(2):
         wire.send()
@@ -484,7 +484,7 @@ def test_critical_treats_base_pages_as_pages() -> None:
 
 def test_notices_of_a_critical_page_name_the_page() -> None:
     """Who watches hears of pages and of where they go, part by part."""
-    wire = Wire("critical-first")
+    wire = Wire("critical-first", postcopy=True)
     wire.request(page(3), 100)
     wire.send()
     wire.send()

@@ -81,9 +81,9 @@ class Rig:
             pending.add(self.memory.geometry.page_span(page))
         self.scheduler.add(pending)
 
-    async def request(self, page: PageId, target_page: int = 0) -> Answer:
+    def request(self, page: PageId, target_page: int = 0) -> Answer:
         """Request a page for a vCPU that touched one of its target pages."""
-        return await self.sender.request(page, target_page)
+        return self.sender.request(page, target_page)
 
     async def read(self, name: Channel) -> None:
         """Take what comes over a channel, until cancelled; each byte once and as in memory."""
@@ -189,7 +189,7 @@ async def test_a_page_is_broken_off_while_the_socket_is_full(memory: GuestMemory
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
             assert rig.open_sent
-            assert await rig.request(PageId(0, 2)) is Answer.QUEUED
+            assert rig.request(PageId(0, 2)) is Answer.QUEUED
             # Nobody reads the precopy connection, and yet the page comes.
             nursery.start_soon(rig.read, POST)
             await wait_all_tasks_blocked()
@@ -224,7 +224,7 @@ async def test_a_half_sent_page_is_finished_from_its_byte(memory: GuestMemory) -
             stopped_at = rig.open_sent
             # All at once, as they come when several vCPUs fault.
             for index in (2, 0, 3):
-                assert await rig.request(PageId(0, index)) is Answer.QUEUED
+                assert rig.request(PageId(0, index)) is Answer.QUEUED
             nursery.start_soon(rig.read, POST)
             await wait_all_tasks_blocked()
             # What was asked for first came first; now the half-sent page waits for its socket.
@@ -258,7 +258,7 @@ async def test_without_preemption_a_page_is_not_broken_off(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
-            await rig.request(PageId(0, 2))
+            rig.request(PageId(0, 2))
             await wait_all_tasks_blocked()
             assert rig.scheduler.counts.preemptions == 0
             nursery.start_soon(rig.read, PRE)
@@ -287,7 +287,7 @@ async def test_a_page_is_broken_off_while_it_waits_for_the_limit(
             assert 0 < rig.open_sent < CHUNK
             assert rig.received == []
             for index in (3, 1, 2):
-                await rig.request(PageId(0, index))
+                rig.request(PageId(0, index))
             await wait_all_tasks_blocked()
             assert rig.pages(POST) == numbered(3, 1, 2)
             assert rig.pages(PRE) == []
@@ -321,7 +321,7 @@ async def test_a_page_asked_for_while_it_streams_becomes_urgent_in_place(
                 nursery.start_soon(rig.read, name)
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
-            assert await rig.request(PageId(0, 0)) is Answer.URGENT_IN_PLACE
+            assert rig.request(PageId(0, 0)) is Answer.URGENT_IN_PLACE
             await wait_all_tasks_blocked()
             assert rig.pages(PRE) == numbered(0)
             assert rig.pages(POST) == []
@@ -347,8 +347,8 @@ async def test_a_page_broken_off_before_its_first_byte_is_as_never_begun(
             await wait_all_tasks_blocked()
             assert rig.out[PRE].open_frame is not None
             assert rig.open_sent == 0
-            await rig.request(PageId(0, 2))
-            await rig.request(PageId(0, 0))
+            rig.request(PageId(0, 2))
+            rig.request(PageId(0, 0))
             await wait_all_tasks_blocked()
             assert rig.pages(POST) == numbered(2, 0)
             assert rig.scheduler.counts.preemptions == 0
@@ -368,7 +368,7 @@ async def test_a_request_that_sends_nothing_breaks_nothing_off(memory: GuestMemo
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
             before = rig.open_sent
-            assert await rig.request(PageId(0, 0)) is Answer.ALREADY_SENT
+            assert rig.request(PageId(0, 0)) is Answer.ALREADY_SENT
             await wait_all_tasks_blocked()
             assert rig.open_sent == before
             assert not rig.scheduler.urgent()
@@ -381,7 +381,7 @@ async def test_a_request_that_sends_nothing_breaks_nothing_off(memory: GuestMemo
 async def test_a_request_outside_the_guest_is_the_peers_fault(memory: GuestMemory) -> None:
     """A page that the guest does not have cannot be asked for."""
     with make_rig(memory) as rig, pytest.raises(RemoteProtocolError):
-        await rig.request(PageId(0, 4))
+        rig.request(PageId(0, 4))
 
 
 async def test_zero_pages_go_without_their_bytes(memory: GuestMemory) -> None:
@@ -455,8 +455,8 @@ async def test_each_urgent_page_says_how_long_it_waited(
     monkeypatch.setattr("source.sender.time", SimpleNamespace(monotonic_ns=_ticking(now_ms, times)))
     with make_rig(memory) as rig:
         rig.add(*numbered(1, 2))
-        await rig.request(PageId(0, 1))
-        await rig.request(PageId(0, 2))
+        rig.request(PageId(0, 1))
+        rig.request(PageId(0, 2))
         await rig.drain_and_read()
         first, second = (rig.frames_of(page) for page in numbered(1, 2))
         # A tick at each request, then one for each frame.
@@ -481,7 +481,7 @@ async def test_a_request_is_served_beside_a_full_background(memory: GuestMemory)
             await wait_all_tasks_blocked()
             stopped_at = rig.open_sent
             assert stopped_at
-            assert await rig.request(PageId(0, 2)) is Answer.QUEUED
+            assert rig.request(PageId(0, 2)) is Answer.QUEUED
             nursery.start_soon(rig.read, POST)
             await wait_all_tasks_blocked()
             assert rig.pages(POST) == numbered(2)
@@ -501,13 +501,13 @@ async def test_requests_wait_for_the_urgent_lane_in_their_order(memory: GuestMem
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
-            await rig.request(PageId(0, 2))
+            rig.request(PageId(0, 2))
             await wait_all_tasks_blocked()
             # Nobody reads: it is busy.
             assert rig.scheduler.urgent(Lane.URGENT)
-            assert await rig.request(PageId(0, 2)) is Answer.DUPLICATE
-            assert await rig.request(PageId(0, 3)) is Answer.QUEUED
-            assert await rig.request(PageId(0, 1)) is Answer.QUEUED
+            assert rig.request(PageId(0, 2)) is Answer.DUPLICATE
+            assert rig.request(PageId(0, 3)) is Answer.QUEUED
+            assert rig.request(PageId(0, 1)) is Answer.QUEUED
             nursery.start_soon(rig.read, POST)
             await wait_all_tasks_blocked()
             assert rig.pages(POST) == numbered(2, 3, 1)
@@ -530,8 +530,8 @@ async def test_the_streamed_page_stays_with_the_paced_background(
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
             stopped_at = rig.open_sent
-            assert await rig.request(PageId(0, 0)) is Answer.POSTPONED
-            assert await rig.request(PageId(0, 3)) is Answer.QUEUED
+            assert rig.request(PageId(0, 0)) is Answer.POSTPONED
+            assert rig.request(PageId(0, 3)) is Answer.QUEUED
             await wait_all_tasks_blocked()
             # The clock stands still, and only what is urgent does not care.
             assert rig.open_sent == stopped_at
@@ -553,18 +553,18 @@ async def test_the_urgent_lane_outlives_the_background(memory: GuestMemory) -> N
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drain)
             await wait_all_tasks_blocked()
-            await rig.request(PageId(0, 1))
+            rig.request(PageId(0, 1))
             nursery.start_soon(rig.read, PRE)
             await wait_all_tasks_blocked()
             # Page 0 is with its reader, and page 1 waits for one.
             assert rig.pages(PRE) == numbered(0)
             assert not ended.is_set()
-            assert await rig.request(PageId(0, 0)) is Answer.ALREADY_SENT
+            assert rig.request(PageId(0, 0)) is Answer.ALREADY_SENT
             nursery.start_soon(rig.read, POST)
             await ended.wait()
             await wait_all_tasks_blocked()
             assert rig.pages(POST) == numbered(1)
-            assert await rig.request(PageId(0, 1)) is Answer.ALREADY_SENT
+            assert rig.request(PageId(0, 1)) is Answer.ALREADY_SENT
             nursery.cancel_scope.cancel()
 
 
@@ -572,7 +572,7 @@ async def test_a_request_before_the_drain_is_the_first_to_go(memory: GuestMemory
     """What was asked for while nothing was being sent is not left to the background."""
     with make_rig(memory, "parallel") as rig:
         rig.add()
-        await rig.request(PageId(0, 0))
+        rig.request(PageId(0, 0))
         await rig.drain_and_read()
         assert rig.complete
         assert rig.pages(POST) == numbered(0)
@@ -587,7 +587,7 @@ async def test_drains_follow_one_another(memory: GuestMemory) -> None:
                 nursery.start_soon(rig.read, POST)
                 nursery.start_soon(rig.sender.drain)
                 await wait_all_tasks_blocked()
-                await rig.request(PageId(0, first + 1))
+                rig.request(PageId(0, first + 1))
                 await wait_all_tasks_blocked()
                 assert rig.pages(POST)[-1:] == numbered(first + 1)
                 nursery.start_soon(rig.read, PRE)
@@ -603,7 +603,7 @@ async def test_both_lanes_are_cancelled_together(memory: GuestMemory) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
-            await rig.request(PageId(0, 2))
+            rig.request(PageId(0, 2))
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert all(rig.out[name].open_frame for name in Channel)
@@ -624,7 +624,7 @@ async def test_a_broken_connection_in_one_lane_ends_both(
     """The other lane does not wait for a socket that nobody reads: the drain ends with the loss."""
     with make_rig(memory, "parallel") as rig:
         rig.add()
-        await rig.request(PageId(0, 2))
+        rig.request(PageId(0, 2))
         caught: list[BaseException] = []
 
         async def drain() -> None:
@@ -652,7 +652,7 @@ async def ask_for_the_half_sent_page(rig: Rig, nursery: trio.Nursery) -> None:
     await wait_all_tasks_blocked()
     assert rig.open_sent
     for index in (2, 0, 3):
-        assert await rig.request(PageId(0, index)) is Answer.QUEUED
+        assert rig.request(PageId(0, index)) is Answer.QUEUED
     nursery.start_soon(rig.read, POST)
     await wait_all_tasks_blocked()
 
@@ -706,7 +706,7 @@ async def test_critical_sends_a_target_page_past_a_full_background(memory: Guest
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
             for touched in (100, 7):
-                assert await rig.request(PageId(0, 2), touched) is Answer.QUEUED
+                assert rig.request(PageId(0, 2), touched) is Answer.QUEUED
                 await wait_all_tasks_blocked()
             spans = [span_of(frame) for name, frame in rig.received if name is POST]
             assert spans == [
