@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest import libc
+from guest import abi
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, RamBlock
 
@@ -22,9 +22,6 @@ BACKING_CHOICES = ("auto", "hugetlb", "thp", "base")
 
 # A machine that is filled to the last page starts to kill processes rather than to refuse memory.
 _SPARE_BYTES = 64 << 20
-
-# memfd_create(2): the huge page size stands in the flags as its base-2 logarithm.
-_MFD_HUGE_SHIFT = 26
 
 _HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 _SHMEM_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
@@ -87,7 +84,7 @@ def check_room(bytes_by_kind: Iterable[tuple[str, int]]) -> None:
 def _make_hugetlb(block: RamBlock) -> BackedBlock:
     size_log2 = block.page_bytes.bit_length() - 1
     try:
-        return _make(block, "hugetlb", os.MFD_HUGETLB | size_log2 << _MFD_HUGE_SHIFT)
+        return _make(block, "hugetlb", os.MFD_HUGETLB | size_log2 << abi.MFD_HUGE_SHIFT)
     except GuestFailed as error:
         folder = _HUGE_PAGES / f"hugepages-{block.page_bytes >> 10}kB"
         if not folder.is_dir():
@@ -108,7 +105,7 @@ def _make_transparent(block: RamBlock, *, required: bool) -> BackedBlock:
     made = _make(block, "thp", 0)
     # A kernel that knows no transparent huge pages refuses the advice.
     with contextlib.suppress(OSError):
-        made.mapping.madvise(libc.MADV_HUGEPAGE)
+        made.mapping.madvise(abi.MADV_HUGEPAGE)
     made.mapping[0] = 0
     if os.fstat(made.fd).st_blocks * 512 > TARGET_PAGE_BYTES:
         return made

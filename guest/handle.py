@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import msgpack
 import trio
 
+from guest import services
 from guest.board import Board, VcpuCounters
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
 from guest.messages import Faulted, GuestEvent, Mismatch, Touched, Woke, decode_event, pack
 from guest.programs import ProgramSpec
+from guest.services import Service
 from guest.states import VcpuState
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import Geometry
@@ -49,6 +51,7 @@ class GuestHandle:
         spec: The program it runs.
         board: Dirty log, present map, counters and access latencies, shared with the process.
         pid: Its process.
+        service: What the process has the kernel do for the engine; closed with the guest.
     """
 
     def __init__(
@@ -58,11 +61,13 @@ class GuestHandle:
         board: Board,
         wake_fds: tuple[int, ...],
         process: GuestProcess,
+        service: Service,
     ) -> None:
         """Connect to a started process; use `open_guest`."""
         self.spec = spec
         self.board = board
         self.pid = process.pid
+        self.service = service
         self._geometry = geometry
         self._wake_fds = wake_fds
         self._process = process
@@ -151,10 +156,18 @@ class GuestHandle:
 
 
 @asynccontextmanager
-async def open_guest(memory: GuestMemory, spec: ProgramSpec) -> AsyncIterator[GuestHandle]:
+async def open_guest(
+    memory: GuestMemory, spec: ProgramSpec, service: str = services.NONE
+) -> AsyncIterator[GuestHandle]:
     """Start a guest process over `memory`, paused at step 0, all its pages absent.
 
     When the block is left, however that happens, the process is killed and gone.
+
+    Args:
+        memory: What its vCPUs touch.
+        spec: What they do.
+        service: What the kernel is to do for the engine (guest/services.py); where it cannot be
+            had, `GuestHandle.service` says why.
 
     Raises:
         GuestFailed: It did not start.
@@ -167,10 +180,13 @@ async def open_guest(memory: GuestMemory, spec: ProgramSpec) -> AsyncIterator[Gu
             # A long trace takes its time.
             spec_fd = await trio.to_thread.run_sync(_write_spec, memory.geometry, spec)
             try:
-                await process.assemble(spec_fd, board.fd, memory.fds, wake_fds)
+                granted = await process.assemble(
+                    spec_fd, board.fd, memory.fds, wake_fds, kinds=memory.kinds, service=service
+                )
             finally:
                 os.close(spec_fd)
-            yield GuestHandle(memory.geometry, spec, board, wake_fds, process)
+            stack.callback(granted.close)
+            yield GuestHandle(memory.geometry, spec, board, wake_fds, process, granted)
         finally:
             await process.end()
 

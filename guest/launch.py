@@ -14,7 +14,9 @@ from typing import Any
 
 import trio
 
+from guest import services
 from guest.messages import MESSAGE_BYTES_MAX, pack, socket_pair, unpack
+from guest.services import Service
 from protocol.errors import GuestFailed
 
 # An interpreter and NumPy on a slow, busy machine; half a second is usual.
@@ -53,17 +55,33 @@ class GuestProcess:
         self.pid = self._child.pid
 
     async def assemble(
-        self, spec_fd: int, board_fd: int, memory_fds: Sequence[int], wake_fds: Sequence[int]
-    ) -> None:
+        self,
+        spec_fd: int,
+        board_fd: int,
+        memory_fds: Sequence[int],
+        wake_fds: Sequence[int],
+        *,
+        kinds: Sequence[str] = (),
+        service: str = services.NONE,
+    ) -> Service:
         """Hand the process all that its vCPUs work with; return when they are ready and parked.
 
-        The descriptors stay the caller's, who may close them afterwards.
+        The descriptors stay the caller's, who may close them afterwards; the service that is
+        returned is the caller's, too.
+
+        Args:
+            spec_fd: A file with what `open_guest` writes.
+            board_fd: The board.
+            memory_fds: The memfd of each block.
+            wake_fds: The eventfd of each vCPU.
+            kinds: The kind of memory of each block.
+            service: What the process is asked to have the kernel do (guest/services.py).
 
         Raises:
             GuestFailed: The process died or does not answer.
         """
         fds = array("i", [self._far_events.fileno(), spec_fd, board_fd, *memory_fds, *wake_fds])
-        start = pack("start", len(wake_fds), len(memory_fds))
+        start = pack("start", len(wake_fds), list(kinds), len(memory_fds), service)
         with trio.move_on_after(_START_SECONDS_MAX) as patience:
             try:
                 rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)
@@ -72,9 +90,27 @@ class GuestProcess:
                 raise await self._failure() from None
             # From now on the process has the only other end: its death is an end of file.
             self._far_events.close()
-            await self.hear()
+            return await self._hear_ready()
         if patience.cancelled_caught:
             raise GuestFailed(f"the guest process did not start in {_START_SECONDS_MAX:.0f} s")
+        raise AssertionError
+
+    async def _hear_ready(self) -> Service:
+        """Take the answer to `start`, with what the process passes."""
+        try:
+            packet, passed, _, _ = await self._control.recvmsg(
+                MESSAGE_BYTES_MAX, socket.CMSG_SPACE(services.FD_COUNT_MAX * array("i").itemsize)
+            )
+        except ConnectionError:
+            packet, passed = b"", []
+        if not packet:
+            raise await self._failure()
+        fds = array("i", b"".join(data for *_, data in passed))
+        name, *values = unpack(packet)
+        if name == "failed":
+            raise _describe_failure(values)
+        reason, addresses, thread_ids = values
+        return Service.of_answer(reason, tuple(addresses), tuple(thread_ids), tuple(fds))
 
     async def tell(self, packet: bytes) -> None:
         """Send an order.

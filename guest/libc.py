@@ -7,21 +7,26 @@ lets a thread touch guest memory that another thread of the same interpreter mus
 from __future__ import annotations
 
 import ctypes
+import errno
+import mmap
 import os
 import signal
 from collections.abc import Callable
 from typing import Any, cast
 
+from guest import abi
+
 _C = ctypes.CDLL(None, use_errno=True)
 
 # <sys/mman.h>
+PROT_NONE = 0x0
 PROT_READ = 0x1
 PROT_WRITE = 0x2
 MAP_SHARED = 0x01
-MADV_HUGEPAGE = 14
-# Linux kernel commit 4ca9b3859dac ("mm/madvise: introduce MADV_POPULATE_(READ|WRITE) to
-# prefault page tables") (in v5.14).
-MADV_POPULATE_WRITE = 23
+MAP_PRIVATE = 0x02
+MAP_FIXED = 0x10
+MAP_ANONYMOUS = 0x20
+MAP_NORESERVE = 0x4000
 # <linux/prctl.h>
 PR_SET_PDEATHSIG = 1
 PR_SET_TIMERSLACK = 29
@@ -34,8 +39,8 @@ def _checked(name: str, failure: int | None) -> Callable[[int | None, object, ob
 
     def check(result: int | None, _function: object, _arguments: object) -> int:
         if result is None or result == failure:
-            errno = ctypes.get_errno()
-            raise OSError(errno, f"{name}: {os.strerror(errno)}")
+            number = ctypes.get_errno()
+            raise OSError(number, f"{name}: {os.strerror(number)}")
         return result
 
     return check
@@ -44,7 +49,9 @@ def _checked(name: str, failure: int | None) -> Callable[[int | None, object, ob
 def _bind(
     name: str,
     restype: type[ctypes.c_int | ctypes.c_void_p],
-    argtypes: tuple[type[ctypes.c_int | ctypes.c_size_t | ctypes.c_int64 | ctypes.c_void_p], ...],
+    argtypes: tuple[
+        type[ctypes.c_int | ctypes.c_long | ctypes.c_size_t | ctypes.c_int64 | ctypes.c_void_p], ...
+    ],
 ) -> Callable[..., int]:
     """Return a function of libc that raises OSError when it fails."""
     function: Any = getattr(_C, name)
@@ -55,7 +62,7 @@ def _bind(
     return cast(Callable[..., int], function)
 
 
-_mmap: Callable[[None, int, int, int, int, int], int] = _bind(
+_mmap: Callable[[int | None, int, int, int, int, int], int] = _bind(
     "mmap",
     ctypes.c_void_p,
     (
@@ -67,9 +74,13 @@ _mmap: Callable[[None, int, int, int, int, int], int] = _bind(
         ctypes.c_int64,
     ),
 )
+_munmap: Callable[[int, int], int] = _bind(
+    "munmap", ctypes.c_int, (ctypes.c_size_t, ctypes.c_size_t)
+)
 _madvise: Callable[[int, int, int], int] = _bind(
     "madvise", ctypes.c_int, (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 )
+_syscall: Callable[[int, int], int] = _bind("syscall", ctypes.c_int, (ctypes.c_long, ctypes.c_int))
 # prctl takes a variable number of arguments; the operations used here take one.
 _prctl: Callable[[int, int], int] = _bind("prctl", ctypes.c_int, (ctypes.c_int, ctypes.c_size_t))
 
@@ -81,16 +92,55 @@ _C.memcpy.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_size_t)
 
 
 def madvise(address: int, length_bytes: int, advice: int) -> None:
-    """Advise the kernel about mapped memory; `advice` is one of MADV_*."""
+    """Advise the kernel about mapped memory; `advice` is one of abi.MADV_*."""
     _madvise(address, length_bytes, advice)
 
 
-def map_shared(fd: int, length_bytes: int) -> int:
+def map_shared(fd: int, length_bytes: int, align_bytes: int = 1) -> int:
     """Map a whole file, readable, writable and shared; return the address.
 
     Unlike `mmap.mmap` this hands out no buffer: nobody can touch the memory with the GIL held.
+
+    Args:
+        fd: The file.
+        length_bytes: Its length.
+        align_bytes: A power of two that the address shall be a multiple of: only where a huge page
+            lies in a multiple of its size can it be mapped as one.
     """
-    return _mmap(None, length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    length_bytes = _round_up(length_bytes, mmap.PAGESIZE)
+    align_bytes = max(align_bytes, mmap.PAGESIZE)
+    reserved_bytes = length_bytes + align_bytes - mmap.PAGESIZE
+    flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+    start = _mmap(None, reserved_bytes, PROT_NONE, flags, -1, 0)
+    address = _round_up(start, align_bytes)
+    try:
+        # Over the reservation, so that no other thread's mapping can come in between.
+        _mmap(address, length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0)
+    except OSError:
+        unmap(start, reserved_bytes)
+        raise
+    end, reserved_end = address + length_bytes, start + reserved_bytes
+    for first, after in ((start, address), (end, reserved_end)):
+        if first < after:
+            unmap(first, after - first)
+    return address
+
+
+def unmap(address: int, length_bytes: int) -> None:
+    """Take a mapping away; whoever looks at it after that is killed."""
+    _munmap(address, length_bytes)
+
+
+def userfaultfd(flags: int) -> int:
+    """Return a new userfaultfd, for the memory of this process (userfaultfd(2))."""
+    number = abi.SYS_USERFAULTFD.get(os.uname().machine)
+    if number is None:
+        raise OSError(errno.ENOSYS, "userfaultfd: unknown on this kind of machine")
+    return _syscall(number, flags)
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
 
 
 def die_with_parent(parent_pid: int, signal_number: signal.Signals = signal.SIGKILL) -> None:

@@ -13,7 +13,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from guest import libc
+from guest import abi, libc
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 
@@ -40,16 +40,26 @@ class GuestMapping:
         addresses = []
         for block, fd in zip(geometry.blocks, fds, strict=True):
             try:
-                address = libc.map_shared(fd, block.length_bytes)
+                address = libc.map_shared(fd, block.length_bytes, block.page_bytes)
             except OSError as error:
                 raise GuestFailed(f"RAMBlock {block.name!r}: {error.strerror}") from error
             if block.page_bytes > TARGET_PAGE_BYTES:
                 # A hint; a kernel without transparent huge pages refuses it.
                 with contextlib.suppress(OSError):
-                    libc.madvise(address, block.length_bytes, libc.MADV_HUGEPAGE)
+                    libc.madvise(address, block.length_bytes, abi.MADV_HUGEPAGE)
             os.close(fd)
             addresses.append(address)
         return cls(geometry, tuple(addresses))
+
+    def detach(self) -> None:
+        """Take all mappings away; no vCPU may touch them any more."""
+        for address, block in zip(self._addresses, self.geometry.blocks, strict=True):
+            libc.unmap(address, block.length_bytes)
+
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """The address of each block's first byte."""
+        return self._addresses
 
     def address(self, block: int) -> int:
         """Return the address of a block's first byte."""

@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from guest import libc
+from guest import abi, libc
 from guest.backing import BACKING_CHOICES, BackedBlock, check_room, make_block
 from guest.slices import Job
 from protocol.errors import GuestFailed, LocalProtocolError
@@ -34,6 +34,7 @@ class GuestMemory:
         fds: One memfd a block, owned by this object; empty when closed.
         views: One writable `memoryview` of format 'B' a block, over the whole block; empty when
             closed.
+        kinds: Of each block: "hugetlb", "thp" or "base".
         backing: What was really used: "hugetlb", "thp", "base", each named once, in block order,
             joined by commas ("hugetlb,base"); blocks of 4 KiB pages are always "base".
     """
@@ -43,7 +44,8 @@ class GuestMemory:
         self.geometry = geometry
         self.fds = tuple(block.fd for block in blocks)
         self.views = tuple(memoryview(block.mapping) for block in blocks)
-        self.backing = ",".join(dict.fromkeys(block.kind for block in blocks))
+        self.kinds = tuple(block.kind for block in blocks)
+        self.backing = ",".join(dict.fromkeys(self.kinds))
         self._blocks = blocks
 
     @classmethod
@@ -94,7 +96,7 @@ class GuestMemory:
     def _populate_slice(self, block: int, start: int, end: int) -> None:
         first_byte = ctypes.c_char.from_buffer(self.views[block], start)
         try:
-            libc.madvise(ctypes.addressof(first_byte), end - start, libc.MADV_POPULATE_WRITE)
+            libc.madvise(ctypes.addressof(first_byte), end - start, abi.MADV_POPULATE_WRITE)
         except OSError as error:
             if error.errno == errno.EINVAL:  # A kernel before v5.14.
                 pages = np.frombuffer(self.views[block], np.uint8)[start:end:TARGET_PAGE_BYTES]

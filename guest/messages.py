@@ -2,9 +2,10 @@
 
 Two sockets (AF_UNIX, SOCK_SEQPACKET) connect them.  On the *control* socket:
 
-    engine -> guest   start   [vcpu_count, block_count], with all file descriptors
+    engine -> guest   start   [vcpu_count, kinds, block_count, service], with all descriptors
                       touch   [vcpu, flat_page]           "scripted" programs only
-    guest -> engine   ready   []                          after start
+    guest -> engine   ready   [reason, addresses, thread_ids], with the service's descriptors
+                                                          after start (guest/services.py)
                       parked  [vcpu, generation]          each vCPU, after each pause
                       failed  [reason]                    the process is about to exit
 

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import msgpack
 
-from guest import libc
+from guest import libc, services
 from guest.board import Board
 from guest.mapping import GuestMapping
 from guest.messages import MESSAGE_BYTES_MAX, pack, unpack
@@ -55,23 +55,30 @@ def main(arguments: list[str]) -> NoReturn:
     threading.excepthook = lambda what: sys.excepthook(
         what.exc_type, what.exc_value or what.exc_type(), what.exc_traceback
     )
-    vcpus = _assemble(control)
+    vcpus, mapping, kinds, service = _assemble(control)
     sys.setswitchinterval(_SWITCH_INTERVAL_S * len(vcpus))
     # Nothing here makes reference cycles, and a search for some would stop all vCPUs for
     # milliseconds that would be charged to the migration.
     gc.disable()
-    for vcpu in vcpus:
-        vcpu.start()
-    control.send(pack("ready"))
+    with services.provided(service, mapping, kinds) as (reason, fds):
+        thread_ids = [vcpu.start() for vcpu in vcpus]
+        answer = pack("ready", reason, mapping.addresses, thread_ids)
+        socket.send_fds(control, [answer], fds)
     _obey(control, vcpus)
 
 
-def _assemble(control: socket.socket) -> list[Vcpu]:
-    """Receive and map all that the vCPUs work with."""
+def _assemble(
+    control: socket.socket,
+) -> tuple[list[Vcpu], GuestMapping, tuple[str, ...], str]:
+    """Receive and map all that the vCPUs work with.
+
+    Returns:
+        The vCPUs, what they touch, the kind of memory of each block, and the service wanted.
+    """
     data, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES_MAX, _FD_COUNT_MAX)
     if not data:
         os._exit(0)
-    _, vcpu_count, block_count = unpack(data)
+    _, vcpu_count, kinds, block_count, service = unpack(data)
     events_fd, spec_fd, board_fd, *rest = fds
     memory_fds, wake_fds = rest[:block_count], rest[block_count:]
     with os.fdopen(spec_fd, "rb") as file:
@@ -81,10 +88,11 @@ def _assemble(control: socket.socket) -> list[Vcpu]:
     board = Board.attach(geometry, vcpu_count, board_fd)
     program = Program(ProgramSpec.from_plain(plain, geometry), geometry)
     events = socket.socket(fileno=events_fd)
-    return [
+    vcpus = [
         Vcpu(number, program, mapping, board, wake_fd, control, events)
         for number, wake_fd in enumerate(wake_fds)
     ]
+    return vcpus, mapping, tuple(kinds), service
 
 
 def _obey(control: socket.socket, vcpus: list[Vcpu]) -> NoReturn:

@@ -75,9 +75,12 @@ class Vcpu:
         self._word_buffers = (ctypes.c_uint64 * 2)()
         self._buffers = memoryview(self._word_buffers).cast("B").cast("Q")
 
-    def start(self) -> None:
-        """Start the thread."""
-        threading.Thread(target=self._work, name=f"vcpu-{self._number}", daemon=True).start()
+    def start(self) -> int:
+        """Start the thread; return the kernel's number of it."""
+        thread = threading.Thread(target=self._work, name=f"vcpu-{self._number}", daemon=True)
+        thread.start()
+        assert thread.native_id is not None
+        return thread.native_id
 
     def touch(self, flat_page: int) -> None:
         """Have the vCPU read a page, after those that it was told before; from another thread."""

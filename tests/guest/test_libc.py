@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from guest import libc
+from guest import abi, libc
 
 
 @contextmanager
@@ -44,20 +44,20 @@ def test_a_failed_mapping_is_an_oserror() -> None:
 def test_a_failed_advice_is_an_oserror() -> None:
     """An address that is no page's is refused by the kernel, not ignored."""
     with shared_memory(4096) as (_, address), pytest.raises(OSError, match="madvise") as failed:
-        libc.madvise(address + 1, 4096, libc.MADV_POPULATE_WRITE)
+        libc.madvise(address + 1, 4096, abi.MADV_POPULATE_WRITE)
     assert failed.value.errno == errno.EINVAL
 
 
 def test_madvise_populates() -> None:
     """The advice that this project lives on does what it says."""
     with shared_memory(1 << 20) as (fd, address):
-        libc.madvise(address, 1 << 20, libc.MADV_POPULATE_WRITE)
+        libc.madvise(address, 1 << 20, abi.MADV_POPULATE_WRITE)
         assert os.fstat(fd).st_blocks * 512 == 1 << 20
 
 
 CHILD = """
 import os, signal, sys
-from guest import libc
+from guest import abi, libc
 libc.die_with_parent(int(sys.argv[1]), signal.Signals(int(sys.argv[2])))
 os.write(1, b"alive\\n")
 signal.pause()
