@@ -18,7 +18,11 @@ _PIECE_BYTES_MIN = 4096
 
 
 class Bucket:
-    """A link's rate, shared by all that goes over it."""
+    """A link's rate, shared by all that goes over it: who comes first goes first.
+
+    Bytes are let through a piece at a time, and each piece takes its place behind those that were
+    there before it.  So two busy channels get half of the link each, and neither can starve.
+    """
 
     def __init__(self, bytes_per_second: int) -> None:
         """Start idle."""
@@ -26,14 +30,11 @@ class Bucket:
         self.piece_bytes = max(_PIECE_BYTES_MIN, int(bytes_per_second * _PIECE_SECONDS))
         self._free_at = 0.0
 
-    def wait_seconds(self, now: float) -> float:
-        """Return how long nothing may go."""
-        return self._free_at - now
-
-    def spend(self, count: int, now: float) -> None:
-        """Say that so many bytes went."""
-        self._free_at = max(self._free_at, now - _CATCH_UP_SECONDS)
-        self._free_at += count / self._bytes_per_second
+    def take(self, count: int, now: float) -> float:
+        """Take the next place for so many bytes; return the time at which they may go."""
+        starts_at = max(self._free_at, now - _CATCH_UP_SECONDS)
+        self._free_at = starts_at + count / self._bytes_per_second
+        return starts_at
 
 
 class Gate:
@@ -42,11 +43,12 @@ class Gate:
     It is there before the channel is, so that a network can be bad from the start.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, link: Bucket | None = None) -> None:
         """Let everything through.
 
         Args:
             seed: What decides which bits are flipped.
+            link: The link between the sides, which nothing heals; None for no limit.
         """
         # Pipes that wait for a change of anything here.
         self.changed = trio.lowlevel.ParkingLot()
@@ -55,8 +57,7 @@ class Gate:
         self._delay: NetworkAction | None = None
         self._throttle: NetworkAction | None = None
         self._bucket: Bucket | None = None
-        # The link between the sides, which nothing heals.
-        self.link: Bucket | None = None
+        self._link = link
         self._flips: dict[Part, int] = {}
 
     @property
@@ -73,14 +74,9 @@ class Gate:
         """Return how many of so many bytes may go at once."""
         return min([count, *(bucket.piece_bytes for bucket in self._buckets())])
 
-    def wait_seconds(self, now: float) -> float:
-        """Return how long the rate lets nothing go; 0 or less if something may."""
-        return max((bucket.wait_seconds(now) for bucket in self._buckets()), default=0.0)
-
-    def spend(self, count: int, now: float) -> None:
-        """Say that so many bytes went."""
-        for bucket in self._buckets():
-            bucket.spend(count, now)
+    def take(self, count: int, now: float) -> float:
+        """Take a place for so many bytes; return the time at which the rate lets them go."""
+        return max((bucket.take(count, now) for bucket in self._buckets()), default=now)
 
     def apply(self, action: NetworkAction, bucket: Bucket | None) -> None:
         """Do what an action says from the next byte on."""
@@ -122,4 +118,4 @@ class Gate:
         return memoryview(spoiled)
 
     def _buckets(self) -> list[Bucket]:
-        return [bucket for bucket in (self._bucket, self.link) if bucket is not None]
+        return [bucket for bucket in (self._bucket, self._link) if bucket is not None]

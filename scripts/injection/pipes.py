@@ -37,7 +37,7 @@ class Owner(Protocol):
     def cut(self) -> bool:
         """Whether nothing more may pass."""
 
-    def gate(self, channel: Channel, direction: Direction) -> Gate:
+    def gate(self, channel: Channel | None, direction: Direction) -> Gate:
         """Return what is done to a channel's bytes in a direction."""
 
     def greeted(self, channel: Channel) -> None:
@@ -56,15 +56,14 @@ class Pipe:
         direction: Direction,
         inward: trio.socket.SocketType,
         outward: trio.socket.SocketType,
-        marks: Marks,
+        marks: Marks | None,
     ) -> None:
-        self.tap = Tap(direction, marks)
+        self._tap = Tap(direction, marks) if marks is not None else None
         self._connection = connection
         self._direction = direction
         self._in = inward
         self._out = outward
-        # Until its role is known a connection is like any other.
-        self._gate = Gate(0)
+        self._gate = connection.gate(None, direction)
         self._queue: deque[tuple[float, bytes]] = deque()
         self._queued_bytes = 0
         self._moved = trio.lowlevel.ParkingLot()
@@ -89,7 +88,8 @@ class Pipe:
 
     def learn(self, channel: Channel) -> None:
         """Learn of which channel this is."""
-        self.tap.channel = channel
+        assert self._tap is not None, "a pipe without a tap learns nothing"
+        self._tap.channel = channel
         self._gate = self._connection.gate(channel, self._direction)
 
     def wake(self) -> None:
@@ -145,12 +145,12 @@ class Pipe:
     async def _pass_on(self, data: memoryview) -> None:
         """Send, up to each mark; at it, let happen what is to happen before the next byte."""
         start = 0
-        for piece in self.tap.feed(data):
+        for piece in self._tap.feed(data) if self._tap else ():
             if self._gate.corrupts(piece.part):
                 await self._send(data[start : piece.start])
                 await self._send(self._gate.corrupt(piece.part, data[piece.start : piece.stop]))
                 start = piece.stop
-            if piece.reached or self._greets():
+            if piece.reached or self._new_role():
                 await self._send(data[start : piece.stop])
                 start = piece.stop
                 self._tell(piece)
@@ -158,31 +158,45 @@ class Pipe:
 
     def _tell(self, piece: Piece) -> None:
         """Say what a piece was that has just gone; nothing here may wait."""
-        if self._greets():
-            assert self.tap.channel is not None
-            self._connection.greeted(self.tap.channel)
+        if (role := self._new_role()) is not None:
+            self._connection.greeted(role)
         for mark in piece.reached:
             self._connection.reached(mark)
 
-    def _greets(self) -> bool:
-        return self.tap.channel is not None and self._connection.channel is None
+    def _new_role(self) -> Channel | None:
+        """Return the role that went by and that the connection has not heard of."""
+        if self._tap is None or self._connection.channel is not None:
+            return None
+        return self._tap.channel
 
     async def _send(self, data: memoryview) -> None:
         gate = self._gate
+        # What the rate has let through and is not with the kernel yet.
+        allowed = 0
         while data and not self._closed:
             if self._is_held():
                 await gate.changed.park()
                 continue
-            if (seconds := gate.wait_seconds(trio.current_time())) > 0:
-                with trio.move_on_after(seconds):
-                    await gate.changed.park()
+            if not allowed:
+                allowed = await self._take_turn(gate, len(data))
                 continue
             await trio.lowlevel.wait_writable(self._out)
             if self._is_held() or self._closed:
                 continue
-            count = self._send_now(data[: gate.limit(len(data))])
-            gate.spend(count, trio.current_time())
+            count = self._send_now(data[:allowed])
+            allowed -= count
             data = data[count:]
+
+    async def _take_turn(self, gate: Gate, count: int) -> int:
+        """Wait for the rate; return how many of so many bytes may go, 0 if the gate has changed."""
+        count = gate.limit(count)
+        starts_at = gate.take(count, trio.current_time())
+        if starts_at <= trio.current_time():
+            return count
+        with trio.move_on_at(starts_at):
+            await gate.changed.park()
+            return 0
+        return count
 
     def _is_held(self) -> bool:
         return self._gate.stalled or self._connection.cut

@@ -25,15 +25,22 @@ class Proxy:
     """Stands between a source and a destination; `serve` it, and `act` at any time."""
 
     def __init__(
-        self, marks: Marks, on_reached: Callable[[Mark], None], *, link_rate: int = 0, seed: int = 0
+        self,
+        marks: Marks | None,
+        on_reached: Callable[[Mark], None],
+        *,
+        link_rate: int = 0,
+        seed: int = 0,
     ) -> None:
         """Prepare; nothing listens yet.
 
         Args:
-            marks: What to stop at.
+            marks: What to stop at; None for a proxy that does not look at what passes, and so is
+                nothing but a link.
             on_reached: Called with each mark when the byte that reaches it has been passed on, and
                 before the next one is.  It may `act`.
-            link_rate: Bytes a second, each direction for itself; 0 for no limit.
+            link_rate: Bytes a second of all connections together, each direction for itself; 0 for
+                no limit.
             seed: What decides which bits a corruption flips.
         """
         self._marks = marks
@@ -41,13 +48,13 @@ class Proxy:
         self._connections: set[_Connection] = set()
         # Channels that are unplugged, by the action that did it.
         self._unplugged: dict[Channel, NetworkAction] = {}
+        links = {way: Bucket(link_rate) if link_rate else None for way in Direction}
+        # A connection of which no role is known has a gate too: it goes over the same link.
         self._gates = {
-            (channel, direction): Gate(seed) for channel in Channel for direction in Direction
+            (channel, direction): Gate(seed, links[direction])
+            for channel in (None, *Channel)
+            for direction in Direction
         }
-        for direction in Direction:
-            bucket = Bucket(link_rate) if link_rate else None
-            for channel in Channel:
-                self._gates[channel, direction].link = bucket
         self._nursery: trio.Nursery | None = None
 
     async def serve(
@@ -88,8 +95,8 @@ class Proxy:
         if action.for_ms is not None and self._nursery is not None:
             self._nursery.start_soon(self._undo_later, action, action.for_ms / 1000)
 
-    def gate(self, channel: Channel, direction: Direction) -> Gate:
-        """Return what is done to a channel's bytes in a direction."""
+    def gate(self, channel: Channel | None, direction: Direction) -> Gate:
+        """Return what is done to a channel's bytes in a direction; None for a role not known."""
         return self._gates[channel, direction]
 
     def greeted(self, connection: _Connection, channel: Channel) -> None:
@@ -130,7 +137,11 @@ class _Connection:
     """Two sockets and the pipes between them."""
 
     def __init__(
-        self, proxy: Proxy, near: trio.socket.SocketType, far: trio.socket.SocketType, marks: Marks
+        self,
+        proxy: Proxy,
+        near: trio.socket.SocketType,
+        far: trio.socket.SocketType,
+        marks: Marks | None,
     ) -> None:
         self.channel: Channel | None = None
         self._proxy = proxy
@@ -167,7 +178,7 @@ class _Connection:
             pipe.learn(channel)
         self._proxy.greeted(self, channel)
 
-    def gate(self, channel: Channel, direction: Direction) -> Gate:
+    def gate(self, channel: Channel | None, direction: Direction) -> Gate:
         """Return what is done to a channel's bytes in a direction."""
         return self._proxy.gate(channel, direction)
 
