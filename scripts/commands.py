@@ -35,6 +35,7 @@ _EPILOG = (
 # What only this program says to its own children.
 _EVENTS_APPEND = click.option("--events-append", is_flag=True, hidden=True)
 _EVENTS_NOW = click.option("--events-now", is_flag=True, hidden=True)
+_ON_LINK = click.option("--on-link", hidden=True)
 _TOUCHES = click.option("--touches", hidden=True)
 
 
@@ -130,6 +131,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 @with_options(options_of(SOURCE))
 @_EVENTS_APPEND
 @_EVENTS_NOW
+@_ON_LINK
 def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
     from scripts.configure import check_outputs, parse_address, source_config

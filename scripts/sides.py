@@ -85,6 +85,7 @@ async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
 def _finish(outcome: Outcome, values: Values) -> None:
     """Write the report and print the table; the memory's problem, if there is one, comes last."""
     report, problem = outcome
+    _tell_of_link(report, values)
     target = values["report"]
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     if target == "-":
@@ -95,6 +96,13 @@ def _finish(outcome: Outcome, values: Values) -> None:
         print_result(table(report))
     if problem is not None:
         raise problem
+
+
+def _tell_of_link(report: dict[str, Any], values: Values) -> None:
+    """Add what whoever started this side has put between it and the other, if anything."""
+    if values.get("on_link"):
+        kind, _, rate = values["on_link"].partition(":")
+        report["midstream"]["link"] = {"kind": kind, "bytes-per-second": int(rate)}
 
 
 def _write_report(path: Path, text: str) -> None:

@@ -4,8 +4,10 @@
     lose-page            the source takes a target page that the guest has written to for clean
     misplace-chunk       the destination writes a chunk's bytes to where the chunk before belongs
     place-early          the destination lets vCPUs touch pages that have not come
+    no-namespaces        the tools that make network namespaces are not there
 
-A test that ends well with all but the first would end well with a migration that loses memory.
+A test that ends well with one of the three in the middle would end well with a migration that loses
+memory.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.messages import PageData, ZeroData
 from protocol.pageset import PageSet
+from scripts.processes import link
 from scripts.screen.recorder import Recorder
 from source.migration import Migration
 
@@ -89,11 +92,17 @@ def place_early() -> None:
     SimulatedPlacement.discard = discard_nothing  # type: ignore[method-assign]
 
 
+def no_namespaces() -> None:
+    """Rig what makes a link."""
+    link.TOOLS = ("no-such-tool",)
+
+
 RIGS: dict[str, Callable[..., None]] = {
     "stop-at": stop_at,
     "lose-page": lose_page,
     "misplace-chunk": misplace_chunk,
     "place-early": place_early,
+    "no-namespaces": no_namespaces,
 }
 
 

@@ -10,10 +10,12 @@ import click
 
 from protocol.errors import LocalProtocolError, MidstreamError
 from protocol.units import parse_bytes, parse_geometry
+from scripts.configure import link_rate
 from scripts.figures.raw_pair import PIECE_BYTES
 from scripts.figures.throughput import Throughput, run_throughput
 from scripts.files import check_writable
 from scripts.options import OPTIONS
+from scripts.processes.link import link_of_rate
 
 _CHUNK_SIZE = next(option.default for option in OPTIONS if option.flag == "--chunk-size")
 
@@ -27,13 +29,18 @@ _CHUNK_SIZE = next(option.default for option in OPTIONS if option.flag == "--chu
 @click.option(
     "--runs", default=5, show_default=True, type=click.IntRange(1, 100), help="Counted runs."
 )
+@click.option("--link", default="0", metavar="RATE", help="A link of its own; else loopback.")
 @click.option("--report", metavar="FILE", help="Write all figures as JSON; - for standard output.")
-def bench(size: str, page_size: str, chunk_size: str, runs: int, report: str | None) -> None:
-    """Measure the precopy stream beside a plain socket pair, on loopback."""
+def bench(
+    size: str, page_size: str, chunk_size: str, runs: int, link: str, report: str | None
+) -> None:
+    """Measure the precopy stream beside a plain socket pair, on loopback or a shaped link."""
+    rate = link_rate(link)
     length_bytes = _length_bytes(size, page_size)
     if report is not None and report != "-":
         check_writable("--report", report)
-    throughput = run_throughput(length_bytes, page_size, chunk_size, runs, _Tell(runs))
+    with link_of_rate(rate) as made:
+        throughput = run_throughput(length_bytes, page_size, chunk_size, runs, _Tell(runs), made)
     if report is not None:
         _write(report, throughput)
     if report != "-":

@@ -7,73 +7,94 @@ only difference is what midstream does between the two socket calls.
 from __future__ import annotations
 
 import socket
-import subprocess
 import sys
 import time
 
+import trio
+
 from guest.memory import GuestMemory
 from guest.slices import finish
-from protocol.errors import MigrationError
+from protocol.errors import MidstreamError, MigrationError, root_cause
 from protocol.geometry import Geometry, RamBlock
-from scripts.processes.child import package_environment
+from scripts.configure import parse_address
+from scripts.options import DEST, SOURCE
+from scripts.processes.child import Child
+from scripts.processes.interrupts import exit_when_signalled
+from scripts.processes.link import LOOPBACK, Link
+from scripts.processes.parent import follow_parent
+from scripts.screen.output import print_result, tell_failure
 
 PIECE_BYTES = 2 << 20
 _CONNECT_SECONDS_MAX = 60.0
 _RUN_SECONDS_MAX = 600.0
 
+_MODULE = "scripts.figures.raw_pair"
+_LISTENING = "listening on "
+_RATE = "bytes per second: "
 
-def measure(length_bytes: int, backing: str) -> float:
-    """Send so many bytes to a process of its own; return bytes a second until its answer.
+
+def measure(length_bytes: int, backing: str, link: Link = LOOPBACK) -> float:
+    """Send so many bytes from one process to another; return bytes a second until the answer.
 
     Raises:
-        MigrationError: The other process failed.
-        GuestFailed: There is not enough memory.
+        MigrationError: A process failed, or there is not enough memory.
     """
-    with _memory(length_bytes, backing) as memory, socket.create_server(("127.0.0.1", 0)) as server:
+    return trio.run(_measure, length_bytes, backing, link)
+
+
+async def _measure(length_bytes: int, backing: str, link: Link) -> float:
+    children: list[Child] = []
+
+    def start(side: str, *arguments: str) -> Child:
+        arguments = (*arguments, str(length_bytes), backing)
+        child = Child(side, [*arguments], module=_MODULE, capture=True, prefix=link.prefixes[side])
+        children.append(child)
+        return child
+
+    failure: BaseException | None = None
+    rate = 0.0
+    try:
+        with trio.fail_after(_RUN_SECONDS_MAX):
+            async with trio.open_nursery() as nursery:
+                dest, source = start(DEST, link.listen_host), start(SOURCE, "-")
+                address = await dest.read_line(_LISTENING)
+                source.write_line(await link.lead_to(address, nursery))
+                rate = float(await source.read_line(_RATE))
+                nursery.cancel_scope.cancel()
+    except (trio.TooSlowError, BaseExceptionGroup) as error:
+        failure = root_cause(error)
+        if not isinstance(failure, (MigrationError, trio.TooSlowError)):
+            raise
+    finally:
+        for child in children:
+            child.kill()
+            await child.end(0.0)
+    if failure is not None:
+        reasons = [child.reason for child in children if child.reason]
+        raise MigrationError(f"the plain socket pair failed: {[*reasons, failure][0]}")
+    return rate
+
+
+def _send(host: str, port: int, view: memoryview) -> None:
+    with socket.create_connection((host, port), _CONNECT_SECONDS_MAX) as connection:
+        connection.settimeout(_RUN_SECONDS_MAX)
+        # The receiver says when its memory is ready.
+        connection.recv(1)
+        started = time.monotonic()
+        for offset in range(0, len(view), PIECE_BYTES):
+            connection.sendall(view[offset : offset + PIECE_BYTES])
+        if not connection.recv(1):
+            raise ConnectionError("the receiver ended early")
+        print_result(f"{_RATE}{len(view) / (time.monotonic() - started)}\n")
+
+
+def _receive(host: str, view: memoryview) -> None:
+    with socket.create_server((host, 0)) as server:
         server.settimeout(_CONNECT_SECONDS_MAX)
-        port = server.getsockname()[1]
-        receiver = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "scripts.figures.raw_pair",
-                str(port),
-                str(length_bytes),
-                backing,
-            ],
-            env=package_environment(),
-            stdin=subprocess.DEVNULL,
-        )
-        try:
-            connection, _ = server.accept()
-            with connection:
-                connection.settimeout(_RUN_SECONDS_MAX)
-                return _send(connection, memory.views[0])
-        except OSError as error:
-            raise MigrationError(f"the plain socket pair failed: {error}") from error
-        finally:
-            receiver.kill()
-            receiver.wait()
-
-
-def _send(connection: socket.socket, view: memoryview) -> float:
-    # The receiver says when its memory is ready.
-    connection.recv(1)
-    started = time.monotonic()
-    for offset in range(0, len(view), PIECE_BYTES):
-        connection.sendall(view[offset : offset + PIECE_BYTES])
-    if not connection.recv(1):
-        raise ConnectionError("the receiver ended early")
-    return len(view) / (time.monotonic() - started)
-
-
-def _receive(port: int, length_bytes: int, backing: str) -> None:
-    with (
-        _memory(length_bytes, backing) as memory,
-        socket.create_connection(("127.0.0.1", port)) as connection,
-    ):
-        view = memory.views[0]
+        print_result(f"{_LISTENING}{host}:{server.getsockname()[1]}\n")
+        connection, _ = server.accept()
+    with connection:
+        connection.settimeout(_RUN_SECONDS_MAX)
         connection.sendall(b"r")
         have = 0
         while have < len(view):
@@ -90,5 +111,21 @@ def _memory(length_bytes: int, backing: str) -> GuestMemory:
     return memory
 
 
+def main(side: str, address: str, length_bytes: str, backing: str) -> None:
+    """Be one end: `dest HOST` listens and receives, `source -` is told where to, and sends."""
+    follow_parent()
+    exit_when_signalled()
+    try:
+        with _memory(int(length_bytes), backing) as memory:
+            if side == DEST:
+                _receive(address, memory.views[0])
+            else:
+                address = sys.stdin.readline().strip()
+                _send(*parse_address(address, "ADDRESS"), memory.views[0])
+    except (MidstreamError, OSError) as error:
+        tell_failure(str(error))
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    _receive(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(*sys.argv[1:])

@@ -6,11 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from protocol.errors import MidstreamError, MigrationError
 from scripts.processes.child import package_environment
+from scripts.processes.link import PROXY
+from scripts.screen.output import tell
+from scripts.screen.table import link_title
 
 _RUN_SECONDS_MAX = 1800.0
 
@@ -40,7 +44,16 @@ def run_migration(options: Mapping[str, str], folder: Path) -> dict[str, Any]:
         reason = done.stderr.decode(errors="replace").strip().removeprefix("midstream: ")
         raise MigrationError(f"a run failed: {reason}")
     result: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    link = result["midstream"].get("link")
+    if link is not None and link["kind"] == PROXY:
+        _tell_once(f"midstream: each run has a {link_title(link)}, not network namespaces")
     return result
+
+
+@cache
+def _tell_once(line: str) -> None:
+    """Tell a line on standard error; all runs of a comparison would say the same."""
+    tell(line)
 
 
 def write_json(target: str, plain: object) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from protocol.errors import MigrationError
 from scripts.figures.raw_pair import measure
 from scripts.processes.child import package_environment
+from scripts.processes.link import LOOPBACK, Link
 
 _RUN_SECONDS_MAX = 600.0
 
@@ -47,6 +48,7 @@ class Throughput:
     page_size: str
     chunk_size: str
     pairs: tuple[Pair, ...]
+    link: Link = LOOPBACK
 
     def to_plain(self) -> dict[str, Any]:
         """Return figures and every raw run, as JSON can hold them."""
@@ -55,6 +57,7 @@ class Throughput:
             "size": self.length_bytes,
             "page-size": self.page_size,
             "chunk-size": self.chunk_size,
+            **({"link": self.link.to_plain()} if self.link.kind else {}),
             "raw-bytes-per-second": _spread([pair.raw for pair in self.pairs]),
             "precopy-bytes-per-second": _spread([pair.precopy for pair in self.pairs]),
             "ratio": _spread([pair.ratio for pair in self.pairs]),
@@ -68,7 +71,7 @@ class Throughput:
             ("precopy stream", [pair.precopy for pair in self.pairs], 1e9, "GB/s"),
             ("ratio", [pair.ratio for pair in self.pairs], 1.0, ""),
         )
-        title = f"loopback, {self.length_bytes >> 20} MiB, {self.page_size} pages, "
+        title = f"{self.link.title}, {self.length_bytes >> 20} MiB, {self.page_size} pages, "
         title += f"{len(self.pairs)} runs in turn: median (lowest to highest)"
         return [title, *(_row(name, values, unit, scale) for name, values, scale, unit in rows)]
 
@@ -79,6 +82,7 @@ def run_throughput(
     chunk_size: str,
     runs: int,
     on_run: Callable[[int], None],
+    link: Link = LOOPBACK,
 ) -> Throughput:
     """Measure both, in turn, after one warm-up of each.
 
@@ -88,6 +92,7 @@ def run_throughput(
         chunk_size: As in `--chunk-size`.
         runs: How many are counted.
         on_run: Called with the number of each counted run before it starts.
+        link: What lies between the plain sockets; each migration makes one like it.
 
     Raises:
         MigrationError: A run failed.
@@ -95,20 +100,21 @@ def run_throughput(
     pairs = []
     for number in range(runs + 1):
         on_run(number)
-        raw = measure(length_bytes, "auto")
-        precopy = _measure_precopy(length_bytes, page_size, chunk_size)
+        raw = measure(length_bytes, "auto", link)
+        precopy = _measure_precopy(length_bytes, page_size, chunk_size, link)
         if number:
             pairs.append(Pair(raw, precopy))
-    return Throughput(length_bytes, page_size, chunk_size, tuple(pairs))
+    return Throughput(length_bytes, page_size, chunk_size, tuple(pairs), link)
 
 
-def _measure_precopy(length_bytes: int, page_size: str, chunk_size: str) -> float:
+def _measure_precopy(length_bytes: int, page_size: str, chunk_size: str, link: Link) -> float:
     with tempfile.TemporaryDirectory(prefix="midstream-bench-") as folder:
         report = Path(folder) / "report.json"
         command = [
             *(sys.executable, "-P", "-m", "scripts", "migrate", *_MIGRATION),
             *(f"--size={length_bytes}", f"--page-size={page_size}"),
             *(f"--chunk-size={chunk_size}", f"--report={report}"),
+            f"--link={link.option}",
         ]
         done = subprocess.run(
             command,

@@ -29,6 +29,7 @@ from scripts.injection.tap import Marks
 from scripts.options import DEST, SOURCE, options_of, to_arguments
 from scripts.processes.child import Child
 from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
+from scripts.processes.link import PROXY, Link
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
 
@@ -123,7 +124,8 @@ class Trial:
             address = await self._nursery.start(self._proxy.serve, host, port)
         self.director.begin()
         report = self._folder / "report.json"
-        self._start(SOURCE, [f"--connect={address}", f"--report={report}"])
+        note = Link(self._scenario.link_rate, PROXY).note
+        self._start(SOURCE, [f"--connect={address}", f"--report={report}", *note])
         async with trio.open_nursery() as nursery:
             for child in self._children.values():
                 nursery.start_soon(self._wait, child, nursery.cancel_scope)

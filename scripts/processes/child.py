@@ -34,9 +34,15 @@ class Child:
     """
 
     def __init__(
-        self, side: str, arguments: list[str], *, capture: bool, prefix: Sequence[str] = ()
+        self,
+        side: str,
+        arguments: list[str],
+        *,
+        capture: bool,
+        prefix: Sequence[str] = (),
+        module: str = "scripts",
     ) -> None:
-        """Start `midstream SIDE ARGUMENTS`.
+        """Start `python -m MODULE SIDE ARGUMENTS`, which is `midstream SIDE ARGUMENTS`.
 
         The process leaves the terminal's group, so that Ctrl-C reaches only its parent.  It is
         started from the main thread: the kernel ends it when the thread that started it ends.
@@ -46,6 +52,7 @@ class Child:
             arguments: Its command line.
             capture: Read its standard output and error here instead of letting them through.
             prefix: The command line that brings a process to where it is to run.
+            module: What has sides too, if it is not midstream itself.
 
         Raises:
             MigrationError: The system refused to start a process.
@@ -64,7 +71,7 @@ class Child:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self._process = subprocess.Popen(
-                [*prefix, sys.executable, "-P", "-m", "scripts", side, *arguments],
+                [*prefix, sys.executable, "-P", "-m", module, side, *arguments],
                 env={**package_environment(), **environment},
                 stdin=subprocess.PIPE,
                 stdout=pipe,

@@ -9,7 +9,7 @@ import os
 import sys
 
 from guest.libc import die_with_parent
-from scripts.processes.child import PARENT_VARIABLE
+from scripts.processes.parent import PARENT_VARIABLE
 
 
 def main() -> None:

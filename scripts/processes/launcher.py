@@ -20,7 +20,7 @@ from protocol.errors import MidstreamError, MigrationCancelled, MigrationError
 from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
 from scripts.processes.child import Child
 from scripts.processes.interrupts import SIGNALS
-from scripts.processes.link import ShapedLink
+from scripts.processes.link import LOOPBACK, Link
 from scripts.screen.output import tell
 
 # A destination that has not begun to listen by then never will.
@@ -52,12 +52,12 @@ class SideFailed(MidstreamError):
 class Launcher:
     """Both sides of one migration; `run` once."""
 
-    def __init__(self, values: Values, link: ShapedLink | None = None) -> None:
+    def __init__(self, values: Values, link: Link = LOOPBACK) -> None:
         """Prepare; nothing is started yet.
 
         Args:
             values: The options of `midstream migrate`.
-            link: Where the two sides run; None for plain loopback.
+            link: What lies between the two sides.
         """
         self._link = link
         self._values = values
@@ -81,24 +81,25 @@ class Launcher:
                 nursery.start_soon(self._heed, signals, nursery)
                 async with trio.open_nursery() as readers:
                     try:
-                        await self._run_sides(readers)
+                        await self._run_sides(readers, nursery)
                     finally:
                         await self._end_sides()
                         readers.cancel_scope.deadline = trio.current_time() + LAST_WORDS_SECONDS_MAX
                 nursery.cancel_scope.cancel()
         self._judge()
 
-    async def _run_sides(self, readers: trio.Nursery) -> None:
+    async def _run_sides(self, readers: trio.Nursery, nursery: trio.Nursery) -> None:
         # It is verbose so that this process hears when it meets a source.
-        address = self._link.addresses[DEST] if self._link else "127.0.0.1"
-        arguments = [f"--listen={address}:0", "--quiet", "--verbose"]
+        arguments = [f"--listen={self._link.listen_host}:0", "--quiet", "--verbose"]
         dest = self._start(DEST, arguments, capture=True)
         readers.start_soon(dest.collect_errors, self._pass_on)
         # Loading takes both sides longest, so they do it at the same time.
-        source = self._start(SOURCE, ["--connect=-"], capture=False)
+        arguments = ["--connect=-", *self._link.note]
+        source = self._start(SOURCE, arguments, capture=False)
         with trio.move_on_after(LISTEN_SECONDS_MAX) as patience:
             try:
-                source.write_line(await dest.read_line(LISTENING))
+                address = await dest.read_line(LISTENING)
+                source.write_line(await self._link.lead_to(address, nursery))
             except MigrationError:
                 await dest.wait()
                 source.kill()
@@ -129,7 +130,7 @@ class Launcher:
             side,
             [*arguments, *to_arguments(values, ours)],
             capture=capture,
-            prefix=self._link.prefixes[side] if self._link else (),
+            prefix=self._link.prefixes[side],
         )
         self._sides.append(child)
         return child

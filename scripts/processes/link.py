@@ -1,27 +1,40 @@
-"""A shaped link of one's own: two network namespaces, a veth pair, a token bucket on each end.
+"""A shaped link of one's own between the two sides: network namespaces, or else a proxy.
 
-The namespaces have no names: each lives as long as a *holder* process that does nothing, and
-holders end with the process that started them.  So nothing is left behind, whatever happens to this
-process; the last one out closes the door.
+Two network namespaces, a veth pair and a token bucket on each end are the better link: the kernel
+shapes, and nobody else's packets are on it.  The namespaces have no names: each lives as long as a
+*holder* process that does nothing, and holders end with the process that started them.  So nothing
+is left behind, whatever happens to this process; the last one out closes the door.
 
-Needs iproute2's `ip` and `tc` and util-linux's `unshare` and `nsenter`, and the right to create
-network namespaces: root's own, or that which a user namespace gives.
+That needs iproute2's `ip` and `tc` and util-linux's `unshare` and `nsenter`, the kernel's veth and
+tbf, and the right to create network namespaces: root's own, or that which a user namespace gives.
+Where one of them is missing, a proxy in this process stands between the sides, on loopback.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import trio
 
 from protocol.errors import MigrationError
-from scripts.processes.child import PARENT_VARIABLE, package_environment
+from protocol.text import one_line
+from scripts.configure import parse_address
+from scripts.processes.child import package_environment
+from scripts.processes.parent import PARENT_VARIABLE
+from scripts.screen.output import tell
+from scripts.screen.table import link_title
 
-TOOLS = ("ip", "tc", "unshare", "nsenter")
+TOOLS: tuple[str, ...] = ("ip", "tc", "unshare", "nsenter")
+
+# The kinds of a link, as a report names them.
+NAMESPACES, PROXY = "namespaces", "proxy"
 
 # Both ends' addresses; private to the namespaces, so they collide with nobody's.
 ADDRESSES = {"source": "10.83.0.1", "dest": "10.83.0.2"}
@@ -36,86 +49,165 @@ _TOOL_SECONDS_MAX = 10.0
 
 
 @dataclass(frozen=True)
-class ShapedLink:
-    """Where the two sides run.
+class Link:
+    """What lies between the two sides; without a rate it is plain loopback.
 
     Attributes:
-        bytes_per_second: The rate, each direction for itself.
-        prefixes: For "source" and "dest", the command line that enters its namespace.
-        addresses: For both, the address in it.
+        bytes_per_second: The rate, each direction for itself; 0 for no limit.
+        kind: NAMESPACES or PROXY; empty for plain loopback.
+        prefixes: For "source" and "dest", the command line that brings a process to its end.
+        listen_host: Where the destination listens, at its end.
     """
 
-    bytes_per_second: int
-    prefixes: dict[str, list[str]]
-    addresses: dict[str, str]
+    bytes_per_second: int = 0
+    kind: str = ""
+    prefixes: Mapping[str, Sequence[str]] = field(
+        default_factory=lambda: dict.fromkeys(ADDRESSES, ())
+    )
+    listen_host: str = "127.0.0.1"
+
+    @property
+    def title(self) -> str:
+        """What it is, for a person."""
+        return link_title(self.to_plain()) if self.kind else "loopback"
+
+    def to_plain(self) -> dict[str, str | int]:
+        """Return what a report says of it."""
+        return {"kind": self.kind, "bytes-per-second": self.bytes_per_second}
+
+    @property
+    def option(self) -> str:
+        """The value of `--link` for one like it."""
+        return f"{self.bytes_per_second}B/s" if self.bytes_per_second else "0"
+
+    @property
+    def note(self) -> list[str]:
+        """The arguments by which a source's report tells of this link."""
+        given = f"--on-link={self.kind}:{self.bytes_per_second}"
+        return [given] if self.bytes_per_second else []
+
+    async def lead_to(self, address: str, nursery: trio.Nursery) -> str:
+        """Return the HOST:PORT at which the source finds what listens at the other end.
+
+        Args:
+            address: Where that listens.
+            nursery: What the link needs done runs there until it is cancelled.
+        """
+        if self.kind != PROXY:
+            return address
+        # Most migrations need no proxy, and it takes a while to load.
+        from scripts.injection.proxy import Proxy  # noqa: PLC0415
+
+        proxy = Proxy(None, lambda _: None, link_rate=self.bytes_per_second)
+        near: str = await nursery.start(proxy.serve, *parse_address(address, "--listen"))
+        return near
+
+
+LOOPBACK = Link()
 
 
 @contextmanager
-def shaped_link(bytes_per_second: int) -> Iterator[ShapedLink]:
-    """Make a link that is gone when the block is left.
+def link_of_rate(bytes_per_second: int) -> Iterator[Link]:
+    """Make the best link that can be had here; it is gone when the block is left.
+
+    That it is a proxy is told on standard error, and why.
+    """
+    with ExitStack() as stack:
+        if not bytes_per_second:
+            link = LOOPBACK
+        else:
+            try:
+                link = stack.enter_context(namespaces_link(bytes_per_second))
+            except MigrationError as error:
+                reason = one_line(str(error))
+                tell(f"midstream: the link is a proxy, not network namespaces: {reason}")
+                link = Link(bytes_per_second, PROXY)
+        yield link
+
+
+@contextmanager
+def namespaces_link(bytes_per_second: int) -> Iterator[Link]:
+    """Make a link of two network namespaces.
 
     Raises:
         MigrationError: It cannot be had here; says why.
     """
     missing = [tool for tool in TOOLS if _path_of(tool) is None]
     if missing:
-        raise MigrationError(f"a shaped link needs {', '.join(missing)}, which this machine lacks")
+        raise MigrationError(f"this machine lacks {', '.join(missing)}")
     with ExitStack() as stack:
-        enter_user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
-        new_user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-        first = stack.enter_context(_holder([_tool("unshare"), *new_user, "--net"]))
-        into_first = [_tool("nsenter"), f"--target={first}", *enter_user]
-        second = stack.enter_context(_holder([*into_first, _tool("unshare"), "--net"]))
-        # The second was made inside the first's user namespace, so one way in fits both.
-        prefixes = {
-            "source": [*into_first, "--net"],
-            "dest": [_tool("nsenter"), f"--target={second}", *enter_user, "--net"],
-        }
-        _connect(prefixes, second)
-        for side, prefix in prefixes.items():
-            _bring_up(prefix, side, bytes_per_second)
-        yield ShapedLink(bytes_per_second, prefixes, ADDRESSES)
+        yield _join_namespaces(stack, bytes_per_second)
 
 
-@contextmanager
-def link_of_rate(bytes_per_second: int) -> Iterator[ShapedLink | None]:
-    """Make a link for a rate; for 0 there is none.
+def _join_namespaces(stack: ExitStack, bytes_per_second: int) -> Link:
+    """Make both as root may, or inside a user namespace of one's own; the first refusal counts."""
+    # A root whose capabilities were taken away may still do there what it may not outside.
+    ways = (False, True) if os.geteuid() == 0 else (True,)
+    refusals: list[MigrationError] = []
+    for new_user in ways:
+        with ExitStack() as attempt:
+            try:
+                link = _join(attempt, bytes_per_second, new_user=new_user)
+            except MigrationError as error:
+                refusals.append(error)
+            else:
+                stack.enter_context(attempt.pop_all())
+                return link
+    raise refusals[0]
 
-    Raises:
-        MigrationError: It cannot be had here; says why.
-    """
-    if not bytes_per_second:
-        yield None
-        return
-    with shaped_link(bytes_per_second) as link:
-        yield link
+
+def _join(stack: ExitStack, bytes_per_second: int, *, new_user: bool) -> Link:
+    user = ["--user", "--map-root-user"] if new_user else []
+    enter_user = ["--user", "--preserve-credentials"] if new_user else []
+    first = stack.enter_context(_holder([_tool("unshare"), *user, "--net"]))
+    into_first = [_tool("nsenter"), f"--target={first}", *enter_user]
+    second = stack.enter_context(_holder([*into_first, _tool("unshare"), "--net"]))
+    # The second was made inside the first's user namespace, so one way in fits both.
+    prefixes = {
+        "source": [*into_first, "--net"],
+        "dest": [_tool("nsenter"), f"--target={second}", *enter_user, "--net"],
+    }
+    _connect(prefixes, second)
+    for side, prefix in prefixes.items():
+        _bring_up(prefix, side, bytes_per_second)
+    return Link(bytes_per_second, NAMESPACES, prefixes, ADDRESSES["dest"])
 
 
 @contextmanager
 def _holder(prefix: Sequence[str]) -> Iterator[int]:
     """Keep a process in the namespaces that a command line leads to; yield its pid."""
-    process = subprocess.Popen(
-        [*prefix, sys.executable, "-P", "-m", "scripts.processes.holder"],
-        env={**package_environment(), PARENT_VARIABLE: str(os.getpid())},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        process_group=0,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
     try:
-        # It says a word once it is in; before that its namespaces may not be there yet.
-        if not process.stdout.readline():
-            reason = process.stderr.read().decode(errors="replace").strip()
-            raise MigrationError(f"no network namespace can be made: {reason}")
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-P", "-m", "scripts.processes.holder"],
+            env={**package_environment(), PARENT_VARIABLE: str(os.getpid())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            process_group=0,
+        )
+    except OSError as error:
+        raise MigrationError(f"cannot start {prefix[0]}: {error.strerror}") from error
+    try:
+        _await_word(process)
         yield process.pid
     finally:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout, process.stderr):
+            assert pipe is not None
             pipe.close()
+
+
+def _await_word(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a holder says that it is in; before that its namespaces may not be there yet."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    ready, _, _ = select.select([process.stdout], [], [], _TOOL_SECONDS_MAX)
+    if not ready:
+        raise MigrationError(f"no network namespace was made in {_TOOL_SECONDS_MAX:g} s")
+    if not process.stdout.readline():
+        lines = process.stderr.read().decode(errors="replace").strip().splitlines()
+        raise MigrationError(f"no network namespace can be made: {lines[-1] if lines else '?'}")
 
 
 def _connect(prefixes: dict[str, list[str]], dest_pid: int) -> None:
@@ -141,6 +233,8 @@ def _run(command: list[str]) -> None:
         )
     except subprocess.TimeoutExpired:
         raise MigrationError(f"{' '.join(command)} did not end") from None
+    except OSError as error:
+        raise MigrationError(f"cannot start {command[0]}: {error.strerror}") from error
     if done.returncode:
         reason = done.stderr.strip().splitlines()
         raise MigrationError(f"{' '.join(command[-6:])} failed: {reason[-1] if reason else '?'}")
@@ -153,5 +247,5 @@ def _path_of(tool: str) -> str | None:
 
 def _tool(tool: str) -> str:
     path = _path_of(tool)
-    assert path is not None, "shaped_link looks for all of them first"
+    assert path is not None, "namespaces_link looks for all of them first"
     return path

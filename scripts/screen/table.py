@@ -17,6 +17,7 @@ def table(report: Report) -> str:
     items = {
         "status": _status(report),
         "policy": f"{own['policy']}, placement {own['placement']}, backing {own['backing']}",
+        **({"link": link_title(own["link"])} if "link" in own else {}),
         "time": _times(report),
         "memory": _memory(report),
         "channels": _channels(own["channels"]),
@@ -27,6 +28,12 @@ def table(report: Report) -> str:
         "verified": _verified(own["verified"]),
     }
     return "".join(_item(name, text) for name, text in items.items())
+
+
+def link_title(link: dict[str, Any]) -> str:
+    """Return what a report says of the link between the sides, for a person."""
+    kinds = {"namespaces": "network namespaces", "proxy": "a proxy"}
+    return f"link of {link['bytes-per-second'] * 8 / 1e6:.6g} Mbit/s ({kinds[link['kind']]})"
 
 
 def _item(name: str, text: str) -> str:

@@ -1,23 +1,27 @@
 """The yardstick: a plain socket pair between two processes."""
 
-import subprocess
-
 import pytest
 
 from protocol.errors import MigrationError
 from scripts.figures import raw_pair
+from scripts.processes.link import PROXY, Link
+from tests.helpers import nothing_left
+
+MIB = 1 << 20
 
 
 def test_all_bytes_cross() -> None:
-    """The figure is bytes a second of the whole length, over the time until the answer."""
-    assert raw_pair.measure(8 << 20, "base") > 0
+    """The figure is bytes a second of the whole length; over a link it is the link's, or less."""
+    with nothing_left():
+        assert raw_pair.measure(8 * MIB, "base") > 0
+        assert 0 < raw_pair.measure(4 * MIB, "base", Link(40_000_000, PROXY)) < 48_000_000
 
 
-def test_a_receiver_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the other process ends early nothing hangs, and no figure comes of it."""
-    popen = subprocess.Popen
-    monkeypatch.setattr(raw_pair, "_CONNECT_SECONDS_MAX", 0.2)
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: popen(["true"]))
-
-    with pytest.raises(MigrationError, match="plain socket pair failed"):
-        raw_pair.measure(8 << 20, "base")
+def test_a_process_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a process ends early nothing hangs, and no figure comes of it, but its reason."""
+    with nothing_left():
+        with pytest.raises(MigrationError, match=r"pair failed: .* memory"):
+            raw_pair.measure(1 << 44, "base")
+        monkeypatch.setattr(raw_pair, "_MODULE", "no_such_module")
+        with pytest.raises(MigrationError, match=r"pair failed: .* ended before"):
+            raw_pair.measure(8 * MIB, "base")

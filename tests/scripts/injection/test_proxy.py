@@ -1,7 +1,7 @@
 """Tests of scripts/injection/proxy.py, its pipes and gates, between two ends in this process."""
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from protocol.geometry import Geometry, RamBlock
 from protocol.messages import Hello, PageData
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
+from scripts.injection.gates import Bucket
 from scripts.injection.proxy import Proxy
 from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Part
 
@@ -26,11 +27,18 @@ BACKWARD = (Direction.BACKWARD,)
 class Ends:
     """A proxy and what is at both its ends."""
 
-    def __init__(self, proxy: Proxy, source: trio.SocketStream, dest: trio.SocketStream) -> None:
-        """Take them."""
+    def __init__(
+        self,
+        proxy: Proxy,
+        source: trio.SocketStream,
+        dest: trio.SocketStream,
+        accept: Callable[[], Awaitable[trio.SocketStream]],
+    ) -> None:
+        """Take them, and what takes one more connection from the proxy."""
         self.proxy = proxy
         self.source = source
         self.dest = dest
+        self.accept = accept
 
     async def greet(self) -> None:
         """Say hello, so that the proxy knows the channel."""
@@ -76,7 +84,7 @@ async def ends(
             address = await nursery.start(proxy.serve, "127.0.0.1", port)
             source = await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
             async with source, await listener.accept() as dest:
-                yield Ends(proxy, source, dest)
+                yield Ends(proxy, source, dest, listener.accept)
             nursery.cancel_scope.cancel()
 
 
@@ -205,6 +213,48 @@ async def test_a_link_is_shared_and_not_healed() -> None:
         await both.source.send_all(b"\0" * 100_000)
         assert len(await read(both.dest, 100_000)) == 100_000
         assert trio.current_time() - before >= 0.09
+
+
+def test_a_link_serves_in_the_order_of_asking() -> None:
+    """Each piece takes its place behind all that asked before it; what was idle is soon lost."""
+    bucket = Bucket(1_000_000)
+
+    places = [bucket.take(1000, 10.0) for _ in range(4)]
+
+    assert places == pytest.approx([9.998, 9.999, 10.0, 10.001])
+    assert bucket.take(1000, 20.0) == pytest.approx(19.998)
+
+
+async def test_two_connections_share_a_link_evenly() -> None:
+    """A connection that has been busy for long leaves half of the link to one that comes later.
+
+    Neither has a role, so no gate of a channel could be what slows them.
+    """
+    counts = [0, 0]
+    late_bytes = 200_000
+    moments = (trio.Event(), trio.Event())
+
+    async def count(stream: trio.SocketStream, which: int) -> None:
+        while data := await stream.receive_some():
+            counts[which] += len(data)
+            if not which or counts[which] >= late_bytes:
+                moments[which].set()
+
+    async with ends(link_rate=2_000_000) as both, trio.open_nursery() as nursery:
+        address = both.source.socket.getpeername()
+        nursery.start_soon(both.source.send_all, b"\0" * 4_000_000)
+        nursery.start_soon(count, both.dest, 0)
+        async with await trio.open_tcp_stream(*address) as late, await both.accept() as far:
+            await moments[0].wait()
+            before, started = counts[0], trio.current_time()
+            nursery.start_soon(late.send_all, b"\0" * late_bytes * 2)
+            nursery.start_soon(count, far, 1)
+            await moments[1].wait()
+            passed = counts[0] - before, counts[1]
+            assert 0.25 < passed[0] / passed[1] < 4
+            # What the buffers held when the watch was started came on top.
+            assert sum(passed) / (trio.current_time() - started) < 4_000_000
+            nursery.cancel_scope.cancel()
 
 
 async def test_an_unplugged_channel_stays_so_for_its_time() -> None:

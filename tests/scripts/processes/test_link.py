@@ -1,39 +1,55 @@
-"""The shaped link: it is there, it is slow, and it is gone afterwards."""
+"""The shaped link: it is there, it is slow, it is gone afterwards, and there is always one."""
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from protocol.errors import MigrationError
 from scripts.processes import link
-from scripts.processes.link import ADDRESSES, ShapedLink, link_of_rate, shaped_link
+from scripts.processes.link import (
+    ADDRESSES,
+    LOOPBACK,
+    NAMESPACES,
+    PROXY,
+    Link,
+    link_of_rate,
+    namespaces_link,
+)
+from tests.helpers import nothing_left
+from tests.processes import Lab
 
 RATE = 125_000_000
 
 
-@pytest.fixture(scope="module")
-def joined() -> Iterator[ShapedLink]:
-    """A link of 1 Gbit/s, where one can be had."""
-    try:
-        with shaped_link(RATE) as made:
-            yield made
-    except MigrationError as error:
-        pytest.skip(f"no shaped link can be had here: {error}")
+@pytest.fixture(scope="module", params=["as it is", "user namespace"])
+def joined(request: pytest.FixtureRequest) -> Iterator[Link]:
+    """A link of 1 Gbit/s, where one can be had: as this user may, and in a user namespace."""
+    with ExitStack() as stack:
+        try:
+            if request.param == "user namespace":
+                made = link._join(stack, RATE, new_user=True)
+            else:
+                made = stack.enter_context(namespaces_link(RATE))
+        except MigrationError as error:
+            pytest.skip(f"network namespaces ({request.param}): {error}")
+        yield made
 
 
-def run(prefix: list[str], *command: str) -> str:
+def run(prefix: Sequence[str], *command: str) -> str:
     """Run a command in a namespace and return its output."""
     return subprocess.run(
         [*prefix, *command], capture_output=True, text=True, check=True, timeout=10
     ).stdout
 
 
-def test_each_side_has_its_own_network(joined: ShapedLink) -> None:
+def test_each_side_has_its_own_network(joined: Link) -> None:
     """In its namespace each side has its address and nothing of this machine's."""
     ip = shutil.which("ip", path="/usr/sbin:/sbin:/usr/bin:/bin")
     assert ip is not None
@@ -44,7 +60,7 @@ def test_each_side_has_its_own_network(joined: ShapedLink) -> None:
         assert address in addresses
 
 
-def test_both_directions_are_shaped(joined: ShapedLink) -> None:
+def test_both_directions_are_shaped(joined: Link) -> None:
     """A token bucket of the rate stands at each end."""
     tc = shutil.which("tc", path="/usr/sbin:/sbin:/usr/bin:/bin")
     assert tc is not None
@@ -55,7 +71,7 @@ def test_both_directions_are_shaped(joined: ShapedLink) -> None:
         assert "rate 1Gbit" in shaping
 
 
-def test_one_side_reaches_the_other(joined: ShapedLink) -> None:
+def test_one_side_reaches_the_other(joined: Link) -> None:
     """A connection from the source's namespace arrives in the destination's."""
     listen = (
         "import socket; s = socket.create_server((%r, 4000)); print('up', flush=True); "
@@ -74,21 +90,21 @@ def test_one_side_reaches_the_other(joined: ShapedLink) -> None:
         assert server.stdout.readline().strip() == ADDRESSES["source"]
 
 
-def test_nothing_is_left(joined: ShapedLink) -> None:
+def test_nothing_is_left(joined: Link) -> None:
     """When the block is left no holder lives, and with the last holder goes its namespace."""
-    with shaped_link(RATE) as made:
+    with namespaces_link(RATE) as made:
         pids = [prefix_pid(prefix) for prefix in made.prefixes.values()]
         assert all(Path(f"/proc/{pid}").exists() for pid in pids)
 
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_nothing_is_left_of_a_killed_process(joined: ShapedLink) -> None:
+def test_nothing_is_left_of_a_killed_process(joined: Link) -> None:
     """When the process that made the link is killed, its holders end by themselves."""
     code = (
         "import sys, time\n"
-        "from scripts.processes.link import shaped_link\n"
-        f"with shaped_link({RATE}) as made:\n"
+        "from scripts.processes.link import namespaces_link\n"
+        f"with namespaces_link({RATE}) as made:\n"
         "    print(made.prefixes['source'][1], made.prefixes['dest'][1], flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -107,17 +123,95 @@ def test_a_machine_without_the_tools_says_so(monkeypatch: pytest.MonkeyPatch) ->
     """Where a tool is missing, the error names it."""
     monkeypatch.setattr(link, "TOOLS", ("ip", "no-such-tool"))
 
-    with pytest.raises(MigrationError, match="no-such-tool"), shaped_link(RATE):
+    with pytest.raises(MigrationError, match="no-such-tool"), namespaces_link(RATE):
         pass
+
+
+@pytest.mark.parametrize("tool", ["/bin/false", "/no/such/tool"])
+def test_what_the_tools_refuse_is_told(monkeypatch: pytest.MonkeyPatch, tool: str) -> None:
+    """A tool that fails, or cannot even be started, is a reason and no crash."""
+    monkeypatch.setattr(link, "_path_of", lambda _: tool)
+
+    with (
+        nothing_left(),
+        pytest.raises(MigrationError, match=r"cannot start|can be made"),
+        namespaces_link(RATE),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("user", "ways"), [(0, [False, True]), (1000, [True])])
+def test_a_user_namespace_is_tried_too(
+    monkeypatch: pytest.MonkeyPatch, user: int, ways: list[bool]
+) -> None:
+    """Root tries its own right first, everybody a user namespace; the first refusal is told."""
+    tried: list[bool] = []
+
+    def refuse(_stack: ExitStack, _rate: int, *, new_user: bool) -> Link:
+        tried.append(new_user)
+        raise MigrationError(f"refusal {len(tried)}")
+
+    monkeypatch.setattr(link, "_join", refuse)
+    monkeypatch.setattr("os.geteuid", lambda: user)
+
+    with pytest.raises(MigrationError, match="refusal 1"), namespaces_link(RATE):
+        pass
+    assert tried == ways
 
 
 def test_no_rate_is_no_link() -> None:
     """A rate of 0 stands for plain loopback."""
     with link_of_rate(0) as made:
-        assert made is None
+        assert made is LOOPBACK
+        assert not made.note
 
 
-def prefix_pid(prefix: list[str]) -> int:
+def test_where_there_is_no_namespace_there_is_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That it is a proxy is told, in one line that says why."""
+    monkeypatch.setattr(link, "TOOLS", ("no-such-tool",))
+
+    with link_of_rate(RATE) as made:
+        assert (made.kind, made.bytes_per_second) == (PROXY, RATE)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("midstream: the link is a proxy")
+    assert line.endswith("this machine lacks no-such-tool")
+
+
+def test_a_migration_goes_through_the_proxy(lab: Lab, tmp_path: Path) -> None:
+    """Without namespaces `--link` works all the same, no faster than it says, and says what it is.
+
+    The rate is one for both connections: all that was sent took its time.
+    """
+    done = lab.fork(
+        "migrate", "--size=8MiB", "--link=30MB/s", "--vcpus=1", "--postcopy-after=0",
+        "--report=report", rig="no-namespaces",
+    )  # fmt: skip
+
+    assert done.wait() == 0
+    (line,) = done.errors.splitlines()
+    assert line.startswith("midstream: the link is a proxy")
+    assert "link of 240 Mbit/s (a proxy)" in done.output
+    report = json.loads((tmp_path / "report").read_text(encoding="utf-8"))
+    own = report["midstream"]
+    assert own["link"] == {"kind": "proxy", "bytes-per-second": 30_000_000}
+    assert own["channels"]["postcopy"]
+    seconds = (report["total-time"] - report["setup-time"]) / 1000
+    # What the buffers on the way hold is not counted by who has the clock.
+    assert report["ram"]["transferred"] / seconds < 30_000_000 * 1.2
+
+
+@pytest.mark.parametrize("joined", ["as it is"], indirect=True)
+def test_a_migration_goes_over_its_own_network(lab: Lab, tmp_path: Path, joined: Link) -> None:
+    """Where there are namespaces `--link` uses them, and the report says so."""
+    lab.fork("migrate", "--size=8MiB", "--link=1Gbit/s", "--quiet", "--report=report").succeed()
+
+    report = json.loads((tmp_path / "report").read_text(encoding="utf-8"))
+    assert report["midstream"]["link"] == {"kind": NAMESPACES, "bytes-per-second": RATE}
+
+
+def prefix_pid(prefix: Sequence[str]) -> int:
     """Return the holder's pid in a command line that enters its namespace."""
     return int(prefix[1].partition("=")[2])
 
