@@ -141,6 +141,19 @@ def test_a_report_has_standard_output_for_itself(
     assert json.loads(capsys.readouterr().out) == report()
 
 
+def test_a_report_tells_of_the_link(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a launcher has put between the sides stands in the report; nothing without it."""
+
+    async def run(_: Recorder) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        return report(), None
+
+    run_side("source", values(report="-", on_link="namespaces:125000000"), run)
+    told = json.loads(capsys.readouterr().out)["midstream"]["link"]
+    assert told == {"kind": "namespaces", "bytes-per-second": 125_000_000}
+    assert "link" not in report()["midstream"]
+
+
 def test_wrong_memory_comes_after_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

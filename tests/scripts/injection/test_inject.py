@@ -42,6 +42,7 @@ def test_runs_are_repeated_and_kept(lab: Lab) -> None:
     path = write(
         lab.folder,
         SMALL
+        + 'link = "800Mbit/s"\n'
         + "[[step]]\nwhen = { page = 0, received = 0.5 }\nfault = [1]\n"
         + '[[step]]\nwhen = { requested = 1 }\nnetwork = { do = "heal" }\n'
         + '[expect]\nstatus = "completed"\nurgent-order = [1]\n',
@@ -52,6 +53,7 @@ def test_runs_are_repeated_and_kept(lab: Lab) -> None:
         folder = lab.folder / "kept" / f"case-{number}"
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         assert report["status"] == "completed"
+        assert report["midstream"]["link"] == {"kind": "proxy", "bytes-per-second": 100_000_000}
         lines = read_events(folder / "events.jsonl")
         assert {line["side"] for line in lines} == {"source", "dest", "inject"}
         assert [line["step"] for line in lines if line["event"] == "inject"] == [2]
