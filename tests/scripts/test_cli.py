@@ -1,5 +1,6 @@
 """The commands that a person types are this program, however they are called."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,27 @@ def test_an_interrupted_start_is_one_line() -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr == "midstream: cancelled by SIGINT\n"
+
+
+def test_the_launcher_holds_signals_back_until_they_can_be_answered(tmp_path: Path) -> None:
+    """What `scripts/migrate` becomes has SIGINT and SIGTERM blocked; arguments pass unchanged."""
+    if subprocess.run(["env", "--block-signal=INT", "true"], check=False).returncode:
+        pytest.skip("env has no --block-signal")
+    for folder in ("scripts", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    files = {
+        "scripts/migrate": (ROOT / "scripts" / "migrate").read_text(encoding="utf-8"),
+        "scripts/setup": "#!/bin/sh\n",
+        ".venv/bin/midstream": '#!/bin/sh\nprintf "%s," "$@"\ngrep SigBlk /proc/$$/status\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "scripts" / "migrate", "--save", "a b"],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    arguments, _, mask = done.stdout.rpartition(",")
+    assert arguments == "migrate,--save,a b"
+    blocked = int(mask.split()[1], 16)
+    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
