@@ -8,33 +8,7 @@ import trio
 
 from scripts.injection.actions import NetworkAction
 from scripts.injection.tap import Part
-
-# How far a bucket may fall behind and catch up at once: timers are no finer than this.
-_CATCH_UP_SECONDS = 0.002
-
-# What goes at once through a bucket: a millisecond's worth, but no fewer bytes than pay for a call.
-_PIECE_SECONDS = 0.001
-_PIECE_BYTES_MIN = 4096
-
-
-class Bucket:
-    """A link's rate, shared by all that goes over it: who comes first goes first.
-
-    Bytes are let through a piece at a time, and each piece takes its place behind those that were
-    there before it.  So two busy channels get half of the link each, and neither can starve.
-    """
-
-    def __init__(self, bytes_per_second: int) -> None:
-        """Start idle."""
-        self._bytes_per_second = bytes_per_second
-        self.piece_bytes = max(_PIECE_BYTES_MIN, int(bytes_per_second * _PIECE_SECONDS))
-        self._free_at = 0.0
-
-    def take(self, count: int, now: float) -> float:
-        """Take the next place for so many bytes; return the time at which they may go."""
-        starts_at = max(self._free_at, now - _CATCH_UP_SECONDS)
-        self._free_at = starts_at + count / self._bytes_per_second
-        return starts_at
+from scripts.processes.throttle import Bucket
 
 
 class Gate:

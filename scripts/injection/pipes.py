@@ -17,8 +17,6 @@ from protocol.channels import Channel
 from scripts.injection.gates import Gate
 from scripts.injection.tap import Direction, Mark, Marks, Piece, Tap
 
-# What the kernel may hold on each side of the proxy, in each direction; it doubles the value.
-BUFFER_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
 
 # What may be on its way while a delay holds it: 100 ms at 1 Gbit/s.
@@ -56,9 +54,9 @@ class Pipe:
         direction: Direction,
         inward: trio.socket.SocketType,
         outward: trio.socket.SocketType,
-        marks: Marks | None,
+        marks: Marks,
     ) -> None:
-        self._tap = Tap(direction, marks) if marks is not None else None
+        self.tap = Tap(direction, marks)
         self._connection = connection
         self._direction = direction
         self._in = inward
@@ -88,8 +86,7 @@ class Pipe:
 
     def learn(self, channel: Channel) -> None:
         """Learn of which channel this is."""
-        assert self._tap is not None, "a pipe without a tap learns nothing"
-        self._tap.channel = channel
+        self.tap.channel = channel
         self._gate = self._connection.gate(channel, self._direction)
 
     def wake(self) -> None:
@@ -145,7 +142,7 @@ class Pipe:
     async def _pass_on(self, data: memoryview) -> None:
         """Send, up to each mark; at it, let happen what is to happen before the next byte."""
         start = 0
-        for piece in self._tap.feed(data) if self._tap else ():
+        for piece in self.tap.feed(data):
             if self._gate.corrupts(piece.part):
                 await self._send(data[start : piece.start])
                 await self._send(self._gate.corrupt(piece.part, data[piece.start : piece.stop]))
@@ -165,9 +162,7 @@ class Pipe:
 
     def _new_role(self) -> Channel | None:
         """Return the role that went by and that the connection has not heard of."""
-        if self._tap is None or self._connection.channel is not None:
-            return None
-        return self._tap.channel
+        return self.tap.channel if self._connection.channel is None else None
 
     async def _send(self, data: memoryview) -> None:
         gate = self._gate
@@ -207,13 +202,6 @@ class Pipe:
             return os.write(self._out.fileno(), data)
         except BlockingIOError:
             return 0
-
-
-def keep_little(sock: trio.socket.SocketType) -> None:
-    """Make the kernel's buffers small, and have it send small pieces at once."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def reset_on_close(sock: trio.socket.SocketType) -> None:

@@ -12,9 +12,10 @@ import trio
 
 from protocol.channels import Channel
 from scripts.injection.actions import NetworkAction
-from scripts.injection.gates import Bucket, Gate
-from scripts.injection.pipes import Pipe, keep_little, reset_on_close, unacknowledged_bytes
+from scripts.injection.gates import Gate
+from scripts.injection.pipes import Pipe, reset_on_close, unacknowledged_bytes
 from scripts.injection.tap import Direction, Mark, Marks
+from scripts.processes.throttle import Bucket, keep_little
 
 # What went before a cut must arrive before it; the receiver reads at once, or is stopped.
 _DRAIN_SECONDS_MAX = 1.0
@@ -25,18 +26,12 @@ class Proxy:
     """Stands between a source and a destination; `serve` it, and `act` at any time."""
 
     def __init__(
-        self,
-        marks: Marks | None,
-        on_reached: Callable[[Mark], None],
-        *,
-        link_rate: int = 0,
-        seed: int = 0,
+        self, marks: Marks, on_reached: Callable[[Mark], None], *, link_rate: int = 0, seed: int = 0
     ) -> None:
         """Prepare; nothing listens yet.
 
         Args:
-            marks: What to stop at; None for a proxy that does not look at what passes, and so is
-                nothing but a link.
+            marks: What to stop at.
             on_reached: Called with each mark when the byte that reaches it has been passed on, and
                 before the next one is.  It may `act`.
             link_rate: Bytes a second of all connections together, each direction for itself; 0 for
@@ -137,11 +132,7 @@ class _Connection:
     """Two sockets and the pipes between them."""
 
     def __init__(
-        self,
-        proxy: Proxy,
-        near: trio.socket.SocketType,
-        far: trio.socket.SocketType,
-        marks: Marks | None,
+        self, proxy: Proxy, near: trio.socket.SocketType, far: trio.socket.SocketType, marks: Marks
     ) -> None:
         self.channel: Channel | None = None
         self._proxy = proxy

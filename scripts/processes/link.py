@@ -28,6 +28,7 @@ from protocol.text import one_line
 from scripts.configure import parse_address
 from scripts.processes.child import package_environment
 from scripts.processes.parent import PARENT_VARIABLE
+from scripts.processes.throttle import Throttle
 from scripts.screen.output import tell
 from scripts.screen.table import link_title
 
@@ -95,11 +96,8 @@ class Link:
         """
         if self.kind != PROXY:
             return address
-        # Most migrations need no proxy, and it takes a while to load.
-        from scripts.injection.proxy import Proxy  # noqa: PLC0415
-
-        proxy = Proxy(None, lambda _: None, link_rate=self.bytes_per_second)
-        near: str = await nursery.start(proxy.serve, *parse_address(address, "--listen"))
+        throttle = Throttle(self.bytes_per_second)
+        near: str = await nursery.start(throttle.serve, *parse_address(address, "--listen"))
         return near
 
 

@@ -12,7 +12,6 @@ from protocol.geometry import Geometry, RamBlock
 from protocol.messages import Hello, PageData
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
-from scripts.injection.gates import Bucket
 from scripts.injection.proxy import Proxy
 from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Part
 
@@ -213,16 +212,6 @@ async def test_a_link_is_shared_and_not_healed() -> None:
         await both.source.send_all(b"\0" * 100_000)
         assert len(await read(both.dest, 100_000)) == 100_000
         assert trio.current_time() - before >= 0.09
-
-
-def test_a_link_serves_in_the_order_of_asking() -> None:
-    """Each piece takes its place behind all that asked before it; what was idle is soon lost."""
-    bucket = Bucket(1_000_000)
-
-    places = [bucket.take(1000, 10.0) for _ in range(4)]
-
-    assert places == pytest.approx([9.998, 9.999, 10.0, 10.001])
-    assert bucket.take(1000, 20.0) == pytest.approx(19.998)
 
 
 async def test_two_connections_share_a_link_evenly() -> None:
