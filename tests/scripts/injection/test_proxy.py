@@ -240,7 +240,7 @@ async def test_two_connections_share_a_link_evenly() -> None:
             nursery.start_soon(count, far, 1)
             await moments[1].wait()
             passed = counts[0] - before, counts[1]
-            assert 0.25 < passed[0] / passed[1] < 4
+            assert 1 / 8 < passed[0] / passed[1] < 8
             # What the buffers held when the watch was started came on top.
             assert sum(passed) / (trio.current_time() - started) < 4_000_000
             nursery.cancel_scope.cancel()
