@@ -16,6 +16,7 @@ class DestConfig:
         host: A name or address to listen on.
         port: The TCP port; 0 picks one.
         backing: See `guest.memory`.
+        placement: See `dest.placement`.
         save: Where the guest's memory is written when the migration is complete; None for nowhere.
         steps: Scripted faults; they need a guest whose program is "scripted".
         touches: A named pipe, through which more come while the guest runs; None for none.
@@ -24,6 +25,7 @@ class DestConfig:
     host: str
     port: int
     backing: str = "auto"
+    placement: str = "auto"
     save: Path | None = None
     steps: tuple[Step, ...] = ()
     touches: Path | None = None

@@ -18,9 +18,13 @@ from guest.memory import GuestMemory
 from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
-from protocol.geometry import Geometry, PageId, Span
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.messages import PageData, PageRequest, ZeroData
 from protocol.policy import Policy
+
+# A vCPU runs within microseconds of its page being placed; on a machine that is overloaded one may
+# be woken once more for nothing.
+_WAKE_NS_MAX = 100_000_000
 
 Notice = Callable[[str, PageId], None]
 
@@ -40,15 +44,26 @@ class Engine:
         placement: Placement,
         policy: Policy,
         emit: Emit,
+        on_fault: Callable[[int, PageRequest | None], None] = lambda _vcpu, _request: None,
     ) -> None:
-        """Start in precopy, nothing received."""
+        """Start in precopy, nothing received.
+
+        Args:
+            memory: Where bytes go.
+            guest: Whose vCPUs wait for them.
+            placement: What makes them touchable.
+            policy: How they come.
+            emit: Takes events.
+            on_fault: Takes each fault of which `take_faults` hears: the vCPU, and the request to
+                send for it, if one is due.
+        """
         self._geometry: Geometry = memory.geometry
         self.assembly = Assembly(memory.geometry, policy)
         self._units = self.assembly.units
-        self.faults = FaultTable()
+        self.faults = FaultTable(overtaking=placement.is_told_by_kernel)
         self.latencies = Latencies(guest.spec.vcpu_count)
         self._memory = memory
-        self._guest = guest
+        self._on_fault = on_fault
         self._placement = placement
         self._emit = emit
         self._watchers: list[Notice] = []
@@ -85,6 +100,9 @@ class Engine:
     def end(self, channel: Channel) -> None:
         """Say that the channel's frame is whole: place what it completed, wake who waits for it."""
         last_byte_ns = time.monotonic_ns()
+        # Who was stopped before this waits for the page, and is known to: when it is mapped the
+        # kernel wakes him and forgets what it has not told.
+        self.take_faults()
         span = self.assembly.end(channel)
         if span is None:
             return
@@ -92,7 +110,7 @@ class Engine:
         units = self._units.pages_of(span)
         now_ns = time.monotonic_ns()
         for vcpu in self.faults.placed(span.block, units, last_byte_ns=last_byte_ns, now_ns=now_ns):
-            self._guest.wake(vcpu)
+            self._placement.wake(vcpu)
         # A unit may be a part of a page, and then its page is told with the last of them.
         pages = self._geometry.pages_of(span)
         if self.assembly.is_whole(self._geometry.span_of(span.block, pages)):
@@ -103,6 +121,7 @@ class Engine:
         return self.assembly.received_bytes(page) / self._geometry.page_span(page).length
 
     def _tell_placed(self, block: int, pages: range, channel: Channel) -> None:
+        self._placement.completed(self._geometry.span_of(block, pages))
         self._emit(
             events.PAGE_PLACED,
             block=block, page=pages[0], pages=len(pages), channel=channel.value,
@@ -120,6 +139,22 @@ class Engine:
             for span in self.assembly.incomplete_pages(block):
                 self._placement.discard(span)
 
+    def take_faults(self) -> None:
+        """Hear of the vCPUs that the kernel has stopped since the last call; cheap if none was."""
+        for vcpu, flat in self._placement.take_faults():
+            # When it touched the page it tells when it wakes.
+            self._on_fault(vcpu, self.fault(vcpu, flat, time.monotonic_ns()))
+
+    def release_overdue(self) -> int:
+        """Wake vCPUs once more that should run since long, and return how many.
+
+        Whatever has become of a wake-up, no vCPU sleeps on for a page that is here.
+        """
+        overdue = self.faults.overdue(time.monotonic_ns() - _WAKE_NS_MAX)
+        for wait in overdue:
+            self._placement.release(wait.vcpu, self._units.page_span(wait.page))
+        return len(overdue)
+
     def fault(self, vcpu: int, flat: int, fault_ns: int) -> PageRequest | None:
         """Take a vCPU's fault; return the request to send for it, if one is due.
 
@@ -135,20 +170,33 @@ class Engine:
         )  # fmt: skip
         self._emit(events.VCPU_WAIT, vcpu=vcpu, block=block, page=page.index)
         if outcome is Outcome.PLACED:
-            self._guest.wake(vcpu)
+            end = self._units.page_span(unit).end
+            offset = target_page * TARGET_PAGE_BYTES
+            self._placement.release(vcpu, Span(block, offset, end - offset))
         if outcome is not Outcome.REQUEST:
             return None
-        self._emit(events.PAGE_REQUEST, block=block, page=page.index)
         per_page = self._geometry.blocks[block].target_pages_per_page
         return PageRequest(block=block, page=page.index, target_page=target_page % per_page)
+
+    def still_wants(self, request: PageRequest) -> bool:
+        """Tell whether a request is to be sent, just before it would be.
+
+        Its page may have come since the fault, and after the last page no request may follow.
+        """
+        per_page = self._geometry.blocks[request.block].target_pages_per_page
+        target_page = request.page * per_page + request.target_page
+        if self.assembly.is_placed(self._units.page_of(request.block, target_page)):
+            return False
+        self._emit(events.PAGE_REQUEST, block=request.block, page=request.page)
+        return True
 
     def requested(self, request: PageRequest) -> None:
         """Say that a request is with the socket."""
         self._notify("requested", PageId(request.block, request.page))
 
-    def woke(self, vcpu: int, wake_ns: int) -> None:
-        """Take the word of a vCPU that it runs again."""
-        wait = self.faults.woke(vcpu, wake_ns)
+    def woke(self, vcpu: int, wake_ns: int, fault_ns: int | None = None) -> None:
+        """Take the word of a vCPU that it runs again, and when it touched the page."""
+        wait = self.faults.woke(vcpu, wake_ns, fault_ns)
         if wait is not None:
             self.latencies.record(wait)
             first = self._units.page_span(wait.page).target_pages.start

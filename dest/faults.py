@@ -3,7 +3,9 @@
 A *wait* begins when a vCPU touches a missing page and ends when the vCPU runs again.  However many
 vCPUs wait for a page, it is requested once; each has its own latency (QEMU's blocktime,
 `migration/postcopy-ram.c`, counts them the same way).  A vCPU waits for one page at a time: when it
-faults again, as it does after a pause, the wait before counts as never made.
+faults again, as it does after a pause, the wait before counts as never made.  But where the kernel
+tells of faults and the vCPU itself of its wake-ups, a fault may be heard of before the wake-up that
+came first; then a wait ends with the word that fits its time.
 """
 
 from __future__ import annotations
@@ -71,13 +73,19 @@ class _Request:
 class FaultTable:
     """All waits of one migration; its user brings the times."""
 
-    def __init__(self) -> None:
-        """Start with nobody waiting."""
+    def __init__(self, *, overtaking: bool = False) -> None:
+        """Start with nobody waiting.
+
+        Args:
+            overtaking: Whether a vCPU's fault may be heard of before its wake-up from the last one.
+        """
+        self._overtaking = overtaking
         self._requests: dict[PageId, _Request] = {}
         # By vCPU, in the order of the faults.
         self._waiting: dict[int, Wait] = {}
-        # Placed, but the vCPU has not said that it runs again.
-        self._waking: dict[int, Wait] = {}
+        # Placed, but the vCPU has not said that it runs again; in the order of the faults, of which
+        # only the last may go on.
+        self._waking: dict[int, list[Wait]] = {}
 
     @property
     def requested_pages(self) -> tuple[PageId, ...]:
@@ -102,11 +110,12 @@ class FaultTable:
             placed: Whether the page is whole already.
         """
         self._waiting.pop(vcpu, None)
-        self._waking.pop(vcpu, None)
+        if not self._overtaking:
+            self._waking.pop(vcpu, None)
         wait = Wait(vcpu, page, fault_ns, now_ns)
         if placed:
             wait.last_byte_ns = wait.placed_ns = now_ns
-            self._waking[vcpu] = wait
+            self._waking.setdefault(vcpu, []).append(wait)
             return Outcome.PLACED
         self._waiting[vcpu] = wait
         if page in self._requests:
@@ -151,14 +160,33 @@ class FaultTable:
             wait.urgent_ns = request.urgent_ns
             wait.queue_us, wait.send_us = request.queue_us, request.send_us
             wait.last_byte_ns, wait.placed_ns = last_byte_ns, now_ns
-            self._waking[wait.vcpu] = self._waiting.pop(wait.vcpu)
+            self._waking.setdefault(wait.vcpu, []).append(self._waiting.pop(wait.vcpu))
         for page in here:
             del self._requests[page]
         return [wait.vcpu for wait in waits]
 
-    def woke(self, vcpu: int, wake_ns: int) -> Wait | None:
-        """Say that a vCPU runs again; return its wait, now complete, if it had one."""
-        wait = self._waking.pop(vcpu, None)
-        if wait is not None:
-            wait.wake_ns = wake_ns
+    def woke(self, vcpu: int, wake_ns: int, fault_ns: int | None = None) -> Wait | None:
+        """Say that a vCPU runs again; return its wait, now complete, if it had one.
+
+        Args:
+            vcpu: Who.
+            wake_ns: Since when.
+            fault_ns: When it touched the page, which a vCPU that the kernel stops can tell only
+                now.  A wait that was known before that had ended when it was told of, and is none.
+        """
+        waits = self._waking.pop(vcpu, [])
+        if fault_ns is not None:
+            waits = [wait for wait in waits if fault_ns <= wait.detect_ns]
+        if not waits:
+            return None
+        wait, *later = waits
+        if later:
+            self._waking[vcpu] = later
+        wait.fault_ns = wait.fault_ns if fault_ns is None else fault_ns
+        wait.wake_ns = wake_ns
         return wait
+
+    def overdue(self, before_ns: int) -> list[Wait]:
+        """Return the waits whose pages were placed before a time, and whose vCPUs still sleep."""
+        last = [waits[-1] for vcpu, waits in self._waking.items() if vcpu not in self._waiting]
+        return [wait for wait in last if wait.placed_ns is not None and wait.placed_ns < before_ns]

@@ -13,13 +13,13 @@ import trio
 from dest.engine import Engine
 from dest.latency import summarize
 from dest.listen import Session
-from dest.placement import SimulatedPlacement
+from dest.placement import make_placement
 from dest.receiver import Receiver
 from dest.script import Script, Step
 from dest.setup import Plan
 from dest.touching import Toucher, read_touches
 from guest.digest import digest
-from guest.handle import Faulted, GuestHandle, GuestSnapshot, Mismatch, Touched, Woke
+from guest.handle import Collapsed, Faulted, GuestHandle, GuestSnapshot, Mismatch, Touched, Woke
 from guest.memory import GuestMemory
 from guest.slices import in_thread
 from guest.states import decode_states, encode_states
@@ -29,13 +29,25 @@ from protocol.errors import RemoteProtocolError
 from protocol.events import MISMATCH, TOUCH, Emit
 from protocol.geometry import PageId
 from protocol.limits import CLOSING_SECONDS_MAX
-from protocol.messages import Account, Bye, Finished, Ready, Running, SwitchOver, Verdict
+from protocol.messages import (
+    Account,
+    Bye,
+    Finished,
+    PageRequest,
+    Ready,
+    Running,
+    SwitchOver,
+    Verdict,
+)
 from protocol.records import pack_record, unpack_record
 from protocol.report import DestPart, SourcePart
 from protocol.states import Event, Lifecycle
 
 # How long the source is given to close first, once it has the last word.
 _LINGER_SECONDS_MAX = 2.0
+
+# How often is looked for sleepers whose pages are here; there are none unless something was lost.
+_RELEASE_SECONDS = 0.1
 
 # How long vCPUs are given to run again when the last page is placed; microseconds are usual.
 _WAKE_SECONDS_MAX = 1.0
@@ -56,6 +68,7 @@ class Migration:
     ) -> None:
         """Prepare; nothing is received yet."""
         self.first_mismatch = ""
+        self.placement_reason = ""
         self._channels = [session.channels[name] for name in plan.channels]
         self._main = session.channels[Channel.PRECOPY]
         self._plan = plan
@@ -63,8 +76,12 @@ class Migration:
         self._guest = guest
         self._lifecycle = lifecycle
         self._emit = emit
-        self._placement = SimulatedPlacement(memory.geometry, guest)
-        self._engine = Engine(memory, guest, self._placement, plan.policy, emit)
+        self._placement = make_placement(memory, guest)
+        self._engine = Engine(memory, guest, self._placement, plan.policy, emit, self._note_fault)
+        # Faults of which the kernel told, in their order: the vCPU, and what is to be asked for.
+        self._noted, self._faults = trio.open_memory_channel[tuple[int, PageRequest | None]](
+            float("inf")
+        )
         self._script = Script(steps)
         self._toucher = Toucher(memory.geometry, guest)
         self._touches: Path | None = None
@@ -88,6 +105,10 @@ class Migration:
         self._lifecycle.fire(Event.PREPARED)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_guest)
+            nursery.start_soon(self._watch_faults)
+            nursery.start_soon(self._answer_faults)
+            nursery.start_soon(self._release_overdue)
+            nursery.start_soon(self._placement.run)
             nursery.start_soon(self._toucher.run)
             if self._touches is not None:
                 nursery.start_soon(read_touches, self._touches, self._touch)
@@ -98,6 +119,7 @@ class Migration:
                     )
                     receivers.start_soon(receiver.run)
             await self._finish()
+            await self._placement.finish()
             # The word of those that were woken last is on its way.
             with trio.move_on_after(_WAKE_SECONDS_MAX):
                 while self._asleep:
@@ -146,6 +168,9 @@ class Migration:
             self._lifecycle.fire(Event.POSTCOPY_STARTED)
         elif not self._engine.assembly.complete:
             raise RemoteProtocolError("pages are missing though precopy is said to be complete")
+        # Pages may come meanwhile.  Who touches one that was placed and then unmapped is stopped by
+        # the kernel, and released at once.
+        await self._placement.settle()
         await self._guest.run()
         await self._main.send(Running())
 
@@ -163,22 +188,47 @@ class Migration:
         await self._main.send(finished)
         self._lifecycle.fire(Event.ALL_PLACED)
 
+    async def _watch_faults(self) -> None:
+        """Hear of vCPUs that the kernel stops."""
+        while True:
+            await self._placement.wait_faults()
+            self._engine.take_faults()
+
+    def _note_fault(self, vcpu: int, request: PageRequest | None) -> None:
+        self._asleep.add(vcpu)
+        self._noted.send_nowait((vcpu, request))
+
+    async def _answer_faults(self) -> None:
+        async for vcpu, request in self._faults:
+            await self._answer_fault(vcpu, request)
+
+    async def _answer_fault(self, vcpu: int, request: PageRequest | None) -> None:
+        await self._toucher.faulted(vcpu)
+        if request is not None and self._engine.still_wants(request):
+            await self._main.send(request)
+            self._engine.requested(request)
+
+    async def _release_overdue(self) -> None:
+        """See to it that no vCPU sleeps on because a wake-up was lost."""
+        while True:
+            await trio.sleep(_RELEASE_SECONDS)
+            self._engine.release_overdue()
+
     async def _watch_guest(self) -> None:
         """Serve the guest: send its page requests, note who wakes and what it finds wrong."""
         while True:
             event = await self._guest.receive()
             match event:
                 case Faulted(vcpu, flat, fault_ns):
-                    await self._toucher.faulted(vcpu)
                     self._asleep.add(vcpu)
                     request = self._engine.fault(vcpu, flat, fault_ns)
-                    if request is not None:
-                        await self._main.send(request)
-                        self._engine.requested(request)
-                case Woke(vcpu, _, _, woke_ns):
-                    self._engine.woke(vcpu, woke_ns)
+                    await self._answer_fault(vcpu, request)
+                case Woke(vcpu, _, fault_ns, woke_ns):
+                    self._engine.woke(vcpu, woke_ns, fault_ns)
                     self._asleep.discard(vcpu)
                     self._waking.unpark_all()
+                case Collapsed(range_count, _):
+                    self._placement.collapsed(range_count)
                 case Mismatch(vcpu, flat, step, expected, seen):
                     self.first_mismatch = self.first_mismatch or (
                         f"vCPU {vcpu} read {seen:#x} in target page {flat} on the destination, "
@@ -204,6 +254,7 @@ class Migration:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return DestPart(
             placement=self._placement.name,
+            placement_reason=self.placement_reason,
             backing=self._memory.backing,
             faults=latencies.faults,
             stages=latencies.stages,

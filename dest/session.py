@@ -19,6 +19,7 @@ from dest.listen import Session, open_listener
 from dest.migration import Migration
 from dest.script import check_steps
 from dest.setup import receive_setup
+from dest.stopping import check_granted, may_use_hugetlb, service_for
 from guest.handle import open_guest
 from guest.image import save_image
 from guest.memory import GuestMemory
@@ -110,13 +111,21 @@ class DestSession:
         try:
             plan = await receive_setup(session)
             check_steps(self._config.steps, plan.geometry, plan.spec.name)
-            with GuestMemory.create(plan.geometry, self._config.backing) as memory:
+            placement = self._config.placement
+            with GuestMemory.create(
+                plan.geometry, self._config.backing, hugetlb=may_use_hugetlb(placement, plan.policy)
+            ) as memory:
                 await in_thread(memory.populate())
-                async with open_guest(memory, plan.spec) as guest:
+                service, reason = service_for(placement, plan.policy, memory.kinds)
+                check_granted(placement, reason)
+                async with open_guest(memory, plan.spec, service) as guest:
+                    reason = reason or guest.service.reason
+                    check_granted(placement, reason)
                     migration = Migration(
                         session, plan, memory, guest, self._lifecycle, self._emit,
                         self._config.steps,
                     )  # fmt: skip
+                    migration.placement_reason = reason
                     migration.listen_to(self._config.touches)
                     return await self._migrate(migration, memory)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause

@@ -42,19 +42,20 @@ class BackedBlock:
             self.mapping.close()
 
 
-def make_block(block: RamBlock, backing: str) -> BackedBlock:
+def make_block(block: RamBlock, backing: str, *, hugetlb: bool = True) -> BackedBlock:
     """Make the memory of one RAMBlock, all zero.
 
     Args:
         block: Its name, length and page size.
         backing: One of BACKING_CHOICES; "auto" takes the largest pages that can be had.
+        hugetlb: Whether "auto" may take hugetlb pages.
 
     Raises:
         GuestFailed: It cannot be had; says in one line what to do.
     """
     if block.page_bytes == TARGET_PAGE_BYTES or backing == "base":
         return _make(block, "base", 0)
-    if backing in ("auto", "hugetlb"):
+    if backing == "hugetlb" or (backing == "auto" and hugetlb):
         try:
             return _make_hugetlb(block)
         except GuestFailed:

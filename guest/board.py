@@ -4,6 +4,7 @@ One memfd, laid out by both sides from the geometry and the number of vCPUs:
 
     offset        what                              written by
     0             int64 run generation              engine
+    64            per vCPU, uint8 stopped           the engine sets, its vCPU clears
     4096          per vCPU, 64 bytes apart:         its vCPU while it runs, the engine while not
                   int64 step, reads_checked,
                   reads_unchecked, writes,
@@ -38,7 +39,9 @@ _PAGE_BYTES = 4096
 _LINE_WORDS = 8
 _VCPU_OFFSET = _PAGE_BYTES
 _LATENCY_OFFSET = 2 * _PAGE_BYTES
+_STOPPED_OFFSET = 64
 assert VCPU_COUNT_MAX * _LINE_WORDS * 8 <= _PAGE_BYTES
+assert _STOPPED_OFFSET + VCPU_COUNT_MAX <= _PAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Board:
     Attributes:
         fd: The board's memfd; -1 when closed.
         generation: int64, shape (1,), the run generation.
+        stopped: uint8, one per vCPU, not 0 from when the engine knows that the kernel has stopped
+            the vCPU at a page until the vCPU has seen that it runs again.
         vcpu_words: int64, shape (vCPUs, 8), the fields of VcpuCounters in their order.
         latency_bins: int64, shape (vCPUs, BIN_COUNT), access latencies (guest/latency.py).
         dirty: uint8, one per flat target page, not 0 where a vCPU has written.
@@ -70,6 +75,7 @@ class Board:
         mapping = mmap.mmap(fd, layout.length_bytes)
         self.fd = fd
         self.generation = np.frombuffer(mapping, np.int64, 1)
+        self.stopped = np.frombuffer(mapping, np.uint8, vcpu_count, _STOPPED_OFFSET)
         self.vcpu_words = np.frombuffer(
             mapping, np.int64, vcpu_count * _LINE_WORDS, _VCPU_OFFSET
         ).reshape(vcpu_count, _LINE_WORDS)

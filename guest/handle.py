@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,17 @@ from guest import services
 from guest.board import Board, VcpuCounters
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
-from guest.messages import Faulted, GuestEvent, Mismatch, Touched, Woke, decode_event, pack
+from guest.messages import (
+    Collapsed,
+    Faulted,
+    GuestEvent,
+    Mismatch,
+    Touched,
+    Woke,
+    decode_event,
+    pack,
+    pack_ranges,
+)
 from guest.programs import ProgramSpec
 from guest.services import Service
 from guest.states import VcpuState
@@ -22,6 +32,7 @@ from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import Geometry
 
 __all__ = [
+    "Collapsed",
     "Faulted",
     "GuestEvent",
     "GuestHandle",
@@ -103,6 +114,8 @@ class GuestHandle:
 
         A vCPU that waited faults again when it runs again, unless the page is present by then.
         When cancelled, the guest stays on its way to be paused; call it again to wait for that.
+        One that the kernel has stopped at a page stops here when the page is mapped, and not before
+        it has made its access; so somebody has to go on serving faults.
 
         Raises:
             GuestFailed: The guest process died, or a vCPU does not stop.
@@ -112,14 +125,47 @@ class GuestHandle:
             self._count_generation()
         with trio.move_on_after(_PAUSE_SECONDS_MAX) as patience:
             while self._stopping:
-                vcpu, generation = await self._process.hear()
-                if generation == self.board.generation[0]:
-                    self._stopping.discard(vcpu)
+                await self._hear()
         if patience.cancelled_caught:
-            raise GuestFailed(f"vCPU {min(self._stopping)} does not stop")
+            vcpu = min(self._stopping)
+            why = ": it waits for a page" if self.board.stopped[vcpu] else ""
+            raise GuestFailed(f"vCPU {vcpu} does not stop{why}")
         counters = tuple(self.board.counters(vcpu) for vcpu in range(self.spec.vcpu_count))
         states = tuple(VcpuState(vcpu, count.step) for vcpu, count in enumerate(counters))
         return GuestSnapshot(states, counters)
+
+    async def _hear(self) -> str:
+        """Take the next answer of the process; return its name."""
+        name, *values = await self._process.hear()
+        if name == "parked":
+            vcpu, generation = values
+            if generation == self.board.generation[0]:
+                self._stopping.discard(vcpu)
+        return str(name)
+
+    async def discard(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Unmap ranges of what vCPUs touch; the bytes stay in memory.  Only while it is paused.
+
+        Args:
+            ranges: (address, length) of whole pages, at most ORDER_RANGE_COUNT_MAX.
+
+        Raises:
+            GuestFailed: The guest process died, or the kernel refused.
+        """
+        await self._process.tell(pack("discard", pack_ranges(ranges)))
+        while await self._hear() != "discarded":
+            pass
+
+    async def collapse(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Have ranges mapped by huge pages, by and by; `Collapsed` says when that is done.
+
+        Args:
+            ranges: (address, length) of whole huge pages, at most ORDER_RANGE_COUNT_MAX.
+
+        Raises:
+            GuestFailed: The guest process died.
+        """
+        await self._process.tell(pack("collapse", pack_ranges(ranges)))
 
     def _count_generation(self) -> None:
         self.board.generation[0] += 1

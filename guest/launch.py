@@ -124,7 +124,7 @@ class GuestProcess:
             raise await self._failure() from None
 
     async def hear(self) -> list[Any]:
-        """Return the values of the next answer.  Safe to cancel.
+        """Return the next answer, its name and values.  Safe to cancel.
 
         Raises:
             GuestFailed: The process died, or says that it will.
@@ -132,7 +132,7 @@ class GuestProcess:
         heard, *values = unpack(await self._receive(self._control))
         if heard == "failed":
             raise _describe_failure(values)
-        return values
+        return [heard, *values]
 
     async def receive_event(self) -> bytes:
         """Return the packet of the next event.  Safe to cancel.

@@ -49,13 +49,14 @@ class GuestMemory:
         self._blocks = blocks
 
     @classmethod
-    def create(cls, geometry: Geometry, backing: str = "auto") -> Self:
+    def create(cls, geometry: Geometry, backing: str = "auto", *, hugetlb: bool = True) -> Self:
         """Make the guest's memory, all zero.
 
         Args:
             geometry: The blocks to make.
             backing: "auto" takes the largest pages that can be had; "hugetlb", "thp" and "base" ask
                 for one kind, for every block whose pages are larger than 4 KiB.
+            hugetlb: Whether "auto" may take hugetlb pages.
 
         Raises:
             GuestFailed: The backing that was asked for, or the memory, cannot be had here.
@@ -68,7 +69,7 @@ class GuestMemory:
         made: list[BackedBlock] = []
         try:
             for block in geometry.blocks:
-                made.append(make_block(block, backing))  # noqa: PERF401  (undone when one fails)
+                made.append(make_block(block, backing, hugetlb=hugetlb))  # noqa: PERF401  (undone when one fails)
             check_room((backed.kind, len(backed.mapping)) for backed in made)
         except BaseException:
             for backed in made:

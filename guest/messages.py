@@ -4,9 +4,12 @@ Two sockets (AF_UNIX, SOCK_SEQPACKET) connect them.  On the *control* socket:
 
     engine -> guest   start   [vcpu_count, kinds, block_count, service], with all descriptors
                       touch   [vcpu, flat_page]           "scripted" programs only
+                      discard [ranges]                    unmap these, the bytes stay
+                      collapse [ranges]                   map these by huge pages, without haste
     guest -> engine   ready   [reason, addresses, thread_ids], with the service's descriptors
                                                           after start (guest/services.py)
                       parked  [vcpu, generation]          each vCPU, after each pause
+                      discarded []                        after each discard
                       failed  [reason]                    the process is about to exit
 
 and on the *events* socket, from guest to engine, the fields of the dataclasses below.  To run and
@@ -17,12 +20,19 @@ way.  The two are processes of one user and one version; what they say is truste
 from __future__ import annotations
 
 import socket
+import struct
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import msgpack
 
 MESSAGE_BYTES_MAX = 4096
+
+# Ranges of the guest mapping that one order names, as pairs of int64: begin and length.
+ORDER_RANGE_COUNT_MAX = 4096
+_RANGE = struct.Struct("=QQ")
+ORDER_BYTES_MAX = ORDER_RANGE_COUNT_MAX * _RANGE.size + MESSAGE_BYTES_MAX
 
 # The kernel counts nearly a kilobyte for the smallest packet.  A mismatch report, a fault and a
 # wake-up of each of 64 vCPUs must fit, so that they can be paused though nobody receives; the usual
@@ -33,6 +43,8 @@ _SEND_BUFFER_BYTES = 512 << 10
 @dataclass(frozen=True)
 class Faulted:
     """A vCPU sleeps until a flat target page is present.  Times are of CLOCK_MONOTONIC.
+
+    Where the kernel stops vCPUs, the userfaultfd tells instead.
 
     The page may have become present while this was under way: then wake the vCPU at once, nobody
     else will.  `Woke` follows, unless the guest is paused before that.
@@ -45,7 +57,10 @@ class Faulted:
 
 @dataclass(frozen=True)
 class Woke:
-    """A vCPU that had faulted goes on: the page is present."""
+    """A vCPU that had faulted goes on: the page is present.
+
+    Where the kernel stops vCPUs, one says so if the engine has marked it as stopped.
+    """
 
     vcpu: int
     flat_page: int
@@ -72,13 +87,22 @@ class Touched:
     flat_page: int
 
 
-GuestEvent = Faulted | Woke | Mismatch | Touched
+@dataclass(frozen=True)
+class Collapsed:
+    """The kernel was asked to map ranges by huge pages, and did not do so with some of them."""
+
+    range_count: int
+    failed_count: int
+
+
+GuestEvent = Faulted | Woke | Mismatch | Touched | Collapsed
 
 _EVENT_KINDS: dict[str, type[GuestEvent]] = {
     "faulted": Faulted,
     "woke": Woke,
     "mismatch": Mismatch,
     "touched": Touched,
+    "collapsed": Collapsed,
 }
 _KIND_NAMES = {kind: name for name, kind in _EVENT_KINDS.items()}
 
@@ -92,6 +116,17 @@ def decode_event(data: bytes) -> GuestEvent:
     """Return the event that a packet carries."""
     name, *values = unpack(data)
     return _EVENT_KINDS[name](*values)
+
+
+def pack_ranges(ranges: Sequence[tuple[int, int]]) -> bytes:
+    """Return ranges of addresses, each (begin, length), as an order carries them."""
+    assert len(ranges) <= ORDER_RANGE_COUNT_MAX
+    return b"".join(_RANGE.pack(*each) for each in ranges)
+
+
+def unpack_ranges(data: bytes) -> list[tuple[int, int]]:
+    """Return the ranges that an order carries."""
+    return list(_RANGE.iter_unpack(data))
 
 
 def pack(*message: object) -> bytes:

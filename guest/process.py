@@ -21,10 +21,11 @@ from typing import NoReturn
 
 import msgpack
 
-from guest import libc, services
+from guest import abi, libc, services
 from guest.board import Board
+from guest.collapser import Collapser
 from guest.mapping import GuestMapping
-from guest.messages import MESSAGE_BYTES_MAX, pack, unpack
+from guest.messages import MESSAGE_BYTES_MAX, ORDER_BYTES_MAX, pack, unpack, unpack_ranges
 from guest.programs import Program, ProgramSpec
 from guest.vcpu import Vcpu
 from protocol.errors import MidstreamError
@@ -55,25 +56,29 @@ def main(arguments: list[str]) -> NoReturn:
     threading.excepthook = lambda what: sys.excepthook(
         what.exc_type, what.exc_value or what.exc_type(), what.exc_traceback
     )
-    vcpus, mapping, kinds, service = _assemble(control)
+    vcpus, mapping, events, kinds, service = _assemble(control)
     sys.setswitchinterval(_SWITCH_INTERVAL_S * len(vcpus))
     # Nothing here makes reference cycles, and a search for some would stop all vCPUs for
     # milliseconds that would be charged to the migration.
     gc.disable()
+    if service == services.USERFAULT:
+        mapping.populate()
     with services.provided(service, mapping, kinds) as (reason, fds):
-        thread_ids = [vcpu.start() for vcpu in vcpus]
+        is_stopped_by_kernel = service == services.USERFAULT and not reason
+        thread_ids = [vcpu.start(is_stopped_by_kernel=is_stopped_by_kernel) for vcpu in vcpus]
         answer = pack("ready", reason, mapping.addresses, thread_ids)
         socket.send_fds(control, [answer], fds)
-    _obey(control, vcpus)
+    _obey(control, vcpus, Collapser(events))
 
 
 def _assemble(
     control: socket.socket,
-) -> tuple[list[Vcpu], GuestMapping, tuple[str, ...], str]:
+) -> tuple[list[Vcpu], GuestMapping, socket.socket, tuple[str, ...], str]:
     """Receive and map all that the vCPUs work with.
 
     Returns:
-        The vCPUs, what they touch, the kind of memory of each block, and the service wanted.
+        The vCPUs, what they touch, where events go, the kind of memory of each block, and the
+        service wanted.
     """
     data, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES_MAX, _FD_COUNT_MAX)
     if not data:
@@ -92,20 +97,27 @@ def _assemble(
         Vcpu(number, program, mapping, board, wake_fd, control, events)
         for number, wake_fd in enumerate(wake_fds)
     ]
-    return vcpus, mapping, tuple(kinds), service
+    return vcpus, mapping, events, tuple(kinds), service
 
 
-def _obey(control: socket.socket, vcpus: list[Vcpu]) -> NoReturn:
+def _obey(control: socket.socket, vcpus: list[Vcpu], collapser: Collapser) -> NoReturn:
     """Pass the engine's orders on, until it goes."""
     while True:
         try:
-            data = control.recv(MESSAGE_BYTES_MAX)
+            data = control.recv(ORDER_BYTES_MAX)
         except ConnectionError:
             data = b""
         if not data:
             os._exit(0)
-        _, number, flat_page = unpack(data)
-        vcpus[number].touch(flat_page)
+        match unpack(data):
+            case ["touch", number, flat_page]:
+                vcpus[number].touch(flat_page)
+            case ["discard", ranges]:
+                for address, length_bytes in unpack_ranges(ranges):
+                    libc.madvise(address, length_bytes, abi.MADV_DONTNEED)
+                control.send(pack("discarded"))
+            case ["collapse", ranges]:
+                collapser.collapse(unpack_ranges(ranges))
 
 
 def _report_failure_on(

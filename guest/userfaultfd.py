@@ -169,6 +169,28 @@ class Userfaultfd:
                     raise error
         return found_bytes
 
+    def map_some(self, address: int, length_bytes: int, page_bytes: int) -> None:
+        """Map pages as `map_pages` does, up to the first that is mapped; wake who waits in them.
+
+        Args:
+            address: The first page's; if it is mapped its waiters wake and that is all.
+            length_bytes: Of whole pages.
+            page_bytes: The size of the kernel's pages there.
+
+        Raises:
+            GuestFailed, OSError: As `map_pages`.
+        """
+        for _ in range(_RETRY_COUNT_MAX):
+            mapped_bytes, error = self._continue(address, length_bytes, wakes=True)
+            if mapped_bytes > 0:
+                return None
+            if error.errno == errno.EEXIST:
+                return self.wake(address, page_bytes)
+            _check_alive(error)
+            if error.errno != errno.EAGAIN:
+                raise error
+        raise GuestFailed("userfaultfd: the kernel does not map the guest's memory")
+
     def read_faults(self) -> list[PageFault]:
         """Return the threads that have been stopped and were not told of; none if there is none."""
         try:

@@ -1,7 +1,9 @@
 """A simulated vCPU: a thread that makes its program's accesses and checks what it reads.
 
 Before it touches a target page a vCPU looks whether the page is present; if not it tells the engine
-and sleeps until woken.  It touches guest memory through `libc.memcpy` only (guest/mapping.py).
+and sleeps until woken.  Where the kernel stops it at missing pages it just touches, and afterwards
+looks whether the engine has noted that it was stopped.  It touches guest memory through
+`libc.memcpy` only (guest/mapping.py).
 """
 
 from __future__ import annotations
@@ -63,11 +65,14 @@ class Vcpu:
         self._wake_fd = wake_fd
         self._control = control
         self._events = events
+        # Whether the kernel stops this vCPU at a page that is missing.
+        self._is_stopped_by_kernel = False
         self._touches: deque[tuple[int, int]] = deque()
         self._mismatch_count = 0
         # Indexing a memoryview costs half of indexing an array.
         self._generation = board.generation.data
         self._present = board.present.data
+        self._stopped = board.stopped.data
         self._dirty = board.dirty.data
         self._words = board.vcpu_words[number]
         self._latency_bins = board.latency_bins[number]
@@ -75,8 +80,14 @@ class Vcpu:
         self._word_buffers = (ctypes.c_uint64 * 2)()
         self._buffers = memoryview(self._word_buffers).cast("B").cast("Q")
 
-    def start(self) -> int:
-        """Start the thread; return the kernel's number of it."""
+    def start(self, *, is_stopped_by_kernel: bool = False) -> int:
+        """Start the thread; return the kernel's number of it.
+
+        Args:
+            is_stopped_by_kernel: Whether it may touch what is missing (guest/services.py), or has
+                to look first.
+        """
+        self._is_stopped_by_kernel = is_stopped_by_kernel
         thread = threading.Thread(target=self._work, name=f"vcpu-{self._number}", daemon=True)
         thread.start()
         assert thread.native_id is not None
@@ -151,7 +162,9 @@ class Vcpu:
             self._dirty,
             self._buffers,
         )
+        number, stopped, just_touches = self._number, self._stopped, self._is_stopped_by_kernel
         memcpy = libc.memcpy
+        touched_ns = 0
         seen_address = ctypes.addressof(self._word_buffers)
         new_address = seen_address + 8
         latencies_ns: list[int] = []
@@ -172,9 +185,14 @@ class Vcpu:
             due_ns = planned_ns or ended_ns
             if ended_ns < due_ns and not self._wait_until(due_ns, generation):
                 break
-            if not present[flat_page] and not self._wait_for_page(flat_page, generation):
+            if just_touches:
+                touched_ns = monotonic_ns()
+            elif not present[flat_page] and not self._wait_for_page(flat_page, generation):
                 break
             memcpy(seen_address, address, 8)
+            if just_touches and stopped[number]:
+                stopped[number] = 0
+                self._report(Woke(number, flat_page, touched_ns, monotonic_ns()))
             if buffers[0] != expected and has_expected:
                 step = first_step + len(latencies_ns)
                 self._report_mismatch(flat_page, step, expected, buffers[0])

@@ -91,6 +91,7 @@ class DestPart:
     """What the destination knows at the end.
 
     Attributes:
+        placement_reason: Why it is "simulated" though userfaultfd was wished for; else empty.
         latency_ns: Mean fault latency.
         latency_bins: LATENCY_BIN_COUNT power-of-two microsecond bins.
         vcpu_latency_ns: Mean fault latency of each vCPU.
@@ -99,6 +100,7 @@ class DestPart:
 
     placement: str
     backing: str
+    placement_reason: str = ""
     faults: Summary = field(default_factory=Summary)
     stages: tuple[StageSummary, ...] = ()
     accesses: Summary = field(default_factory=Summary)
@@ -160,6 +162,7 @@ def _midstream(source: SourcePart, dest: DestPart) -> dict[str, Any]:
         "backing": dest.backing,
         "source-backing": source.backing,
         "placement": dest.placement,
+        "placement-reason": dest.placement_reason,
         "dirty-log": source.dirty_log,
         "passes": source.pass_count,
         "downtime-ms": round(source.downtime_ms, 3),

@@ -11,6 +11,7 @@ from typing import TypeVar
 import click
 
 from dest.config import DestConfig
+from dest.placement import PLACEMENT_CHOICES
 from dest.script import Step, check_steps
 from guest.backing import BACKING_CHOICES
 from guest.programs import PROGRAM_NAMES, ProgramSpec
@@ -27,8 +28,6 @@ from source.config import SourceConfig
 from source.convergence import SwitchRule
 
 T = TypeVar("T")
-
-PLACEMENTS = ("auto", "simulated")
 
 # Python's float() would take nan, inf, underscores and the digits of every script.
 _NUMBER = re.compile(r"[0-9]{1,24}(?:\.[0-9]{0,24})?(?:[eE][+-]?[0-9]{1,3})?")
@@ -111,13 +110,13 @@ def dest_config(values: Values, host: str, port: int) -> DestConfig:
     Raises:
         click.BadParameter: An option's value is none that it can have.
     """
-    _choice("--placement", values["placement"], PLACEMENTS)
     if values["save"] is not None:
         check_writable("--save", values["save"], beside=True)
     return DestConfig(
         host=host,
         port=port,
         backing=_choice("--backing", values["backing"], BACKING_CHOICES),
+        placement=_choice("--placement", values["placement"], PLACEMENT_CHOICES),
         save=Path(values["save"]) if values["save"] is not None else None,
         steps=_steps(values["steps"]),
         touches=Path(values["touches"]) if values.get("touches") else None,

@@ -109,7 +109,8 @@ OPTIONS = (
     ),
     Option(
         "--placement", DEST, MIGRATION,
-        "How received pages become touchable: auto or simulated.", "auto", "KIND",
+        "Who stops a vCPU at a missing page: userfault (the kernel), simulated (it looks), auto.",
+        "auto", "KIND",
     ),
     Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "2MiB", "SIZE"),
     Option(

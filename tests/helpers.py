@@ -29,6 +29,7 @@ from guest.memory import GuestMemory
 from guest.messages import Faulted, GuestEvent, Touched, Woke
 from guest.pattern import Pattern
 from guest.programs import ProgramSpec
+from guest.services import NONE, Service
 from guest.slices import finish
 from guest.states import VcpuState
 from protocol import events
@@ -348,6 +349,7 @@ class FakeGuest:
         """Start paused at step 0."""
         self.spec = spec
         self.board = Board.create(geometry, spec.vcpu_count)
+        self.service = Service(NONE, "", (), (), None, -1)
         self.calls: list[str] = []
         self.woken: list[int] = []
         self.touches: list[tuple[int, int]] = []
@@ -440,10 +442,14 @@ class FakeGuests:
         self.made: list[FakeGuest] = []
 
     @asynccontextmanager
-    async def open(self, memory: GuestMemory, spec: ProgramSpec) -> AsyncIterator[GuestHandle]:
-        """Make one."""
+    async def open(
+        self, memory: GuestMemory, spec: ProgramSpec, service: str = NONE
+    ) -> AsyncIterator[GuestHandle]:
+        """Make one, which has nothing of the kernel."""
         await trio.lowlevel.checkpoint()
         with fake_guest(memory.geometry, spec) as guest:
+            reason = "there is no guest process" if service != NONE else ""
+            guest.service = replace(guest.service, reason=reason)
             self.made.append(guest)
             yield guest.handle
 

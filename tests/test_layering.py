@@ -32,6 +32,7 @@ CORE_MODULES = frozenset(
         "dest.faults",
         "dest.latency",
         "dest.script",
+        "dest.stretches",
     }
 )
 

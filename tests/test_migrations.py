@@ -22,6 +22,7 @@ from dest.engine import Engine
 from guest.digest import digest
 from guest.handle import GuestHandle, open_guest
 from guest.memory import GuestMemory
+from guest.probe import can_stop_at_faults
 from guest.programs import ProgramSpec
 from guest.slices import Job
 from protocol import events
@@ -51,7 +52,7 @@ BUSY = ProgramSpec("uniform", vcpu_count=2, write_ratio=0.3, seed=SEED)
 QUIET = ProgramSpec("hotspot", vcpu_count=2, access_rates=(2000.0,), write_ratio=0.5, seed=SEED)
 
 # Slow enough that vCPUs have to ask, and over in a quarter of a second.
-PACED = {"postcopy_bandwidth": 32 * MIB}
+PACED: dict[str, Any] = {"postcopy_bandwidth": 32 * MIB}
 
 STARTUP_SECONDS = 60.0
 
@@ -90,8 +91,9 @@ class Outcome:
 class Pair:
     """A source and a destination in one process; `migrate` runs them against each other."""
 
-    def __init__(self, **changes: Any) -> None:  # noqa: ANN401 - of the source's configuration
+    def __init__(self, placement: str = "auto", **changes: Any) -> None:  # noqa: ANN401 - the source's
         """Configure both."""
+        self._placement = placement
         self.source, self.dest = Outcome(), Outcome()
         self._changes: dict[str, Any] = {"spec": BUSY} | changes
 
@@ -106,7 +108,9 @@ class Pair:
             address.append(text)
             listening.set()
 
-        config = dest.config.DestConfig(host="127.0.0.1", port=0, backing="base")
+        config = dest.config.DestConfig(
+            host="127.0.0.1", port=0, backing="base", placement=self._placement
+        )
         receiving = dest.session.DestSession(config, self.dest.events, listens, address.append)
         with nothing_left(), bounded(STARTUP_SECONDS):
             async with trio.open_nursery() as nursery:
@@ -133,12 +137,22 @@ class Pair:
         return report
 
 
-@pytest.mark.parametrize("policy", PRESETS)
-async def test_postcopy_at_once(policy: str) -> None:
+@pytest.mark.parametrize(
+    ("policy", "placement"),
+    [
+        *((policy, "auto") for policy in PRESETS),
+        ("ordered", "simulated"),
+        ("critical-first", "simulated"),
+    ],
+)
+async def test_postcopy_at_once(policy: str, placement: str) -> None:
     """Under every policy a busy guest gets all of its memory, and only what it says goes twice."""
-    pair = Pair(policy=preset(policy), **PACED)
+    pair = Pair(policy=preset(policy), placement=placement, **PACED)
     await pair.migrate()
     report = pair.expect_success()
+    by_kernel = placement == "auto" and can_stop_at_faults().ok
+    assert report["midstream"]["placement"] == ("userfault" if by_kernel else "simulated")
+    assert bool(report["midstream"]["placement-reason"]) == (not by_kernel and placement == "auto")
     assert report["midstream"]["policy"] == policy
     assert report["midstream"]["faults"]["count"] > 0
     sent = report["ram"]["normal"] + report["ram"]["duplicate"]
@@ -242,8 +256,10 @@ async def test_a_guest_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Pair(postcopy_bandwidth=64 * KIB)
 
     @asynccontextmanager
-    async def open_mortal(memory: GuestMemory, spec: ProgramSpec) -> AsyncIterator[GuestHandle]:
-        async with open_guest(memory, spec) as guest:
+    async def open_mortal(
+        memory: GuestMemory, spec: ProgramSpec, service: str
+    ) -> AsyncIterator[GuestHandle]:
+        async with open_guest(memory, spec, service) as guest:
             pair.dest.events.on(
                 events.STATE, lambda: os.kill(guest.pid, signal.SIGKILL), state="postcopy-active"
             )

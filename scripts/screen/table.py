@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any
 
 from protocol.units import format_bytes
@@ -9,6 +10,7 @@ from protocol.units import format_bytes
 Report = dict[str, Any]
 
 _NAME_CHARS = 16
+_TEXT_CHARS = 79 - _NAME_CHARS
 
 
 def table(report: Report) -> str:
@@ -16,7 +18,7 @@ def table(report: Report) -> str:
     own = report["midstream"]
     items = {
         "status": _status(report),
-        "policy": f"{own['policy']}, placement {own['placement']}, backing {own['backing']}",
+        "policy": _policy(own),
         **({"link": link_title(own["link"])} if "link" in own else {}),
         "time": _times(report),
         "memory": _memory(report),
@@ -46,6 +48,12 @@ def _status(report: Report) -> str:
     verified = report["midstream"]["verified"]
     good = verified["digest-equal"] and not verified["mismatches"]
     return f"{report['status']}{', verified' if good else ', but the memory is WRONG'}"
+
+
+def _policy(own: dict[str, Any]) -> str:
+    line = f"{own['policy']}, placement {own['placement']}, backing {own['backing']}"
+    reason = own["placement-reason"]
+    return "\n".join([line, *wrap(f"no userfaultfd: {reason}", _TEXT_CHARS)] if reason else [line])
 
 
 def _times(report: Report) -> str:

@@ -17,7 +17,7 @@ from guest.programs import ProgramSpec
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import PageData, PageRequest, ZeroData
 from protocol.policy import preset
 from tests.helpers import HUGE, FakeGuest, Recorder, fake_guest, small_geometry
@@ -74,11 +74,13 @@ class Rig:
         self.engine.end(channel)
 
     def fault(self, vcpu: int, flat: int, fault_ns: int = 5) -> PageRequest | None:
-        """Have a vCPU fault, and the engine hear of it."""
+        """Have a vCPU fault, and the engine hear of it; return the request that is sent."""
         self.guest.fault(vcpu, flat, fault_ns)
         event = self.guest._events.receive_nowait()
         assert event == Faulted(vcpu, flat, fault_ns)
-        return self.engine.fault(vcpu, flat, fault_ns)
+        request = self.engine.fault(vcpu, flat, fault_ns)
+        assert request is None or self.engine.still_wants(request)
+        return request
 
     def hear_wakes(self) -> list[int]:
         """Have the engine hear of all vCPUs that woke; return them."""
@@ -295,6 +297,63 @@ async def test_a_wake_that_nobody_waited_for_counts_nothing(rig: Rig) -> None:
     rig.engine.woke(1, 5)
     assert rig.events.of(events.VCPU_WAKE) == []
     assert rig.engine.latencies.faults.count == 0
+
+
+def test_who_was_stopped_before_a_page_is_placed_is_known_by_then(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that only the kernel knows of is heard before its page's place wakes the vCPU."""
+    noted: list[tuple[int, PageRequest | None]] = []
+    told: list[tuple[int, int]] = []
+    done: list[tuple[str, int]] = []
+    placement = SimulatedPlacement(small_geometry(), rig.guest.handle)
+    place, release = placement.place, placement.release
+
+    def take_faults() -> list[tuple[int, int]]:
+        faults = list(told)
+        told.clear()
+        return faults
+
+    def note_place(span: Span) -> None:
+        place(span)
+        done.append(("place", span.offset))
+
+    def note_release(vcpu: int, span: Span) -> None:
+        release(vcpu, span)
+        done.append(("release", span.offset))
+
+    monkeypatch.setattr(placement, "is_told_by_kernel", True)
+    monkeypatch.setattr(placement, "take_faults", take_faults)
+    monkeypatch.setattr(placement, "place", note_place)
+    monkeypatch.setattr(placement, "release", note_release)
+    rig.engine = Engine(
+        rig.memory, rig.guest.handle, placement, preset("ordered"), rig.events,
+        lambda vcpu, request: noted.append((vcpu, request)),
+    )  # fmt: skip
+    rig.start_postcopy()
+    told += [(2, 17), (3, PER_PAGE + 1)]
+    rig.bring(PRE, PageId(0, 0))
+    first, second = noted
+    assert first == (2, PageRequest(block=0, page=0, target_page=17))
+    assert second == (3, PageRequest(block=0, page=1, target_page=1))
+    # The first page is here by now: nobody needs to ask for it.
+    wanted = [request is not None and rig.engine.still_wants(request) for _, request in noted]
+    assert wanted == [False, True]
+    assert rig.guest.woken == [2]
+    rig.engine.woke(2, 10**18, 5)
+    assert rig.engine.latencies.faults.count == 1
+    # What is here already is released from where it was touched, and asked for by nobody.
+    assert done == [("place", 0)]
+    done.clear()
+    told += [(1, 30)]
+    rig.engine.take_faults()
+    assert noted[2:] == [(1, None)]
+    assert done == [("release", 30 * TARGET_PAGE_BYTES)]
+    # Who does not say that it runs is released again, when that is overdue.
+    assert rig.engine.release_overdue() == 0
+    monkeypatch.setattr("dest.engine._WAKE_NS_MAX", -(10**9))
+    assert rig.engine.release_overdue() == 1
+    assert done[1:] == [("release", 0)]
 
 
 # Where target pages are placed by themselves.

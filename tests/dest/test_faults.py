@@ -147,6 +147,50 @@ def test_a_wake_up_belongs_to_the_last_fault() -> None:
     assert (wait.page, wait.latency_ns) == (page(8), 410 - 290)
 
 
+def test_a_fault_may_be_heard_of_before_the_wake_up_before_it() -> None:
+    """Where the kernel tells of faults, each word of a vCPU ends the wait that fits its time."""
+    table = FaultTable(overtaking=True)
+    for number in (7, 8):
+        now_ns = number * 100
+        table.fault(0, page(number), fault_ns=now_ns, now_ns=now_ns, placed=False)
+        place(table, range(number, number + 1), now_ns=now_ns + 50)
+    first = table.woke(0, 755, 699)
+    second = table.woke(0, 855, 799)
+    assert first is not None
+    assert second is not None
+    assert (first.page, first.latency_ns) == (page(7), 755 - 699)
+    assert (second.page, second.latency_ns) == (page(8), 855 - 799)
+
+
+def test_a_wait_that_was_over_before_it_was_told_of_is_none() -> None:
+    """A vCPU that says it touched a page after its fault was known speaks of another one."""
+    table = FaultTable(overtaking=True)
+    for now_ns in (100, 300):
+        table.fault(0, page(7), fault_ns=now_ns, now_ns=now_ns, placed=True)
+    assert table.woke(0, 400, 350) is None
+    for now_ns in (500, 700):
+        table.fault(0, page(7), fault_ns=now_ns, now_ns=now_ns, placed=True)
+    wait = table.woke(0, 800, 650)
+    assert wait is not None
+    assert (wait.detect_ns, wait.fault_ns) == (700, 650)
+    assert table.woke(0, 900, 450) is None
+
+
+@pytest.mark.parametrize("overtaking", [False, True])
+def test_who_should_run_since_long_is_overdue(overtaking: bool) -> None:
+    """A vCPU that has not said that it runs, long after its page was placed, is found."""
+    table = FaultTable(overtaking=overtaking)
+    for vcpu in (0, 1, 2):
+        table.fault(vcpu, page(vcpu), fault_ns=90, now_ns=100, placed=False)
+    place(table, range(2), now_ns=200)
+    assert table.overdue(200) == []
+    assert [wait.vcpu for wait in table.overdue(201)] == [0, 1]
+    table.woke(0, 210, 90)
+    # It faults again, so it did run.
+    table.fault(1, page(3), fault_ns=220, now_ns=230, placed=False)
+    assert table.overdue(10**6) == []
+
+
 # How long it took.
 
 

@@ -16,6 +16,7 @@ from dest.placement import SimulatedPlacement
 from dest.receiver import Receiver
 from dest.setup import Plan
 from guest.memory import GuestMemory
+from guest.programs import ProgramSpec
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
@@ -45,7 +46,7 @@ from protocol.messages import (
 )
 from protocol.policy import preset
 from protocol.states import Event, Lifecycle
-from tests.helpers import HUGE, SESSION, Peer, Recorder, fake_guest, small_geometry, tcp_pair
+from tests.helpers import HUGE, SEED, SESSION, Peer, Recorder, fake_guest, small_geometry, tcp_pair
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 
@@ -80,7 +81,7 @@ class Rig:
         self.memory = memory
         self.engine = engine
         self.switch_overs: list[tuple[SwitchOver, bytes]] = []
-        plan = Plan(memory.geometry, preset(policy), HUGE, engine._guest.spec)
+        plan = Plan(memory.geometry, preset(policy), HUGE, ProgramSpec(seed=SEED))
         self.receiver = Receiver(channel, plan, engine, self.lifecycle, self.take_over)
 
     async def take_over(self, message: SwitchOver, state: bytes) -> None:

@@ -308,7 +308,7 @@ async def test_memory_that_cannot_be_had_is_told_to_the_source(
 ) -> None:
     """A destination without room for the guest says so to both users."""
 
-    def create(*_: object) -> GuestMemory:
+    def create(*_: object, **_options: object) -> GuestMemory:
         raise GuestFailed("the guest needs 64 TiB, 1 GiB is free")
 
     async with make_rig() as rig:

@@ -41,13 +41,13 @@ async def test_a_stopped_vcpu_is_told_and_let_go(memory: GuestMemory) -> None:
         skip_without(guest)
         faults = guest.service.userfaultfd
         assert faults is not None
-        guest.board.set_present(slice(None))
-        await guest.run()
-        await guest.touch(1, 1026)
+        address = guest.service.addresses[1] + 2 * 4096
         with trio.fail_after(10):
+            await guest.discard([(address, 4096)])
+            await guest.run()
+            await guest.touch(1, 1026)
             await trio.lowlevel.wait_readable(faults.fd)
             (fault,) = faults.read_faults()
-            address = guest.service.addresses[1] + 2 * 4096
             assert (fault.address & -4096, fault.thread_id) == (
                 address,
                 guest.service.thread_ids[1],

@@ -56,6 +56,7 @@ SOURCE = SourcePart(
 )
 DEST = DestPart(
     placement="simulated",
+    placement_reason="no kernel",
     backing="base",
     faults=Summary(201, 202.5, 203.5, 204.5, 205.5, 206.5, 207.5),
     stages=tuple(
@@ -112,6 +113,7 @@ def test_the_whole_report() -> None:
             "backing": "base",
             "source-backing": "thp",
             "placement": "simulated",
+            "placement-reason": "no kernel",
             "dirty-log": "software",
             "passes": 111,
             "downtime-ms": 3.142,
