@@ -3,18 +3,22 @@
 Three kinds exist: "hugetlb" (pages set aside by the administrator, the size of the block's page),
 "thp" (transparent huge pages: the kernel uses some when it can) and "base" (4 KiB).  What cannot be
 had must come out here: later, a missing page would be a SIGBUS.
+
+Where /sys/kernel/mm/transparent_hugepage/shmem_enabled does not give huge pages to shared memory at
+a touch, the kernel still makes them when it is asked to, page by page (MADV_COLLAPSE).
 """
 
 from __future__ import annotations
 
 import contextlib
-import mmap
+import ctypes
 import os
+import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guest import abi
+from guest import abi, libc
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, RamBlock
 
@@ -23,23 +27,36 @@ BACKING_CHOICES = ("auto", "hugetlb", "thp", "base")
 # A machine that is filled to the last page starts to kill processes rather than to refuse memory.
 _SPARE_BYTES = 64 << 20
 
+# What the kernel collapses at once, on machines with base pages of 4 KiB.
+_COLLAPSED_BYTES = 2 << 20
+
 _HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 _SHMEM_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
 
 
 @dataclass(frozen=True)
 class BackedBlock:
-    """The memory of one RAMBlock: its memfd, the kind of its pages, and a mapping of it."""
+    """The memory of one RAMBlock.
+
+    Attributes:
+        fd: Its memfd.
+        kind: The kind of its pages.
+        view: A mapping of it, writable bytes, at a multiple of the block's page size.
+        address: Where that is.
+        collapses: Whether huge pages have to be asked for, with MADV_COLLAPSE.
+    """
 
     fd: int
     kind: str
-    mapping: mmap.mmap
+    view: memoryview
+    address: int
+    collapses: bool = False
 
     def close(self) -> None:
         """Give the memory back; what somebody still looks at stays mapped until it is dropped."""
         os.close(self.fd)
         with contextlib.suppress(BufferError):
-            self.mapping.close()
+            self.view.release()
 
 
 def make_block(block: RamBlock, backing: str, *, hugetlb: bool = True) -> BackedBlock:
@@ -102,16 +119,19 @@ def _make_hugetlb(block: RamBlock) -> BackedBlock:
 
 
 def _make_transparent(block: RamBlock, *, required: bool) -> BackedBlock:
-    """Try whether the first touch brings a huge page: settings and kernels are too many to tell."""
+    """Try whether a huge page can be had: settings and kernels are too many to tell."""
     made = _make(block, "thp", 0)
     # A kernel that knows no transparent huge pages refuses the advice.
     with contextlib.suppress(OSError):
-        made.mapping.madvise(abi.MADV_HUGEPAGE)
-    made.mapping[0] = 0
+        libc.madvise(made.address, block.length_bytes, abi.MADV_HUGEPAGE)
+    made.view[0] = 0
     if os.fstat(made.fd).st_blocks * 512 > TARGET_PAGE_BYTES:
         return made
+    with contextlib.suppress(OSError):
+        libc.madvise(made.address, _COLLAPSED_BYTES, abi.MADV_COLLAPSE)
+        return replace(made, collapses=True)
     if not required:
-        return BackedBlock(made.fd, "base", made.mapping)
+        return replace(made, kind="base")
     made.close()
     raise GuestFailed(
         f"RAMBlock {block.name!r}: the kernel gives no transparent huge pages to shared memory; "
@@ -121,18 +141,30 @@ def _make_transparent(block: RamBlock, *, required: bool) -> BackedBlock:
 
 def _make(block: RamBlock, kind: str, flags: int) -> BackedBlock:
     """Make and map a memfd.  Mapping hugetlb memory sets its pages aside, or fails."""
+    length_bytes = block.length_bytes
     fd = -1
     try:
         fd = os.memfd_create(f"midstream-{block.name}", os.MFD_CLOEXEC | flags)
-        os.ftruncate(fd, block.length_bytes)
-        return BackedBlock(fd, kind, mmap.mmap(fd, block.length_bytes))
+        os.ftruncate(fd, length_bytes)
+        address = libc.map_shared(fd, length_bytes, block.page_bytes)
+        return BackedBlock(fd, kind, _view(address, length_bytes), address)
     except (OSError, OverflowError) as error:
         if fd >= 0:
             os.close(fd)
-        reason = error.strerror if isinstance(error, OSError) else "too large for this machine"
+        reason = "too large for this machine"
+        if isinstance(error, OSError) and error.errno is not None:
+            reason = os.strerror(error.errno)
         raise GuestFailed(
-            f"RAMBlock {block.name!r}: cannot make {_mib(block.length_bytes)} of memory: {reason}"
+            f"RAMBlock {block.name!r}: cannot make {_mib(length_bytes)} of memory: {reason}"
         ) from error
+
+
+def _view(address: int, length_bytes: int) -> memoryview:
+    """Return a view of a mapping, which is unmapped when the last view of it is dropped."""
+    array = (ctypes.c_ubyte * length_bytes).from_address(address)
+    # What still looks at it when the interpreter ends may go on doing so.
+    weakref.finalize(array, libc.unmap, address, length_bytes).atexit = False
+    return memoryview(array).cast("B")
 
 
 def _machine_free_bytes() -> int:

@@ -7,7 +7,6 @@ their own (guest/mapping.py).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 from types import TracebackType
 from typing import Self
@@ -43,7 +42,7 @@ class GuestMemory:
         """Take over the memory of all blocks; use `create`."""
         self.geometry = geometry
         self.fds = tuple(block.fd for block in blocks)
-        self.views = tuple(memoryview(block.mapping) for block in blocks)
+        self.views = tuple(block.view for block in blocks)
         self.kinds = tuple(block.kind for block in blocks)
         self.backing = ",".join(dict.fromkeys(self.kinds))
         self._blocks = blocks
@@ -70,7 +69,7 @@ class GuestMemory:
         try:
             for block in geometry.blocks:
                 made.append(make_block(block, backing, hugetlb=hugetlb))  # noqa: PERF401  (undone when one fails)
-            check_room((backed.kind, len(backed.mapping)) for backed in made)
+            check_room((backed.kind, len(backed.view)) for backed in made)
         except BaseException:
             for backed in made:
                 backed.close()
@@ -95,9 +94,14 @@ class GuestMemory:
                 yield end - start
 
     def _populate_slice(self, block: int, start: int, end: int) -> None:
-        first_byte = ctypes.c_char.from_buffer(self.views[block], start)
+        backed = self._blocks[block]
+        address = backed.address + start
+        if backed.collapses:
+            # Where no huge page is free, base pages do.
+            with contextlib.suppress(OSError):
+                libc.madvise(address, end - start, abi.MADV_COLLAPSE)
         try:
-            libc.madvise(ctypes.addressof(first_byte), end - start, abi.MADV_POPULATE_WRITE)
+            libc.madvise(address, end - start, abi.MADV_POPULATE_WRITE)
         except OSError as error:
             if error.errno == errno.EINVAL:  # A kernel before v5.14.
                 pages = np.frombuffer(self.views[block], np.uint8)[start:end:TARGET_PAGE_BYTES]

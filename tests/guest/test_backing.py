@@ -26,7 +26,7 @@ def test_blocks_of_base_pages_are_base(kind: str) -> None:
     """There is nothing to choose for 4 KiB pages."""
     made = make_block(SMALL, kind)
     assert made.kind == "base"
-    assert made.mapping[:] == bytes(64 << 10)
+    assert made.view == bytes(64 << 10)
     made.close()
 
 
