@@ -11,6 +11,7 @@ What the kernel answers, besides success, and what is made of it here:
     ENOENT    the range is not, or no longer, registered or mapped: an error of the caller
     ESRCH     the process that the memory belonged to is gone
     ENOSPC    the same, from kernels before 4.13
+    ENOMEM    the same, when a range is unregistered
 """
 
 from __future__ import annotations
@@ -107,8 +108,16 @@ class Userfaultfd:
         return ioctls
 
     def unregister(self, address: int, length_bytes: int) -> None:
-        """Leave a range alone; who waits there wakes and goes on, whatever there is."""
-        self._call(abi.UFFDIO_UNREGISTER, abi.UFFDIO_RANGE_STRUCT.pack(address, length_bytes))
+        """Leave a range alone; who waits there wakes and goes on, whatever there is.
+
+        Raises:
+            GuestFailed: The process is gone.
+        """
+        try:
+            self._call(abi.UFFDIO_UNREGISTER, abi.UFFDIO_RANGE_STRUCT.pack(address, length_bytes))
+        except OSError as error:
+            _check_alive(error, errno.ENOMEM)
+            raise
 
     def wake(self, address: int, length_bytes: int) -> None:
         """Wake who waits for anything in a range; a page that is still missing faults again."""
@@ -271,6 +280,6 @@ def _open_device(flags: int) -> int:
         os.close(device)
 
 
-def _check_alive(error: OSError) -> None:
-    if error.errno in _GONE:
+def _check_alive(error: OSError, *more: int) -> None:
+    if error.errno in (*_GONE, *more):
         raise GuestFailed("the guest process is gone") from error

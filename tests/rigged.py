@@ -19,7 +19,7 @@ from collections.abc import Callable
 import trio
 
 from dest.engine import Engine
-from dest.placement import SimulatedPlacement
+from dest.placement import SimulatedPlacement, UserfaultPlacement
 from guest.handle import GuestSnapshot
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Span
@@ -86,10 +86,11 @@ def misplace_chunk() -> None:
 def place_early() -> None:
     """Rig the destination."""
 
-    def discard_nothing(self: SimulatedPlacement, span: Span) -> None:
+    def discard_nothing(self: object, span: Span) -> None:
         """Leave everything touchable."""
 
     SimulatedPlacement.discard = discard_nothing  # type: ignore[method-assign]
+    UserfaultPlacement.discard = discard_nothing  # type: ignore[method-assign]
 
 
 def no_namespaces() -> None:

@@ -76,6 +76,8 @@ def main(size: str, options: tuple[str, ...]) -> None:
     arguments = ["-P", "-m", "scripts", "migrate", f"--size={size}", "--quiet", *options]
     status, peaks = watch([sys.executable, *arguments])
     for name, peak_bytes in peaks.items():
+        if not peak_bytes:
+            continue  # Seen only as it began or ended.
         click.echo(f"{peak_bytes / (1 << 20):8.1f} MiB  {name}")
     too_much = max(peaks.values(), default=0) > _ANONYMOUS_BYTES_MAX
     if too_much:

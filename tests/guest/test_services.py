@@ -122,3 +122,5 @@ async def test_a_guest_that_is_gone_takes_no_pages(memory: GuestMemory) -> None:
         assert guest.service.userfaultfd is not None
         with pytest.raises(GuestFailed, match="gone"):
             guest.service.userfaultfd.map_pages(guest.service.addresses[0], 4096, 4096)
+        with pytest.raises(GuestFailed, match="gone"):
+            guest.service.userfaultfd.unregister(guest.service.addresses[0], 4096)
