@@ -28,7 +28,7 @@ BACKING_CHOICES = ("auto", "hugetlb", "thp", "base")
 _SPARE_BYTES = 64 << 20
 
 # What the kernel collapses at once, on machines with base pages of 4 KiB.
-_COLLAPSED_BYTES = 2 << 20
+COLLAPSED_BYTES = 2 << 20
 
 _HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
 _SHMEM_ENABLED = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
@@ -128,7 +128,7 @@ def _make_transparent(block: RamBlock, *, required: bool) -> BackedBlock:
     if os.fstat(made.fd).st_blocks * 512 > TARGET_PAGE_BYTES:
         return made
     with contextlib.suppress(OSError):
-        libc.madvise(made.address, _COLLAPSED_BYTES, abi.MADV_COLLAPSE)
+        libc.madvise(made.address, COLLAPSED_BYTES, abi.MADV_COLLAPSE)
         return replace(made, collapses=True)
     if not required:
         return replace(made, kind="base")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guest import abi, libc
-from guest.backing import BACKING_CHOICES, BackedBlock, check_room, make_block
+from guest.backing import BACKING_CHOICES, COLLAPSED_BYTES, BackedBlock, check_room, make_block
 from guest.slices import Job
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
@@ -97,6 +97,9 @@ class GuestMemory:
         backed = self._blocks[block]
         address = backed.address + start
         if backed.collapses:
+            # What has no page at all is not collapsed; of what has one, the kernel makes the rest.
+            firsts = np.frombuffer(self.views[block], np.uint8)[start:end:COLLAPSED_BYTES]
+            np.bitwise_or(firsts, 0, out=firsts)
             # Where no huge page is free, base pages do.
             with contextlib.suppress(OSError):
                 libc.madvise(address, end - start, abi.MADV_COLLAPSE)

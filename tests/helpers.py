@@ -211,6 +211,19 @@ def open_files() -> set[tuple[str, str]]:
     return files
 
 
+def huge_mapped_bytes(address: int, pid: int | str = "self") -> int:
+    """Return how much of the mapping at an address is mapped by transparent huge pages."""
+    begins_here = False
+    with Path(f"/proc/{pid}/smaps").open(encoding="utf-8") as lines:
+        for line in lines:
+            name, *values = line.split()
+            if not name.endswith(":"):
+                begins_here = int(name.partition("-")[0], 16) == address
+            elif begins_here and name == "ShmemPmdMapped:":
+                return int(values[0]) << 10
+    return 0
+
+
 def child_processes() -> set[int]:
     """Return the ids of this process's children, those that nobody waited for included."""
     children: set[int] = set()

@@ -15,7 +15,7 @@ from guest.probe import can_back, can_stop_at_faults
 from guest.programs import ProgramSpec
 from protocol.geometry import Geometry, RamBlock
 from protocol.policy import preset
-from tests.helpers import HUGE
+from tests.helpers import HUGE, huge_mapped_bytes
 from tests.pairs import PACED, Pair
 from tests.processes import SECONDS_MAX, Lab
 
@@ -32,14 +32,6 @@ def skip_without(kind: str) -> None:
             pytest.skip(reason)
 
 
-def mapped_huge_bytes(pid: int) -> int:
-    """Return how much of its memfds a process has mapped by transparent huge pages."""
-    text = Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8")
-    return 1024 * sum(
-        int(line.split()[1]) for line in text.splitlines() if line.startswith("ShmemPmdMapped:")
-    )
-
-
 @pytest.mark.parametrize("policy", ["critical-first", "ordered"])
 async def test_huge_pages_are_mapped_as_such_again(
     policy: str, monkeypatch: pytest.MonkeyPatch
@@ -54,7 +46,7 @@ async def test_huge_pages_are_mapped_as_such_again(
     ) -> AsyncIterator[GuestHandle]:
         async with open_guest(memory, spec, service) as guest:
             yield guest
-            mapped_bytes.append(mapped_huge_bytes(guest.pid))
+            mapped_bytes.append(huge_mapped_bytes(guest.service.addresses[0], guest.pid))
 
     monkeypatch.setattr("dest.session.open_guest", open_watched)
     pair = Pair("userfault", "thp", GEOMETRY, policy=preset(policy), **PACED)

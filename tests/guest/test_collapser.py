@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,8 +10,7 @@ from hypothesis import strategies as st
 from guest import abi, libc
 from guest.collapser import Collapser, joined
 from guest.messages import MESSAGE_BYTES_MAX, Collapsed, decode_event, socket_pair
-
-HUGE = 2 << 20
+from tests.helpers import HUGE, huge_mapped_bytes
 
 
 @given(st.sets(st.integers(0, 30), max_size=20))
@@ -53,22 +51,9 @@ def test_the_kernel_maps_a_huge_page() -> None:
         ours.settimeout(10)
         Collapser(theirs).collapse([(address, HUGE)])
         collapsed = decode_event(ours.recv(MESSAGE_BYTES_MAX))
-    mapped = libc_pmd_mapped_bytes(address)
+    mapped = huge_mapped_bytes(address)
     libc.unmap(address, HUGE)
     os.close(fd)
     if collapsed == Collapsed(1, 1):
         pytest.skip("no transparent huge pages for shared memory here")
     assert mapped == HUGE
-
-
-def libc_pmd_mapped_bytes(address: int) -> int:
-    """Return how much of the mapping that begins at an address is mapped by huge pages."""
-    begins_here = False
-    with Path("/proc/self/smaps").open(encoding="ascii") as lines:
-        for line in lines:
-            name, *values = line.split()
-            if not name.endswith(":"):
-                begins_here = int(name.partition("-")[0], 16) == address
-            elif begins_here and name == "ShmemPmdMapped:":
-                return int(values[0]) << 10
-    return 0

@@ -12,6 +12,7 @@ from guest.memory import GuestMemory
 from guest.slices import finish
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import Geometry, RamBlock
+from tests.helpers import HUGE, huge_mapped_bytes
 
 
 def test_memory_is_zero_and_shared_with_its_fds(geometry: Geometry) -> None:
@@ -123,3 +124,17 @@ def test_what_somebody_still_holds_stays_readable(geometry: Geometry) -> None:
     words[0] = 5
     memory.close()
     assert words[0] == 5
+
+
+def test_transparent_huge_pages_are_used_throughout() -> None:
+    """Where there are any, all of the memory is made of them once it is populated."""
+    geometry = Geometry((RamBlock("ram", 4 * HUGE, HUGE),))
+    try:
+        made = GuestMemory.create(geometry, "thp")
+    except GuestFailed as refused:
+        pytest.skip(str(refused))
+    with made as memory:
+        memory.views[0][HUGE : HUGE + 5] = b"bytes"
+        finish(memory.populate())
+        assert huge_mapped_bytes(memory._blocks[0].address) == 4 * HUGE
+        assert bytes(memory.views[0][HUGE : HUGE + 6]) == b"bytes\0"
