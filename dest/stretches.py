@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import chain
+
+import numpy as np
 
 from protocol.geometry import Span
 
@@ -12,27 +13,26 @@ from protocol.geometry import Span
 def at_most(spans: Iterable[Span], count_max: int) -> list[Span]:
     """Return stretches that hold all of the given ones, in ascending order.
 
+    The guest stands still meanwhile, and tens of thousands may be given: hence the arrays.
+
     Args:
         spans: In any order, apart from each other.
         count_max: The most that may be returned, at least one a block; where there are more, those
             are joined whose gaps are smallest, so that as little as possible lies between them.
     """
-    spans = sorted(spans)
-    # A gap of nothing is always closed; one between blocks never.
-    gaps = [
-        (after.offset - before.end, place)
-        for place, (before, after) in enumerate(pairwise(spans), 1)
-        if before.block == after.block
-    ]
-    joined = {place for gap_bytes, place in gaps if not gap_bytes}
-    open_gaps = [gap for gap in gaps if gap[1] not in joined]
-    excess = len(spans) - len(joined) - count_max
-    joined.update(place for _, place in heapq.nsmallest(excess, open_gaps))
-    result: list[Span] = []
-    for place, span in enumerate(spans):
-        if place in joined:
-            begin = result.pop()
-            result.append(Span(begin.block, begin.offset, span.end - begin.offset))
-        else:
-            result.append(span)
-    return result
+    fields = np.fromiter(chain.from_iterable(spans), np.int64).reshape(-1, 3)
+    blocks, begins, lengths = fields[np.lexsort((fields[:, 1], fields[:, 0]))].T
+    if not len(blocks):
+        return []
+    ends = begins + lengths
+    gaps = begins[1:] - ends[:-1]
+    may_join = blocks[1:] == blocks[:-1]
+    joined = may_join & (gaps == 0)
+    excess = len(blocks) - int(np.count_nonzero(joined)) - count_max
+    if excess > 0:
+        open_gaps = np.flatnonzero(may_join & ~joined)
+        joined[open_gaps[np.argsort(gaps[open_gaps], kind="stable")[:excess]]] = True
+    first = np.flatnonzero(np.concatenate(([True], ~joined)))
+    last = np.append(first[1:], len(blocks)) - 1
+    result = zip(blocks[first], begins[first], ends[last] - begins[first], strict=True)
+    return [Span(int(block), int(begin), int(length)) for block, begin, length in result]
