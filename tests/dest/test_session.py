@@ -320,6 +320,29 @@ async def test_memory_that_cannot_be_had_is_told_to_the_source(
     assert isinstance(rig.error, GuestFailed)
 
 
+async def test_a_kernel_that_stops_nobody_is_told_and_done_without() -> None:
+    """With `auto` vCPUs then look at a map, and the report says why."""
+    for placement, reason in (("auto", "there is no guest process"), ("simulated", "")):
+        async with make_rig(placement=placement) as rig:
+            await migrate(rig.source)
+            await rig.source.say_verdict()
+            rig.source.close()
+        assert rig.result is not None
+        assert rig.result.report["midstream"]["placement"] == "simulated"
+        assert rig.result.report["midstream"]["placement-reason"] == reason
+
+
+async def test_a_placement_asked_for_by_name_is_had_or_refused() -> None:
+    """Who wants the kernel and cannot have it is told so, and the source is too."""
+    async with make_rig(placement="userfault") as rig:
+        await rig.source.main.send(*rig.source.setup())
+        abort = await rig.source.main.expect(Abort)
+        assert abort.reason == "--placement userfault: there is no guest process"
+        rig.source.close()
+    assert isinstance(rig.error, GuestFailed)
+    assert rig.error.exit_status == 1
+
+
 async def test_a_protocol_error_in_postcopy_is_told_to_the_source() -> None:
     """A source that breaks the rules in postcopy hears so, though its pages are still coming."""
     async with make_rig() as rig:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -36,6 +37,32 @@ def test_auto_takes_what_there_is() -> None:
     assert made.kind in ("hugetlb", "thp", "base")
     assert os.fstat(made.fd).st_size == 4 << 20
     made.close()
+
+
+def test_auto_leaves_hugetlb_alone_where_it_shall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that can only be mapped whole are not even tried, though they may be free."""
+
+    def refuse(_: RamBlock) -> NoReturn:
+        raise AssertionError
+
+    monkeypatch.setattr(backing, "_make_hugetlb", refuse)
+    made = make_block(HUGE, "auto", hugetlb=False)
+    assert made.kind in ("thp", "base")
+    made.close()
+
+
+def test_memory_lies_on_a_multiple_of_its_page_size() -> None:
+    """Only there can a huge page be mapped as one; the mapping goes with the last view of it."""
+    made = make_block(HUGE, "base")
+    assert made.address % HUGE.page_bytes == 0
+    part = made.view[:10]
+    made.close()
+    part[3] = 7
+    assert part[3] == 7
+    begin = f"{made.address:x}-"
+    assert begin in Path("/proc/self/maps").read_text(encoding="utf-8")
+    del made, part
+    assert begin not in Path("/proc/self/maps").read_text(encoding="utf-8")
 
 
 def test_hugetlb_sets_its_pages_aside() -> None:
