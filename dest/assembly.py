@@ -3,8 +3,9 @@
 The receivers ask before a byte is written (`begin`), say what came (`progress`) and when a frame is
 done (`end`); a page is whole when its last missing target page has come.  Everything that a correct
 source does not send is refused here, before it can touch guest memory: bytes outside a block, pages
-that are not missing, two channels in one page.  QEMU keeps the same knowledge in `PostcopyTmpPage`
-and `receivedmap` (`migration/postcopy-ram.c`), a page at a time; here any number may be under way.
+that are not missing, two channels in one page; of scattered runs all, if one is wrong.  QEMU keeps
+the same knowledge in `PostcopyTmpPage` and `receivedmap` (`migration/postcopy-ram.c`), a page at a
+time; here any number may be under way.
 
 The policy says which chunks of a huge page may come over which channel: all over one; or any over
 either; or the page over the precopy channel, in part, and whole over the postcopy channel.  In that
@@ -18,22 +19,48 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, Policy
+from protocol.runs import Flags, Runs, Stretch, hull_of, overlap
 
 
 @dataclass
 class _Arrival:
-    """A frame on its way in: its span, and how much of it has come."""
+    """A frame on its way in: what it names, what of that comes as payload, and how much has."""
 
-    span: Span
+    span: Stretch
+    # None where the frame names zeros alone.
+    data: Stretch | None
     received: int = 0
     # Its page comes, or came, over the other channel: what is still to come is not written.
     waste: bool = False
+
+    @property
+    def data_bytes(self) -> int:
+        """How many bytes of payload the frame has at most."""
+        return self.data.length if self.data is not None else 0
+
+    @property
+    def may_end(self) -> bool:
+        """Whether all has come; an unbroken stretch of zeros is here without a byte of it."""
+        is_zero_span = isinstance(self.data, Span) and not self.received
+        return is_zero_span or self.received == self.data_bytes
+
+    def unreceived_in(self, span: Span) -> int:
+        """Return how many bytes of a span lie in the part that has not come; zeros came at once."""
+        if self.waste or self.data is None:
+            return 0
+        if isinstance(self.data, Runs):
+            return self.data.overlap_bytes(span, self.received)
+        if self.data.block != span.block:
+            return 0
+        first = max(self.data.offset + self.received, span.offset)
+        return max(0, min(self.data.end, span.end) - first)
 
 
 @dataclass
@@ -118,8 +145,7 @@ class Assembly:
         flags = self._missing.pages_with_members(block).astype(np.int8)
         for arrival in self._arriving.values():
             if arrival.span.block == block and not arrival.waste:
-                units = self.units.pages_of(arrival.span)
-                flags[units.start : units.stop] = 1
+                flags[self._units_of(arrival.span)] = 1
         edges = np.flatnonzero(np.diff(flags, prepend=0, append=0))
         for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             yield Span(block, first * unit_bytes, (last - first) * unit_bytes)
@@ -134,15 +160,21 @@ class Assembly:
             return True
         return not (self._missing.holds_any(span) or self._is_arriving(span))
 
-    def begin(self, channel: Channel, span: Span) -> None:
+    def begin(self, channel: Channel, span: Stretch, is_zero: Flags | None = None) -> None:
         """Admit a frame; only after this may its bytes be written.
+
+        Args:
+            channel: Where it comes.
+            span: All that it names.
+            is_zero: Which of several runs are zero: of these no bytes come, and they count as
+                received from now on.
 
         Raises:
             RemoteProtocolError: No correct source sends this now.
         """
         if channel in self._arriving:
             raise LocalProtocolError(f"a frame is under way on the {channel.value} channel")
-        if not self._geometry.has_span(span):
+        if not self._geometry.has_span(hull_of(span)):
             raise RemoteProtocolError(
                 f"{span.length} bytes at {span.offset} of block {span.block} are outside the guest "
                 "or no whole target pages"
@@ -152,7 +184,8 @@ class Assembly:
             waste = self._claim(channel, span, self._missing)
         elif channel is not Channel.PRECOPY:
             raise RemoteProtocolError(f"page bytes on the {channel.value} channel in precopy")
-        self._arriving[channel] = _Arrival(span, waste=waste)
+        data = span.where(~is_zero) if isinstance(span, Runs) and is_zero is not None else span
+        self._arriving[channel] = _Arrival(span, data, waste=waste)
 
     def is_waste(self, channel: Channel) -> bool:
         """Tell whether what comes of the channel's frame must not be written; ask each time."""
@@ -161,24 +194,23 @@ class Assembly:
     def progress(self, channel: Channel, count: int) -> None:
         """Say that so many more bytes of the channel's frame are in memory, or thrown away."""
         arrival = self._arrival(channel)
-        if not 0 <= count <= arrival.span.length - arrival.received:
+        if not 0 <= count <= arrival.data_bytes - arrival.received:
             raise LocalProtocolError(
-                f"{count} bytes cannot be the rest of a frame of {arrival.span.length}, "
+                f"{count} bytes cannot be the rest of a frame of {arrival.data_bytes}, "
                 f"{arrival.received} of which have come"
             )
         arrival.received += count
 
-    def end(self, channel: Channel) -> Span | None:
+    def end(self, channel: Channel) -> Stretch | None:
         """Say that the channel's frame is whole; return the units that now are, if any.
 
-        The stretch is one huge page, or the run of units that the frame held.  In precopy, where
+        The stretch is one huge page, or the units that the frame held.  In precopy, where
         pages may still change, nothing is ever whole.
         """
         arrival = self._arrival(channel)
-        # A stretch of zeros is here without a byte of it.
-        if arrival.received not in (0, arrival.span.length):
+        if not arrival.may_end:
             raise LocalProtocolError(
-                f"a frame of {arrival.span.length} bytes cannot end after {arrival.received}"
+                f"a frame of {arrival.data_bytes} bytes cannot end after {arrival.received}"
             )
         del self._arriving[channel]
         counts = self.counts[channel]
@@ -204,7 +236,7 @@ class Assembly:
         if self._missing is not None:
             here -= self._missing.count_in(span) * TARGET_PAGE_BYTES
         for arrival in self._arriving.values():
-            here -= _unreceived_in(arrival, span)
+            here -= arrival.unreceived_in(span)
         return here
 
     def channel_of(self, page: PageId) -> Channel | None:
@@ -216,10 +248,10 @@ class Assembly:
             raise LocalProtocolError(f"no frame is under way on the {channel.value} channel")
         return self._arriving[channel]
 
-    def _claim(self, channel: Channel, span: Span, missing: PageSet) -> bool:
+    def _claim(self, channel: Channel, span: Stretch, missing: PageSet) -> bool:
         """Take a frame's bytes for no longer missing; return whether they are waste."""
         is_base = self._is_base(self._geometry, span.block)
-        if not is_base and len(pages := self._geometry.pages_of(span)) > 1:
+        if not is_base and len(pages := self._geometry.pages_of(hull_of(span))) > 1:
             raise RemoteProtocolError(
                 f"one frame holds parts of {len(pages)} pages of block {span.block}"
             )
@@ -238,7 +270,7 @@ class Assembly:
                 f"page {page.index} of block {page.block} came over both channels"
             )
 
-    def _claim_again(self, channel: Channel, span: Span, missing: PageSet) -> bool:
+    def _claim_again(self, channel: Channel, span: Stretch, missing: PageSet) -> bool:
         """Claim bytes of a huge page that may come over both channels, over each once."""
         due = self._due[channel]
         _check_all_in(due, span)
@@ -260,35 +292,29 @@ class Assembly:
         # Nothing of it has come over this channel yet.
         self._due[Channel.POSTCOPY].copy_into(missing, whole)
         arrival = self._arriving.get(Channel.PRECOPY)
-        if arrival is not None and _overlap(arrival.span, whole):
+        if arrival is not None and overlap(arrival.span, whole):
             arrival.waste = True
         self._owner[page] = Channel.POSTCOPY
 
-    def _page_of(self, span: Span) -> PageId:
-        return self._geometry.page_of(span.block, span.target_pages.start)
+    def _page_of(self, span: Stretch) -> PageId:
+        return self._geometry.page_of(span.block, span.offset // TARGET_PAGE_BYTES)
+
+    def _units_of(self, span: Stretch) -> slice | NDArray[np.int64]:
+        """Return which units of its block a frame touches."""
+        if self._is_base(self.units, span.block):
+            return span.target_pages
+        units = self.units.pages_of(hull_of(span))
+        return slice(units.start, units.stop)
 
     def _is_base(self, geometry: Geometry, block: int) -> bool:
         return geometry.blocks[block].page_bytes == TARGET_PAGE_BYTES
 
     def _is_arriving(self, span: Span) -> bool:
         return any(
-            _overlap(arrival.span, span) and not arrival.waste
-            for arrival in self._arriving.values()
+            overlap(arrival.span, span) and not arrival.waste for arrival in self._arriving.values()
         )
 
 
-def _check_all_in(target_pages: PageSet, span: Span) -> None:
+def _check_all_in(target_pages: PageSet, span: Stretch) -> None:
     if target_pages.count_in(span) * TARGET_PAGE_BYTES != span.length:
         raise RemoteProtocolError(f"target pages at {span.offset} of block {span.block} came again")
-
-
-def _overlap(one: Span, other: Span) -> bool:
-    return one.block == other.block and one.offset < other.end and other.offset < one.end
-
-
-def _unreceived_in(arrival: _Arrival, span: Span) -> int:
-    """Return how many bytes of a span lie in an arriving frame's part that has not come."""
-    if arrival.span.block != span.block or arrival.waste:
-        return 0
-    first = max(arrival.span.offset + arrival.received, span.offset)
-    return max(0, min(arrival.span.end, span.end) - first)

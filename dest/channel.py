@@ -54,8 +54,11 @@ class InChannel:
             RemoteProtocolError: These are no messages.
         """
         while (message := self._decoder.next_message()) is None:
-            count = await self._receive_into([self._scratch])
-            self._decoder.receive_data(self._scratch[:count])
+            due = self._decoder.header_bytes_due
+            # The head of a frame of runs is long, and nothing that follows it is to be copied.
+            place = memoryview(bytearray(due)) if due > _SCRATCH_BYTES else self._scratch
+            count = await self._receive_into([place])
+            self._decoder.receive_data(place[:count])
         if isinstance(message, Abort):
             raise PeerAborted(f"the source ended the migration: {message.reason}")
         return message
@@ -97,6 +100,37 @@ class InChannel:
             if count > len(rest):
                 self._decoder.receive_data(self._scratch[: count - len(rest)])
                 count = len(rest)
+
+    async def receive_scattered(
+        self, views: list[memoryview], progress: Callable[[int], None], *, gathered: bool = False
+    ) -> None:
+        """Read the last message's payload into several views, one behind the other.
+
+        Args:
+            views: Where the bytes belong, as many as one recvmsg takes; none empty.
+            progress: As for `receive_payload`.
+            gathered: As for `receive_payload`.
+
+        Raises:
+            ConnectionLost: The source closed the connection, or it broke.
+        """
+        left = sum(map(len, views))
+        start = self._decoder.take_payload_start(left)
+        count = len(start)
+        _copy(start, views)
+        rest = views
+        while True:
+            left -= count
+            rest = _behind(rest, count)
+            if count:
+                progress(count)
+            if not left:
+                return
+            gathered_bytes = min(left, _GATHERED_BYTES) if gathered else 1
+            count = await self._receive_into([*rest, self._scratch], gathered_bytes)
+            if count > left:
+                self._decoder.receive_data(self._scratch[: count - left])
+                count = left
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
         """Send a message backward, whole; several tasks may.
@@ -154,3 +188,21 @@ class InChannel:
     @property
     def _label(self) -> str:
         return self.name.value if self.name else "new"
+
+
+def _behind(views: list[memoryview], count: int) -> list[memoryview]:
+    """Return what of some views lies behind so many bytes."""
+    for index, view in enumerate(views):
+        if count < len(view):
+            return [view[count:], *views[index + 1 :]]
+        count -= len(view)
+    return []
+
+
+def _copy(data: bytes, views: list[memoryview]) -> None:
+    """Copy bytes into the first of some views, and on into the next."""
+    for view in views:
+        if not data:
+            return
+        part, data = data[: len(view)], data[len(view) :]
+        view[: len(part)] = part

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dest.assembly import Assembly
 from dest.faults import FaultTable, Outcome
 from dest.latency import Latencies
+from dest.nonzero import NonZero
 from dest.placement import Placement
 from guest.handle import GuestHandle
 from guest.memory import GuestMemory
@@ -19,8 +20,9 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
-from protocol.messages import PageData, PageRequest, ZeroData
+from protocol.messages import PageData, PageRequest, RunData, ZeroData
 from protocol.policy import Policy
+from protocol.runs import Flags, Runs, Stretch
 
 # A vCPU runs within microseconds of its page being placed; on a machine that is overloaded one may
 # be woken once more for nothing.
@@ -61,6 +63,7 @@ class Engine:
         self.assembly = Assembly(memory.geometry, policy)
         self._units = self.assembly.units
         self.faults = FaultTable(overtaking=placement.is_told_by_kernel)
+        self._nonzero = NonZero(memory.geometry)
         self.latencies = Latencies(guest.spec.vcpu_count)
         self._memory = memory
         self._on_fault = on_fault
@@ -72,7 +75,7 @@ class Engine:
         """Have a function called with ("received" | "requested" | "placed", page) from now on."""
         self._watchers.append(watcher)
 
-    def begin(self, channel: Channel, message: PageData | ZeroData) -> memoryview:
+    def begin(self, channel: Channel, message: PageData) -> memoryview:
         """Admit a frame of page bytes; return where they belong.
 
         Afterwards call `progress` as they come, then `end`.
@@ -80,17 +83,67 @@ class Engine:
         Raises:
             RemoteProtocolError: No correct source sends this now.
         """
-        length = message.payload_bytes if isinstance(message, PageData) else message.length
-        span = Span(message.block, message.offset, length)
+        span = Span(message.block, message.offset, message.payload_bytes)
         self.assembly.begin(channel, span)
+        self._nonzero.mark(span)
+        self._note_urgent(message, span)
+        return self._memory.views[span.block][span.offset : span.end]
+
+    def begin_runs(
+        self, channel: Channel, message: RunData, runs: Runs, is_zero: Flags
+    ) -> list[memoryview]:
+        """Admit a frame of runs and write its zeros; return where its bytes belong, in their order.
+
+        Afterwards as for `begin`.
+
+        Args:
+            channel: Where the frame comes.
+            message: Its message.
+            runs: The runs that it names.
+            is_zero: Which of them are zero.
+
+        Raises:
+            RemoteProtocolError: No correct source sends this now.
+        """
+        self.assembly.begin(channel, runs, is_zero)
+        self._note_urgent(message, runs)
+        zeros, data = runs.where(is_zero), runs.where(~is_zero)
+        if zeros is not None:
+            self._write_zeros(channel, zeros)
+        if data is None:
+            return []
+        self._nonzero.mark(data)
+        view = self._memory.views[runs.block]
+        return [view[start:end] for start, end in data.edges()]
+
+    def take_zeros(self, channel: Channel, message: ZeroData) -> None:
+        """Take a frame that names a stretch of zeros, from its beginning to its end.
+
+        Raises:
+            RemoteProtocolError: No correct source sends this now.
+        """
+        span = Span(message.block, message.offset, message.length)
+        self.assembly.begin(channel, span)
+        self._note_urgent(message, span)
+        self._write_zeros(channel, span)
+        self.end(channel)
+
+    def _note_urgent(self, message: PageData | RunData | ZeroData, span: Stretch) -> None:
         if message.urgent:
             self.faults.told(
-                self._units.page_of(span.block, span.target_pages.start),
+                self._units.page_of(span.block, span.offset // TARGET_PAGE_BYTES),
                 now_ns=time.monotonic_ns(),
                 queue_us=message.queue_us,
                 send_us=message.send_us,
             )
-        return self._memory.views[span.block][span.offset : span.end]
+
+    def _write_zeros(self, channel: Channel, zeros: Stretch) -> None:
+        """Zero what of a stretch is not zero, unless a vCPU may have written there since."""
+        if self.assembly.is_waste(channel):
+            return
+        pages = self._nonzero.take(zeros)
+        if len(pages):
+            self._memory.words(zeros.block).reshape(-1, TARGET_PAGE_BYTES // 8)[pages] = 0
 
     def progress(self, channel: Channel, page: PageId, count: int) -> None:
         """Say that so many more bytes of the channel's frame are in memory."""
@@ -106,6 +159,11 @@ class Engine:
         span = self.assembly.end(channel)
         if span is None:
             return
+        # Runs of base pages, or of target pages, are placed one by one.
+        for each in [span] if isinstance(span, Span) else span.spans():
+            self._place(each, channel, last_byte_ns)
+
+    def _place(self, span: Span, channel: Channel, last_byte_ns: int) -> None:
         self._placement.place(span)
         units = self._units.pages_of(span)
         now_ns = time.monotonic_ns()

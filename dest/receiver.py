@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import numpy as np
-
 from dest.channel import InChannel
 from dest.engine import Engine
 from dest.setup import Plan
@@ -18,10 +16,12 @@ from protocol.messages import (
     PageData,
     PassAck,
     PassEnd,
+    RunData,
     SwitchOver,
     ZeroData,
 )
 from protocol.policy import HalfSent
+from protocol.runs import unpack_runs
 from protocol.states import Lifecycle, check_receivable
 
 SwitchOverHandler = Callable[[SwitchOver, bytes], Awaitable[None]]
@@ -70,7 +70,10 @@ class Receiver:
                 case PageData():
                     await self._receive_page(message)
                 case ZeroData():
-                    self._receive_zero(message)
+                    self._check_length(message.length)
+                    self._engine.take_zeros(self._name, message)
+                case RunData():
+                    await self._receive_runs(message)
                 case PassEnd():
                     await self._channel.send(PassAck(index=message.index))
                 case Discard():
@@ -96,18 +99,43 @@ class Receiver:
         )
         self._engine.end(self._name)
 
+    async def _receive_runs(self, message: RunData) -> None:
+        runs, is_zero = unpack_runs(message.block, message.offset, message.runs)
+        self._check_length(runs.length)
+        data_bytes = int(runs.counts[~is_zero].sum()) * TARGET_PAGE_BYTES
+        if data_bytes != message.payload_bytes:
+            raise RemoteProtocolError(
+                f"runs of {data_bytes} bytes came with a payload of {message.payload_bytes}"
+            )
+        views = self._engine.begin_runs(self._name, message, runs, is_zero)
+        page = self._plan.geometry.page_of(message.block, message.offset // TARGET_PAGE_BYTES)
+
+        def progress(count: int) -> None:
+            self._engine.progress(self._name, page, count)
+
+        if self._plan.policy.half_sent is HalfSent.RESEND:
+            await self._receive_aside(views, progress)
+        elif views:
+            gathered = not self._engine.assembly.in_postcopy
+            await self._channel.receive_scattered(views, progress, gathered=gathered)
+        self._engine.end(self._name)
+
+    async def _receive_aside(
+        self, views: list[memoryview], progress: Callable[[int], None]
+    ) -> None:
+        """Receive runs that may turn out not to be wanted, and copy them if they are wanted yet."""
+        aside = memoryview(bytearray(sum(map(len, views))))
+        await self._channel.receive_payload(aside, progress)
+        if self._is_waste():
+            return
+        for view in views:
+            view[:], aside = aside[: len(view)], aside[len(view) :]
+
     def _is_waste(self) -> bool:
         return self._engine.assembly.is_waste(self._name)
 
-    def _receive_zero(self, message: ZeroData) -> None:
-        self._check_length(message.length)
-        view = self._engine.begin(self._name, message)
-        if not self._is_waste():
-            np.frombuffer(view, dtype=np.uint8)[:] = 0
-        self._engine.end(self._name)
-
     def _check_length(self, length: int) -> None:
-        """Check that a frame is no longer than was agreed: zeros are written in one go."""
+        """Check that a frame names no more than was agreed: zeros are written in one go."""
         if length > self._plan.chunk_bytes:
             raise RemoteProtocolError(
                 f"a frame of {length} bytes is over the agreed {self._plan.chunk_bytes}"

@@ -22,6 +22,13 @@ GUEST_BYTES_MAX = 64 << 40
 # only thing between the peer and a long wait.
 CHUNK_BYTES_MAX = 64 << 20
 
+# The runs of target pages that one frame names, 8 bytes each in its header.  Linux takes at most
+# 1024 buffers in one sendmsg or recvmsg (IOV_MAX), and head and scratch need one each.
+RUN_COUNT_MAX = 512
+
+# How far apart the runs of one frame may lie: their places are packed into 31 bits of target pages.
+RUNS_EXTENT_BYTES_MAX = 1 << 40
+
 # One discard frame: a bitmap of 8 Mi target pages, 32 GiB of guest.
 DISCARD_BYTES_MAX = 1 << 20
 
@@ -68,6 +75,7 @@ PASS_COUNT_MAX = 1000
 assert BLOCK_COUNT_MAX * (BLOCK_NAME_CHARS_MAX + 32) < HEADER_BYTES_MAX
 assert CAPABILITY_COUNT_MAX * (CAPABILITY_CHARS_MAX + 4) < HEADER_BYTES_MAX
 assert max(BLOCK_COUNT_MAX, CAPABILITY_COUNT_MAX) <= HEADER_ARRAY_ITEMS_MAX
+assert RUN_COUNT_MAX * 8 + 64 < HEADER_BYTES_MAX
 assert REASON_CHARS_MAX * 4 + 64 < HEADER_BYTES_MAX
 assert GUEST_BYTES_MAX // (2 << 20) * 16 + REPORT_BYTES_MAX + DEVICE_STATE_BYTES_MAX < (
     CLOSING_BYTES_MAX

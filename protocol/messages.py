@@ -8,7 +8,7 @@ carries them after the header.  `protocol/README.md` shows who sends what, when.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar, get_type_hints
+from typing import ClassVar, NewType, get_type_hints
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.limits import (
@@ -23,14 +23,19 @@ from protocol.limits import (
     GUEST_SPEC_BYTES_MAX,
     REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
+    RUN_COUNT_MAX,
     SESSION_ID_BYTES,
 )
+from protocol.runs import PACKED_RUN_BYTES
 from protocol.text import is_one_line, one_line
 
 PROTOCOL_VERSION = 1
 
 # What numpy, msgpack and a C `int64_t` can all hold.
 INTEGER_MAX = (1 << 63) - 1
+
+# Runs of target pages as `protocol.runs` packs them.
+PackedRuns = NewType("PackedRuns", bytes)
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Ready(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class PageData(Message):
-    """Bytes of guest memory, as the payload: a chunk of one page, or a run of small pages.
+    """Bytes of guest memory, as the payload: one unbroken stretch.
 
     Attributes:
         block: Block index.
@@ -280,6 +285,29 @@ class Bye(Message):
     kind: ClassVar[int] = 18
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunData(Message):
+    """Scattered stretches of one block; the payload is the bytes of those that are not zero.
+
+    They lie back to back in it, in the order of the runs.
+
+    Attributes:
+        block: Block index.
+        offset: Where the first run begins, in bytes from the block's start.
+        runs: The runs, see `protocol.runs`.
+        urgent, queue_us, send_us: As in PageData.
+    """
+
+    kind: ClassVar[int] = 19
+    payload_bytes_max: ClassVar[int] = CHUNK_BYTES_MAX
+    block: int
+    offset: int
+    runs: PackedRuns
+    urgent: bool = False
+    queue_us: int = 0
+    send_us: int = 0
+
+
 MESSAGE_TYPES: tuple[type[Message], ...] = tuple(Message.__subclasses__())
 BY_KIND = {message_type.kind: message_type for message_type in MESSAGE_TYPES}
 assert len(BY_KIND) == len(MESSAGE_TYPES)
@@ -376,6 +404,14 @@ def _is_block(value: object) -> bool:
     )
 
 
+def _is_packed_runs(value: object) -> bool:
+    return (
+        isinstance(value, bytes)
+        and 0 < len(value) <= RUN_COUNT_MAX * PACKED_RUN_BYTES
+        and not len(value) % PACKED_RUN_BYTES
+    )
+
+
 def _is_name(value: object, chars_max: int) -> bool:
     return (
         isinstance(value, str)
@@ -390,6 +426,7 @@ _CHECKS = {
     bool: lambda value: type(value) is bool,
     str: lambda value: isinstance(value, str) and is_one_line(value),
     bytes: lambda value: isinstance(value, bytes) and len(value) == SESSION_ID_BYTES,
+    PackedRuns: _is_packed_runs,
     tuple[str, ...]: _is_capabilities,
     tuple[tuple[str, int, int], ...]: _is_blocks,
 }
@@ -398,6 +435,7 @@ _WORDS = {
     bool: "true or false",
     str: f"a line of at most {REASON_CHARS_MAX} printable characters",
     bytes: f"{SESSION_ID_BYTES} bytes",
+    PackedRuns: f"1 to {RUN_COUNT_MAX} packed runs",
     tuple[str, ...]: "a short array of short names",
     tuple[tuple[str, int, int], ...]: "an array of RAMBlocks",
 }

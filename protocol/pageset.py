@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
+from protocol.limits import RUN_COUNT_MAX, RUNS_EXTENT_BYTES_MAX
+from protocol.runs import Runs, Stretch
 
 
 class PageSet:
@@ -41,13 +43,13 @@ class PageSet:
             member[:] = True
         self._count = self.geometry.target_page_count
 
-    def add(self, span: Span) -> None:
-        """Add the target pages of a span."""
-        self._set(span, member=True)
+    def add(self, stretch: Stretch) -> None:
+        """Add the target pages of a stretch."""
+        self._set(stretch, member=True)
 
-    def remove(self, span: Span) -> None:
-        """Remove the target pages of a span."""
-        self._set(span, member=False)
+    def remove(self, stretch: Stretch) -> None:
+        """Remove the target pages of a stretch."""
+        self._set(stretch, member=False)
 
     def add_flat(self, flat: NDArray[np.intp]) -> None:
         """Add target pages by their flat numbers, in ascending order, each once."""
@@ -80,13 +82,13 @@ class PageSet:
         np.logical_or(theirs, mine, out=theirs)
         other._count += int(np.count_nonzero(theirs)) - before
 
-    def count_in(self, span: Span) -> int:
-        """Return how many target pages of a span are members."""
-        return int(np.count_nonzero(self._member[span.block][span.target_pages]))
+    def count_in(self, stretch: Stretch) -> int:
+        """Return how many target pages of a stretch are members."""
+        return int(np.count_nonzero(self._member[stretch.block][stretch.target_pages]))
 
-    def holds_any(self, span: Span) -> bool:
-        """Tell whether any target page of a span is a member."""
-        return bool(self._member[span.block][span.target_pages].any())
+    def holds_any(self, stretch: Stretch) -> bool:
+        """Tell whether any target page of a stretch is a member."""
+        return bool(self._member[stretch.block][stretch.target_pages].any())
 
     def holds_page(self, page: PageId) -> bool:
         """Tell whether any target page of a page is a member."""
@@ -110,6 +112,44 @@ class PageSet:
         count = len(run) if run[stop] else stop
         offset = within.offset + start * TARGET_PAGE_BYTES
         return Span(within.block, offset, count * TARGET_PAGE_BYTES)
+
+    def first_runs(self, within: Span, length_max: int) -> Stretch | None:
+        """Return the first members inside a span: an unbroken run as a span, else several runs.
+
+        They are as many as one frame may name, and lie no further apart than it can say.
+
+        Args:
+            within: Where to look.
+            length_max: The most bytes to return; one target page or more, whole ones.
+        """
+        first = self.first_run(within, length_max)
+        if first is None or first.length == length_max or first.end == within.end:
+            return first
+        indices = self._first_members(within, first, length_max // TARGET_PAGE_BYTES)
+        runs = Runs.of_target_pages(within.block, indices)
+        if len(runs) == 1:
+            return first
+        if len(runs) > RUN_COUNT_MAX:
+            runs = Runs(runs.block, runs.firsts[:RUN_COUNT_MAX], runs.counts[:RUN_COUNT_MAX])
+        return runs
+
+    def _first_members(self, within: Span, first: Span, count_max: int) -> NDArray[np.int64]:
+        """Return the indices of the first members inside a span, their first run known.
+
+        Windows that grow keep it to a few looks however thin the members are sown, and none longer
+        than what it finds is worth.
+        """
+        member = self._member[within.block]
+        start = first.target_pages.start
+        stop = min(within.target_pages.stop, start + RUNS_EXTENT_BYTES_MAX // TARGET_PAGE_BYTES)
+        found, parts, window = 0, [], 2 * count_max
+        while start < stop and found < count_max:
+            part = np.flatnonzero(member[start : min(start + window, stop)]) + start
+            parts.append(part)
+            found += len(part)
+            start += window
+            window *= 2
+        return np.concatenate(parts)[:count_max]
 
     def first_from(self, block: int, offset: int) -> tuple[int, int] | None:
         """Return (block, byte offset) of the first member at or after a place, wrapping once.
@@ -180,8 +220,9 @@ class PageSet:
                 if member[first : first + count].any():
                     yield block, first, count, self.pack(block, first, count)
 
-    def _set(self, span: Span, *, member: bool) -> None:
-        part = self._member[span.block][span.target_pages]
-        before = int(np.count_nonzero(part))
-        part[:] = member
-        self._count += (len(part) if member else 0) - before
+    def _set(self, stretch: Stretch, *, member: bool) -> None:
+        members, where = self._member[stretch.block], stretch.target_pages
+        before = int(np.count_nonzero(members[where]))
+        members[where] = member
+        after = stretch.length // TARGET_PAGE_BYTES if member else 0
+        self._count += after - before

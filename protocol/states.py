@@ -19,7 +19,16 @@ from enum import Enum
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import STATE, Emit
-from protocol.messages import Discard, End, Message, PageData, PassEnd, SwitchOver, ZeroData
+from protocol.messages import (
+    Discard,
+    End,
+    Message,
+    PageData,
+    PassEnd,
+    RunData,
+    SwitchOver,
+    ZeroData,
+)
 
 
 class State(Enum):
@@ -88,11 +97,11 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 # What the destination may hear once it has said Ready, by its state and the channel.  An Abort may
 # come at any time, and ends the session before it could be looked up here.
 RECEIVABLE: dict[State, dict[Channel, tuple[type[Message], ...]]] = {
-    State.ACTIVE: {Channel.PRECOPY: (PageData, ZeroData, PassEnd, Discard, SwitchOver)},
+    State.ACTIVE: {Channel.PRECOPY: (PageData, ZeroData, RunData, PassEnd, Discard, SwitchOver)},
     State.DEVICE: {Channel.PRECOPY: (End,), Channel.POSTCOPY: (End,)},
     State.POSTCOPY_ACTIVE: {
-        Channel.PRECOPY: (PageData, ZeroData, End),
-        Channel.POSTCOPY: (PageData, ZeroData, End),
+        Channel.PRECOPY: (PageData, ZeroData, RunData, End),
+        Channel.POSTCOPY: (PageData, ZeroData, RunData, End),
     },
 }
 

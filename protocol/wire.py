@@ -57,6 +57,14 @@ class Decoder:
         """Whether the stream may end here: no frame has begun."""
         return not (self._buffer or self._payload_bytes_due or self._broken)
 
+    @property
+    def header_bytes_due(self) -> int:
+        """How many more bytes complete the next header; 0 when its length is not known yet."""
+        if len(self._buffer) < _LENGTH.size:
+            return 0
+        length: int = _LENGTH.unpack_from(self._buffer)[0]
+        return max(0, min(length, HEADER_BYTES_MAX) + _LENGTH.size - len(self._buffer))
+
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the peer; call `next_message` until it returns None afterwards."""
         self._check_not_broken()
@@ -94,16 +102,25 @@ class Decoder:
         Raises:
             LocalProtocolError: No payload of that length is due.
         """
+        start = self.take_payload_start(len(view))
+        view[: len(start)] = start
+        return len(start)
+
+    def take_payload_start(self, payload_bytes: int) -> bytes:
+        """Return what is buffered of the payload, as `take_payload`, for more places than one.
+
+        Raises:
+            LocalProtocolError: No payload of that length is due.
+        """
         self._check_not_broken()
-        if len(view) != self._payload_bytes_due:
+        if payload_bytes != self._payload_bytes_due:
             raise LocalProtocolError(
-                f"a payload of {self._payload_bytes_due} bytes is due, not {len(view)}"
+                f"a payload of {self._payload_bytes_due} bytes is due, not {payload_bytes}"
             )
-        count = min(len(view), len(self._buffer))
-        view[:count] = self._buffer[:count]
-        del self._buffer[:count]
+        start = bytes(self._buffer[:payload_bytes])
+        del self._buffer[:payload_bytes]
         self._payload_bytes_due = 0
-        return count
+        return start
 
     def _check_not_broken(self) -> None:
         if self._broken is not None:

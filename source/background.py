@@ -5,6 +5,7 @@ from __future__ import annotations
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.pageset import PageSet
+from protocol.runs import hull_of
 from source.jobs import Job, covers
 
 # Where requests may come, small pages go in runs of at most so much, and so do parts of huge pages:
@@ -33,12 +34,25 @@ class Background:
         self._chunk_bytes = chunk_bytes
         self._run_bytes = chunk_bytes
         self._in_parts = in_parts
+        self._across_pages = False
         self._cursor = (0, 0)
         # Pages of which the touched target page went ahead, the newest last, and where that was.
         self._demoted: dict[PageId, int] = {}
 
-    def restart(self, *, postcopy: bool) -> None:
-        """Scan from the first block's first page, with short runs where requests may come."""
+    @property
+    def across_pages(self) -> bool:
+        """Whether scattered parts of several huge pages go together."""
+        return self._across_pages
+
+    def restart(self, *, postcopy: bool, across_pages: bool) -> None:
+        """Scan from the first block's first page.
+
+        Args:
+            postcopy: Keep runs short, because requests may come.
+            across_pages: Put scattered parts of several huge pages into one job: nobody waits for a
+                page, and nobody counts how much of one has come.
+        """
+        self._across_pages = across_pages
         self._cursor = (0, 0)
         self._demoted.clear()
         longest = POSTCOPY_RUN_BYTES_MAX if postcopy else self._chunk_bytes
@@ -77,10 +91,10 @@ class Background:
             whole = self._geometry.page_span(page)
             behind = self._demoted[page]
             rest = Span(page.block, behind, whole.end - behind)
-            run = self._remaining.first_run(rest, self._run_bytes)
-            run = run or self._remaining.first_run(whole, self._run_bytes)
-            if run is not None:
-                return Job(run, page, Channel.PRECOPY)
+            runs = self._remaining.first_runs(rest, self._run_bytes)
+            runs = runs or self._remaining.first_runs(whole, self._run_bytes)
+            if runs is not None:
+                return Job(hull_of(runs), page, Channel.PRECOPY)
             del self._demoted[page]
         return None
 
@@ -98,19 +112,31 @@ class Background:
         if place is None:
             return None
         block, offset = place
-        geometry = self._geometry.blocks[block]
-        page = PageId(block, offset // geometry.page_bytes)
-        span = self._geometry.page_span(page)
-        if geometry.page_bytes == TARGET_PAGE_BYTES:
-            # Base pages go in runs: one frame for one page of 4 KiB would spend more time on its
-            # header than on its bytes.
-            rest = Span(block, offset, geometry.length_bytes - offset)
-            span = self._remaining.first_run(rest, self._run_bytes) or span
-        elif self._in_parts:
-            rest = Span(block, offset, span.end - offset)
-            span = self._remaining.first_run(rest, self._run_bytes) or span
+        page = self._geometry.page_of(block, offset // TARGET_PAGE_BYTES)
+        span = self._span_at(offset, self._geometry.page_span(page))
         self._cursor = (block, span.end)
         return Job(span, page, Channel.PRECOPY)
+
+    def _span_at(self, offset: int, page: Span) -> Span:
+        """Return how far a job reaches that begins at an offset in a page."""
+        rest_of_page = Span(page.block, offset, page.end - offset)
+        block = self._geometry.blocks[page.block]
+        within = Span(page.block, offset, block.length_bytes - offset)
+        # Base pages go as many together as a chunk holds: one frame for one page of 4 KiB would
+        # spend more time on its header than on its bytes.
+        together = self._across_pages and self._is_scattered(rest_of_page)
+        if block.page_bytes > TARGET_PAGE_BYTES and not together:
+            if not self._in_parts:
+                return page
+            within = rest_of_page
+        runs = self._remaining.first_runs(within, self._run_bytes)
+        assert runs is not None, "the scan has found a member there"
+        return hull_of(runs)
+
+    def _is_scattered(self, rest_of_page: Span) -> bool:
+        """Tell whether what remains of a page fills neither its rest nor a chunk without a gap."""
+        run = self._remaining.first_run(rest_of_page, self._chunk_bytes)
+        return run is not None and run.length < min(self._chunk_bytes, rest_of_page.length)
 
 
 def _lies_in(place: tuple[int, int] | None, span: Span) -> bool:

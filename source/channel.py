@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from itertools import accumulate
 
 import trio
 
@@ -27,24 +28,28 @@ POSTCOPY_UNSENT_BYTES = 16 * 1024
 class Frame:
     """One frame on its way: its head, its payload where it lies, and how many bytes are sent."""
 
-    __slots__ = ("_head", "_payload", "length", "payload_bytes", "sent")
+    __slots__ = ("_ends", "_first", "_pieces", "length", "payload_bytes", "sent")
 
-    def __init__(self, message: Message, payload: memoryview | bytes = b"") -> None:
+    def __init__(self, message: Message, *payload: memoryview | bytes) -> None:
         """Encode the head.
 
         Args:
             message: With `payload_bytes` as long as the payload.
-            payload: Bytes, one dimension; not copied, so they are read when they are sent.
+            payload: Bytes, one dimension, in as many pieces as they lie in; not copied, so they are
+                read when they are sent.
         """
-        if message.payload_bytes != len(payload):
+        pieces = [memoryview(piece) for piece in payload if len(piece)]
+        self.payload_bytes = sum(map(len, pieces))
+        if message.payload_bytes != self.payload_bytes:
             raise LocalProtocolError(
                 f"{type(message).__name__} announces {message.payload_bytes} bytes "
-                f"and has {len(payload)}"
+                f"and has {self.payload_bytes}"
             )
-        self._head = memoryview(encode(message))
-        self._payload = memoryview(payload)
-        self.payload_bytes = len(payload)
-        self.length = len(self._head) + len(payload)
+        self._pieces = [memoryview(encode(message)), *pieces]
+        self._ends = list(accumulate(map(len, self._pieces)))
+        self.length = self._ends[-1]
+        # The first piece that is not sent whole.
+        self._first = 0
         self.sent = 0
 
     @property
@@ -54,13 +59,18 @@ class Frame:
 
     def rest(self, limit: int) -> list[memoryview]:
         """Return what is to go next, at most `limit` bytes, as buffers for one sendmsg."""
-        head = len(self._head)
+        if not self.sent and limit >= self.length:
+            return self._pieces
+        while self._first < len(self._ends) and self._ends[self._first] <= self.sent:
+            self._first += 1
         stop = min(self.length, self.sent + limit)
         buffers = []
-        if self.sent < head:
-            buffers.append(self._head[self.sent : min(stop, head)])
-        if stop > head:
-            buffers.append(self._payload[max(self.sent - head, 0) : stop - head])
+        for index in range(self._first, len(self._pieces)):
+            piece, end = self._pieces[index], self._ends[index]
+            start = end - len(piece)
+            if start >= stop:
+                break
+            buffers.append(piece[max(self.sent - start, 0) : stop - start])
         return buffers
 
 

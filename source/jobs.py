@@ -10,6 +10,7 @@ from typing import NamedTuple
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
+from protocol.runs import Stretch, overlap
 
 
 class Lane(Enum):
@@ -25,15 +26,15 @@ class Chunk:
     """A piece of guest memory to send as one frame.
 
     Attributes:
-        span: The bytes.
-        page: The page that they belong to; of a run of small pages, the first.
+        span: The bytes, in one run or in several.
+        page: The page that they belong to; where they belong to more than one, the first.
         channel: Where the frame goes.
         urgent: Whether a vCPU waits for it, as known when the chunk was given out.
         boosted: Urgent, and the rest of a page that was broken off in the background.
         requested_ns: When the request that it serves came, None for background.
     """
 
-    span: Span
+    span: Stretch
     page: PageId
     channel: Channel
     urgent: bool
@@ -43,11 +44,11 @@ class Chunk:
 
 @dataclass
 class Job:
-    """A page (or a run of small pages, or a part of a huge one) on its way.
+    """A page (or runs of small pages, or of parts of huge ones) on its way.
 
     Attributes:
         span: What it is to send: of this, all that remains.
-        page: The page; of a run of small pages, the first.
+        page: The page; where it is about more than one, the first.
         channel: Where its next chunk goes.
         requested_ns: When the request that makes it urgent came, None for background.
         boosted: Was broken off in the background, and is now urgent.
@@ -65,12 +66,16 @@ class Job:
     begun: bool = False
     postponed: bool = False
     chunk: Chunk | None = None
-    given: list[Span] = field(default_factory=list)
+    given: list[Stretch] = field(default_factory=list)
 
     @property
     def urgent(self) -> bool:
         """Whether a vCPU waits for it."""
         return self.requested_ns is not None
+
+    def gave(self, unit: Span) -> bool:
+        """Tell whether a chunk of it has bytes of a unit; what lies between two runs it has not."""
+        return any(overlap(stretch, unit) for stretch in self.given)
 
 
 class Request(NamedTuple):

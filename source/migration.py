@@ -134,7 +134,7 @@ class Migration:
         """Send all that is dirty once; return the bandwidth in bytes a second."""
         self._sender.pacer = Pacer(self._config.bandwidth)
         started_ns = time.monotonic_ns()
-        self.scheduler.add(dirty)
+        self.scheduler.add(dirty, across_pages=True)
         await self._sender.drain()
         await self._main.send(PassEnd(index=self.meter.pass_count))
         acked = await self._inbox.expect(PassAck, CLOSING_SECONDS_MAX)
@@ -165,7 +165,7 @@ class Migration:
         """Send the rest while the guest stands still, unpaced, then hand it over."""
         self._sender.pacer = Pacer(0)
         started_ns = time.monotonic_ns()
-        self.scheduler.add(dirty)
+        self.scheduler.add(dirty, across_pages=True)
         await self._sender.drain()
         await self._switch_over(snapshot, postcopy=False)
         await self._await_running()

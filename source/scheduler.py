@@ -35,6 +35,7 @@ from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, Policy
+from protocol.runs import Runs
 from source.answers import Answer, Notice, SchedulerCounts
 from source.background import Background
 from source.jobs import Chunk, Job, Lane, Request, RequestQueue, covers, unit_of
@@ -105,12 +106,14 @@ class Scheduler:
         notices, self._notices = self._notices, []
         return notices
 
-    def add(self, pages: PageSet, *, postcopy: bool = False) -> None:
+    def add(self, pages: PageSet, *, postcopy: bool = False, across_pages: bool = False) -> None:
         """Take what a precopy pass, or the postcopy phase, has to send; the scan starts anew.
 
         Args:
             pages: What to send.
             postcopy: Requests may come; what one may have to wait for is kept short.
+            across_pages: None may come, because no vCPU runs on the destination: one chunk may hold
+                scattered parts of several huge pages.
 
         Raises:
             LocalProtocolError: A page is on its way; its new bytes could overtake its old ones.
@@ -118,7 +121,7 @@ class Scheduler:
         if self._current or self._preempted or self._leftover:
             raise LocalProtocolError("pages cannot be added while one is being sent")
         self._remaining.update(pages)
-        self._background.restart(postcopy=postcopy)
+        self._background.restart(postcopy=postcopy, across_pages=across_pages)
 
     def request(self, page: PageId, target_page: int, now_ns: int) -> Answer:
         """Take a page request; afterwards look at `wants_preemption`.
@@ -130,8 +133,11 @@ class Scheduler:
 
         Raises:
             RemoteProtocolError: The guest has no such page.
+            LocalProtocolError: What is being sent was added as what nobody can wait for.
         """
         unit = unit_of(self._geometry, page, target_page, critical=self._policy.critical)
+        if self._background.across_pages:
+            raise LocalProtocolError("there are no page requests while no vCPU runs there")
         request = Request(page, unit, now_ns)
         self.counts.received += 1
         under_way = self._under_way(unit)
@@ -170,20 +176,21 @@ class Scheduler:
             self._note(events.PAGE_START, picked)
         return self._cut(self._current[lane])
 
-    def chunk_sent(self, lane: Lane = Lane.ALL) -> bool:
-        """Say that a lane's chunk is whole with the socket; return whether its page now is, too."""
+    def chunk_sent(self, lane: Lane = Lane.ALL) -> int:
+        """Say that a lane's chunk is whole with the socket; return how many pages now are, too."""
         job = self._job_with_chunk(lane)
-        job.chunk = None
+        sent, job.chunk = job.chunk, None
+        assert sent is not None
         job.begun = True
         if job is self._leftover:
             # Its page went whole by other frames, and was told.
             self._leftover = None
             del self._current[lane]
-            return False
+            return 0
         if self._remaining.holds_any(job.span):
-            return False
+            return 0
         del self._current[lane]
-        return not (self._policy.critical and self._is_partial(job.page))
+        return self._pages_ended(sent)
 
     def chunk_interrupted(self, *, begun: bool) -> None:
         """Say that the last chunk was broken off, because `wants_preemption` came true.
@@ -208,12 +215,28 @@ class Scheduler:
             job.chunk = None
         self._preempt()
 
+    def _pages_ended(self, sent: Chunk) -> int:
+        """Return how many pages have all of their bytes on the wire with a job's last chunk."""
+        block = self._geometry.blocks[sent.page.block]
+        if block.page_bytes == TARGET_PAGE_BYTES:
+            return sent.span.length // TARGET_PAGE_BYTES
+        if not self._background.across_pages:
+            return 0 if self._policy.critical and self._is_partial(sent.page) else 1
+        per_page = block.target_pages_per_page
+        count = sent.span.page_count(per_page) if isinstance(sent.span, Runs) else 1
+        last = self._geometry.page_of(sent.page.block, sent.span.end // TARGET_PAGE_BYTES - 1)
+        return count - self._remaining.holds_page(last)
+
     def _under_way(self, unit: Span) -> Job | None:
         """Return the job that is sending a unit; a leftover frame is not sending its page."""
         for job in self._current.values():
-            if job is not self._leftover and covers(job.span, unit):
+            if job is not self._leftover and self._carries(job, unit):
                 return job
         return None
+
+    def _carries(self, job: Job, unit: Span) -> bool:
+        """Tell whether a unit is one of a job's; what lies between its runs is not."""
+        return covers(job.span, unit) and (self._remaining.holds_any(unit) or job.gave(unit))
 
     def _answer_under_way(self, job: Job, request: Request) -> Answer | None:
         """Return the answer to a request that a job under way meets, None if it has to queue."""
@@ -304,9 +327,9 @@ class Scheduler:
 
     def _resend(self, job: Job) -> Job:
         """Forget what went of the half-sent page; a frame that was begun must end all the same."""
-        for span in job.given:
-            self._remaining.add(span)
-            self.counts.resent_bytes += span.length
+        for stretch in job.given:
+            self._remaining.add(stretch)
+            self.counts.resent_bytes += stretch.length
         if job.chunk is not None:
             self._leftover = job
         return Job(job.span, job.page, Channel.POSTCOPY)
@@ -323,20 +346,20 @@ class Scheduler:
             self._background.demote(request.page, request.unit.offset)
 
     def _cut(self, job: Job) -> Chunk:
-        """Return the job's broken-off chunk as it is by now, or make one of its next run."""
+        """Return the job's broken-off chunk as it is by now, or make one of its next runs."""
         if job.chunk is not None:
-            run, channel = job.chunk.span, job.chunk.channel
+            runs, channel = job.chunk.span, job.chunk.channel
         else:
-            first_run = self._remaining.first_run(job.span, self._chunk_bytes)
-            assert first_run is not None, "a job without bytes left is finished by chunk_sent"
-            run, channel = first_run, job.channel
-            self._remaining.remove(run)
-            job.given.append(run)
-        job.chunk = Chunk(run, job.page, channel, job.urgent, job.boosted, job.requested_ns)
+            first_runs = self._remaining.first_runs(job.span, self._chunk_bytes)
+            assert first_runs is not None, "a job without bytes left is finished by chunk_sent"
+            runs, channel = first_runs, job.channel
+            self._remaining.remove(runs)
+            job.given.append(runs)
+        job.chunk = Chunk(runs, job.page, channel, job.urgent, job.boosted, job.requested_ns)
         return job.chunk
 
     def _is_preempted(self, unit: Span) -> bool:
-        return self._preempted is not None and covers(self._preempted.span, unit)
+        return self._preempted is not None and self._carries(self._preempted, unit)
 
     def _is_base(self, job: Job) -> bool:
         return self._geometry.blocks[job.page.block].page_bytes == TARGET_PAGE_BYTES

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-import numpy as np
 import trio
 
 from guest.memory import GuestMemory
@@ -18,9 +17,9 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
-from protocol.messages import PageData, ZeroData
 from source.answers import Answer
 from source.channel import Frame, OutChannel
+from source.framing import frame_of
 from source.jobs import Chunk, Lane
 from source.pacing import Pacer
 from source.scheduler import Scheduler
@@ -109,7 +108,7 @@ class Sender:
     async def _send(self, chunk: Chunk, lane: Lane) -> None:
         channel = self._channels[chunk.channel]
         if channel.open_frame is None:
-            channel.open_frame = self._frame(chunk)
+            channel.open_frame = frame_of(self._memory, chunk, *self._waited_us(chunk))
         frame = channel.open_frame
         while not frame.done:
             if self._scheduler.urgent(lane):
@@ -125,11 +124,13 @@ class Sender:
         channel.target_pages_sent += chunk.span.length // TARGET_PAGE_BYTES
         channel.data_bytes_sent += frame.payload_bytes
         urgent = self._scheduler.urgent(lane)
-        if self._scheduler.chunk_sent(lane):
+        page_count = self._scheduler.chunk_sent(lane)
+        if page_count:
+            # Of scattered pages the first is named, and how many they are.
             self._emit(
                 events.PAGE_SENT, block=chunk.page.block, page=chunk.page.index,
                 channel=chunk.channel.value, urgent=urgent, boosted=chunk.boosted,
-                pages=len(self._memory.geometry.pages_of(chunk.span)),
+                pages=page_count,
             )  # fmt: skip
 
     async def _send_background(self, channel: OutChannel, frame: Frame) -> None:
@@ -154,21 +155,6 @@ class Sender:
         finally:
             self._waiting = None
 
-    def _frame(self, chunk: Chunk) -> Frame:
-        block, offset, length = chunk.span
-        queue_us, send_us = self._waited_us(chunk)
-        if self._is_zero(chunk):
-            zero = ZeroData(
-                block=block, offset=offset, length=length,
-                urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
-            )  # fmt: skip
-            return Frame(zero)
-        data = PageData(
-            payload_bytes=length, block=block, offset=offset,
-            urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
-        )  # fmt: skip
-        return Frame(data, self._memory.views[block][offset : offset + length])
-
     def _waited_us(self, chunk: Chunk) -> tuple[int, int]:
         """Return how long a request waited until its send began, and how long ago that was."""
         if chunk.requested_ns is None:
@@ -178,11 +164,6 @@ class Sender:
             self._urgent_since_ns = (chunk.requested_ns, now_ns)
         began_ns = self._urgent_since_ns[1]
         return (began_ns - chunk.requested_ns) // 1000, (now_ns - began_ns) // 1000
-
-    def _is_zero(self, chunk: Chunk) -> bool:
-        # As truth values NumPy looks at bytes in vectors and stops at the first that is not zero.
-        view = self._memory.views[chunk.span.block]
-        return not np.frombuffer(view, np.bool_, chunk.span.length, chunk.span.offset).any()
 
     def _tell_notices(self) -> None:
         for notice in self._scheduler.take_notices():

@@ -46,10 +46,12 @@ from protocol.messages import (
     Finished,
     Hello,
     Message,
+    PackedRuns,
     PageData,
     PassAck,
     PassEnd,
     Ready,
+    RunData,
     Running,
     Setup,
     SwitchOver,
@@ -60,6 +62,7 @@ from protocol.messages import (
 from protocol.policy import preset
 from protocol.records import pack_record, unpack_record
 from protocol.report import DestPart, SourcePart
+from protocol.runs import Flags, Runs, pack_runs, unpack_runs
 from protocol.wire import Decoder, encode
 from source.config import SourceConfig
 from source.convergence import SwitchRule
@@ -76,6 +79,20 @@ HANG_SECONDS = 10.0
 
 SEED = 7
 SESSION = bytes(range(16))
+
+
+def run_frame(
+    runs: Runs, is_zero: Flags | None = None, payload: bytes = b"", *, urgent: bool = False
+) -> tuple[RunData, bytes]:
+    """Return the frame of some runs, of which none is zero unless told otherwise."""
+    if is_zero is None:
+        is_zero = np.zeros(len(runs), dtype=np.bool_)
+    packed = PackedRuns(pack_runs(runs, is_zero))
+    message = RunData(
+        payload_bytes=len(payload), block=runs.block, offset=runs.offset, runs=packed,
+        urgent=urgent,
+    )  # fmt: skip
+    return message, payload
 
 
 def small_geometry() -> Geometry:
@@ -679,6 +696,8 @@ class HandDest:
                 end = message.offset + message.length
                 self.memory.views[message.block][message.offset : end] = bytes(message.length)
                 self._target_pages += message.length // TARGET_PAGE_BYTES
+            case RunData():
+                self._take_runs(message, payload)
             case PassEnd():
                 await self.main.send(PassAck(index=message.index))
             case SwitchOver():
@@ -693,6 +712,17 @@ class HandDest:
                 await self.main.send(Bye())
             case Abort():
                 self.close()
+
+    def _take_runs(self, message: RunData, payload: bytes) -> None:
+        """Write scattered runs, one after the other."""
+        runs, is_zero = unpack_runs(message.block, message.offset, message.runs)
+        view, at = self.memory.views[message.block], 0
+        for span, zero in zip(runs.spans(), is_zero.tolist(), strict=True):
+            part = bytes(span.length) if zero else payload[at : at + span.length]
+            view[span.offset : span.end] = part
+            at += 0 if zero else span.length
+        self._data_bytes += len(payload)
+        self._target_pages += runs.length // TARGET_PAGE_BYTES
 
     def finished(self) -> Finished:
         """Return what a correct destination counts."""

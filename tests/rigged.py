@@ -23,7 +23,7 @@ from dest.placement import SimulatedPlacement, UserfaultPlacement
 from guest.handle import GuestSnapshot
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Span
-from protocol.messages import PageData, ZeroData
+from protocol.messages import PageData
 from protocol.pageset import PageSet
 from scripts.processes import link
 from scripts.screen.recorder import Recorder
@@ -71,7 +71,7 @@ def misplace_chunk() -> None:
     begin = Engine.begin
     misplaced = False
 
-    def begin_elsewhere(self: Engine, channel: Channel, message: PageData | ZeroData) -> memoryview:
+    def begin_elsewhere(self: Engine, channel: Channel, message: PageData) -> memoryview:
         nonlocal misplaced
         view = begin(self, channel, message)
         if misplaced or message.offset < len(view):

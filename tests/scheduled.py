@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, Policy, preset
+from protocol.runs import Runs
 from source.answers import Answer
 from source.jobs import Chunk
 from source.scheduler import Scheduler
@@ -41,6 +44,12 @@ def target_pages(first: int, count: int, block: int = 0) -> Span:
     return Span(block, first * TARGET_PAGE_BYTES, count * TARGET_PAGE_BYTES)
 
 
+def runs_of(*spans: Span) -> Runs:
+    """Return several spans of one block, in order, as the runs of one chunk."""
+    pages = [each for span in spans for each in range(*span.target_pages.indices(1 << 40))]
+    return Runs.of_target_pages(spans[0].block, np.array(pages))
+
+
 def set_of(geometry: Geometry, spans: Iterable[Span]) -> PageSet:
     """Return the target pages of spans as a set."""
     pages = PageSet(geometry)
@@ -69,6 +78,7 @@ class Wire:
         chunk_bytes: int = CHUNK,
         dirty: Iterable[Span] | None = None,
         postcopy: bool = False,
+        across_pages: bool = False,
     ) -> None:
         """Start with some spans to send, or with the whole guest."""
         self.geometry = geometry
@@ -83,7 +93,7 @@ class Wire:
             dirty = (Span(number, 0, b.length_bytes) for number, b in enumerate(geometry.blocks))
         self.owed = set_of(geometry, dirty)
         self.gone = PageSet(geometry)
-        self.scheduler.add(self.owed, postcopy=postcopy)
+        self.scheduler.add(self.owed, postcopy=postcopy, across_pages=across_pages)
 
     def request(self, wanted: PageId, target_page: int = 0) -> Answer:
         """Request a page, each a nanosecond after the one before."""
@@ -139,7 +149,7 @@ class Wire:
         self.gone.add(chunk.span)
         self.sent.append(chunk)
         self.out = None
-        return self.scheduler.chunk_sent(self.lane)
+        return self.scheduler.chunk_sent(self.lane) > 0
 
     def interrupt(self, *, begun: bool) -> None:
         """Break off the chunk that is out."""

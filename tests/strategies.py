@@ -19,7 +19,8 @@ from protocol.limits import (
     REASON_CHARS_MAX,
     SESSION_ID_BYTES,
 )
-from protocol.messages import FIELD_TYPES, INTEGER_MAX, MESSAGE_TYPES, Message
+from protocol.messages import FIELD_TYPES, INTEGER_MAX, MESSAGE_TYPES, Message, PackedRuns
+from protocol.runs import PACKED_RUN_BYTES
 
 R = TypeVar("R")
 
@@ -37,6 +38,7 @@ _message_fields: dict[object, SearchStrategy[object]] = {
     bool: st.booleans(),
     str: lines,
     bytes: st.binary(min_size=SESSION_ID_BYTES, max_size=SESSION_ID_BYTES),
+    PackedRuns: st.binary(min_size=1, max_size=60).map(lambda data: data * PACKED_RUN_BYTES),
     tuple[str, ...]: st.lists(
         names.filter(lambda name: len(name) <= CAPABILITY_CHARS_MAX), max_size=CAPABILITY_COUNT_MAX
     ).map(tuple),
@@ -55,6 +57,7 @@ _least_fields: dict[object, object] = {
     bool: False,
     str: "",
     bytes: bytes(SESSION_ID_BYTES),
+    PackedRuns: bytes(PACKED_RUN_BYTES),
     tuple[str, ...]: (),
     tuple[tuple[str, int, int], ...]: (("r", 0, 0),),
 }

@@ -19,7 +19,8 @@ from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import Geometry, PageId, Span
 from protocol.limits import HEADER_BYTES_MAX
-from protocol.messages import Hello, Message, PageData, SwitchOver, ZeroData
+from protocol.messages import Hello, Message, PageData, RunData, SwitchOver, ZeroData
+from protocol.runs import unpack_runs
 from protocol.wire import Decoder
 
 _LENGTH = struct.Struct(">I")
@@ -211,8 +212,8 @@ class Tap:
         self._payload_left = 0
         # What came before it was known on which channel.
         self._uncounted = 0
-        # Where the next payload byte belongs, if it is a page's.
-        self._place: tuple[int, int] | None = None
+        # Where the payload to come belongs, if it is pages': the next stretch last.
+        self._places: list[Span] = []
         # What came was no frame: from here on bytes are only counted.
         self._blind = False
 
@@ -241,9 +242,10 @@ class Tap:
         if not self._payload_left:
             return Part.HEADER, min(available, self._head_bytes - len(self._head))
         limit = min(available, self._payload_left)
-        if self._place is None:
+        if not self._places:
             return Part.OTHER, limit
-        return Part.PAGE, self._marks.page_limit(Span(*self._place, limit))
+        block, offset, length = self._places[-1]
+        return Part.PAGE, self._marks.page_limit(Span(block, offset, min(limit, length)))
 
     def _take(self, part: Part, data: memoryview) -> list[Mark]:
         if part is Part.HEADER:
@@ -251,10 +253,11 @@ class Tap:
         if self._blind:
             return []
         self._payload_left -= len(data)
-        if self._place is None or self.channel is None:
+        if not self._places or self.channel is None:
             return []
-        block, offset = self._place
-        self._place = (block, offset + len(data)) if self._payload_left else None
+        block, offset, length = self._places.pop()
+        if length > len(data):
+            self._places.append(Span(block, offset + len(data), length - len(data)))
         return self._marks.page_passed(self.channel, Span(block, offset, len(data)))
 
     def _take_head(self, data: memoryview) -> list[Mark]:
@@ -280,16 +283,36 @@ class Tap:
     def _begin(self, message: Message) -> list[Mark]:
         """Take a frame's message; its payload follows."""
         self._payload_left = message.payload_bytes
-        self._place = None
+        self._places = []
         match message:
             case Hello() if message.role in {channel.value for channel in Channel}:
                 self.channel = Channel(message.role)
             case SwitchOver() if message.postcopy:
                 self._marks.switched_over()
             case PageData():
-                self._place = (message.block, message.offset)
+                self._places = [Span(message.block, message.offset, message.payload_bytes)]
+            case RunData():
+                return self._begin_runs(message)
             case ZeroData() if self.channel is not None:
                 return self._marks.page_passed(
                     self.channel, Span(message.block, message.offset, message.length)
                 )
         return []
+
+    def _begin_runs(self, message: RunData) -> list[Mark]:
+        """Take a frame of runs: its zeros hold their pages now, its bytes as they come."""
+        try:
+            runs, is_zero = unpack_runs(message.block, message.offset, message.runs)
+        except RemoteProtocolError:
+            self._blind = True
+            return []
+        reached: list[Mark] = []
+        for span, zero in zip(runs.spans(), is_zero.tolist(), strict=True):
+            if not zero:
+                self._places.append(span)
+            elif self.channel is not None:
+                reached += self._marks.page_passed(self.channel, span)
+        self._places.reverse()
+        if sum(span.length for span in self._places) != message.payload_bytes:
+            self._blind = True
+        return reached

@@ -16,6 +16,7 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.policy import PRESETS, preset
+from protocol.runs import Stretch
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
 PRECOPY, POSTCOPY = Channel.PRECOPY, Channel.POSTCOPY
@@ -59,7 +60,7 @@ def in_postcopy(stale: Iterable[Span] | None = None, policy: str = "ordered") ->
     return assembly
 
 
-def receive(assembly: Assembly, channel: Channel, span: Span) -> Span | None:
+def receive(assembly: Assembly, channel: Channel, span: Span) -> Stretch | None:
     """Have a whole frame come; return what is whole then."""
     assembly.begin(channel, span)
     assembly.progress(channel, span.length)
@@ -378,7 +379,7 @@ def test_two_channels_may_interleave_in_any_way(seed: int) -> None:
     }  # fmt: skip
     assembly = in_postcopy([Span(0, 0, 3 * HUGE), base_pages(0, 40)])
     arriving: dict[Channel, list[int]] = {}
-    whole: list[Span | None] = []
+    whole: list[Stretch | None] = []
     while waiting[PRECOPY] or waiting[POSTCOPY] or arriving:
         open_channels = [channel for channel in Channel if waiting[channel] or channel in arriving]
         channel = chance.choice(open_channels)
@@ -393,7 +394,7 @@ def test_two_channels_may_interleave_in_any_way(seed: int) -> None:
             del arriving[channel]
             whole.append(assembly.end(channel))
         assert assembly.complete == (not any(waiting.values()) and not arriving)
-    spans = sorted(span for span in whole if span is not None)
+    spans = sorted(span for span in whole if isinstance(span, Span))
     assert spans == [
         *(page_span(index) for index in range(3)),
         base_pages(0, 1), base_pages(1, 30), base_pages(31, 9),

@@ -3,6 +3,7 @@
 The model keeps each missing target page in a plain set and counts everything anew each time.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -26,6 +27,7 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.policy import HalfSent, Policy, preset
+from protocol.runs import Flags, Runs, Stretch
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
 
@@ -43,13 +45,22 @@ GEOMETRIES = tuple(
 class Frame:
     """A frame under way in the model."""
 
-    span: Span
+    span: Stretch
+    # The target pages that bytes come of, in their order.
+    data: list[tuple[int, int]]
     received: int = 0
     waste: bool = False
 
-    def unreceived(self) -> range:
-        """Return the byte offsets that have not come."""
-        return range(self.span.offset + self.received, self.span.end)
+    @property
+    def left(self) -> int:
+        """How many bytes have not come."""
+        return len(self.data) * BASE - self.received
+
+    def unreceived_in(self, page: Span) -> int:
+        """Count the bytes of a page that have not come."""
+        left = [max(0, min(BASE, (at + 1) * BASE - self.received)) for at in range(len(self.data))]
+        inside = target_pages_of(page)
+        return sum(each for each, at in zip(left, self.data, strict=True) if at in inside)
 
 
 class Model:
@@ -94,7 +105,7 @@ class Model:
         self.stale_at_start = frozenset(self.stale)
         self.due = {channel: set(self.stale) for channel in Channel}
 
-    def is_admissible(self, channel: Channel, span: Span) -> bool:
+    def is_admissible(self, channel: Channel, span: Stretch) -> bool:
         """Tell whether a correct source could send this now."""
         inside = (
             0 <= span.block < len(self.geometry.blocks)
@@ -113,9 +124,10 @@ class Model:
         bound = self.owner.get(touched[0], channel) is channel
         return target_pages_of(span) <= self.missing and bound
 
-    def begin(self, channel: Channel, span: Span) -> None:
+    def begin(self, channel: Channel, span: Stretch, zeros: Iterable[Span]) -> None:
         """Let an admissible frame begin."""
-        frame = Frame(span)
+        zero_pages = frozenset[tuple[int, int]]().union(*map(target_pages_of, zeros))
+        frame = Frame(span, sorted(target_pages_of(span) - zero_pages))
         if self.missing is not None:
             if self.geometry.blocks[span.block].page_bytes != BASE:
                 frame.waste = self.begin_huge(channel, self.pages_of(span)[0])
@@ -143,7 +155,7 @@ class Model:
         self.owner[page] = channel
         return False
 
-    def end(self, channel: Channel) -> Span | None:
+    def end(self, channel: Channel) -> Stretch | None:
         """Let a frame end; return what is whole then."""
         frame = self.frames.pop(channel)
         target_pages, data_bytes = self.counts[channel]
@@ -178,9 +190,8 @@ class Model:
         if self.missing is not None:
             bytes_here -= BASE * len(target_pages_of(span) & self.missing)
         for frame in self.frames.values():
-            if frame.span.block == page.block and not frame.waste:
-                left = frame.unreceived()
-                bytes_here -= len(range(max(left.start, span.offset), min(left.stop, span.end)))
+            if not frame.waste:
+                bytes_here -= frame.unreceived_in(span)
         return bytes_here
 
     def incomplete(self, block: int) -> list[Span]:
@@ -198,7 +209,7 @@ class Model:
             spans.append(span)
         return spans
 
-    def pages_of(self, span: Span) -> list[PageId]:
+    def pages_of(self, span: Stretch) -> list[PageId]:
         """Return the pages that a span touches."""
         page_bytes = self.geometry.blocks[span.block].page_bytes
         last = (span.end - 1) // page_bytes
@@ -206,9 +217,14 @@ class Model:
 
 
 @lru_cache(maxsize=1000)
-def target_pages_of(span: Span) -> frozenset[tuple[int, int]]:
-    """Return the target pages of a span."""
-    return frozenset((span.block, offset // BASE) for offset in range(span.offset, span.end, BASE))
+def target_pages_of(stretch: Stretch) -> frozenset[tuple[int, int]]:
+    """Return the target pages of a stretch."""
+    spans = [stretch] if isinstance(stretch, Span) else stretch.spans()
+    return frozenset(
+        (span.block, offset // BASE)
+        for span in spans
+        for offset in range(span.offset, span.end, BASE)
+    )
 
 
 class AssemblyMachine(RuleBasedStateMachine):
@@ -262,17 +278,51 @@ class AssemblyMachine(RuleBasedStateMachine):
         """Begin a frame, correct or hostile."""
         self.begin_span(channel, self.some_span(Random(seed)))
 
-    def begin_span(self, channel: Channel, span: Span) -> None:
+    @rule(channel=st.sampled_from(Channel), seed=st.integers(0, 1 << 32))
+    def begin_runs(self, channel: Channel, seed: int) -> None:
+        """Begin a frame of scattered runs, some of them zero, correct or hostile."""
+        chance = Random(seed)
+        runs = self.some_runs(chance)
+        zeros = np.array([chance.random() < 0.4 for _ in range(len(runs))], dtype=np.bool_)
+        self.begin_span(channel, runs, zeros)
+
+    def begin_span(self, channel: Channel, span: Stretch, is_zero: Flags | None = None) -> None:
         """Begin a frame on both, if the channel is free and a correct source could send it."""
         if channel in self.model.frames:
             with pytest.raises(LocalProtocolError):
-                self.assembly.begin(channel, span)
+                self.assembly.begin(channel, span, is_zero)
         elif self.model.is_admissible(channel, span):
-            self.assembly.begin(channel, span)
-            self.model.begin(channel, span)
+            self.assembly.begin(channel, span, is_zero)
+            spans = [] if isinstance(span, Span) else list(span.spans())
+            flags = [] if is_zero is None else is_zero.tolist()
+            zeros = [each for each, zero in zip(spans, flags, strict=True) if zero]
+            self.model.begin(channel, span, zeros)
         else:
             with pytest.raises(RemoteProtocolError):
-                self.assembly.begin(channel, span)
+                self.assembly.begin(channel, span, is_zero)
+
+    def some_runs(self, chance: Random) -> Runs:
+        """Return runs that often are all missing, and of one page, or have something wrong."""
+        wanted = self.model.missing
+        if self.model.resends and self.model.due and chance.random() < 0.5:
+            wanted = chance.choice([self.model.due[channel] for channel in Channel])
+        blocks = self.geometry.blocks
+        if wanted and chance.random() < 0.8:
+            block, first = chance.choice(sorted(wanted))
+            per_page = blocks[block].target_pages_per_page
+            near = range(first, first + max(20, per_page * (chance.random() < 0.9)))
+            end = first - first % per_page + per_page if per_page > 1 else first + 20
+            room = [each for each in near if (block, each) in wanted]
+            if chance.random() < 0.9:
+                room = [each for each in room if each < end]
+        else:
+            block = chance.randrange(len(blocks))
+            room = list(range(blocks[block].target_page_count + (chance.random() < 0.2)))
+        chosen = sorted(chance.sample(room, min(len(room), chance.choice([1, 3, 12, 100]))))
+        if chance.random() < 0.1:
+            chosen = sorted({*chosen, chosen[0] + chance.choice([1, 2, 600])})
+        block += len(blocks) * (chance.random() < 0.03)
+        return Runs.of_target_pages(block, np.array(chosen))
 
     def some_span(self, chance: Random) -> Span:
         """Return a span that often is missing, sometimes is off by a little, or is anything."""
@@ -306,7 +356,7 @@ class AssemblyMachine(RuleBasedStateMachine):
         chance = Random(seed)
         channel = chance.choice(sorted(self.model.frames, key=lambda channel: channel.value))
         frame = self.model.frames[channel]
-        left = frame.span.length - frame.received
+        left = frame.left
         if chance.random() < 0.5:
             count = chance.choice([0, 1, left, left, left + 1, -1, chance.randint(0, left)])
             if 0 <= count <= left:
@@ -315,7 +365,7 @@ class AssemblyMachine(RuleBasedStateMachine):
             else:
                 with pytest.raises(LocalProtocolError):
                     self.assembly.progress(channel, count)
-        elif not frame.received or not left:
+        elif not left or (not frame.received and isinstance(frame.span, Span)):
             assert self.assembly.end(channel) == self.model.end(channel)
         else:
             with pytest.raises(LocalProtocolError):
@@ -340,7 +390,9 @@ class AssemblyMachine(RuleBasedStateMachine):
             if channel in self.model.frames:
                 self.go_on(chance.randrange(1 << 32))
             else:
-                self.begin_span(channel, self.some_span(chance))
+                (self.begin_runs if chance.random() < 0.5 else self.begin)(
+                    channel, chance.getrandbits(32)
+                )
             self.agrees_with_the_model(chance)
 
     @invariant()
@@ -376,7 +428,7 @@ class AssemblyMachine(RuleBasedStateMachine):
         if not hasattr(self, "model"):
             return
         for channel, frame in list(self.model.frames.items()):
-            left = frame.span.length - frame.received
+            left = frame.left
             self.assembly.progress(channel, left)
             frame.received += left
             assert self.assembly.end(channel) == self.model.end(channel)

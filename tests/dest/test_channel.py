@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -23,8 +24,9 @@ from protocol.messages import (
     Ready,
     ZeroData,
 )
+from protocol.runs import Runs
 from protocol.wire import encode
-from tests.helpers import KIB, MIB, Peer, tcp_pair, unix_pair
+from tests.helpers import KIB, MIB, Peer, run_frame, tcp_pair, unix_pair
 
 PAGE = bytes(range(256)) * 16
 PAGE_DATA = PageData(payload_bytes=len(PAGE), block=0, offset=0)
@@ -116,6 +118,32 @@ async def test_a_stream_is_the_same_in_any_pieces(piece: int) -> None:
 
             assert await receive_stream(channel) == STREAM
         assert channel.bytes_received == len(data)
+
+
+@pytest.mark.parametrize("piece", [1, 64, 1000, 4097, 100_000])
+async def test_scattered_bytes_go_to_their_places_in_any_pieces(piece: int) -> None:
+    """A long head, the bytes of many places, and the next frame: nothing is lost at any cut."""
+    lengths = [5, 1, 10] if piece == 1 else [1, 64, 63, 4096, *[8] * 200, 700]
+    payload = bytes(index % 251 for index in range(sum(lengths)))
+    runs = Runs.of_target_pages(0, np.arange(0, 1000, 2))
+    message, _ = run_frame(runs, payload=payload)
+    data = encode(message) + payload + encode(End(target_pages=3, data_bytes=4))
+    places = [memoryview(bytearray(length)) for length in lengths]
+    told: list[int] = []
+    with make_channel() as (channel, peer):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def trickle() -> None:
+                for first in range(0, len(data), piece):
+                    await peer.send_bytes(data[first : first + piece])
+                    await wait_all_tasks_blocked()
+
+            assert await channel.receive() == message
+            await channel.receive_scattered(places, told.append)
+            assert await channel.receive() == End(target_pages=3, data_bytes=4)
+    assert b"".join(places) == payload
+    assert sum(told) == len(payload)
 
 
 @pytest.mark.parametrize("piece", [61, 64, 65, 1000])

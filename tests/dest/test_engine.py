@@ -199,8 +199,7 @@ async def test_a_run_of_base_pages_wakes_all_of_theirs(rig: Rig) -> None:
         request = rig.fault(vcpu, base + index)
         assert request == PageRequest(block=1, page=index, target_page=0)
     zeros = ZeroData(block=1, offset=4 * TARGET_PAGE_BYTES, length=6 * TARGET_PAGE_BYTES)
-    assert len(rig.engine.begin(PRE, zeros)) == 6 * TARGET_PAGE_BYTES
-    rig.engine.end(PRE)
+    rig.engine.take_zeros(PRE, zeros)
     assert rig.guest.woken == [0, 1]
     assert rig.events.of(events.PAGE_PLACED) == [
         {"block": 1, "page": 4, "pages": 6, "channel": "precopy"}
@@ -436,8 +435,7 @@ async def test_base_pages_are_placed_as_ever(critical: Rig) -> None:
     rig = critical
     rig.start_postcopy()
     zeros = ZeroData(block=1, offset=4 * TARGET_PAGE_BYTES, length=6 * TARGET_PAGE_BYTES)
-    rig.engine.begin(PRE, zeros)
-    rig.engine.end(PRE)
+    rig.engine.take_zeros(PRE, zeros)
     assert rig.events.of(events.PAGE_PLACED) == [
         {"block": 1, "page": 4, "pages": 6, "channel": "precopy"}
     ]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -32,11 +33,13 @@ from protocol.messages import (
     Finished,
     Hello,
     Message,
+    PackedRuns,
     PageData,
     PageRequest,
     PassAck,
     PassEnd,
     Ready,
+    RunData,
     Running,
     Setup,
     SwitchOver,
@@ -45,8 +48,19 @@ from protocol.messages import (
     ZeroData,
 )
 from protocol.policy import preset
+from protocol.runs import Runs
 from protocol.states import Event, Lifecycle
-from tests.helpers import HUGE, SEED, SESSION, Peer, Recorder, fake_guest, small_geometry, tcp_pair
+from tests.helpers import (
+    HUGE,
+    SEED,
+    SESSION,
+    Peer,
+    Recorder,
+    fake_guest,
+    run_frame,
+    small_geometry,
+    tcp_pair,
+)
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 
@@ -141,12 +155,87 @@ def end(pages: int, data_pages: int | None = None) -> tuple[End, bytes]:
 async def test_pages_land_in_guest_memory() -> None:
     """Page bytes are written where their frame says, zeros too, until the channel's End."""
     async with make_rig(past=TO_POSTCOPY) as rig:
-        rig.memory.views[0][HUGE : 2 * HUGE] = b"\xff" * HUGE
         zeros = ZeroData(block=0, offset=HUGE, length=HUGE)
         await rig.say(page(2), (zeros, b""), end(2, 1))
         assert bytes(rig.memory.views[0]) == bytes(2 * HUGE) + PAGE + bytes(HUGE)
         counts = rig.engine.assembly.counts[PRE]
         assert (counts.target_pages, counts.data_bytes) == (1024, HUGE)
+
+
+async def test_zeros_come_after_bytes() -> None:
+    """In precopy a page that had bytes is zero when it is said to be, by either kind of frame."""
+    runs = Runs.of_target_pages(0, np.array([1, 2, 9, 700]))
+    frame = run_frame(runs, np.array([True, False, True]), b"\x77" * TARGET_PAGE_BYTES)
+    zeros = ZeroData(block=0, offset=512 * TARGET_PAGE_BYTES, length=100 * TARGET_PAGE_BYTES)
+    async with make_rig(past=TO_ACTIVE) as rig:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.receiver.run)
+            for message, payload in (page(0), page(1), (zeros, b""), frame):
+                await rig.peer.send(message, payload)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        expected = bytearray(PAGE * 2)
+        for index in (1, 2, 700, *range(512, 612)):
+            expected[index * TARGET_PAGE_BYTES : (index + 1) * TARGET_PAGE_BYTES] = bytes(4096)
+        expected[9 * TARGET_PAGE_BYTES : 10 * TARGET_PAGE_BYTES] = b"\x77" * TARGET_PAGE_BYTES
+        assert rig.memory.views[0][: 2 * HUGE] == expected
+        counts = rig.engine.assembly.counts[PRE]
+        assert (counts.target_pages, counts.data_bytes) == (1024 + 104, 2 * HUGE + 4096)
+
+
+@pytest.mark.parametrize("policy", ["ordered", "resend"])
+async def test_runs_of_a_page_place_it(policy: str) -> None:
+    """A huge page that comes as runs in several frames is placed with the last, zeros and all."""
+    even = Runs.of_target_pages(0, np.arange(512, 1024, 2))
+    odd = Runs.of_target_pages(0, np.arange(513, 1024, 2))
+    is_zero = np.arange(256) % 4 == 0
+    bring = [
+        run_frame(even, payload=b"\x11" * even.length),
+        run_frame(odd, is_zero, b"\x22" * (192 * TARGET_PAGE_BYTES)),
+    ]
+    async with make_rig(past=TO_POSTCOPY, policy=policy) as rig:
+        heard: list[tuple[str, int]] = []
+        rig.engine.watch(lambda what, which: heard.append((what, which.index)))
+        counts = End(target_pages=512, data_bytes=(256 + 192) * TARGET_PAGE_BYTES)
+        await rig.say(*bring, (counts, b""))
+        assert heard[-1] == ("placed", 1)
+        first_bytes = rig.memory.views[0][HUGE : 2 * HUGE : TARGET_PAGE_BYTES].tolist()
+        expected = [0x11, 0, 0x11, 0x22, 0x11, 0x22, 0x11, 0x22] * 64
+        assert first_bytes == expected
+
+
+TWO = Runs.of_target_pages(0, np.array([5, 7]))
+
+
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        (run_frame(TWO, payload=b"x" * 4096), "runs of 8192 bytes came with a payload of 4096"),
+        (run_frame(TWO, np.array([True, True]), b"x" * 4096), "runs of 0 bytes"),
+        (run_frame(Runs.of_target_pages(9, np.array([5])), payload=b"x" * 4096), "outside"),
+        (run_frame(Runs.of_target_pages(0, np.array([5, 2048])), payload=b"x" * 8192), "outside"),
+        (run_frame(Runs.of_target_pages(0, np.array([5, 600])), payload=b"x" * 8192), "2 pages"),
+        (run_frame(Runs(0, np.array([0, 500]), np.array([400, 113])), np.array([True, True])),
+         "over the agreed"),
+        ((RunData(block=0, offset=0, runs=PackedRuns(bytes(8))), b""), "empty, out of order"),
+        ((RunData(block=0, offset=5, runs=PackedRuns(bytes(8))), b""), "no whole target pages"),
+    ],
+)  # fmt: skip
+async def test_hostile_runs_are_refused(frame: tuple[Message, bytes], reason: str) -> None:
+    """Runs that do not fit their payload, the guest, a page or what was agreed write nothing."""
+    async with make_rig(past=TO_POSTCOPY) as rig:
+        rig.memory.views[0][:] = b"\xee" * (4 * HUGE)
+        assert reason in await rig.refusal(*frame)
+        assert bytes(rig.memory.views[0]) == b"\xee" * (4 * HUGE)
+
+
+async def test_runs_that_come_again_are_refused() -> None:
+    """One target page that is here already makes a whole frame of runs wrong."""
+    async with make_rig(past=TO_POSTCOPY) as rig:
+        await rig.peer.send(*run_frame(TWO, payload=b"x" * 8192))
+        again = Runs.of_target_pages(0, np.array([4, 7]))
+        assert "came again" in await rig.refusal(*run_frame(again, payload=b"y" * 8192))
+        assert not any(rig.memory.views[0][4 * 4096 : 5 * 4096])
 
 
 async def test_both_channels_have_the_same_receiver() -> None:
@@ -214,16 +303,17 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Account(), b""),
     (Verdict(equal=True), b""),
     (Bye(), b""),
+    (RunData(block=0, offset=0, runs=PackedRuns(b"\0\0\0\0\x80\0\0\1")), b""),
 ]
 assert {type(message) for message, _ in MESSAGES} == set(MESSAGE_TYPES) - {Abort}
 
 ALLOWED: dict[tuple[tuple[Event, ...], Channel], set[type[Message]]] = {
-    (TO_ACTIVE, PRE): {PageData, ZeroData, PassEnd, Discard, SwitchOver},
+    (TO_ACTIVE, PRE): {PageData, ZeroData, RunData, PassEnd, Discard, SwitchOver},
     (TO_ACTIVE, POST): set(),
     (TO_DEVICE, PRE): {End},
     (TO_DEVICE, POST): {End},
-    (TO_POSTCOPY, PRE): {PageData, ZeroData, End},
-    (TO_POSTCOPY, POST): {PageData, ZeroData, End},
+    (TO_POSTCOPY, PRE): {PageData, ZeroData, RunData, End},
+    (TO_POSTCOPY, POST): {PageData, ZeroData, RunData, End},
 }
 STATES = {TO_ACTIVE: "active", TO_DEVICE: "device", TO_POSTCOPY: "postcopy-active"}
 

@@ -1,5 +1,7 @@
 """Tests of protocol/limits.py: the limits fit each other and what they limit."""
 
+import os
+
 import msgpack
 import pytest
 
@@ -19,6 +21,7 @@ from protocol.limits import (
     HEADER_BYTES_MAX,
     REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
+    RUN_COUNT_MAX,
     SESSION_ID_BYTES,
 )
 from protocol.messages import (
@@ -29,13 +32,16 @@ from protocol.messages import (
     End,
     Hello,
     Message,
+    PackedRuns,
     PageData,
     PageRequest,
+    RunData,
     Setup,
     Verdict,
     ZeroData,
     to_fields,
 )
+from protocol.runs import PACKED_RUN_BYTES
 from protocol.wire import encode
 
 # Four bytes in UTF-8, the most that a character takes.
@@ -55,6 +61,15 @@ LONGEST: list[Message] = [
         blocks=(BLOCK,) * BLOCK_COUNT_MAX,
         policy=LONGEST_LINE,
         chunk_bytes=INTEGER_MAX,
+    ),
+    RunData(
+        payload_bytes=CHUNK_BYTES_MAX,
+        block=INTEGER_MAX,
+        offset=INTEGER_MAX,
+        runs=PackedRuns(bytes(RUN_COUNT_MAX * PACKED_RUN_BYTES)),
+        urgent=True,
+        queue_us=INTEGER_MAX,
+        send_us=INTEGER_MAX,
     ),
     Verdict(payload_bytes=Verdict.payload_bytes_max, equal=False, detail=LONGEST_LINE),
 ]
@@ -117,6 +132,12 @@ def test_a_chunk_is_whole_target_pages() -> None:
     """The longest frame of page bytes ends where a target page does, and holds a huge page."""
     assert CHUNK_BYTES_MAX % TARGET_PAGE_BYTES == 0
     assert PAGE_BYTES_CHOICES[1] <= CHUNK_BYTES_MAX
+
+
+def test_the_runs_of_a_frame_fit_in_one_call() -> None:
+    """All runs of a frame, its head and a scratch buffer are one sendmsg or recvmsg."""
+    iov_max = os.sysconf("SC_IOV_MAX")
+    assert iov_max >= RUN_COUNT_MAX + 2
 
 
 def test_a_discard_covers_gigabytes() -> None:

@@ -19,6 +19,7 @@ from protocol.limits import (
     GUEST_SPEC_BYTES_MAX,
     REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
+    RUN_COUNT_MAX,
 )
 from protocol.messages import (
     FIELD_TYPES,
@@ -29,8 +30,10 @@ from protocol.messages import (
     Discard,
     Hello,
     Message,
+    PackedRuns,
     PageData,
     Ready,
+    RunData,
     Setup,
     SwitchOver,
     Verdict,
@@ -48,6 +51,7 @@ ALLOWED: dict[object, list[object]] = {
     bool: [False, True],
     str: ["", "x", "ä b", "\N{PILE OF POO}" * REASON_CHARS_MAX],
     bytes: [bytes(16), b"\xff" * 16],
+    PackedRuns: [bytes(8), bytes(RUN_COUNT_MAX * 8)],
     CAPABILITIES: [(), ("x" * CAPABILITY_CHARS_MAX,) * CAPABILITY_COUNT_MAX, (" ~",)],
     BLOCKS: [
         (("r", 0, 0),),
@@ -60,6 +64,7 @@ REFUSED: dict[object, list[object]] = {
     bool: [0, 1, None, "true", 1.0],
     str: [None, b"x", 1, (), "x" * (REASON_CHARS_MAX + 1), "a\nb", "\x1b[2J", "\udc80", "\u202e"],
     bytes: [None, "x" * 16, bytes(15), bytes(17), b"", bytearray(16), 16],
+    PackedRuns: [None, "x" * 8, b"", bytes(7), bytes(9), bytes(RUN_COUNT_MAX * 8 + 8), [8]],
     CAPABILITIES: [
         None,
         "zstd",
@@ -97,6 +102,7 @@ REFUSED: dict[object, list[object]] = {
 PAYLOAD_BYTES_MAX = {
     Setup: GUEST_SPEC_BYTES_MAX,
     PageData: CHUNK_BYTES_MAX,
+    RunData: CHUNK_BYTES_MAX,
     Discard: DISCARD_BYTES_MAX,
     SwitchOver: DEVICE_STATE_BYTES_MAX,
     Account: CLOSING_BYTES_MAX,
@@ -124,7 +130,7 @@ def test_kinds_are_fixed() -> None:
     expected = [
         "Hello", "Welcome", "Abort", "Setup", "Ready", "PageData", "ZeroData", "PassEnd",
         "PassAck", "Discard", "SwitchOver", "Running", "PageRequest", "End", "Finished",
-        "Account", "Verdict", "Bye",
+        "Account", "Verdict", "Bye", "RunData",
     ]  # fmt: skip
     actual = {message_type.kind: message_type.__name__ for message_type in MESSAGE_TYPES}
     assert dict(enumerate(expected, start=1)) == actual
@@ -212,7 +218,7 @@ def test_a_header_that_is_no_array(values: object) -> None:
         from_fields(values)
 
 
-@pytest.mark.parametrize("kind", [0, -1, 19, 255, 1 << 64])
+@pytest.mark.parametrize("kind", [0, -1, 20, 255, 1 << 64])
 def test_an_unknown_kind(kind: int) -> None:
     """A number that belongs to no message is refused."""
     with pytest.raises(RemoteProtocolError, match=f"unknown message kind {kind}"):

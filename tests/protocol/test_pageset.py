@@ -16,7 +16,9 @@ from hypothesis.stateful import (
 
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
+from protocol.limits import RUN_COUNT_MAX
 from protocol.pageset import PageSet
+from protocol.runs import Runs
 from tests.strategies import HUGE_PAGE_BYTES, geometries, spans
 
 # A target page by its block index and its index in the block.
@@ -105,6 +107,38 @@ class PageSetMachine(RuleBasedStateMachine):
         span = data.draw(spans(self.geometry))
         self.pages.remove(span)
         self.model -= targets_of(span)
+
+    @rule(data=st.data())
+    def add_or_remove_runs(self, data: st.DataObject) -> None:
+        """Add or remove scattered target pages of one block."""
+        block = data.draw(st.integers(0, len(self.geometry.blocks) - 1))
+        count = self.geometry.blocks[block].target_page_count
+        targets = data.draw(st.sets(st.integers(0, count - 1), min_size=1))
+        runs = Runs.of_target_pages(block, np.array(sorted(targets)))
+        before = len(self.model & {(block, target) for target in targets})
+        assert self.pages.count_in(runs) == before
+        assert self.pages.holds_any(runs) == bool(before)
+        if data.draw(st.booleans()):
+            self.pages.add(runs)
+            self.model |= {(block, target) for target in targets}
+        else:
+            self.pages.remove(runs)
+            self.model -= {(block, target) for target in targets}
+
+    @rule(data=st.data())
+    def look_for_runs(self, data: st.DataObject) -> None:
+        """The first members inside a span are those of the model, as a span if without a gap."""
+        within = data.draw(spans(self.geometry))
+        pages_max = data.draw(st.integers(1, 40))
+        members = sorted(self.model & targets_of(within))[:pages_max]
+        found = self.pages.first_runs(within, pages_max * TARGET_PAGE_BYTES)
+        if found is None:
+            assert not members
+        elif isinstance(found, Span):
+            assert sorted(targets_of(found)) == members
+        else:
+            assert len(found) > 1
+            assert [(found.block, target) for target in found.target_pages.tolist()] == members
 
     @rule(data=st.data())
     def remove_one(self, data: st.DataObject) -> None:
@@ -437,3 +471,24 @@ def test_sets_of_other_guests_do_not_mix() -> None:
     other: Any = PageSet(Geometry(GUEST.blocks[:2]))
     with pytest.raises(ValueError, match="shorter"):
         PageSet(GUEST).update(other)
+
+
+def test_runs_are_as_many_as_a_frame_may_name() -> None:
+    """Of pages sown thinly no more runs are returned than the limit, however large the chunk."""
+    geometry = Geometry((RamBlock("ram", 4096 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
+    pages = PageSet(geometry)
+    pages.add_flat(np.arange(0, 4096, 3))
+    found = pages.first_runs(Span(0, 0, geometry.length_bytes), 64 << 20)
+    assert isinstance(found, Runs)
+    assert found.target_pages.tolist() == list(range(0, 3 * RUN_COUNT_MAX, 3))
+
+
+def test_runs_lie_no_further_apart_than_a_frame_can_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies beyond the extent of one frame is left for the next."""
+    monkeypatch.setattr("protocol.pageset.RUNS_EXTENT_BYTES_MAX", 100 * TARGET_PAGE_BYTES)
+    geometry = Geometry((RamBlock("ram", 200 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
+    pages = PageSet(geometry)
+    pages.add_flat(np.array([10, 12, 109, 110]))
+    found = pages.first_runs(Span(0, 0, geometry.length_bytes), 1 << 20)
+    assert isinstance(found, Runs)
+    assert found.target_pages.tolist() == [10, 12, 109]

@@ -7,7 +7,7 @@ import pytest
 
 from protocol import limits
 from protocol.channels import Channel
-from protocol.messages import FIELD_TYPES, MESSAGE_TYPES, Message
+from protocol.messages import FIELD_TYPES, MESSAGE_TYPES, Message, PackedRuns
 from protocol.policy import PRESETS, HalfSent
 from protocol.states import RECEIVABLE, TRANSITIONS, Event, State, state_diagram
 from protocol.units import format_bytes
@@ -19,6 +19,7 @@ WORDS = {
     bool: "flag",
     str: "line",
     bytes: "session",
+    PackedRuns: "runs",
     tuple[str, ...]: "names",
     tuple[tuple[str, int, int], ...]: "blocks",
 }

@@ -16,6 +16,7 @@ from protocol.messages import (
     Message,
     PageData,
     PassEnd,
+    RunData,
     SwitchOver,
     ZeroData,
 )
@@ -64,7 +65,7 @@ MOVES = {
     for before, event, after in (line.split() for line in TABLE.strip().splitlines())
 }
 
-PAGES = {PageData, ZeroData}
+PAGES = {PageData, ZeroData, RunData}
 HEARD: dict[tuple[State, Channel], set[type[Message]]] = {
     (State.ACTIVE, Channel.PRECOPY): {*PAGES, PassEnd, Discard, SwitchOver},
     (State.DEVICE, Channel.PRECOPY): {End},

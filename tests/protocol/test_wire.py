@@ -5,6 +5,7 @@ import tracemalloc
 from collections.abc import Iterator
 
 import msgpack
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -22,11 +23,13 @@ from protocol.messages import (
     Finished,
     Hello,
     Message,
+    PackedRuns,
     PageData,
     PageRequest,
     PassAck,
     PassEnd,
     Ready,
+    RunData,
     Running,
     Setup,
     SwitchOver,
@@ -34,6 +37,7 @@ from protocol.messages import (
     Welcome,
     ZeroData,
 )
+from protocol.runs import Runs, pack_runs
 from protocol.wire import Decoder, encode
 from tests.strategies import messages, plain_values
 
@@ -140,6 +144,20 @@ FRAMES: list[tuple[Message, bytes]] = [
     (
         Bye(),
         joined(b"\x00\x00\x00\x03", b"\x92\x12\x00"),
+    ),
+    (
+        RunData(
+            payload_bytes=4096, block=1, offset=8192,
+            runs=PackedRuns(
+                pack_runs(Runs(1, np.array([2, 9]), np.array([3, 1])), np.array([True, False]))
+            ),
+        ),
+        joined(
+            b"\x00\x00\x00\x1e",
+            b"\x98\x13\xcd\x10\x00", b"\x01", b"\xcd\x20\x00",
+            b"\xc4\x10", b"\x00\x00\x00\x00\x80\x00\x00\x03", b"\x00\x00\x00\x07\x00\x00\x00\x01",
+            b"\xc2\x00\x00",
+        ),
     ),
 ]  # fmt: skip
 

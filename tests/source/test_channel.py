@@ -51,6 +51,19 @@ def test_rest_cuts_a_frame_at_every_byte(payload: bytes) -> None:
     assert frame.done
 
 
+@pytest.mark.parametrize("limit", [1, 3, 7, 99])
+def test_rest_cuts_a_frame_of_many_pieces_at_every_byte(limit: int) -> None:
+    """From any byte on, what is left of the pieces follows one another, none of it empty."""
+    frame = Frame(PageData(payload_bytes=10, block=0, offset=0), b"abc", b"", b"d", b"efghij")
+    whole = encode(PageData(payload_bytes=10, block=0, offset=0)) + b"abcdefghij"
+    assert frame.length == len(whole)
+    for sent in range(frame.length):
+        frame.sent = sent
+        buffers = frame.rest(limit)
+        assert b"".join(buffers) == whole[sent : sent + limit]
+        assert all(map(len, buffers))
+
+
 def test_a_frame_does_not_copy_its_payload() -> None:
     """The bytes that go are those that the payload has when they go."""
     payload = bytearray(b"before")

@@ -29,6 +29,7 @@ from tests.scheduled import (
     in_order,
     page,
     pages,
+    runs_of,
     set_of,
     target_pages,
     urgent,
@@ -622,12 +623,70 @@ def test_base_pages_go_in_runs_of_a_chunk() -> None:
     wire.assert_all_sent_once()
 
 
-def test_a_run_of_base_pages_ends_at_a_page_not_to_be_sent() -> None:
-    """A run holds nothing but pages that are to be sent."""
+def test_scattered_base_pages_go_together() -> None:
+    """A chunk holds runs of pages that are to be sent, as many as it has room for, no other."""
     dirty = [target_pages(3, 5), target_pages(10, 1), target_pages(12, 2)]
     wire = Wire("ordered", MIXED, dirty=dirty)
-    assert [chunk.span for chunk in wire.drain()] == dirty
+    assert [chunk.span for chunk in wire.drain()] == [runs_of(*dirty)]
     wire.assert_all_sent_once()
+    wire = Wire("ordered", MIXED, dirty=dirty, chunk_bytes=6 * BASE)
+    assert [chunk.span for chunk in wire.drain()] == [runs_of(*dirty[:2]), dirty[2]]
+    wire.assert_all_sent_once()
+
+
+def test_a_request_for_what_lies_between_two_runs_is_not_met_by_them() -> None:
+    """A page between the dirty ones of a chunk was sent before: asking for it sends nothing."""
+    dirty = [target_pages(3, 5), target_pages(12, 2)]
+    wire = Wire("ordered", MIXED, dirty=dirty)
+    wire.take()
+    assert wire.request(page(10)) is Answer.ALREADY_SENT
+    assert not wire.urgent
+    assert wire.request(page(13)) is Answer.URGENT_IN_PLACE
+    assert wire.urgent
+
+
+def test_scattered_runs_are_broken_off_and_finished() -> None:
+    """Runs that went in part are given out again as they were, urgently if one of them is asked."""
+    dirty = [target_pages(3, 5), target_pages(12, 2)]
+    wire = Wire("ordered", MIXED, dirty=[*dirty, target_pages(0, 512, block=1)])
+    first = wire.take()
+    assert wire.request(page(0, block=1)) is Answer.QUEUED
+    wire.interrupt(begun=True)
+    assert wire.request(page(12)) is Answer.QUEUED
+    assert wire.request(page(11)) is Answer.ALREADY_SENT
+    chunks = wire.drain()
+    assert [chunk.page for chunk in chunks[-1:]] == [page(3)]
+    assert (chunks[-1].span, chunks[-1].boosted) == (first.span, True)
+
+
+def test_a_pass_puts_scattered_parts_of_huge_pages_into_few_chunks() -> None:
+    """In precopy a chunk holds parts of many pages, each counted with the last of its parts."""
+    sown = range(3, 16 * 512, 37)
+    dirty = [target_pages(index, 1) for index in sown]
+    wire = Wire("ordered", dirty=dirty, chunk_bytes=64 * BASE, across_pages=True)
+    ended = []
+    while (chunk := wire.next()) is not None:
+        assert chunk.span.length <= 64 * BASE
+        ended.append(wire.scheduler.chunk_sent())
+        wire.gone.add(chunk.span)
+    assert len(ended) == -(-len(sown) // 64)
+    assert sum(ended) == 16
+    wire.assert_all_sent_once()
+
+
+def test_a_pass_sends_whole_pages_as_whole_pages() -> None:
+    """Where a page is dirty without a gap it is a job of its own, also in precopy."""
+    wire = Wire("ordered", dirty=[target_pages(512, 1024)], across_pages=True)
+    assert in_order(wire.drain()) == pages(1, 2)
+    assert all(isinstance(chunk.span, Span) for chunk in wire.sent)
+
+
+def test_nobody_asks_for_pages_during_a_pass() -> None:
+    """A request during a pass is a mistake of this side, and without a trace."""
+    wire = Wire("ordered", across_pages=True)
+    with pytest.raises(LocalProtocolError, match="no page requests"):
+        wire.request(page(3))
+    assert wire.scheduler.counts.received == 0
 
 
 @pytest.mark.parametrize("policy", ALL)
@@ -790,18 +849,16 @@ def test_the_background_stays_where_it_is_without_locality() -> None:
 
 
 def test_of_a_page_only_the_dirty_target_pages_go() -> None:
-    """Clean target pages are left out; each run of dirty ones is a chunk, or several."""
+    """Clean target pages are left out; a chunk holds as many dirty ones as it has room for."""
     dirty = [target_pages(7, 1), target_pages(100, 200), target_pages(510, 3)]
     wire = Wire("ordered", dirty=dirty, chunk_bytes=128 * BASE)
     chunks = wire.drain()
     assert [chunk.span for chunk in chunks] == [
-        target_pages(7, 1),
-        target_pages(100, 128),
-        target_pages(228, 72),
-        target_pages(510, 2),
+        runs_of(target_pages(7, 1), target_pages(100, 127)),
+        runs_of(target_pages(227, 73), target_pages(510, 2)),
         target_pages(512, 1),
     ]
-    assert [chunk.page for chunk in chunks] == pages(0, 0, 0, 0, 1)
+    assert [chunk.page for chunk in chunks] == pages(0, 0, 1)
     wire.assert_all_sent_once()
 
 
@@ -812,7 +869,7 @@ def test_of_a_requested_page_only_the_dirty_target_pages_go(policy: str) -> None
     wire = Wire(policy, dirty=[target_pages(0, 5), first, last])
     wire.request(page(3))
     assert wire.send_page() == page(3)
-    assert [chunk.span for chunk in wire.sent] == [first, last]
+    assert [chunk.span for chunk in wire.sent] == [runs_of(first, last)]
     assert [chunk.span for chunk in wire.drain()] == [target_pages(0, 5)]
 
 
@@ -820,7 +877,8 @@ def test_of_a_requested_page_only_the_dirty_target_pages_go(policy: str) -> None
 def test_a_half_sent_partial_page_goes_on_with_what_is_missing(mid_chunk: bool) -> None:
     """A page of which a part is dirty is broken off and finished like a whole one."""
     runs = [target_pages(10, 4), target_pages(20, 4), target_pages(30, 4)]
-    wire = Wire("ordered", dirty=[*runs, target_pages(5 * 512, 9), target_pages(6 * 512, 9)])
+    dirty = [*runs, target_pages(5 * 512, 9), target_pages(6 * 512, 9)]
+    wire = Wire("ordered", dirty=dirty, chunk_bytes=4 * BASE)
     half_sent = wire.break_off(page(5), mid_chunk=mid_chunk)
     wire.request(half_sent)
     wire.request(page(6))

@@ -10,6 +10,7 @@ from itertools import product
 from random import Random
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, Policy, preset
+from protocol.runs import Runs, Stretch
 from source.answers import Answer, SchedulerCounts
 from source.background import POSTCOPY_RUN_BYTES_MAX
 from source.jobs import Chunk, Lane
@@ -56,6 +58,9 @@ POLICIES = (
     ),
 )
 
+
+# A precopy pass, and the two that have requests.
+PHASES: tuple[dict[str, bool], ...] = ({"across_pages": True}, {"postcopy": True}, {})
 
 # Which lane a rule is about, of as many as the policy has.
 LANES = st.integers(0, 1)
@@ -104,6 +109,8 @@ class Model:
         # Pages of which a part went ahead, the newest last, and where each was touched.
         self.demoted: list[tuple[PageId, int]] = []
         self.cursor = 0
+        # Nobody asks for pages, and parts of several may go together.
+        self.across_pages = False
         self.counts = SchedulerCounts()
 
     @property
@@ -117,9 +124,10 @@ class Model:
         stream = self.streams.get(Lane.ALL)
         return bool(self.policy.preempts and self.queue and stream and stream.requested_ns is None)
 
-    def add(self, flats: Iterable[int], *, postcopy: bool) -> None:
+    def add(self, flats: Iterable[int], *, postcopy: bool, across_pages: bool) -> None:
         """Owe target pages, and look for them from the start."""
         self.owed.update(flats)
+        self.across_pages = across_pages
         shortest = POSTCOPY_RUN_BYTES_MAX // TARGET_PAGE_BYTES
         self.run_pages = min(self.chunk_pages, shortest) if postcopy else self.chunk_pages
         self.cursor = 0
@@ -185,28 +193,30 @@ class Model:
         stream = self.streams[lane]
         if not stream.out:
             left = [flat for flat in stream.flats if flat in self.owed]
-            stream.out = consecutive(left)[: self.chunk_pages]
+            stream.out = left[: self.chunk_pages]
             stream.out_channel = stream.channel
             stream.given += stream.out
             self.owed.difference_update(stream.out)
         return stream
 
-    def sent(self, lane: Lane) -> bool:
-        """Take what is out for sent; tell whether a page is at its end."""
+    def sent(self, lane: Lane) -> int:
+        """Take what is out for sent; return how many pages are at their end."""
         stream = self.streams[lane]
-        stream.out = []
+        gone, stream.out = stream.out, []
         stream.begun = True
         if stream is self.leftover:
             self.leftover = None
             del self.streams[lane]
-            return False
+            return 0
         if self.owed.intersection(stream.flats):
-            return False
+            return 0
         del self.streams[lane]
-        if not self.policy.critical:
-            return True
-        lies = self.half_sent is not None and self.half_sent.page == stream.page
-        return not lies and not self.owed.intersection(self.flats_of[stream.page])
+        pages = {self.page_at[flat] for flat in gone}
+        if self.half_sent is not None and self.policy.critical:
+            pages.discard(self.half_sent.page)
+        if self.policy.critical or self.across_pages:
+            pages = {page for page in pages if not self.owed.intersection(self.flats_of[page])}
+        return len(pages)
 
     def interrupted(self, *, begun: bool) -> None:
         """Break off what is out."""
@@ -274,7 +284,7 @@ class Model:
             page, touched = self.demoted[-1]
             left = [flat for flat in self.flats_of[page] if flat in self.owed]
             if left:
-                run = consecutive([flat for flat in left if flat >= touched] or left)
+                run = [flat for flat in left if flat >= touched] or left
                 return Stream(run[: self.run_pages], page, Channel.PRECOPY)
             self.demoted.pop()
         beside = self.streams.get(Lane.URGENT)
@@ -284,12 +294,15 @@ class Model:
         first = min([flat for flat in free if flat >= self.cursor] or free)
         page = self.page_at[first]
         flats = self.flats_of[page]
-        if len(flats) == 1:
+        in_page = [flat for flat in flats if flat >= first and flat in self.owed]
+        rest_of_page = flats[-1] + 1 - first
+        whole = min(rest_of_page, self.chunk_pages)
+        scattered = len(consecutive(in_page)) < whole
+        if len(flats) == 1 or (self.across_pages and scattered):
             in_block = (f for f in self.owed if f >= first and self.page_at[f].block == page.block)
-            flats = consecutive(sorted(in_block))[: self.run_pages]
+            flats = sorted(in_block)[: self.run_pages]
         elif self.policy.critical:
-            left = [flat for flat in flats if flat >= first and flat in self.owed]
-            flats = consecutive(left)[: self.run_pages]
+            flats = in_page[: self.run_pages]
         self.cursor = flats[-1] + 1
         return Stream(flats, page, Channel.PRECOPY)
 
@@ -329,7 +342,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         # The ledger: what was added and not given out since; what is half on the wire; of each huge
         # page, what went in the background, and the channels that it went over.
         self.due: set[int] = set()
-        self.open_frames: dict[Channel, Span] = {}
+        self.open_frames: dict[Channel, Stretch] = {}
         self.resumed = False
         self.background: dict[PageId, set[int]] = {}
         self.channels: dict[PageId, set[Channel]] = {}
@@ -342,14 +355,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.model = Model(geometry, self.policy, chunk_bytes)
         self.add([Span(n, 0, block.length_bytes) for n, block in enumerate(geometry.blocks)])
 
-    @rule(seed=st.integers(0, 1 << 32), postcopy=st.booleans())
-    def add_some(self, seed: int, postcopy: bool) -> None:
+    @rule(seed=st.integers(0, 1 << 32), phase=st.sampled_from(PHASES))
+    def add_some(self, seed: int, phase: dict[str, bool]) -> None:
         """Add a few stretches of the guest, down to single target pages."""
-        self.add(self.some_spans(Random(seed)), postcopy=postcopy)
+        self.add(self.some_spans(Random(seed)), **phase)
 
     def some_spans(self, chance: Random) -> list[Span]:
-        """Return stretches of the guest that may overlap."""
+        """Return stretches of the guest that may overlap, or many target pages."""
         spans = []
+        if chance.random() < 0.5:
+            pages_of = [block.target_page_count for block in self.geometry.blocks]
+            for number in chance.choices(range(len(pages_of)), k=chance.choice([3, 30, 150])):
+                first = chance.randrange(pages_of[number])
+                spans.append(Span(number, first * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES))
+            return spans
         for _ in range(chance.randint(1, 4)):
             block = chance.randrange(len(self.geometry.blocks))
             room = self.geometry.blocks[block].target_page_count
@@ -358,7 +377,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             spans.append(Span(block, first * TARGET_PAGE_BYTES, count * TARGET_PAGE_BYTES))
         return spans
 
-    def add(self, spans: list[Span], *, postcopy: bool = False) -> None:
+    def add(self, spans: list[Span], *, postcopy: bool = False, across_pages: bool = False) -> None:
         """Add spans to both, unless a page is on its way."""
         pages, flats = PageSet(self.geometry), set[int]()
         for span in spans:
@@ -368,8 +387,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             with pytest.raises(LocalProtocolError):
                 self.scheduler.add(pages)
             return
-        self.scheduler.add(pages, postcopy=postcopy)
-        self.model.add(flats, postcopy=postcopy)
+        self.scheduler.add(pages, postcopy=postcopy, across_pages=across_pages)
+        self.model.add(flats, postcopy=postcopy, across_pages=across_pages)
         self.due |= flats
         self.background.clear()
         self.channels.clear()
@@ -400,6 +419,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now_ns += 1
         page = self.model.page_at[flat]
         request = page, flat - self.model.flats_of[page][0], self.now_ns
+        if self.model.across_pages:
+            with pytest.raises(LocalProtocolError):
+                self.scheduler.request(*request)
+            return
         assert self.scheduler.request(*request) is self.model.request(*request)
 
     @rule(seed=st.integers(0, 1 << 32), count=st.integers(50, 150))
@@ -409,7 +432,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         asking = chance.choice([0.1, 0.3])
         for _ in range(count):
             if not (self.model.owed or self.model.busy):
-                self.add(self.some_spans(chance), postcopy=chance.random() < 0.5)
+                self.add(self.some_spans(chance), **chance.choice(PHASES))
             lane = chance.choice(self.scheduler.lanes)
             background = lane in self.out and not self.scheduler.urgent(lane)
             if chance.random() < (0.6 if background else asking):
@@ -460,7 +483,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if chunk is None or stream is None:
             return
         assert chunk == Chunk(
-            self.span_of(stream.out), stream.page, stream.out_channel,
+            self.stretch_of(stream.out), stream.page, stream.out_channel,
             stream.requested_ns is not None, stream.boosted, stream.requested_ns,
         )  # fmt: skip
         if self.scheduler.counts.resent_bytes != resent_bytes:
@@ -592,15 +615,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.preempted_page is None
         assert self.scheduler.remaining_bytes == 0
 
-    def span_of(self, flats: list[int]) -> Span:
-        """Return the span of consecutive flat numbers."""
+    def stretch_of(self, flats: list[int]) -> Stretch:
+        """Return flat numbers as a span where they are consecutive, else as runs."""
         block, first = self.geometry.locate(flats[0])
-        return Span(block, first * TARGET_PAGE_BYTES, len(flats) * TARGET_PAGE_BYTES)
+        if consecutive(flats) == flats:
+            return Span(block, first * TARGET_PAGE_BYTES, len(flats) * TARGET_PAGE_BYTES)
+        return Runs.of_target_pages(block, np.array(flats) - flats[0] + first)
 
-    def flats_of(self, span: Span) -> range:
-        """Return the flat numbers of a span."""
-        first = self.geometry.flat_target_page(span.block, span.target_pages.start)
-        return range(first, first + span.length // TARGET_PAGE_BYTES)
+    def flats_of(self, stretch: Stretch) -> list[int]:
+        """Return the flat numbers of a stretch."""
+        base = self.geometry.flat_target_page(stretch.block, 0)
+        spans = [stretch] if isinstance(stretch, Span) else stretch.spans()
+        return [base + at // BASE for each in spans for at in range(each.offset, each.end, BASE)]
 
 
 def machine_of(chosen: Policy) -> type[SchedulerMachine]:

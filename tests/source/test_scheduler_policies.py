@@ -10,6 +10,7 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
 from protocol.geometry import Span
 from protocol.pageset import PageSet
+from protocol.runs import Stretch
 from source.answers import Answer, Notice
 from source.background import POSTCOPY_RUN_BYTES_MAX
 from source.jobs import Chunk, Lane
@@ -35,7 +36,7 @@ PER_PAGE = HUGE // BASE
 BROKEN_OFF = pytest.mark.parametrize("mid_chunk", [False, True], ids=["between", "mid-chunk"])
 
 
-def spans(chunks: list[Chunk], channel: Channel) -> list[Span]:
+def spans(chunks: list[Chunk], channel: Channel) -> list[Stretch]:
     """Return what goes over a channel, in order."""
     return [chunk.span for chunk in chunks if chunk.channel is channel]
 

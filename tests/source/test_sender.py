@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
@@ -16,9 +17,10 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError, root_cause
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
-from protocol.messages import Message, PageData, ZeroData
+from protocol.messages import Message, PageData, RunData, ZeroData
 from protocol.pageset import PageSet
 from protocol.policy import preset
+from protocol.runs import Runs, Stretch, unpack_runs
 from source.answers import Answer
 from source.channel import OutChannel
 from source.jobs import Lane
@@ -43,11 +45,13 @@ SMALL_BUFFER = 16 * KIB
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 
-Frame = PageData | ZeroData
+Frame = PageData | ZeroData | RunData
 
 
-def span_of(frame: Frame) -> Span:
+def span_of(frame: Frame) -> Stretch:
     """Return the stretch of memory that a frame is about."""
+    if isinstance(frame, RunData):
+        return unpack_runs(frame.block, frame.offset, frame.runs)[0]
     length = frame.payload_bytes if isinstance(frame, PageData) else frame.length
     return Span(frame.block, frame.offset, length)
 
@@ -93,9 +97,16 @@ class Rig:
 
     def take(self, name: Channel, message: Message, payload: bytes) -> None:
         """Check a frame and keep it."""
-        assert isinstance(message, PageData | ZeroData)
+        assert isinstance(message, Frame)
         span = span_of(message)
-        assert payload in (b"", bytes(self.memory.views[span.block][span.offset : span.end]))
+        view = self.memory.views[span.block]
+        if isinstance(message, RunData):
+            _, is_zero = unpack_runs(message.block, message.offset, message.runs)
+            assert isinstance(span, Runs)
+            each = zip(span.spans(), is_zero.tolist(), strict=True)
+            assert payload == b"".join(view[s.offset : s.end] for s, zero in each if not zero)
+        else:
+            assert payload in (b"", bytes(view[span.offset : span.end]))
         assert not self._seen.count_in(span), f"{span} came twice"
         self._seen.add(span)
         self.received.append((name, message))
@@ -108,7 +119,8 @@ class Rig:
         """Return the pages that came over a channel, each once, in the order of their ends."""
         spans = [span_of(frame) for channel, frame in self.received if channel is name]
         pages = [
-            self.memory.geometry.page_of(span.block, span.target_pages.start) for span in spans
+            self.memory.geometry.page_of(span.block, span.offset // TARGET_PAGE_BYTES)
+            for span in spans
         ]
         return list(dict.fromkeys(reversed(pages)))[::-1]
 
@@ -385,7 +397,7 @@ async def test_a_request_outside_the_guest_is_the_peers_fault(memory: GuestMemor
 
 
 async def test_zero_pages_go_without_their_bytes(memory: GuestMemory) -> None:
-    """Stretches that are all zero are said, not sent; one word that is not makes the difference."""
+    """Target pages that are all zero are said, not sent; one byte makes the difference."""
     memory.views[0][: 3 * HUGE] = bytes(3 * HUGE)
     # The last word of a chunk of page 1, which no look at its first words shows.
     memory.views[0][HUGE + CHUNK - 1] = 1
@@ -396,10 +408,10 @@ async def test_zero_pages_go_without_their_bytes(memory: GuestMemory) -> None:
         kinds = [type(frame) for _, frame in rig.frames_of(PageId(0, 0))]
         assert kinds == [ZeroData] * CHUNKS_PER_PAGE
         kinds = [type(frame) for _, frame in rig.frames_of(PageId(0, 1))]
-        assert kinds == [PageData] + [ZeroData] * (CHUNKS_PER_PAGE - 1)
+        assert kinds == [RunData] + [ZeroData] * (CHUNKS_PER_PAGE - 1)
         out = rig.out[PRE]
         assert out.target_pages_sent == memory.geometry.target_page_count
-        assert out.data_bytes_sent == memory.geometry.length_bytes - 3 * HUGE + CHUNK
+        assert out.data_bytes_sent == memory.geometry.length_bytes - 3 * HUGE + TARGET_PAGE_BYTES
 
 
 async def test_base_pages_go_in_runs(memory: GuestMemory) -> None:
@@ -420,6 +432,44 @@ async def test_base_pages_go_in_runs(memory: GuestMemory) -> None:
             }
             for first in (0, pages)
         ]
+
+
+async def test_scattered_pages_go_in_few_frames(memory: GuestMemory) -> None:
+    """Of a pass's scattered target pages many share a frame, over the borders of huge pages."""
+    with make_rig(memory) as rig:
+        sown = [*range(0, 4 * 512, 97), 4 * 512 + 3, 4 * 512 + 8]
+        dirty = PageSet(memory.geometry)
+        dirty.add_flat(np.array(sown))
+        rig.scheduler.add(dirty, across_pages=True)
+        await rig.drain_and_read()
+        assert [type(frame) for _, frame in rig.received] == [RunData, RunData, RunData]
+        assert len(rig._seen) == len(sown)
+        assert rig.out[PRE].data_bytes_sent == len(sown) * TARGET_PAGE_BYTES
+        assert [each["pages"] for each in rig.events.of(events.PAGE_SENT)] == [3, 1, 2]
+
+
+async def test_scattered_pages_are_broken_off_at_any_byte(memory: GuestMemory) -> None:
+    """A frame of runs that the socket took a part of ends from that very byte, urgently or not."""
+    with make_rig(memory) as rig:
+        dirty = PageSet(memory.geometry)
+        dirty.add_flat(np.array([*range(0, 512, 3), *range(3 * 512, 4 * 512)]))
+        rig.scheduler.add(dirty)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            stopped_at = rig.open_sent
+            assert stopped_at % TARGET_PAGE_BYTES
+            for index in (3, 0):
+                assert rig.request(PageId(0, index)) is Answer.QUEUED
+            nursery.start_soon(rig.read, POST)
+            await wait_all_tasks_blocked()
+            assert rig.pages(POST) == numbered(3)
+            assert rig.open_sent >= stopped_at
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert len(rig._seen) == len(dirty)
+        assert rig.scheduler.counts.boosted == 1
 
 
 async def test_a_cancelled_drain_leaves_its_frame_to_be_finished(memory: GuestMemory) -> None:

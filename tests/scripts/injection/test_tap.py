@@ -1,10 +1,20 @@
 """Tests of scripts/injection/tap.py."""
 
+import numpy as np
 import pytest
 
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock
-from protocol.messages import Hello, PageData, PageRequest, SwitchOver, ZeroData
+from protocol.messages import (
+    Hello,
+    PackedRuns,
+    PageData,
+    PageRequest,
+    RunData,
+    SwitchOver,
+    ZeroData,
+)
+from protocol.runs import Runs, pack_runs
 from protocol.wire import encode
 from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Part, ShareMark, Tap
 
@@ -75,6 +85,49 @@ def test_zeros_hold_a_page_without_its_bytes() -> None:
     zero = encode(ZeroData(block=0, offset=2 * PAGE_BYTES, length=PAGE_BYTES))
     stream = hello() + zero + data(0, 4096)
     assert reach(tap, stream, 5) == [(len(hello() + zero), mark)]
+
+
+def runs(first: int, *parts: tuple[int, int, bool], short: int = 0) -> bytes:
+    """Return a frame of runs, each given as (target page behind the first, count, zero)."""
+    firsts, counts, zeros = (np.array(column) for column in zip(*parts, strict=True))
+    packed = pack_runs(Runs(0, firsts + first, counts), zeros)
+    length = int(counts[~zeros].sum()) * TARGET_PAGE_BYTES - short
+    message = RunData(
+        payload_bytes=length, block=0, offset=first * TARGET_PAGE_BYTES, runs=PackedRuns(packed)
+    )
+    return encode(message) + b"\x5a" * length
+
+
+@pytest.mark.parametrize("size", [1, 4096, 1 << 20])
+def test_scattered_runs_are_followed_from_one_to_the_next(size: int) -> None:
+    """In a frame of runs each byte counts for the page where it belongs, and zeros at once."""
+    # The second run reaches over the border of the first two pages.
+    first, last = ShareMark(PageId(0, 0), 1.5 / 512), ShareMark(PageId(0, 1), 3 / 512)
+    zero = ShareMark(PageId(0, 3), 4 / 512)
+    frame = runs(
+        510, (0, 1, False), (1, 2, False), (7, 2, False), (1530, 4, True), (1540, 1, False)
+    )
+    head = len(frame) - 6 * 4096
+    tap = Tap(Direction.FORWARD, Marks(GEOMETRY, [last, first, zero]))
+    before = len(hello())
+    assert reach(tap, hello() + frame + data(0, 4096), size) == [
+        (before + head, zero),
+        (before + head + 6144, first),
+        (before + head + 5 * 4096, last),
+    ]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        runs(5, (0, 1, False), (3, 1, True), short=1),
+        encode(RunData(block=0, offset=1, runs=PackedRuns(bytes(8)))),
+    ],
+)
+def test_runs_that_are_none_pass_uncut(frame: bytes) -> None:
+    """Runs that no destination takes are only counted, and all behind them."""
+    tap = Tap(Direction.FORWARD, Marks(GEOMETRY, [SHARE]))
+    assert reach(tap, hello() + frame + data(PAGE_BYTES, 8192), 999) == []
 
 
 def test_parts_are_told_apart() -> None:

@@ -1,0 +1,100 @@
+"""Makes the frame of a chunk: as bytes, as zeros, or as runs of both where they alternate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from guest.memory import GuestMemory
+from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.limits import RUN_COUNT_MAX
+from protocol.messages import PackedRuns, PageData, RunData, ZeroData
+from protocol.runs import Flags, Runs, Stretch, pack_runs
+from source.channel import Frame
+from source.jobs import Chunk
+
+_WORDS = TARGET_PAGE_BYTES // 8
+
+
+def frame_of(memory: GuestMemory, chunk: Chunk, queue_us: int, send_us: int) -> Frame:
+    """Return the frame that carries a chunk.
+
+    A page that is zero now and is written to before the frame goes is dirty, and goes again.
+
+    Args:
+        memory: Where the bytes are; they are read again when they are sent.
+        chunk: What is to be sent.
+        queue_us: For an urgent chunk, how long its request waited.
+        send_us: For an urgent chunk, how long ago its first urgent frame was made.
+    """
+    stretch = chunk.span
+    view = memory.views[stretch.block]
+    is_zero = _zero_target_pages(view, stretch)
+    if isinstance(stretch, Span):
+        if is_zero is None:
+            data = PageData(
+                payload_bytes=stretch.length, block=stretch.block, offset=stretch.offset,
+                urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
+            )  # fmt: skip
+            return Frame(data, view[stretch.offset : stretch.end])
+        if is_zero.all():
+            zero = ZeroData(
+                block=stretch.block, offset=stretch.offset, length=stretch.length,
+                urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
+            )  # fmt: skip
+            return Frame(zero)
+        stretch = Runs.of_span(stretch)
+    runs, is_zero = _divided(stretch, is_zero)
+    with_data = runs.where(~is_zero)
+    message = RunData(
+        payload_bytes=with_data.length if with_data else 0, block=runs.block, offset=runs.offset,
+        runs=PackedRuns(pack_runs(runs, is_zero)),
+        urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
+    )  # fmt: skip
+    return Frame(
+        message, *(view[start:end] for start, end in (with_data.edges() if with_data else ()))
+    )
+
+
+def _zero_target_pages(view: memoryview, stretch: Stretch) -> Flags | None:
+    """Return which target pages of a stretch are all zero, None if none is.
+
+    One look at the first word of each tells nearly always that a page is not.
+    """
+    words = np.frombuffer(view, np.uint64).reshape(-1, _WORDS)
+    where = stretch.target_pages
+    maybe = np.flatnonzero(words[where, 0] == 0)
+    if not len(maybe):
+        return None
+    count = stretch.length // TARGET_PAGE_BYTES
+    is_zero: Flags
+    # As truth values NumPy looks at bytes in vectors, and stops at the first in a page that is not
+    # zero.  It copies pages that it is asked for by their numbers.
+    if isinstance(where, slice) and len(maybe) == count:
+        is_zero = np.logical_not(words[where].view(np.bool_).any(axis=1))
+    else:
+        indices = np.arange(where.start, where.stop) if isinstance(where, slice) else where
+        is_zero = np.zeros(count, dtype=np.bool_)
+        is_zero[maybe] = np.logical_not(words[indices[maybe]].view(np.bool_).any(axis=1))
+    return is_zero if is_zero.any() else None
+
+
+def _divided(runs: Runs, is_zero: Flags | None) -> tuple[Runs, Flags]:
+    """Cut runs where zero pages begin and end, into no more than a frame may name.
+
+    Args:
+        runs: What is to be sent.
+        is_zero: Which of its target pages are zero; None for none of them.
+    """
+    if is_zero is None:
+        return runs, np.zeros(len(runs), dtype=np.bool_)
+    divided, flags = runs.divided(is_zero)
+    if len(divided) <= RUN_COUNT_MAX:
+        return divided, flags
+    # The longest runs of zeros save the most.  Each cuts a run in three at worst; what is not left
+    # out goes as the zero bytes that it is.
+    longest_count = (RUN_COUNT_MAX - len(runs)) // 2
+    zeros = np.flatnonzero(flags)
+    longest = zeros[np.argsort(-divided.counts[zeros], kind="stable")[:longest_count]]
+    kept = np.zeros(len(divided), dtype=np.bool_)
+    kept[longest] = True
+    return runs.divided(np.repeat(kept, divided.counts))
