@@ -4,6 +4,7 @@ One memfd, laid out by both sides from the geometry and the number of vCPUs:
 
     offset        what                              written by
     0             int64 run generation              engine
+    8             int64 kernel logs                 engine
     64            per vCPU, uint8 stopped           the engine sets, its vCPU clears
     4096          per vCPU, 64 bytes apart:         its vCPU while it runs, the engine while not
                   int64 step, reads_checked,
@@ -37,6 +38,7 @@ from protocol.limits import VCPU_COUNT_MAX
 _PAGE_BYTES = 4096
 # vCPUs count in cache lines of their own.
 _LINE_WORDS = 8
+_KERNEL_LOGS_OFFSET = 8
 _VCPU_OFFSET = _PAGE_BYTES
 _LATENCY_OFFSET = 2 * _PAGE_BYTES
 _STOPPED_OFFSET = 64
@@ -61,6 +63,8 @@ class Board:
     Attributes:
         fd: The board's memfd; -1 when closed.
         generation: int64, shape (1,), the run generation.
+        kernel_logs: int64, shape (1,), not 0 while the kernel logs writes: then vCPUs do not mark
+            them.  Changes only before the guest first runs.
         stopped: uint8, one per vCPU, not 0 from when the engine knows that the kernel has stopped
             the vCPU at a page until the vCPU has seen that it runs again.
         vcpu_words: int64, shape (vCPUs, 8), the fields of VcpuCounters in their order.
@@ -75,6 +79,7 @@ class Board:
         mapping = mmap.mmap(fd, layout.length_bytes)
         self.fd = fd
         self.generation = np.frombuffer(mapping, np.int64, 1)
+        self.kernel_logs = np.frombuffer(mapping, np.int64, 1, _KERNEL_LOGS_OFFSET)
         self.stopped = np.frombuffer(mapping, np.uint8, vcpu_count, _STOPPED_OFFSET)
         self.vcpu_words = np.frombuffer(
             mapping, np.int64, vcpu_count * _LINE_WORDS, _VCPU_OFFSET

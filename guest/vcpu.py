@@ -74,6 +74,7 @@ class Vcpu:
         self._present = board.present.data
         self._stopped = board.stopped.data
         self._dirty = board.dirty.data
+        self._kernel_logs = board.kernel_logs.data
         self._words = board.vcpu_words[number]
         self._latency_bins = board.latency_bins[number]
         # What memcpy reads into and writes from: a word each.
@@ -163,6 +164,7 @@ class Vcpu:
             self._buffers,
         )
         number, stopped, just_touches = self._number, self._stopped, self._is_stopped_by_kernel
+        marks_writes = not self._kernel_logs[0]
         memcpy = libc.memcpy
         touched_ns = 0
         seen_address = ctypes.addressof(self._word_buffers)
@@ -199,8 +201,9 @@ class Vcpu:
             if is_write:
                 buffers[1] = new_value
                 memcpy(address, new_address, 8)
-                # After the write, never before it: see Board.harvest_dirty.
-                dirty[flat_page] = 1
+                if marks_writes:
+                    # After the write, never before it: see Board.harvest_dirty.
+                    dirty[flat_page] = 1
             ended_ns = monotonic_ns()
             latencies_ns.append(ended_ns - due_ns)
         self._count(first_step, batch, latencies_ns)

@@ -14,6 +14,7 @@ from dest.config import DestConfig
 from dest.placement import PLACEMENT_CHOICES
 from dest.script import Step, check_steps
 from guest.backing import BACKING_CHOICES
+from guest.dirty_log import DIRTY_LOG_CHOICES
 from guest.programs import PROGRAM_NAMES, ProgramSpec
 from guest.trace import read_trace
 from protocol.errors import LocalProtocolError
@@ -97,6 +98,7 @@ def source_config(values: Values, host: str, port: int) -> SourceConfig:
             ),
         ),
         bandwidth=_parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
+        dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
         hold=bool(values["hold"]),
         postcopy_bandwidth=_parsed(
             "--max-postcopy-bandwidth", lambda: parse_rate(values["max_postcopy_bandwidth"])

@@ -112,6 +112,10 @@ OPTIONS = (
         "Who stops a vCPU at a missing page: userfault (the kernel), simulated (it looks), auto.",
         "auto", "KIND",
     ),
+    Option(
+        "--dirty-log", SOURCE, MIGRATION,
+        "Who notes what the guest writes to: kernel, software (its vCPUs), auto.", "auto", "KIND",
+    ),
     Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "2MiB", "SIZE"),
     Option(
         "--postcopy-after", SOURCE, MIGRATION,

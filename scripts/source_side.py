@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from scripts.options import SOURCE, Values
+from scripts.screen.output import tell
 from scripts.screen.progress import show_progress
 from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, run_side
@@ -20,7 +21,7 @@ def run_source(config: SourceConfig, values: Values) -> None:
     """
 
     async def run(recorder: Recorder) -> Outcome:
-        session = SourceSession(config, recorder)
+        session = SourceSession(config, recorder, tell)
         async with trio.open_nursery() as nursery:
             # A progress line between log lines would only be in their way.
             if not (values["quiet"] or values["verbose"]):

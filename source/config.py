@@ -22,6 +22,7 @@ class SourceConfig:
         image: The guest's first contents; None for the seeded pattern.
         chunk_bytes: The most that one frame carries.
         bandwidth: Bytes a second in precopy, 0 for no limit.
+        dirty_log: One of guest.dirty_log.DIRTY_LOG_CHOICES.
         hold: Keep the vCPUs still here, so that their program begins on the destination.
         postcopy_bandwidth: Bytes a second of background in postcopy, 0 for no limit.
     """
@@ -37,4 +38,5 @@ class SourceConfig:
     rule: SwitchRule
     bandwidth: int
     postcopy_bandwidth: int
+    dirty_log: str = "auto"
     hold: bool = False

@@ -10,6 +10,7 @@ import time
 
 import msgpack
 
+from guest.dirty_log import DirtyLog
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from guest.states import encode_states
@@ -53,6 +54,7 @@ class Migration:
         connections: Connections,
         lifecycle: Lifecycle,
         emit: Emit,
+        dirty_log: DirtyLog,
     ) -> None:
         """Prepare; nothing is sent yet."""
         self.meter = Meter()
@@ -67,6 +69,7 @@ class Migration:
         self._connections = connections
         self._lifecycle = lifecycle
         self._emit = emit
+        self._dirty_log = dirty_log
         outs = {name: connection.out for name, connection in connections.items()}
         self._sender = Sender(self.scheduler, memory, outs, emit)
         self._main = outs[Channel.PRECOPY]
@@ -87,6 +90,7 @@ class Migration:
         else:
             await self._finish_precopy(snapshot, dirty)
         await self._end()
+        self._dirty_log.stop()
         return snapshot
 
     async def _set_up(self) -> None:
@@ -108,8 +112,8 @@ class Migration:
 
     async def _precopy(self) -> tuple[PageSet, NextStep]:
         """Run passes until precopy is over; return what is dirty then, and what comes next."""
-        # Everything is dirty at first, so what the log holds until now says nothing.
-        self._guest.board.harvest_dirty()
+        # Everything is dirty at first, so what was written until now says nothing.
+        self._dirty_log.start()
         dirty = PageSet(self._config.geometry)
         dirty.fill()
         bytes_per_second = 0.0
@@ -158,7 +162,7 @@ class Migration:
         return snapshot
 
     def _harvest(self, dirty: PageSet) -> None:
-        dirty.add_flat(self._guest.board.harvest_dirty())
+        dirty.add_flat(self._dirty_log.harvest())
         self.meter.dirty_sync_count += 1
 
     async def _finish_precopy(self, snapshot: GuestSnapshot, dirty: PageSet) -> None:

@@ -18,6 +18,7 @@ from source.migration import Migration
 def source_part(
     config: SourceConfig,
     backing: str,
+    dirty_log: str,
     migration: Migration,
     connections: Connections,
     snapshot: GuestSnapshot,
@@ -35,7 +36,7 @@ def source_part(
     return SourcePart(
         policy=config.policy.name,
         backing=backing,
-        dirty_log="software",
+        dirty_log=dirty_log,
         total_time_ms=meter.total_ms,
         setup_time_ms=meter.setup_ms,
         downtime_ms=meter.downtime_ms,

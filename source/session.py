@@ -6,12 +6,15 @@ leaves no process, socket or mapping behind.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
+from guest import services
+from guest.dirty_log import DirtyLog, choose_dirty_log
 from guest.handle import GuestHandle, Mismatch, open_guest
 from guest.image import load_image
 from guest.memory import GuestMemory
@@ -20,6 +23,7 @@ from guest.slices import in_thread
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
+    GuestFailed,
     MidstreamError,
     PeerAborted,
     WrongMemory,
@@ -80,10 +84,19 @@ class Result:
 class SourceSession:
     """Runs one source; `progress` may be read by another task at any time."""
 
-    def __init__(self, config: SourceConfig, emit: Emit) -> None:
-        """Prepare; `run` does the work."""
+    def __init__(
+        self, config: SourceConfig, emit: Emit, log: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Prepare; `run` does the work.
+
+        Args:
+            config: What the user said.
+            emit: Takes events.
+            log: Takes a line about what this machine cannot do as it was wanted.
+        """
         self._config = config
         self._emit = emit
+        self._log = log
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
         self._connections: Connections = {}
@@ -118,17 +131,20 @@ class SourceSession:
         try:
             with GuestMemory.create(self._config.geometry, self._config.backing) as memory:
                 await self._fill(memory)
+                wants_kernel = self._config.dirty_log != "software"
+                service = services.DIRTY_LOG if wants_kernel else services.NONE
                 async with (
-                    open_guest(memory, self._config.spec) as guest,
+                    open_guest(memory, self._config.spec, service) as guest,
                     connect(
                         self._config.host, self._config.port, self._config.policy
                     ) as connections,
                 ):
                     self._connections = connections
                     guest.board.set_present(slice(None))
+                    dirty_log = self._choose_dirty_log(guest)
                     if not self._config.hold:
                         await guest.run()
-                    return await self._converse(memory, guest)
+                    return await self._converse(memory, guest, dirty_log)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             if isinstance(cause, trio.Cancelled):
@@ -137,6 +153,19 @@ class SourceSession:
                 self._lifecycle.fail()
             raise cause from None
 
+    def _choose_dirty_log(self, guest: GuestHandle) -> DirtyLog:
+        """Return the log that the user wants, or the one that there is, and then say why.
+
+        Raises:
+            GuestFailed: It cannot be had.
+        """
+        dirty_log, reason = choose_dirty_log(guest, self._config.geometry)
+        if reason and self._config.dirty_log == "kernel":
+            raise GuestFailed(f"the kernel's dirty log cannot be had: {reason}")
+        if reason:
+            self._log(f"writes are logged by the vCPUs, not by the kernel: {reason}")
+        return dirty_log
+
     async def _fill(self, memory: GuestMemory) -> None:
         await in_thread(memory.populate())
         if self._config.image is None:
@@ -144,14 +173,16 @@ class SourceSession:
         else:
             await in_thread(load_image(self._config.image, memory))
 
-    async def _converse(self, memory: GuestMemory, guest: GuestHandle) -> Result:
+    async def _converse(
+        self, memory: GuestMemory, guest: GuestHandle, dirty_log: DirtyLog
+    ) -> Result:
         """Migrate over the open connections; tell the destination if that fails."""
         self._lifecycle.fire(Event.CONNECTED)
         # The digests in the account are in proportion to the guest: 16 bytes for 2 MiB.
         returns = self._connections[Channel.PRECOPY].returns
         returns.payload_bytes_max += memory.geometry.length_bytes // TARGET_PAGE_BYTES
         migration = Migration(
-            self._config, memory, guest, self._connections, self._lifecycle, self._emit
+            self._config, memory, guest, self._connections, self._lifecycle, self._emit, dirty_log
         )
         self._migration = migration
         try:
@@ -159,7 +190,7 @@ class SourceSession:
                 for inbox in migration.inboxes.values():
                     nursery.start_soon(inbox.run)
                 nursery.start_soon(self._watch, guest)
-                result = await self._migrate_and_compare(migration, memory)
+                result = await self._migrate_and_compare(migration, memory, dirty_log.name)
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = await self._explain(error)
@@ -167,15 +198,18 @@ class SourceSession:
             raise cause from None
         return result
 
-    async def _migrate_and_compare(self, migration: Migration, memory: GuestMemory) -> Result:
+    async def _migrate_and_compare(
+        self, migration: Migration, memory: GuestMemory, dirty_log: str
+    ) -> Result:
         snapshot = await migration.transfer()
         inbox = migration.inboxes[Channel.PRECOPY]
         connection = self._connections[Channel.PRECOPY]
         account = await inbox.expect(Account, CLOSING_SECONDS_MAX)
         comparison = await compare(account.payload, memory, self._config.spec, snapshot)
         part = source_part(
-            self._config, memory.backing, migration, self._connections, snapshot, comparison
-        )
+            self._config, memory.backing, dirty_log, migration, self._connections, snapshot,
+            comparison,
+        )  # fmt: skip
         payload = pack_record(part)
         assert len(payload) <= REPORT_BYTES_MAX
         verdict = Verdict(

@@ -74,7 +74,7 @@ def test_values_arrive_in_their_units() -> None:
           for text in ("1e3", "1.5")),
         ("size", "0"), ("size", "3MiB"), ("size", "65TiB"), ("size", "ram=4MiB,ram=4MiB"),
         ("size", "ram=4MiB,"), ("size", "ram=4MiB@3KiB"), ("page_size", "8KiB"),
-        ("backing", "file"), ("placement", "none"), ("policy", "best"),
+        ("backing", "file"), ("dirty_log", "hardware"), ("placement", "none"), ("policy", "best"),
         ("chunk_size", "0"), ("chunk_size", "6KiB"), ("chunk_size", "128MiB"),
         ("vcpus", "0"), ("vcpus", "65"), ("access_rate", "1e7"), ("access_rate", "1e-999"),
         ("access_rate", "0.0001"), ("write_ratio", "1.01"), ("seed", "18446744073709551616"),

@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from guest.dirty_log import SoftwareDirtyLog
 from guest.handle import GuestSnapshot
 from guest.memory import GuestMemory
 from protocol import events
@@ -84,8 +85,9 @@ class Rig:
         ):
             self.lifecycle.fire(Event.CONNECTED)
             self.migration = Migration(
-                config, self.memory, guest.handle, connections, self.lifecycle, self.events
-            )
+                config, self.memory, guest.handle, connections, self.lifecycle, self.events,
+                SoftwareDirtyLog(guest.board),
+            )  # fmt: skip
             for inbox in self.migration.inboxes.values():
                 nursery.start_soon(inbox.run)
             snapshot = await self.migration.transfer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from guest.board import VcpuCounters
+from guest.dirty_log import SoftwareDirtyLog
 from guest.handle import GuestSnapshot
 from protocol.account import AccountRecord
 from protocol.channels import Channel
@@ -51,8 +52,9 @@ async def test_every_figure_is_where_it_belongs() -> None:
         recorder = Recorder()
         config = source_config(geometry, 1)
         migration = Migration(
-            config, memory, guest.handle, connections, Lifecycle(recorder), recorder
-        )
+            config, memory, guest.handle, connections, Lifecycle(recorder), recorder,
+            SoftwareDirtyLog(guest.board),
+        )  # fmt: skip
         precopy, postcopy = (connection.out for connection in connections.values())
         precopy.bytes_sent, postcopy.bytes_sent = 1000, 500
         precopy.target_pages_sent, postcopy.target_pages_sent = 40, 2
@@ -72,9 +74,9 @@ async def test_every_figure_is_where_it_belongs() -> None:
         counts.postponed, counts.preemptions, counts.boosted = 1, 5, 4
         counts.resent_bytes = 12288
 
-        part = source_part(config, "thp", migration, connections, SNAPSHOT, comparison)
+        part = source_part(config, "thp", "kernel", migration, connections, SNAPSHOT, comparison)
 
-    assert (part.policy, part.backing, part.dirty_log) == ("ordered", "thp", "software")
+    assert (part.policy, part.backing, part.dirty_log) == ("ordered", "thp", "kernel")
     assert (part.total_time_ms, part.setup_time_ms, part.downtime_ms) == (90, 10, 5)
     assert part.expected_downtime_ms == 1.5
     assert (part.ram_bytes, part.remaining_bytes) == (geometry.length_bytes, 0)
@@ -110,9 +112,12 @@ async def test_the_part_crosses_the_wire() -> None:
         recorder = Recorder()
         config = source_config(geometry, 1)
         migration = Migration(
-            config, memory, guest.handle, connections, Lifecycle(recorder), recorder
+            config, memory, guest.handle, connections, Lifecycle(recorder), recorder,
+            SoftwareDirtyLog(guest.board),
+        )  # fmt: skip
+        part = source_part(
+            config, memory.backing, "software", migration, connections, SNAPSHOT, comparison
         )
-        part = source_part(config, memory.backing, migration, connections, SNAPSHOT, comparison)
     payload = pack_record(part)
     assert len(payload) < MIB
     assert unpack_record(SourcePart, payload) == part

@@ -385,3 +385,28 @@ async def test_nobody_listens() -> None:
         with pytest.raises(ConnectionLost, match="cannot connect"):
             await session.run()
         assert rig.events.states == ["failed"]
+
+
+async def test_a_dirty_log_that_is_not_the_kernels_is_told() -> None:
+    """Where the kernel does not log writes one line says why, and the report what was used."""
+    lines: list[str] = []
+    async with make_rig(rule=AFTER_ONE_PASS) as rig:
+        rig.session._log = lines.append
+        result = await rig.run()
+        assert result is not None
+        assert result.report["midstream"]["dirty-log"] == "software"
+    (line,) = lines
+    assert line.endswith("not by the kernel: there is no guest process")
+
+
+@pytest.mark.parametrize("wanted", ["software", "kernel"])
+async def test_a_dirty_log_can_be_asked_for(wanted: str) -> None:
+    """The software's is to be had without a word, and the kernel's or nothing."""
+    lines: list[str] = []
+    async with make_rig(rule=AFTER_ONE_PASS, dirty_log=wanted) as rig:
+        rig.session._log = lines.append
+        if wanted == "kernel":
+            assert "dirty log cannot be had: there is no guest" in str(await rig.fail())
+        else:
+            await rig.run()
+    assert lines == []
