@@ -21,6 +21,7 @@ from source.session import SourceSession
 from tests.helpers import BOUND_SECONDS, HUGE, MIB, Recorder, hand_dest, source_config
 
 GUEST = Geometry((RamBlock("ram", 56 * MIB, HUGE), RamBlock("rom", 8 * MIB, TARGET_PAGE_BYTES)))
+RAM_PAGE_COUNT = GUEST.blocks[0].target_page_count
 WRITTEN = np.sort(np.random.default_rng(3).choice(GUEST.target_page_count, 10_000, replace=False))
 
 
@@ -92,4 +93,7 @@ async def test_a_pass_resends_what_was_written_and_nothing_else(
     assert not sent[2]
     frames = [each for each in passes[1] if target_pages(each)]
     assert len(frames) < 50
+    # Scattered parts of huge pages go together.
+    in_ram = [target_pages(each) for each in frames if max(target_pages(each)) < RAM_PAGE_COUNT]
+    assert any(len({page // 512 for page in pages}) > 1 for pages in in_ram)
     assert any(isinstance(each, SwitchOver) for each in passes[2])

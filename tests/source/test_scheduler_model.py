@@ -645,7 +645,7 @@ BY_POLICY = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: polic
 def test_the_scheduler_follows_the_rules(policy: Policy) -> None:
     """Whatever is added, requested, sent and broken off, the scheduler does what the model does."""
     run_state_machine_as_test(
-        machine_of(policy), settings=settings(max_examples=12, stateful_step_count=15)
+        machine_of(policy), settings=settings(max_examples=8, stateful_step_count=15)
     )
 
 
