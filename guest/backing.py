@@ -91,12 +91,17 @@ def check_room(bytes_by_kind: Iterable[tuple[str, int]]) -> None:
         GuestFailed: There is not enough memory.
     """
     needed_bytes = sum(size for kind, size in bytes_by_kind if kind != "hugetlb")
-    free_bytes = min(_machine_free_bytes(), _cgroup_free_bytes()) - _SPARE_BYTES
+    free_bytes = spare_bytes()
     if needed_bytes > free_bytes:
         raise GuestFailed(
             f"the guest needs {_mib(needed_bytes)} of memory, this machine has {_mib(free_bytes)} "
             "to spare; take a smaller --size"
         )
+
+
+def spare_bytes() -> int:
+    """Return how much memory this machine, and this process's cgroups, have for guests."""
+    return min(_machine_free_bytes(), _cgroup_free_bytes()) - _SPARE_BYTES
 
 
 def _make_hugetlb(block: RamBlock) -> BackedBlock:

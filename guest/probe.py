@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from guest import abi, services
+from guest import abi, libc, services
 from guest.backing import make_block
 from guest.mapping import GuestMapping
-from guest.userfaultfd import known_features
+from guest.userfaultfd import Userfaultfd, known_features
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 
@@ -59,6 +59,21 @@ def can_back(kind: str, page_bytes: int = _HUGE_BYTES) -> Finding:
     return _tried(lambda: make_block(RamBlock("probe", page_bytes, page_bytes), kind).close())
 
 
+def has_userfaultfd_features(features: int) -> Finding:
+    """Tell whether a userfaultfd with these features (abi.UFFD_FEATURE_*) can be had."""
+    return _tried(lambda: Userfaultfd.open(features).close())
+
+
+def can_scan_pagemap() -> Finding:
+    """Tell whether written pages can be asked for and protected again in one call."""
+    return _tried(_scan_nothing)
+
+
+def can_collapse() -> Finding:
+    """Tell whether base pages of shared memory can be made one huge page."""
+    return _tried(_collapse_one)
+
+
 def _provide(service: str, kind: str, page_bytes: int) -> None:
     block = RamBlock("probe", page_bytes, page_bytes)
     made = make_block(block, kind)
@@ -88,6 +103,21 @@ def _scan_nothing() -> None:
             ) from error
         finally:
             os.close(fd)
+
+
+def _collapse_one() -> None:
+    """Make a huge page of what was filled page by page."""
+    block = RamBlock("probe", _HUGE_BYTES, _HUGE_BYTES)
+    made = make_block(block, "base")
+    try:
+        mapping = GuestMapping.attach(Geometry((block,)), (os.dup(made.fd),))
+        try:
+            libc.madvise(mapping.address(0), _HUGE_BYTES, abi.MADV_POPULATE_WRITE)
+            libc.madvise(mapping.address(0), _HUGE_BYTES, abi.MADV_COLLAPSE)
+        finally:
+            mapping.detach()
+    finally:
+        made.close()
 
 
 def _tried(attempt: Callable[[], object]) -> Finding:

@@ -44,6 +44,7 @@ ELSEWHERE = {
     "inject": "scripts.injection.inject",
     "bench": "scripts.figures.bench",
     "compare": "scripts.figures.compare",
+    "doctor": "scripts.doctor.command",
 }
 
 

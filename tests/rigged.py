@@ -5,6 +5,7 @@
     misplace-chunk       the destination writes a chunk's bytes to where the chunk before belongs
     place-early          the destination lets vCPUs touch pages that have not come
     no-namespaces        the tools that make network namespaces are not there
+    unprivileged         run as a user who owns nothing, if that may be had
 
 A test that ends well with one of the three in the middle would end well with a migration that loses
 memory.
@@ -12,9 +13,12 @@ memory.
 
 from __future__ import annotations
 
+import codecs
+import ctypes
 import os
 import signal
 from collections.abc import Callable
+from importlib import import_module
 
 import trio
 
@@ -28,6 +32,10 @@ from protocol.pageset import PageSet
 from scripts.processes import link
 from scripts.screen.recorder import Recorder
 from source.migration import Migration
+
+_NOBODY = 65534
+# <linux/prctl.h>
+_PR_SET_DUMPABLE = 4
 
 
 def stop_at(event_name: str, page: str) -> None:
@@ -98,12 +106,27 @@ def no_namespaces() -> None:
     link.TOOLS = ("no-such-tool",)
 
 
+def unprivileged() -> None:
+    """Give up what this process may."""
+    # What is loaded from here on may lie where that user may not look.
+    import_module("scripts.doctor.command")
+    for codec in ("ascii", "idna"):
+        codecs.lookup(codec)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+        # Who changes its user may not look at itself, until it is another program or says so.
+        assert ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1) == 0
+
+
 RIGS: dict[str, Callable[..., None]] = {
     "stop-at": stop_at,
     "lose-page": lose_page,
     "misplace-chunk": misplace_chunk,
     "place-early": place_early,
     "no-namespaces": no_namespaces,
+    "unprivileged": unprivileged,
 }
 
 

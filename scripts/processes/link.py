@@ -130,19 +130,34 @@ def namespaces_link(bytes_per_second: int) -> Iterator[Link]:
     Raises:
         MigrationError: It cannot be had here; says why.
     """
-    missing = [tool for tool in TOOLS if _path_of(tool) is None]
-    if missing:
-        raise MigrationError(f"this machine lacks {', '.join(missing)}")
+    _check_tools()
     with ExitStack() as stack:
         yield _join_namespaces(stack, bytes_per_second)
 
 
+def _check_tools() -> None:
+    """Refuse a machine without the tools that make a link.
+
+    Raises:
+        MigrationError: Says which.
+    """
+    missing = [tool for tool in TOOLS if _path_of(tool) is None]
+    if missing:
+        raise MigrationError(f"this machine lacks {', '.join(missing)}")
+
+
+def _ways() -> tuple[bool, ...]:
+    """Return whether a user namespace is made, for each way to try.
+
+    A root whose capabilities were taken away may still do there what it may not outside.
+    """
+    return (False, True) if os.geteuid() == 0 else (True,)
+
+
 def _join_namespaces(stack: ExitStack, bytes_per_second: int) -> Link:
     """Make both as root may, or inside a user namespace of one's own; the first refusal counts."""
-    # A root whose capabilities were taken away may still do there what it may not outside.
-    ways = (False, True) if os.geteuid() == 0 else (True,)
     refusals: list[MigrationError] = []
-    for new_user in ways:
+    for new_user in _ways():
         with ExitStack() as attempt:
             try:
                 link = _join(attempt, bytes_per_second, new_user=new_user)
@@ -169,6 +184,27 @@ def _join(stack: ExitStack, bytes_per_second: int, *, new_user: bool) -> Link:
     for side, prefix in prefixes.items():
         _bring_up(prefix, side, bytes_per_second)
     return Link(bytes_per_second, NAMESPACES, prefixes, ADDRESSES["dest"])
+
+
+def try_namespaces() -> str:
+    """Try all that `namespaces_link` needs, in one process that is gone at once; return whose way.
+
+    Raises:
+        MigrationError: It cannot be had here; says why.
+    """
+    _check_tools()
+    shape = f"{_tool('tc')} qdisc add dev mig root tbf rate 1gbit burst {BURST_BYTES} latency 1ms"
+    steps = f"{_tool('ip')} link add mig type veth peer name peer && {shape}"
+    refusals: list[MigrationError] = []
+    for new_user in _ways():
+        user = ["--user", "--map-root-user"] if new_user else []
+        try:
+            _run([_tool("unshare"), *user, "--net", "sh", "-c", steps], "to try it")
+        except MigrationError as error:
+            refusals.append(error)
+        else:
+            return "in a user namespace" if new_user else "as root"
+    raise refusals[0]
 
 
 @contextmanager
@@ -224,18 +260,19 @@ def _bring_up(prefix: list[str], side: str, bytes_per_second: int) -> None:
     _run([*tc, *shape, "burst", str(BURST_BYTES), "latency", f"{QUEUE_MS}ms"])
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str], name: str = "") -> None:
+    name = name or " ".join(command[-6:])
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=_TOOL_SECONDS_MAX, check=False, text=True
         )
     except subprocess.TimeoutExpired:
-        raise MigrationError(f"{' '.join(command)} did not end") from None
+        raise MigrationError(f"{name} took over {_TOOL_SECONDS_MAX:g} s") from None
     except OSError as error:
         raise MigrationError(f"cannot start {command[0]}: {error.strerror}") from error
     if done.returncode:
         reason = done.stderr.strip().splitlines()
-        raise MigrationError(f"{' '.join(command[-6:])} failed: {reason[-1] if reason else '?'}")
+        raise MigrationError(f"{name} failed: {reason[-1] if reason else '?'}")
 
 
 def _path_of(tool: str) -> str | None:
@@ -245,5 +282,5 @@ def _path_of(tool: str) -> str | None:
 
 def _tool(tool: str) -> str:
     path = _path_of(tool)
-    assert path is not None, "namespaces_link looks for all of them first"
+    assert path is not None, "all of them were looked for first"
     return path

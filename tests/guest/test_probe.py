@@ -12,6 +12,10 @@ PROBES = {
     "faults": probe.can_stop_at_faults,
     "faults on huge pages": lambda: probe.can_stop_at_faults("hugetlb", 2 << 20),
     "writes": probe.can_log_writes,
+    "features": lambda: probe.has_userfaultfd_features(abi.UFFD_FEATURE_WP_ASYNC),
+    "no features": lambda: probe.has_userfaultfd_features(1 << 63),
+    "pagemap": probe.can_scan_pagemap,
+    "collapse": probe.can_collapse,
     "thp": lambda: probe.can_back("thp"),
     "hugetlb": lambda: probe.can_back("hugetlb"),
 }

@@ -1,0 +1,1 @@
+"""`midstream doctor`: what this machine can do, found by trying it."""

@@ -1,0 +1,44 @@
+"""`midstream doctor`: asks the machine, one thing after the other, and tells what came of it."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from scripts.doctor import machine, memory
+from scripts.doctor.feature import Feature, can_run, to_lines, to_plain
+from scripts.screen.output import print_result
+
+EXIT_CANNOT_RUN = 1
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="All findings as one JSON object.")
+def doctor(as_json: bool) -> int:
+    """Try what this machine can do, and tell what to do about what is missing.
+
+    Nothing is changed and nothing is left behind.  Exit status: 0 midstream runs here, perhaps
+    without some of it; 1 it does not.
+    """
+    features = [question.answer() for question in (*memory.questions(), *machine.questions())]
+    if as_json:
+        print_result(json.dumps(to_plain(features), indent=2) + "\n")
+    else:
+        for feature in features:
+            _tell(feature)
+        click.echo(f"\n{_verdict(features)}")
+    return 0 if can_run(features) else EXIT_CANNOT_RUN
+
+
+def _tell(feature: Feature) -> None:
+    # Styles go away by themselves where no terminal shows them.
+    lines = to_lines(feature, click.style("yes", fg="green"), click.style("no", fg="red"))
+    click.echo("\n".join(lines))
+
+
+def _verdict(features: list[Feature]) -> str:
+    missing = [feature.name for feature in features if feature.is_needed and not feature.ok]
+    if missing:
+        return f"midstream does not run here: {', '.join(missing)}"
+    return "midstream runs here; what is to be typed is root's to type"
