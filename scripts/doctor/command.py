@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -25,16 +26,15 @@ def doctor(as_json: bool) -> int:
     if as_json:
         print_result(json.dumps(to_plain(features), indent=2) + "\n")
     else:
-        for feature in features:
-            _tell(feature)
-        click.echo(f"\n{_verdict(features)}")
+        lines = [line for feature in features for line in _lines(feature)]
+        print_result("\n".join([*lines, "", _verdict(features), ""]))
     return 0 if can_run(features) else EXIT_CANNOT_RUN
 
 
-def _tell(feature: Feature) -> None:
-    # Styles go away by themselves where no terminal shows them.
-    lines = to_lines(feature, click.style("yes", fg="green"), click.style("no", fg="red"))
-    click.echo("\n".join(lines))
+def _lines(feature: Feature) -> list[str]:
+    if not (sys.stdout and sys.stdout.isatty()):
+        return to_lines(feature)
+    return to_lines(feature, click.style("yes", fg="green"), click.style("no", fg="red"))
 
 
 def _verdict(features: list[Feature]) -> str:

@@ -199,7 +199,7 @@ def try_namespaces() -> str:
     for new_user in _ways():
         user = ["--user", "--map-root-user"] if new_user else []
         try:
-            _run([_tool("unshare"), *user, "--net", "sh", "-c", steps], "to try it")
+            _run([_tool("unshare"), *user, "--net", "/bin/sh", "-c", steps], "the attempt")
         except MigrationError as error:
             refusals.append(error)
         else:
@@ -277,7 +277,8 @@ def _run(command: list[str], name: str = "") -> None:
 
 def _path_of(tool: str) -> str | None:
     """Return where a tool is; an ordinary user's PATH often lacks the folders for root's."""
-    return shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin:/usr/local/sbin")
+    folders = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
+    return shutil.which(tool) or shutil.which(tool, path=folders)
 
 
 def _tool(tool: str) -> str:

@@ -34,8 +34,8 @@ def sysctl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, st
     ("reason", "remedy"),
     [
         ("this machine lacks tc", "apt install iproute2 util-linux"),
-        ("to try it failed: Error: Unknown device type.", "modprobe veth"),
-        ("to try it failed: Error: Specified qdisc kind is unknown.", "modprobe sch_tbf"),
+        ("the attempt failed: Error: Unknown device type.", "modprobe veth"),
+        ("the attempt failed: Error: Specified qdisc kind is unknown.", "modprobe sch_tbf"),
         ("unshare: unshare failed: No space left on device", "sysctl user.max_user_namespaces"),
         ("unshare: unshare failed: Operation not permitted", "--cap-add SYS_ADMIN"),
     ],
