@@ -35,13 +35,16 @@ from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_
 from protocol.messages import Abort, Account, Bye, Verdict
 from protocol.records import pack_record
 from protocol.report import SourcePart, assemble
-from protocol.states import Event, Lifecycle
+from protocol.states import POSTCOPY, Event, Lifecycle, State
 from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connections, connect
 from source.meter import sent_bytes
 from source.migration import Migration
 from source.reporting import source_part
+
+# The guest is the destination's by then.
+_HANDED_OVER = POSTCOPY | {State.COMPLETED}
 
 # How long the peer is given to take the reason why a session ends.
 FAREWELL_SECONDS_MAX = 1.0
@@ -223,9 +226,19 @@ class SourceSession:
         return Result(report, self._problem(part, comparison))
 
     async def _watch(self, guest: GuestHandle) -> None:
-        """Hear what the guest reports while it runs here."""
+        """Hear what the guest reports while it runs here.
+
+        Raises:
+            GuestFailed: It died before it was handed over.
+        """
         while True:
-            event = await guest.receive()
+            try:
+                event = await guest.receive()
+            except GuestFailed:
+                # From then on its process has nothing to do: memory and counts are this one's too.
+                if self._lifecycle.state in _HANDED_OVER:
+                    return
+                raise
             if isinstance(event, Mismatch):
                 self._first_mismatch = self._first_mismatch or (
                     f"vCPU {event.vcpu} read {event.seen:#x} in target page {event.flat_page} "

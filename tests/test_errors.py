@@ -159,14 +159,14 @@ def test_a_side_that_hangs_is_not_waited_for(lab: Lab) -> None:
             "active",
             {
                 "source": (1, "the source was killed by SIGKILL"),
-                "destination's guest": (1, "the guest process was killed by SIGKILL"),
+                "source's guest": (1, "the guest process was killed by SIGKILL"),
             },
         ),
         (
             "postcopy-active",
             {
                 "dest": (1, "the destination was killed by SIGKILL"),
-                "source's guest": (4, "the guest process was killed by SIGKILL"),
+                "destination's guest": (1, "the guest process was killed by SIGKILL"),
             },
         ),
     ],

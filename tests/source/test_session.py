@@ -308,6 +308,26 @@ async def test_a_guest_that_dies_is_told_to_the_peer(
         assert rig.events.states[-1] == "failed"
 
 
+@pytest.mark.parametrize("state", ["postcopy-active", "completed"])
+async def test_a_guest_that_dies_after_it_was_handed_over_is_not_missed(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs on the destination by then; the migration completes, and is verified as ever."""
+    async with make_rig(rule=AFTER_ONE_PASS) as rig:
+        handed_over = trio.Event()
+        rig.events.on(events.STATE, handed_over.set, state=state)
+
+        async def receive() -> GuestEvent:
+            await handed_over.wait()
+            raise GuestFailed("the guest process was killed by SIGKILL")
+
+        monkeypatch.setattr("tests.helpers.FakeGuest.receive", lambda _: receive())
+        result = await rig.run()
+        assert result is not None
+        assert result.report["midstream"]["verified"]["digest-equal"] is True
+        assert aborts(rig.dest) == []
+
+
 CANCELS = [
     ("setup", {"rule": AFTER_ONE_PASS}),
     ("active", {"rule": AFTER_ONE_PASS, "bandwidth": 16 * KIB}),
