@@ -158,6 +158,11 @@ class Migration:
             return part, verdict, source
         raise RemoteProtocolError(f"no verdict in {CLOSING_SECONDS_MAX:g} s")
 
+    def part_so_far(self) -> DestPart:
+        """Return what there is for a report; the guest may be gone by now."""
+        board, vcpus = self._guest.board, range(self._guest.spec.vcpu_count)
+        return self._part(GuestSnapshot((), tuple(board.counters(vcpu) for vcpu in vcpus)))
+
     async def _switch_over(self, message: SwitchOver, device_state: bytes) -> None:
         """Take the guest over: from here on it runs on this side."""
         states = decode_states(device_state, self._guest.spec.vcpu_count)

@@ -35,7 +35,7 @@ from protocol.errors import (
 )
 from protocol.events import Emit
 from protocol.messages import Abort
-from protocol.report import assemble
+from protocol.report import DestPart, assemble
 from protocol.states import POSTCOPY, Event, Lifecycle
 
 # How long the peer is given to take the reason why a session ends.
@@ -78,6 +78,11 @@ class DestSession:
         self._on_listening = on_listening
         self._log = log
         self._lifecycle = Lifecycle(emit)
+        self._migration: Migration | None = None
+
+    def part_so_far(self) -> DestPart | None:
+        """Return what there is for a report when `run` has failed; None if it had no guest."""
+        return self._migration.part_so_far() if self._migration is not None else None
 
     async def run(self) -> Result:
         """Listen, take one migration, and see it through.
@@ -126,6 +131,7 @@ class DestSession:
                         self._config.steps,
                     )  # fmt: skip
                     migration.placement_reason = reason
+                    self._migration = migration
                     migration.listen_to(self._config.touches)
                     return await self._migrate(migration, memory)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause

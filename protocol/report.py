@@ -122,18 +122,49 @@ def assemble(status: str, source: SourcePart, dest: DestPart) -> dict[str, Any]:
         source: What the source knows.
         dest: What the destination knows.
     """
+    return {"status": status, **_as_in_qemu(source), **_latencies(dest)} | {
+        "midstream": _midstream(source, dest)
+    }
+
+
+def assemble_failed(
+    status: str, reason: str, source: SourcePart | None = None, dest: DestPart | None = None
+) -> dict[str, Any]:
+    """Return the report of a migration that did not end well: what there is of one, and why.
+
+    Args:
+        status: "failed" or "cancelled".
+        reason: As it is told on standard error.
+        source: What the source knows, if this is it and it came so far.
+        dest: What the destination knows, likewise.
+    """
+    report: dict[str, Any] = {"status": status}
+    own: dict[str, Any] = {"schema": SCHEMA, "reason": reason}
+    if source is not None:
+        report |= _as_in_qemu(source)
+        own |= _of_source(source)
+    if dest is not None:
+        report |= _latencies(dest)
+        own |= _of_dest(dest)
+    return report | {"midstream": own}
+
+
+def _as_in_qemu(source: SourcePart) -> dict[str, Any]:
     return {
-        "status": status,
         "total-time": round(source.total_time_ms),
         "downtime": round(source.downtime_ms),
         "expected-downtime": round(source.expected_downtime_ms),
         "setup-time": round(source.setup_time_ms),
         "ram": _ram(source),
+    }
+
+
+def _latencies(dest: DestPart) -> dict[str, Any]:
+    return {
         "postcopy-blocktime": round(dest.blocktime_ms),
         "postcopy-latency": dest.latency_ns,
         "postcopy-latency-dist": list(dest.latency_bins),
         "postcopy-vcpu-latency": list(dest.vcpu_latency_ns),
-        "midstream": _midstream(source, dest),
     }
 
 
@@ -158,17 +189,29 @@ def _ram(source: SourcePart) -> dict[str, Any]:
 def _midstream(source: SourcePart, dest: DestPart) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
+        **_of_source(source),
+        **_of_dest(dest),
+        "verified": {
+            "reads": source.reads + dest.reads,
+            "reads-unchecked": dest.reads_unchecked,
+            "mismatches": source.mismatches + dest.mismatches,
+            "pages": source.pages_compared,
+            "digest-equal": source.digest_equal,
+        },
+        "cpu-seconds": {
+            "source": round(source.cpu_seconds, 3),
+            "dest": round(dest.cpu_seconds, 3),
+        },
+    }
+
+
+def _of_source(source: SourcePart) -> dict[str, Any]:
+    return {
         "policy": source.policy,
-        "backing": dest.backing,
         "source-backing": source.backing,
-        "placement": dest.placement,
-        "placement-reason": dest.placement_reason,
         "dirty-log": source.dirty_log,
         "passes": source.pass_count,
         "downtime-ms": round(source.downtime_ms, 3),
-        "faults": _summary(dest.faults),
-        "stages": _stages(dest),
-        "accesses": _summary(dest.accesses),
         "requests": {
             "received": source.requests_received,
             "duplicate": source.requests_duplicate,
@@ -185,17 +228,17 @@ def _midstream(source: SourcePart, dest: DestPart) -> dict[str, Any]:
             "return-path": source.return_path_bytes,
         },
         "recoveries": 0,
-        "verified": {
-            "reads": source.reads + dest.reads,
-            "reads-unchecked": dest.reads_unchecked,
-            "mismatches": source.mismatches + dest.mismatches,
-            "pages": source.pages_compared,
-            "digest-equal": source.digest_equal,
-        },
-        "cpu-seconds": {
-            "source": round(source.cpu_seconds, 3),
-            "dest": round(dest.cpu_seconds, 3),
-        },
+    }
+
+
+def _of_dest(dest: DestPart) -> dict[str, Any]:
+    return {
+        "backing": dest.backing,
+        "placement": dest.placement,
+        "placement-reason": dest.placement_reason,
+        "faults": _summary(dest.faults),
+        "stages": _stages(dest),
+        "accesses": _summary(dest.accesses),
     }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dest.config import DestConfig
 from dest.session import DestSession
+from protocol.report import assemble_failed
 from scripts.options import DEST, Values
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
-from scripts.sides import Outcome, run_side
+from scripts.sides import Outcome, Report, run_side
 
 
 def run_dest(config: DestConfig, values: Values) -> None:
@@ -25,8 +26,16 @@ def run_dest(config: DestConfig, values: Values) -> None:
         else:
             print_result(f"{line}\n")
 
+    sessions: list[DestSession] = []
+
+    def report_failure(status: str, reason: str) -> Report:
+        part = sessions[0].part_so_far() if sessions else None
+        return assemble_failed(status, reason, dest=part)
+
     async def run(recorder: Recorder) -> Outcome:
-        result = await DestSession(config, recorder, say_listening, tell).run()
+        session = DestSession(config, recorder, say_listening, tell)
+        sessions.append(session)
+        result = await session.run()
         return result.report, result.problem
 
-    run_side(DEST, values, run)
+    run_side(DEST, values, run, report_failure)

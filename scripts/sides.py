@@ -5,29 +5,41 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory, root_cause
+from protocol.report import assemble_failed
+from protocol.states import State
+from protocol.text import one_line
 from scripts.options import Values
 from scripts.processes.interrupts import SIGNALS
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
 
+Report = dict[str, Any]
+
 # What both sides' sessions return, as far as this module cares.
-Outcome = tuple[dict[str, Any], WrongMemory | None]
+Outcome = tuple[Report, WrongMemory | None]
 
 
-def run_side(side: str, values: Values, run: Callable[[Recorder], Awaitable[Outcome]]) -> None:
+def run_side(
+    side: str,
+    values: Values,
+    run: Callable[[Recorder], Awaitable[Outcome]],
+    report_failure: Callable[[str, str], Report] = assemble_failed,
+) -> None:
     """Run a side to its end; print and write what came of it.
 
     Args:
         side: "source" or "dest".
         values: The command line's.
         run: Runs the side; takes who takes its events.
+        report_failure: Makes the report of a run that failed, of its status and the reason.
 
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
@@ -46,8 +58,25 @@ def run_side(side: str, values: Values, run: Callable[[Recorder], Awaitable[Outc
                 nursery.cancel_scope.cancel()
             return outcome
 
-        outcome = trio.run(until_signalled, run_recorded)
+        try:
+            outcome = trio.run(until_signalled, run_recorded)
+        except MidstreamError as error:
+            report_error(error, report_failure, values)
+            raise
     _finish(outcome, values)
+
+
+def report_error(
+    error: MidstreamError, report_failure: Callable[[str, str], Report], values: Values
+) -> None:
+    """Write the report of a migration that failed, if one was wanted; why it failed comes first."""
+    if values["report"] is None:
+        return
+    status = State.CANCELLED if isinstance(error, MigrationCancelled) else State.FAILED
+    report = report_failure(status.value, one_line(str(error)))
+    _tell_of_link(report, values)
+    with suppress(MidstreamError):
+        _write_report(values["report"], report)
 
 
 async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
@@ -87,15 +116,22 @@ def _finish(outcome: Outcome, values: Values) -> None:
     report, problem = outcome
     _tell_of_link(report, values)
     target = values["report"]
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    if target == "-":
-        print_result(text)
-    elif target is not None:
-        _write_report(Path(target), text)
+    if target is not None:
+        _write_report(target, report)
     if not values["quiet"] and target != "-":
         print_result(table(report))
     if problem is not None:
         raise problem
+
+
+def put_reason(path: Path, reason: str) -> bool:
+    """Put into the report that a file holds why the command failed; return whether it holds one."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        report["midstream"]["reason"] = reason
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        return True
+    return False
 
 
 def _tell_of_link(report: dict[str, Any], values: Values) -> None:
@@ -105,8 +141,12 @@ def _tell_of_link(report: dict[str, Any], values: Values) -> None:
         report["midstream"]["link"] = {"kind": kind, "bytes-per-second": int(rate)}
 
 
-def _write_report(path: Path, text: str) -> None:
+def _write_report(target: str, report: Report) -> None:
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        print_result(text)
+        return
     try:
-        path.write_text(text, encoding="utf-8")
+        Path(target).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
+        raise MidstreamError(f"cannot write {target}: {error.strerror}") from error

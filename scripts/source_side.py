@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import trio
 
+from protocol.report import assemble_failed
 from scripts.options import SOURCE, Values
 from scripts.screen.output import tell
 from scripts.screen.progress import show_progress
 from scripts.screen.recorder import Recorder
-from scripts.sides import Outcome, run_side
+from scripts.sides import Outcome, Report, run_side
 from source.config import SourceConfig
 from source.session import SourceSession
 
@@ -19,9 +20,15 @@ def run_source(config: SourceConfig, values: Values) -> None:
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
+    sessions: list[SourceSession] = []
+
+    def report_failure(status: str, reason: str) -> Report:
+        part = sessions[0].part_so_far() if sessions else None
+        return assemble_failed(status, reason, source=part)
 
     async def run(recorder: Recorder) -> Outcome:
         session = SourceSession(config, recorder, tell)
+        sessions.append(session)
         async with trio.open_nursery() as nursery:
             # A progress line between log lines would only be in their way.
             if not (values["quiet"] or values["verbose"]):
@@ -30,4 +37,4 @@ def run_source(config: SourceConfig, values: Values) -> None:
             nursery.cancel_scope.cancel()
         return result.report, result.problem
 
-    run_side(SOURCE, values, run)
+    run_side(SOURCE, values, run, report_failure)

@@ -75,6 +75,11 @@ class Migration:
         self._main = outs[Channel.PRECOPY]
         self._inbox = self.inboxes[Channel.PRECOPY]
 
+    @property
+    def backing(self) -> str:
+        """What the guest's memory is made of here."""
+        return self._memory.backing
+
     async def transfer(self) -> GuestSnapshot:
         """Bring the guest over; return it as it was when it stopped here.
 

@@ -21,11 +21,12 @@ def source_part(
     dirty_log: str,
     migration: Migration,
     connections: Connections,
-    snapshot: GuestSnapshot,
-    comparison: Comparison,
+    snapshot: GuestSnapshot | None = None,
+    comparison: Comparison | None = None,
 ) -> SourcePart:
-    """Return what the source knows of a migration whose memory it has compared.
+    """Return what the source knows of a migration.
 
+    Without a snapshot of the guest, and a comparison of its memory, nothing is said to be verified.
     `normal` and `duplicate` count target pages, as QEMU does; a page that changes between zero and
     not is in both.
     """
@@ -33,6 +34,7 @@ def source_part(
     outs = [connection.out for connection in connections.values()]
     data_bytes = sum(out.data_bytes_sent for out in outs)
     normal_pages = data_bytes // TARGET_PAGE_BYTES
+    guest_counts = snapshot.counters if snapshot else ()
     return SourcePart(
         policy=config.policy.name,
         backing=backing,
@@ -65,10 +67,10 @@ def source_part(
         preemptions=counts.preemptions,
         boosted=counts.boosted,
         bytes_sent_twice=counts.resent_bytes,
-        reads=sum(counters.reads_checked for counters in snapshot.counters),
-        mismatches=sum(counters.mismatches for counters in snapshot.counters),
-        pages_compared=config.geometry.page_count,
-        digest_equal=comparison.equal,
+        reads=sum(each.reads_checked for each in guest_counts),
+        mismatches=sum(each.mismatches for each in guest_counts),
+        pages_compared=config.geometry.page_count if comparison else 0,
+        digest_equal=comparison is not None and comparison.equal,
         cpu_seconds=_cpu_seconds(),
     )
 

@@ -124,6 +124,13 @@ class SourceSession:
             boosted=counts.boosted,
         )
 
+    def part_so_far(self) -> SourcePart | None:
+        """Return what there is for a report when `run` has failed; None if it had no connection."""
+        migration = self._migration
+        if migration is None:
+            return None
+        return source_part(self._config, migration.backing, migration, self._connections)
+
     async def run(self) -> Result:
         """Migrate the guest.
 

@@ -4,6 +4,7 @@ The fixture `lab` checks the last: no process may outlive a test, and with the l
 a guest's memory and sockets are gone.
 """
 
+import json
 import os
 import signal
 import socket
@@ -45,9 +46,11 @@ class Pair:
         """Start both; `name` begins the names of the events files."""
         self._events = [lab.folder / f"{name}-{side}.jsonl" for side in ("source", "dest")]
         self._phase = phase
+        self.dest_report = lab.folder / f"{name}-dest.json"
         self.dest = lab.fork(
-            "dest", "--listen=127.0.0.1:0", "--quiet", f"--events={self._events[1]}"
-        )
+            "dest", "--listen=127.0.0.1:0", "--quiet", f"--events={self._events[1]}",
+            f"--report={self.dest_report}",
+        )  # fmt: skip
         self.port = int(self.dest.listening().rpartition(":")[2])
         self.source = lab.fork(
             "source", f"--connect=127.0.0.1:{self.port}", *PHASES[phase],
@@ -68,7 +71,17 @@ class Migration:
         self._lab = lab
         self._events = lab.folder / f"{name}.jsonl"
         self._phase = phase
-        self.launcher = lab.fork("migrate", *PHASES[phase], f"--events={self._events}")
+        self._report = lab.folder / f"{name}.json"
+        self.launcher = lab.fork(
+            "migrate", *PHASES[phase], f"--events={self._events}", f"--report={self._report}"
+        )
+
+    def fail(self, status: int, words: str, seconds_max: float = END_SECONDS_MAX) -> None:
+        """Wait for its end, which the report must tell of as standard error does."""
+        self.launcher.fail(status, words, seconds_max=seconds_max)
+        report = json.loads(self._report.read_text(encoding="utf-8"))
+        assert report["status"] == ("cancelled" if status == 130 else "failed")
+        assert f"midstream: {report['midstream']['reason']}\n" == self.launcher.errors
 
     def reach_phase(self) -> dict[str, int]:
         """Wait until both sides are in the phase that it was started for; return pids by name."""
@@ -116,6 +129,10 @@ def test_the_side_that_is_left_says_so(lab: Lab) -> None:
     other.source.fail(1, "connection", seconds_max=END_SECONDS_MAX)
     lab.expect_nobody()
     assert not any(is_listening(pair.port) for pair in pairs.values())
+    report = json.loads(in_postcopy.dest_report.read_text(encoding="utf-8"))
+    assert report["status"] == "failed"
+    assert "memory of the guest is lost" in report["midstream"]["reason"]
+    assert report["midstream"]["placement"]
 
 
 def test_migrate_can_be_cancelled(lab: Lab) -> None:
@@ -125,7 +142,7 @@ def test_migrate_can_be_cancelled(lab: Lab) -> None:
     for name, migration in migrations.items():
         migration.reach_phase()
         migration.launcher.signal(signal.Signals[name])
-        migration.launcher.fail(130, f"cancelled by {name}", seconds_max=END_SECONDS_MAX)
+        migration.fail(130, f"cancelled by {name}")
 
 
 def test_migrate_can_be_cancelled_before_the_sides_meet(lab: Lab, tmp_path: Path) -> None:
@@ -149,7 +166,7 @@ def test_a_side_that_hangs_is_not_waited_for(lab: Lab) -> None:
     # The first has been handed on; two at once would count as one.
     until(lambda: has_signal(source, "ShdPnd", signal.SIGINT))
     migration.launcher.signal(signal.SIGINT)
-    migration.launcher.fail(130, "cancelled by SIGINT", seconds_max=PATIENCE_SECONDS)
+    migration.fail(130, "cancelled by SIGINT", seconds_max=PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +196,7 @@ def test_migrate_outlives_its_processes(
     for victim, migration in migrations.items():
         kill(migration.reach_phase()[victim])
         status, words = victims[victim]
-        migration.launcher.fail(status, words, seconds_max=END_SECONDS_MAX)
+        migration.fail(status, words)
 
 
 def test_nothing_outlives_migrate(lab: Lab) -> None:

@@ -23,7 +23,7 @@ class Outcome:
         statuses: Exit statuses of "source" and "dest", negative for a signal; None if not started.
         reasons: In their own words, why they failed.
         events: Of both sides, in the order in which they came.
-        report: The source's, None if it wrote none.
+        report: The source's, None if it wrote none; not whole if it failed.
         carriers: For watched pages, the channels that brought bytes of it, in order.
         unfired: Numbers of the steps that never happened.
         timed_out: It was ended from outside.
@@ -93,7 +93,8 @@ class Outcome:
 
     def count(self, name: str) -> int | None:
         """Return a figure under its name in a scenario, None if nobody knows it."""
-        if self.report is not None:
+        # That of a migration that failed tells only what one side had counted by then.
+        if self.report is not None and "verified" in self.report["midstream"]:
             own = self.report["midstream"]
             figures = {
                 "boosted": own["preemptions"]["boosted"],
@@ -104,7 +105,7 @@ class Outcome:
                 "postponed": own["requests"]["postponed"],
             }
             return int(figures[name])
-        # Without a report, what was told on the way still counts.
+        # Without a whole report, what was told on the way still counts.
         told = {
             "boosted": events.BOOST,
             "preemptions": events.PREEMPT,

@@ -16,12 +16,15 @@ from pathlib import Path
 
 import trio
 
-from protocol.errors import MidstreamError, MigrationCancelled, MigrationError
+from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
+from protocol.report import assemble_failed
+from protocol.text import one_line
 from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
 from scripts.processes.child import Child
 from scripts.processes.interrupts import SIGNALS
 from scripts.processes.link import LOOPBACK, Link
 from scripts.screen.output import tell
+from scripts.sides import put_reason, report_error
 
 # A destination that has not begun to listen by then never will.
 LISTEN_SECONDS_MAX = 60.0
@@ -31,6 +34,9 @@ END_SECONDS_MAX = 10.0
 LAST_WORDS_SECONDS_MAX = 1.0
 
 LISTENING = "listening on "
+
+# The exit statuses with which a source has written its report.
+_REPORTED = frozenset({0, 1, 3, 4, 130})
 
 # Names that mean another file in another process.
 _OWN_FILE = re.compile(r"/dev/(?:std(?P<name>in|out|err)|fd/(?P<fd>[0-9]+))")
@@ -60,7 +66,7 @@ class Launcher:
             link: What lies between the two sides.
         """
         self._link = link
-        self._values = values
+        self._values = {"events": None, "report": None, **values}
         self._sides: list[Child] = []
         # The name of the signal by which the user cancelled.
         self._cancelled_by = ""
@@ -75,7 +81,16 @@ class Launcher:
             MigrationCancelled: The user cancelled.
             MigrationError: A side could not be started.
         """
-        self._clear_events()
+        try:
+            await self._run()
+        except BaseException as error:
+            cause = root_cause(error)
+            if isinstance(cause, MidstreamError):
+                self._leave_report(cause)
+            raise
+
+    async def _run(self) -> None:
+        self._clear_outputs()
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals, nursery)
@@ -139,13 +154,14 @@ class Launcher:
         """Tell whether an option goes to a side: the source alone prints and reports."""
         return side == SOURCE or name not in {"report", "quiet", "verbose"}
 
-    def _clear_events(self) -> None:
-        path = self._values["events"]
-        if path is not None and Path(path).is_file():
-            try:
-                os.truncate(path, 0)
-            except OSError as error:
-                raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
+    def _clear_outputs(self) -> None:
+        """Let no file of an earlier run be taken for one of this."""
+        for path in (self._values["events"], self._values["report"]):
+            if path is not None and Path(path).is_file():
+                try:
+                    os.truncate(path, 0)
+                except OSError as error:
+                    raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
 
     def _pass_on(self, line: str) -> None:
         """Hear, and perhaps show, what the destination logs."""
@@ -187,6 +203,20 @@ class Launcher:
             raise MigrationCancelled(f"cancelled by {self._cancelled_by}")
         culprit = self._culprit()
         raise SideFailed(culprit.last_words, max(culprit.status or 1, 1))
+
+    def _leave_report(self, error: MidstreamError) -> None:
+        """See to it that a report that was wanted is there, and says what this process says.
+
+        The source writes one however it ends, unless it is killed.  It may not know the cause.
+        """
+        target = self._values["report"]
+        source = next((side for side in self._sides if side.side == SOURCE), None)
+        if target is not None and Path(target).is_file():
+            has_report = put_reason(Path(target), one_line(str(error)))
+        else:
+            has_report = source is not None and source.status in _REPORTED
+        if not has_report:
+            report_error(error, assemble_failed, {"report": target})
 
     def _culprit(self) -> Child:
         """Return the side whose word counts: both may have failed, of one cause."""

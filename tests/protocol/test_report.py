@@ -13,6 +13,7 @@ from protocol.report import (
     StageSummary,
     Summary,
     assemble,
+    assemble_failed,
 )
 
 # Every value is another, so that none can stand in the place of another.
@@ -215,3 +216,27 @@ def test_the_status_is_the_state() -> None:
     actual = assemble("failed", SOURCE, DEST)["status"]
     assert actual == "failed"
     assert SCHEMA == "midstream-report/1"
+
+
+def test_a_failed_migration_has_a_report_of_what_there_is() -> None:
+    """Each side tells the fields that it alone knows, as in a whole report, and why it failed."""
+    whole = assemble("failed", SOURCE, DEST)
+    reports = {
+        "neither": assemble_failed("failed", "no luck"),
+        "source": assemble_failed("failed", "no luck", source=SOURCE),
+        "dest": assemble_failed("failed", "no luck", dest=DEST),
+    }
+    for report in reports.values():
+        own = report.pop("midstream")
+        assert own.pop("reason") == "no luck"
+        assert own.items() <= whole["midstream"].items()
+        assert report.items() <= whole.items()
+        assert report["status"] == "failed"
+        json.dumps(report, allow_nan=False)
+        report.update(own)
+    assert reports["neither"].keys() == {"status", "schema"}
+    shared = reports["source"].keys() & reports["dest"].keys()
+    assert shared == {"status", "schema"}
+    # What is of both sides together cannot be told by one.
+    told = reports["source"].keys() | reports["dest"].keys()
+    assert {*whole, *whole["midstream"]} - told == {"midstream", "verified", "cpu-seconds"}

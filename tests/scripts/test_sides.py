@@ -19,7 +19,7 @@ from protocol.errors import (
 from protocol.events import STATE
 from protocol.report import DestPart, SourcePart, assemble
 from scripts.screen.recorder import Recorder
-from scripts.sides import Outcome, run_side, until_signalled
+from scripts.sides import Outcome, put_reason, run_side, until_signalled
 
 
 def report() -> dict[str, Any]:
@@ -178,3 +178,55 @@ def test_a_report_that_cannot_be_written_is_an_error() -> None:
 
     with pytest.raises(MidstreamError, match="cannot write /dev/full: No space left on device"):
         run_side("source", values(report="/dev/full"), run)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ConnectionLost("cut\nhere"), "failed"), (MigrationCancelled("by you"), "cancelled")],
+)
+def test_what_fails_has_a_report_too(tmp_path: Path, error: MidstreamError, status: str) -> None:
+    """It says how it ended and why, in one line, and what the side has counted by then."""
+
+    async def run(_: Recorder) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    def report_failure(status: str, reason: str) -> dict[str, Any]:
+        return {"status": status, "midstream": {"reason": reason, "passes": 7}}
+
+    given = values(report=str(tmp_path / "report"), on_link="proxy:1000")
+    with pytest.raises(type(error)):
+        run_side("source", given, run, report_failure)
+    assert json.loads((tmp_path / "report").read_text(encoding="utf-8")) == {
+        "status": status,
+        "midstream": {
+            "reason": str(error).replace("\n", " "),
+            "passes": 7,
+            "link": {"kind": "proxy", "bytes-per-second": 1000},
+        },
+    }
+
+
+def test_a_report_that_cannot_be_written_hides_no_failure() -> None:
+    """Why the migration failed is what has to be told."""
+
+    async def run(_: Recorder) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        raise ConnectionLost("cut")
+
+    with pytest.raises(ConnectionLost):
+        run_side("source", values(report="/dev/full"), run)
+
+
+def test_a_reason_is_put_into_a_report_only(tmp_path: Path) -> None:
+    """What holds no report is left as it is, for who then writes one."""
+    path = tmp_path / "report"
+    for text in ("", "[]", '{"status": "completed"}'):
+        path.write_text(text, encoding="utf-8")
+        assert not put_reason(path, "cut")
+        assert path.read_text(encoding="utf-8") == text
+    assert not put_reason(tmp_path / "missing", "cut")
+    path.write_text('{"status": "failed", "midstream": {"reason": "?"}}', encoding="utf-8")
+    assert put_reason(path, "cut")
+    told = json.loads(path.read_text(encoding="utf-8"))
+    assert told == {"status": "failed", "midstream": {"reason": "cut"}}
