@@ -80,6 +80,11 @@ class Migration:
         """What the guest's memory is made of here."""
         return self._memory.backing
 
+    @property
+    def dirty_log(self) -> str:
+        """Who logs what the guest writes, "kernel" or "software"."""
+        return self._dirty_log.name
+
     async def transfer(self) -> GuestSnapshot:
         """Bring the guest over; return it as it was when it stopped here.
 

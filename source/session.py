@@ -129,7 +129,9 @@ class SourceSession:
         migration = self._migration
         if migration is None:
             return None
-        return source_part(self._config, migration.backing, migration, self._connections)
+        return source_part(
+            self._config, migration.backing, migration.dirty_log, migration, self._connections
+        )
 
     async def run(self) -> Result:
         """Migrate the guest.
@@ -200,7 +202,7 @@ class SourceSession:
                 for inbox in migration.inboxes.values():
                     nursery.start_soon(inbox.run)
                 nursery.start_soon(self._watch, guest)
-                result = await self._migrate_and_compare(migration, memory, dirty_log.name)
+                result = await self._migrate_and_compare(migration, memory)
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = await self._explain(error)
@@ -208,17 +210,15 @@ class SourceSession:
             raise cause from None
         return result
 
-    async def _migrate_and_compare(
-        self, migration: Migration, memory: GuestMemory, dirty_log: str
-    ) -> Result:
+    async def _migrate_and_compare(self, migration: Migration, memory: GuestMemory) -> Result:
         snapshot = await migration.transfer()
         inbox = migration.inboxes[Channel.PRECOPY]
         connection = self._connections[Channel.PRECOPY]
         account = await inbox.expect(Account, CLOSING_SECONDS_MAX)
         comparison = await compare(account.payload, memory, self._config.spec, snapshot)
         part = source_part(
-            self._config, memory.backing, dirty_log, migration, self._connections, snapshot,
-            comparison,
+            self._config, migration.backing, migration.dirty_log, migration, self._connections,
+            snapshot, comparison,
         )  # fmt: skip
         payload = pack_record(part)
         assert len(payload) <= REPORT_BYTES_MAX
