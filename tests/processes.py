@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
@@ -144,14 +144,19 @@ class Lab:
         self._value = str(uuid.uuid4())
         self._processes: list[Process] = []
 
-    def start(self, *arguments: str | Path, stdin: IO[bytes] | int = subprocess.DEVNULL) -> Process:
-        """Start `midstream ARGUMENTS` as a person would."""
+    def start(
+        self,
+        *arguments: str | Path,
+        stdin: IO[bytes] | int = subprocess.DEVNULL,
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
+        """Start `midstream ARGUMENTS` as a person would, perhaps with more variables."""
         stem = self._stem()
         with stem.with_suffix(".out").open("wb") as out, stem.with_suffix(".err").open("wb") as err:
             popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", "scripts", *map(str, arguments)],
                 cwd=self.folder,
-                env=environment_of({_MARK: self._value}),
+                env=environment_of({**(environment or {}), _MARK: self._value}),
                 stdin=stdin,
                 stdout=out,
                 stderr=err,

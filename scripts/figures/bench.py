@@ -15,6 +15,7 @@ from scripts.figures.raw_pair import PIECE_BYTES
 from scripts.figures.throughput import Throughput, run_throughput
 from scripts.files import check_writable
 from scripts.options import OPTIONS
+from scripts.processes.interrupts import raise_when_signalled
 from scripts.processes.link import link_of_rate
 
 _CHUNK_SIZE = next(option.default for option in OPTIONS if option.flag == "--chunk-size")
@@ -39,7 +40,7 @@ def bench(
     length_bytes = _length_bytes(size, page_size)
     if report is not None and report != "-":
         check_writable("--report", report)
-    with link_of_rate(rate) as made:
+    with raise_when_signalled(), link_of_rate(rate) as made:
         throughput = run_throughput(length_bytes, page_size, chunk_size, runs, _Tell(runs), made)
     if report is not None:
         _write(report, throughput)

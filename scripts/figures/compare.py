@@ -20,6 +20,7 @@ from protocol.policy import PRESETS, preset
 from protocol.units import parse_geometry, parse_rate
 from scripts.figures.accesses import write_trace
 from scripts.figures.runs import run_migration, write_json
+from scripts.processes.interrupts import raise_when_signalled
 
 _SCHEMA = "midstream-compare/1"
 
@@ -70,7 +71,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     others fault without pause.
     """
     geometry, rate, names = _parse(policies, size, page_size, link)
-    with tempfile.TemporaryDirectory(prefix="midstream-compare-") as folder:
+    prefix = "midstream-compare-"
+    with raise_when_signalled(), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         if trace is None:
             trace = Path(folder) / "trace.txt"
             write_trace(trace, geometry, vcpus + 1, seed)

@@ -6,6 +6,7 @@ only difference is what midstream does between the two socket calls.
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 import time
@@ -14,12 +15,12 @@ import trio
 
 from guest.memory import GuestMemory
 from guest.slices import finish
-from protocol.errors import MidstreamError, MigrationError, root_cause
+from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
 from protocol.geometry import Geometry, RamBlock
 from scripts.configure import parse_address
 from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
-from scripts.processes.interrupts import exit_when_signalled
+from scripts.processes.interrupts import SIGNALS, exit_when_signalled
 from scripts.processes.link import LOOPBACK, Link
 from scripts.processes.parent import follow_parent
 from scripts.screen.output import print_result, tell_failure
@@ -56,6 +57,7 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> float:
     try:
         with trio.fail_after(_RUN_SECONDS_MAX):
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(_heed)
                 dest, source = start(DEST, link.listen_host), start(SOURCE, "-")
                 address = await dest.read_line(_LISTENING)
                 source.write_line(await link.lead_to(address, nursery))
@@ -65,6 +67,8 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> float:
         failure = root_cause(error)
         if not isinstance(failure, (MigrationError, trio.TooSlowError)):
             raise
+        if isinstance(failure, MigrationCancelled):
+            raise failure from None
     finally:
         for child in children:
             child.kill()
@@ -73,6 +77,13 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> float:
         reasons = [child.reason for child in children if child.reason]
         raise MigrationError(f"the plain socket pair failed: {[*reasons, failure][0]}")
     return rate
+
+
+async def _heed() -> None:
+    """Wait for a signal, and end with it."""
+    with trio.open_signal_receiver(*SIGNALS) as signals:
+        async for number in signals:
+            raise MigrationCancelled(f"cancelled by {signal.Signals(number).name}")
 
 
 def _send(host: str, port: int, view: memoryview) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 from protocol.errors import MidstreamError, MigrationError
 from scripts.processes.child import package_environment
 from scripts.processes.link import PROXY
+from scripts.processes.parent import PARENT_VARIABLE
 from scripts.screen.output import tell
 from scripts.screen.table import link_title
 
@@ -34,7 +36,8 @@ def run_migration(options: Mapping[str, str], folder: Path) -> dict[str, Any]:
     command += [f"--{name}={value}" if value else f"--{name}" for name, value in options.items()]
     done = subprocess.run(
         command,
-        env=package_environment(),
+        # It ends with this process, even if that is killed.
+        env={**package_environment(), PARENT_VARIABLE: str(os.getpid())},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         timeout=_RUN_SECONDS_MAX,

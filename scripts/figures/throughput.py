@@ -6,25 +6,19 @@ ratio of neighbours, with its spread.
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import MigrationError
 from scripts.figures.raw_pair import measure
-from scripts.processes.child import package_environment
+from scripts.figures.runs import run_migration
 from scripts.processes.link import LOOPBACK, Link
 
-_RUN_SECONDS_MAX = 600.0
-
 # Idle vCPUs, so that one pass is all there is: the stream and nothing else.
-_MIGRATION = ("--program=scripted", "--vcpus=1", "--postcopy-after=never", "--quiet")
+_MIGRATION = {"program": "scripted", "vcpus": "1", "postcopy-after": "never"}
 
 
 @dataclass(frozen=True)
@@ -108,27 +102,11 @@ def run_throughput(
 
 
 def _measure_precopy(length_bytes: int, page_size: str, chunk_size: str, link: Link) -> float:
+    shape = {"size": str(length_bytes), "page-size": page_size, "chunk-size": chunk_size}
     with tempfile.TemporaryDirectory(prefix="midstream-bench-") as folder:
-        report = Path(folder) / "report.json"
-        command = [
-            *(sys.executable, "-P", "-m", "scripts", "migrate", *_MIGRATION),
-            *(f"--size={length_bytes}", f"--page-size={page_size}"),
-            *(f"--chunk-size={chunk_size}", f"--report={report}"),
-            f"--link={link.option}",
-        ]
-        done = subprocess.run(
-            command,
-            env=package_environment(),
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=_RUN_SECONDS_MAX,
-            check=False,
-        )
-        if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().removeprefix("midstream: ")
-            raise MigrationError(f"a run of the benchmark failed: {reason}")
-        mbps: float = json.loads(report.read_text(encoding="utf-8"))["ram"]["mbps"]
-        return mbps * 1e6 / 8
+        report = run_migration({**_MIGRATION, **shape, "link": link.option}, Path(folder))
+    mbps: float = report["ram"]["mbps"]
+    return mbps * 1e6 / 8
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 from scripts.processes.parent import has_listener
@@ -22,6 +23,28 @@ def exit_when_signalled() -> None:
     for number in SIGNALS:
         signal.signal(number, _exit)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextlib.contextmanager
+def raise_when_signalled() -> Iterator[None]:
+    """Have the first signal raise in this block, which then cleans up; not around an event loop.
+
+    Raises:
+        MigrationCancelled: A signal came.
+    """
+    # Late: this module is the first of all to be loaded.
+    from protocol.errors import MigrationCancelled  # noqa: PLC0415
+
+    def cancel(number: int, _frame: FrameType | None) -> None:
+        ignore_signals()
+        raise MigrationCancelled(f"cancelled by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, cancel) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ignore_signals() -> None:

@@ -1,12 +1,14 @@
 """Runs of `midstream migrate` by other commands."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from protocol.errors import MidstreamError, MigrationError
 from scripts.figures.runs import run_migration, write_json
+from tests.processes import Lab
 
 
 def test_a_run_returns_its_report(tmp_path: Path) -> None:
@@ -21,6 +23,24 @@ def test_a_failing_run_gives_its_reason(tmp_path: Path) -> None:
     """A migration that fails raises with the line that it printed."""
     with pytest.raises(MigrationError, match="no-such-policy"):
         run_migration({"size": "8MiB", "policy": "no-such-policy"}, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_of_a_comparison(lab: Lab, number: signal.Signals) -> None:
+    """However it is ended, the run that it is at ends too; told to end, it removes its files."""
+    folder = lab.folder / "temporary"
+    folder.mkdir()
+    process = lab.start(
+        "compare", "--size=64MiB", "--link=1MB/s", environment={"TMPDIR": str(folder)}
+    )
+    lab.pid_of("scripts source")
+    process.signal(number)
+    if number is signal.SIGINT:
+        process.wait()
+        assert process.errors.splitlines()[-1] == "midstream: cancelled by SIGINT"
+        assert process.status == 130
+        assert not list(folder.glob("midstream-compare-*"))
+    lab.expect_nobody()
 
 
 def test_json_goes_to_a_file_or_to_standard_output(

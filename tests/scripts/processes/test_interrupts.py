@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from protocol.errors import MigrationCancelled
+from scripts.processes.interrupts import raise_when_signalled
 from tests.processes import ROOT
 
 RAISE = "import signal\nfor _ in range(2):\n    signal.raise_signal(signal.{name})\nprint('on')"
@@ -52,3 +54,25 @@ def test_signals_that_came_too_early_count() -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "")
     assert done.stderr == "midstream: cancelled by SIGINT\n"
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_block_can_clean_up(name: str) -> None:
+    """The first signal leaves the block by an exception, the second does not disturb it."""
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+    cleaned_up = False
+
+    def work() -> None:
+        nonlocal cleaned_up
+        with raise_when_signalled():
+            try:
+                signal.raise_signal(number)
+            finally:
+                signal.raise_signal(number)
+                cleaned_up = True
+
+    with pytest.raises(MigrationCancelled, match=name):
+        work()
+    assert cleaned_up
+    assert signal.getsignal(number) == before
