@@ -51,10 +51,12 @@ def test_the_launcher_holds_signals_back_until_they_can_be_answered(tmp_path: Pa
         pytest.skip("env has no --block-signal")
     for folder in ("scripts", ".venv/bin"):
         (tmp_path / folder).mkdir(parents=True)
+    # No shell, which has signals of its own to block.
+    tell = "import signal, sys\nprint(sys.argv[1:], signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
     files = {
         "scripts/migrate": (ROOT / "scripts" / "migrate").read_text(encoding="utf-8"),
         "scripts/setup": "#!/bin/sh\n",
-        ".venv/bin/midstream": '#!/bin/sh\nprintf "%s," "$@"\ngrep SigBlk /proc/$$/status\n',
+        ".venv/bin/midstream": f"#!{sys.executable}\n{tell}",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -63,7 +65,5 @@ def test_the_launcher_holds_signals_back_until_they_can_be_answered(tmp_path: Pa
         [tmp_path / "scripts" / "migrate", "--save", "a b"],
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
-    arguments, _, mask = done.stdout.rpartition(",")
-    assert arguments == "migrate,--save,a b"
-    blocked = int(mask.split()[1], 16)
-    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
+    assert done.stdout.startswith("['migrate', '--save', 'a b'] {")
+    assert all(repr(number) in done.stdout for number in (signal.SIGINT, signal.SIGTERM))
