@@ -15,6 +15,8 @@ import trio
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted
 from protocol.messages import Abort, Message
+from protocol.tls import TlsTransport
+from protocol.transport import Transport
 from protocol.wire import Decoder, encode
 
 # Room for the head of any page frame (below 60 bytes).  What else of a following frame falls in
@@ -32,13 +34,21 @@ _DRAIN_BYTES = 64 * 1024
 class InChannel:
     """The receiving half of one connection, and the backward direction for small messages."""
 
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        """Take a connected socket and close it in `close`."""
+    def __init__(self, sock: Transport, received: bytes = b"") -> None:
+        """Take a connection and close it in `close`.
+
+        Args:
+            sock: A connected socket, or what stands for one.
+            received: What was read of it already.
+        """
         self.name: Channel | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
         self._sock = sock
+        # OpenSSL may hold bytes already that the kernel would be waited for.
+        self._may_gather = not isinstance(sock, TlsTransport)
         self._decoder = Decoder()
+        self._decoder.receive_data(received)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._send_lock = trio.Lock()
         self._unsent = memoryview(b"")
@@ -95,7 +105,8 @@ class InChannel:
             if have == len(view):
                 return
             rest = place[have:]
-            gathered_bytes = min(len(rest), _GATHERED_BYTES) if gathered else 1
+            gathers = gathered and self._may_gather
+            gathered_bytes = min(len(rest), _GATHERED_BYTES) if gathers else 1
             count = await self._receive_into([rest, self._scratch], gathered_bytes)
             if count > len(rest):
                 self._decoder.receive_data(self._scratch[: count - len(rest)])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dest.script import Step
+from protocol.credentials import NOTHING, Credentials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class DestConfig:
         save: Where the guest's memory is written when the migration is complete; None for nowhere.
         steps: Scripted faults; they need a guest whose program is "scripted".
         touches: A named pipe, through which more come while the guest runs; None for none.
+        credentials: What both sides have to prove to each other.
     """
 
     host: str
@@ -29,3 +31,4 @@ class DestConfig:
     save: Path | None = None
     steps: tuple[Step, ...] = ()
     touches: Path | None = None
+    credentials: Credentials = NOTHING

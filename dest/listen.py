@@ -1,26 +1,36 @@
-"""Accepts connections and pairs them by session; a stranger costs a slot for seconds, nothing more.
+"""Accepts connections and pairs them by session; a stranger costs a place for seconds, no more.
 
-Either connection of a migration may arrive first.  The precopy one makes a session; a postcopy one
-that is early waits for it, not for long.  A connection that does not say hello in time, or says
-something else, is told why, closed and forgotten.
+A connection first proves what is demanded (`greeting`).  Either connection of a migration may
+arrive first.  The precopy one makes a session; a postcopy one that is early waits for it, not for
+long.  A connection that does not prove itself or say hello in time, or says something else, is told
+why, closed and forgotten; when many are on their way, the silent ones give way to those that come.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
 from dest.channel import InChannel
+from dest.greeting import Newcomer, prove
+from dest.newcomers import Newcomers
 from protocol.channels import Channel
-from protocol.errors import MidstreamError, MigrationError, RemoteProtocolError
-from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
+from protocol.credentials import NOTHING, Credentials
+from protocol.errors import ConnectionLost, MidstreamError, MigrationError, RemoteProtocolError
+from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX, PROOF_SECONDS_MAX
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, Welcome
 
 Log = Callable[[str], None]
+
+# How long a connection that is turned away has to take the reason, and what is read of it at once.
+_LINGER_SECONDS_MAX = 1.0
+_DROPPED_BYTES = 256
 
 
 @dataclass
@@ -48,30 +58,41 @@ class Session:
         if len(self._welcomed) == len(Channel):
             self.paired.set()
 
+    def left(self, name: Channel) -> None:
+        """Say that a connection is gone before anything began."""
+        del self.channels[name]
+        self._welcomed.discard(name)
+
 
 class Listener:
     """A listening socket and the connections that it brings; made by `open_listener`."""
 
-    def __init__(self, sock: trio.socket.SocketType, log: Log) -> None:
+    def __init__(
+        self, sock: trio.socket.SocketType, log: Log, credentials: Credentials = NOTHING
+    ) -> None:
         """Take a listening socket."""
-        host, port = sock.getsockname()[:2]
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = _address(sock.getsockname())
         self._sock = sock
         self._log = log
-        self._slots = trio.CapacityLimiter(HELLO_CONNECTIONS_MAX)
+        self._credentials = credentials
+        self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
         self._sessions: dict[bytes, Session] = {}
         self._active: Session | None = None
         self._started = trio.Event()
-        self._open: set[InChannel] = set()
+        self._open: set[trio.socket.SocketType] = set()
 
     async def run(self) -> None:
         """Accept until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
-                await self._slots.acquire_on_behalf_of(slot := object())
                 sock, address = await self._accept()
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                nursery.start_soon(self._greet, InChannel(sock), address, slot)
+                self._open.add(sock)
+                scope = trio.CancelScope()
+                loser = self._newcomers.enter(scope, address[0])
+                if loser is not None:
+                    loser.cancel()
+                nursery.start_soon(self._receive, sock, _address(address), scope)
 
     async def accept_session(self) -> Session:
         """Wait for a precopy connection; its session is from then on the only one."""
@@ -82,56 +103,82 @@ class Listener:
     def close(self) -> None:
         """Close the listening socket and every connection it brought."""
         self._sock.close()
-        for channel in self._open:
-            channel.close()
+        for sock in self._open:
+            sock.close()
 
-    async def _accept(self) -> tuple[trio.socket.SocketType, str]:
+    async def _accept(self) -> tuple[trio.socket.SocketType, tuple[Any, ...]]:
         while True:
             try:
-                sock, address = await self._sock.accept()
+                return await self._sock.accept()
             except OSError as error:
                 # Out of descriptors, or a client that gave up: none of that is ours to die of.
                 self._log(f"a connection could not be accepted: {error.strerror or error}")
                 await trio.sleep(0.1)
-            else:
-                return sock, f"{address[0]}:{address[1]}"
 
-    async def _greet(self, channel: InChannel, address: str, slot: object) -> None:
-        self._open.add(channel)
+    async def _receive(
+        self, sock: trio.socket.SocketType, address: str, scope: trio.CancelScope
+    ) -> None:
+        """See a connection through to its session, or turn it away."""
+        refused = False
+        with scope:
+            try:
+                await self._greet(sock, scope)
+            except MidstreamError as error:
+                refused = True
+                self._log(f"refused a connection from {address}: {error}")
+                await _linger(sock)
+                self._close(sock)
+            finally:
+                self._newcomers.leave(scope)
+        if scope.cancelled_caught:
+            if not refused:
+                self._log(f"gave up a connection from {address}, too many came after it")
+            self._close(sock)
+
+    async def _greet(self, sock: trio.socket.SocketType, scope: trio.CancelScope) -> None:
+        """Have a connection prove what is demanded, hear its hello, and let it wait for its twin.
+
+        Raises:
+            MidstreamError: Nothing came of it, and it has been told.
+        """
+        with _patience(PROOF_SECONDS_MAX, "it has not proved in {} s that it may take part"):
+            newcomer = await prove(sock, self._credentials)
+        if self._credentials.demanding:
+            self._newcomers.make_known(scope)
+        channel = newcomer.channel
         try:
-            with trio.fail_after(HELLO_SECONDS_MAX):
-                name, session = self._admit(channel, await channel.receive())
+            with _patience(HELLO_SECONDS_MAX, "no migration began in {} s"):
+                name, session = self._admit(newcomer, await channel.receive())
+                self._newcomers.make_known(scope)
                 await channel.send(Welcome(version=PROTOCOL_VERSION))
                 session.welcomed(name)
                 if name is Channel.PRECOPY:
                     self._started.set()
-                # A postcopy connection that is early keeps its slot, so that few can wait.
-                await session.claimed.wait()
-        except (MidstreamError, trio.TooSlowError) as error:
-            reason = str(error) or f"no migration began in {HELLO_SECONDS_MAX:g} s"
-            self._log(f"refused a connection from {address}: {reason}")
+                # A postcopy connection that is early keeps its place, so that few can wait.
+                elif not session.claimed.is_set():
+                    await session.claimed.wait()
+        except BaseException as error:
             self._forget(channel)
-            await self._turn_away(channel, reason)
-        finally:
-            self._slots.release_on_behalf_of(slot)
+            if isinstance(error, MidstreamError):
+                with trio.move_on_after(1), suppress(MidstreamError):
+                    await channel.send(Abort(reason=str(error)))
+            raise
 
     def _forget(self, channel: InChannel) -> None:
         """Make room again for a connection in the place of one that came to nothing."""
         for session in list(self._sessions.values()):
             if channel.name is not None and session.channels.get(channel.name) is channel:
-                del session.channels[channel.name]
+                session.left(channel.name)
                 if channel.name is Channel.PRECOPY:
                     self._active = None
                 if not session.channels:
                     del self._sessions[session.session_id]
 
-    async def _turn_away(self, channel: InChannel, reason: str) -> None:
-        with trio.move_on_after(1), suppress(MidstreamError):
-            await channel.send(Abort(reason=reason))
-        channel.close()
-        self._open.discard(channel)
+    def _close(self, sock: trio.socket.SocketType) -> None:
+        sock.close()
+        self._open.discard(sock)
 
-    def _admit(self, channel: InChannel, hello: Message) -> tuple[Channel, Session]:
+    def _admit(self, newcomer: Newcomer, hello: Message) -> tuple[Channel, Session]:
         """Check a hello and put the connection where it belongs; return its role and session.
 
         Raises:
@@ -139,6 +186,7 @@ class Listener:
         """
         if not isinstance(hello, Hello):
             raise RemoteProtocolError("the first message is no hello")
+        newcomer.check(hello)
         if hello.version != PROTOCOL_VERSION:
             raise RemoteProtocolError(
                 f"protocol version {hello.version} is not version {PROTOCOL_VERSION}"
@@ -151,38 +199,80 @@ class Listener:
         name = Channel(hello.role)
         if name in session.channels:
             raise RemoteProtocolError(f"the session has a {hello.role} connection already")
-        session.channels[name] = channel
-        channel.name = name
+        session.channels[name] = newcomer.channel
+        newcomer.channel.name = name
         if name is Channel.PRECOPY:
             self._active = session
         return name, session
 
 
 @asynccontextmanager
-async def open_listener(host: str, port: int, log: Log) -> AsyncIterator[Listener]:
+async def open_listener(
+    host: str, port: int, log: Log, credentials: Credentials = NOTHING
+) -> AsyncIterator[Listener]:
     """Listen; everything is closed when the block is left.
 
     Args:
         host: A name or address.
         port: A TCP port; 0 picks one.
         log: Takes a line about each connection that is refused.
+        credentials: What a connection has to prove.
 
     Raises:
-        MigrationError: The address cannot be listened on.
+        MigrationError: The address cannot be listened on, or only with credentials.
     """
     try:
-        (listener, *more) = await trio.open_tcp_listeners(port, host=host)
+        listeners = await trio.open_tcp_listeners(port, host=host)
     except OSError as error:
         raise MigrationError(
             f"cannot listen on {host}:{port}: {error.strerror or error}"
         ) from error
-    for other in more:
+    # Nothing has been accepted yet.
+    addresses = [listener.socket.getsockname() for listener in listeners]
+    for other in listeners[1:]:
         other.socket.close()
-    result = Listener(listener.socket, log)
+    result = Listener(listeners[0].socket, log, credentials)
     try:
+        if not (credentials.demanding or all(map(_is_loopback, addresses))):
+            raise MigrationError(
+                f"{host} is not on loopback: listening there needs --secret-file, or --tls-cert, "
+                "--tls-key and --tls-ca, so that nobody uninvited migrates to it"
+            )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(result.run)
             yield result
             nursery.cancel_scope.cancel()
     finally:
         result.close()
+
+
+def _address(name: tuple[Any, ...]) -> str:
+    """Return HOST:PORT of what the system calls a socket's name."""
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_loopback(name: tuple[Any, ...]) -> bool:
+    return ipaddress.ip_address(name[0].partition("%")[0]).is_loopback
+
+
+@contextmanager
+def _patience(seconds: float, complaint: str) -> Iterator[None]:
+    """Wait so long for what is done inside.
+
+    Raises:
+        ConnectionLost: It took longer.
+    """
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise ConnectionLost(complaint.format(f"{seconds:g}")) from None
+
+
+async def _linger(sock: trio.socket.SocketType) -> None:
+    """Let what was said arrive: to close a connection with unread bytes would throw it away."""
+    with trio.move_on_after(_LINGER_SECONDS_MAX), suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while await sock.recv(_DROPPED_BYTES):
+            pass

@@ -92,7 +92,9 @@ class DestSession:
             trio.Cancelled: The caller's scope was cancelled; the source has been told.
         """
         try:
-            async with open_listener(self._config.host, self._config.port, self._log) as listener:
+            async with open_listener(
+                self._config.host, self._config.port, self._log, self._config.credentials
+            ) as listener:
                 self._on_listening(listener.address)
                 session = await listener.accept_session()
                 return await self._serve(session)

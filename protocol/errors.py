@@ -6,6 +6,7 @@
     |   +-- RemoteProtocolError  the peer did: the session ends and the peer is told why
     +-- MigrationError           no rule was broken, the migration ends all the same
         +-- PeerAborted          the peer said so, with a reason
+        +-- AuthenticationFailed a side could not prove that it may take part
         +-- ConnectionLost       a connection ended before the closing exchange
         +-- MigrationCancelled   the user said so
         +-- GuestFailed          the guest could not be started, or died
@@ -45,6 +46,10 @@ class MigrationError(MidstreamError):
 
 class PeerAborted(MigrationError):
     """The peer ended the migration and said why."""
+
+
+class AuthenticationFailed(MigrationError):
+    """One side has not proved, by a secret or a certificate, that it may take part."""
 
 
 class ConnectionLost(MigrationError):
@@ -102,6 +107,7 @@ def _vagueness(error: BaseException) -> int:
         LocalProtocolError,
         RemoteProtocolError,
         WrongMemory,
+        AuthenticationFailed,
         GuestFailed,
         PeerAborted,
         MidstreamError,

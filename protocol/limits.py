@@ -58,10 +58,21 @@ SESSION_ID_BYTES = 16
 # vCPUs have one 8-byte slot each in every target page, a cache line apart.
 VCPU_COUNT_MAX = 64
 
-# Seconds in which a new connection must say who it is, and its twin must arrive.
+# Nobody guesses 16 random bytes; what is longer than a few lines is some other file.
+SECRET_BYTES_MIN = 16
+SECRET_BYTES_MAX = 1024
+
+# As long as the MAC that it goes into: none comes twice by chance.
+NONCE_BYTES = 32
+
+# Seconds in which a new connection must prove that it may take part: a TLS handshake and the
+# exchange of proofs are three round trips.
+PROOF_SECONDS_MAX = 5.0
+
+# Seconds in which a connection must say its hello, and its twin must arrive.
 HELLO_SECONDS_MAX = 10.0
 
-# Connections that may wait for their hello at once; a migration needs two.
+# Connections that may be on their way to a hello at once; a migration needs two.
 HELLO_CONNECTIONS_MAX = 16
 
 # A peer that takes longer than this to prepare (allocate and populate memory) or to verify is
@@ -76,6 +87,7 @@ assert BLOCK_COUNT_MAX * (BLOCK_NAME_CHARS_MAX + 32) < HEADER_BYTES_MAX
 assert CAPABILITY_COUNT_MAX * (CAPABILITY_CHARS_MAX + 4) < HEADER_BYTES_MAX
 assert max(BLOCK_COUNT_MAX, CAPABILITY_COUNT_MAX) <= HEADER_ARRAY_ITEMS_MAX
 assert RUN_COUNT_MAX * 8 + 64 < HEADER_BYTES_MAX
+assert PROOF_SECONDS_MAX <= HELLO_SECONDS_MAX
 assert REASON_CHARS_MAX * 4 + 64 < HEADER_BYTES_MAX
 assert GUEST_BYTES_MAX // (2 << 20) * 16 + REPORT_BYTES_MAX + DEVICE_STATE_BYTES_MAX < (
     CLOSING_BYTES_MAX

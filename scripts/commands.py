@@ -113,6 +113,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     import trio
 
     from scripts.configure import check_outputs, check_pair, dest_config, link_rate, source_config
+    from scripts.credentials import check_certificates, read_or_make_secret
     from scripts.processes.launcher import Launcher
     from scripts.processes.link import link_of_rate
 
@@ -120,8 +121,10 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     check_outputs(values)
     source_config(values, "", 0)
     dest_config(values, "", 0)
+    check_certificates(values)
+    secret = read_or_make_secret(values)
     with link_of_rate(link_rate(values["link"])) as link:
-        trio.run(Launcher(values, link).run)
+        trio.run(Launcher(values, secret, link).run)
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)
@@ -136,12 +139,13 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
     from scripts.configure import check_outputs, parse_address, source_config
+    from scripts.credentials import credentials
     from scripts.source_side import run_source
 
     check_outputs(values)
     address = sys.stdin.readline().strip() if connect == "-" else connect
     host, port = parse_address(address, "--connect", port_min=1)
-    run_source(source_config(values, host, port), values)
+    run_source(source_config(values, host, port, credentials(values, server=False)), values)
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)
@@ -156,11 +160,12 @@ def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's value
 def dest(listen: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Wait for a source and take its guest over."""
     from scripts.configure import check_outputs, dest_config, parse_address
+    from scripts.credentials import credentials
     from scripts.dest_side import run_dest
 
     host, port = parse_address(listen, "--listen")
     check_outputs(values)
-    run_dest(dest_config(values, host, port), values)
+    run_dest(dest_config(values, host, port, credentials(values, server=True)), values)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ from guest.backing import BACKING_CHOICES
 from guest.dirty_log import DIRTY_LOG_CHOICES
 from guest.programs import PROGRAM_NAMES, ProgramSpec
 from guest.trace import read_trace
+from protocol.credentials import NOTHING, Credentials
 from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.limits import CHUNK_BYTES_MAX
@@ -75,7 +76,9 @@ def _is_host(text: str) -> bool:
         return False
 
 
-def source_config(values: Values, host: str, port: int) -> SourceConfig:
+def source_config(
+    values: Values, host: str, port: int, credentials: Credentials = NOTHING
+) -> SourceConfig:
     """Return the source's configuration.
 
     Raises:
@@ -100,13 +103,16 @@ def source_config(values: Values, host: str, port: int) -> SourceConfig:
         bandwidth=_parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
         dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
         hold=bool(values["hold"]),
+        credentials=credentials,
         postcopy_bandwidth=_parsed(
             "--max-postcopy-bandwidth", lambda: parse_rate(values["max_postcopy_bandwidth"])
         ),
     )
 
 
-def dest_config(values: Values, host: str, port: int) -> DestConfig:
+def dest_config(
+    values: Values, host: str, port: int, credentials: Credentials = NOTHING
+) -> DestConfig:
     """Return the destination's configuration.
 
     Raises:
@@ -122,6 +128,7 @@ def dest_config(values: Values, host: str, port: int) -> DestConfig:
         save=Path(values["save"]) if values["save"] is not None else None,
         steps=_steps(values["steps"]),
         touches=Path(values["touches"]) if values.get("touches") else None,
+        credentials=credentials,
     )
 
 

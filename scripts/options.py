@@ -23,6 +23,7 @@ LAUNCH = "launch"
 # The sections of a command's help, in their order.
 GUEST = "Guest"
 MIGRATION = "Migration"
+ACCESS = "Who may take part"
 OUTPUT = "Output"
 
 Values = Mapping[str, Any]
@@ -144,6 +145,21 @@ OPTIONS = (
         "--link", LAUNCH, MIGRATION,
         "Put the two sides on a shaped link of their own, such as 1Gbit/s; 0: plain loopback.",
         "0", "RATE",
+    ),
+    Option(
+        "--secret-file", BOTH, ACCESS,
+        "A secret that both sides prove to know; nobody else may read the file. Default of "
+        "migrate: a fresh one.",
+        None, "FILE",
+    ),
+    Option(
+        "--tls-cert", BOTH, ACCESS, "Encrypt (TLS 1.3), with this side's certificate, as PEM.",
+        None, "FILE",
+    ),
+    Option("--tls-key", BOTH, ACCESS, "The certificate's private key.", None, "FILE"),
+    Option(
+        "--tls-ca", BOTH, ACCESS, "Who must have signed the other side's certificate.",
+        None, "FILE",
     ),
     Option(
         "--save", DEST, OUTPUT, "Write the guest's memory here when all of it is there.",

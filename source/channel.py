@@ -15,6 +15,8 @@ import trio
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
 from protocol.messages import Message
+from protocol.tls import SMALL_BATCH_BYTES, TlsTransport
+from protocol.transport import Transport
 from protocol.wire import encode
 
 # Bytes in the kernel cannot be preempted, so in postcopy the precopy channel gets a small send
@@ -77,14 +79,15 @@ class Frame:
 class OutChannel:
     """The sending half of one connection."""
 
-    def __init__(self, name: Channel, sock: trio.socket.SocketType) -> None:
-        """Take a connected socket and close it in `close`."""
+    def __init__(self, name: Channel, sock: Transport) -> None:
+        """Take a connection and close it in `close`."""
         self.name = name
         self.open_frame: Frame | None = None
         self.bytes_sent = 0
         self.target_pages_sent = 0
         self.data_bytes_sent = 0
         self._sock = sock
+        self._tls = sock if isinstance(sock, TlsTransport) else None
 
     def keep_little_in_the_kernel(self) -> None:
         """Shrink the send buffer of a TCP connection for postcopy."""
@@ -93,6 +96,8 @@ class OutChannel:
             (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, POSTCOPY_UNSENT_BYTES),
         ):
             self._sock.setsockopt(level, option, value)
+        if self._tls is not None:
+            self._tls.batch_bytes = SMALL_BATCH_BYTES
 
     def close(self) -> None:
         """Close the socket and forget the open frame, whose payload holds on to guest memory."""
@@ -106,7 +111,11 @@ class OutChannel:
             ConnectionLost: The connection is broken.
         """
         try:
-            count = os.writev(self._sock.fileno(), frame.rest(limit))
+            if self._tls is None:
+                count = os.writev(self._sock.fileno(), frame.rest(limit))
+            else:
+                rest = frame.rest(min(limit, self._tls.batch_bytes))
+                count = self._tls.write_now(rest, self._write)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -116,6 +125,9 @@ class OutChannel:
         frame.sent += count
         self.bytes_sent += count
         return count
+
+    def _write(self, data: memoryview) -> int:
+        return os.write(self._sock.fileno(), data)
 
     async def wait_room(self) -> None:
         """Wait until the socket takes bytes again, or is broken."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guest.programs import ProgramSpec
+from protocol.credentials import NOTHING, Credentials
 from protocol.geometry import Geometry
 from protocol.policy import Policy
 from source.convergence import SwitchRule
@@ -25,6 +26,7 @@ class SourceConfig:
         dirty_log: One of guest.dirty_log.DIRTY_LOG_CHOICES.
         hold: Keep the vCPUs still here, so that their program begins on the destination.
         postcopy_bandwidth: Bytes a second of background in postcopy, 0 for no limit.
+        credentials: What both sides have to prove to each other.
     """
 
     host: str
@@ -40,3 +42,4 @@ class SourceConfig:
     postcopy_bandwidth: int
     dirty_log: str = "auto"
     hold: bool = False
+    credentials: Credentials = NOTHING

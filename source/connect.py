@@ -1,22 +1,24 @@
-"""Connects to a destination: one TCP connection a channel, each opened by a Hello."""
+"""Connects to a destination: one TCP connection a channel, each opened by proofs and a Hello."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import trio
 
 from protocol.channels import Channel
+from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, RemoteProtocolError
-from protocol.limits import HELLO_SECONDS_MAX, SESSION_ID_BYTES
+from protocol.limits import HELLO_SECONDS_MAX, PROOF_SECONDS_MAX, SESSION_ID_BYTES
 from protocol.messages import PROTOCOL_VERSION, Hello, Welcome
 from protocol.policy import Policy
 from source.channel import OutChannel
+from source.proving import prove
 from source.returns import ReturnPath
 
 
@@ -32,10 +34,13 @@ Connections = Mapping[Channel, Connection]
 
 
 @asynccontextmanager
-async def connect(host: str, port: int, policy: Policy) -> AsyncIterator[Connections]:
+async def connect(
+    host: str, port: int, policy: Policy, credentials: Credentials = NOTHING
+) -> AsyncIterator[Connections]:
     """Open the connections that a policy needs; they are closed when the block is left.
 
     Raises:
+        AuthenticationFailed: One side does not prove to the other what that demands.
         ConnectionLost: Nobody listens there, or the connection breaks.
         PeerAborted: The destination refuses.
         RemoteProtocolError: What listens there is no midstream destination.
@@ -45,14 +50,32 @@ async def connect(host: str, port: int, policy: Policy) -> AsyncIterator[Connect
     connections: dict[Channel, Connection] = {}
     try:
         for name in names:
-            sock = await _open(host, port)
-            connections[name] = Connection(OutChannel(name, sock), ReturnPath(name, sock))
-        for name, connection in connections.items():
-            await _greet(connection, name, session, f"{host}:{port}")
+            connections[name] = await connect_channel(host, port, name, session, credentials)
         yield connections
     finally:
         for connection in connections.values():
             connection.out.close()
+
+
+async def connect_channel(
+    host: str, port: int, name: Channel, session: bytes, credentials: Credentials = NOTHING
+) -> Connection:
+    """Open one connection of a session: connect, prove, say hello, hear the welcome.
+
+    Raises:
+        AuthenticationFailed, ConnectionLost, PeerAborted, RemoteProtocolError: As `connect`.
+    """
+    sock = await _open(host, port)
+    try:
+        with _patience(f"{host}:{port} did not prove itself", PROOF_SECONDS_MAX):
+            transport = await prove(sock, host, name, session, credentials)
+        connection = Connection(OutChannel(name, transport), ReturnPath(name, transport))
+        with _patience(f"{host}:{port} did not answer the hello", HELLO_SECONDS_MAX):
+            await _greet(connection, name, session, f"{host}:{port}")
+    except BaseException:
+        sock.close()
+        raise
+    return connection
 
 
 async def _open(host: str, port: int) -> trio.socket.SocketType:
@@ -87,13 +110,24 @@ def _reason(error: OSError) -> str:
 
 
 async def _greet(connection: Connection, name: Channel, session: bytes, address: str) -> None:
-    with trio.move_on_after(HELLO_SECONDS_MAX) as scope:
-        await connection.out.send(Hello(version=PROTOCOL_VERSION, session=session, role=name.value))
-        try:
-            answer, _ = await connection.returns.receive()
-        except RemoteProtocolError as error:
-            raise RemoteProtocolError(f"{address} is no midstream destination: {error}") from error
-        if not isinstance(answer, Welcome) or answer.version != PROTOCOL_VERSION:
-            raise RemoteProtocolError(f"{address} answered the hello with something else")
-    if scope.cancelled_caught:
-        raise ConnectionLost(f"{address} did not answer the hello in {HELLO_SECONDS_MAX:g} s")
+    await connection.out.send(Hello(version=PROTOCOL_VERSION, session=session, role=name.value))
+    try:
+        answer, _ = await connection.returns.receive()
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(f"{address} is no midstream destination: {error}") from error
+    if not isinstance(answer, Welcome) or answer.version != PROTOCOL_VERSION:
+        raise RemoteProtocolError(f"{address} answered the hello with something else")
+
+
+@contextmanager
+def _patience(complaint: str, seconds: float) -> Iterator[None]:
+    """Wait so long for what is done inside.
+
+    Raises:
+        ConnectionLost: It took longer.
+    """
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise ConnectionLost(f"{complaint} in {seconds:g} s") from None

@@ -17,6 +17,7 @@ from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.limits import DEVICE_STATE_BYTES_MAX, REPORT_BYTES_MAX
 from protocol.messages import Abort, Message, PageRequest
+from protocol.transport import Transport
 from protocol.wire import Decoder
 
 M = TypeVar("M", bound=Message)
@@ -30,8 +31,8 @@ PAYLOAD_BYTES_MAX = DEVICE_STATE_BYTES_MAX + REPORT_BYTES_MAX
 class ReturnPath:
     """The receiving half of one connection to the destination."""
 
-    def __init__(self, name: Channel, sock: trio.socket.SocketType) -> None:
-        """Take a connected socket; it is closed by its `OutChannel`."""
+    def __init__(self, name: Channel, sock: Transport) -> None:
+        """Take a connection; it is closed by its `OutChannel`."""
         self.bytes_received = 0
         self.payload_bytes_max = PAYLOAD_BYTES_MAX
         self._name = name

@@ -148,7 +148,10 @@ class SourceSession:
                 async with (
                     open_guest(memory, self._config.spec, service) as guest,
                     connect(
-                        self._config.host, self._config.port, self._config.policy
+                        self._config.host,
+                        self._config.port,
+                        self._config.policy,
+                        self._config.credentials,
                     ) as connections,
                 ):
                     self._connections = connections

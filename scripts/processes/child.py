@@ -41,6 +41,7 @@ class Child:
         capture: bool,
         prefix: Sequence[str] = (),
         module: str = "scripts",
+        secret: bytes | None = None,
     ) -> None:
         """Start `python -m MODULE SIDE ARGUMENTS`, which is `midstream SIDE ARGUMENTS`.
 
@@ -53,6 +54,7 @@ class Child:
             capture: Read its standard output and error here instead of letting them through.
             prefix: The command line that brings a process to where it is to run.
             module: What has sides too, if it is not midstream itself.
+            secret: Given to it through a pipe, which nobody else sees.
 
         Raises:
             MigrationError: The system refused to start a process.
@@ -64,6 +66,10 @@ class Child:
         self._output = b""
         # What the side says of why it fails.
         self._reason, far_reason = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        inherited = [far_reason]
+        if secret is not None:
+            inherited.append(_pipe_with(secret))
+            arguments = [*arguments, f"--secret-file=/dev/fd/{inherited[-1]}"]
         environment = {PARENT_VARIABLE: str(os.getpid()), REASON_VARIABLE: str(far_reason)}
         pipe = subprocess.PIPE if capture else None
         # An interpreter that is interrupted while it starts prints a traceback.  The process
@@ -76,7 +82,7 @@ class Child:
                 stdin=subprocess.PIPE,
                 stdout=pipe,
                 stderr=pipe,
-                pass_fds=[far_reason],
+                pass_fds=inherited,
                 process_group=0,
             )
         except OSError as error:
@@ -84,7 +90,8 @@ class Child:
             raise MigrationError(f"cannot start the {self.title}: {error.strerror}") from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            os.close(far_reason)
+            for fd in inherited:
+                os.close(fd)
 
     @property
     def status(self) -> int | None:
@@ -187,6 +194,15 @@ class Child:
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()
+
+
+def _pipe_with(data: bytes) -> int:
+    """Return the reading end of a pipe that holds these bytes and no more."""
+    near, far = os.pipe2(os.O_CLOEXEC)
+    # Far less than any pipe takes.
+    os.write(far, data)
+    os.close(far)
+    return near
 
 
 def package_environment() -> dict[str, str]:

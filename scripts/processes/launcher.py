@@ -58,15 +58,19 @@ class SideFailed(MidstreamError):
 class Launcher:
     """Both sides of one migration; `run` once."""
 
-    def __init__(self, values: Values, link: Link = LOOPBACK) -> None:
+    def __init__(
+        self, values: Values, secret: bytes | None = None, link: Link = LOOPBACK
+    ) -> None:
         """Prepare; nothing is started yet.
 
         Args:
             values: The options of `midstream migrate`.
+            secret: What both sides prove to each other to know.
             link: What lies between the two sides.
         """
         self._link = link
         self._values = {"events": None, "report": None, **values}
+        self._secret = secret
         self._sides: list[Child] = []
         # The name of the signal by which the user cancelled.
         self._cancelled_by = ""
@@ -146,12 +150,16 @@ class Launcher:
             [*arguments, *to_arguments(values, ours)],
             capture=capture,
             prefix=self._link.prefixes[side],
+            secret=self._secret,
         )
         self._sides.append(child)
         return child
 
     def _is_for(self, side: str, name: str) -> bool:
         """Tell whether an option goes to a side: the source alone prints and reports."""
+        if name == "secret_file":
+            # What it holds was read, and is handed on.
+            return False
         return side == SOURCE or name not in {"report", "quiet", "verbose"}
 
     def _clear_outputs(self) -> None:

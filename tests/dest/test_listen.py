@@ -1,9 +1,10 @@
-"""The listener: two connections become one session, and strangers cost nothing but their slot."""
+"""The listener: two connections become one session, and strangers cost a place, not for long."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 import trio
@@ -11,13 +12,19 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dest.listen import Listener, Session, open_listener
 from protocol.channels import Channel
-from protocol.errors import MigrationError
-from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
+from protocol.credentials import NOTHING, Credentials
+from protocol.errors import MigrationError, PeerAborted
+from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX, PROOF_SECONDS_MAX
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, PassEnd, Ready, Welcome
+from protocol.policy import preset
+from protocol.wire import encode
+from source.connect import connect, connect_channel
+from source.proving import prove
 from tests.helpers import BOUND_SECONDS, SESSION, Peer, bounded, dial, nothing_left
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 OTHER_SESSION = bytes(16)
+SECRET = Credentials(secret=b"correct horse battery staple")
 
 
 class Rig:
@@ -28,6 +35,12 @@ class Rig:
         self.listener: Listener
         self.log: list[str] = []
         self.peers: list[Peer] = []
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port."""
+        host, port = self.listener.address.rsplit(":", 1)
+        return host, int(port)
 
     async def dial(self) -> Peer:
         """Connect and say nothing."""
@@ -40,6 +53,11 @@ class Rig:
         peer = await self.dial()
         await peer.send(message)
         return peer
+
+    async def join(self, name: Channel, session: bytes, credentials: Credentials) -> None:
+        """Connect as a source does, up to the Welcome."""
+        connection = await connect_channel(*self.place, name, session, credentials)
+        self.peers.append(Peer(cast("trio.socket.SocketType", connection.out._sock)))
 
     async def refusal(self, message: Message) -> str:
         """Say something and return why it is refused; the connection must then be closed."""
@@ -55,12 +73,14 @@ class Rig:
 
 
 @asynccontextmanager
-async def make_rig(seconds: float = BOUND_SECONDS) -> AsyncIterator[Rig]:
+async def make_rig(
+    seconds: float = BOUND_SECONDS, credentials: Credentials = NOTHING
+) -> AsyncIterator[Rig]:
     """Listen on loopback; no socket may stay, and the block is bounded."""
     rig = Rig()
     with nothing_left(), bounded(seconds):
         try:
-            async with open_listener("127.0.0.1", 0, rig.log.append) as rig.listener:
+            async with open_listener("127.0.0.1", 0, rig.log.append, credentials) as rig.listener:
                 yield rig
             for peer in rig.peers:
                 await peer.wait_closed()
@@ -166,30 +186,96 @@ async def test_postcopy_connections_of_others_do_not_hold_the_place() -> None:
         assert POST not in session.channels
 
 
-async def test_a_silent_stranger_loses_its_slot(autojump_clock: MockClock) -> None:
-    """A connection that does not say hello in time is told so and closed."""
+async def test_a_silent_stranger_loses_its_place(autojump_clock: MockClock) -> None:
+    """A connection that says nothing is closed in a few seconds."""
     autojump_clock.autojump_threshold = 0.1
     async with make_rig() as rig:
         peer = await rig.dial()
-        abort = await peer.expect(Abort)
-        assert abort.reason == "no migration began in 10 s"
-        assert trio.current_time() == HELLO_SECONDS_MAX
         await peer.wait_closed()
+        assert trio.current_time() == PROOF_SECONDS_MAX
         assert "refused a connection from 127.0.0.1:" in rig.log[0]
         await rig.accept()
 
 
-async def test_silent_strangers_do_not_keep_a_source_away(autojump_clock: MockClock) -> None:
-    """With every slot taken a source waits in the system's queue until one of them is free."""
+async def test_a_slow_stranger_loses_its_place(autojump_clock: MockClock) -> None:
+    """A connection that begins a hello and does not end it is told so and closed."""
     autojump_clock.autojump_threshold = 0.1
     async with make_rig() as rig:
-        for _ in range(HELLO_CONNECTIONS_MAX):
-            await rig.dial()
-        await wait_all_tasks_blocked()
-        peer = await rig.say(hello(PRE))
-        await peer.expect(Welcome)
+        peer = await rig.dial()
+        await peer.send_bytes(encode(hello(PRE))[:-1])
+        assert (await peer.expect(Abort)).reason == "no migration began in 10 s"
         assert trio.current_time() == HELLO_SECONDS_MAX
-        assert len(rig.log) == HELLO_CONNECTIONS_MAX
+        await peer.wait_closed()
+        await rig.accept()
+
+
+@pytest.mark.parametrize("credentials", [NOTHING, SECRET])
+async def test_silent_strangers_do_not_keep_a_source_away(credentials: Credentials) -> None:
+    """With every place taken a source gets in at once, and the oldest strangers are closed."""
+    async with make_rig(credentials=credentials) as rig:
+        strangers = [await rig.dial() for _ in range(HELLO_CONNECTIONS_MAX + 3)]
+        await wait_all_tasks_blocked()
+        assert len(rig.log) == 3
+        async with connect(*rig.place, preset("ordered"), credentials) as connections:
+            assert set(connections) == set(Channel)
+            # The first of them left its place to the second.
+            assert len(rig.log) == 4
+            for stranger in strangers[:4]:
+                await stranger.wait_closed()
+            assert all("too many came after it" in line for line in rig.log)
+
+
+async def test_only_a_proved_hello_counts() -> None:
+    """Where a secret is demanded, a hello alone is refused with what is missing."""
+    async with make_rig(credentials=SECRET) as rig:
+        reason = await rig.refusal(hello(PRE))
+        assert reason == "the destination demands a secret, see --secret-file"
+        assert len(rig.log) == 1
+
+
+@pytest.mark.parametrize("changed", [hello(PRE, session=OTHER_SESSION), hello(POST)])
+async def test_a_hello_is_for_what_was_proved(changed: Hello) -> None:
+    """A proof for one session and role opens no other."""
+    async with make_rig(credentials=SECRET) as rig:
+        peer = await rig.dial()
+        await prove(peer.sock, "127.0.0.1", PRE, SESSION, SECRET)
+        await peer.send(changed)
+        assert (await peer.expect(Abort)).reason == "the hello is not for what was proved"
+
+
+@pytest.mark.parametrize("order", [(PRE, POST), (POST, PRE)])
+async def test_both_connections_prove(order: tuple[Channel, Channel]) -> None:
+    """The second connection of a session has to prove itself as the first had."""
+    first, second = order
+    async with make_rig(credentials=SECRET) as rig:
+        await rig.join(first, SESSION, SECRET)
+        assert "demands a secret" in await rig.refusal(hello(second))
+        await rig.join(second, SESSION, SECRET)
+        session = await rig.listener.accept_session()
+        await session.paired.wait()
+
+
+async def test_a_second_genuine_source_is_refused() -> None:
+    """While one migration runs another source is told so, though it knows the secret."""
+    async with make_rig(credentials=SECRET) as rig:
+        await rig.join(PRE, SESSION, SECRET)
+        with pytest.raises(PeerAborted, match="a migration is under way here already"):
+            await rig.join(PRE, OTHER_SESSION, SECRET)
+
+
+async def test_far_from_loopback_something_is_demanded() -> None:
+    """Where others can connect, a destination without a secret or certificates does not listen."""
+    log: list[str] = []
+    with (
+        nothing_left(),
+        bounded(),
+        pytest.raises(MigrationError, match=r"0\.0\.0\.0 is not on loop"),
+    ):
+        async with open_listener("0.0.0.0", 0, log.append):
+            pytest.fail("it listens")
+    with bounded():
+        async with open_listener("0.0.0.0", 0, log.append, SECRET) as listener:
+            assert listener.address.startswith("0.0.0.0:")
 
 
 async def test_an_early_postcopy_connection_expires(autojump_clock: MockClock) -> None:

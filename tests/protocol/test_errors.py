@@ -6,6 +6,7 @@ import pytest
 
 from protocol import errors
 from protocol.errors import (
+    AuthenticationFailed,
     ConnectionLost,
     GuestFailed,
     LocalProtocolError,
@@ -37,6 +38,7 @@ TELLING: list[BaseException] = [
     LocalProtocolError("a bug or bad input here"),
     RemoteProtocolError("the peer broke the rules"),
     WrongMemory("torn"),
+    AuthenticationFailed("the secrets differ"),
     GuestFailed("died"),
     PeerAborted("the peer says why"),
     MigrationError("does not converge"),
@@ -53,6 +55,7 @@ TELLING: list[BaseException] = [
         (RemoteProtocolError, 1),
         (MigrationError, 1),
         (PeerAborted, 1),
+        (AuthenticationFailed, 1),
         (ConnectionLost, 1),
         (GuestFailed, 1),
         (WrongMemory, 3),

@@ -1,5 +1,6 @@
 """Holds protocol/README.md to the code: its tables and diagrams say what the code does."""
 
+import hmac
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from protocol import limits
 from protocol.channels import Channel
 from protocol.messages import FIELD_TYPES, MESSAGE_TYPES, Message, PackedRuns
 from protocol.policy import PRESETS, HalfSent
+from protocol.proof import DestProof, SourceProof
 from protocol.states import RECEIVABLE, TRANSITIONS, Event, State, state_diagram
 from protocol.units import format_bytes
 
@@ -44,9 +46,11 @@ def rows(first_header: str) -> list[list[str]]:
     return table
 
 
-def diagrams() -> list[str]:
-    """Return the mermaid diagrams of the page."""
-    return re.findall(r"```mermaid\n(.*?)\n```", text(), flags=re.DOTALL)
+def diagram(words: str) -> str:
+    """Return the one mermaid diagram of the page that has these words."""
+    every = re.findall(r"```mermaid\n(.*?)\n```", text(), flags=re.DOTALL)
+    (found,) = (each for each in every if words in each)
+    return str(found)
 
 
 def limit_text(name: str, value: float) -> str:
@@ -54,6 +58,27 @@ def limit_text(name: str, value: float) -> str:
     if "BYTES" in name:
         return format_bytes(value)
     return f"{value:g} s" if "SECONDS" in name else str(value)
+
+
+def test_the_proofs_are_the_codes() -> None:
+    """The messages of the exchange stand on the page in their order, with their real lengths."""
+    source = SourceProof(bytes(16), Channel.POSTCOPY, bytes(16), b"n" * 32)
+    dest = DestProof(bytes(16), source.opening, b"m" * 32)
+    real = {
+        "opening": source.opening,
+        "challenge": dest.challenge,
+        "proof": source.prove(dest.challenge),
+        "answer": dest.answer,
+    }
+    assert [row[:3] for row in rows("message")] == [
+        [name, "D to S" if name in ("challenge", "answer") else "S to D", str(len(message))]
+        for name, message in real.items()
+    ]
+    arrows = re.findall(r"(\w)->>(\w): (\w+)\(", diagram("opening"))
+    assert arrows == [(row[1][0], row[1][-1], row[0]) for row in rows("message")]
+    mac = hmac.digest(bytes(16), b"midstream source" + source.opening + dest.challenge, "sha256")
+    assert real["proof"] == mac
+    assert source.opening[4:] == b"\1" + bytes(16) + b"n" * 32
 
 
 def test_the_policies_are_told_apart() -> None:
@@ -127,7 +152,7 @@ def test_a_page_is_sent_when_it_may_be_heard() -> None:
 
 def test_the_sequence_has_every_message() -> None:
     """The diagram of a whole migration has every message but the one that ends it early."""
-    sequence, _ = diagrams()
+    sequence = diagram("precopy: Setup")
     assert sequence.startswith("sequenceDiagram\n")
     arrows = re.findall(r"^ *([SD])->>([SD]): (precopy|postcopy): (.*)$", sequence, re.MULTILINE)
     sent = {
@@ -142,7 +167,7 @@ def test_the_sequence_has_every_message() -> None:
 
 def test_the_sequence_is_in_order() -> None:
     """In the diagram each message of the opening, the hand-over and the closing has its place."""
-    sequence, _ = diagrams()
+    sequence = diagram("precopy: Setup")
     order = [
         "Hello", "Welcome", "Setup", "Ready", "PassEnd", "PassAck", "Discard", "SwitchOver",
         "Running", "PageRequest", "End(", "Finished", "Account", "Verdict", "Bye",
@@ -153,7 +178,7 @@ def test_the_sequence_is_in_order() -> None:
 
 def test_the_state_diagram_is_the_table() -> None:
     """The diagram of the states is the one that the table draws."""
-    _, states = diagrams()
+    states = diagram("stateDiagram")
     assert state_diagram() == states
 
 

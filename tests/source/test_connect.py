@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import cast
 
 import pytest
 import trio
@@ -126,7 +127,7 @@ async def test_sockets_do_not_hold_frames_back() -> None:
         connect("127.0.0.1", there.port, ORDERED) as connections,
     ):
         for connection in connections.values():
-            sock = connection.out._sock
+            sock = cast("trio.socket.SocketType", connection.out._sock)
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
 

@@ -1,0 +1,28 @@
+"""What a side proves itself with, and wants the other side to prove."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """A secret, certificates, both or nothing.
+
+    Attributes:
+        secret: Both sides' secret; it is in no text that is made of this.
+        tls: The context of this side, which demands the other side's certificate; None for a plain
+            connection.
+    """
+
+    secret: bytes | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+    @property
+    def demanding(self) -> bool:
+        """Whether the other side has to prove anything."""
+        return self.secret is not None or self.tls is not None
+
+
+NOTHING = Credentials()

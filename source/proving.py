@@ -1,0 +1,60 @@
+"""How a source proves on a new connection that it may take part, and has the destination do so."""
+
+from __future__ import annotations
+
+import secrets
+
+from protocol.channels import Channel
+from protocol.credentials import Credentials
+from protocol.errors import ConnectionLost
+from protocol.limits import NONCE_BYTES
+from protocol.proof import ANSWER_BYTES, CHALLENGE_BYTES, SourceProof
+from protocol.tls import TlsTransport
+from protocol.transport import Transport, receive_exactly, send_all
+
+
+async def prove(
+    sock: Transport, host: str, name: Channel, session: bytes, credentials: Credentials
+) -> Transport:
+    """Do what the credentials say before the first frame; return what frames go over.
+
+    Args:
+        sock: A new connection.
+        host: The name or address that the destination's certificate must be for.
+        name: The connection's role.
+        session: The session's id.
+        credentials: What both sides have to prove; if nothing, nothing is sent.
+
+    Raises:
+        AuthenticationFailed: One side does not prove to the other what that demands.
+        ConnectionLost: The connection broke.
+    """
+    transport, hint = sock, ""
+    try:
+        if credentials.tls is not None:
+            # A destination that reads frames only can make nothing of TLS, and say nothing to it.
+            hint = ", does the destination speak TLS?"
+            transport = tls = TlsTransport(sock, credentials.tls, server_name=host)
+            await tls.handshake()
+            hint = ""
+        if credentials.secret is not None:
+            await _exchange(
+                transport,
+                SourceProof(credentials.secret, name, session, secrets.token_bytes(NONCE_BYTES)),
+            )
+    except (EOFError, OSError) as error:
+        reason = "was closed" if isinstance(error, EOFError) else f"broke: {_words(error)}"
+        raise ConnectionLost(
+            f"the {name.value} connection {reason}, before anything was proved{hint}"
+        ) from error
+    return transport
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+async def _exchange(transport: Transport, proof: SourceProof) -> None:
+    await send_all(transport, proof.opening)
+    await send_all(transport, proof.prove(await receive_exactly(transport, CHALLENGE_BYTES)))
+    proof.check(await receive_exactly(transport, ANSWER_BYTES))
