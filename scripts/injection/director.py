@@ -19,11 +19,9 @@ from protocol import events
 from protocol.geometry import PageId
 from protocol.states import State
 from scripts.injection.actions import Fault, NetworkAction, ProcessAction
-from scripts.injection.scenario import Scenario, Step
+from scripts.injection.scenario import Scenario, Step, is_scripted
 from scripts.injection.tap import Mark
 from scripts.injection.triggers import Elapsed, Entered, Passed, Placed, Received, Requested
-
-_SCRIPTED = (Received, Requested, Placed)
 
 
 class Stage(Protocol):
@@ -148,31 +146,6 @@ class Director:
                 self._stage.network(action)
             case ProcessAction() as action:
                 self._stage.process(action)
-
-
-def is_scripted(step: Step) -> bool:
-    """Tell whether a step is the destination's own to do."""
-    return isinstance(step.action, Fault) and isinstance(step.when, _SCRIPTED)
-
-
-def needs_proxy(scenario: Scenario) -> bool:
-    """Tell whether a scenario asks for anything that only a proxy can see or do."""
-    return bool(
-        scenario.link_rate
-        or scenario.expect.watched
-        or any(isinstance(step.action, NetworkAction) for step in scenario.steps)
-        or wire_marks(scenario)
-    )
-
-
-def wire_marks(scenario: Scenario) -> list[Mark]:
-    """Return what the proxy is to stop at."""
-    found: list[Mark] = [
-        step.when.mark
-        for step in scenario.steps
-        if isinstance(step.when, (Received, Passed)) and not is_scripted(step)
-    ]
-    return list(dict.fromkeys(found))
 
 
 def write_script(scenario: Scenario, path: Path) -> bool:

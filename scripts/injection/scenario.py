@@ -20,11 +20,21 @@ from protocol.limits import VCPU_COUNT_MAX
 from protocol.policy import Policy
 from protocol.units import parse_rate
 from scripts.configure import dest_config, source_config
-from scripts.injection.actions import Action, Fault, read_action
+from scripts.credentials import credentials
+from scripts.injection.actions import Action, Fault, NetworkAction, read_action
 from scripts.injection.expect import Expect, read_expect
 from scripts.injection.guest_terms import Guest
 from scripts.injection.scenario_text import ScenarioError, Where, read_toml
-from scripts.injection.triggers import Entered, Placed, Requested, Trigger, read_trigger
+from scripts.injection.tap import Mark
+from scripts.injection.triggers import (
+    Entered,
+    Passed,
+    Placed,
+    Received,
+    Requested,
+    Trigger,
+    read_trigger,
+)
 from scripts.options import OPTIONS, Values
 
 __all__ = ["Scenario", "ScenarioError", "Step", "read_scenario"]
@@ -35,6 +45,9 @@ TIMEOUT = "30s"
 # What `midstream inject` says itself; `link` is not an option of either side.
 _OWN_OPTIONS = frozenset({"report", "events", "steps", "quiet", "verbose", "trace", "html", "save"})
 LINK = "link"
+
+# What the destination does by itself when it happens.
+_SCRIPTED = (Received, Requested, Placed)
 
 
 @dataclass(frozen=True)
@@ -100,9 +113,12 @@ def read_scenario(path: Path) -> Scenario:
     expect = read_expect(_table(table, "expect", where), where.inside("expect"), guest)
     if "expect" not in table:
         raise where.wrong("", "a scenario without [expect] shows nothing")
-    return Scenario(
+    scenario = Scenario(
         path, name, values, guest.geometry, guest.policy, link_rate, timeout_ms, steps, expect
     )
+    if values["tls_cert"] is not None and needs_proxy(scenario):
+        raise inside.wrong("tls-cert", "what passes is encrypted, the proxy finds no page in it")
+    return scenario
 
 
 def _table(table: dict[str, Any], name: str, where: Where) -> dict[str, Any]:
@@ -137,7 +153,7 @@ def _values(options: Mapping[str, Any], where: Where) -> dict[str, Any]:
 
 def _beside(path: Path, key: str, value: str) -> str:
     """Return a value with a file's name in it read as seen from the scenario."""
-    if key == "image":
+    if key in {"image", "secret-file", "tls-cert", "tls-key", "tls-ca"}:
         return str(path.parent / value)
     if key == "program" and value.startswith("trace:"):
         return f"trace:{path.parent / value.removeprefix('trace:')}"
@@ -147,6 +163,7 @@ def _beside(path: Path, key: str, value: str) -> str:
 def _guest(values: Values, options: Mapping[str, Any], where: Where) -> Guest:
     """Check the options together; return what steps and expectations are about."""
     try:
+        credentials(values, server=True)
         dest_config(values, "", 0)
         config = source_config(values, "", 0)
     except click.BadParameter as error:
@@ -190,3 +207,28 @@ def _needs_postcopy(when: Trigger) -> bool:
     if isinstance(when, Entered):
         return when.state.startswith("postcopy")
     return isinstance(when, (Requested, Placed))
+
+
+def is_scripted(step: Step) -> bool:
+    """Tell whether a step is the destination's own to do."""
+    return isinstance(step.action, Fault) and isinstance(step.when, _SCRIPTED)
+
+
+def needs_proxy(scenario: Scenario) -> bool:
+    """Tell whether a scenario asks for anything that only a proxy can see or do."""
+    return bool(
+        scenario.link_rate
+        or scenario.expect.watched
+        or any(isinstance(step.action, NetworkAction) for step in scenario.steps)
+        or wire_marks(scenario)
+    )
+
+
+def wire_marks(scenario: Scenario) -> list[Mark]:
+    """Return what the proxy is to stop at."""
+    found: list[Mark] = [
+        step.when.mark
+        for step in scenario.steps
+        if isinstance(step.when, (Received, Passed)) and not is_scripted(step)
+    ]
+    return list(dict.fromkeys(found))

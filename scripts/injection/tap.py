@@ -20,6 +20,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.geometry import Geometry, PageId, Span
 from protocol.limits import HEADER_BYTES_MAX
 from protocol.messages import Hello, Message, PageData, RunData, SwitchOver, ZeroData
+from protocol.proof import DEST_BYTES, SOURCE_BYTES, TAG, TAG_BYTES
 from protocol.runs import unpack_runs
 from protocol.wire import Decoder
 
@@ -216,6 +217,9 @@ class Tap:
         self._places: list[Span] = []
         # What came was no frame: from here on bytes are only counted.
         self._blind = False
+        # Where a secret is proved, this much is before the first frame.
+        self._proof_bytes_left = 0
+        self._begun = False
 
     def feed(self, data: memoryview) -> Iterator[Piece]:
         """Cut bytes into pieces; the next one is made when it is asked for.
@@ -239,6 +243,8 @@ class Tap:
         """Return what comes next, and how much of it at most."""
         if self._blind:
             return Part.OTHER, available
+        if self._proof_bytes_left:
+            return Part.OTHER, min(available, self._proof_bytes_left)
         if not self._payload_left:
             return Part.HEADER, min(available, self._head_bytes - len(self._head))
         limit = min(available, self._payload_left)
@@ -252,6 +258,9 @@ class Tap:
             return self._take_head(data)
         if self._blind:
             return []
+        if self._proof_bytes_left:
+            self._proof_bytes_left -= len(data)
+            return []
         self._payload_left -= len(data)
         if not self._places or self.channel is None:
             return []
@@ -264,6 +273,13 @@ class Tap:
         self._head += data
         if len(self._head) < self._head_bytes:
             return []
+        if self._head == TAG and not self._begun:
+            self._begun = True
+            self._head = bytearray()
+            whole = SOURCE_BYTES if self._direction is Direction.FORWARD else DEST_BYTES
+            self._proof_bytes_left = whole - TAG_BYTES
+            return []
+        self._begun = True
         if self._head_bytes == _LENGTH.size:
             (length,) = _LENGTH.unpack(self._head)
             self._blind = not 0 < length <= HEADER_BYTES_MAX

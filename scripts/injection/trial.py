@@ -20,11 +20,12 @@ from protocol import events
 from protocol.errors import MigrationError
 from protocol.geometry import PageId
 from scripts.configure import parse_address
+from scripts.credentials import read_or_make_secret
 from scripts.injection.actions import NetworkAction, ProcessAction
-from scripts.injection.director import Director, needs_proxy, wire_marks, write_script
+from scripts.injection.director import Director, write_script
 from scripts.injection.outcome import Outcome
 from scripts.injection.proxy import Proxy
-from scripts.injection.scenario import Scenario
+from scripts.injection.scenario import Scenario, needs_proxy, wire_marks
 from scripts.injection.tap import Marks
 from scripts.options import DEST, SOURCE, options_of, to_arguments
 from scripts.processes.child import Child
@@ -32,6 +33,9 @@ from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, 
 from scripts.processes.link import PROXY, Link
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
+
+# Options that are not handed on as they are.
+_OURS_TO_SAY = frozenset({"report", "events", "secret_file"})
 
 # What is read of the events at once.
 _READ_BYTES = 64 * 1024
@@ -60,6 +64,8 @@ class Trial:
         self._met = False
         self._timed_out = False
         self._touches_fd = -1
+        # Each run has its own, or the scenario's.
+        self._secret = read_or_make_secret(scenario.values)
         self._nursery: trio.Nursery | None = None
         self.director = Director(scenario, self, self._start_soon)
 
@@ -140,10 +146,10 @@ class Trial:
             self._children[DEST].interrupt()
 
     def _start(self, side: str, arguments: list[str]) -> Child:
-        ours = [option for option in options_of(side) if option.name not in {"report", "events"}]
+        ours = [option for option in options_of(side) if option.name not in _OURS_TO_SAY]
         own = [f"--events={self._folder / 'events.pipe'}", "--events-append", "--events-now"]
         given = to_arguments(self._scenario.values, ours)
-        child = Child(side, [*arguments, *own, *given], capture=True)
+        child = Child(side, [*arguments, *own, *given], capture=True, secret=self._secret)
         self._children[side] = child
         self._start_soon(child.collect_errors, lambda _: None)
         return child

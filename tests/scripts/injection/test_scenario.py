@@ -10,6 +10,7 @@ from scripts.injection.actions import Fault, NetworkAction, ProcessAction
 from scripts.injection.scenario import Scenario, ScenarioError, read_scenario
 from scripts.injection.tap import BytesMark, Direction, Part
 from scripts.injection.triggers import Elapsed, Entered, Passed, Placed, Received, Requested
+from tests.certificates import write_certificates
 from tests.processes import Lab
 
 END = '[expect]\nstatus = "completed"\n'
@@ -210,6 +211,18 @@ def test_a_wrong_scenario_is_refused(tmp_path: Path, text: str, line: int, word:
     assert place == f"{tmp_path / 'case.toml'}:{line}"
     assert word in reason
     assert caught.value.exit_status == 2
+
+
+def test_the_proxy_cannot_look_into_tls(tmp_path: Path) -> None:
+    """With TLS a scenario that looks at frames is refused, one that does not is read."""
+    options = write_certificates(tmp_path, "own")
+    keys = [option.removeprefix("--").partition("=") for option in options]
+    lines = "\n".join(f'{key} = "{Path(path).name}"' for key, _, path in keys)
+    kill = 'process = { do = "kill", side = "dest" }'
+    scenario = read(tmp_path, step('{ state = "postcopy-active" }', kill, lines))
+    assert scenario.values["tls_key"] == str(tmp_path / "own-key.pem")
+    with pytest.raises(ScenarioError, match=r"case\.toml:2: .* the proxy finds no page in it"):
+        read(tmp_path, step("{ page = 1, received = 0.5 }", 'network = { do = "cut" }', lines))
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

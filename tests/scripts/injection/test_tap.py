@@ -14,6 +14,7 @@ from protocol.messages import (
     SwitchOver,
     ZeroData,
 )
+from protocol.proof import DestProof, SourceProof
 from protocol.runs import Runs, pack_runs
 from protocol.wire import encode
 from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Part, ShareMark, Tap
@@ -162,6 +163,29 @@ def test_the_way_back_is_counted_once_its_channel_is_known() -> None:
     tap = Tap(Direction.BACKWARD, Marks(GEOMETRY, [mark]))
     tap.channel = Channel.PRECOPY
     assert reach(tap, encode(PageRequest(block=0, page=1, target_page=2)), 2) == [(3, mark)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 57, 1000])
+def test_frames_are_found_behind_a_proof(size: int) -> None:
+    """Where a secret is proved the frames begin later, in both directions, and all bytes count."""
+    proof = SourceProof(b"s" * 16, Channel.PRECOPY, bytes(16), bytes(32))
+    answers = DestProof(b"s" * 16, proof.opening, bytes(32))
+    said = proof.opening + proof.prove(answers.challenge)
+    stream = hello() + data(PAGE_BYTES, 8192)
+    mark = BytesMark(len(said) + 5, Channel.PRECOPY, Direction.FORWARD)
+    plain = Tap(Direction.FORWARD, Marks(GEOMETRY, [SHARE]))
+    tap = Tap(Direction.FORWARD, Marks(GEOMETRY, [SHARE]))
+    ((place, _),) = reach(plain, stream, size)
+    assert reach(tap, said + stream, size) == [(place + len(said), SHARE)]
+    tap = Tap(Direction.FORWARD, Marks(GEOMETRY, [mark]))
+    assert reach(tap, said + stream, size)
+    answered = answers.challenge + answers.answer
+    page = BytesMark(len(answered) + 3, Channel.PRECOPY, Direction.BACKWARD)
+    back = Tap(Direction.BACKWARD, Marks(GEOMETRY, [page]))
+    back.channel = Channel.PRECOPY
+    request = encode(PageRequest(block=0, page=1, target_page=2))
+    assert reach(back, answered + request, size) == [(len(answered) + 3, page)]
+    assert not back._blind
 
 
 @pytest.mark.parametrize("junk", [b"\0\0\0\0", b"\xff" * 8, b"\0\0\0\2\xc1\xc1", b"\0\0\0\1\x90"])
