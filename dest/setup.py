@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import msgpack
 import trio
 
 from dest.channel import InChannel
@@ -22,10 +21,8 @@ from protocol.limits import (
     VCPU_COUNT_MAX,
 )
 from protocol.messages import Setup
+from protocol.plain import unpack_plain
 from protocol.policy import Policy, preset
-
-# The specification has half as many fields, its trace fewer.
-_MAP_ITEMS_MAX = 16
 
 
 @dataclass(frozen=True)
@@ -81,17 +78,10 @@ async def _receive_plan(main: InChannel) -> Plan:
         policy = preset(message.policy)
     except LocalProtocolError as error:
         raise RemoteProtocolError(f"Setup: {error}") from error
-    try:
-        plain = msgpack.unpackb(
-            payload,
-            # The specification has maps and bytes in it, and one rate a vCPU: what claims to be a
-            # larger array or map gets no memory.
-            max_array_len=VCPU_COUNT_MAX,
-            max_map_len=_MAP_ITEMS_MAX,
-            max_ext_len=0,
-        )
-    except (ValueError, msgpack.UnpackException, TypeError) as error:
-        raise RemoteProtocolError("Setup: the guest's specification is not msgpack") from error
+    # The program's fields and those of its trace; in an array there is one rate a vCPU.
+    plain = unpack_plain(
+        payload, "the guest's specification", arrays_max=1, maps_max=2, items_max=VCPU_COUNT_MAX
+    )
     return Plan(geometry, policy, message.chunk_bytes, ProgramSpec.from_plain(plain, geometry))
 
 

@@ -25,6 +25,7 @@ from protocol.errors import (
     ConnectionLost,
     GuestFailed,
     MidstreamError,
+    MigrationError,
     PeerAborted,
     WrongMemory,
     root_cause,
@@ -218,7 +219,13 @@ class SourceSession:
         inbox = migration.inboxes[Channel.PRECOPY]
         connection = self._connections[Channel.PRECOPY]
         account = await inbox.expect(Account, CLOSING_SECONDS_MAX)
-        comparison = await compare(account.payload, memory, self._config.spec, snapshot)
+        # The destination says how far the guest got: that could be steps for a century.
+        with trio.move_on_after(CLOSING_SECONDS_MAX) as patience:
+            comparison = await compare(account.payload, memory, self._config.spec, snapshot)
+        if patience.cancelled_caught:
+            raise MigrationError(
+                f"the guest's writes could not be done over in {CLOSING_SECONDS_MAX:g} s"
+            )
         part = source_part(
             self._config, migration.backing, migration.dirty_log, migration, self._connections,
             snapshot, comparison,

@@ -1,0 +1,340 @@
+"""A valid conversation with its bytes changed: whatever comes, only the peer's fault is raised.
+
+Each side's receiving half runs in process on a stream that was right before something in it was
+flipped, cut out, said twice or put in.  No error but the peer's may come out, no byte may be
+written outside the blocks, and no buffer may be made that the limits do not allow.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgpack
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dest.channel import InChannel
+from dest.engine import Engine
+from dest.listen import Session
+from dest.placement import SimulatedPlacement
+from dest.receiver import Receiver
+from dest.setup import receive_setup
+from guest.memory import GuestMemory
+from guest.programs import ProgramSpec
+from guest.states import VcpuState, decode_states, encode_states
+from protocol.account import AccountRecord
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
+from protocol.limits import CHUNK_BYTES_MAX, DEVICE_STATE_BYTES_MAX, GUEST_SPEC_BYTES_MAX
+from protocol.messages import (
+    PROTOCOL_VERSION,
+    Account,
+    Bye,
+    Discard,
+    End,
+    Finished,
+    Message,
+    PageData,
+    PageRequest,
+    PassAck,
+    PassEnd,
+    Ready,
+    Running,
+    Setup,
+    SwitchOver,
+    Verdict,
+    Welcome,
+    ZeroData,
+)
+from protocol.records import pack_record, unpack_record
+from protocol.report import SourcePart
+from protocol.states import Event, Lifecycle
+from protocol.transport import Transport
+from protocol.wire import encode
+from source.returns import ReturnPath
+from tests.helpers import HUGE, KIB, SEED, Recorder, dest_part, fake_guest, source_part
+
+GEOMETRY = Geometry((RamBlock("ram", 2 * HUGE, HUGE), RamBlock("rom", 16 * 4 * KIB, 4 * KIB)))
+CHUNK_BYTES = 1 << 20
+GUARD_BYTES = 64 * KIB
+SPEC = ProgramSpec(vcpu_count=2, seed=SEED)
+THE_PEERS_FAULT = (RemoteProtocolError, ConnectionLost, PeerAborted)
+
+Frame = tuple[Message, bytes]
+
+
+def with_payload(message_type: type[Message], payload: bytes, **fields: Any) -> Frame:  # noqa: ANN401
+    """Return a frame whose head announces its payload."""
+    return message_type(payload_bytes=len(payload), **fields), payload
+
+
+def page(offset: int, length: int, block: int = 0) -> Frame:
+    """Return a frame of page bytes."""
+    return with_payload(PageData, b"\x5a" * length, block=block, offset=offset, urgent=True)
+
+
+def forward() -> list[Frame]:
+    """Return what a source says from its Setup on: every kind of message that it has."""
+    pages = 2 * HUGE // TARGET_PAGE_BYTES
+    blocks = tuple((block.name, block.length_bytes, block.page_bytes) for block in GEOMETRY.blocks)
+    state = encode_states(tuple(VcpuState(vcpu, 5) for vcpu in range(SPEC.vcpu_count)))
+    sent = [page(0, CHUNK_BYTES), page(CHUNK_BYTES, CHUNK_BYTES), page(0, 8 * KIB, 1)]
+    zeros: list[Frame] = [
+        (ZeroData(block=0, offset=HUGE + first, length=CHUNK_BYTES), b"")
+        for first in (0, CHUNK_BYTES)
+    ]
+    return [
+        with_payload(
+            Setup, msgpack.packb(SPEC.to_plain()), blocks=blocks, policy="vanilla",
+            chunk_bytes=CHUNK_BYTES,
+        ),
+        *sent[2:], *zeros[:1], (PassEnd(index=0), b""),
+        with_payload(Discard, b"\xff" * (pages // 8), block=0, first=0, count=pages),
+        with_payload(Discard, b"\x03", block=1, first=0, count=8),
+        with_payload(SwitchOver, state, postcopy=True),
+        *sent, *zeros,
+        (End(target_pages=pages + 4 + pages // 4, data_bytes=HUGE + 16 * KIB), b""),
+        with_payload(Verdict, pack_record(source_part()), equal=True),
+    ]  # fmt: skip
+
+
+def backward() -> list[Frame]:
+    """Return what a destination says: every kind of message that it has."""
+    states = encode_states(tuple(VcpuState(vcpu, 9) for vcpu in range(SPEC.vcpu_count)))
+    record = AccountRecord(
+        states=states, digests=(b"d" * 32,) * 2, first_mismatch="", part=dest_part()
+    )
+    return [
+        (Welcome(version=PROTOCOL_VERSION, capabilities=("one", "two")), b""),
+        (Ready(), b""),
+        (PassAck(index=0), b""),
+        (Running(), b""),
+        (PageRequest(block=0, page=1, target_page=7), b""),
+        (Finished(pages=18, target_pages=1040, data_bytes=HUGE), b""),
+        with_payload(Account, pack_record(record)),
+        (Bye(), b""),
+    ]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to a stream: at which frame, where in its head and first bytes, and how."""
+
+    frame: int
+    place: int
+    kind: str
+    data: bytes
+
+    def apply(self, frames: list[Frame]) -> bytes:
+        """Return the stream with this done to it."""
+        pieces = [encode(message) + payload for message, payload in frames]
+        index = self.frame % len(pieces)
+        piece = pieces[index]
+        # Behind a head is much that may be anything.
+        at = self.place % min(len(piece), 400)
+        match self.kind:
+            case "flip":
+                piece = piece[:at] + bytes([piece[at] ^ (self.data[0] | 1)]) + piece[at + 1 :]
+            case "overwrite":
+                piece = piece[:at] + self.data + piece[at + len(self.data) :]
+            case "insert":
+                piece = piece[:at] + self.data + piece[at:]
+            case "remove":
+                piece = piece[:at] + piece[at + len(self.data) :]
+            case "twice":
+                piece = piece + piece
+            case "drop":
+                piece = b""
+            case "end":
+                return b"".join(pieces[:index]) + piece[:at]
+        return b"".join([*pieces[:index], piece, *pieces[index + 1 :]])
+
+
+# Msgpack's claims of large numbers, long arrays, maps and bytes, no number, and nesting.
+CLAIMS = (
+    b"\xcf" + b"\xff" * 8, b"\xdd\x7f\xff\xff\xff", b"\xdf\xff\xff\xff\xff",
+    b"\xc6\x7f\xff\xff\xff", b"\xcb\x7f\xf8\0\0\0\0\0\0", b"\x91" * 12,
+)  # fmt: skip
+CHANGES = st.lists(
+    st.builds(
+        Change,
+        frame=st.integers(0, 30),
+        place=st.integers(0, 400),
+        kind=st.sampled_from(["flip", "overwrite", "insert", "remove", "twice", "drop", "end"]),
+        data=st.one_of(
+            st.binary(min_size=1, max_size=12),
+            st.sampled_from(CLAIMS),
+        ),
+    ),
+    min_size=1, max_size=1,
+)  # fmt: skip
+
+
+class Said:
+    """A connection over which a stream comes, in pieces, and then its end."""
+
+    def __init__(self, stream: bytes, piece_bytes: int) -> None:
+        """Hold a stream ready."""
+        self._rest = memoryview(stream)
+        self._piece_bytes = piece_bytes
+
+    @property
+    def transport(self) -> Transport:
+        """This, for who wants a real one."""
+        return cast("Transport", self)
+
+    async def send(self, data: memoryview) -> int:
+        """Take everything, and forget it."""
+        await trio.lowlevel.checkpoint()
+        return len(data)
+
+    async def recv(self, most_bytes: int) -> bytes:
+        """Return the next piece."""
+        count = min(most_bytes, self._piece_bytes)
+        data, self._rest = self._rest[:count], self._rest[count:]
+        return bytes(data)
+
+    async def recvmsg_into(self, buffers: Iterable[memoryview]) -> tuple[int, list[Any], int, Any]:
+        """Fill buffers with the next piece."""
+        places = list(buffers)
+        data = await self.recv(sum(map(len, places)))
+        count = len(data)
+        for place in places:
+            place[: len(data)] = data[: len(place)]
+            data = data[len(place) :]
+        return count, [], 0, None
+
+
+class GuardedMemory:
+    """Blocks with bytes before and behind them that nobody may change."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        """Make zeroed blocks."""
+        self.geometry = geometry
+        self._whole = [
+            bytearray(b"\xee" * GUARD_BYTES + bytes(block.length_bytes) + b"\xee" * GUARD_BYTES)
+            for block in geometry.blocks
+        ]
+        self.views = [memoryview(each)[GUARD_BYTES:-GUARD_BYTES] for each in self._whole]
+
+    def check(self) -> None:
+        """Fail if a byte outside the blocks has changed."""
+        for each in self._whole:
+            for guard in (each[:GUARD_BYTES], each[-GUARD_BYTES:]):
+                assert guard == b"\xee" * GUARD_BYTES
+
+
+async def play_dest(stream: bytes, piece_bytes: int) -> None:
+    """Receive a stream as a destination does, from the Setup to the Verdict."""
+    channel = InChannel(Said(stream, piece_bytes).transport)
+    channel.name = Channel.PRECOPY
+    # There is no socket to wait for.
+    channel._may_gather = False
+    session = Session(bytes(16), {Channel.PRECOPY: channel})
+    session.paired.set()
+    plan = await receive_setup(session)
+    if plan.geometry.length_bytes > 64 << 20:
+        # More than this machine may have is refused by who makes the memory.
+        return
+    lifecycle = Lifecycle(Recorder())
+    lifecycle.fire(Event.CONNECTED)
+    lifecycle.fire(Event.PREPARED)
+    memory = GuardedMemory(plan.geometry)
+    with fake_guest(plan.geometry, plan.spec) as guest:
+        engine = Engine(
+            cast("GuestMemory", memory), guest.handle,
+            SimulatedPlacement(plan.geometry, guest.handle), plan.policy, Recorder(),
+        )  # fmt: skip
+
+        async def take_over(message: SwitchOver, state: bytes) -> None:
+            await trio.lowlevel.checkpoint()
+            decode_states(state, plan.spec.vcpu_count)
+            lifecycle.fire(Event.GUEST_STOPPED)
+            engine.start_postcopy()
+            if message.postcopy:
+                lifecycle.fire(Event.POSTCOPY_STARTED)
+
+        try:
+            await Receiver(channel, plan, engine, lifecycle, take_over).run()
+            verdict = await channel.receive()
+            if isinstance(verdict, Verdict):
+                payload = bytearray(verdict.payload_bytes)
+                await channel.receive_payload(memoryview(payload), lambda _: None)
+                unpack_record(SourcePart, bytes(payload))
+        finally:
+            memory.check()
+
+
+async def play_source(stream: bytes, piece_bytes: int) -> None:
+    """Receive a stream as a source does, from the Welcome to the Bye."""
+    path = ReturnPath(Channel.PRECOPY, Said(stream, piece_bytes).transport)
+    message: Message = Ready()
+    while not isinstance(message, Bye):
+        message, payload = await path.receive()
+        if isinstance(message, Account):
+            decode_states(unpack_record(AccountRecord, payload).states, SPEC.vcpu_count)
+
+
+@pytest.mark.parametrize("piece_bytes", [7 * KIB, 1 << 20])
+def test_the_unchanged_conversations_are_right(piece_bytes: int) -> None:
+    """What is changed below comes to a good end when it is not."""
+    trio.run(play_dest, stream_of(forward()), piece_bytes)
+    trio.run(play_source, stream_of(backward()), piece_bytes)
+
+
+def stream_of(frames: list[Frame]) -> bytes:
+    """Return frames as they go over a connection."""
+    return b"".join(encode(message) + payload for message, payload in frames)
+
+
+@settings(max_examples=150, deadline=None)
+@given(change=CHANGES, piece_bytes=st.sampled_from([1000, 1 << 20]))
+def test_a_destination_survives_whatever_comes(change: list[Change], piece_bytes: int) -> None:
+    """A changed stream is taken or refused, and nothing outside the guest is touched."""
+    try:
+        trio.run(play_dest, change[0].apply(forward()), piece_bytes)
+    except THE_PEERS_FAULT:
+        return
+
+
+@settings(max_examples=300, deadline=None)
+@given(change=CHANGES, piece_bytes=st.sampled_from([1, 1 << 20]))
+def test_a_source_survives_whatever_comes(change: list[Change], piece_bytes: int) -> None:
+    """A changed return path is taken or refused."""
+    try:
+        trio.run(play_source, change[0].apply(backward()), piece_bytes)
+    except THE_PEERS_FAULT:
+        return
+
+
+@pytest.mark.parametrize(
+    ("message", "allowed_bytes"),
+    [
+        (Setup(payload_bytes=GUEST_SPEC_BYTES_MAX, blocks=(("ram", HUGE, HUGE),), policy="ordered",
+               chunk_bytes=CHUNK_BYTES), GUEST_SPEC_BYTES_MAX),
+        (PageData(payload_bytes=CHUNK_BYTES_MAX, block=0, offset=0), 0),
+        (SwitchOver(payload_bytes=DEVICE_STATE_BYTES_MAX, postcopy=True), DEVICE_STATE_BYTES_MAX),
+        (Account(payload_bytes=500 << 20), 0),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Message) else "",
+)  # fmt: skip
+def test_a_claim_is_given_no_more_than_its_limit(message: Message, allowed_bytes: int) -> None:
+    """A head that announces what never comes costs at most the limit of its kind."""
+    head = encode(message)
+    if not isinstance(message, Setup):
+        head = stream_of(forward()[:1]) + head
+    tracemalloc.start()
+    try:
+        with pytest.raises(THE_PEERS_FAULT):
+            trio.run(play_dest, head, 1 << 20)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    guest_bytes = GEOMETRY.length_bytes * 2
+    assert peak_bytes < allowed_bytes + guest_bytes + (8 << 20)
