@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
 
+import trio
 import trustme
 
 from protocol.credentials import Credentials
+from protocol.tls import TlsTransport
 from scripts.credentials import tls_context
+from tests.helpers import KIB, unix_pair
 
 # Whom both sides of a test trust.
 OURS = "ours"
@@ -52,3 +57,24 @@ def tls_credentials(folder: Path, secret: bytes | None = None) -> tuple[Credenti
     """Return a source's and a destination's credentials that fit."""
     source, dest = contexts(folder)
     return Credentials(tls=source, secret=secret), Credentials(tls=dest, secret=secret)
+
+
+@asynccontextmanager
+async def tls_pair(
+    folder: Path, *names: str, buffer_bytes: int = 8 * KIB
+) -> AsyncIterator[tuple[TlsTransport, TlsTransport]]:
+    """Make a client and a server that have shaken hands, with a small socket between them.
+
+    Args:
+        folder: For the certificates.
+        names: What the certificates are for; the client calls 127.0.0.1.
+        buffer_bytes: For the socket's send buffers.
+    """
+    source, dest = contexts(folder, *names)
+    with unix_pair(buffer_bytes) as (near, far):
+        client = TlsTransport(near, source, server_name="127.0.0.1")
+        server = TlsTransport(far, dest)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.handshake)
+            nursery.start_soon(server.handshake)
+        yield client, server

@@ -58,9 +58,7 @@ class SideFailed(MidstreamError):
 class Launcher:
     """Both sides of one migration; `run` once."""
 
-    def __init__(
-        self, values: Values, secret: bytes | None = None, link: Link = LOOPBACK
-    ) -> None:
+    def __init__(self, values: Values, secret: bytes | None = None, link: Link = LOOPBACK) -> None:
         """Prepare; nothing is started yet.
 
         Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ from protocol.messages import (
     ZeroData,
 )
 from protocol.runs import Runs
+from protocol.transport import receive_exactly, send_all
 from protocol.wire import encode
+from tests.certificates import tls_pair
 from tests.helpers import KIB, MIB, Peer, run_frame, tcp_pair, unix_pair
 
 PAGE = bytes(range(256)) * 16
@@ -289,6 +292,26 @@ async def test_a_cancelled_send_does_not_break_the_stream() -> None:
             nursery.start_soon(channel.send, Abort(reason="cancelled by its user"))
             assert await peer.receive() == (account, payload)
             assert await peer.expect(Abort) == Abort(reason="cancelled by its user")
+
+
+async def test_frames_come_over_tls(tmp_path: Path) -> None:
+    """Encrypted frames arrive as plain ones do, also where bytes may gather in the kernel."""
+    view = memoryview(bytearray(len(PAGE)))
+    counts: list[int] = []
+    async with tls_pair(tmp_path) as (far, near):
+        channel = InChannel(near)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_all, far, (encode(PAGE_DATA) + PAGE) * 3 + encode(Ready()))
+            for _ in range(3):
+                assert await channel.receive() == PAGE_DATA
+                await channel.receive_payload(view, counts.append, gathered=True)
+                assert bytes(view) == PAGE
+            assert await channel.receive() == Ready()
+        assert sum(counts) == 3 * len(PAGE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send, PassAck(index=1))
+            expected = encode(PassAck(index=1))
+            assert await receive_exactly(far, len(expected)) == expected
 
 
 async def test_what_still_comes_can_be_waited_out() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,25 +14,10 @@ from trio.testing import wait_all_tasks_blocked
 from protocol.errors import AuthenticationFailed
 from protocol.tls import BATCH_BYTES, SMALL_BATCH_BYTES, TlsTransport
 from protocol.transport import receive_exactly, send_all
-from tests.certificates import contexts
+from tests.certificates import contexts, tls_pair
 from tests.helpers import KIB, unix_pair
 
 DATA = bytes(range(256)) * (2 * KIB)
-
-
-@asynccontextmanager
-async def tls_pair(
-    folder: Path, *, names: tuple[str, ...] = (), server_name: str = "127.0.0.1"
-) -> AsyncIterator[tuple[TlsTransport, TlsTransport]]:
-    """Make a client and a server that have shaken hands, with a small socket between them."""
-    source, dest = contexts(folder, *names)
-    with unix_pair(8 * KIB) as (near, far):
-        client = TlsTransport(near, source, server_name=server_name)
-        server = TlsTransport(far, dest)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.handshake)
-            nursery.start_soon(server.handshake)
-        yield client, server
 
 
 async def test_bytes_cross_both_ways_at_once(tmp_path: Path) -> None:
@@ -97,7 +81,7 @@ async def test_the_destination_must_be_who_was_called(tmp_path: Path) -> None:
         pytest.RaisesExc(AuthenticationFailed, match="IP address mismatch"),
         pytest.RaisesExc(AuthenticationFailed, match="bad certificate"),
     ):
-        async with tls_pair(tmp_path, names=("elsewhere.example",)):
+        async with tls_pair(tmp_path, "elsewhere.example"):
             pytest.fail("they have shaken hands")
 
 

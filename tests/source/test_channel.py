@@ -1,6 +1,7 @@
 """The sending half of a connection: whatever interrupts it, it knows which bytes are sent."""
 
 import socket
+from pathlib import Path
 
 import pytest
 import trio
@@ -9,6 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
 from protocol.messages import Discard, PageData, PassEnd
+from protocol.tls import SMALL_BATCH_BYTES
+from protocol.transport import Transport
 from protocol.wire import encode
 from source.channel import (
     POSTCOPY_SEND_BUFFER_BYTES,
@@ -16,6 +19,7 @@ from source.channel import (
     Frame,
     OutChannel,
 )
+from tests.certificates import tls_pair
 from tests.helpers import KIB, Peer, tcp_pair
 
 PAYLOAD = bytes(range(256)) * 4 * KIB
@@ -23,7 +27,7 @@ DATA = PageData(payload_bytes=len(PAYLOAD), block=0, offset=0)
 WHOLE = encode(DATA) + PAYLOAD
 
 
-async def receive_exactly(sock: trio.socket.SocketType, count: int) -> bytes:
+async def receive_exactly(sock: Transport, count: int) -> bytes:
     """Return the next bytes that come."""
     data = bytearray()
     while len(data) < count:
@@ -134,6 +138,34 @@ async def test_cancelled_while_the_kernel_takes_it_is_counted(steps: int) -> Non
             nursery.cancel_scope.cancel()
         near.shutdown(trio.socket.SHUT_WR)
         assert frame.sent == out.bytes_sent == len(await far.recv(100))
+
+
+async def test_over_tls_every_byte_is_counted_once(tmp_path: Path) -> None:
+    """A frame broken off at a full encrypted connection, again and again, arrives whole."""
+    async with tls_pair(tmp_path) as (near, far):
+        out = OutChannel(Channel.PRECOPY, near)
+        near.batch_bytes = SMALL_BATCH_BYTES
+        received, place = bytearray(), bytearray(64 * KIB)
+        stops = set()
+        out.open_frame = frame = Frame(DATA, PAYLOAD)
+        while not frame.done:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(out.finish_open_frame)
+                await wait_all_tasks_blocked()
+                stops.add(frame.sent)
+                nursery.cancel_scope.cancel()
+            # A frame that has begun says so, and one of which a byte is on its way is not done.
+            assert frame.sent == out.bytes_sent > 0
+            # Read what is there, which may be a part of a record and give nothing.
+            await far._receive()
+            received += place[: far._open([memoryview(place)])]
+            assert len(received) <= frame.sent + 1
+        received += await receive_exactly(far, len(WHOLE) - len(received))
+        assert len(stops) > 10
+        assert bytes(received) == WHOLE
+        # Nothing of it was left for the next message to push out.
+        await out.send(PassEnd(index=7))
+        assert await receive_exactly(far, len(encode(PassEnd(index=7)))) == encode(PassEnd(index=7))
 
 
 async def test_cancelled_before_it_began_sends_nothing() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ from source.jobs import Lane
 from source.pacing import Pacer
 from source.scheduler import Scheduler
 from source.sender import Sender
+from tests.certificates import tls_pair
 from tests.helpers import (
     HUGE,
     KIB,
@@ -258,6 +261,40 @@ async def test_a_half_sent_page_is_finished_from_its_byte(memory: GuestMemory) -
             {"block": 0, "page": 0, "channel": "precopy", "urgent": True, "boosted": True}
         ]
         assert rig.scheduler.counts.boosted == 1
+
+
+async def test_over_tls_a_half_sent_page_is_finished_from_its_byte(
+    memory: GuestMemory, tmp_path: Path
+) -> None:
+    """Encryption changes nothing: a page is broken off in mid-frame, and ends where it began."""
+    async with (
+        tls_pair(tmp_path, buffer_bytes=SMALL_BUFFER) as pre,
+        tls_pair(tmp_path, buffer_bytes=SMALL_BUFFER) as post,
+    ):
+        out = {PRE: OutChannel(PRE, pre[0]), POST: OutChannel(POST, post[0])}
+        ends = [cast("trio.socket.SocketType", each[1]) for each in (pre, post)]
+        rig = Rig(memory, "ordered", out, {PRE: Peer(ends[0]), POST: Peer(ends[1])})
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            assert 0 < rig.open_sent < CHUNK
+            for index in (2, 0, 3):
+                rig.request(PageId(0, index))
+            nursery.start_soon(rig.read, POST)
+            await wait_all_tasks_blocked()
+            assert rig.pages(POST) == numbered(2)
+            nursery.start_soon(rig.read, PRE)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+        first = rig.frames_of(PageId(0, 0))
+        assert {name for name, _ in first} == {PRE}
+        sent = [(each["page"], each["urgent"]) for each in rig.events.of(events.PAGE_SENT)]
+        assert sent[:3] == [(2, True), (0, True), (3, True)]
+        assert rig.scheduler.counts.boosted == 1
+        for channel in out.values():
+            channel.close()
 
 
 @pytest.mark.parametrize("policy", ["own-channel", "vanilla"])
