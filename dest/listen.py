@@ -18,6 +18,7 @@ from typing import Any
 import trio
 
 from dest.channel import InChannel
+from dest.complaints import Complaints
 from dest.greeting import Newcomer, prove
 from dest.newcomers import Newcomers
 from protocol.channels import Channel
@@ -73,7 +74,7 @@ class Listener:
         """Take a listening socket."""
         self.address = _address(sock.getsockname())
         self._sock = sock
-        self._log = log
+        self._complaints = Complaints(log)
         self._credentials = credentials
         self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
         self._sessions: dict[bytes, Session] = {}
@@ -112,7 +113,7 @@ class Listener:
                 return await self._sock.accept()
             except OSError as error:
                 # Out of descriptors, or a client that gave up: none of that is ours to die of.
-                self._log(f"a connection could not be accepted: {error.strerror or error}")
+                self._complain(f"a connection could not be accepted: {error.strerror or error}")
                 await trio.sleep(0.1)
 
     async def _receive(
@@ -125,14 +126,14 @@ class Listener:
                 await self._greet(sock, scope)
             except MidstreamError as error:
                 refused = True
-                self._log(f"refused a connection from {address}: {error}")
+                self._complain(f"refused a connection from {address}: {error}")
                 await _linger(sock)
                 self._close(sock)
             finally:
                 self._newcomers.leave(scope)
         if scope.cancelled_caught:
             if not refused:
-                self._log(f"gave up a connection from {address}, too many came after it")
+                self._complain(f"gave up a connection from {address}, too many came after it")
             self._close(sock)
 
     async def _greet(self, sock: trio.socket.SocketType, scope: trio.CancelScope) -> None:
@@ -173,6 +174,9 @@ class Listener:
                     self._active = None
                 if not session.channels:
                     del self._sessions[session.session_id]
+
+    def _complain(self, line: str) -> None:
+        self._complaints.say(line, trio.current_time())
 
     def _close(self, sock: trio.socket.SocketType) -> None:
         sock.close()

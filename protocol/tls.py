@@ -22,6 +22,9 @@ SMALL_BATCH_BYTES = 16 * 1024
 
 _RECEIVE_BYTES = 64 * 1024
 
+# With TLS 1.3 a client hears what the server thinks of its certificate when it first reads.
+_REFUSING_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
+
 # What OpenSSL may want to say by itself while it only receives: a peer that asks for new keys again
 # and again must not fill memory with the answers.
 _ANSWERS_BYTES_MAX = 64 * 1024
@@ -203,8 +206,10 @@ class TlsTransport:
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            if "ALERT" in (error.reason or ""):
-                raise AuthenticationFailed(f"the peer ends TLS: {_reason(error)}") from error
+            if any(word in (error.reason or "") for word in _REFUSING_ALERTS):
+                raise AuthenticationFailed(
+                    f"the peer does not accept this side's certificate: {_reason(error)}"
+                ) from error
             raise
         return count
 

@@ -34,7 +34,9 @@ async def prove(
         if credentials.tls is not None:
             # A destination that reads frames only can make nothing of TLS, and say nothing to it.
             hint = ", does the destination speak TLS?"
-            transport = tls = TlsTransport(sock, credentials.tls, server_name=host)
+            transport = tls = TlsTransport(
+                sock, credentials.tls, server_name=host.partition("%")[0]
+            )
             await tls.handshake()
             hint = ""
         if credentials.secret is not None:

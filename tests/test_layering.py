@@ -29,8 +29,10 @@ CORE_MODULES = frozenset(
         "source.pacing",
         "source.convergence",
         "dest.assembly",
+        "dest.complaints",
         "dest.faults",
         "dest.latency",
+        "dest.newcomers",
         "dest.script",
         "dest.stretches",
     }

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from dest.complaints import LINES_A_SECOND_MAX
 from dest.listen import Listener, Session, open_listener
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
@@ -333,7 +334,7 @@ async def test_a_hundred_strangers_at_once() -> None:
                 nursery.start_soon(disturb, index)
             nursery.start_soon(rig.accept)
         assert refused == 100
-        assert len(rig.log) == 100
+        assert LINES_A_SECOND_MAX <= len(rig.log) <= 100
 
 
 async def test_a_source_that_goes_before_its_welcome_frees_the_place(
