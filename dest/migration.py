@@ -6,6 +6,7 @@ Reads like the sequence diagram in `protocol/README.md`.
 from __future__ import annotations
 
 import resource
+from dataclasses import asdict
 from pathlib import Path
 
 import trio
@@ -26,7 +27,7 @@ from guest.states import decode_states, encode_states
 from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
-from protocol.events import MISMATCH, TOUCH, Emit
+from protocol.events import ACCESSES, GUEST_RUN, MISMATCH, TOUCH, Emit, tell_run
 from protocol.geometry import PageId
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import Account, Bye, Finished, Ready, Running, SwitchOver, Verdict
@@ -84,6 +85,11 @@ class Migration:
         Raises:
             ConnectionLost, PeerAborted, RemoteProtocolError, GuestFailed: The migration failed.
         """
+        tell_run(
+            self._emit, self._plan.geometry,
+            policy=self._plan.policy.name, chunk_bytes=self._plan.chunk_bytes,
+            vcpus=self._guest.spec.vcpu_count, program=self._guest.spec.name,
+        )  # fmt: skip
         await self._main.send(Ready())
         self._lifecycle.fire(Event.PREPARED)
         async with trio.open_nursery() as nursery:
@@ -113,6 +119,7 @@ class Migration:
         snapshot = await self._guest.pause()
         digests = await in_thread(digest(self._memory))
         part = self._part(snapshot)
+        self._emit(ACCESSES, **asdict(part.accesses))
         account = pack_record(
             AccountRecord(
                 states=encode_states(snapshot.states),
@@ -147,6 +154,7 @@ class Migration:
         elif not self._engine.assembly.complete:
             raise RemoteProtocolError("pages are missing though precopy is said to be complete")
         await self._guest.run()
+        self._emit(GUEST_RUN)
         await self._main.send(Running())
 
     async def _finish(self) -> None:

@@ -179,11 +179,15 @@ class Scheduler:
             # Its page went whole by other frames, and was told.
             self._leftover = None
             del self._current[lane]
+            self._note(events.PART_SENT, job)
             return False
         if self._remaining.holds_any(job.span):
             return False
         del self._current[lane]
-        return not (self._policy.critical and self._is_partial(job.page))
+        if self._policy.critical and self._is_partial(job.page):
+            self._note(events.PART_SENT, job)
+            return False
+        return True
 
     def chunk_interrupted(self, *, begun: bool) -> None:
         """Say that the last chunk was broken off, because `wants_preemption` came true.

@@ -25,7 +25,7 @@ from protocol.errors import (
     WrongMemory,
     root_cause,
 )
-from protocol.events import MISMATCH, Emit
+from protocol.events import MISMATCH, VERDICT, Emit, tell_run
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
 from protocol.messages import Abort, Account, Bye, Verdict
@@ -115,6 +115,11 @@ class SourceSession:
             MidstreamError: One error that says best what went wrong; `exit_status` goes with it.
             trio.Cancelled: The caller's scope was cancelled; the destination has been told.
         """
+        tell_run(
+            self._emit, self._config.geometry,
+            policy=self._config.policy.name, chunk_bytes=self._config.chunk_bytes,
+            vcpus=self._config.spec.vcpu_count, program=self._config.spec.name,
+        )  # fmt: skip
         try:
             with GuestMemory.create(self._config.geometry, self._config.backing) as memory:
                 await self._fill(memory)
@@ -185,6 +190,11 @@ class SourceSession:
         )
         await connection.out.send(verdict, payload)
         await inbox.expect(Bye, CLOSING_SECONDS_MAX)
+        self._emit(
+            VERDICT,
+            equal=comparison.equal, mismatches=part.mismatches + comparison.account.part.mismatches,
+            downtime_ms=part.downtime_ms, total_ms=part.total_time_ms,
+        )  # fmt: skip
         report = assemble(self._lifecycle.state.value, part, comparison.account.part)
         return Result(report, self._problem(part, comparison))
 
