@@ -61,6 +61,12 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/injection/triggers.py": Elsewhere(
         "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),
+    "scripts/views/causes.py": Elsewhere(
+        "tests/scripts/views/test_history.py", "joins what a history holds"
+    ),
+    "scripts/views/records.py": Elsewhere(
+        "tests/scripts/views/test_history.py", "what a history holds: hardly any code of its own"
+    ),
     "source/answers.py": Elsewhere(
         "tests/source/test_scheduler.py", "what the scheduler says: no code of its own"
     ),
