@@ -36,6 +36,7 @@ _EPILOG = (
 _EVENTS_APPEND = click.option("--events-append", is_flag=True, hidden=True)
 _EVENTS_NOW = click.option("--events-now", is_flag=True, hidden=True)
 _ON_LINK = click.option("--on-link", hidden=True)
+_SPOOL = click.option("--spool", hidden=True)
 _TOUCHES = click.option("--touches", hidden=True)
 
 
@@ -114,13 +115,14 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     from scripts.configure import check_outputs, check_pair, dest_config, link_rate, source_config
     from scripts.processes.launcher import Launcher
     from scripts.processes.link import link_of_rate
+    from scripts.views.spool import viewed
 
     check_pair(values)
     check_outputs(values)
     source_config(values, "", 0)
     dest_config(values, "", 0)
-    with link_of_rate(link_rate(values["link"])) as link:
-        trio.run(Launcher(values, link).run)
+    with link_of_rate(link_rate(values["link"])) as link, viewed(values) as spool:
+        trio.run(Launcher(values, link, spool).run)
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)
@@ -132,6 +134,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 @_EVENTS_APPEND
 @_EVENTS_NOW
 @_ON_LINK
+@_SPOOL
 def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
     from scripts.configure import check_outputs, parse_address, source_config
@@ -151,6 +154,7 @@ def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's value
 @with_options(options_of(DEST))
 @_EVENTS_APPEND
 @_EVENTS_NOW
+@_SPOOL
 @_TOUCHES
 def dest(listen: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Wait for a source and take its guest over."""

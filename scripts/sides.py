@@ -16,6 +16,7 @@ from scripts.processes.interrupts import SIGNALS
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
+from scripts.views.spool import Spool, viewed
 
 # What both sides' sessions return, as far as this module cares.
 Outcome = tuple[dict[str, Any], WrongMemory | None]
@@ -34,10 +35,14 @@ def run_side(side: str, values: Values, run: Callable[[Recorder], Awaitable[Outc
     """
     path = Path(values["events"]) if values["events"] is not None else None
     on_state = tell if values["verbose"] else None
-    with Recorder(
-        side, path,
-        append=values["events_append"], at_once=values["events_now"], on_state=on_state,
-    ) as recorder:  # fmt: skip
+    with (
+        viewed(values) as spool,
+        Recorder(
+            side, path,
+            spool=_spool_path(values, spool),
+            append=values["events_append"], at_once=values["events_now"], on_state=on_state,
+        ) as recorder,
+    ):  # fmt: skip
 
         async def run_recorded() -> Outcome:
             async with trio.open_nursery() as nursery:
@@ -80,6 +85,13 @@ async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
     if outcome is None:
         raise MigrationCancelled(f"cancelled by {received}")
     return outcome
+
+
+def _spool_path(values: Values, spool: Spool | None) -> Path | None:
+    """Return where events go for who watches: the process that started this one, or this one."""
+    if values["spool"] is not None:
+        return Path(values["spool"])
+    return spool.path if spool is not None else None
 
 
 def _finish(outcome: Outcome, values: Values) -> None:

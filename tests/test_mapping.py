@@ -64,6 +64,12 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/views/causes.py": Elsewhere(
         "tests/scripts/views/test_history.py", "joins what a history holds"
     ),
+    "scripts/views/embed.py": Elsewhere(
+        "tests/scripts/views/test_page.py", "what a page holds of a run"
+    ),
+    "scripts/views/outputs.py": Elsewhere(
+        "tests/scripts/views/test_spool.py", "writes to files what is made elsewhere"
+    ),
     "scripts/views/records.py": Elsewhere(
         "tests/scripts/views/test_history.py", "what a history holds: hardly any code of its own"
     ),

@@ -22,6 +22,7 @@ from scripts.processes.child import Child
 from scripts.processes.interrupts import SIGNALS
 from scripts.processes.link import LOOPBACK, Link
 from scripts.screen.output import tell
+from scripts.views.spool import Spool
 
 # A destination that has not begun to listen by then never will.
 LISTEN_SECONDS_MAX = 60.0
@@ -52,13 +53,17 @@ class SideFailed(MidstreamError):
 class Launcher:
     """Both sides of one migration; `run` once."""
 
-    def __init__(self, values: Values, link: Link = LOOPBACK) -> None:
+    def __init__(
+        self, values: Values, link: Link = LOOPBACK, spool: Spool | None = None
+    ) -> None:
         """Prepare; nothing is started yet.
 
         Args:
             values: The options of `midstream migrate`.
             link: What lies between the two sides.
+            spool: Where both sides leave their events for who watches; None if nobody does.
         """
+        self._spool = spool
         self._link = link
         self._values = values
         self._sides: list[Child] = []
@@ -125,6 +130,8 @@ class Launcher:
         ours = [option for option in options_of(side) if self._is_for(side, option.name)]
         if self._values["events"] is not None:
             arguments = [*arguments, "--events-append"]
+        if self._spool is not None:
+            arguments = [*arguments, f"--spool={self._spool.path}"]
         values = {name: _for_children(name, value) for name, value in self._values.items()}
         child = Child(
             side,
@@ -136,7 +143,12 @@ class Launcher:
         return child
 
     def _is_for(self, side: str, name: str) -> bool:
-        """Tell whether an option goes to a side: the source alone prints and reports."""
+        """Tell whether an option goes to a side: the source alone prints and reports.
+
+        What shows both sides' events is this process's to make.
+        """
+        if name in {"trace", "html"}:
+            return False
         return side == SOURCE or name not in {"report", "quiet", "verbose"}
 
     def _clear_events(self) -> None:

@@ -27,6 +27,34 @@ _SECONDS_MAX = 0.1
 _PIPE_BYTES = select.PIPE_BUF
 
 
+class _Out:
+    """A file or a pipe that lines go to."""
+
+    def __init__(self, path: Path, *, append: bool) -> None:
+        """Open it.
+
+        Raises:
+            MidstreamError: It cannot be opened.
+        """
+        self._fd = _open(path, append=append)
+        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+
+    def write(self, lines: list[bytes]) -> None:
+        """Write whole lines.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        for piece in [b"".join(lines)] if self._is_file else _pieces(lines):
+            data = memoryview(piece)
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._fd)
+
+
 class Recorder:
     """Is the `Emit` of one side; a context manager that loses no line."""
 
@@ -35,6 +63,7 @@ class Recorder:
         side: str,
         path: Path | None,
         *,
+        spool: Path | None = None,
         append: bool = False,
         at_once: bool = False,
         on_state: Callable[[str], None] | None = None,
@@ -44,6 +73,7 @@ class Recorder:
         Args:
             side: "source" or "dest".
             path: Where events go; None for nowhere.
+            spool: Where they go, too, for views of the run; a regular file, and appended to.
             append: Keep what the file holds.  Each write is of whole lines, at the file's end, so
                 two processes may share a file, or a pipe; its lines are then only nearly in order
                 of time.
@@ -57,14 +87,18 @@ class Recorder:
         self._lines_max = 1 if at_once else _LINES_MAX
         self._on_state = on_state
         self._lines: list[bytes] = []
-        self._fd = -1 if path is None else _open(path, append=append)
-        self._is_file = self._fd >= 0 and stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._outs = [] if path is None else [_Out(path, append=append)]
+        try:
+            self._outs += [] if spool is None else [_Out(spool, append=True)]
+        except MidstreamError:
+            self._close()
+            raise
 
     def __call__(self, event: str, **fields: str | int | float | bool | None) -> None:
         """Take one event."""
         if self._on_state is not None and event == STATE:
             self._on_state(f"{self._side}: {fields['state']}")
-        if self._fd < 0:
+        if not self._outs:
             return
         line = {"t-ns": time.monotonic_ns(), "side": self._side, "event": event}
         line |= {_in_file(name): value for name, value in fields.items()}
@@ -74,24 +108,20 @@ class Recorder:
 
     async def keep_flushing(self) -> None:
         """Write what has come every moment until cancelled, so that a reader need not wait."""
-        while self._fd >= 0:
+        while self._outs:
             await trio.sleep(_SECONDS_MAX)
             self.flush()
 
     def flush(self) -> None:
         """Write what has come; a file that cannot be written is given up, not the guest."""
         lines, self._lines = self._lines, []
-        if self._fd < 0:
-            return
-        try:
-            for piece in [b"".join(lines)] if self._is_file else _pieces(lines):
-                data = memoryview(piece)
-                while data:
-                    data = data[os.write(self._fd, data) :]
-        except OSError as error:
-            tell(f"{self._side}: from here on events are lost: {error.strerror}")
-            os.close(self._fd)
-            self._fd = -1
+        for out in tuple(self._outs):
+            try:
+                out.write(lines)
+            except OSError as error:
+                tell(f"{self._side}: from here on events are lost: {error.strerror}")
+                out.close()
+                self._outs.remove(out)
 
     def __enter__(self) -> Recorder:
         """Return the recorder itself."""
@@ -105,9 +135,12 @@ class Recorder:
     ) -> None:
         """Write the rest and close the file."""
         self.flush()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._close()
+
+    def _close(self) -> None:
+        for out in self._outs:
+            out.close()
+        self._outs.clear()
 
 
 @cache

@@ -213,6 +213,7 @@ class History:
     def _take_start(self, event: Event) -> None:
         # One that is still open was taken back before a byte of it went.
         self._open[event["channel"]] = _Open(event)
+        self._mark(event)
 
     def _take_end(self, event: Event) -> None:
         start = self._open.get(event["channel"])
