@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -106,6 +107,16 @@ class Assembly:
         self._missing = self._stale
         if self._resends:
             self._due = {channel: self._stale.copy() for channel in Channel}
+
+    def missing_units(self, block: int) -> NDArray[np.bool_]:
+        """Return for each unit of a block whether anything of it has not begun to come.
+
+        Raises:
+            LocalProtocolError: In precopy, where nobody keeps account.
+        """
+        if self._missing is None:
+            raise LocalProtocolError("what is missing is known in postcopy only")
+        return self._missing.pages_with_members(block)
 
     def incomplete_pages(self, block: int) -> Iterator[Span]:
         """Yield the stretches of a block's units that are not whole, each as long as can be.

@@ -14,6 +14,7 @@ import trio
 from dest.engine import Engine
 from dest.latency import summarize
 from dest.listen import Session
+from dest.missing import tell_missing
 from dest.placement import SimulatedPlacement
 from dest.receiver import Receiver
 from dest.script import Script, Step
@@ -156,6 +157,8 @@ class Migration:
         await self._guest.run()
         self._emit(GUEST_RUN)
         await self._main.send(Running())
+        if message.postcopy:
+            tell_missing(self._emit, self._plan.geometry, self._engine.assembly)
 
     async def _finish(self) -> None:
         assembly = self._engine.assembly

@@ -117,13 +117,22 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     from scripts.processes.launcher import Launcher
     from scripts.processes.link import link_of_rate
     from scripts.views.spool import viewed
+    from scripts.views.watchers import watchers_of
 
     check_pair(values)
     check_outputs(values)
     source_config(values, "", 0)
     dest_config(values, "", 0)
-    with link_of_rate(link_rate(values["link"])) as link, viewed(values) as spool:
-        trio.run(Launcher(values, link, spool).run)
+    watchers = watchers_of(values)
+    with (
+        link_of_rate(link_rate(values["link"])) as link,
+        viewed(values, live=bool(watchers)) as spool,
+    ):
+        launcher = Launcher(values, link, spool, watchers)
+        try:
+            trio.run(launcher.run)
+        finally:
+            launcher.pass_on_kept()
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)

@@ -35,7 +35,7 @@ from protocol.states import Event, Lifecycle
 from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connections, connect
-from source.meter import sent_bytes
+from source.meter import channel_bytes, sent_bytes
 from source.migration import Migration
 from source.reporting import source_part
 
@@ -57,6 +57,8 @@ class Progress:
     ram_bytes: int
     remaining_bytes: int
     sent_bytes: int
+    precopy_channel_bytes: int
+    postcopy_channel_bytes: int
     elapsed_ms: float
     requests: int
     queued_requests: int
@@ -101,6 +103,8 @@ class SourceSession:
             ram_bytes=self._config.geometry.length_bytes,
             remaining_bytes=migration.scheduler.remaining_bytes,
             sent_bytes=sent_bytes(self._connections),
+            precopy_channel_bytes=channel_bytes(self._connections, Channel.PRECOPY),
+            postcopy_channel_bytes=channel_bytes(self._connections, Channel.POSTCOPY),
             elapsed_ms=migration.meter.total_ms,
             requests=counts.received,
             queued_requests=migration.scheduler.queued_requests,

@@ -31,9 +31,13 @@ CORE_MODULES = frozenset(
         "dest.assembly",
         "dest.faults",
         "dest.latency",
+        "dest.missing",
         "dest.script",
         "scripts.views.causes",
+        "scripts.views.embed",
         "scripts.views.history",
+        "scripts.views.live",
+        "scripts.views.perfetto",
         "scripts.views.quantiles",
         "scripts.views.records",
     }

@@ -73,6 +73,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/views/records.py": Elsewhere(
         "tests/scripts/views/test_history.py", "what a history holds: hardly any code of its own"
     ),
+    "scripts/views/watchers.py": Elsewhere(
+        "tests/scripts/views/test_watch.py", "which watchers the options mean"
+    ),
     "source/answers.py": Elsewhere(
         "tests/source/test_scheduler.py", "what the scheduler says: no code of its own"
     ),

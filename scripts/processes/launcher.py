@@ -7,11 +7,12 @@ kernel ends both.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import trio
@@ -21,8 +22,9 @@ from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_argument
 from scripts.processes.child import Child
 from scripts.processes.interrupts import SIGNALS
 from scripts.processes.link import LOOPBACK, Link
-from scripts.screen.output import tell
+from scripts.screen.output import print_result, tell
 from scripts.views.spool import Spool
+from scripts.views.watch import Watcher, watch
 
 # A destination that has not begun to listen by then never will.
 LISTEN_SECONDS_MAX = 60.0
@@ -32,6 +34,9 @@ END_SECONDS_MAX = 10.0
 LAST_WORDS_SECONDS_MAX = 1.0
 
 LISTENING = "listening on "
+
+# Of the process that shows a run, once both sides have started.
+_NICE = 10
 
 # Names that mean another file in another process.
 _OWN_FILE = re.compile(r"/dev/(?:std(?P<name>in|out|err)|fd/(?P<fd>[0-9]+))")
@@ -54,7 +59,11 @@ class Launcher:
     """Both sides of one migration; `run` once."""
 
     def __init__(
-        self, values: Values, link: Link = LOOPBACK, spool: Spool | None = None
+        self,
+        values: Values,
+        link: Link = LOOPBACK,
+        spool: Spool | None = None,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         """Prepare; nothing is started yet.
 
@@ -62,8 +71,12 @@ class Launcher:
             values: The options of `midstream migrate`.
             link: What lies between the two sides.
             spool: Where both sides leave their events for who watches; None if nobody does.
+            watchers: Who is shown the run while it goes on; they need a spool.
         """
         self._spool = spool
+        self._watchers = watchers
+        # What the source says while it is being watched: printed at once, it would be drawn over.
+        self._said: list[str] = []
         self._link = link
         self._values = values
         self._sides: list[Child] = []
@@ -84,6 +97,8 @@ class Launcher:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals, nursery)
+                if self._spool is not None and self._watchers:
+                    nursery.start_soon(watch, self._spool, self._watchers)
                 async with trio.open_nursery() as readers:
                     try:
                         await self._run_sides(readers, nursery)
@@ -93,6 +108,18 @@ class Launcher:
                 nursery.cancel_scope.cancel()
         self._judge()
 
+    def pass_on_kept(self) -> None:
+        """Print what the source has printed while it was watched; call it after `run`.
+
+        Raises:
+            MidstreamError: Standard output cannot be written.
+        """
+        for line in self._said:
+            tell(line)
+        for side in self._sides:
+            if side.side == SOURCE:
+                print_result(side.output)
+
     async def _run_sides(self, readers: trio.Nursery, nursery: trio.Nursery) -> None:
         # It is verbose so that this process hears when it meets a source.
         arguments = [f"--listen={self._link.listen_host}:0", "--quiet", "--verbose"]
@@ -100,11 +127,14 @@ class Launcher:
         readers.start_soon(dest.collect_errors, self._pass_on)
         # Loading takes both sides longest, so they do it at the same time.
         arguments = ["--connect=-", *self._link.note]
-        source = self._start(SOURCE, arguments, capture=False)
+        source = self._start(SOURCE, arguments, capture=bool(self._watchers))
+        if self._watchers:
+            readers.start_soon(source.collect_errors, self._said.append)
         with trio.move_on_after(LISTEN_SECONDS_MAX) as patience:
             try:
                 address = await dest.read_line(LISTENING)
                 source.write_line(await self._link.lead_to(address, nursery))
+                self._yield_processor()
             except MigrationError:
                 await dest.wait()
                 source.kill()
@@ -113,6 +143,15 @@ class Launcher:
             dest.interrupt()
             raise MigrationError(f"the destination did not listen in {LISTEN_SECONDS_MAX:g} s")
         await source.wait()
+
+    def _yield_processor(self) -> None:
+        """Let who shows the run take what processor time nobody else wants.
+
+        Both sides, and the threads of a link, have started by now: they would inherit it.
+        """
+        if self._watchers:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 0, _NICE)
 
     async def _end_sides(self) -> None:
         """Leave no side behind; the source first, its end is what the destination waits for."""

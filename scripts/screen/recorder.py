@@ -106,6 +106,11 @@ class Recorder:
         if len(self._lines) >= self._lines_max or event == STATE:
             self.flush()
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether events go anywhere."""
+        return bool(self._outs)
+
     async def keep_flushing(self) -> None:
         """Write what has come every moment until cancelled, so that a reader need not wait."""
         while self._outs:

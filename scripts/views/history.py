@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol import events
+from protocol.channels import Channel
 from protocol.report import STAGES
 from scripts.views.records import (
     BACKGROUND,
@@ -77,6 +78,7 @@ class History:
         self._takers = {
             events.RUN: self._take_run,
             events.RAM_BLOCK: self._take_block,
+            events.PROGRESS: self._take_progress,
             events.PAGE_REQUEST: self._take_request,
             events.PAGE_START: self._take_start,
             events.PART_SENT: self._take_end,
@@ -247,6 +249,11 @@ class History:
                 )
             )  # fmt: skip
 
+    def _take_progress(self, event: Event) -> None:
+        for channel in Channel:
+            fields = {"channel": channel.value, "channel-bytes": event[f"{channel.value}-bytes"]}
+            self._mark(event | fields)
+
     def _take_placed(self, event: Event) -> None:
         pages = event.get("pages", 1)
         self._see(event["block"], event["page"] + pages)
@@ -281,6 +288,7 @@ _NO_NOTES = frozenset(
     {
         *(events.PAGE_START, events.PAGE_SENT, events.PART_SENT, events.PAGE_PLACED),
         *(events.VCPU_WAIT, events.VCPU_WAKE, events.PAGE_REQUEST),
+        *(events.PROGRESS, events.MISSING),
     }
 )
 _HEAD = frozenset({"t-ns", "side", "event"})

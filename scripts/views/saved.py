@@ -21,7 +21,7 @@ from protocol.report import STAGES
 
 Event = dict[str, Any]
 
-# The longest line that a side writes has some ten fields and a reason of 500 characters.
+# The longest line that a side writes has a bitmap of 8 KiB in base64.
 LINE_BYTES_MAX = 16 * 1024
 # A guest of 64 GiB whose every huge page goes ten times makes a million.
 EVENT_COUNT_MAX = 10_000_000
@@ -37,6 +37,8 @@ _NEEDED: dict[str, _Fields] = {
     events.RUN: {"policy": str, "vcpus": int, "chunk-bytes": int, "program": str},
     events.RAM_BLOCK: {"block": int, "name": str, "length-bytes": int, "page-bytes": int},
     events.STATE: {"state": str},
+    events.PROGRESS: {"remaining-bytes": int, "precopy-bytes": int, "postcopy-bytes": int},
+    events.MISSING: {"block": int, "pages-per-bit": int, "bits": str},
     events.PAGE_REQUEST: _PAGE,
     events.PAGE_START: _SENT,
     events.PART_SENT: _SENT,

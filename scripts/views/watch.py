@@ -1,0 +1,64 @@
+"""Follows a run while it goes on: reads its spool a few times a second and has it shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Protocol
+
+import trio
+
+from scripts.views.live import LiveState
+from scripts.views.saved import parse_event
+from scripts.views.spool import Spool
+
+# Four times a second is smooth enough to follow.
+PERIOD_SECONDS = 0.25
+# Whatever it takes to read and to draw, so much longer nothing is done: the processor is the
+# migration's.
+_REST_FACTOR = 20.0
+# The most that is read at once; when more comes, what is shown lags behind.
+_READ_BYTES_MAX = 4 << 20
+
+
+class Watcher(Protocol):
+    """Shows the present of a run, between entering and leaving it."""
+
+    def __enter__(self) -> object:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave everything as it was."""
+
+    def show(self, state: LiveState, now_ns: int) -> None:
+        """Show the present; called a few times a second, and once at the end."""
+
+
+async def watch(spool: Spool, watchers: Sequence[Watcher]) -> None:
+    """Have a run shown until cancelled, and then its end."""
+    state = LiveState()
+    with ExitStack() as stack:
+        for watcher in watchers:
+            stack.enter_context(watcher)
+        try:
+            while True:
+                began = time.monotonic()
+                _step(spool, state, watchers)
+                took = time.monotonic() - began
+                await trio.sleep(max(PERIOD_SECONDS, took * _REST_FACTOR))
+        finally:
+            _step(spool, state, watchers)
+
+
+def _step(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -> None:
+    for line in spool.read_new(_READ_BYTES_MAX):
+        state.take(parse_event(line, "the spool"))
+    for watcher in watchers:
+        watcher.show(state, time.monotonic_ns())
