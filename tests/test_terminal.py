@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.processes import SECONDS_MAX, environment_of
 
 HIDE, SHOW, OTHER_SCREEN = b"\x1b[?25l", b"\x1b[?25h", b"\x1b[?1049h"
@@ -101,12 +99,3 @@ def test_ctrl_c_leaves_the_terminal_sane(tmp_path: Path) -> None:
     after = text[text.index(SHOW) :]
     assert after.count(b"midstream: cancelled by SIGINT\r\n") == 1
     assert after.rstrip().endswith(b"cancelled by SIGINT")
-
-
-@pytest.mark.parametrize("switch", ["--quiet", "--verbose"])
-def test_a_picture_is_not_forced_upon_anybody(tmp_path: Path, switch: str) -> None:
-    """`--quiet` and `--verbose` have none."""
-    with on_terminal(tmp_path, switch, "--size=4MiB") as migration:
-        assert migration.end() == 0
-        assert HIDE not in migration.text
-        assert b"a cell is" not in migration.text
