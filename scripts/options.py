@@ -158,6 +158,11 @@ OPTIONS = (
         "--html", BOTH, OUTPUT,
         "Write a page that shows what went when, and who waited why.", None, "FILE",
     ),
+    Option(
+        "--serve", f"{DEST} {LAUNCH}", OUTPUT,
+        "Show the run in a browser while it goes on; without a host, to this machine alone.",
+        None, "HOST:PORT",
+    ),
     Option("--quiet", BOTH, OUTPUT, "No progress and no result table.", None, None),
     Option("--verbose", BOTH, OUTPUT, "Tell each change of state.", None, None),
 )  # fmt: skip

@@ -17,6 +17,8 @@ from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
 from scripts.views.spool import Spool, viewed
+from scripts.views.watch import watching
+from scripts.views.watchers import servers_of
 
 # What both sides' sessions return, as far as this module cares.
 Outcome = tuple[dict[str, Any], WrongMemory | None]
@@ -35,8 +37,9 @@ def run_side(side: str, values: Values, run: Callable[[Recorder], Awaitable[Outc
     """
     path = Path(values["events"]) if values["events"] is not None else None
     on_state = tell if values["verbose"] else None
+    watchers = servers_of(values)
     with (
-        viewed(values) as spool,
+        viewed(values, live=bool(watchers)) as spool,
         Recorder(
             side, path,
             spool=_spool_path(values, spool),
@@ -47,7 +50,9 @@ def run_side(side: str, values: Values, run: Callable[[Recorder], Awaitable[Outc
         async def run_recorded() -> Outcome:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(recorder.keep_flushing)
-                outcome = await run(recorder)
+                async with watching(spool, watchers):
+                    outcome = await run(recorder)
+                    recorder.flush()
                 nursery.cancel_scope.cancel()
             return outcome
 

@@ -24,7 +24,7 @@ from scripts.processes.interrupts import SIGNALS
 from scripts.processes.link import LOOPBACK, Link
 from scripts.screen.output import print_result, tell
 from scripts.views.spool import Spool
-from scripts.views.watch import Watcher, watch
+from scripts.views.watch import Watcher, watching
 
 # A destination that has not begun to listen by then never will.
 LISTEN_SECONDS_MAX = 60.0
@@ -97,9 +97,10 @@ class Launcher:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals, nursery)
-                if self._spool is not None and self._watchers:
-                    nursery.start_soon(watch, self._spool, self._watchers)
-                async with trio.open_nursery() as readers:
+                async with (
+                    watching(self._spool, self._watchers),
+                    trio.open_nursery() as readers,
+                ):
                     try:
                         await self._run_sides(readers, nursery)
                     finally:
@@ -186,7 +187,7 @@ class Launcher:
 
         What shows both sides' events is this process's to make.
         """
-        if name in {"trace", "html"}:
+        if name in {"trace", "html", "serve"}:
             return False
         return side == SOURCE or name not in {"report", "quiet", "verbose"}
 

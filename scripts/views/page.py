@@ -16,9 +16,10 @@ from typing import Any
 import orjson
 
 _SCRIPTS = (
-    *("decode.js", "story.js", "timeline.js", "panels.js"),
+    *("decode.js", "theme.js", "story.js", "timeline.js", "panels.js"),
     *("charts.js", "events.js", "main.js"),
 )
+_LIVE_SCRIPTS = ("decode.js", "theme.js", "live.js")
 
 
 def run_page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -28,18 +29,36 @@ def run_page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
         runs: As `embed` gives them.
         title: In any characters.
     """
-    script = '"use strict";\n' + "\n".join(map(web_file, _SCRIPTS)) + "\nbegin();\n"
-    style = web_file("view.css")
+    script = _script(_SCRIPTS)
     return fill(
         web_file("view.html"),
         {
-            # Elements get their places and colours by attributes, which no digest covers.
-            "CSP": f"default-src 'none'; script-src {_digest(script)}; style-src 'unsafe-inline'",
+            "CSP": _policy(script),
             "TITLE": escape(title),
-            "STYLE": style,
+            "STYLE": web_file("view.css"),
             "DATA": _json_for_html({"runs": list(runs)}),
             "SCRIPT": script,
         },
+    )
+
+
+def live_page() -> tuple[str, str]:
+    """Return the page that shows a run while it goes on, and its content security policy."""
+    script = _script(_LIVE_SCRIPTS)
+    policy = f"{_policy(script)}; connect-src 'self'"
+    parts = {"CSP": policy, "STYLE": web_file("view.css"), "SCRIPT": script}
+    return fill(web_file("live.html"), parts), f"{policy}; frame-ancestors 'none'"
+
+
+def _script(names: Sequence[str]) -> str:
+    return '"use strict";\n' + "\n".join(map(web_file, names)) + "\nbegin();\n"
+
+
+def _policy(script: str) -> str:
+    # Elements get their places and colours by attributes, which no digest covers.
+    return (
+        f"default-src 'none'; script-src {_digest(script)}; style-src 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 

@@ -199,6 +199,12 @@ class Screen:
         with suppress(OSError):
             self._live.update(picture(state, now_ns, columns, rows, unicode=unicode), refresh=True)
 
+    async def run(self) -> None:
+        """Do nothing: `show` does all."""
+
+    async def farewell(self) -> None:
+        """Do nothing: what was shown last is there."""
+
     def __enter__(self) -> Screen:
         """Begin to draw."""
         with suppress(OSError):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Protocol
 
@@ -40,21 +40,43 @@ class Watcher(Protocol):
     def show(self, state: LiveState, now_ns: int) -> None:
         """Show the present; called a few times a second, and once at the end."""
 
+    async def run(self) -> None:
+        """Do what showing takes, until cancelled."""
 
-async def watch(spool: Spool, watchers: Sequence[Watcher]) -> None:
-    """Have a run shown until cancelled, and then its end."""
+    async def farewell(self) -> None:
+        """Bring to its end what was shown last; takes a bounded time."""
+
+
+@asynccontextmanager
+async def watching(spool: Spool | None, watchers: Sequence[Watcher]) -> AsyncIterator[None]:
+    """Have a run shown for the block, and then its end."""
+    if spool is None or not watchers:
+        yield
+        return
     state = LiveState()
     with ExitStack() as stack:
         for watcher in watchers:
             stack.enter_context(watcher)
-        try:
-            while True:
-                began = time.monotonic()
-                _step(spool, state, watchers)
-                took = time.monotonic() - began
-                await trio.sleep(max(PERIOD_SECONDS, took * _REST_FACTOR))
-        finally:
-            _step(spool, state, watchers)
+        async with trio.open_nursery() as nursery:
+            for watcher in watchers:
+                nursery.start_soon(watcher.run)
+            nursery.start_soon(_follow, spool, state, watchers)
+            try:
+                yield
+            finally:
+                with trio.CancelScope(shield=True):
+                    _step(spool, state, watchers)
+                    for watcher in watchers:
+                        await watcher.farewell()
+                nursery.cancel_scope.cancel()
+
+
+async def _follow(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -> None:
+    while True:
+        began = time.monotonic()
+        _step(spool, state, watchers)
+        took = time.monotonic() - began
+        await trio.sleep(max(PERIOD_SECONDS, took * _REST_FACTOR))
 
 
 def _step(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -> None:
