@@ -81,6 +81,7 @@ function begin() {
     section("standstill", "Blackout and brownout", standstill(runs)),
     section("events", "Events", eventTable(runs, select)));
   document.body.append(tip);
+  window.midstream = { runs, lines };
   const again = () => lines.forEach((line) => line.soon());
   themeButton(again);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);

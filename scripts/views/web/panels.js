@@ -92,6 +92,8 @@ Object.assign(Timeline.prototype, {
       const size = blocks[waits.block[i]].page_bytes;
       const middle = this.py(bases[waits.block[i]] + (waits.page[i] + 0.5) * size);
       const [left, right] = [this.px(waits.start[i]), this.px(wake)];
+      // Where waits are many and short, what was sent for them is seen better without them.
+      if (right - left < 4) continue;
       pen.lineWidth = 1.5;
       pen.beginPath();
       pen.moveTo(left, middle - 4); pen.lineTo(left, middle + 4);
@@ -102,9 +104,9 @@ Object.assign(Timeline.prototype, {
     if (this.chosen) this.drawChosen(pen);
   },
 
-  drawBar(pen, i, bar, top, tall) {
+  drawBar(pen, i, bar, top, tall, least = 1.5) {
     const { sends } = this.run;
-    const left = this.px(sends.start[i]), wide = Math.max(this.px(sends.end[i]) - left, 1.5);
+    const left = this.px(sends.start[i]), wide = Math.max(this.px(sends.end[i]) - left, least);
     pen.fillStyle = this.colours[bar];
     pen.fillRect(left, top, wide, tall);
     if (sends.urgent[i] !== NEVER) {
@@ -135,7 +137,7 @@ Object.assign(Timeline.prototype, {
       if (sends.end[i] < this.x[0] || sends.start[i] > this.x[1]) continue;
       const y = top + channelOf(sends.kind[i]) * (LANE + 4) + 2;
       const bar = barOf(sends.kind[i]);
-      this.drawBar(pen, i, bar, y, LANE - 4);
+      this.drawBar(pen, i, bar, y, LANE - 4, 0.1);
       const wide = this.px(sends.end[i]) - this.px(sends.start[i]);
       if (wide > 26) {
         pen.fillStyle = "#101214";
@@ -154,7 +156,8 @@ Object.assign(Timeline.prototype, {
     for (let i = 0; i < waits.count; i += 1) {
       const wake = waits.wake[i] === NEVER ? this.run.end : waits.wake[i];
       if (wake < this.x[0] || waits.start[i] > this.x[1]) continue;
-      const left = this.px(waits.start[i]), wide = Math.max(this.px(wake) - left, 1);
+      // Less than a pixel colours it in part, so that many of them look like the time they took.
+      const left = this.px(waits.start[i]), wide = Math.max(this.px(wake) - left, 0.1);
       const top = panel.top + waits.vcpu[i] * lane + 1;
       pen.fillStyle = colour("--wait");
       pen.fillRect(left, top, wide, lane - 2);
@@ -202,7 +205,7 @@ Object.assign(Timeline.prototype, {
       pen.setLineDash([]);
     }));
     this.label(pen, "rate", LEFT - 6, panel.top + panel.height / 2 + 4);
-    if (names.length) this.label(pen, `top: ${sayRate(most)}; precopy solid, postcopy dashed`, LEFT + this.wide - 3, panel.top + 11, "right");
+    if (names.length) this.label(pen, `top: ${sayRate(most)}${this.wide > 500 ? "; precopy solid, postcopy dashed" : ""}`, LEFT + this.wide - 3, panel.top + 11, "right");
   },
 
   drawBlackout(pen) {
