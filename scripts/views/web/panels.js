@@ -179,7 +179,7 @@ Object.assign(Timeline.prototype, {
       pen.fillStyle = colour("--wait");
       for (const [tick, mean] of points) {
         const tall = mean / most * panel.height;
-        if (tall) pen.fillRect(this.px(tick), panel.top + panel.height - tall, Math.max(this.px(tick + step) - this.px(tick), 1), tall);
+        if (tall) pen.fillRect(this.px(tick), panel.top + panel.height - tall, Math.max(this.px(tick + step) - this.px(tick) + 0.5, 1), tall);
       }
     });
     this.label(pen, "vCPUs that wait", LEFT - 6, panel.top + panel.height / 2 + 4);

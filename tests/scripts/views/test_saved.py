@@ -1,10 +1,13 @@
 """Files of events are read line by line; what is none is refused with file, line and reason."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from protocol import events
 from protocol.errors import LocalProtocolError
+from scripts.views import saved
 from scripts.views.saved import LINE_BYTES_MAX, read_saved
 from tests.stories import half_sent, write
 
@@ -65,3 +68,13 @@ def test_an_empty_file_holds_no_run(tmp_path: Path) -> None:
     (tmp_path / "events").touch()
     with pytest.raises(LocalProtocolError, match="is empty"):
         list(read_saved(tmp_path / "events"))
+
+
+def test_every_event_is_described() -> None:
+    """The table of events names all there are, and no others."""
+    text = (Path(saved.__file__).parent / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    described = [name for row in rows for name in re.findall("`([a-z-]+)`", row.split("|")[1])]
+    names = {value for name, value in vars(events).items() if name.isupper()}
+    assert set(described) == names
+    assert len(described) == len(names)
