@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -23,6 +24,10 @@ from scripts.screen.output import tell
 _LINES_MAX = 256
 _SECONDS_MAX = 0.1
 
+# A spool is on a disk that is for other things, too.  This is ten million events, as many as a view
+# reads.
+SPOOL_BYTES_MAX = 2 << 30
+
 # What a pipe takes in one piece, so that two processes' lines cannot mix in it.
 _PIPE_BYTES = select.PIPE_BUF
 
@@ -30,21 +35,24 @@ _PIPE_BYTES = select.PIPE_BUF
 class _Out:
     """A file or a pipe that lines go to."""
 
-    def __init__(self, path: Path, *, append: bool) -> None:
+    def __init__(self, path: Path, *, append: bool, bytes_max: int | None = None) -> None:
         """Open it.
 
         Raises:
             MidstreamError: It cannot be opened.
         """
         self._fd = _open(path, append=append)
+        self._bytes_max = bytes_max
         self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
 
     def write(self, lines: list[bytes]) -> None:
         """Write whole lines.
 
         Raises:
-            OSError: They cannot be written.
+            OSError: They cannot be written, or the file is as large as it may be.
         """
+        if self._bytes_max is not None and os.fstat(self._fd).st_size >= self._bytes_max:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         for piece in [b"".join(lines)] if self._is_file else _pieces(lines):
             data = memoryview(piece)
             while data:
@@ -89,7 +97,9 @@ class Recorder:
         self._lines: list[bytes] = []
         self._outs = [] if path is None else [_Out(path, append=append)]
         try:
-            self._outs += [] if spool is None else [_Out(spool, append=True)]
+            self._outs += (
+                [] if spool is None else [_Out(spool, append=True, bytes_max=SPOOL_BYTES_MAX)]
+            )
         except MidstreamError:
             self._close()
             raise
