@@ -111,7 +111,7 @@ class Recorder:
         if not self._outs:
             return
         line = {"t-ns": time.monotonic_ns(), "side": self._side, "event": event}
-        line |= {_in_file(name): value for name, value in fields.items()}
+        line.update(zip(_in_file(*fields), fields.values(), strict=True))
         self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         if len(self._lines) >= self._lines_max or event == STATE:
             self.flush()
@@ -159,9 +159,9 @@ class Recorder:
 
 
 @cache
-def _in_file(name: str) -> str:
-    """Return a field's name as it stands in the file; there are some dozens."""
-    return name.replace("_", "-")
+def _in_file(*names: str) -> tuple[str, ...]:
+    """Return fields' names as they stand in the file; there are some dozens of sets of them."""
+    return tuple(name.replace("_", "-") for name in names)
 
 
 def _pieces(lines: list[bytes]) -> Iterator[bytes]:

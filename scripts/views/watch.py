@@ -18,7 +18,7 @@ from scripts.views.spool import Spool
 PERIOD_SECONDS = 0.25
 # Whatever it takes to read and to draw, so much longer nothing is done: the processor is the
 # migration's.
-_REST_FACTOR = 20.0
+_REST_FACTOR = 50.0
 # The most that is read at once; when more comes, what is shown lags behind.
 _READ_BYTES_MAX = 4 << 20
 
