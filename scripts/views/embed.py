@@ -39,7 +39,7 @@ _TICKS_END = 1 << 32
 NEVER = _TICKS_END - 1
 
 KINDS = (BACKGROUND, URGENT, BOOSTED)
-ENDS = ("page-sent", "preempt", "part-sent")
+ENDS = ("page-sent", "preempt", "part-sent", "channel-lost")
 CHANNELS = tuple(channel.value for channel in Channel)
 
 

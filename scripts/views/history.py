@@ -84,6 +84,7 @@ class History:
             events.PART_SENT: self._take_end,
             events.PAGE_SENT: self._take_end,
             events.PREEMPT: self._take_end,
+            events.CHANNEL_LOST: self._take_lost,
             events.PAGE_PLACED: self._take_placed,
             events.VCPU_WAIT: self._take_wait,
             events.VCPU_WAKE: self._take_wake,
@@ -240,6 +241,16 @@ class History:
             )
         )  # fmt: skip
 
+    def _take_lost(self, event: Event) -> None:
+        """End what was under way on a connection that broke, or on all if it is not said which."""
+        if event["side"] != SOURCE:
+            return
+        for channel in tuple(self._open):
+            if event.get("channel", channel) == channel:
+                end = {"t-ns": event["t-ns"], "event": events.CHANNEL_LOST}
+                start = self._open[channel].event
+                self._take_end({name: start[name] for name in _OF_PAGE if name in start} | end)
+
     def _mark(self, event: Event) -> None:
         if "channel-bytes" in event and len(self.marks) < SENDS_MAX:
             self.marks.append(
@@ -292,6 +303,9 @@ _NO_NOTES = frozenset(
     }
 )
 _HEAD = frozenset({"t-ns", "side", "event"})
+
+
+_OF_PAGE = ("block", "page", "channel", "urgent", "boosted")
 
 
 def _page(event: Event) -> tuple[int, int]:

@@ -24,7 +24,8 @@ class Send(NamedTuple):
         page: The first page.
         pages: How many.
         kind: BACKGROUND, URGENT, or BOOSTED: urgent, and begun in the background before.
-        ended: "page-sent"; "preempt": it was broken off; "part-sent": more of it goes by itself.
+        ended: "page-sent"; "preempt": it was broken off; "part-sent": more of it goes by itself;
+            "channel-lost": the connection broke.
         bytes: What the channel carried meanwhile, heads and all; None where nobody counted.
         urgent_ns: When a request made it urgent on its way; None if that is not how it went.
     """

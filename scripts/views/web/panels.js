@@ -114,8 +114,8 @@ Object.assign(Timeline.prototype, {
       pen.fillStyle = this.colours[0];
       pen.fillRect(left, top, Math.max(since - left, 0), tall);
     }
-    if (endOf(sends.kind[i]) === 1) {
-      // Broken off: a dark edge where it stopped.
+    if (endOf(sends.kind[i]) % 2) {
+      // Broken off, or lost with its connection: a dark edge where it stopped.
       pen.fillStyle = colour("--cut");
       pen.fillRect(left + wide - 1, top - 2, wide > 5 ? 2.5 : 1, tall + 4);
     }

@@ -9,7 +9,7 @@ function momentsOf(run, block, page) {
   for (let i = 0; i < sends.count; i += 1) {
     if (!holds(sends, i, sends.pages[i])) continue;
     const words = `${BARS[barOf(sends.kind[i])].words}`;
-    const end = ["all of it is sent", "broken off: preempted", "a part is sent"][endOf(sends.kind[i])];
+    const end = ["all of it is sent", "broken off: preempted", "a part is sent", "the connection is lost"][endOf(sends.kind[i])];
     tell(sends.start[i], `send begins (${words})`, "send");
     if (sends.urgent[i] !== NEVER) tell(sends.urgent[i], "becomes urgent on its way", "urgent");
     tell(sends.end[i], `${end}${sends.bytes[i] ? `, ${sayBytes(sends.bytes[i])}` : ""}, ${run.channels[channelOf(sends.kind[i])]} channel`, "send");
@@ -48,7 +48,7 @@ function describe(run, found) {
     `${pages}: ${bar.words}`,
     `${since(run, sends.start[i])} to ${since(run, sends.end[i])}, ${sayTime((sends.end[i] - sends.start[i]) * run.tick_us)}`,
     sends.bytes[i] ? `${sayBytes(sends.bytes[i])} went` : "",
-    ["", "broken off for a request", "more of the page goes by itself"][endOf(sends.kind[i])],
+    ["", "broken off for a request", "more of the page goes by itself", "the connection was lost"][endOf(sends.kind[i])],
   ].filter(Boolean).join("\n");
 }
 

@@ -132,7 +132,10 @@ class Timeline {
     this.chosen = { block, page };
     const run = this.run, size = run.blocks[block].page_bytes;
     if (zoom) {
-      const times = momentsOf(run, block, page).map((moment) => moment.tick);
+      // What a vCPU waited for is looked at where it waited, not in the passes long before.
+      const moments = momentsOf(run, block, page), since = run.blackout ? run.blackout[0] : 0;
+      const waited = moments.some((moment) => moment.kind === "wait");
+      const times = moments.map((moment) => moment.tick).filter((tick) => !waited || tick >= since);
       if (times.length) {
         const low = Math.min(...times), high = Math.max(...times), room = (high - low) * 0.4 + 200 / run.tick_us;
         this.x = [low - room, high + room];
