@@ -3,7 +3,7 @@
 import base64
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.views.frames import SAMPLES_MAX, FrameMaker, changes, whole
@@ -43,6 +43,7 @@ def put_over(mine: Plain, changed: Plain) -> None:
                 target["cells"][at] = status
 
 
+@settings(max_examples=25)
 @given(st.sets(st.integers(0, len(STORY) - 1)))
 def test_changes_make_the_next_frame(cuts: set[int]) -> None:
     """Wherever in the story a browser joins and however often it hears, it has what there is."""
