@@ -134,6 +134,16 @@ class Assembly:
         if self._resends:
             self._due = {channel: self._stale.copy() for channel in Channel}
 
+    def missing_units(self, block: int) -> NDArray[np.bool_]:
+        """Return for each unit of a block whether anything of it has not begun to come.
+
+        Raises:
+            LocalProtocolError: In precopy, where nobody keeps account.
+        """
+        if self._missing is None:
+            raise LocalProtocolError("what is missing is known in postcopy only")
+        return self._missing.pages_with_members(block)
+
     def incomplete_pages(self, block: int) -> Iterator[Span]:
         """Yield the stretches of a block's units that are not whole, each as long as can be.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from dest.assembly import Assembly
 from dest.faults import FaultTable, Outcome
-from dest.latency import Latencies
+from dest.latency import Latencies, stages_ns
 from dest.nonzero import NonZero
 from dest.placement import Placement
 from guest.handle import GuestHandle
@@ -226,7 +226,9 @@ class Engine:
             vcpu, unit,
             fault_ns=fault_ns, now_ns=time.monotonic_ns(), placed=self.assembly.is_placed(unit),
         )  # fmt: skip
-        self._emit(events.VCPU_WAIT, vcpu=vcpu, block=block, page=page.index)
+        self._emit(
+            events.VCPU_WAIT, vcpu=vcpu, block=block, page=page.index, fault_ns=fault_ns
+        )  # fmt: skip
         if outcome is Outcome.PLACED:
             end = self._units.page_span(unit).end
             offset = target_page * TARGET_PAGE_BYTES
@@ -258,10 +260,11 @@ class Engine:
         if wait is not None:
             self.latencies.record(wait)
             first = self._units.page_span(wait.page).target_pages.start
+            stages = {f"{name}_us": time_ns / 1000 for name, time_ns in stages_ns(wait).items()}
             self._emit(
                 events.VCPU_WAKE, vcpu=vcpu, block=wait.page.block,
                 page=self._geometry.page_of(wait.page.block, first).index,
-                latency_us=wait.latency_ns / 1000,
+                latency_us=wait.latency_ns / 1000, **stages,
             )  # fmt: skip
 
     def _notify(self, what: str, page: PageId) -> None:

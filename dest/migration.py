@@ -6,6 +6,7 @@ Reads like the sequence diagram in `protocol/README.md`.
 from __future__ import annotations
 
 import resource
+from dataclasses import asdict
 from pathlib import Path
 
 import trio
@@ -13,6 +14,7 @@ import trio
 from dest.engine import Engine
 from dest.latency import summarize
 from dest.listen import Session
+from dest.missing import tell_missing
 from dest.placement import make_placement
 from dest.receiver import Receiver
 from dest.script import Script, Step
@@ -26,7 +28,7 @@ from guest.states import decode_states, encode_states
 from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
-from protocol.events import MISMATCH, TOUCH, Emit
+from protocol.events import ACCESSES, GUEST_RUN, MISMATCH, TOUCH, Emit, tell_run
 from protocol.geometry import PageId
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import (
@@ -101,6 +103,11 @@ class Migration:
         Raises:
             ConnectionLost, PeerAborted, RemoteProtocolError, GuestFailed: The migration failed.
         """
+        tell_run(
+            self._emit, self._plan.geometry,
+            policy=self._plan.policy.name, chunk_bytes=self._plan.chunk_bytes,
+            vcpus=self._guest.spec.vcpu_count, program=self._guest.spec.name,
+        )  # fmt: skip
         await self._main.send(Ready())
         self._lifecycle.fire(Event.PREPARED)
         async with trio.open_nursery() as nursery:
@@ -135,6 +142,7 @@ class Migration:
         snapshot = await self._guest.pause()
         digests = await in_thread(digest(self._memory))
         part = self._part(snapshot)
+        self._emit(ACCESSES, **asdict(part.accesses))
         account = pack_record(
             AccountRecord(
                 states=encode_states(snapshot.states),
@@ -177,7 +185,10 @@ class Migration:
         # the kernel, and released at once.
         await self._placement.settle()
         await self._guest.run()
+        self._emit(GUEST_RUN)
         await self._main.send(Running())
+        if message.postcopy:
+            tell_missing(self._emit, self._plan.geometry, self._engine.assembly)
 
     async def _finish(self) -> None:
         assembly = self._engine.assembly

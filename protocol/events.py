@@ -9,18 +9,29 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from protocol.geometry import Geometry
+
+RUN = "run"
+RAM_BLOCK = "ram-block"
 STATE = "state"
+PROGRESS = "progress"
 PASS_END = "pass-end"
 PAGE_REQUEST = "page-request"
 PAGE_START = "page-start"
 PREEMPT = "preempt"
 BOOST = "boost"
+PART_SENT = "part-sent"
 PAGE_SENT = "page-sent"
 PAGE_PLACED = "page-placed"
 TOUCH = "touch"
 VCPU_WAIT = "vcpu-wait"
 VCPU_WAKE = "vcpu-wake"
+GUEST_STOP = "guest-stop"
+GUEST_RUN = "guest-run"
+MISSING = "missing"
 MISMATCH = "mismatch"
+ACCESSES = "accesses"
+VERDICT = "verdict"
 CHANNEL_LOST = "channel-lost"
 RECOVERED = "recovered"
 
@@ -39,3 +50,29 @@ class Emit(Protocol):
 
 def ignore(event: str, **fields: str | int | float | bool | None) -> None:
     """Take an event and do nothing with it."""
+
+
+def tell_run(
+    emit: Emit, geometry: Geometry, *, policy: str, chunk_bytes: int, vcpus: int, program: str
+) -> None:
+    """Tell what is migrated and how, so that what is told after it explains itself.
+
+    Args:
+        emit: Takes the events: one RUN, and a RAM_BLOCK for each block, in their order.
+        geometry: The guest's blocks.
+        policy: The policy's name.
+        chunk_bytes: The most that one frame carries.
+        vcpus: How many vCPUs the guest has.
+        program: What they run.
+    """
+    emit(
+        RUN,
+        policy=policy, chunk_bytes=chunk_bytes, vcpus=vcpus, program=program,
+        blocks=len(geometry.blocks),
+    )  # fmt: skip
+    for index, block in enumerate(geometry.blocks):
+        emit(
+            RAM_BLOCK,
+            block=index, name=block.name, length_bytes=block.length_bytes,
+            page_bytes=block.page_bytes,
+        )  # fmt: skip

@@ -36,6 +36,7 @@ _EPILOG = (
 _EVENTS_APPEND = click.option("--events-append", is_flag=True, hidden=True)
 _EVENTS_NOW = click.option("--events-now", is_flag=True, hidden=True)
 _ON_LINK = click.option("--on-link", hidden=True)
+_SPOOL = click.option("--spool", hidden=True)
 _TOUCHES = click.option("--touches", hidden=True)
 
 
@@ -45,6 +46,7 @@ ELSEWHERE = {
     "bench": "scripts.figures.bench",
     "compare": "scripts.figures.compare",
     "doctor": "scripts.doctor.command",
+    "report": "scripts.views.report",
 }
 
 
@@ -116,6 +118,8 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     from scripts.credentials import check_certificates, read_or_make_secret
     from scripts.processes.launcher import Launcher
     from scripts.processes.link import link_of_rate
+    from scripts.views.spool import viewed
+    from scripts.views.watchers import watchers_of
 
     check_pair(values)
     check_outputs(values)
@@ -123,8 +127,16 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     dest_config(values, "", 0)
     check_certificates(values)
     secret = read_or_make_secret(values)
-    with link_of_rate(link_rate(values["link"])) as link:
-        trio.run(Launcher(values, secret, link).run)
+    watchers = watchers_of(values)
+    with (
+        link_of_rate(link_rate(values["link"])) as link,
+        viewed(values, live=bool(watchers)) as spool,
+    ):
+        launcher = Launcher(values, secret, link, spool, watchers)
+        try:
+            trio.run(launcher.run)
+        finally:
+            launcher.pass_on_kept()
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)
@@ -136,6 +148,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 @_EVENTS_APPEND
 @_EVENTS_NOW
 @_ON_LINK
+@_SPOOL
 def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
     from scripts.configure import check_outputs, parse_address, source_config
@@ -156,6 +169,7 @@ def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's value
 @with_options(options_of(DEST))
 @_EVENTS_APPEND
 @_EVENTS_NOW
+@_SPOOL
 @_TOUCHES
 def dest(listen: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Wait for a source and take its guest over."""

@@ -133,15 +133,16 @@ def dest_config(
 
 
 def check_outputs(values: Values) -> None:
-    """Refuse a report or events file that could not be written in the end.
+    """Refuse a file of results that could not be written in the end.
 
     Raises:
         click.BadParameter: One could not.
     """
     if values["report"] not in (None, "-"):
         check_writable("--report", values["report"])
-    if values["events"] is not None:
-        check_writable("--events", values["events"])
+    for name in ("events", "trace", "html"):
+        if values[name] is not None:
+            check_writable(f"--{name}", values[name])
 
 
 def check_pair(values: Values) -> None:

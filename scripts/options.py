@@ -172,6 +172,18 @@ OPTIONS = (
         "--events", BOTH, OUTPUT, "Write what happens as it happens, one JSON object a line.",
         None, "FILE",
     ),
+    Option(
+        "--trace", BOTH, OUTPUT, "Write a trace that the Perfetto UI opens.", None, "FILE"
+    ),
+    Option(
+        "--html", BOTH, OUTPUT,
+        "Write a page that shows what went when, and who waited why.", None, "FILE",
+    ),
+    Option(
+        "--serve", f"{DEST} {LAUNCH}", OUTPUT,
+        "Show the run in a browser while it goes on; without a host, to this machine alone.",
+        None, "HOST:PORT",
+    ),
     Option("--quiet", BOTH, OUTPUT, "No progress and no result table.", None, None),
     Option("--verbose", BOTH, OUTPUT, "Tell each change of state.", None, None),
 )  # fmt: skip

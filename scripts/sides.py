@@ -20,6 +20,9 @@ from scripts.processes.interrupts import SIGNALS
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
+from scripts.views.spool import Spool, viewed
+from scripts.views.watch import watching
+from scripts.views.watchers import servers_of
 
 Report = dict[str, Any]
 
@@ -46,15 +49,22 @@ def run_side(
     """
     path = Path(values["events"]) if values["events"] is not None else None
     on_state = tell if values["verbose"] else None
-    with Recorder(
-        side, path,
-        append=values["events_append"], at_once=values["events_now"], on_state=on_state,
-    ) as recorder:  # fmt: skip
+    watchers = servers_of(values)
+    with (
+        viewed(values, live=bool(watchers)) as spool,
+        Recorder(
+            side, path,
+            spool=_spool_path(values, spool),
+            append=values["events_append"], at_once=values["events_now"], on_state=on_state,
+        ) as recorder,
+    ):  # fmt: skip
 
         async def run_recorded() -> Outcome:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(recorder.keep_flushing)
-                outcome = await run(recorder)
+                async with watching(spool, watchers):
+                    outcome = await run(recorder)
+                    recorder.flush()
                 nursery.cancel_scope.cancel()
             return outcome
 
@@ -109,6 +119,13 @@ async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
     if outcome is None:
         raise MigrationCancelled(f"cancelled by {received}")
     return outcome
+
+
+def _spool_path(values: Values, spool: Spool | None) -> Path | None:
+    """Return where events go for who watches: the process that started this one, or this one."""
+    if values["spool"] is not None:
+        return Path(values["spool"])
+    return spool.path if spool is not None else None
 
 
 def _finish(outcome: Outcome, values: Values) -> None:

@@ -7,7 +7,7 @@ import trio
 from protocol.report import assemble_failed
 from scripts.options import SOURCE, Values
 from scripts.screen.output import tell
-from scripts.screen.progress import show_progress
+from scripts.screen.progress import show_progress, tell_progress
 from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, Report, run_side
 from source.config import SourceConfig
@@ -31,8 +31,10 @@ def run_source(config: SourceConfig, values: Values) -> None:
         sessions.append(session)
         async with trio.open_nursery() as nursery:
             # A progress line between log lines would only be in their way.
-            if not (values["quiet"] or values["verbose"]):
+            if not (values["quiet"] or values["verbose"] or values["spool"]):
                 nursery.start_soon(show_progress, session.progress)
+            if recorder.is_heard:
+                nursery.start_soon(tell_progress, session.progress, recorder)
             result = await session.run()
             nursery.cancel_scope.cancel()
         return result.report, result.problem

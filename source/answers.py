@@ -24,7 +24,7 @@ class Notice(NamedTuple):
     """Something that the scheduler did on the way to a decision, for whoever watches.
 
     Attributes:
-        event: PAGE_START, PREEMPT or BOOST of `protocol.events`.
+        event: PAGE_START, PART_SENT, PREEMPT or BOOST of `protocol.events`.
         page: Which page.
         channel: Where it goes, or went.
         urgent: Whether a vCPU waits for it.

@@ -16,7 +16,7 @@ from guest.memory import GuestMemory
 from guest.states import encode_states
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
-from protocol.events import PASS_END, Emit
+from protocol.events import GUEST_STOP, PASS_END, Emit
 from protocol.geometry import PageId
 from protocol.limits import CLOSING_SECONDS_MAX, DISCARD_BYTES_MAX, SETUP_SECONDS_MAX
 from protocol.messages import (
@@ -165,6 +165,7 @@ class Migration:
     async def _stop_guest(self, dirty: PageSet) -> GuestSnapshot:
         """Stop the guest and add its last writes to what is dirty."""
         self.meter.stopped_ns = time.monotonic_ns()
+        self._emit(GUEST_STOP)
         self.meter.bytes_at_stop = sent_bytes(self._connections)
         snapshot = await self._guest.pause()
         self._lifecycle.fire(Event.GUEST_STOPPED)

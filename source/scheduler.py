@@ -186,11 +186,15 @@ class Scheduler:
             # Its page went whole by other frames, and was told.
             self._leftover = None
             del self._current[lane]
+            self._note(events.PART_SENT, job)
             return 0
         if self._remaining.holds_any(job.span):
             return 0
         del self._current[lane]
-        return self._pages_ended(sent)
+        page_count = self._pages_ended(sent)
+        if not page_count:
+            self._note(events.PART_SENT, job)
+        return page_count
 
     def chunk_interrupted(self, *, begun: bool) -> None:
         """Say that the last chunk was broken off, because `wants_preemption` came true.

@@ -30,7 +30,7 @@ from protocol.errors import (
     WrongMemory,
     root_cause,
 )
-from protocol.events import MISMATCH, Emit
+from protocol.events import MISMATCH, VERDICT, Emit, tell_run
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
 from protocol.messages import Abort, Account, Bye, Verdict
@@ -40,7 +40,7 @@ from protocol.states import POSTCOPY, Event, Lifecycle, State
 from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connections, connect
-from source.meter import sent_bytes
+from source.meter import channel_bytes, sent_bytes
 from source.migration import Migration
 from source.reporting import source_part
 
@@ -65,6 +65,8 @@ class Progress:
     ram_bytes: int
     remaining_bytes: int
     sent_bytes: int
+    precopy_channel_bytes: int
+    postcopy_channel_bytes: int
     elapsed_ms: float
     requests: int
     queued_requests: int
@@ -118,6 +120,8 @@ class SourceSession:
             ram_bytes=self._config.geometry.length_bytes,
             remaining_bytes=migration.scheduler.remaining_bytes,
             sent_bytes=sent_bytes(self._connections),
+            precopy_channel_bytes=channel_bytes(self._connections, Channel.PRECOPY),
+            postcopy_channel_bytes=channel_bytes(self._connections, Channel.POSTCOPY),
             elapsed_ms=migration.meter.total_ms,
             requests=counts.received,
             queued_requests=migration.scheduler.queued_requests,
@@ -141,6 +145,11 @@ class SourceSession:
             MidstreamError: One error that says best what went wrong; `exit_status` goes with it.
             trio.Cancelled: The caller's scope was cancelled; the destination has been told.
         """
+        tell_run(
+            self._emit, self._config.geometry,
+            policy=self._config.policy.name, chunk_bytes=self._config.chunk_bytes,
+            vcpus=self._config.spec.vcpu_count, program=self._config.spec.name,
+        )  # fmt: skip
         try:
             with GuestMemory.create(self._config.geometry, self._config.backing) as memory:
                 await self._fill(memory)
@@ -239,6 +248,11 @@ class SourceSession:
         )
         await connection.out.send(verdict, payload)
         await inbox.expect(Bye, CLOSING_SECONDS_MAX)
+        self._emit(
+            VERDICT,
+            equal=comparison.equal, mismatches=part.mismatches + comparison.account.part.mismatches,
+            downtime_ms=part.downtime_ms, total_ms=part.total_time_ms,
+        )  # fmt: skip
         report = assemble(self._lifecycle.state.value, part, comparison.account.part)
         return Result(report, self._problem(part, comparison))
 

@@ -32,9 +32,17 @@ CORE_MODULES = frozenset(
         "dest.complaints",
         "dest.faults",
         "dest.latency",
+        "dest.missing",
         "dest.newcomers",
         "dest.script",
         "dest.stretches",
+        "scripts.views.causes",
+        "scripts.views.embed",
+        "scripts.views.history",
+        "scripts.views.live",
+        "scripts.views.perfetto",
+        "scripts.views.quantiles",
+        "scripts.views.records",
     }
 )
 
@@ -132,8 +140,7 @@ def import_is_impure(name: str) -> bool:
     if room in MAY_IMPORT:
         # A whole room or one of its names: `from source import pacing` arrives as source.pacing,
         # `from source.pacing import Policy` as source.pacing.Policy.
-        owner = ".".join(name.split(".")[:2])
-        return bool(inside) and not is_pure(owner)
+        return bool(inside) and not is_in(name, CORE_MODULES | {"protocol"})
     return is_in(name, IMPURE_MODULES)
 
 

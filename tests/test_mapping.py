@@ -61,6 +61,21 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/injection/triggers.py": Elsewhere(
         "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),
+    "scripts/views/causes.py": Elsewhere(
+        "tests/scripts/views/test_history.py", "joins what a history holds"
+    ),
+    "scripts/views/embed.py": Elsewhere(
+        "tests/scripts/views/test_page.py", "what a page holds of a run"
+    ),
+    "scripts/views/outputs.py": Elsewhere(
+        "tests/scripts/views/test_spool.py", "writes to files what is made elsewhere"
+    ),
+    "scripts/views/records.py": Elsewhere(
+        "tests/scripts/views/test_history.py", "what a history holds: hardly any code of its own"
+    ),
+    "scripts/views/watchers.py": Elsewhere(
+        "tests/scripts/views/test_watch.py", "which watchers the options mean"
+    ),
     "source/answers.py": Elsewhere(
         "tests/source/test_scheduler.py", "what the scheduler says: no code of its own"
     ),

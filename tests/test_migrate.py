@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.processes import Lab, Process, connection_count, has_state, read_events, until
+from tests.traces import check_rules
 
 BUSY = ("--vcpus=4", "--access-rate=0", "--write-ratio=0.5")
 
@@ -197,7 +198,8 @@ def test_migrate_writes_what_it_is_asked_for(lab: Lab, tmp_path: Path) -> None:
         # `/dev/stdin` is what this command was given, though another process reads it.
         migration = lab.start(
             "migrate", "--size=4MiB", "--image", "/dev/stdin", "--write-ratio=0", "--save",
-            "./a b\n", "--report=-r", "--events=events", "--postcopy-after=0", stdin=image,
+            "./a b\n", "--report=-r", "--events=events", "--postcopy-after=0",
+            "--trace=trace", "--html=html", stdin=image,
         )  # fmt: skip
     lines = migration.succeed().output.splitlines()
     assert lines[0] == "status          completed, verified"
@@ -207,6 +209,15 @@ def test_migrate_writes_what_it_is_asked_for(lab: Lab, tmp_path: Path) -> None:
     for side in ("source", "dest"):
         states = [event["state"] for event in read_events(tmp_path / "events", "state", side)]
         assert states == ["setup", "active", "device", "postcopy-active", "completed"]
+    trace = json.loads((tmp_path / "trace").read_text(encoding="utf-8"))["traceEvents"]
+    check_rules(trace)
+    # Each send is there once, on the source's channels; both processes have told of their part.
+    sent = read_events(tmp_path / "events", "page-sent")
+    spans = [each for each in trace if each.get("args", {}).get("ended") == "page-sent"]
+    assert len(spans) == len(sent) > 0
+    page = (tmp_path / "html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "http" + "://" not in page.replace("http" + "://www.w3.org/2000/svg", "")
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith("process-")} == {
-        "in", "-r", "a b\n", "events"
+        "in", "-r", "a b\n", "events", "trace", "html"
     }  # fmt: skip

@@ -21,6 +21,9 @@ __all__ = ["PARENT_VARIABLE", "Child", "package_environment"]
 # What is kept of a side's standard error: its last lines are its reason.
 _STDERR_BYTES_MAX = 64 * 1024
 
+# What a pipe holds, so what a side that ended may have printed that nobody has read.
+_STDOUT_BYTES_MAX = 64 * 1024
+
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -30,6 +33,7 @@ class Child:
     Attributes:
         side: "source" or "dest".
         reason: Why it failed, in its own words, once `end` has returned.
+        output: What it has printed and nobody has read, once `end` has returned.
         put_down: `kill` ended it, or `end` when it took too long.
     """
 
@@ -61,6 +65,7 @@ class Child:
         """
         self.side = side
         self.reason = ""
+        self.output = ""
         self.put_down = False
         self._errors = b""
         self._output = b""
@@ -191,6 +196,11 @@ class Child:
                 self.reason = os.read(self._reason, _STDERR_BYTES_MAX).decode(errors="replace")
             os.close(self._reason)
             self._reason = -1
+        if self._process.stdout is not None and not self._process.stdout.closed:
+            fd = self._process.stdout.fileno()
+            os.set_blocking(fd, False)
+            with contextlib.suppress(BlockingIOError):
+                self.output = os.read(fd, _STDOUT_BYTES_MAX).decode(errors="replace")
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 pipe.close()

@@ -7,11 +7,12 @@ kernel ends both.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import trio
@@ -23,8 +24,10 @@ from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_argument
 from scripts.processes.child import Child
 from scripts.processes.interrupts import SIGNALS
 from scripts.processes.link import LOOPBACK, Link
-from scripts.screen.output import tell
+from scripts.screen.output import print_result, tell
 from scripts.sides import put_reason, report_error
+from scripts.views.spool import Spool
+from scripts.views.watch import Watcher, watching
 
 # A destination that has not begun to listen by then never will.
 LISTEN_SECONDS_MAX = 60.0
@@ -37,6 +40,9 @@ LISTENING = "listening on "
 
 # The exit statuses with which a source has written its report.
 _REPORTED = frozenset({0, 1, 3, 4, 130})
+
+# Of the process that shows a run, once both sides have started.
+_NICE = 10
 
 # Names that mean another file in another process.
 _OWN_FILE = re.compile(r"/dev/(?:std(?P<name>in|out|err)|fd/(?P<fd>[0-9]+))")
@@ -58,14 +64,27 @@ class SideFailed(MidstreamError):
 class Launcher:
     """Both sides of one migration; `run` once."""
 
-    def __init__(self, values: Values, secret: bytes | None = None, link: Link = LOOPBACK) -> None:
+    def __init__(
+        self,
+        values: Values,
+        secret: bytes | None = None,
+        link: Link = LOOPBACK,
+        spool: Spool | None = None,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
         """Prepare; nothing is started yet.
 
         Args:
             values: The options of `midstream migrate`.
             secret: What both sides prove to each other to know.
             link: What lies between the two sides.
+            spool: Where both sides leave their events for who watches; None if nobody does.
+            watchers: Who is shown the run while it goes on; they need a spool.
         """
+        self._spool = spool
+        self._watchers = watchers
+        # What the source says while it is being watched: printed at once, it would be drawn over.
+        self._said: list[str] = []
         self._link = link
         self._values = {"events": None, "report": None, **values}
         self._secret = secret
@@ -96,7 +115,10 @@ class Launcher:
         with trio.open_signal_receiver(*SIGNALS) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals, nursery)
-                async with trio.open_nursery() as readers:
+                async with (
+                    watching(self._spool, self._watchers),
+                    trio.open_nursery() as readers,
+                ):
                     try:
                         await self._run_sides(readers, nursery)
                     finally:
@@ -105,6 +127,18 @@ class Launcher:
                 nursery.cancel_scope.cancel()
         self._judge()
 
+    def pass_on_kept(self) -> None:
+        """Print what the source has printed while it was watched; call it after `run`.
+
+        Raises:
+            MidstreamError: Standard output cannot be written.
+        """
+        for line in self._said:
+            tell(line)
+        for side in self._sides:
+            if side.side == SOURCE:
+                print_result(side.output)
+
     async def _run_sides(self, readers: trio.Nursery, nursery: trio.Nursery) -> None:
         # It is verbose so that this process hears when it meets a source.
         arguments = [f"--listen={self._link.listen_host}:0", "--quiet", "--verbose"]
@@ -112,11 +146,14 @@ class Launcher:
         readers.start_soon(dest.collect_errors, self._pass_on)
         # Loading takes both sides longest, so they do it at the same time.
         arguments = ["--connect=-", *self._link.note]
-        source = self._start(SOURCE, arguments, capture=False)
+        source = self._start(SOURCE, arguments, capture=bool(self._watchers))
+        if self._watchers:
+            readers.start_soon(source.collect_errors, self._said.append)
         with trio.move_on_after(LISTEN_SECONDS_MAX) as patience:
             try:
                 address = await dest.read_line(LISTENING)
                 source.write_line(await self._link.lead_to(address, nursery))
+                self._yield_processor()
             except MigrationError:
                 await dest.wait()
                 source.kill()
@@ -125,6 +162,15 @@ class Launcher:
             dest.interrupt()
             raise MigrationError(f"the destination did not listen in {LISTEN_SECONDS_MAX:g} s")
         await source.wait()
+
+    def _yield_processor(self) -> None:
+        """Let who shows the run take what processor time nobody else wants.
+
+        Both sides, and the threads of a link, have started by now: they would inherit it.
+        """
+        if self._watchers:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, 0, _NICE)
 
     async def _end_sides(self) -> None:
         """Leave no side behind; the source first, its end is what the destination waits for."""
@@ -142,6 +188,8 @@ class Launcher:
         ours = [option for option in options_of(side) if self._is_for(side, option.name)]
         if self._values["events"] is not None:
             arguments = [*arguments, "--events-append"]
+        if self._spool is not None:
+            arguments = [*arguments, f"--spool={self._spool.path}"]
         values = {name: _for_children(name, value) for name, value in self._values.items()}
         child = Child(
             side,
@@ -154,9 +202,12 @@ class Launcher:
         return child
 
     def _is_for(self, side: str, name: str) -> bool:
-        """Tell whether an option goes to a side: the source alone prints and reports."""
-        if name == "secret_file":
-            # What it holds was read, and is handed on.
+        """Tell whether an option goes to a side: the source alone prints and reports.
+
+        What shows both sides' events is this process's to make, and of the secret's file what it
+        holds was read, and is handed on.
+        """
+        if name in {"secret_file", "trace", "html", "serve"}:
             return False
         return side == SOURCE or name not in {"report", "quiet", "verbose"}
 

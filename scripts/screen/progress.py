@@ -9,6 +9,7 @@ from typing import TextIO
 
 import trio
 
+from protocol.events import PROGRESS, Emit
 from protocol.units import format_bytes
 from scripts.screen.output import CLEAR_LINE
 from source.session import Progress
@@ -42,6 +43,19 @@ async def show_progress(
             await trio.sleep(_PERIOD_SECONDS)
     finally:
         _write(stream, CLEAR_LINE)
+
+
+async def tell_progress(progress: Callable[[], Progress | None], emit: Emit) -> None:
+    """Tell how far a migration is as events, until cancelled."""
+    while True:
+        now = progress()
+        if now is not None:
+            emit(
+                PROGRESS,
+                remaining_bytes=now.remaining_bytes, queued=now.queued_requests,
+                precopy_bytes=now.precopy_channel_bytes, postcopy_bytes=now.postcopy_channel_bytes,
+            )  # fmt: skip
+        await trio.sleep(_PERIOD_SECONDS)
 
 
 def progress_line(now: Progress, rate: float, columns: int) -> str:

@@ -86,7 +86,7 @@ def _latency(summary: dict[str, Any], one: str, many: str) -> str:
     if not summary["count"]:
         return "none"
     names = ("p50", "p90", "p99", "max")
-    figures = ", ".join(f"{name} {_time_us(summary[f'{name}-us'])}" for name in names)
+    figures = ", ".join(f"{name} {time_us(summary[f'{name}-us'])}" for name in names)
     return f"{figures}\n{_count(summary['count'], one, many)} in postcopy"
 
 
@@ -103,10 +103,11 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def _time_ms(milliseconds: float) -> str:
-    return _time_us(milliseconds * 1000)
+    return time_us(milliseconds * 1000)
 
 
-def _time_us(microseconds: float) -> str:
+def time_us(microseconds: float) -> str:
+    """Return a time with three digits and the unit that fits."""
     # A little below the next unit, or rounding would make 1e+03 of it.
     scales = ((999.5, "us", 1.0), (999.5e3, "ms", 1e3), (59.95e6, "s", 1e6), (3597e6, "min", 60e6))
     for limit, unit, scale in scales:

@@ -20,6 +20,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import PageData, PageRequest, ZeroData
 from protocol.policy import preset
+from protocol.report import STAGES
 from tests.helpers import HUGE, FakeGuest, Recorder, fake_guest, small_geometry
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
@@ -137,7 +138,10 @@ async def test_a_fault_becomes_a_request_a_page_and_a_wake(rig: Rig) -> None:
     assert rig.events.of(events.PAGE_PLACED)[1] == {
         "block": 0, "page": 1, "pages": 1, "channel": "postcopy",
     }  # fmt: skip
-    assert rig.events.of(events.VCPU_WAKE)[0]["page"] == 1
+    wake = rig.events.of(events.VCPU_WAKE)[0]
+    assert wake["page"] == 1
+    # The wait stands there with its stages, which add up to it.
+    assert sum(wake[f"{name}_us"] for name in STAGES) == pytest.approx(wake["latency_us"])
     assert rig.engine.latencies.faults.count == 1
 
 
@@ -371,7 +375,7 @@ async def test_a_vcpu_waits_for_its_target_page_only(critical: Rig) -> None:
     assert present == list(range(PER_PAGE + 17, PER_PAGE + 34))
     # What is told is about pages, and the page is not whole.
     assert rig.events.of(events.PAGE_PLACED) == []
-    assert rig.events.of(events.VCPU_WAIT) == [{"vcpu": 2, "block": 0, "page": 1}]
+    assert rig.events.of(events.VCPU_WAIT) == [{"vcpu": 2, "block": 0, "page": 1, "fault_ns": 5}]
     (wake,) = rig.events.of(events.VCPU_WAKE)
     assert (wake["block"], wake["page"]) == (0, 1)
     assert rig.engine.latencies.faults.count == 1

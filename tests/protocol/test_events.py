@@ -2,6 +2,8 @@
 
 from protocol import events
 from protocol.events import Emit, ignore
+from protocol.geometry import Geometry, RamBlock
+from tests.helpers import Recorder, small_geometry
 
 # What whoever reads the events file may rely on.
 PROMISED = {
@@ -22,6 +24,25 @@ def test_names_follow_their_constants() -> None:
     for name, value in vars(events).items():
         if name.isupper():
             assert name.lower().replace("_", "-") == value
+
+
+def test_a_run_explains_itself() -> None:
+    """What is migrated and how is told once, and every block with its page size."""
+    told = Recorder()
+    geometry = small_geometry()
+    events.tell_run(
+        told, geometry, policy="ordered", chunk_bytes=65536, vcpus=4, program="scripted"
+    )
+    assert told.events[0] == (
+        events.RUN,
+        {"policy": "ordered", "chunk_bytes": 65536, "vcpus": 4, "program": "scripted", "blocks": 2},
+    )
+    assert [event for event, _ in told.events[1:]] == [events.RAM_BLOCK] * 2
+    blocks = tuple(
+        RamBlock(fields["name"], fields["length_bytes"], fields["page_bytes"])
+        for fields in told.of(events.RAM_BLOCK)
+    )
+    assert Geometry(blocks) == geometry
 
 
 def test_ignoring_is_listening() -> None:

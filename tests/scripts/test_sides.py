@@ -36,7 +36,8 @@ def report() -> dict[str, Any]:
 def values(**given: object) -> dict[str, object]:
     """Return a command line's values for a side, of which these were given."""
     nothing = {"events": None, "events_append": False, "events_now": False, "report": None}
-    return nothing | {"quiet": False, "verbose": False} | given
+    views = {"trace": None, "html": None, "spool": None}
+    return nothing | views | {"quiet": False, "verbose": False} | given
 
 
 async def wait_for_ever() -> Outcome:

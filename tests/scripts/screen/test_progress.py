@@ -11,7 +11,8 @@ from source.session import Progress
 
 NOW = Progress(
     state="postcopy-active", pass_count=1, ram_bytes=64 << 20, remaining_bytes=16 << 20,
-    sent_bytes=100 << 20, elapsed_ms=5.0, requests=29, queued_requests=3, preemptions=2, boosted=1,
+    sent_bytes=100 << 20, precopy_channel_bytes=60 << 20, postcopy_channel_bytes=40 << 20,
+    elapsed_ms=5.0, requests=29, queued_requests=3, preemptions=2, boosted=1,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import trio
 from protocol.errors import MidstreamError
 from protocol.events import PAGE_SENT, STATE
 from scripts.screen.recorder import Recorder
+from tests.helpers import nothing_left
 
 
 def test_an_event_is_a_line_with_time_and_side(tmp_path: Path) -> None:
@@ -112,3 +113,23 @@ def test_changes_of_state_are_told(tmp_path: Path) -> None:
         recorder(PAGE_SENT, page=1)
         recorder(STATE, state="device")
     assert told == ["dest: device"]
+
+
+def test_a_spool_is_bounded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spool that is as large as it may be is given up; the events file goes on."""
+    monkeypatch.setattr("scripts.screen.recorder.SPOOL_BYTES_MAX", 100)
+    with Recorder("source", tmp_path / "events", spool=tmp_path / "spool") as recorder:
+        assert recorder.is_heard
+        for state in ("setup", "active", "device"):
+            recorder(STATE, state=state)
+    assert len((tmp_path / "events").read_bytes().splitlines()) == 3
+    assert 100 <= len((tmp_path / "spool").read_bytes()) < 200
+    assert capsys.readouterr().err == "source: from here on events are lost: File too large\n"
+
+
+def test_a_spool_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
+    """The error is the spool's, and the events file is closed again."""
+    with nothing_left(), pytest.raises(MidstreamError, match=r"cannot write .*missing"):
+        Recorder("source", tmp_path / "events", spool=tmp_path / "missing" / "spool")

@@ -1,0 +1,1 @@
+"""A migration to look at: what went when, over which channel, who waited and why."""

@@ -1,0 +1,299 @@
+"""A run as a page's script wants it: a small object, its long columns as base64 of typed arrays.
+
+However long the run, what is embedded is bounded: stretches of background are put together until
+they are few enough, and of the waits the longest are kept.  What was put together or left out is in
+the object, and the page says it.  Times are ticks of `tick_us` microseconds from the first event.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from protocol.channels import Channel
+from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.report import STAGES
+from protocol.states import State
+from scripts.views.causes import served_by
+from scripts.views.history import History
+from scripts.views.quantiles import percentiles_us, waited_us, waiting_over_time
+from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Send, Wait
+
+Plain = dict[str, Any]
+
+# A browser draws so many bars in a moment, and their columns are some 6 MB of base64.
+BARS_MAX = 250_000
+# The longest of the waits; all of them are in the distribution.
+WAITS_MAX = 20_000
+NOTES_MAX = 20_000
+REQUESTS_MAX = 50_000
+PLACED_MAX = 250_000
+# How many stretches of time a line over time has: fewer than a screen has pixels.
+POINTS_MAX = 600
+
+_TICKS_END = 1 << 32
+# Stands for a moment that never came.
+NEVER = _TICKS_END - 1
+
+KINDS = (BACKGROUND, URGENT, BOOSTED)
+ENDS = ("page-sent", "preempt", "part-sent", "channel-lost")
+CHANNELS = tuple(channel.value for channel in Channel)
+
+
+def embed(history: History, name: str) -> Plain:
+    """Return what a page embeds of a run."""
+    return _Embedding(history).plain(name)
+
+
+class _Embedding:
+    """One run on its way into a page."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._zero_ns = history.first_ns
+        span_ns = max(history.last_ns - history.first_ns, 0)
+        self._tick_ns = 1000 * (1 + span_ns // 1000 // (_TICKS_END - 2))
+
+    def plain(self, name: str) -> Plain:
+        history = self._history
+        waits = sorted(history.all_waits, key=self._length_ns, reverse=True)
+        shown = waits[:WAITS_MAX]
+        bars, pages_per_bar = _thinned(history.sends)
+        too_many = max(len(bars) - BARS_MAX, 0)
+        bars = bars[:BARS_MAX]
+        blackout = history.blackout_ns
+        return {
+            "name": name,
+            "status": history.status,
+            "run": history.run,
+            "verdict": history.verdict,
+            "accesses": history.accesses,
+            "tick_us": self._tick_ns / 1000,
+            "end": self._tick(history.last_ns),
+            "begin": self._tick(self._begin_ns()),
+            "blocks": self._blocks(),
+            "vcpus": history.vcpu_count,
+            "states": {side: self._states(side) for side in (SOURCE, DEST)},
+            "blackout": None if blackout is None else [self._tick(each) for each in blackout],
+            "percentiles_us": percentiles_us(waits),
+            "wait_count": len(waits),
+            "waited_us": waited_us(waits),
+            "distribution_us": _points(sorted(wait.latency_us for wait in history.waits)),
+            "stages": list(STAGES),
+            "kinds": list(KINDS),
+            "ends": list(ENDS),
+            "channels": list(CHANNELS),
+            "sends": self._sends(bars),
+            "waits": self._waits(shown, bars),
+            "requests": self._requests(),
+            "placed": self._placed(),
+            "notes": self._notes(),
+            "waiting": self._waiting(waits),
+            "rates": self._rates(),
+            "counts": dict(history.counts),
+            "pages_per_bar": pages_per_bar,
+            "left_out": self._left_out(too_many, len(waits)),
+        }
+
+    def _tick(self, time_ns: int) -> int:
+        return int(min(max((time_ns - self._zero_ns) // self._tick_ns, 0), NEVER - 1))
+
+    def _ticks(self, times_ns: Sequence[int | None]) -> str:
+        return _column([NEVER if each is None else self._tick(each) for each in times_ns], "u4")
+
+    def _length_ns(self, wait: Wait) -> int:
+        end_ns = self._history.last_ns if wait.wake_ns is None else wait.wake_ns
+        return end_ns - wait.start_ns
+
+    def _begin_ns(self) -> int:
+        """Return when pages began to be sent: what comes before is set-up."""
+        active = [at for at, state in self._history.states(SOURCE) if state == State.ACTIVE.value]
+        starts = [self._history.sends[0].start_ns] if self._history.sends else []
+        return min([*active, *starts], default=self._zero_ns)
+
+    def _blocks(self) -> list[Plain]:
+        blocks = []
+        for index in self._history.block_indices:
+            known = self._history.blocks.get(index)
+            page_bytes = known.page_bytes if known else TARGET_PAGE_BYTES
+            blocks.append(
+                {
+                    "name": known.name if known else f"block {index}",
+                    "pages": self._history.page_count(index),
+                    "page_bytes": page_bytes,
+                    "known": known is not None,
+                }
+            )
+        return blocks
+
+    def _states(self, side: str) -> list[list[Any]]:
+        return [[self._tick(at), state] for at, state in self._history.states(side)]
+
+    def _sends(self, bars: Sequence[Send]) -> Plain:
+        kinds = [
+            KINDS.index(bar.kind)
+            | CHANNELS.index(bar.channel) << 2
+            | ENDS.index(bar.ended) << 3
+            for bar in bars
+        ]  # fmt: skip
+        return {
+            "count": len(bars),
+            "start": self._ticks([bar.start_ns for bar in bars]),
+            "end": self._ticks([bar.end_ns for bar in bars]),
+            "block": _column([bar.block for bar in bars], "u1"),
+            "page": _column([bar.page for bar in bars], "f8"),
+            "pages": _column([bar.pages for bar in bars], "u4"),
+            "kind": _column(kinds, "u1"),
+            "bytes": _column([bar.bytes or 0 for bar in bars], "f4"),
+            "urgent": self._ticks([bar.urgent_ns for bar in bars]),
+        }
+
+    def _waits(self, waits: Sequence[Wait], bars: Sequence[Send]) -> Plain:
+        history = self._history
+        numbers = {id(bar): number for number, bar in enumerate(bars)}
+        served = [
+            NEVER if number is None else numbers.get(id(history.sends[number]), NEVER)
+            for number in served_by(history, list(waits))
+        ]
+        untold = [-1.0] * len(STAGES)
+        stages = [wait.stages_us or untold for wait in waits]
+        return {
+            "count": len(waits),
+            "start": self._ticks([wait.start_ns for wait in waits]),
+            "wake": self._ticks([wait.wake_ns for wait in waits]),
+            "vcpu": _column([wait.vcpu for wait in waits], "u1"),
+            "block": _column([wait.block for wait in waits], "u1"),
+            "page": _column([wait.page for wait in waits], "f8"),
+            "latency": _column([self._length_ns(wait) / 1000 for wait in waits], "f4"),
+            "stages": _column(np.array(stages, dtype="f4").ravel(), "f4"),
+            "send": _column(served, "u4"),
+        }
+
+    def _requests(self) -> Plain:
+        requests = self._history.requests[:REQUESTS_MAX]
+        answers = sorted({request.answer for request in requests})
+        return {
+            "count": len(requests),
+            "asked": self._ticks([request.asked_ns for request in requests]),
+            "came": self._ticks([request.came_ns for request in requests]),
+            "block": _column([request.block for request in requests], "u1"),
+            "page": _column([request.page for request in requests], "f8"),
+            "answer": [answers.index(request.answer) for request in requests],
+            "answers": answers,
+        }
+
+    def _placed(self) -> Plain:
+        placed = self._history.placed[:PLACED_MAX]
+        return {
+            "count": len(placed),
+            "time": self._ticks([each.time_ns for each in placed]),
+            "block": _column([each.block for each in placed], "u1"),
+            "page": _column([each.page for each in placed], "f8"),
+            "pages": _column([each.pages for each in placed], "u4"),
+        }
+
+    def _notes(self) -> list[list[Any]]:
+        return [
+            [self._tick(note.time_ns), note.side, note.event, note.fields]
+            for note in self._history.notes[:NOTES_MAX]
+        ]
+
+    def _waiting(self, waits: Sequence[Wait]) -> list[list[float]]:
+        """Return how many vCPUs waited on average in each of equal stretches of time."""
+        steps = waiting_over_time(waits, self._history.last_ns)
+        if not steps:
+            return []
+        times = np.array([self._tick(at) for at, _ in steps], dtype=float)
+        counts = np.array([0, *(count for _, count in steps)], dtype=float)
+        begin, end = self._tick(self._begin_ns()), self._tick(self._history.last_ns)
+        edges = np.linspace(begin, max(end, begin + 1), POINTS_MAX + 1)
+        area = np.concatenate([[0.0], np.cumsum(np.diff(times) * counts[1:-1])])
+        total = np.interp(edges, times, area, left=0.0)
+        widths = np.maximum(np.diff(edges), 1e-9)
+        return [
+            [round(float(edge), 1), round(float(mean), 4)]
+            for edge, mean in zip(edges[:-1], np.diff(total) / widths, strict=True)
+        ]
+
+    def _rates(self) -> Plain:
+        """Return each channel's bytes a second in equal stretches of time."""
+        begin, end = self._tick(self._begin_ns()), self._tick(self._history.last_ns)
+        rates: Plain = {}
+        for channel in CHANNELS:
+            marks = [mark for mark in self._history.marks if mark.channel == channel]
+            if not marks:
+                continue
+            edges = np.linspace(begin, max(end, begin + 1), min(POINTS_MAX, 4 * len(marks)) + 1)
+            times = [begin, *(self._tick(mark.time_ns) for mark in marks)]
+            carried = [0, *(mark.channel_bytes for mark in marks)]
+            seconds = np.diff(edges) * self._tick_ns / 1e9
+            rate = np.diff(np.interp(edges, times, carried)) / seconds
+            rates[channel] = [round(float(each)) for each in rate]
+        return {"edges": [begin, end], **rates}
+
+    def _left_out(self, too_many: int, wait_count: int) -> Plain:
+        history = self._history
+        kept = {
+            "sends": too_many,
+            "waits": max(wait_count - WAITS_MAX, 0),
+            "notes": max(len(history.notes) - NOTES_MAX, 0),
+            "requests": max(len(history.requests) - REQUESTS_MAX, 0),
+            "placed": max(len(history.placed) - PLACED_MAX, 0),
+        }
+        return {name: count + history.left_out[name] for name, count in kept.items()}
+
+
+def _column(values: Sequence[float] | np.ndarray[Any, Any], kind: str) -> str:
+    """Return numbers as base64 of little-endian items of a NumPy kind."""
+    return base64.b64encode(np.asarray(values).astype(f"<{kind}").tobytes()).decode()
+
+
+def _points(ordered: Sequence[float]) -> list[list[float]]:
+    """Return a distribution as (value, share of all at or below it), ascending, ends included."""
+    count = len(ordered)
+    ranks = sorted({round(rank) for rank in np.linspace(1, count, min(count, 400))})
+    # The tail is what people look for, so the last hundred are all there.
+    ranks = sorted({*ranks, *range(max(1, count - 99), count + 1)}) if count else []
+    return [[round(ordered[rank - 1], 3), rank / count] for rank in ranks]
+
+
+def _thinned(sends: Sequence[Send]) -> tuple[Sequence[Send], int]:
+    """Return bars, few enough for a page, and how many pages one of background may span.
+
+    Background that goes on from page to page is put together in ever larger bars, and only that: a
+    page that was asked for, or was broken off, keeps bars of its own.  That may not be enough.
+    """
+    pages_per_bar = 1
+    bars: Sequence[Send] = sends
+    while len(bars) > BARS_MAX and pages_per_bar < 1 << 30:
+        pages_per_bar *= 8
+        bars = _joined(bars, pages_per_bar)
+    return bars, pages_per_bar
+
+
+def _joined(sends: Sequence[Send], pages_per_bar: int) -> list[Send]:
+    bars: list[Send] = []
+    for send in sends:
+        last = bars[-1] if bars else None
+        if last is not None and _continues(last, send, pages_per_bar):
+            carried = None if last.bytes is None or send.bytes is None else last.bytes + send.bytes
+            bars[-1] = last._replace(
+                pages=last.pages + send.pages, end_ns=send.end_ns, bytes=carried
+            )
+        else:
+            bars.append(send)
+    return bars
+
+
+def _continues(last: Send, send: Send, pages_per_bar: int) -> bool:
+    plain = (BACKGROUND, "page-sent", None)
+    return (
+        (last.kind, last.ended, last.urgent_ns) == plain
+        and (send.kind, send.ended, send.urgent_ns) == plain
+        and (last.block, last.channel) == (send.block, send.channel)
+        and last.page + last.pages == send.page
+        and last.page // pages_per_bar == send.page // pages_per_bar
+    )

@@ -1,0 +1,317 @@
+"""A run as its events tell it: what went when, over which channel, for whom, and who waited.
+
+`History.take` is given each side's events in the order in which that side wrote them; how the two
+sides' lines lie among each other does not matter.  Times are nanoseconds of the monotonic clock, so
+both sides' events must come from one machine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Any
+
+from protocol import events
+from protocol.channels import Channel
+from protocol.report import STAGES
+from scripts.views.records import (
+    BACKGROUND,
+    BOOSTED,
+    SOURCE,
+    URGENT,
+    Block,
+    Mark,
+    Note,
+    Placed,
+    Request,
+    Send,
+    Wait,
+)
+
+Event = dict[str, Any]
+
+# What is kept of each kind; what comes after is counted and not kept.  A guest of 64 GiB with huge
+# pages sends 32,768 pages in a pass.
+SENDS_MAX = 1_000_000
+WAITS_MAX = 500_000
+NOTES_MAX = 500_000
+
+
+@dataclass
+class _Open:
+    """A send under way."""
+
+    event: Event
+    urgent_ns: int | None = None
+
+
+class History:
+    """All that is kept of one run; `take` each event, then read.
+
+    Attributes:
+        run: The fields of the event `run`, empty if there was none.
+        blocks: By index; those that no event described are missing.
+        left_out: How many of each kind were not kept, because there were too many.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.run: Event = {}
+        self.verdict: Event = {}
+        self.accesses: Event = {}
+        self.blocks: dict[int, Block] = {}
+        self.sends: list[Send] = []
+        self.waits: list[Wait] = []
+        self.placed: list[Placed] = []
+        self.notes: list[Note] = []
+        self.marks: list[Mark] = []
+        self.counts: Counter[str] = Counter()
+        self.left_out: Counter[str] = Counter()
+        self.sides: set[str] = set()
+        self.first_ns = (1 << 63) - 1
+        self.last_ns = 0
+        self._asked: list[Event] = []
+        self._came: list[Event] = []
+        self._open: dict[str, _Open] = {}
+        self._waiting: dict[int, Event] = {}
+        self._page_counts: dict[int, int] = {}
+        self._takers = {
+            events.RUN: self._take_run,
+            events.RAM_BLOCK: self._take_block,
+            events.PROGRESS: self._take_progress,
+            events.PAGE_REQUEST: self._take_request,
+            events.PAGE_START: self._take_start,
+            events.PART_SENT: self._take_end,
+            events.PAGE_SENT: self._take_end,
+            events.PREEMPT: self._take_end,
+            events.CHANNEL_LOST: self._take_lost,
+            events.PAGE_PLACED: self._take_placed,
+            events.VCPU_WAIT: self._take_wait,
+            events.VCPU_WAKE: self._take_wake,
+            events.ACCESSES: self._take_accesses,
+            events.VERDICT: self._take_verdict,
+        }
+
+    def take(self, event: Event) -> None:
+        """Take one event."""
+        name, time_ns = event["event"], event["t-ns"]
+        self.first_ns = min(self.first_ns, time_ns)
+        self.last_ns = max(self.last_ns, time_ns)
+        self.sides.add(event["side"])
+        self.counts[name] += 1
+        taker = self._takers.get(name)
+        if taker is not None:
+            taker(event)
+        if name not in _NO_NOTES:
+            self._note(event)
+
+    @property
+    def requests(self) -> list[Request]:
+        """All page requests, in the order in which they were made.
+
+        The return path keeps their order, so the n-th for a page that the destination made is the
+        n-th for it that the source got.
+        """
+        came: dict[tuple[int, int], deque[Event]] = {}
+        for event in self._came:
+            came.setdefault(_page(event), deque()).append(event)
+        requests = []
+        for event in self._asked or self._came:
+            queue = came.get(_page(event))
+            answer = queue.popleft() if queue else {}
+            requests.append(
+                Request(
+                    event["block"], event["page"], event["t-ns"], answer.get("t-ns"),
+                    str(answer.get("answer", "")),
+                )
+            )  # fmt: skip
+        return requests
+
+    @property
+    def all_waits(self) -> list[Wait]:
+        """The waits that ended, and those that had not when the events did."""
+        return [
+            *self.waits,
+            *(
+                Wait(vcpu, event["block"], event["page"], _fault_ns(event), None, None)
+                for vcpu, event in self._waiting.items()
+            ),
+        ]
+
+    @property
+    def vcpu_count(self) -> int:
+        """How many vCPUs the guest has, as far as the events tell."""
+        seen = [wait.vcpu + 1 for wait in self.all_waits]
+        return max([*seen, int(self.run.get("vcpus", 0))], default=0)
+
+    def states(self, side: str) -> list[tuple[int, str]]:
+        """Return when a side came into which state, in order."""
+        return [
+            (note.time_ns, note.fields["state"])
+            for note in self.notes
+            if note.event == events.STATE and note.side == side
+        ]
+
+    def time_of(self, event: str) -> int | None:
+        """Return when something first happened, None if it did not."""
+        return next((note.time_ns for note in self.notes if note.event == event), None)
+
+    @property
+    def blackout_ns(self) -> tuple[int, int] | None:
+        """From when the guest stood still until it ran on the destination, if that is told."""
+        stop, run = self.time_of(events.GUEST_STOP), self.time_of(events.GUEST_RUN)
+        return (stop, run) if stop is not None and run is not None and stop <= run else None
+
+    @property
+    def status(self) -> str:
+        """The state in which the run ended; of two sides, the worse."""
+        ends = {states[-1][1] for side in self.sides if (states := self.states(side))}
+        return next((end for end in ("failed", "cancelled") if end in ends), min(ends, default="?"))
+
+    def page_count(self, block: int) -> int:
+        """Return how many pages a block has; as many as were seen, if nothing says it."""
+        if block in self.blocks:
+            return self.blocks[block].length_bytes // self.blocks[block].page_bytes
+        return self._page_counts.get(block, 0)
+
+    @property
+    def block_indices(self) -> range:
+        """The blocks, those that were only seen in pages included."""
+        return range(max([*self.blocks, *self._page_counts], default=-1) + 1)
+
+    def _see(self, block: int, end: int) -> None:
+        self._page_counts[block] = max(self._page_counts.get(block, 0), end)
+
+    def _note(self, event: Event) -> None:
+        if len(self.notes) >= NOTES_MAX:
+            self.left_out["notes"] += 1
+            return
+        fields = {name: value for name, value in event.items() if name not in _HEAD}
+        self.notes.append(Note(event["t-ns"], event["side"], event["event"], fields))
+
+    def _take_run(self, event: Event) -> None:
+        self.run = self.run or event
+
+    def _take_block(self, event: Event) -> None:
+        block = Block(event["name"], event["length-bytes"], max(event["page-bytes"], 1))
+        self.blocks.setdefault(event["block"], block)
+
+    def _take_accesses(self, event: Event) -> None:
+        self.accesses = event
+
+    def _take_verdict(self, event: Event) -> None:
+        self.verdict = event
+
+    def _take_request(self, event: Event) -> None:
+        self._see(event["block"], event["page"] + 1)
+        if event["side"] != SOURCE:
+            self._asked.append(event)
+            return
+        self._came.append(event)
+        if event.get("answer") == "urgent-in-place":
+            for send in self._open.values():
+                if _page(send.event) == _page(event):
+                    send.urgent_ns = event["t-ns"]
+
+    def _take_start(self, event: Event) -> None:
+        # One that is still open was taken back before a byte of it went.
+        self._open[event["channel"]] = _Open(event)
+        self._mark(event)
+
+    def _take_end(self, event: Event) -> None:
+        start = self._open.get(event["channel"])
+        if start is None or _page(start.event) != _page(event):
+            return
+        del self._open[event["channel"]]
+        pages = event.get("pages", 1)
+        self._see(event["block"], event["page"] + pages)
+        self._mark(event)
+        kind = URGENT if event["urgent"] else BACKGROUND
+        if len(self.sends) >= SENDS_MAX:
+            self.left_out["sends"] += 1
+            return
+        before, after = start.event.get("channel-bytes"), event.get("channel-bytes")
+        self.sends.append(
+            Send(
+                event["block"], event["page"], pages, event["channel"],
+                BOOSTED if event.get("boosted") else kind,
+                start.event["t-ns"], event["t-ns"], event["event"],
+                None if before is None or after is None else after - before,
+                start.urgent_ns,
+            )
+        )  # fmt: skip
+
+    def _take_lost(self, event: Event) -> None:
+        """End what was under way on a connection that broke, or on all if it is not said which."""
+        if event["side"] != SOURCE:
+            return
+        for channel in tuple(self._open):
+            if event.get("channel", channel) == channel:
+                end = {"t-ns": event["t-ns"], "event": events.CHANNEL_LOST}
+                start = self._open[channel].event
+                self._take_end({name: start[name] for name in _OF_PAGE if name in start} | end)
+
+    def _mark(self, event: Event) -> None:
+        if "channel-bytes" in event and len(self.marks) < SENDS_MAX:
+            self.marks.append(
+                Mark(
+                    event["t-ns"], event["channel"], event["channel-bytes"],
+                    event.get("remaining-bytes", 0),
+                )
+            )  # fmt: skip
+
+    def _take_progress(self, event: Event) -> None:
+        for channel in Channel:
+            fields = {"channel": channel.value, "channel-bytes": event[f"{channel.value}-bytes"]}
+            self._mark(event | fields)
+
+    def _take_placed(self, event: Event) -> None:
+        pages = event.get("pages", 1)
+        self._see(event["block"], event["page"] + pages)
+        if len(self.placed) >= SENDS_MAX:
+            self.left_out["placed"] += 1
+            return
+        self.placed.append(Placed(event["t-ns"], event["block"], event["page"], pages))
+
+    def _take_wait(self, event: Event) -> None:
+        self._see(event["block"], event["page"] + 1)
+        # A vCPU that faults again, as it does after a pause, makes its wait before one never made.
+        self._waiting[event["vcpu"]] = event
+
+    def _take_wake(self, event: Event) -> None:
+        start = self._waiting.pop(event["vcpu"], None)
+        if len(self.waits) >= WAITS_MAX:
+            self.left_out["waits"] += 1
+            return
+        latency_ns = round(event["latency-us"] * 1000)
+        start_ns = event["t-ns"] - latency_ns if start is None else _fault_ns(start)
+        stages = tuple(float(event.get(f"{name}-us", -1.0)) for name in STAGES)
+        self.waits.append(
+            Wait(
+                event["vcpu"], event["block"], event["page"], start_ns, start_ns + latency_ns,
+                stages if min(stages) >= 0 else None,
+            )
+        )  # fmt: skip
+
+
+# What comes with every page, or is kept in another form.
+_NO_NOTES = frozenset(
+    {
+        *(events.PAGE_START, events.PAGE_SENT, events.PART_SENT, events.PAGE_PLACED),
+        *(events.VCPU_WAIT, events.VCPU_WAKE, events.PAGE_REQUEST),
+        *(events.PROGRESS, events.MISSING),
+    }
+)
+_HEAD = frozenset({"t-ns", "side", "event"})
+
+
+_OF_PAGE = ("block", "page", "channel", "urgent", "boosted")
+
+
+def _page(event: Event) -> tuple[int, int]:
+    return event["block"], event["page"]
+
+
+def _fault_ns(event: Event) -> int:
+    time_ns: int = event["t-ns"] if "fault-ns" not in event else event["fault-ns"]
+    return time_ns

@@ -1,0 +1,254 @@
+"""What a run is doing now: the state of each page, the channels' rates, who waits, percentiles.
+
+Its size is bounded by the guest's, not by how long the run takes.  The two sides' events may come a
+little out of order among each other; what was placed in postcopy stays placed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dest.latency import new_histogram, summarize
+from protocol import events
+from protocol.channels import Channel
+from protocol.report import Summary
+from protocol.states import FINAL, POSTCOPY
+from scripts.views.records import DEST, SOURCE
+
+Event = dict[str, Any]
+
+# What a page is, in the order in which it catches the eye: of many pages in one cell of a map the
+# last of these that occurs is shown.
+MISSING, HERE, ARRIVING, PREEMPTED, REQUESTED = range(5)
+STATUS_NAMES = ("missing", "here", "arriving", "preempted", "requested")
+# A cell of which some pages are here and some are missing.
+PARTLY = 5
+
+# A map has a byte a page: a guest of 1 TiB in base pages would take 256 MiB.  Beyond that, a byte
+# stands for several pages.
+MAP_PAGES_MAX = 1 << 26
+
+# Rates are over so much time.
+_RATE_NS = 1_000_000_000
+
+_FINAL = {state.value for state in FINAL}
+_POSTCOPY = {state.value for state in POSTCOPY}
+
+
+class BlockMap:
+    """The pages of one RAMBlock."""
+
+    def __init__(self, name: str, pages: int, page_bytes: int) -> None:
+        """Start with every page missing."""
+        self.name = name
+        self.pages = pages
+        self.page_bytes = page_bytes
+        # How many pages a byte of the map stands for.
+        self.shared = -(-pages // MAP_PAGES_MAX)
+        self.status: NDArray[np.uint8] = np.zeros(-(-pages // self.shared), dtype=np.uint8)
+        # Placed in postcopy, so there for good.
+        self.final: NDArray[np.bool_] = np.zeros_like(self.status, dtype=np.bool_)
+
+    def part(self, page: int, pages: int) -> slice:
+        """Return where these pages are in the map."""
+        return slice(page // self.shared, -(-(page + pages) // self.shared))
+
+    def cells(self, count: int) -> NDArray[np.uint8]:
+        """Return the block in so many cells, or one a page if that is fewer.
+
+        Returns:
+            One of MISSING to REQUESTED a cell, or PARTLY.
+        """
+        size = len(self.status)
+        count = max(1, min(count, size))
+        if count == size:
+            return self.status.copy()
+        edges = np.linspace(0, size, count, endpoint=False).astype(np.int64)
+        most = np.maximum.reduceat(self.status, edges)
+        least = np.minimum.reduceat(self.status, edges)
+        return np.where((most == HERE) & (least == MISSING), np.uint8(PARTLY), most)
+
+
+class Waiter(NamedTuple):
+    """A vCPU that waits, for which page, since when."""
+
+    vcpu: int
+    block: int
+    page: int
+    since_ns: int
+
+
+class LiveState:
+    """The present of one run; `take` each event."""
+
+    def __init__(self) -> None:
+        """Start before anything is known."""
+        self.policy = ""
+        self.state = "none"
+        self.passes = 0
+        self.blocks: dict[int, BlockMap] = {}
+        self.remaining_bytes: int | None = None
+        self.carried: dict[str, int] = {channel.value: 0 for channel in Channel}
+        self.requests = 0
+        self.preempted = 0
+        self.boosted = 0
+        self.vcpus = 0
+        self.first_ns: int | None = None
+        self.last_ns = 0
+        self.in_postcopy = False
+        self._waiting: dict[int, Waiter] = {}
+        self._marks: deque[tuple[int, dict[str, int]]] = deque()
+        self._histogram = new_histogram()
+        self._takers = {
+            events.RUN: self._take_run,
+            events.RAM_BLOCK: self._take_block,
+            events.STATE: self._take_state,
+            events.PASS_END: self._take_pass_end,
+            events.PROGRESS: self._take_progress,
+            events.MISSING: self._take_missing,
+            events.PAGE_REQUEST: self._take_request,
+            events.PAGE_START: self._take_start,
+            events.PREEMPT: self._take_preempt,
+            events.BOOST: self._take_boost,
+            events.PAGE_SENT: self._take_sent,
+            events.PAGE_PLACED: self._take_placed,
+            events.VCPU_WAIT: self._take_wait,
+            events.VCPU_WAKE: self._take_wake,
+        }
+
+    def take(self, event: Event) -> None:
+        """Take one event, checked as `saved.parse_event` does."""
+        self.last_ns = max(self.last_ns, event["t-ns"])
+        taker = self._takers.get(event["event"])
+        if taker is not None:
+            taker(event)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self.state in _FINAL
+
+    @property
+    def waiters(self) -> list[Waiter]:
+        """Who waits, longest first."""
+        return sorted(self._waiting.values(), key=lambda waiter: waiter.since_ns)
+
+    @property
+    def waits(self) -> Summary:
+        """The waits that have ended so far."""
+        return summarize(self._histogram)
+
+    def rates(self) -> dict[str, float]:
+        """Return each channel's bytes a second over the last moment."""
+        if len(self._marks) < 2:
+            return dict.fromkeys(self.carried, 0.0)
+        (from_ns, before), (to_ns, after) = self._marks[0], self._marks[-1]
+        seconds = max(to_ns - from_ns, 1) / 1e9
+        return {name: (after[name] - before[name]) / seconds for name in self.carried}
+
+    def cells(self, count: int) -> list[tuple[BlockMap, NDArray[np.uint8]]]:
+        """Return every block in cells, in proportion to its bytes, about so many in all."""
+        blocks = [self.blocks[index] for index in sorted(self.blocks)]
+        total = sum(block.pages * block.page_bytes for block in blocks)
+        return [
+            (block, block.cells(max(1, count * block.pages * block.page_bytes // total)))
+            for block in blocks
+        ]
+
+    def _take_run(self, event: Event) -> None:
+        self.policy, self.vcpus = event["policy"], event["vcpus"]
+
+    def _take_block(self, event: Event) -> None:
+        pages = event["length-bytes"] // max(event["page-bytes"], 1)
+        if pages and event["block"] not in self.blocks:
+            block = BlockMap(event["name"], pages, event["page-bytes"])
+            self.blocks[event["block"]] = block
+
+    def _take_state(self, event: Event) -> None:
+        # The source ends last when all is well, and knows the passes; a destination that runs alone
+        # is all there is.
+        if event["side"] == SOURCE or self.state not in _FINAL:
+            self.state = event["state"]
+        if event["state"] == "active" and self.first_ns is None:
+            self.first_ns = event["t-ns"]
+        if event["side"] == DEST and event["state"] in _POSTCOPY:
+            self.in_postcopy = True
+
+    def _take_pass_end(self, event: Event) -> None:
+        self.passes = event.get("index", self.passes) + 1
+
+    def _take_progress(self, event: Event) -> None:
+        self.remaining_bytes = event["remaining-bytes"]
+        for channel in self.carried:
+            self.carried[channel] = event.get(f"{channel}-bytes", 0)
+        self._marks.append((event["t-ns"], dict(self.carried)))
+        while len(self._marks) > 2 and self._marks[1][0] < event["t-ns"] - _RATE_NS:
+            self._marks.popleft()
+
+    def _take_missing(self, event: Event) -> None:
+        """Take which pages are stale; with it postcopy begins with the others here for good."""
+        block = self.blocks.get(event["block"])
+        if block is None:
+            return
+        try:
+            packed = np.frombuffer(base64.b64decode(event["bits"], validate=True), dtype=np.uint8)
+        except (binascii.Error, ValueError):
+            return
+        bits = np.unpackbits(packed, bitorder="little")
+        wide = np.arange(len(block.status)) * block.shared // max(event["pages-per-bit"], 1)
+        if not len(wide) or wide[-1] >= len(bits):
+            return
+        missing = bits[wide].astype(np.bool_)
+        block.status[~missing] = HERE
+        block.final = ~missing
+        block.status[missing & (block.status == HERE)] = MISSING
+
+    def _mark(self, event: Event, status: int, pages: int = 1) -> None:
+        block = self.blocks.get(event["block"])
+        if block is None:
+            return
+        part = block.part(event["page"], pages)
+        block.status[part] = np.where(block.final[part], HERE, status)
+
+    def _take_start(self, event: Event) -> None:
+        self._mark(event, REQUESTED if event["urgent"] else ARRIVING)
+
+    def _take_request(self, event: Event) -> None:
+        if event["side"] == DEST:
+            self.requests += 1
+            self._mark(event, REQUESTED)
+
+    def _take_preempt(self, event: Event) -> None:
+        self.preempted += 1
+        self._mark(event, PREEMPTED)
+
+    def _take_boost(self, event: Event) -> None:
+        self.boosted += 1
+        self._mark(event, REQUESTED)
+
+    def _take_sent(self, event: Event) -> None:
+        # In postcopy a page is here when the destination has placed it.
+        status = ARRIVING if self.in_postcopy else HERE
+        self._mark(event, REQUESTED if event["urgent"] else status, event.get("pages", 1))
+
+    def _take_placed(self, event: Event) -> None:
+        pages = event.get("pages", 1)
+        block = self.blocks.get(event["block"])
+        if block is not None:
+            block.final[block.part(event["page"], pages)] = True
+            self._mark(event, HERE, pages)
+
+    def _take_wait(self, event: Event) -> None:
+        since_ns: int = event["t-ns"] if "fault-ns" not in event else event["fault-ns"]
+        waiter = Waiter(event["vcpu"], event["block"], event["page"], since_ns)
+        self._waiting[event["vcpu"]] = waiter
+
+    def _take_wake(self, event: Event) -> None:
+        self._waiting.pop(event["vcpu"], None)
+        self._histogram.record_value(min(max(round(event["latency-us"] * 1000), 1), 3600 * 10**9))

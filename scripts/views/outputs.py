@@ -1,0 +1,70 @@
+"""Writes what `--trace` and `--html` ask for, from the events of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from protocol.errors import MidstreamError
+from scripts.views.embed import embed
+from scripts.views.history import History
+from scripts.views.page import run_page
+from scripts.views.perfetto import TraceWriter
+from scripts.views.saved import parse_event
+from scripts.views.spool import Spool
+
+
+def read_spool(spool: Spool) -> History:
+    """Return the history of what a run has left in its spool."""
+    return history_of(parse_event(line, "the spool") for line in spool.read_all())
+
+
+def history_of(events: Iterable[dict[str, Any]]) -> History:
+    """Return the history that events tell."""
+    history = History()
+    for event in events:
+        history.take(event)
+    return history
+
+
+def write_views(history: History, values: Mapping[str, Any]) -> None:
+    """Write the views of a run that the options `trace` and `html` ask for.
+
+    Raises:
+        MidstreamError: A file cannot be written.
+    """
+    if values["trace"] is not None:
+        write_trace(history, Path(values["trace"]))
+    if values["html"] is not None:
+        name = str(history.run.get("policy", "run"))
+        write_page([(name, history)], Path(values["html"]))
+
+
+def write_trace(history: History, path: Path) -> None:
+    """Write a run as a trace.
+
+    Raises:
+        MidstreamError: The file cannot be written.
+    """
+    _write(path, orjson.dumps(TraceWriter(history).document()))
+
+
+def write_page(runs: Sequence[tuple[str, History]], path: Path) -> None:
+    """Write one page about runs, each with a name.
+
+    Raises:
+        MidstreamError: The file cannot be written.
+    """
+    plain = [embed(history, name) for name, history in runs]
+    title = "midstream run" if len(runs) == 1 else f"{len(runs)} midstream runs"
+    _write(path, run_page(plain, title).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise MidstreamError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,100 @@
+"""What a run is made of, once its events are read: sends, requests, waits, placements, notes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+BACKGROUND, URGENT, BOOSTED = "background", "urgent", "boosted"
+
+SOURCE, DEST = "source", "dest"
+
+
+class Block(NamedTuple):
+    """A RAMBlock of the guest."""
+
+    name: str
+    length_bytes: int
+    page_bytes: int
+
+
+class Send(NamedTuple):
+    """A stretch of time in which a channel carried a page, or a run of small pages.
+
+    Attributes:
+        page: The first page.
+        pages: How many.
+        kind: BACKGROUND, URGENT, or BOOSTED: urgent, and begun in the background before.
+        ended: "page-sent"; "preempt": it was broken off; "part-sent": more of it goes by itself;
+            "channel-lost": the connection broke.
+        bytes: What the channel carried meanwhile, heads and all; None where nobody counted.
+        urgent_ns: When a request made it urgent on its way; None if that is not how it went.
+    """
+
+    block: int
+    page: int
+    pages: int
+    channel: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    ended: str
+    bytes: int | None
+    urgent_ns: int | None
+
+
+class Request(NamedTuple):
+    """A page request: when the destination made it, when the source had it, what it answered."""
+
+    block: int
+    page: int
+    asked_ns: int
+    came_ns: int | None
+    answer: str
+
+
+class Wait(NamedTuple):
+    """A vCPU's wait for a page, touch to wake-up.
+
+    Attributes:
+        stages_us: As long as `STAGES`, in their order; None where the events do not tell.
+        wake_ns: None for a wait that had not ended when the events did.
+    """
+
+    vcpu: int
+    block: int
+    page: int
+    start_ns: int
+    wake_ns: int | None
+    stages_us: tuple[float, ...] | None
+
+    @property
+    def latency_us(self) -> float:
+        """How long it was; 0 for one that had not ended."""
+        return (self.wake_ns - self.start_ns) / 1000 if self.wake_ns is not None else 0.0
+
+
+class Placed(NamedTuple):
+    """Pages that became the guest's; `page` is the first."""
+
+    time_ns: int
+    block: int
+    page: int
+    pages: int
+
+
+class Note(NamedTuple):
+    """Anything else that happened: a state, a preemption, a lost channel."""
+
+    time_ns: int
+    side: str
+    event: str
+    fields: dict[str, Any]
+
+
+class Mark(NamedTuple):
+    """What a channel had carried at a moment, and what was left to send of the pass."""
+
+    time_ns: int
+    channel: str
+    channel_bytes: int
+    remaining_bytes: int

@@ -1,0 +1,151 @@
+"""`midstream report`: saved events made into tables, a page and a trace; runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from protocol.errors import LocalProtocolError
+from protocol.report import STAGES
+from protocol.units import format_bytes
+from scripts.files import check_writable
+from scripts.screen.table import time_us
+from scripts.views.history import History
+from scripts.views.outputs import history_of, write_page, write_trace
+from scripts.views.quantiles import percentiles_us, quantile
+from scripts.views.saved import read_saved
+
+# A page has as many colours and dashes to tell runs apart by.
+RUNS_MAX = 4
+
+Run = tuple[str, History]
+
+
+@click.command(
+    epilog="Exit status: 0 done; 1 a result cannot be written; 2 a file holds no events."
+)
+@click.argument("events", nargs=-1, required=True, metavar="EVENTS...")
+@click.option("--html", metavar="FILE", help="Write a page about all runs, side by side.")
+@click.option("--trace", metavar="FILE", help="Write a trace for the Perfetto UI, of one run.")
+@click.option("--quiet", is_flag=True, help="Print no tables.")
+def report(events: tuple[str, ...], html: str | None, trace: str | None, quiet: bool) -> None:
+    """Show runs again from files that --events wrote; each file is a run of its own.
+
+    If the two sides wrote a file each, on one machine, put one behind the other first.
+    """
+    if len(events) > RUNS_MAX:
+        raise click.BadParameter(f"more than {RUNS_MAX} runs", param_hint="EVENTS")
+    if trace is not None and len(events) > 1:
+        raise click.BadParameter("a trace is of one run", param_hint="--trace")
+    for option, path in (("--html", html), ("--trace", trace)):
+        if path is not None:
+            check_writable(option, path)
+    runs = [
+        (name, _read(path)) for name, path in zip(_names(events), map(Path, events), strict=True)
+    ]
+    if html is not None:
+        write_page(runs, Path(html))
+    if trace is not None:
+        write_trace(runs[0][1], Path(trace))
+    if not quiet:
+        console = Console()
+        console.print(summary_table(runs))
+        if any(history.waits for _, history in runs):
+            console.print(stage_table(runs))
+
+
+def _read(path: Path) -> History:
+    try:
+        return history_of(read_saved(path))
+    except LocalProtocolError as error:
+        raise click.BadParameter(str(error), param_hint="EVENTS") from error
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """Return what runs are called: their files' names, or whole paths where those are the same."""
+    stems = [Path(path).stem for path in paths]
+    if len(set(stems)) == len(stems):
+        return stems
+    if len(set(paths)) == len(paths):
+        return list(paths)
+    return [f"{number}: {path}" for number, path in enumerate(paths, 1)]
+
+
+def summary_table(runs: Sequence[Run]) -> Table:
+    """Return what runs came to, a column a run."""
+    table = _table("", [name for name, _ in runs])
+    for title, tell in _ROWS:
+        table.add_row(title, *(tell(history) for _, history in runs))
+    for name in percentiles_us(()):
+        figures = [percentiles_us(history.waits)[name] for _, history in runs]
+        table.add_row(
+            f"wait {name}",
+            *(
+                time_us(figure) if history.waits else "none"
+                for figure, (_, history) in zip(figures, runs, strict=True)
+            ),
+        )
+    return table
+
+
+def stage_table(runs: Sequence[Run]) -> Table:
+    """Return mean and 99th percentile of each stage of the waits, two columns a run."""
+    heads = [f"{name}: {figure}" for name, _ in runs for figure in ("mean", "p99")]
+    table = _table("stage of a wait", heads)
+    for number, stage in enumerate(STAGES):
+        cells = []
+        for _, history in runs:
+            values = sorted(wait.stages_us[number] for wait in history.waits if wait.stages_us)
+            mean = sum(values) / len(values) if values else 0.0
+            told = [time_us(mean), time_us(quantile(values, 0.99))] if values else ["none", "none"]
+            cells += told
+        table.add_row(stage, *cells)
+    return table
+
+
+def _table(first: str, heads: Sequence[str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for head in heads:
+        # A file's name is a text, and may hold what rich takes for markup.
+        table.add_column(_plain(head), justify="right")
+    return table
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _guest(history: History) -> str:
+    length = sum(block.length_bytes for block in history.blocks.values())
+    return f"{format_bytes(length)}, {history.vcpu_count} vCPUs" if length else "not told"
+
+
+def _memory(history: History) -> str:
+    if "equal" not in history.verdict:
+        return "not compared"
+    good = history.verdict["equal"] and not history.verdict.get("mismatches")
+    return "verified" if good else "WRONG"
+
+
+def _blackout(history: History) -> str:
+    span = history.blackout_ns
+    return "not told" if span is None else time_us((span[1] - span[0]) / 1000)
+
+
+_ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
+    ("status", lambda history: history.status),
+    ("memory", _memory),
+    ("policy", lambda history: _plain(str(history.run.get("policy", "not told")))),
+    ("guest", _guest),
+    ("events span", lambda history: time_us((history.last_ns - history.first_ns) / 1000)),
+    ("guest stood still", _blackout),
+    ("page requests", lambda history: str(len(history.requests))),
+    ("preempted", lambda history: str(history.counts["preempt"])),
+    ("boosted", lambda history: str(history.counts["boost"])),
+    ("waits of vCPUs", lambda history: str(len(history.all_waits))),
+)

@@ -1,0 +1,180 @@
+"""`--serve`: a page for browsers that shows a run while it goes on; it can only be looked at.
+
+The page is for who may see this machine's loopback, unless another address was asked for.  No other
+site can read it: a request whose Host is a name that somebody else could point here is refused (DNS
+rebinding), and answers allow nobody else to embed or to fetch them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from protocol.errors import MidstreamError
+from scripts.screen.output import tell
+from scripts.views.broadcast import Broadcast, TooManyClients
+from scripts.views.live import LiveState
+from scripts.views.page import live_page
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+# How long the last message may take to be heard.
+FAREWELL_SECONDS_MAX = 1.0
+_BACKLOG = 16
+
+_TEXT = b"text/plain; charset=utf-8"
+
+
+class Server:
+    """Shows a run to browsers; a watcher of `watch.watching`."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Listen.
+
+        Raises:
+            MidstreamError: Nobody can listen there.
+        """
+        self._broadcast = Broadcast()
+        self._host = host
+        try:
+            family, *_, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            self._socket = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+        except OSError as error:
+            reason = error.strerror or error
+            raise MidstreamError(f"cannot serve on {host}:{port}: {reason}") from error
+        name, number = self._socket.getsockname()[:2]
+        self.address = f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
+        self._is_open = not ipaddress.ip_address(name).is_loopback
+        self._page, policy = live_page()
+        self._headers = [
+            (b"content-security-policy", policy.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"x-frame-options", b"DENY"),
+            (b"referrer-policy", b"no-referrer"),
+            (b"cross-origin-resource-policy", b"same-origin"),
+            (b"cache-control", b"no-store"),
+        ]
+
+    def __enter__(self) -> Server:
+        """Tell where to look."""
+        tell(f"watch at http://{self.address}/")
+        if self._is_open:
+            tell("whoever reaches that address can watch, not only this machine")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Listen no longer."""
+        self._socket.close()
+
+    def show(self, state: LiveState, now_ns: int) -> None:
+        """Send browsers what has changed."""
+        self._broadcast.show(state, now_ns)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        config = Config()
+        # Hypercorn closes what it is given.
+        config.bind = [f"fd://{os.dup(self._socket.fileno())}"]
+        config.errorlog = config.accesslog = None
+        config.include_server_header = False
+        config.h11_max_incomplete_size = 16 * 1024
+        # Hypercorn's types tell every kind of message apart; those here are plain mappings.
+        application: Any = self.application
+        await serve(application, config, shutdown_trigger=trio.sleep_forever)
+
+    async def farewell(self) -> None:
+        """Tell browsers that the run is over; bounded."""
+        with trio.move_on_after(FAREWELL_SECONDS_MAX):
+            await self._broadcast.farewell()
+
+    async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        if scope["type"] == "lifespan":
+            await _live_on(receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        if not self._may_ask(headers):
+            await self._answer(send, 403, b"another site asks\n")
+        elif scope["method"] not in {"GET", "HEAD"}:
+            await self._answer(send, 405, b"there is nothing to be changed here\n")
+        elif scope["path"] == "/":
+            await self._answer(send, 200, self._page.encode(), b"text/html; charset=utf-8")
+        elif scope["path"] == "/events":
+            await self._stream(receive, send)
+        else:
+            await self._answer(send, 404, b"there is no such page\n")
+
+    def _may_ask(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Tell whether a request comes from this very page or from its user."""
+        host = headers.get(b"host", b"").decode("latin-1")
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        same = headers.get(b"sec-fetch-site", b"none") in {b"none", b"same-origin"}
+        origin = headers.get(b"origin")
+        return (
+            same
+            and (origin is None or origin == b"http://" + headers.get(b"host", b""))
+            and (name in {"localhost", self._host} or _is_address(name.strip("[]")))
+        )
+
+    async def _answer(self, send: Send, status: int, body: bytes, kind: bytes = _TEXT) -> None:
+        headers = [*self._headers, (b"content-type", kind)]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
+        with suppress(TooManyClients), self._broadcast.client() as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
+                with client.scope:
+                    headers = [*self._headers, (b"content-type", b"text/event-stream")]
+                    await send({"type": "http.response.start", "status": 200, "headers": headers})
+                    async for message in client.messages:
+                        part = {"type": "http.response.body", "body": message, "more_body": True}
+                        await send(part)
+                    await send({"type": "http.response.body", "body": b""})
+                nursery.cancel_scope.cancel()
+            return
+        await self._answer(send, 503, b"too many watch already\n")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+async def _live_on(receive: Receive, send: Send) -> None:
+    """Say that nothing is to be prepared, and nothing to be put away."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

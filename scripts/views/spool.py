@@ -1,0 +1,104 @@
+"""Where a run's events are kept for its views: a file without a name, gone with its process.
+
+Those who write append whole lines, from this process or another; who reads comes when it likes.  So
+no view can hold up a migration, however slow it is.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import MidstreamError
+from scripts.screen.output import tell
+
+# What is read at once.
+_READ_BYTES = 1 << 20
+
+
+class Spool:
+    """An open spool; `path` is for writers, as long as this process has it open."""
+
+    def __init__(self, fd: int) -> None:
+        """Take the file."""
+        self.path = Path(f"/proc/{os.getpid()}/fd/{fd}")
+        self._fd = fd
+        self._offset = 0
+        self._rest = b""
+
+    def read_new(self, bytes_max: int) -> list[bytes]:
+        """Return the whole lines that have come since the last call, about so many bytes."""
+        lines: list[bytes] = []
+        end = self._offset + bytes_max
+        while self._offset < end and (data := os.pread(self._fd, _READ_BYTES, self._offset)):
+            self._offset += len(data)
+            *whole, self._rest = (self._rest + data).split(b"\n")
+            lines += whole
+        return lines
+
+    def read_all(self) -> Iterator[bytes]:
+        """Yield all whole lines there are, from the beginning."""
+        other = Spool(self._fd)
+        while lines := other.read_new(_READ_BYTES):
+            yield from lines
+
+
+@contextmanager
+def open_spool() -> Iterator[Spool]:
+    """Make a spool that is gone when the block is left.
+
+    Raises:
+        MidstreamError: There is no place for one.
+    """
+    try:
+        file = tempfile.TemporaryFile(prefix="midstream-events-")  # noqa: SIM115 - below
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise MidstreamError(f"cannot keep events in {folder}: {error.strerror}") from error
+    with file:
+        yield Spool(file.fileno())
+
+
+@contextmanager
+def viewed(values: Mapping[str, Any], *, live: bool = False) -> Iterator[Spool | None]:
+    """Make a spool if anything is to see a run's events; write the views that options ask for.
+
+    They are written when the block is left, also when the run failed: then its failure is what
+    counts, and that a view could not be written is only told.
+
+    Args:
+        values: The command line's.
+        live: The run is watched.
+
+    Raises:
+        MidstreamError: A view cannot be written.
+    """
+    if not (live or _wants_files(values)):
+        yield None
+        return
+    with open_spool() as spool:
+        try:
+            yield spool
+        except BaseException:
+            try:
+                _write_views(spool, values)
+            except MidstreamError as error:
+                tell(f"midstream: {error}")
+            raise
+        _write_views(spool, values)
+
+
+def _wants_files(values: Mapping[str, Any]) -> bool:
+    return any(values[name] is not None for name in ("trace", "html"))
+
+
+def _write_views(spool: Spool, values: Mapping[str, Any]) -> None:
+    if _wants_files(values):
+        # Imported late: only who asks for a view waits for what it takes.
+        from scripts.views.outputs import read_spool, write_views  # noqa: PLC0415
+
+        write_views(read_spool(spool), values)

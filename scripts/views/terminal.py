@@ -1,0 +1,222 @@
+"""The present of a run in a terminal: page map, channels, who waits, percentiles so far.
+
+What is drawn is a picture of fixed height for a terminal's size; it replaces itself and is gone in
+the end.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from itertools import islice
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from protocol.units import format_bytes
+from scripts.screen.table import time_us
+from scripts.views.live import (
+    ARRIVING,
+    HERE,
+    MISSING,
+    PARTLY,
+    PREEMPTED,
+    REQUESTED,
+    STATUS_NAMES,
+    BlockMap,
+    LiveState,
+    Waiter,
+)
+
+# What a cell looks like: two signs, for terminals with Unicode and without, and a colour.  The
+# signs differ, too, so that nobody needs the colours.
+_LOOKS = {
+    MISSING: ("·", ".", "bright_black"),
+    PARTLY: ("▒", ":", "blue"),
+    HERE: ("█", "#", "blue"),
+    ARRIVING: ("▶", ">", "bright_cyan"),
+    PREEMPTED: ("◆", "%", "bright_magenta"),
+    REQUESTED: ("●", "@", "bright_yellow"),
+}
+
+# Below this there is no room for a map.
+_COLUMNS_MIN = 40
+_MAP_COLUMNS_MAX = 160
+_MAP_ROWS_MAX = 32
+_WAITERS_MAX = 8
+# Lines beside the map and the waiting vCPUs, and one that stays free.
+_OTHER_LINES = 9
+_NAME_CHARS = 10
+
+
+def picture(
+    state: LiveState, now_ns: int, columns: int, rows: int, *, unicode: bool = True
+) -> RenderableType:
+    """Return what is shown of a run, less than `rows` lines of less than `columns` characters.
+
+    Args:
+        state: The run's present.
+        now_ns: The time, by the events' clock.
+        columns: The terminal's width.
+        rows: Its height.
+        unicode: Whether it can show more than ASCII.
+    """
+    waiter_lines = max(1, min(_WAITERS_MAX, state.vcpus, (rows - _OTHER_LINES) // 3))
+    map_rows = max(1, min(_MAP_ROWS_MAX, rows - _OTHER_LINES - waiter_lines))
+    lines = [
+        _head(state, now_ns),
+        *_map(state, min(columns - 2, _MAP_COLUMNS_MAX), map_rows, unicode=unicode),
+        _legend(unicode=unicode),
+        *_channels(state),
+        *_waiters(state, now_ns, waiter_lines),
+        _figures(state),
+    ]
+    # A terminal that is too small for all of it shows the beginning.
+    return Group(*(_fit(line, columns - 1) for line in islice(lines, max(rows - 1, 1))))
+
+
+def _fit(line: Text, columns: int) -> Text:
+    line.no_wrap = True
+    line.truncate(max(columns, 1), overflow="crop")
+    return line
+
+
+def _head(state: LiveState, now_ns: int) -> Text:
+    parts = [state.policy, f"pass {state.passes + 1}" if state.state == "active" else ""]
+    if state.first_ns is not None:
+        parts.append(time_us(max(now_ns - state.first_ns, 0) / 1000))
+    if state.remaining_bytes is not None and state.first_ns is not None:
+        parts.append(f"{format_bytes(state.remaining_bytes)} left to send")
+    return Text.assemble((f"{state.state:<16}", "bold"), "  ".join(filter(None, parts)))
+
+
+def _map(state: LiveState, columns: int, rows: int, *, unicode: bool) -> list[Text]:
+    """Return the map in exactly so many lines, the last what a cell is."""
+    if not state.blocks or columns < _COLUMNS_MIN:
+        return [Text() for _ in range(rows)]
+    several = len(state.blocks) > 1
+    wide = columns - (_NAME_CHARS + 1 if several else 0)
+    # Each block begins a line of its own, and its last may be short.
+    budget = max(1, rows - 1 - (len(state.blocks) if several else 0)) * wide
+    lines: list[Text] = []
+    sizes = []
+    for block, cells in state.cells(budget):
+        signs = cells.tolist()
+        for start in range(0, len(signs), wide):
+            name = f"{block.name[:_NAME_CHARS]:<{_NAME_CHARS}} " if several else ""
+            line = Text(name if not start else " " * len(name))
+            for cell in signs[start : start + wide]:
+                line.append(_LOOKS[cell][0 if unicode else 1], _LOOKS[cell][2])
+            lines.append(line)
+        sizes.append(_size(block, len(signs)))
+    lines = lines[: rows - 1]
+    lines += [Text() for _ in range(rows - 1 - len(lines))]
+    return [*lines, Text(f"a cell is {', '.join(dict.fromkeys(sizes))}", "bright_black")]
+
+
+def _size(block: BlockMap, cells: int) -> str:
+    size = format_bytes(block.page_bytes)
+    if block.pages == cells:
+        return f"a page of {size}"
+    return f"{block.pages / cells:.3g} pages of {size}"
+
+
+def _legend(*, unicode: bool) -> Text:
+    line = Text()
+    for status, name in enumerate(STATUS_NAMES):
+        line.append(_LOOKS[status][0 if unicode else 1], _LOOKS[status][2])
+        line.append(f" {name}  ")
+    line.append(_LOOKS[PARTLY][0 if unicode else 1], _LOOKS[PARTLY][2])
+    return line.append(" partly here")
+
+
+def _channels(state: LiveState) -> list[Text]:
+    rates = state.rates()
+    return [
+        Text(f"{name + ' channel':<18}{rates[name] / 1e6:>8.1f} MB/s  {format_bytes(carried):>10}")
+        for name, carried in state.carried.items()
+    ]
+
+
+def _waiters(state: LiveState, now_ns: int, lines: int) -> list[Text]:
+    waiters = state.waiters
+    shown = [_waiter(waiter, state, now_ns) for waiter in waiters[:lines]]
+    if len(waiters) > lines:
+        shown[-1] = Text(f"and {len(waiters) - lines + 1} more vCPUs wait")
+    if not shown:
+        shown = [Text("no vCPU waits", "bright_black")]
+    return shown + [Text() for _ in range(lines - len(shown))]
+
+
+def _waiter(waiter: Waiter, state: LiveState, now_ns: int) -> Text:
+    name = f"{state.blocks[waiter.block].name}:" if len(state.blocks) > 1 else ""
+    waited = time_us(max(now_ns - waiter.since_ns, 0) / 1000)
+    return Text(f"vCPU {waiter.vcpu:<3} waits for page {name}{waiter.page}, {waited}", "yellow")
+
+
+def _figures(state: LiveState) -> Text:
+    waits = state.waits
+    if not waits.count:
+        return Text("no wait yet", "bright_black")
+    figures = (("p50", waits.p50_us), ("p90", waits.p90_us), ("p99", waits.p99_us))
+    told = ", ".join(
+        f"{name} {time_us(value)}" for name, value in (*figures, ("max", waits.max_us))
+    )
+    return Text(
+        f"{waits.count} waits: {told}; {state.preempted} preempted, {state.boosted} boosted"
+    )
+
+
+def can_show(stream: TextIO | None) -> bool:
+    """Tell whether a stream is a terminal that can be drawn on."""
+    return (
+        stream is not None
+        and stream.isatty()
+        and os.environ.get("TERM", "dumb") not in {"dumb", ""}
+    )
+
+
+class Screen:
+    """A terminal on which a run is drawn; it is left as it was, whatever happens."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Take a terminal, standard error if not given."""
+        self._console = Console(file=stream or sys.stderr)
+        self._live = Live(
+            console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
+            redirect_stderr=False, vertical_overflow="crop",
+        )  # fmt: skip
+
+    def show(self, state: LiveState, now_ns: int) -> None:
+        """Draw the present."""
+        columns, rows = self._console.size
+        unicode = self._console.encoding.lower().startswith("utf")
+        # A terminal that went away is no reason to end a migration.
+        with suppress(OSError):
+            self._live.update(picture(state, now_ns, columns, rows, unicode=unicode), refresh=True)
+
+    async def run(self) -> None:
+        """Do nothing: `show` does all."""
+
+    async def farewell(self) -> None:
+        """Do nothing: what was shown last is there."""
+
+    def __enter__(self) -> Screen:
+        """Begin to draw."""
+        with suppress(OSError):
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the picture away, and show the cursor again."""
+        with suppress(OSError):
+            self._live.stop()

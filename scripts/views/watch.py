@@ -1,0 +1,86 @@
+"""Follows a run while it goes on: reads its spool a few times a second and has it shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Protocol
+
+import trio
+
+from scripts.views.live import LiveState
+from scripts.views.saved import parse_event
+from scripts.views.spool import Spool
+
+# Four times a second is smooth enough to follow.
+PERIOD_SECONDS = 0.25
+# Whatever it takes to read and to draw, so much longer nothing is done: the processor is the
+# migration's.
+_REST_FACTOR = 50.0
+# The most that is read at once; when more comes, what is shown lags behind.
+_READ_BYTES_MAX = 4 << 20
+
+
+class Watcher(Protocol):
+    """Shows the present of a run, between entering and leaving it."""
+
+    def __enter__(self) -> object:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave everything as it was."""
+
+    def show(self, state: LiveState, now_ns: int) -> None:
+        """Show the present; called a few times a second, and once at the end."""
+
+    async def run(self) -> None:
+        """Do what showing takes, until cancelled."""
+
+    async def farewell(self) -> None:
+        """Bring to its end what was shown last; takes a bounded time."""
+
+
+@asynccontextmanager
+async def watching(spool: Spool | None, watchers: Sequence[Watcher]) -> AsyncIterator[None]:
+    """Have a run shown for the block, and then its end."""
+    if spool is None or not watchers:
+        yield
+        return
+    state = LiveState()
+    with ExitStack() as stack:
+        for watcher in watchers:
+            stack.enter_context(watcher)
+        async with trio.open_nursery() as nursery:
+            for watcher in watchers:
+                nursery.start_soon(watcher.run)
+            nursery.start_soon(_follow, spool, state, watchers)
+            try:
+                yield
+            finally:
+                with trio.CancelScope(shield=True):
+                    _step(spool, state, watchers)
+                    for watcher in watchers:
+                        await watcher.farewell()
+                nursery.cancel_scope.cancel()
+
+
+async def _follow(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -> None:
+    while True:
+        began = time.monotonic()
+        _step(spool, state, watchers)
+        took = time.monotonic() - began
+        await trio.sleep(max(PERIOD_SECONDS, took * _REST_FACTOR))
+
+
+def _step(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -> None:
+    for line in spool.read_new(_READ_BYTES_MAX):
+        state.take(parse_event(line, "the spool"))
+    for watcher in watchers:
+        watcher.show(state, time.monotonic_ns())

@@ -1,0 +1,92 @@
+// The worst waits by stage, and the distribution of all of them.
+
+const WORST = 30;
+
+function waterfall(run, select) {
+  const { waits } = run;
+  const order = Array.from({ length: waits.count }, (_, index) => index).sort((one, other) => waits.latency[other] - waits.latency[one]).slice(0, WORST);
+  const most = order.length ? waits.latency[order[0]] : 1;
+  const rows = order.map((i) => {
+    const stages = stagesOf(run, i);
+    let left = 0;
+    const parts = (stages ?? [waits.latency[i]]).map((value, at) => {
+      const part = make("i", { style: { left: `${left / most * 100}%`, width: `${value / most * 100}%`, background: `var(--${stages ? `s${at}` : "wait"})` } });
+      left += value;
+      return part;
+    });
+    const page = sayPage(run, waits.block[i], waits.page[i]);
+    const words = describeWait(run, i);
+    return make("button", {
+      type: "button", class: "fall", "data-page": page, "aria-label": words.replaceAll("\n", ", "),
+      onclick: () => select(run, waits.block[i], waits.page[i], true),
+      onpointermove: (event) => showTip(words, event.clientX, event.clientY),
+      onpointerleave: () => showTip(""),
+      onfocus: (event) => { const box = event.target.getBoundingClientRect(); if (event.target.matches(":focus-visible")) showTip(words, box.left + 200, box.bottom - 10); },
+      onblur: () => showTip(""),
+    }, make("span", {}, `page ${page}, vCPU ${waits.vcpu[i]}`), make("span", { class: "lane" }, ...parts), make("span", { class: "figure" }, sayTime(waits.latency[i])));
+  });
+  const axis = [0, 0.25, 0.5, 0.75, 1].map((share) => make("span", { style: { position: "absolute", left: `${share * 100}%`, transform: `translateX(-${share * 100}%)` } }, sayTime(most * share)));
+  return make("div", {},
+    make("h3", {}, run.name),
+    rows.length ? make("div", { class: "falls" }, ...rows) : make("p", {}, "No vCPU waited for a page."),
+    rows.length ? make("div", { class: "fall hint", "aria-hidden": "true" }, make("span", {}, "time since the touch"), make("span", { style: { position: "relative", height: "1.2rem" } }, ...axis), make("span")) : null);
+}
+
+function stageLegend(run) {
+  const words = {
+    detect: "until the engine knows", request: "the request's way", queue: "at the source, until its turn",
+    send: "into the socket", receive: "the rest of the bytes' way", place: "made touchable", wake: "until the vCPU runs",
+  };
+  return make("ul", { class: "legend" }, ...run.stages.map((stage, at) => make("li", {}, make("i", { style: { background: `var(--s${at})` } }), `${stage}: ${words[stage] ?? ""}`)));
+}
+
+function distribution(runs) {
+  const shown = runs.filter((run) => run.distribution_us.length);
+  if (!shown.length) return make("p", {}, "No wait ended.");
+  const [wide, tall, left, bottom] = [860, 300, 58, 46];
+  const all = shown.flatMap((run) => run.distribution_us.map(([value]) => Math.max(value, 0.1)));
+  const low = Math.floor(Math.log10(Math.min(...all))), high = Math.ceil(Math.log10(Math.max(...all) * 1.0001));
+  const x = (us) => left + (Math.log10(Math.max(us, 0.1)) - low) / Math.max(high - low, 1) * (wide - left - 20);
+  const y = (share) => 12 + (1 - share) * (tall - 12 - bottom);
+  const svg = make("svg", { viewBox: `0 0 ${wide} ${tall}`, width: "100%", role: "img", "aria-label": `Cumulative distribution of how long vCPUs waited. ${shown.map((run) => `${run.name}: half waited up to ${sayTime(run.percentiles_us.p50)}, the longest ${sayTime(run.percentiles_us.max)}`).join("; ")}` });
+  for (let power = low; power <= high; power += 1) {
+    svg.append(make("line", { x1: x(10 ** power), x2: x(10 ** power), y1: 12, y2: tall - bottom, stroke: "var(--line)" }));
+    svg.append(make("text", { x: x(10 ** power), y: tall - bottom + 16, "text-anchor": "middle", class: "soft" }, sayTime(10 ** power).replace(/\.0+ /, " ")));
+  }
+  for (const share of [0, 0.25, 0.5, 0.75, 0.9, 1]) {
+    svg.append(make("line", { x1: left, x2: wide - 20, y1: y(share), y2: y(share), stroke: "var(--line)" }));
+    svg.append(make("text", { x: left - 6, y: y(share) + 4, "text-anchor": "end", class: "soft" }, `${share * 100} %`));
+  }
+  svg.append(make("text", { x: (left + wide) / 2, y: tall - 8, "text-anchor": "middle", class: "soft" }, "wait of a vCPU, touch to wake-up (logarithmic)"));
+  shown.forEach((run) => {
+    const number = runs.indexOf(run);
+    let path = `M${x(run.distribution_us[0][0])},${y(0)}`;
+    for (const [value, share] of run.distribution_us) path += `H${x(value).toFixed(1)}V${y(share).toFixed(1)}`;
+    svg.append(make("path", { d: path, fill: "none", stroke: `var(--run${number % 4})`, "stroke-width": 2.2, "stroke-dasharray": ["", "7 4", "2 3", "9 3 2 3"][number % 4] }));
+  });
+  const legend = make("ul", { class: "legend" }, ...shown.map((run) => make("li", {}, make("i", { style: { background: `var(--run${runs.indexOf(run) % 4})` } }), run.name)));
+  return make("div", {}, runs.length > 1 ? legend : null, svg);
+}
+
+function percentileTable(runs) {
+  const names = Object.keys(runs[0].percentiles_us);
+  return table("Waits of vCPUs for pages, touch to wake-up; the percentile is the time that so many did not exceed",
+    ["run", "waits", ...names], runs.map((run) => [run.name, sayCount(run.wait_count), ...names.map((name) => (run.wait_count ? sayTime(run.percentiles_us[name]) : "none"))]));
+}
+
+// Blackout: nobody ran. Brownout: it ran, and vCPUs waited for pages.
+function standstill(runs) {
+  const out = (run) => (run.blackout ? sayTime((run.blackout[1] - run.blackout[0]) * run.tick_us) : "not told");
+  const brown = (run) => {
+    if (!run.blackout) return ["not told", "not told"];
+    const lasted = Math.max((run.end - run.blackout[1]) * run.tick_us, 1);
+    let last = run.blackout[1];
+    for (let i = 0; i < run.waits.count; i += 1) if (run.waits.wake[i] !== NEVER) last = Math.max(last, run.waits.wake[i]);
+    const share = run.waited_us / (Math.max((last - run.blackout[1]) * run.tick_us, 1) * Math.max(run.vcpus, 1));
+    return [sayTime(Math.min((last - run.blackout[1]) * run.tick_us, lasted)), `${(Math.min(share, 1) * 100).toFixed(1)} %`];
+  };
+  const us = (run, name) => (run.accesses.count ? sayTime(run.accesses[`${name}-us`]) : "none");
+  return table("Blackout: the guest runs nowhere. Brownout: it runs on the destination, from there until the last vCPU woke; accesses are measured from when each was due",
+    ["run", "blackout", "brownout", "of the vCPUs' time waited", "accesses", "p50", "p99", "p99.9", "longest"],
+    runs.map((run) => [run.name, out(run), ...brown(run), run.accesses.count ? sayCount(run.accesses.count) : "none", us(run, "p50"), us(run, "p99"), us(run, "p999"), us(run, "max")]));
+}

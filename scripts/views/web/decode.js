@@ -1,0 +1,121 @@
+// Reads what the page carries, and says numbers as people do.
+
+const NEVER = 0xffffffff;
+
+function column(text, Kind) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Kind(bytes.buffer);
+}
+
+function decodeRun(plain) {
+  const run = { ...plain };
+  const columns = (part, kinds) => {
+    const decoded = { ...part };
+    for (const [name, Kind] of Object.entries(kinds)) decoded[name] = column(part[name], Kind);
+    return decoded;
+  };
+  const place = { block: Uint8Array, page: Float64Array };
+  run.sends = columns(plain.sends, {
+    ...place, start: Uint32Array, end: Uint32Array, pages: Uint32Array, kind: Uint8Array,
+    bytes: Float32Array, urgent: Uint32Array,
+  });
+  run.waits = columns(plain.waits, {
+    ...place, start: Uint32Array, wake: Uint32Array, vcpu: Uint8Array, latency: Float32Array,
+    stages: Float32Array, send: Uint32Array,
+  });
+  run.requests = columns(plain.requests, { ...place, asked: Uint32Array, came: Uint32Array });
+  run.placed = columns(plain.placed, { ...place, time: Uint32Array, pages: Uint32Array });
+  let base = 0;
+  run.bases = run.blocks.map((block) => {
+    const mine = base;
+    base += block.pages * block.page_bytes;
+    return mine;
+  });
+  run.bytes = base;
+  return run;
+}
+
+// A send's kind column holds three things.
+const kindOf = (bits) => bits & 3;
+const channelOf = (bits) => (bits >> 2) & 1;
+const endOf = (bits) => bits >> 3;
+
+// How a send is drawn: by urgency and channel together.
+const BARS = [
+  { name: "background", colour: "--background", words: "background, precopy channel" },
+  { name: "urgent", colour: "--urgent", words: "requested, postcopy channel" },
+  { name: "boosted", colour: "--boosted", words: "rest of a half-sent page, requested, precopy channel" },
+  { name: "in place", colour: "--inplace", words: "requested, precopy channel" },
+  { name: "other", colour: "--other", words: "background, postcopy channel" },
+];
+function barOf(bits) {
+  const [kind, channel] = [kindOf(bits), channelOf(bits)];
+  if (kind === 2) return channel === 0 ? 2 : 1;
+  if (kind === 1) return channel === 0 ? 3 : 1;
+  return channel === 0 ? 0 : 4;
+}
+
+function sayTime(us) {
+  if (!isFinite(us)) return "?";
+  const size = Math.abs(us);
+  if (size >= 60e6) return `${(us / 60e6).toPrecision(3)} min`;
+  if (size >= 1e6) return `${(us / 1e6).toPrecision(3)} s`;
+  if (size >= 1e3) return `${(us / 1e3).toPrecision(3)} ms`;
+  return `${size >= 10 ? us.toFixed(0) : us.toFixed(1)} µs`;
+}
+function sayBytes(count) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (count >= 1024 && unit < units.length - 1) { count /= 1024; unit += 1; }
+  return `${unit && count < 100 ? count.toFixed(1).replace(/\.0$/, "") : count.toFixed(0)} ${units[unit]}`;
+}
+const sayRate = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB/s` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB/s`);
+const sayCount = (count) => String(count).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
+
+function sayPage(run, block, page) {
+  return run.blocks.length > 1 ? `${run.blocks[block].name}:${page}` : String(page);
+}
+
+// Makes an element; texts are texts, never markup.
+function make(tag, attributes = {}, ...children) {
+  const svg = ["svg", "path", "line", "text", "g", "rect", "title"].includes(tag);
+  const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") Object.assign(element.style, value);
+    else element.setAttribute(name, value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+function table(caption, head, rows) {
+  const cell = (tag, value, index) => make(tag, { ...(index ? { class: "n" } : {}), ...(tag === "th" ? { scope: index < 0 ? "row" : "col" } : {}) }, String(value));
+  return make("div", { class: "scroll" }, make("table", {},
+    make("caption", {}, caption),
+    make("thead", {}, make("tr", {}, ...head.map((value, index) => cell("th", value, index)))),
+    make("tbody", {}, ...rows.map((row) => make("tr", {},
+      make("th", { scope: "row" }, String(row[0])),
+      ...row.slice(1).map((value) => cell("td", value, 1)))))));
+}
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function niceSteps(low, high, about) {
+  const raw = (high - low) / Math.max(about, 1);
+  const power = 10 ** Math.floor(Math.log10(raw));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= raw);
+  const steps = [];
+  for (let value = Math.ceil(low / step) * step; value <= high; value += step) steps.push(value);
+  return steps;
+}
+
+const tip = make("div", { id: "tip", role: "status" });
+function showTip(text, x, y) {
+  tip.textContent = text;
+  tip.style.display = text ? "block" : "none";
+  if (!text) return;
+  const box = tip.getBoundingClientRect();
+  tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 6))}px`;
+  tip.style.top = `${y + 16 + box.height > innerHeight ? y - box.height - 10 : y + 16}px`;
+}

@@ -1,0 +1,89 @@
+// Puts the page together.
+
+function summary(runs) {
+  const rows = [
+    ["status", (run) => run.status],
+    ["memory", (run) => (run.verdict.equal === undefined ? "not compared" : run.verdict.equal && !run.verdict.mismatches ? "verified" : "WRONG")],
+    ["policy", (run) => run.run.policy ?? "?"],
+    ["guest", (run) => `${sayBytes(run.bytes)}, ${run.vcpus} vCPUs, ${run.run.program ?? "?"}`],
+    ["pages", (run) => run.blocks.map((block) => `${block.name}: ${sayCount(block.pages)}${block.known ? ` of ${sayBytes(block.page_bytes)}` : ""}`).join(", ")],
+    ["from the first page to the end", (run) => sayTime((run.end - run.begin) * run.tick_us)],
+    ["guest stood still", (run) => (run.blackout ? sayTime((run.blackout[1] - run.blackout[0]) * run.tick_us) : "not told")],
+    ["page requests", (run) => sayCount(run.requests.count + run.left_out.requests)],
+    ["preempted pages", (run) => sayCount(run.counts.preempt ?? 0)],
+    ["of them boosted", (run) => sayCount(run.counts.boost ?? 0)],
+    ["waits of vCPUs", (run) => sayCount(run.wait_count)],
+    ["median wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.p50) : "none")],
+    ["longest wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.max) : "none")],
+  ];
+  return table("What was migrated, and what came of it", ["", ...runs.map((run) => run.name)], rows.map(([name, value]) => [name, ...runs.map(value)]));
+}
+
+function legend() {
+  const item = (style, words) => make("li", {}, make("i", { style }), words);
+  return make("ul", { class: "legend" },
+    ...BARS.slice(0, 4).map((bar) => item({ background: `var(${bar.colour})` }, bar.words)),
+    item({ background: "var(--cut)", width: ".2rem" }, "broken off here (preempted)"),
+    item({ background: "var(--wait)", outline: "1px solid var(--waitedge)" }, "a vCPU waits"));
+}
+
+function timelineSection(runs, select) {
+  const lines = runs.map((run) => new Timeline(run, select));
+  const part = (line, index) => {
+    const wanted = make("input", { id: `find${index}`, inputmode: "numeric", placeholder: line.run.blocks.length > 1 ? "block:page" : "number" });
+    const go = () => {
+      const [page, name] = wanted.value.split(":").reverse();
+      const block = name === undefined ? 0 : line.run.blocks.findIndex((each) => each.name === name);
+      const number = Number.parseInt(page, 10);
+      if (block < 0 || !(number >= 0 && number < line.run.blocks[block].pages)) { wanted.setCustomValidity("there is no such page"); wanted.reportValidity(); return; }
+      select(line.run, block, number, true);
+    };
+    wanted.addEventListener("input", () => wanted.setCustomValidity(""));
+    wanted.addEventListener("keydown", (event) => { if (event.key === "Enter") go(); });
+    const button = (words, act, name) => make("button", { type: "button", onclick: act, ...(name ? { "aria-label": name } : {}) }, words);
+    const after = line.run.blackout;
+    return make("figure", {},
+      make("h3", {}, line.run.name),
+      make("div", { class: "bar" },
+        button("migration", () => line.show(line.migration)),
+        button("with set-up", () => line.show(line.whole)),
+        after ? button("postcopy", () => { const room = (line.run.end - after[0]) * 0.03; line.show([after[0] - room, line.run.end + room]); }) : null,
+        button("+", () => line.zoom(0.6), "zoom in on time"), button("−", () => line.zoom(1.6), "zoom out of time"),
+        button("pages +", () => { line.zoom(0.5, null, true); }), button("pages −", () => { line.zoom(2, null, true); }),
+        make("label", {}, "find page", wanted), button("show", go)),
+      line.canvas, line.note);
+  };
+  return [lines, make("section", { id: "timeline", "aria-labelledby": "h-timeline" },
+    make("h2", { id: "h-timeline" }, "Pages over time"), legend(), ...lines.map(part),
+    make("p", { class: "hint" }, "Drag to move; Ctrl and wheel zooms time, Shift and wheel zooms pages; a click on a page tells its story."))];
+}
+
+function begin() {
+  const runs = JSON.parse(document.getElementById("data").textContent).runs.map(decodeRun);
+  const detail = make("div", { class: "detail", "aria-live": "polite", id: "story" }, make("p", {}, "Choose a page: click it, find it by number, or take one of the worst waits below."));
+  let lines = [];
+  function select(run, block, page, zoom) {
+    detail.replaceChildren(...detailOf(run, block, page));
+    for (const line of lines) if (line.run === run || line.run.blocks[block]?.pages > page) line.choose(block, page, zoom && line.run === run);
+    for (const fall of document.querySelectorAll(".fall[data-page]")) fall.setAttribute("aria-pressed", String(fall.dataset.page === sayPage(run, block, page)));
+    if (zoom) document.getElementById("timeline").scrollIntoView({ block: "start" });
+  }
+  const section = (id, title, ...parts) => make("section", { id, "aria-labelledby": `h-${id}` }, make("h2", { id: `h-${id}` }, title), ...parts);
+  let timeline;
+  [lines, timeline] = timelineSection(runs, select);
+  document.getElementById("subtitle").textContent = runs.map((run) => `${run.name}: ${run.run.policy ?? "unknown policy"}, ${run.status}`).join("; ");
+  document.getElementById("main").append(
+    section("summary", "Summary", summary(runs)),
+    timeline,
+    section("page", "One page's story", detail),
+    section("faults", "The worst waits, by stage", stageLegend(runs[0]), make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...runs.map((run) => waterfall(run, select)))),
+    section("latency", "How long vCPUs waited", distribution(runs), percentileTable(runs)),
+    section("standstill", "Blackout and brownout", standstill(runs)),
+    section("events", "Events", eventTable(runs, select)));
+  document.body.append(tip);
+  window.midstream = { runs, lines };
+  const again = () => lines.forEach((line) => line.soon());
+  themeButton(again);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  lines.forEach((line) => line.draw());
+}

@@ -1,0 +1,245 @@
+// What a timeline draws, panel by panel.
+
+Object.assign(Timeline.prototype, {
+  label(pen, words, x, y, align = "right", name = "--soft") {
+    pen.fillStyle = colour(name);
+    pen.textAlign = align;
+    pen.fillText(words, x, y);
+  },
+
+  drawFrames(pen) {
+    for (const panel of Object.values(this.panels)) {
+      pen.fillStyle = colour("--lane");
+      pen.fillRect(LEFT, panel.top, this.wide, panel.height);
+    }
+    const { channels, vcpus, state } = this.panels;
+    this.label(pen, "source", LEFT - 6, state.top + 13);
+    this.label(pen, "destination", LEFT - 6, state.top + LANE + 13);
+    this.label(pen, "precopy ch.", LEFT - 6, channels.top + 14);
+    this.label(pen, "postcopy ch.", LEFT - 6, channels.top + LANE + 18);
+    const lane = vcpus.height / Math.max(this.run.vcpus, 1);
+    const step = Math.ceil(11 / lane);
+    for (let vcpu = 0; vcpu < this.run.vcpus; vcpu += step) {
+      this.label(pen, `vCPU ${vcpu}`, LEFT - 6, vcpus.top + lane * (vcpu + 0.5) + 4);
+    }
+    this.pageTicks(pen);
+  },
+
+  // Ticks of the page axis: page numbers of the block that lies there.
+  pageTicks(pen) {
+    const run = this.run, panel = this.panels.pages;
+    run.blocks.forEach((block, index) => {
+      const end = run.bases[index] + block.pages * block.page_bytes;
+      const low = Math.max(this.y[0], run.bases[index]), high = Math.min(this.y[1], end);
+      if (high <= low) return;
+      const tall = (high - low) / (this.y[1] - this.y[0]) * panel.height;
+      const first = (low - run.bases[index]) / block.page_bytes;
+      const last = (high - run.bases[index]) / block.page_bytes;
+      const steps = last - first < 1 ? [Math.floor(first)] : niceSteps(first, last - 0.5, Math.max(1, tall / 34));
+      for (const page of new Set(steps.map(Math.floor))) {
+        const y = this.py(run.bases[index] + (page + 0.5) * block.page_bytes);
+        if (y < panel.top || y > panel.top + panel.height) continue;
+        this.label(pen, sayPage(run, index, page), LEFT - 6, y + 4);
+        pen.fillStyle = colour("--line");
+        pen.fillRect(LEFT - 3, y, 3, 1);
+      }
+      if (index) { pen.fillStyle = colour("--soft"); pen.fillRect(LEFT, this.py(run.bases[index]), this.wide, 1); }
+    });
+    pen.save();
+    pen.translate(12, panel.top + panel.height / 2);
+    pen.rotate(-Math.PI / 2);
+    this.label(pen, "guest memory (page number)", 0, 0, "center");
+    pen.restore();
+  },
+
+  drawStates(pen) {
+    const panel = this.panels.state;
+    ["source", "dest"].forEach((side, row) => {
+      const states = this.run.states[side];
+      states.forEach(([start, name], index) => {
+        const stop = index + 1 < states.length ? states[index + 1][0] : this.run.end;
+        const [left, right] = [Math.max(this.px(start), LEFT), Math.min(this.px(stop), LEFT + this.wide)];
+        if (right < LEFT || left > LEFT + this.wide) return;
+        pen.fillStyle = colour(index % 2 ? "--shade" : "--line");
+        pen.fillRect(left, panel.top + row * LANE + 1, Math.max(right - left, 1), LANE - 2);
+        if (right - left > pen.measureText(name).width + 8) {
+          this.label(pen, name, (left + right) / 2, panel.top + row * LANE + 13, "center", "--ink");
+        }
+      });
+    });
+  },
+
+  drawPages(pen) {
+    const { sends, waits, bases, blocks } = this.run;
+    const [from, to] = this.x;
+    // Background first, so that what was asked for lies above it.
+    for (const layer of [0, 1]) {
+      for (let i = 0; i < sends.count; i += 1) {
+        const bar = barOf(sends.kind[i]);
+        if ((bar === 0 || bar === 4 ? 0 : 1) !== layer) continue;
+        if (sends.end[i] < from || sends.start[i] > to) continue;
+        const size = blocks[sends.block[i]].page_bytes;
+        const base = bases[sends.block[i]] + sends.page[i] * size;
+        const top = this.py(base), tall = this.py(base + sends.pages[i] * size) - top;
+        if (top + tall < this.panels.pages.top || top > this.panels.pages.top + this.panels.pages.height) continue;
+        this.drawBar(pen, i, bar, top, Math.max(tall - (tall > 6 ? 1 : 0), layer ? 2.5 : 1));
+      }
+    }
+    pen.strokeStyle = colour("--waitedge");
+    for (let i = 0; i < waits.count; i += 1) {
+      const wake = waits.wake[i] === NEVER ? this.run.end : waits.wake[i];
+      if (wake < from || waits.start[i] > to) continue;
+      const size = blocks[waits.block[i]].page_bytes;
+      const middle = this.py(bases[waits.block[i]] + (waits.page[i] + 0.5) * size);
+      const [left, right] = [this.px(waits.start[i]), this.px(wake)];
+      // Where waits are many and short, what was sent for them is seen better without them.
+      if (right - left < 4) continue;
+      pen.lineWidth = 1.5;
+      pen.beginPath();
+      pen.moveTo(left, middle - 4); pen.lineTo(left, middle + 4);
+      pen.moveTo(left, middle); pen.lineTo(right, middle);
+      pen.moveTo(right, middle - 4); pen.lineTo(right, middle + 4);
+      pen.stroke();
+    }
+    if (this.chosen) this.drawChosen(pen);
+  },
+
+  drawBar(pen, i, bar, top, tall, least = 1.5) {
+    const { sends } = this.run;
+    const left = this.px(sends.start[i]), wide = Math.max(this.px(sends.end[i]) - left, least);
+    pen.fillStyle = this.colours[bar];
+    pen.fillRect(left, top, wide, tall);
+    if (sends.urgent[i] !== NEVER) {
+      const since = this.px(sends.urgent[i]);
+      pen.fillStyle = this.colours[0];
+      pen.fillRect(left, top, Math.max(since - left, 0), tall);
+    }
+    if (endOf(sends.kind[i]) % 2) {
+      // Broken off, or lost with its connection: a dark edge where it stopped.
+      pen.fillStyle = colour("--cut");
+      pen.fillRect(left + wide - 1, top - 2, wide > 5 ? 2.5 : 1, tall + 4);
+    }
+  },
+
+  drawChosen(pen) {
+    const { block, page } = this.chosen;
+    const size = this.run.blocks[block].page_bytes;
+    const top = this.py(this.run.bases[block] + page * size);
+    const tall = this.py(this.run.bases[block] + (page + 1) * size) - top;
+    pen.strokeStyle = colour("--accent");
+    pen.lineWidth = 1.5;
+    pen.strokeRect(LEFT - 2, top - 3, this.wide + 4, Math.max(tall, 2) + 6);
+  },
+
+  drawChannels(pen) {
+    const { sends } = this.run, top = this.panels.channels.top;
+    for (let i = 0; i < sends.count; i += 1) {
+      if (sends.end[i] < this.x[0] || sends.start[i] > this.x[1]) continue;
+      const y = top + channelOf(sends.kind[i]) * (LANE + 4) + 2;
+      const bar = barOf(sends.kind[i]);
+      this.drawBar(pen, i, bar, y, LANE - 4, 0.1);
+      const wide = this.px(sends.end[i]) - this.px(sends.start[i]);
+      if (wide > 26) {
+        pen.fillStyle = "#101214";
+        pen.textAlign = "center";
+        pen.fillText(String(sends.page[i]), this.px(sends.start[i]) + wide / 2, y + 11, wide - 4);
+        // A line between neighbours of one colour.
+        pen.fillStyle = colour("--paper");
+        pen.fillRect(this.px(sends.end[i]) - 0.5, y, 1, LANE - 4);
+      }
+    }
+  },
+
+  drawVcpus(pen) {
+    const { waits } = this.run, panel = this.panels.vcpus;
+    const lane = panel.height / Math.max(this.run.vcpus, 1);
+    for (let i = 0; i < waits.count; i += 1) {
+      const wake = waits.wake[i] === NEVER ? this.run.end : waits.wake[i];
+      if (wake < this.x[0] || waits.start[i] > this.x[1]) continue;
+      // Less than a pixel colours it in part, so that many of them look like the time they took.
+      const left = this.px(waits.start[i]), wide = Math.max(this.px(wake) - left, 0.1);
+      const top = panel.top + waits.vcpu[i] * lane + 1;
+      pen.fillStyle = colour("--wait");
+      pen.fillRect(left, top, wide, lane - 2);
+      pen.strokeStyle = colour("--waitedge");
+      pen.lineWidth = 1;
+      if (wide > 3) pen.strokeRect(left + 0.5, top + 0.5, wide - 1, lane - 3);
+      if (wide > 26 && lane > 11) {
+        pen.fillStyle = "#101214";
+        pen.textAlign = "center";
+        pen.fillText(String(waits.page[i]), left + wide / 2, top + lane - 4, wide - 4);
+      }
+    }
+  },
+
+  drawWaiting(pen) {
+    const panel = this.panels.waiting, points = this.run.waiting, most = Math.max(this.run.vcpus, 1);
+    const step = points.length > 1 ? points[1][0] - points[0][0] : 1;
+    this.clip(pen, panel, () => {
+      pen.fillStyle = colour("--wait");
+      for (const [tick, mean] of points) {
+        const tall = mean / most * panel.height;
+        if (tall) pen.fillRect(this.px(tick), panel.top + panel.height - tall, Math.max(this.px(tick + step) - this.px(tick) + 0.5, 1), tall);
+      }
+    });
+    this.label(pen, "vCPUs that wait", LEFT - 6, panel.top + panel.height / 2 + 4);
+    this.label(pen, `of ${most}`, LEFT + this.wide - 3, panel.top + 11, "right");
+  },
+
+  drawRates(pen) {
+    const panel = this.panels.rate, rates = this.run.rates;
+    const names = this.run.channels.filter((name) => rates[name]);
+    const most = Math.max(1, ...names.flatMap((name) => rates[name]));
+    this.clip(pen, panel, () => names.forEach((name) => {
+      const step = (rates.edges[1] - rates.edges[0]) / rates[name].length;
+      pen.beginPath();
+      rates[name].forEach((rate, index) => {
+        const y = panel.top + panel.height - rate / most * (panel.height - 4) - 1;
+        pen.lineTo(this.px(rates.edges[0] + index * step), y);
+        pen.lineTo(this.px(rates.edges[0] + (index + 1) * step), y);
+      });
+      pen.strokeStyle = colour(name === "precopy" ? "--background" : "--urgent");
+      pen.lineWidth = 2;
+      pen.setLineDash(name === "precopy" ? [] : [5, 3]);
+      pen.stroke();
+      pen.setLineDash([]);
+    }));
+    this.label(pen, "rate", LEFT - 6, panel.top + panel.height / 2 + 4);
+    if (names.length) this.label(pen, `top: ${sayRate(most)}${this.wide > 500 ? "; precopy solid, postcopy dashed" : ""}`, LEFT + this.wide - 3, panel.top + 11, "right");
+  },
+
+  drawBlackout(pen) {
+    if (!this.run.blackout) return;
+    const [left, right] = this.run.blackout.map((tick) => this.px(tick));
+    if (right < LEFT || left > LEFT + this.wide) return;
+    pen.fillStyle = colour("--shade");
+    const top = this.panels.pages.top;
+    pen.fillRect(Math.max(left, LEFT), top, Math.max(right - Math.max(left, LEFT), 1.5), this.height - 34 - top - GAP);
+  },
+
+  drawAxis(pen) {
+    const y = this.height - 34;
+    const span = this.us(this.x[1]) - this.us(this.x[0]);
+    const [unit, words] = span >= 5e6 ? [1e6, "seconds"] : span >= 5e3 ? [1e3, "milliseconds"] : [1, "microseconds"];
+    for (const value of niceSteps(this.us(this.x[0]) / unit, this.us(this.x[1]) / unit, this.wide / 110)) {
+      const x = this.px(value * unit / this.run.tick_us + this.run.begin);
+      if (x < LEFT - 1) continue;
+      pen.fillStyle = colour("--line");
+      pen.fillRect(x, 8, 1, y - 8);
+      this.label(pen, String(+value.toPrecision(8)), x, y + 12, "center");
+    }
+    this.label(pen, `${words} since the first page`, LEFT + this.wide / 2, y + 28, "center");
+  },
+
+  say() {
+    const run = this.run;
+    const row = (this.y[1] - this.y[0]) / this.panels.pages.height;
+    const size = Math.max(...run.blocks.map((block) => block.page_bytes), 1);
+    const stands = row > size ? `one row of pixels stands for ${sayBytes(row)}, ${(row / size).toFixed(1)} pages` : `a page of ${sayBytes(size)} is ${(size / row).toFixed(1)} pixels high`;
+    const joined = run.pages_per_bar > 1 ? ` Background that goes on from page to page is drawn as one bar of up to ${run.pages_per_bar} pages.` : "";
+    const left = Object.entries(run.left_out).filter(([, count]) => count).map(([name, count]) => `${sayCount(count)} ${name}`);
+    this.note.textContent = `Here ${stands}.${joined}`
+      + `${left.length ? ` Too many to show, and left out: ${left.join(", ")}.` : ""}`
+      + " Grey from top to bottom: the guest stands still.";
+  },
+});

@@ -1,0 +1,231 @@
+// One run over time on a canvas: states, the page map, the channels, the vCPUs, who waits.
+
+const LEFT = 106, RIGHT = 10, GAP = 16, LANE = 18;
+
+class Timeline {
+  constructor(run, select) {
+    this.run = run;
+    this.select = select;
+    this.whole = [0, Math.max(run.end, 1)];
+    const margin = (run.end - run.begin) * 0.02 + 1;
+    this.migration = [Math.max(0, run.begin - margin), run.end + margin];
+    this.x = [...this.migration];
+    this.y = [0, Math.max(run.bytes, 1)];
+    this.chosen = null;
+    this.canvas = make("canvas", {
+      tabindex: "0", role: "img",
+      "aria-label": `Page map, channels and waiting vCPUs of ${run.name} over time. `
+        + "Arrow keys move, plus and minus zoom, 0 shows the whole migration.",
+    });
+    this.note = make("figcaption");
+    this.listen();
+    new ResizeObserver(() => this.draw()).observe(this.canvas);
+  }
+
+  layout() {
+    const run = this.run;
+    const vcpus = Math.min(run.vcpus, 24);
+    const panels = [
+      { name: "state", height: 2 * LANE },
+      { name: "pages", height: 300 },
+      { name: "channels", height: 2 * LANE + 4 },
+      { name: "vcpus", height: Math.max(vcpus, 1) * (vcpus > 8 ? 10 : 14) },
+      { name: "waiting", height: 46 },
+      { name: "rate", height: 56 },
+    ];
+    let top = 8;
+    for (const panel of panels) { panel.top = top; top += panel.height + GAP; }
+    this.panels = Object.fromEntries(panels.map((panel) => [panel.name, panel]));
+    this.height = top + 34;
+  }
+
+  px(tick) { return LEFT + (tick - this.x[0]) / (this.x[1] - this.x[0]) * this.wide; }
+  py(byte) {
+    const panel = this.panels.pages;
+    return panel.top + (byte - this.y[0]) / (this.y[1] - this.y[0]) * panel.height;
+  }
+  us(tick) { return (tick - this.run.begin) * this.run.tick_us; }
+
+  soon() {
+    if (this.asked) return;
+    this.asked = true;
+    requestAnimationFrame(() => { this.asked = false; this.draw(); });
+  }
+
+  draw() {
+    this.layout();
+    const canvas = this.canvas, ratio = window.devicePixelRatio || 1;
+    const width = canvas.clientWidth;
+    if (!width) return;
+    this.wide = width - LEFT - RIGHT;
+    canvas.style.height = `${this.height}px`;
+    canvas.width = Math.round(width * ratio);
+    canvas.height = Math.round(this.height * ratio);
+    const pen = canvas.getContext("2d");
+    pen.scale(ratio, ratio);
+    pen.font = "12px system-ui, sans-serif";
+    this.colours = BARS.map((bar) => colour(bar.colour));
+    this.drawFrames(pen);
+    this.drawAxis(pen);
+    this.drawStates(pen);
+    this.clip(pen, this.panels.pages, () => this.drawPages(pen));
+    this.clip(pen, this.panels.channels, () => this.drawChannels(pen));
+    this.clip(pen, this.panels.vcpus, () => this.drawVcpus(pen));
+    this.drawWaiting(pen);
+    this.drawRates(pen);
+    this.drawBlackout(pen);
+    this.say();
+  }
+
+  clip(pen, panel, draw) {
+    pen.save();
+    pen.beginPath();
+    pen.rect(LEFT, panel.top, this.wide, panel.height);
+    pen.clip();
+    draw();
+    pen.restore();
+  }
+
+  // Where a place on the canvas lies: the send or wait under it.
+  find(x, y) {
+    const tick = this.x[0] + (x - LEFT) / this.wide * (this.x[1] - this.x[0]);
+    const near = 3 / this.wide * (this.x[1] - this.x[0]);
+    const run = this.run, { pages, channels, vcpus } = this.panels;
+    const inside = (panel) => y >= panel.top && y <= panel.top + panel.height;
+    if (x < LEFT || x > LEFT + this.wide) return null;
+    if (inside(vcpus)) {
+      const vcpu = Math.floor((y - vcpus.top) / (vcpus.height / Math.max(run.vcpus, 1)));
+      for (let i = 0; i < run.waits.count; i += 1) {
+        const wake = run.waits.wake[i] === NEVER ? run.end : run.waits.wake[i];
+        if (run.waits.vcpu[i] === vcpu && run.waits.start[i] - near <= tick && tick <= wake + near) return { wait: i };
+      }
+      return null;
+    }
+    let best = null;
+    if (!inside(pages) && !inside(channels)) return null;
+    const byte = this.y[0] + (y - pages.top) / pages.height * (this.y[1] - this.y[0]);
+    const row = 2.5 * (this.y[1] - this.y[0]) / pages.height;
+    const channel = y > channels.top + LANE + 2 ? 1 : 0;
+    for (let i = 0; i < run.sends.count; i += 1) {
+      if (run.sends.start[i] - near > tick || run.sends.end[i] + near < tick) continue;
+      const size = run.blocks[run.sends.block[i]].page_bytes;
+      const base = run.bases[run.sends.block[i]] + run.sends.page[i] * size;
+      const hit = inside(pages) ? base - row <= byte && byte <= base + run.sends.pages[i] * size + row : channelOf(run.sends.kind[i]) === channel;
+      if (hit && (best === null || kindOf(run.sends.kind[i]) >= kindOf(run.sends.kind[best]))) best = i;
+    }
+    if (best !== null) return { send: best };
+    return inside(pages) ? this.findWait(tick, byte, row) : null;
+  }
+
+  findWait(tick, byte, row) {
+    const { waits, blocks, bases } = this.run;
+    for (let i = 0; i < waits.count; i += 1) {
+      const wake = waits.wake[i] === NEVER ? this.run.end : waits.wake[i];
+      const size = blocks[waits.block[i]].page_bytes;
+      const base = bases[waits.block[i]] + waits.page[i] * size;
+      if (waits.start[i] <= tick && tick <= wake && base - row <= byte && byte <= base + size + row) return { wait: i };
+    }
+    return null;
+  }
+
+  choose(block, page, zoom) {
+    this.chosen = { block, page };
+    const run = this.run, size = run.blocks[block].page_bytes;
+    if (zoom) {
+      // What a vCPU waited for is looked at where it waited, not in the passes long before.
+      const moments = momentsOf(run, block, page), since = run.blackout ? run.blackout[0] : 0;
+      const waited = moments.some((moment) => moment.kind === "wait");
+      const times = moments.map((moment) => moment.tick).filter((tick) => !waited || tick >= since);
+      if (times.length) {
+        const low = Math.min(...times), high = Math.max(...times), room = (high - low) * 0.4 + 200 / run.tick_us;
+        this.x = [low - room, high + room];
+      }
+      const tall = Math.min(24 * size, run.bytes), middle = run.bases[block] + (page + 0.5) * size;
+      const low = Math.min(Math.max(middle - tall / 2, 0), run.bytes - tall);
+      this.y = [low, low + tall];
+    }
+    this.soon();
+  }
+
+  zoom(factor, centre = null, vertical = false) {
+    const axis = vertical ? this.y : this.x;
+    const at = centre ?? (axis[0] + axis[1]) / 2;
+    const least = vertical ? 4096 : 10 / this.run.tick_us;
+    if ((axis[1] - axis[0]) * factor < least && factor < 1) return;
+    axis[0] = at - (at - axis[0]) * factor;
+    axis[1] = at + (axis[1] - at) * factor;
+    this.bound();
+  }
+
+  move(dx, dy) {
+    const [wide, tall] = [this.x[1] - this.x[0], this.y[1] - this.y[0]];
+    this.x = this.x.map((value) => value + dx * wide);
+    this.y = this.y.map((value) => value + dy * tall);
+    this.bound();
+  }
+
+  bound() {
+    const end = this.run.end * 1.05 + 10;
+    const wide = Math.min(this.x[1] - this.x[0], end), tall = Math.min(this.y[1] - this.y[0], this.run.bytes || 1);
+    const left = Math.min(Math.max(this.x[0], 0), end - wide), top = Math.min(Math.max(this.y[0], 0), (this.run.bytes || 1) - tall);
+    this.x = [left, left + wide];
+    this.y = [top, top + tall];
+    this.soon();
+  }
+
+  show(range) { this.x = [...range]; this.y = [0, Math.max(this.run.bytes, 1)]; this.soon(); }
+
+  listen() {
+    const canvas = this.canvas;
+    let drag = null;
+    canvas.addEventListener("wheel", (event) => {
+      // A page that is scrolled past should not zoom: only with Ctrl or Shift.
+      if (!event.ctrlKey && !event.shiftKey) return;
+      event.preventDefault();
+      const amount = event.deltaY || event.deltaX;
+      const factor = Math.exp(Math.max(-300, Math.min(300, amount)) / 400);
+      const box = canvas.getBoundingClientRect();
+      if (event.shiftKey) {
+        const panel = this.panels.pages;
+        const at = this.y[0] + (event.clientY - box.top - panel.top) / panel.height * (this.y[1] - this.y[0]);
+        this.zoom(factor, at, true);
+      } else {
+        this.zoom(factor, this.x[0] + (event.clientX - box.left - LEFT) / this.wide * (this.x[1] - this.x[0]));
+      }
+    }, { passive: false });
+    canvas.addEventListener("pointerdown", (event) => { drag = { x: event.clientX, y: event.clientY, moved: false }; });
+    canvas.addEventListener("pointermove", (event) => {
+      const box = canvas.getBoundingClientRect();
+      if (drag && event.buttons) {
+        const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
+        if (drag.moved || Math.hypot(dx, dy) > 4) {
+          drag = { x: event.clientX, y: event.clientY, moved: true };
+          this.move(-dx / this.wide, -dy / this.panels.pages.height);
+          showTip("");
+          return;
+        }
+      }
+      const found = this.find(event.clientX - box.left, event.clientY - box.top);
+      showTip(found ? describe(this.run, found) : "", event.clientX, event.clientY);
+    });
+    canvas.addEventListener("pointerleave", () => { drag = null; showTip(""); });
+    canvas.addEventListener("pointerup", (event) => {
+      const box = canvas.getBoundingClientRect();
+      const found = drag && !drag.moved ? this.find(event.clientX - box.left, event.clientY - box.top) : null;
+      drag = null;
+      if (!found) return;
+      const part = found.wait === undefined ? this.run.sends : this.run.waits;
+      const index = found.wait === undefined ? found.send : found.wait;
+      this.select(this.run, part.block[index], part.page[index], false);
+    });
+    canvas.addEventListener("keydown", (event) => {
+      const act = {
+        ArrowLeft: () => this.move(-0.15, 0), ArrowRight: () => this.move(0.15, 0),
+        ArrowUp: () => this.move(0, -0.15), ArrowDown: () => this.move(0, 0.15),
+        "+": () => this.zoom(0.7), "=": () => this.zoom(0.7), "-": () => this.zoom(1.4),
+        "0": () => this.show(this.migration),
+      }[event.key];
+      if (act) { event.preventDefault(); act(); }
+    });
+  }
+}

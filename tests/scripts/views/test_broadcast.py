@@ -1,0 +1,90 @@
+"""Clients get the present and then its changes; one who does not take them holds up nobody."""
+
+import orjson
+import pytest
+import trio
+
+from scripts.views.broadcast import CLIENTS_MAX, QUEUE_MAX, Broadcast, Client, TooManyClients
+from scripts.views.live import LiveState
+from tests.stories import ZERO_NS, half_sent
+
+
+async def take(client: Client, count: int) -> list[tuple[str, dict[str, object]]]:
+    """Return a client's next messages, by name and data."""
+    taken: list[tuple[str, dict[str, object]]] = []
+    async for message in client.messages:
+        name, data = message.decode().removesuffix("\n\n").split("\n")
+        taken.append((name.removeprefix("event: "), orjson.loads(data.removeprefix("data: "))))
+        if len(taken) == count:
+            break
+    return taken
+
+
+async def test_who_joins_half_way_gets_the_present() -> None:
+    """The first message is whole, what follows are changes, the last is the end."""
+    broadcast, state = Broadcast(), LiveState()
+    for event in half_sent()[:10]:
+        state.take(event)
+    with broadcast.client() as early:
+        broadcast.show(state, ZERO_NS)
+        for event in half_sent()[10:]:
+            state.take(event)
+        broadcast.show(state, ZERO_NS)
+        with broadcast.client() as late:
+            broadcast.show(state, ZERO_NS)
+            first = await take(early, 3)
+            second = await take(late, 2)
+            assert [name for name, _ in first] == ["whole", "changes", "changes"]
+            assert [name for name, _ in second] == ["whole", "changes"]
+            assert second[0][1]["state"] == "completed"
+            assert first[2] == second[1]
+
+
+async def test_a_slow_client_is_dropped() -> None:
+    """When its queue is full it is cut off, and the others go on."""
+    broadcast, state = Broadcast(), LiveState()
+    with broadcast.client() as slow, broadcast.client() as quick:
+        broadcast.show(state, ZERO_NS)
+        for number in range(QUEUE_MAX):
+            assert not slow.scope.cancel_called, number
+            await take(quick, 1)
+            broadcast.show(state, ZERO_NS)
+        assert slow.scope.cancel_called
+        assert not quick.scope.cancel_called
+        assert len(await take(quick, 1)) == 1
+
+
+async def test_there_is_room_for_so_many_only() -> None:
+    """One more is refused, and may come when another has left."""
+    broadcast = Broadcast()
+    managers = [broadcast.client() for _ in range(CLIENTS_MAX)]
+    for manager in managers:
+        manager.__enter__()
+    with pytest.raises(TooManyClients), broadcast.client():
+        pass
+    managers[0].__exit__(None, None, None)
+    with broadcast.client():
+        pass
+    for manager in managers[1:]:
+        manager.__exit__(None, None, None)
+
+
+async def test_the_end_is_heard(autojump_clock: trio.testing.MockClock) -> None:
+    """Saying farewell lasts until clients have taken their last message; then nobody may come."""
+    broadcast, state = Broadcast(), LiveState()
+    heard: list[str] = []
+
+    async def listen(task_status: trio.TaskStatus[None]) -> None:
+        with broadcast.client() as client:
+            task_status.started()
+            await trio.sleep(1)
+            heard.extend(name for name, _ in await take(client, 99))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listen)
+        broadcast.show(state, ZERO_NS)
+        await broadcast.farewell()
+        assert heard == ["whole", "end"]
+    with pytest.raises(TooManyClients), broadcast.client():
+        pass
+    await broadcast.farewell()

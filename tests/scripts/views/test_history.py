@@ -1,0 +1,148 @@
+"""A history holds what the events tell, whichever way the two sides' lines are mixed."""
+
+from typing import Any
+
+import pytest
+
+from protocol.report import STAGES
+from scripts.views import history as module
+from scripts.views.causes import served_by
+from scripts.views.history import History
+from scripts.views.records import BACKGROUND, BOOSTED, URGENT
+from tests.stories import MS, PAGE_BYTES, ZERO_NS, Story, half_sent
+
+
+def read(events: list[dict[str, Any]]) -> History:
+    """Return the history of these events."""
+    history = History()
+    for event in events:
+        history.take(event)
+    return history
+
+
+def at(ms: float) -> int:
+    """Return a moment of a story."""
+    return ZERO_NS + round(ms * MS)
+
+
+def test_a_page_that_was_broken_off_has_two_stretches() -> None:
+    """What went of it before and after are sends of their own, with their bytes and their ends."""
+    sends = [send for send in read(half_sent()).sends if send.page == 5]
+    assert [(send.kind, send.ended, send.channel) for send in sends] == [
+        (BACKGROUND, "preempt", "precopy"),
+        (BOOSTED, "page-sent", "precopy"),
+    ]
+    assert [(send.start_ns, send.end_ns) for send in sends] == [
+        (at(14), at(16)),
+        (at(30), at(42)),
+    ]
+    assert [send.bytes for send in sends] == [PAGE_BYTES // 4, PAGE_BYTES * 3 // 4]
+
+
+def test_what_was_taken_back_was_not_sent() -> None:
+    """A page that began and of which nothing went is no send."""
+    assert [(send.page, send.kind) for send in read(half_sent()).sends] == [
+        (5, BACKGROUND), (9, URGENT), (5, BOOSTED), (7, BACKGROUND)
+    ]  # fmt: skip
+
+
+def test_the_sides_may_be_mixed_in_any_way() -> None:
+    """Who writes when is chance: all of one side first tells the same."""
+    events = half_sent()
+    whole = read(events)
+    apart = read(sorted(events, key=lambda event: str(event["side"])))
+    for name in ("sends", "waits", "placed", "requests", "marks", "blackout_ns", "status"):
+        assert getattr(apart, name) == getattr(whole, name)
+
+
+def test_a_wait_has_its_stages_and_its_send() -> None:
+    """A wait lasts from the touch to the wake-up; the send that ended it is found."""
+    history = read(half_sent())
+    nine, five = history.waits
+    assert (nine.vcpu, nine.page, nine.start_ns, nine.wake_ns) == (0, 9, at(15), at(32))
+    assert nine.stages_us is not None
+    assert len(nine.stages_us) == len(STAGES)
+    assert sum(nine.stages_us) == pytest.approx(nine.latency_us) == 17000
+    served = [history.sends[number or 0] for number in served_by(history, [nine, five])]
+    assert [(send.page, send.kind) for send in served] == [(9, URGENT), (5, BOOSTED)]
+
+
+def test_a_wait_without_end_is_kept() -> None:
+    """When a run breaks, who waited then is part of what happened; a new fault replaces the old."""
+    story = Story()
+    story.wait(1, 0, 3)
+    story.wait(2, 0, 4)
+    history = read(story.events)
+    assert history.waits == []
+    (wait,) = history.all_waits
+    assert (wait.page, wait.wake_ns, wait.latency_us) == (4, None, 0)
+    assert served_by(history, [wait]) == [None]
+
+
+def test_a_page_becomes_urgent_on_its_way() -> None:
+    """A request for the very page under way is seen in its send."""
+    story = Story()
+    story.start(1, 3, "precopy")
+    story.tell(2, "source", "page-request", block=0, page=3, answer="urgent-in-place")
+    story.end(3, 3, "precopy", PAGE_BYTES, urgent=True)
+    (send,) = read(story.events).sends
+    assert (send.kind, send.urgent_ns) == (URGENT, at(2))
+
+
+@pytest.mark.parametrize(("channel", "ends"), [({}, 2), ({"channel": "precopy"}, 1)])
+def test_what_a_lost_connection_carried_ends_with_it(channel: dict[str, str], ends: int) -> None:
+    """A send that was under way is told up to the break, on the channel that broke, or on all."""
+    story = Story()
+    story.start(1, 3, "precopy")
+    story.start(2, 4, "postcopy", urgent=True)
+    story.tell(5, "dest", "channel-lost", **channel)
+    story.tell(6, "source", "channel-lost", **channel)
+    sends = read(story.events).sends
+    assert [(send.page, send.ended, send.end_ns, send.bytes) for send in sends] == [
+        (3, "channel-lost", at(6), None), (4, "channel-lost", at(6), None)
+    ][:ends]  # fmt: skip
+
+
+def test_requests_are_paired_page_by_page() -> None:
+    """What the source answered belongs to the request for that page."""
+    requests = read(half_sent()).requests
+    assert [(each.page, each.answer) for each in requests] == [(9, "queued"), (5, "queued")]
+    assert [each.came_ns for each in requests] == [at(15.3), at(15.5)]
+
+
+def test_the_run_is_summed_up() -> None:
+    """Blocks, vCPUs, the blackout and how it ended are there."""
+    history = read(half_sent())
+    assert history.run["policy"] == "ordered"
+    assert history.page_count(0) == 16
+    assert (history.vcpu_count, history.status) == (2, "completed")
+    assert history.blackout_ns == (at(11), at(13))
+    assert [state for _, state in history.states("dest")][-1] == "completed"
+
+
+def test_events_of_old_still_make_a_history() -> None:
+    """Without a `run`, bytes and stages, pages and times are still told."""
+    keep = {"t-ns", "side", "event", "state", "block", "page", "channel", "urgent", "vcpu"}
+    old = [
+        {name: value for name, value in event.items() if name in {*keep, "latency-us"}}
+        for event in half_sent()
+        if event["event"] not in {"run", "ram-block", "accesses", "verdict"}
+    ]
+    history = read(old)
+    assert history.page_count(0) == 10
+    assert {send.bytes for send in history.sends} == {None}
+    assert [wait.stages_us for wait in history.waits] == [None, None]
+
+
+def test_what_is_too_much_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the limits nothing more is kept, and how much was left out is known."""
+    for name in ("SENDS_MAX", "WAITS_MAX", "NOTES_MAX"):
+        monkeypatch.setattr(module, name, 1)
+    history = read(half_sent())
+    assert [len(kept) for kept in (history.sends, history.waits, history.placed)] == [1, 1, 1]
+    assert history.left_out == {"sends": 3, "waits": 1, "placed": 1, "notes": len(
+        [event for event in half_sent() if event["event"] in {
+            "run", "ram-block", "state", "guest-stop", "guest-run", "boost", "preempt",
+            "accesses", "verdict",
+        }]
+    ) - 1}  # fmt: skip

@@ -1,0 +1,94 @@
+"""Traces follow the rules of the trace event format, and tell of each thing once."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from scripts.views.history import History
+from scripts.views.perfetto import TraceWriter
+from tests.stories import Story, half_sent
+from tests.traces import TraceEvent, check_rules
+
+
+def trace_of(events: list[dict[str, Any]]) -> list[TraceEvent]:
+    """Return the trace events of a run, as a reader of the file has them."""
+    history = History()
+    for event in events:
+        history.take(event)
+    document = json.loads(json.dumps(TraceWriter(history).document(), allow_nan=False))
+    found: list[TraceEvent] = document["traceEvents"]
+    return found
+
+
+def test_a_trace_keeps_the_rules() -> None:
+    """The story of the half-sent page makes a trace that any reader of the format takes."""
+    check_rules(trace_of(half_sent()))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda trace: trace.remove(next(each for each in trace if each["ph"] == "e")),
+        lambda trace: trace.remove(next(each for each in trace if each["ph"] == "f")),
+        lambda trace: next(each for each in trace if each["ph"] == "X").pop("dur"),
+        lambda trace: next(each for each in trace if each["ph"] == "t").update(ts=1.0),
+    ],
+)
+def test_the_rules_can_be_broken(damage: Any) -> None:  # noqa: ANN401 - a lambda
+    """The check of the rules finds an open end, a lost arrow, a missing key, an arrow astray."""
+    trace = trace_of(half_sent())
+    damage(trace)
+    with pytest.raises(AssertionError):
+        check_rules(trace)
+
+
+def test_every_send_is_there_once_and_says_how_urgent_it_was() -> None:
+    """Each stretch of a page is one span on its channel, by name, category and colour its kind."""
+    trace = trace_of(half_sent())
+    sends = [each for each in trace if each["ph"] == "X" and each["cat"] in {
+        "background", "urgent", "boosted"
+    }]  # fmt: skip
+    assert [(each["name"], each["tid"], each["args"]["ended"]) for each in sends] == [
+        ("background page 5", 2, "preempt"),
+        ("urgent page 9", 3, "page-sent"),
+        ("boosted page 5", 2, "page-sent"),
+        ("background page 7", 2, "page-sent"),
+    ]
+    assert len({each["cname"] for each in sends}) == 3
+    assert [each["args"]["urgent"] for each in sends] == [False, True, True, False]
+
+
+def test_arrows_lead_from_the_touch_to_the_wake_up() -> None:
+    """Both waits have an arrow: from their vCPU over the send that served it and back."""
+    trace = trace_of(half_sent())
+    arrows = [each for each in trace if each["ph"] in "stf"]
+    assert [(each["ph"], each["name"], each["tid"]) for each in arrows] == [
+        ("s", "page 9", 10), ("t", "page 9", 3), ("f", "page 9", 10),
+        ("s", "page 5", 11), ("t", "page 5", 2), ("f", "page 5", 11),
+    ]  # fmt: skip
+
+
+def test_counters_end_with_nothing_left() -> None:
+    """The bytes that remain and the vCPUs that wait are counted over time."""
+    trace = trace_of(half_sent())
+    counters = [each for each in trace if each["ph"] == "C"]
+    waiting = [each["args"]["waiting"] for each in counters if each["name"] == "waiting vCPUs"]
+    assert (max(waiting), waiting[-1]) == (2, 0)
+    remaining = [each["args"]["remaining"] for each in counters if "remaining" in each["args"]]
+    assert remaining == sorted(remaining, reverse=True)
+    assert len(remaining) == 9
+
+
+def test_a_run_that_broke_makes_a_trace_too() -> None:
+    """Waits without an end, and requests that nobody answered, reach to the end of the trace."""
+    story = Story()
+    story.state(0, "postcopy-active")
+    story.wait(1, 0, 3)
+    story.state(5, "failed")
+    trace = trace_of(story.events)
+    check_rules(trace)
+    (wait,) = [each for each in trace if each.get("cat") == "wait"]
+    assert (wait["ts"], wait["dur"], wait["args"]["ended"]) == (1000, 4000, False)
+    assert Counter(each["ph"] for each in trace)["s"] == 0

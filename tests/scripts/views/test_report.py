@@ -1,0 +1,83 @@
+"""`midstream report` shows saved runs again, side by side; what is no run is refused in a line."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts.commands import run
+from tests.stories import half_sent, write
+from tests.traces import check_rules
+
+
+def test_two_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table has a column a run, under its file's name, and the page holds both."""
+    events = half_sent()
+    slow = [event | {"t-ns": event["t-ns"] * 3} for event in events]
+    slow[0] |= {"policy": "drop"}
+    for event in slow:
+        if event["event"] == "vcpu-wake":
+            event["latency-us"] *= 3
+    paths = [write(tmp_path / f"{name}.jsonl", told) for name, told in (("a", events), ("b", slow))]
+    page = tmp_path / "page"
+    assert run(["report", *map(str, paths), f"--html={page}"]) == 0
+    # Two blanks and more are between columns.
+    lines = [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    rows = {name: cells for name, *cells in lines}
+    assert lines[0] == ["a", "b"]
+    assert rows["policy"] == ["ordered", "drop"]
+    assert rows["wait max"] == ["28.8 ms", "86.4 ms"]
+    assert rows["boosted"] == ["1", "1"]
+    assert rows["queue"][0] == "3.27 ms"
+    text = page.read_text(encoding="utf-8")
+    data = text.partition('id="data">')[2].partition("</script>")[0]
+    assert [each["name"] for each in json.loads(data)["runs"]] == ["a", "b"]
+
+
+def test_a_trace_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `--trace` wrote can be made later, too; with `--quiet` nothing is printed."""
+    events = write(tmp_path / "events", half_sent())
+    trace = tmp_path / "trace"
+    assert run(["report", str(events), f"--trace={trace}", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+    check_rules(json.loads(trace.read_text(encoding="utf-8"))["traceEvents"])
+
+
+def test_a_name_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """File names with brackets are printed as they are."""
+    assert run(["report", str(write(tmp_path / "[bold]x[b]", half_sent()))]) == 0
+    assert "[bold]x[b]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bad"], ["bad, line 2", "no JSON"]),
+        (["missing"], ["missing", "No such file"]),
+        (["good", "bad"], ["bad, line 2"]),
+        (["good", "good", "--trace=trace"], ["--trace", "one run"]),
+        (["good"] * 5, ["EVENTS", "more than 4"]),
+        (["good", "--html=missing/page"], ["--html", "folder"]),
+        ([], ["EVENTS"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    """The exit status is 2, the line names file, line and reason, and nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    good = write(tmp_path / "good", half_sent()).read_bytes()
+    (tmp_path / "bad").write_bytes(good[: good.index(b"\n") + 20])
+    assert run(["report", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("midstream: ")
+    for word in words:
+        assert word in line
+    assert {path.name for path in tmp_path.iterdir()} == {"good", "bad"}

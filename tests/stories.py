@@ -1,0 +1,123 @@
+"""Events of made-up migrations, as the two sides would write them, for tests of what shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from protocol.report import STAGES
+
+Event = dict[str, Any]
+
+MS = 1_000_000
+PAGE_BYTES = 2 << 20
+
+# Where the stories' clock begins: far from 0, as a machine's does.
+ZERO_NS = 5_000 * MS
+
+
+class Story:
+    """Events in the making; times are in milliseconds from the story's beginning."""
+
+    def __init__(self, *, vcpus: int = 2, pages: int = 16) -> None:
+        """Begin with both sides' account of the run."""
+        self.events: list[Event] = []
+        self._bytes = {"precopy": 0, "postcopy": 0}
+        self._remaining = pages * PAGE_BYTES
+        for side in ("source", "dest"):
+            run: Event = {
+                "policy": "ordered", "chunk-bytes": 65536, "vcpus": vcpus, "program": "scripted",
+                "blocks": 1,
+            }  # fmt: skip
+            self.tell(0, side, "run", **run)
+            block = {"length-bytes": pages * PAGE_BYTES, "page-bytes": PAGE_BYTES}
+            self.tell(0, side, "ram-block", block=0, name="ram", **block)
+
+    def tell(self, ms: float, side: str, event: str, **fields: Any) -> None:  # noqa: ANN401
+        """Add an event."""
+        named = {name.replace("_", "-"): value for name, value in fields.items()}
+        time_ns = ZERO_NS + round(ms * MS)
+        self.events.append({"t-ns": time_ns, "side": side, "event": event, **named})
+
+    def state(self, ms: float, state: str) -> None:
+        """Have both sides change their state."""
+        for side in ("source", "dest"):
+            self.tell(ms, side, "state", state=state)
+
+    def start(self, ms: float, page: int, channel: str, **flags: bool) -> None:
+        """Begin to send a page."""
+        self._sent(ms, "page-start", page, channel, 0, flags)
+
+    def end(
+        self, ms: float, page: int, channel: str, count: int, event: str = "page-sent",
+        **flags: bool,
+    ) -> None:  # fmt: skip
+        """End it, so many bytes on."""
+        self._sent(ms, event, page, channel, count, flags)
+
+    def wait(self, ms: float, vcpu: int, page: int) -> None:
+        """Have a vCPU touch a page, and ask for it."""
+        at = {"block": 0, "page": page}
+        self.tell(
+            ms + 0.1, "dest", "vcpu-wait",
+            vcpu=vcpu, **at, fault_ns=ZERO_NS + round(ms * MS),
+        )  # fmt: skip
+        self.tell(ms + 0.15, "dest", "page-request", **at)
+        self.tell(ms + 0.3, "source", "page-request", **at, answer="queued")
+
+    def wake(self, ms: float, vcpu: int, page: int, waited_ms: float) -> None:
+        """Have its page placed, and the vCPU run again; the stages are equal parts of the wait."""
+        self.tell(ms - 0.05, "dest", "page-placed", block=0, page=page, pages=1, channel="postcopy")
+        stages = {f"{stage}-us": waited_ms * 1000 / len(STAGES) for stage in STAGES}
+        latency = {"latency-us": waited_ms * 1000.0}
+        self.tell(ms + 0.2, "dest", "vcpu-wake", vcpu=vcpu, block=0, page=page, **latency, **stages)
+
+    def _sent(
+        self, ms: float, event: str, page: int, channel: str, count: int, flags: dict[str, bool]
+    ) -> None:
+        self._bytes[channel] += count
+        self._remaining -= count
+        told = {"urgent": False, "boosted": False, **flags}
+        self.tell(
+            ms, "source", event, block=0, page=page, channel=channel, **told,
+            **({"pages": 1} if event == "page-sent" else {}),
+            channel_bytes=self._bytes[channel], remaining_bytes=self._remaining,
+        )  # fmt: skip
+
+
+def half_sent() -> list[Event]:
+    """Return the story of a page that is broken off for another, and then itself asked for."""
+    story = Story()
+    story.state(1, "setup")
+    story.state(10, "active")
+    story.tell(11, "source", "guest-stop")
+    story.state(11.5, "device")
+    story.state(12, "postcopy-active")
+    story.tell(13, "dest", "guest-run")
+    story.start(14, 5, "precopy")
+    story.wait(15, 0, 9)
+    story.wait(15.2, 1, 5)
+    story.end(16, 5, "precopy", PAGE_BYTES // 4, "preempt")
+    story.start(16, 9, "postcopy", urgent=True)
+    story.end(30, 9, "postcopy", PAGE_BYTES, urgent=True)
+    story.tell(30, "source", "boost", block=0, page=5, channel="precopy", urgent=True, boosted=True)
+    story.start(30, 5, "precopy", urgent=True, boosted=True)
+    story.wake(32, 0, 9, 17)
+    story.end(42, 5, "precopy", PAGE_BYTES * 3 // 4, urgent=True, boosted=True)
+    story.wake(44, 1, 5, 28.8)
+    # Given out and taken back: nothing of it went.
+    story.start(44, 6, "precopy")
+    story.start(45, 7, "precopy")
+    story.end(60, 7, "precopy", PAGE_BYTES)
+    story.tell(61, "dest", "accesses", count=10, p50_us=1.0, p99_us=3.0, max_us=9.0)
+    story.state(62, "completed")
+    story.tell(63, "source", "verdict", equal=True, mismatches=0, downtime_ms=2.1, total_ms=61.0)
+    return story.events
+
+
+def write(path: Path, events: list[Event]) -> Path:
+    """Write events as a side does."""
+    path.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in events))
+    return path

@@ -1,0 +1,70 @@
+"""Real sides that serve: what a browser hears of a migration, from its beginning to its end."""
+
+import json
+import socket
+
+import pytest
+
+from scripts.commands import run
+from tests.processes import SECONDS_MAX, Lab, Process, until
+
+WATCH = "watch at http://"
+
+
+def watched_at(process: Process) -> tuple[str, int]:
+    """Return where a process says that it can be watched."""
+    line = until(lambda: process.errors if process.errors.endswith("/\n") else "")
+    host, _, port = line.strip().removeprefix(WATCH).rstrip("/").rpartition(":")
+    return host, int(port)
+
+
+def follow(host: str, port: int) -> list[tuple[str, dict[str, object]]]:
+    """Return all messages of a run, until the server has said its last."""
+    with socket.create_connection((host, port), timeout=SECONDS_MAX) as near:
+        near.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        data = b""
+        while part := near.recv(1 << 16):
+            data += part
+    lines = data.decode().splitlines()
+    names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+    texts = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    return list(zip(names, map(json.loads, texts), strict=True))
+
+
+def test_both_sides_are_watched(lab: Lab) -> None:
+    """`migrate --serve` tells of the whole run: state after state, every page here in the end."""
+    migration = lab.start(
+        "migrate", "--size=8MiB", "--serve=:0", "--max-bandwidth=8MB/s", "--vcpus=2"
+    )
+    messages = follow(*watched_at(migration))
+    assert migration.wait() == 0, migration.errors
+    assert "completed, verified" in migration.output
+    assert [messages[0][0], messages[-1][0]] == ["whole", "end"]
+    assert {name for name, _ in messages[1:-1]} == {"changes"}
+    states = [data["state"] for _, data in messages if "state" in data]
+    assert states[-1] == "completed"
+    assert "active" in states
+
+
+def test_a_destination_is_watched(lab: Lab) -> None:
+    """`dest --serve` tells what that side knows."""
+    dest = lab.fork("dest", "--listen=127.0.0.1:0", "--serve=127.0.0.1:0")
+    address = dest.listening()
+    where = watched_at(dest)
+    source = lab.fork("source", f"--connect={address}", "--size=8MiB", "--max-bandwidth=8MB/s")
+    messages = follow(*where)
+    source.succeed()
+    assert dest.wait() == 0
+    states = [data["state"] for _, data in messages if "state" in data]
+    assert states[-1] == "completed"
+    assert messages[-1][0] == "end"
+
+
+def test_a_wrong_address_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is no address, and one that is taken, are said before anything is started."""
+    assert run(["migrate", "--serve=8080"]) == 2
+    assert "HOST:PORT" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert run(["migrate", f"--serve={address}"]) == 1
+    assert f"cannot serve on {address}" in capsys.readouterr().err
