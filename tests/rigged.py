@@ -65,7 +65,7 @@ def lose_page() -> None:
         fresh = PageSet(self._config.geometry)
         while (place := fresh.first_from(0, 0)) is None:
             await trio.sleep(0.001)
-            fresh.add_flat(self._guest.board.harvest_dirty())
+            fresh.add_flat(self._dirty_log.harvest())
         dirty.update(fresh)
         snapshot = await stop_guest(self, dirty)
         dirty.remove(Span(*place, TARGET_PAGE_BYTES))
