@@ -264,7 +264,7 @@ class Engine:
             self._emit(
                 events.VCPU_WAKE, vcpu=vcpu, block=wait.page.block,
                 page=self._geometry.page_of(wait.page.block, first).index,
-                latency_us=wait.latency_ns / 1000, **stages,
+                fault_ns=wait.fault_ns, latency_us=wait.latency_ns / 1000, **stages,
             )  # fmt: skip
 
     def _notify(self, what: str, page: PageId) -> None:

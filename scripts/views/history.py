@@ -279,12 +279,17 @@ class History:
         self._waiting[event["vcpu"]] = event
 
     def _take_wake(self, event: Event) -> None:
-        start = self._waiting.pop(event["vcpu"], None)
+        # Where the kernel tells of faults, the next one may be heard of before this wake-up.
+        begun_ns = event["t-ns"] - round(event["latency-us"] * 1000)
+        start = self._waiting.get(event["vcpu"])
+        if start is not None and _page(start) == _page(event):
+            del self._waiting[event["vcpu"]]
+            begun_ns = _fault_ns(start)
         if len(self.waits) >= WAITS_MAX:
             self.left_out["waits"] += 1
             return
         latency_ns = round(event["latency-us"] * 1000)
-        start_ns = event["t-ns"] - latency_ns if start is None else _fault_ns(start)
+        start_ns = event.get("fault-ns", begun_ns)
         stages = tuple(float(event.get(f"{name}-us", -1.0)) for name in STAGES)
         self.waits.append(
             Wait(
