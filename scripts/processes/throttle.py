@@ -96,6 +96,9 @@ class Throttle:
             socket.socket(fileno=near.detach()) as ours,
             socket.socket(fileno=far.detach()) as theirs,
         ):
+            # Before either thread starts: each sends over the other's.
+            ours.setblocking(True)
+            theirs.setblocking(True)
             async with trio.open_nursery() as watch:
                 watch.start_soon(_stop_when_cancelled, stop, ours, theirs)
                 async with trio.open_nursery() as carriers:
@@ -115,7 +118,6 @@ class _Lane:
 
     def carry(self, inward: socket.socket, outward: socket.socket, stop: threading.Event) -> None:
         """Pass on until the end of file has been; what breaks one connection ends both."""
-        inward.setblocking(True)
         piece = memoryview(bytearray(min(self._bucket.piece_bytes, BUFFER_BYTES)))
         try:
             while count := inward.recv_into(piece):
