@@ -51,12 +51,13 @@ def test_the_launcher_holds_signals_back_until_they_can_be_answered(tmp_path: Pa
         pytest.skip("env has no --block-signal")
     for folder in ("scripts", ".venv/bin"):
         (tmp_path / folder).mkdir(parents=True)
-    # No shell, which has signals of its own to block.
+    # No shell, which has signals of its own to block; and a first line has no place for spaces.
+    (tmp_path / "python").symlink_to(sys.executable)
     tell = "import signal, sys\nprint(sys.argv[1:], signal.pthread_sigmask(signal.SIG_BLOCK, []))\n"
     files = {
         "scripts/migrate": (ROOT / "scripts" / "migrate").read_text(encoding="utf-8"),
         "scripts/setup": "#!/bin/sh\n",
-        ".venv/bin/midstream": f"#!{sys.executable}\n{tell}",
+        ".venv/bin/midstream": f"#!{tmp_path}/python\n{tell}",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
