@@ -138,3 +138,14 @@ def test_bytes_are_read_when_they_are_sent(memory: GuestMemory) -> None:
     made = frame(memory, Runs.of_target_pages(0, np.array([5, 9])))
     memory.views[0][9 * BASE] = 77
     assert contents(made)[9][0] == 77
+
+
+def test_a_long_stretch_of_a_huge_page_is_sampled(memory: GuestMemory) -> None:
+    """A zero page alone is not looked for in a whole huge page, a run of sixteen is found."""
+    zero(memory, 5)
+    message, _ = opened(frame(memory, Span(0, 0, HUGE)))
+    assert type(message) is PageData
+    zero(memory, *range(520, 536))
+    message, payload = opened(frame(memory, Span(0, HUGE, HUGE)))
+    assert type(message) is RunData
+    assert len(payload) == HUGE - 16 * BASE
