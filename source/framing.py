@@ -15,9 +15,8 @@ from source.jobs import Chunk
 _WORDS = TARGET_PAGE_BYTES // 8
 
 # Of a long stretch of a huge page one target page in so many is looked at first, and if none of
-# these begins with zeros the stretch is taken for data.  Untouched memory lies in long runs; to look
-# at each target page of one that has none would cost a cold cache line each, a tenth of the time
-# that sending takes.
+# these begins with zeros the stretch is taken for data.  Untouched memory lies in long runs; a cold
+# cache line for each target page of a stretch without any is a tenth of what sending it takes.
 _SAMPLED = 16
 _LONG_BYTES = 1 << 20
 
