@@ -104,13 +104,7 @@ class InChannel:
             have = stop
             if have == len(view):
                 return
-            rest = place[have:]
-            gathers = gathered and self._may_gather
-            gathered_bytes = min(len(rest), _GATHERED_BYTES) if gathers else 1
-            count = await self._receive_into([rest, self._scratch], gathered_bytes)
-            if count > len(rest):
-                self._decoder.receive_data(self._scratch[: count - len(rest)])
-                count = len(rest)
+            count = await self._receive_rest([place[have:]], len(view) - have, gathered=gathered)
 
     async def receive_scattered(
         self, views: list[memoryview], progress: Callable[[int], None], *, gathered: bool = False
@@ -137,11 +131,7 @@ class InChannel:
                 progress(count)
             if not left:
                 return
-            gathered_bytes = min(left, _GATHERED_BYTES) if gathered else 1
-            count = await self._receive_into([*rest, self._scratch], gathered_bytes)
-            if count > left:
-                self._decoder.receive_data(self._scratch[: count - left])
-                count = left
+            count = await self._receive_rest(rest, left, gathered=gathered)
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
         """Send a message backward, whole; several tasks may.
@@ -176,6 +166,15 @@ class InChannel:
                 raise self._lost(error) from error
             self.bytes_sent += count
             self._unsent = self._unsent[count:]
+
+    async def _receive_rest(self, views: list[memoryview], left: int, *, gathered: bool) -> int:
+        """Read once of the `left` bytes of a payload; return how many of them came."""
+        gathers = gathered and self._may_gather
+        gathered_bytes = min(left, _GATHERED_BYTES) if gathers else 1
+        count = await self._receive_into([*views, self._scratch], gathered_bytes)
+        if count > left:
+            self._decoder.receive_data(self._scratch[: count - left])
+        return min(count, left)
 
     async def _receive_into(self, buffers: list[memoryview], gathered_bytes: int = 1) -> int:
         """Read once, when so many bytes are here or no more will come; return how many."""

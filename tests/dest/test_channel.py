@@ -314,6 +314,24 @@ async def test_frames_come_over_tls(tmp_path: Path) -> None:
             assert await receive_exactly(far, len(expected)) == expected
 
 
+async def test_scattered_bytes_come_over_tls_too(tmp_path: Path) -> None:
+    """The kernel is not waited for bytes that OpenSSL holds already, into however many views."""
+    view, counts = memoryview(bytearray(len(PAGE))), list[int]()
+    async with tls_pair(tmp_path) as (far, near):
+        channel = InChannel(near)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_all, far, (encode(PAGE_DATA) + PAGE) * 3 + encode(Ready()))
+            for _ in range(3):
+                assert await channel.receive() == PAGE_DATA
+                with trio.fail_after(10):
+                    await channel.receive_scattered(
+                        [view[:KIB], view[KIB:]], counts.append, gathered=True
+                    )
+                assert bytes(view) == PAGE
+            assert await channel.receive() == Ready()
+        assert sum(counts) == 3 * len(PAGE)
+
+
 async def test_what_still_comes_can_be_waited_out() -> None:
     """`wait_closed` drops whatever a source says until it closes the connection."""
     with make_channel() as (channel, peer):
