@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
-
 import click
 
-from protocol.errors import LocalProtocolError, MidstreamError
+from protocol.errors import LocalProtocolError
 from protocol.units import parse_bytes, parse_geometry
 from scripts.configure import link_rate
 from scripts.figures.raw_pair import PIECE_BYTES
-from scripts.figures.throughput import Throughput, run_throughput
+from scripts.figures.runs import write_json
+from scripts.figures.throughput import run_throughput
 from scripts.files import check_writable
 from scripts.options import OPTIONS
 from scripts.processes.interrupts import raise_when_signalled
@@ -43,7 +40,7 @@ def bench(
     with raise_when_signalled(), link_of_rate(rate) as made:
         throughput = run_throughput(length_bytes, page_size, chunk_size, runs, _Tell(runs), made)
     if report is not None:
-        _write(report, throughput)
+        write_json(report, throughput.to_plain())
     if report != "-":
         click.echo("\n".join(throughput.lines()))
 
@@ -67,14 +64,3 @@ def _length_bytes(size: str, page_size: str) -> int:
     if length_bytes % PIECE_BYTES:
         raise click.BadParameter(f"{size!r} is no multiple of 2MiB", param_hint="--size")
     return length_bytes
-
-
-def _write(target: str, throughput: Throughput) -> None:
-    text = json.dumps(throughput.to_plain(), indent=2) + "\n"
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MidstreamError(f"cannot write {target}: {error.strerror}") from error
