@@ -23,6 +23,24 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/channels.py": Elsewhere(
         "tests/protocol/test_messages.py", "two names, which are the roles of Hello"
     ),
+    "protocol/qemu/commands.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
+    ),
+    "protocol/qemu/constants.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "numbers and no code"
+    ),
+    "protocol/qemu/cursor.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "the fields that a stream is read by"
+    ),
+    "protocol/qemu/messages.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "what a stream says: no code"
+    ),
+    "protocol/qemu/package.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
+    ),
+    "protocol/qemu/ram.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
+    ),
     "source/config.py": Elsewhere("tests/source/test_session.py", "fields and no code"),
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
