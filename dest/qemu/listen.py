@@ -1,0 +1,166 @@
+"""Accepts QEMU's connections and tells them apart.
+
+The main one begins with a magic number.  The one for urgent pages, with the capability
+postcopy-preempt, says nothing before the first of them.  Before QEMU 8.0 it comes with the main
+one, later at the switch-over (migration/postcopy-ram.c, postcopy_preempt_new_channel).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from dest.qemu.channel import QemuChannel
+from protocol.errors import MigrationError, RemoteProtocolError
+from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
+from protocol.qemu.constants import FILE_MAGIC, MULTIFD_MAGIC, TLS_HANDSHAKE
+
+Log = Callable[[str], None]
+
+_MAGIC_BYTES = 4
+# The first two bytes of a RAM record are of its address: no block reaches so far.
+_RECORD_BEGINS = b"\0\0"
+
+
+class QemuListener:
+    """A listening socket and QEMU's connections; made by `open_qemu_listener`.
+
+    Attributes:
+        preempt: The second connection; `None` until it has said something.
+        preempt_came: Set when that is.
+    """
+
+    def __init__(self, sock: trio.socket.SocketType, log: Log) -> None:
+        """Take a listening socket."""
+        host, port = sock.getsockname()[:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.preempt: QemuChannel | None = None
+        self.preempt_came = trio.Event()
+        self._main: QemuChannel | None = None
+        self._main_came = trio.Event()
+        self._sock = sock
+        self._log = log
+        self._slots = trio.CapacityLimiter(HELLO_CONNECTIONS_MAX)
+        self._open: set[trio.socket.SocketType] = set()
+
+    async def accept_main(self) -> QemuChannel:
+        """Wait for a source's main connection; there is one migration."""
+        await self._main_came.wait()
+        assert self._main is not None
+        return self._main
+
+    async def run(self) -> None:
+        """Accept until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._slots.acquire_on_behalf_of(slot := object())
+                sock, address = await self._accept()
+                self._open.add(sock)
+                nursery.start_soon(self._greet, sock, address, slot)
+
+    def close(self) -> None:
+        """Close the listening socket and every connection it brought."""
+        self._sock.close()
+        for sock in self._open:
+            sock.close()
+
+    async def _accept(self) -> tuple[trio.socket.SocketType, str]:
+        while True:
+            try:
+                sock, address = await self._sock.accept()
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                # Out of descriptors, or a client that gave up: none of that is ours to die of.
+                self._log(f"a connection could not be accepted: {error.strerror or error}")
+                await trio.sleep(0.1)
+            else:
+                return sock, f"{address[0]}:{address[1]}"
+
+    async def _greet(self, sock: trio.socket.SocketType, address: str, slot: object) -> None:
+        try:
+            self._admit(sock, await self._first_bytes(sock))
+        except RemoteProtocolError as error:
+            self._log(f"refused a connection from {address}: {error}")
+            self._open.discard(sock)
+            sock.close()
+        finally:
+            self._slots.release_on_behalf_of(slot)
+
+    async def _first_bytes(self, sock: trio.socket.SocketType) -> bytes:
+        """Wait for a connection's first bytes, and leave them where they are.
+
+        Raises:
+            RemoteProtocolError: None came, and there is no migration that it could belong to.
+        """
+        # Fewer bytes than these wake nobody, but the end of file does.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _MAGIC_BYTES)
+        with trio.move_on_after(HELLO_SECONDS_MAX):
+            return await _peek(sock)
+        if self._main is None or self.preempt is not None:
+            raise RemoteProtocolError(f"it said nothing in {HELLO_SECONDS_MAX:g} s")
+        return await _peek(sock)
+
+    def _admit(self, sock: trio.socket.SocketType, first: bytes) -> None:
+        """Take a connection for what its first bytes say that it is.
+
+        Raises:
+            RemoteProtocolError: It is none that can be had now.
+        """
+        if not first:
+            raise RemoteProtocolError("it was closed before it said anything")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        if first.startswith(TLS_HANDSHAKE):
+            raise RemoteProtocolError("it speaks TLS; switch tls-creds off in QEMU")
+        if first == MULTIFD_MAGIC.to_bytes(_MAGIC_BYTES, "big"):
+            raise RemoteProtocolError("it is one of multifd's; switch that capability off in QEMU")
+        if first == FILE_MAGIC.to_bytes(_MAGIC_BYTES, "big"):
+            if self._main is not None:
+                raise RemoteProtocolError("a migration is under way here already")
+            self._main = QemuChannel(sock, "main")
+            self._main_came.set()
+        elif self._main is None or self.preempt is not None or first[:2] != _RECORD_BEGINS:
+            raise RemoteProtocolError("this is not the beginning of a QEMU stream")
+        else:
+            self.preempt = QemuChannel(sock, "preempt")
+            self.preempt_came.set()
+
+
+async def _peek(sock: trio.socket.SocketType) -> bytes:
+    await trio.lowlevel.wait_readable(sock)
+    try:
+        return await sock.recv(_MAGIC_BYTES, socket.MSG_PEEK)
+    except OSError as error:
+        raise RemoteProtocolError(f"it broke: {error.strerror or error}") from error
+
+
+@asynccontextmanager
+async def open_qemu_listener(host: str, port: int, log: Log) -> AsyncIterator[QemuListener]:
+    """Listen; everything is closed when the block is left.
+
+    Args:
+        host: A name or address.
+        port: A TCP port; 0 picks one.
+        log: Takes a line about each connection that is refused.
+
+    Raises:
+        MigrationError: The address cannot be listened on.
+    """
+    try:
+        (listener, *more) = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        raise MigrationError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}"
+        ) from error
+    for other in more:
+        other.socket.close()
+    result = QemuListener(listener.socket, log)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(result.run)
+            yield result
+            nursery.cancel_scope.cancel()
+    finally:
+        result.close()
