@@ -45,6 +45,7 @@ ELSEWHERE = {
     "inject": "scripts.injection.inject",
     "bench": "scripts.figures.bench",
     "compare": "scripts.figures.compare",
+    "qemu": "scripts.qemu.command",
 }
 
 

@@ -32,6 +32,17 @@ def run_side(side: str, values: Values, run: Callable[[Recorder], Awaitable[Outc
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
+    _finish(record_side(side, values, run), values)
+
+
+def record_side(
+    side: str, values: Values, run: Callable[[Recorder], Awaitable[Outcome]]
+) -> Outcome:
+    """Run a side to its end and return what came of it; its events are written as values say.
+
+    Raises:
+        MidstreamError: It failed, or was cancelled.
+    """
     path = Path(values["events"]) if values["events"] is not None else None
     on_state = tell if values["verbose"] else None
     with Recorder(
@@ -46,8 +57,7 @@ def run_side(side: str, values: Values, run: Callable[[Recorder], Awaitable[Outc
                 nursery.cancel_scope.cancel()
             return outcome
 
-        outcome = trio.run(until_signalled, run_recorded)
-    _finish(outcome, values)
+        return trio.run(until_signalled, run_recorded)
 
 
 async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
