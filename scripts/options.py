@@ -39,7 +39,7 @@ class Option:
 
     Attributes:
         flag: As typed, with its dashes.
-        sides: SOURCE, DEST, BOTH, LAUNCH or OURS.
+        sides: SOURCE, DEST, BOTH, LAUNCH, QEMU or OURS.
         section: Where the help shows it.
         help: A sentence; the default is added.
         default: As it would be typed; None for none.
@@ -106,6 +106,11 @@ OPTIONS = (
         None, None,
     ),
     Option("--seed", OURS, GUEST, "Seed of pattern and program.", "0", "N"),
+    Option(
+        "--window", QEMU, MIGRATION,
+        "What may lie in each connection's sockets, about; 0: as much as the kernel lets QEMU put.",
+        "0", "SIZE",
+    ),
     Option(
         "--policy", SOURCE, MIGRATION,
         f"Which page goes next: {', '.join(PRESETS)}.", "ordered", "NAME",

@@ -19,6 +19,7 @@ class QemuDestConfig:
         host: A name or address to listen on.
         port: The TCP port; 0 picks one.
         spec_of: What vCPUs here do with a guest of this geometry, which only QEMU tells.
+        window_bytes: What may lie in each connection's sockets, about; 0 for what the kernel lets.
         backing: See `guest.memory`.
         save: Where the guest's memory is written when the migration is complete; None for nowhere.
         steps: Scripted faults; they need a guest whose program is "scripted".
@@ -28,6 +29,7 @@ class QemuDestConfig:
     host: str
     port: int
     spec_of: Callable[[Geometry], ProgramSpec]
+    window_bytes: int = 0
     backing: str = "auto"
     save: Path | None = None
     steps: tuple[Step, ...] = ()

@@ -21,6 +21,8 @@ from protocol.qemu.constants import FILE_MAGIC, MULTIFD_MAGIC, TLS_HANDSHAKE
 Log = Callable[[str], None]
 
 _MAGIC_BYTES = 4
+# What Ethernet carries.
+_SHORT_SEGMENT_BYTES = 1448
 # The first two bytes of a RAM record are of its address: no block reaches so far.
 _RECORD_BEGINS = b"\0\0"
 
@@ -136,14 +138,28 @@ async def _peek(sock: trio.socket.SocketType) -> bytes:
         raise RemoteProtocolError(f"it broke: {error.strerror or error}") from error
 
 
+def _keep_short(sock: trio.socket.SocketType, window_bytes: int) -> None:
+    """Have the connections of a listening socket hold little, at QEMU's end, too.
+
+    What QEMU has written it cannot call back, and its own buffer is the kernel's to size: twice its
+    congestion window, of at least ten segments (net/ipv4/tcp_input.c, tcp_sndbuf_expand).  On
+    loopback ten segments are most of a megabyte; they are as small as this side says.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes // 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SHORT_SEGMENT_BYTES)
+
+
 @asynccontextmanager
-async def open_qemu_listener(host: str, port: int, log: Log) -> AsyncIterator[QemuListener]:
+async def open_qemu_listener(
+    host: str, port: int, log: Log, window_bytes: int = 0
+) -> AsyncIterator[QemuListener]:
     """Listen; everything is closed when the block is left.
 
     Args:
         host: A name or address.
         port: A TCP port; 0 picks one.
         log: Takes a line about each connection that is refused.
+        window_bytes: What may lie in each connection's sockets, about; 0 for what the kernel lets.
 
     Raises:
         MigrationError: The address cannot be listened on.
@@ -156,6 +172,8 @@ async def open_qemu_listener(host: str, port: int, log: Log) -> AsyncIterator[Qe
         ) from error
     for other in more:
         other.socket.close()
+    if window_bytes:
+        _keep_short(listener.socket, window_bytes)
     result = QemuListener(listener.socket, log)
     try:
         async with trio.open_nursery() as nursery:

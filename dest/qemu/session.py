@@ -67,7 +67,9 @@ class QemuSession:
         """
         config = self._config
         try:
-            async with open_qemu_listener(config.host, config.port, self._log) as listener:
+            async with open_qemu_listener(
+                config.host, config.port, self._log, config.window_bytes
+            ) as listener:
                 self._on_listening(listener.address)
                 main = await listener.accept_main()
                 return await self._serve(listener, main)

@@ -157,7 +157,8 @@ def is_scripted(step: Step) -> bool:
 
 def needs_proxy(scenario: Scenario) -> bool:
     """Tell whether a scenario asks for anything that only a proxy can see or do."""
-    return bool(
+    # It does not speak QEMU's protocol, and its sockets would hold what QEMU's shall not.
+    return scenario.qemu is None and bool(
         scenario.link_rate
         or scenario.expect.watched
         or any(isinstance(step.action, NetworkAction) for step in scenario.steps)

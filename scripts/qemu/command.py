@@ -56,7 +56,7 @@ class QemuSource:
     "--connect", required=True, metavar="HOST:PORT",
     help="Where the destination listens: midstream dest --peer qemu, or another.",
 )  # fmt: skip
-@click.option("--program", default=PROGRAM, show_default=True, metavar="FILE", help="QEMU itself.")
+@click.option("--qemu", default=PROGRAM, show_default=True, metavar="FILE", help="QEMU itself.")
 @click.option(
     "--accel", default="auto", show_default=True, type=click.Choice(ACCELS),
     help="What runs its vCPU; auto: KVM where it can be had.",
@@ -119,7 +119,7 @@ def qemu_source(values: Values) -> QemuSource:
             raise click.BadParameter("it does not fit in the memory", param_hint="--image")
     accel = "kvm:tcg" if values["accel"] == "auto" else values["accel"]
     return QemuSource(
-        MachineSpec(program=values["program"], accel=accel, paused=not values["running"]),
+        MachineSpec(program=values["qemu"], accel=accel, paused=not values["running"]),
         geometry,
         Path(values["image"]) if values["image"] is not None else None,
         int(values["seed"]),

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import click
+
 from dest.qemu.config import QemuDestConfig
+from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
+from protocol.units import parse_bytes
 from scripts.configure import dest_config, program_spec
 from scripts.files import check_readable
 from scripts.options import Values
+
+# Less, and QEMU would wait for each target page; more is what nobody could tell from no limit.
+_WINDOW_BYTES_MIN, _WINDOW_BYTES_MAX = 16 << 10, 64 << 20
 
 # Stands for a guest until QEMU has told of the real one.
 _ANY_GUEST = Geometry((RamBlock("ram", TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
@@ -34,9 +41,24 @@ def qemu_dest_config(values: Values, host: str, port: int) -> QemuDestConfig:
     return QemuDestConfig(
         host=host,
         port=port,
+        window_bytes=_window_bytes(values["window"]),
         spec_of=lambda geometry: replace(program_spec(known, geometry), image=True),
         backing=config.backing,
         save=config.save,
         steps=config.steps,
         touches=config.touches,
     )
+
+
+def _window_bytes(text: str) -> int:
+    try:
+        count = parse_bytes(text)
+    except LocalProtocolError as error:
+        raise click.BadParameter(str(error), param_hint="--window") from error
+    if count and not _WINDOW_BYTES_MIN <= count <= _WINDOW_BYTES_MAX:
+        raise click.BadParameter(
+            f"{text!r} is neither 0 nor from {_WINDOW_BYTES_MIN >> 10}KiB to "
+            f"{_WINDOW_BYTES_MAX >> 20}MiB",
+            param_hint="--window",
+        )
+    return count

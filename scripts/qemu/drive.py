@@ -17,6 +17,10 @@ _ENDS = ("completed", "failed", "cancelled", "postcopy-paused")
 # QEMU's own words for no limit: what fits in its 64 bits of bytes a second.
 _NO_LIMIT = 1 << 60
 
+# QEMU heeds the order to switch over behind its first 50 ms of precopy; before that a small guest
+# would be over.  It sends one page of 2 MiB in that time.
+_AT_ONCE_BANDWIDTH = 20 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Orders:
@@ -49,9 +53,12 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
         "migrate-set-capabilities",
         capabilities=[{"capability": name, "state": on} for name, on in capabilities.items()],
     )
+    bandwidth = orders.bandwidth or _NO_LIMIT
     parameters = {
-        "max-bandwidth": orders.bandwidth or _NO_LIMIT,
+        "max-bandwidth": bandwidth if orders.postcopy_after else _AT_ONCE_BANDWIDTH,
         "max-postcopy-bandwidth": orders.postcopy_bandwidth,
+        # Precopy alone never ends it.
+        "downtime-limit": 0,
     }
     await qmp.call("migrate-set-parameters", **parameters)
     await qmp.call("migrate", uri=f"tcp:{_bracketed(host)}:{port}")
