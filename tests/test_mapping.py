@@ -41,6 +41,22 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/qemu/ram.py": Elsewhere(
         "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
     ),
+    "dest/qemu/arrivals.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "a part of what a session does"
+    ),
+    "dest/qemu/channel.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "a part of what a session does"
+    ),
+    "dest/qemu/config.py": Elsewhere("tests/dest/qemu/test_session.py", "fields and no code"),
+    "dest/qemu/migration.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "a part of what a session does"
+    ),
+    "dest/qemu/report.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "what a session tells in the end"
+    ),
+    "dest/qemu/vcpus.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "a part of what a session does"
+    ),
     "source/config.py": Elsewhere("tests/source/test_session.py", "fields and no code"),
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
+
 import trio
 
 from protocol.errors import ConnectionLost
@@ -61,6 +64,11 @@ class QemuChannel:
             await self._flush()
             self._unsent = memoryview(data)
             await self._flush()
+
+    def end_sending(self) -> None:
+        """Let QEMU see the end of the return path."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
 
     async def wait_closed(self) -> None:
         """Wait until QEMU closes the connection, whatever it still sends."""
