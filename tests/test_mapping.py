@@ -80,6 +80,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
         "tests/scripts/processes/test_link.py",
         "a process that does nothing, for a link's namespaces",
     ),
+    "scripts/qemu/bound.py": Elsewhere(
+        "tests/scripts/qemu/test_machine.py", "what a machine's process is before it is QEMU"
+    ),
     "scripts/injection/outcome.py": Elsewhere(
         "tests/scripts/injection/test_checks.py", "what checks look at"
     ),

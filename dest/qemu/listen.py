@@ -27,6 +27,10 @@ _SHORT_SEGMENT_BYTES = 1448
 _RECORD_BEGINS = b"\0\0"
 
 
+class _Silent(Exception):
+    """A connection was closed before it said anything."""
+
+
 class QemuListener:
     """A listening socket and QEMU's connections; made by `open_qemu_listener`.
 
@@ -84,12 +88,17 @@ class QemuListener:
     async def _greet(self, sock: trio.socket.SocketType, address: str, slot: object) -> None:
         try:
             self._admit(sock, await self._first_bytes(sock))
+        except _Silent:
+            self._forget(sock)
         except RemoteProtocolError as error:
             self._log(f"refused a connection from {address}: {error}")
-            self._open.discard(sock)
-            sock.close()
+            self._forget(sock)
         finally:
             self._slots.release_on_behalf_of(slot)
+
+    def _forget(self, sock: trio.socket.SocketType) -> None:
+        self._open.discard(sock)
+        sock.close()
 
     async def _first_bytes(self, sock: trio.socket.SocketType) -> bytes:
         """Wait for a connection's first bytes, and leave them where they are.
@@ -112,7 +121,8 @@ class QemuListener:
             RemoteProtocolError: It is none that can be had now.
         """
         if not first:
-            raise RemoteProtocolError("it was closed before it said anything")
+            # Where no vCPU waited for a page, QEMU's second connection ends like that.
+            raise _Silent
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         if first.startswith(TLS_HANDSHAKE):
             raise RemoteProtocolError("it speaks TLS; switch tls-creds off in QEMU")

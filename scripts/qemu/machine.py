@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import trio
@@ -21,6 +22,9 @@ from scripts.qemu.qmp import Qmp
 # What is kept of QEMU's standard error: its last line is its reason.
 _STDERR_BYTES_MAX = 64 * 1024
 _MIB = 1 << 20
+
+# What QEMU is given to end when its monitor is gone.
+_END_SECONDS_MAX = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,8 @@ async def open_machine(spec: MachineSpec, memory: GuestMemory) -> AsyncIterator[
     Raises:
         MigrationError: It did not start, or ended; its own words say why.
     """
+    if shutil.which(spec.program) is None:
+        raise MigrationError(f"cannot start {spec.program}: there is no such program")
     near, far = socket.socketpair()
     process: subprocess.Popen[bytes] | None = None
     words = _LastWords()
@@ -85,8 +91,8 @@ async def open_machine(spec: MachineSpec, memory: GuestMemory) -> AsyncIterator[
                 nursery.cancel_scope.cancel()
     except BaseException as error:  # noqa: BLE001 - raised again as its root cause
         cause = root_cause(error)
-        if process is not None and process.poll() is not None and isinstance(cause, MigrationError):
-            raise MigrationError(f"QEMU has ended: {words.last_line or cause}") from None
+        if process is not None and isinstance(cause, MigrationError) and words.finish(process):
+            raise MigrationError(words.last_line or f"QEMU has ended: {cause}") from None
         raise cause from None
     finally:
         if process is not None:
@@ -138,6 +144,16 @@ class _LastWords:
         """The last line, without the program's name."""
         lines = self._data.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
+
+    def finish(self, process: subprocess.Popen[bytes]) -> bool:
+        """Tell whether the process has ended, and take what it said last."""
+        with suppress(subprocess.TimeoutExpired):
+            # Its monitor is closed a moment before it has ended.
+            process.wait(_END_SECONDS_MAX)
+        assert process.stderr is not None
+        with suppress(BlockingIOError):
+            self._data += os.read(process.stderr.fileno(), _STDERR_BYTES_MAX)
+        return process.returncode is not None
 
     async def collect(self, process: subprocess.Popen[bytes]) -> None:
         """Read to the end."""
