@@ -14,6 +14,9 @@ from scripts.qemu.qmp import Qmp
 # migration/migration.c: where a migration ends, or goes no further by itself.
 _ENDS = ("completed", "failed", "cancelled", "postcopy-paused")
 
+# How often, and how long apart, QEMU is asked for the figures of what it has completed.
+_FIGURES_ASKED_MAX, _FIGURES_SECONDS = 50, 0.02
+
 # QEMU's own words for no limit: what fits in its 64 bits of bytes a second.
 _NO_LIMIT = 1 << 60
 
@@ -65,13 +68,24 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
     if not orders.postcopy_after:
         await qmp.call("migrate-start-postcopy")
     state = await _follow(qmp, orders.postcopy_after, emit)
-    told: dict[str, Any] = await qmp.call("query-migrate")
     if state == "completed":
-        return told
+        return await _figures(qmp)
+    told: dict[str, Any] = await qmp.call("query-migrate")
     reason = told.get("error-desc", "it does not say why")
     if state == "postcopy-paused":
         raise ConnectionLost(f"the destination is gone in postcopy: {reason}")
     raise MigrationError(f"QEMU's migration has {state}: {reason}")
+
+
+async def _figures(qmp: Qmp) -> dict[str, Any]:
+    """Return QEMU's figures, which it has a moment after it has said that all is done."""
+    told: dict[str, Any] = {}
+    for _ in range(_FIGURES_ASKED_MAX):
+        told = await qmp.call("query-migrate")
+        if told.get("total-time"):
+            break
+        await trio.sleep(_FIGURES_SECONDS)
+    return told
 
 
 async def _follow(qmp: Qmp, postcopy_after: int, emit: Emit) -> str:

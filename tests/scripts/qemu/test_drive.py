@@ -44,6 +44,9 @@ def entered(*states: str) -> list[tuple[str, dict[str, Any]]]:
     return [("MIGRATION", {"status": state}) for state in states]
 
 
+DONE = {"status": "completed", "total-time": 9}
+
+
 def orders(**given: Any) -> Orders:  # noqa: ANN401
     """Return orders, as given or plain."""
     plain: dict[str, Any] = {
@@ -59,9 +62,9 @@ async def drive(qmp: FakeQmp, given: Orders, emit: Recorder | None = None) -> di
 
 async def test_postcopy_at_once() -> None:
     """Capabilities and limits come first, then the migration and the order to switch over."""
-    qmp = FakeQmp(*entered("setup", "postcopy-active", "completed"), info={"status": "completed"})
+    qmp = FakeQmp(*entered("setup", "postcopy-active", "completed"), info=DONE)
     emit = Recorder()
-    assert await drive(qmp, orders(), emit) == {"status": "completed"}
+    assert await drive(qmp, orders(), emit) == DONE
     assert qmp.commands == [
         "migrate-set-capabilities", "migrate-set-parameters", "migrate", "migrate-start-postcopy",
         "query-migrate",
@@ -80,11 +83,11 @@ async def test_postcopy_after_a_pass() -> None:
     passes: list[tuple[str, dict[str, Any]]] = [
         ("MIGRATION_PASS", {"pass": 1}), ("MIGRATION_PASS", {"pass": 2}),
     ]  # fmt: skip
-    qmp = FakeQmp(*passes, *entered("completed"), info={})
+    qmp = FakeQmp(*passes, *entered("completed"), info=DONE)
     await drive(qmp, orders(postcopy_after=1, bandwidth=1 << 20))
     assert qmp.commands[-2:] == ["migrate-start-postcopy", "query-migrate"]
     assert qmp.calls[1][1]["max-bandwidth"] == 1 << 20
-    early = FakeQmp(passes[0], *entered("completed"), info={})
+    early = FakeQmp(passes[0], *entered("completed"), info=DONE)
     await drive(early, orders(postcopy_after=1))
     assert "migrate-start-postcopy" not in early.commands
 
