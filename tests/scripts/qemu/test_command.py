@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,14 @@ def need_qemu() -> None:
         pytest.skip(f"{PROGRAM} is not installed")
 
 
+def major_version() -> int:
+    """Return the first number of QEMU's version."""
+    told = subprocess.run([PROGRAM, "--version"], capture_output=True, check=True, text=True)
+    match = re.search(r"version ([0-9]+)\.", told.stdout)
+    assert match is not None
+    return int(match[1])
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
 def test_a_scenario_with_a_real_qemu(lab: Lab, path: Path) -> None:
     """A real QEMU migrates into a destination here, and every byte of its memory arrives."""
@@ -31,6 +41,8 @@ def test_a_scenario_with_a_real_qemu(lab: Lab, path: Path) -> None:
     needed = HUGE_PAGES_NEEDED.get(path.stem, 0)
     if needed and (not HUGE_PAGES.exists() or int(HUGE_PAGES.read_text()) < needed):
         pytest.skip(f"{needed} huge pages of 2 MiB are not set aside (hugetlb)")
+    if path.stem == "half-sent-preempt" and major_version() > 7:
+        pytest.skip("QEMU 8.0 and later leave a half-sent page to their bulk stream")
     process = lab.run("inject", path)
     assert (process.status, process.output) == (0, f"ok {read_scenario(path).name}\n")
 
