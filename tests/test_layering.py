@@ -31,6 +31,7 @@ CORE_MODULES = frozenset(
         "dest.assembly",
         "dest.faults",
         "dest.latency",
+        "dest.qemu.report",
         "dest.script",
     }
 )

@@ -32,6 +32,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/qemu/cursor.py": Elsewhere(
         "tests/protocol/qemu/test_stream.py", "the fields that a stream is read by"
     ),
+    "protocol/qemu/decoder.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "what both decoders have in common"
+    ),
     "protocol/qemu/messages.py": Elsewhere(
         "tests/protocol/qemu/test_stream.py", "what a stream says: no code"
     ),

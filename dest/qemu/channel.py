@@ -8,8 +8,9 @@ from contextlib import suppress
 import trio
 
 from protocol.errors import ConnectionLost
+from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import QemuMessage
-from protocol.qemu.stream import Decoder, PreemptDecoder
+from protocol.qemu.stream import Decoder
 
 # What is read at once: a run of 64 target pages is one message, and costs no more than one page.
 _READ_BYTES = 256 * 1024

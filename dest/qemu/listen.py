@@ -35,7 +35,7 @@ class QemuListener:
     """A listening socket and QEMU's connections; made by `open_qemu_listener`.
 
     Attributes:
-        preempt: The second connection; `None` until it has said something.
+        preempt: The second connection; None until it has said something.
         preempt_came: Set when that is.
     """
 

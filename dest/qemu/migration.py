@@ -23,6 +23,7 @@ from protocol.geometry import Geometry, RamBlock
 from protocol.limits import SETUP_SECONDS_MAX
 from protocol.messages import PageRequest
 from protocol.policy import Policy
+from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import (
     Advise,
     AskReceived,
@@ -42,7 +43,6 @@ from protocol.qemu.messages import (
 )
 from protocol.qemu.ram import block_table
 from protocol.qemu.returns import PageRequests, encode_pong, encode_shut
-from protocol.qemu.stream import PreemptDecoder
 from protocol.states import Event, Lifecycle
 
 # A huge page comes whole over one channel, either; what QEMU decides else is its own.

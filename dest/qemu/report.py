@@ -40,7 +40,9 @@ class QemuPart:
         setup_ms: Of that, until its memory was there to be filled.
         target_pages: How many came with their bytes, in both phases.
         zero_target_pages: How many came as zeros.
-        requested: Page requests that were sent; how many pages came over which channel after it.
+        requested_on_precopy: How many pages that were asked for the main channel completed.
+        requested_on_postcopy: How many the preempt channel did.
+        precopy_channel_bytes: What came over the main channel; the others likewise.
         package_bytes: The device state's size.
     """
 
@@ -89,7 +91,7 @@ def _as_source(qemu: QemuPart, geometry: Geometry) -> SourcePart:
     """Return what is known of the source in the form in which a source tells it."""
     kinds = get_type_hints(SourcePart)
     values: dict[str, Any] = {
-        field.name: _NOTHING[kinds[field.name]] for field in fields(SourcePart)
+        field.name: _NOTHING.get(kinds[field.name]) for field in fields(SourcePart)
     }
     data_bytes = qemu.target_pages * 4096
     seconds = max(qemu.total_ms - qemu.setup_ms, 1e-3) / 1000

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import (
     Advise,
     AskReceived,
@@ -29,7 +30,7 @@ from protocol.qemu.messages import (
     Zeros,
 )
 from protocol.qemu.ram import block_table
-from protocol.qemu.stream import Decoder, PreemptDecoder
+from protocol.qemu.stream import Decoder
 from tests import qemu_streams as qemu
 from tests.qemu_streams import MIB, TARGET
 
