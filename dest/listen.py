@@ -8,7 +8,6 @@ why, closed and forgotten; when many are on their way, the silent ones give way 
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -17,6 +16,7 @@ from typing import Any
 
 import trio
 
+from dest.addresses import address_text, is_loopback
 from dest.channel import InChannel
 from dest.complaints import Complaints
 from dest.greeting import Newcomer, prove
@@ -72,7 +72,7 @@ class Listener:
         self, sock: trio.socket.SocketType, log: Log, credentials: Credentials = NOTHING
     ) -> None:
         """Take a listening socket."""
-        self.address = _address(sock.getsockname())
+        self.address = address_text(sock.getsockname())
         self._sock = sock
         self._complaints = Complaints(log)
         self._credentials = credentials
@@ -93,7 +93,7 @@ class Listener:
                 loser = self._newcomers.enter(scope, address[0])
                 if loser is not None:
                     loser.cancel()
-                nursery.start_soon(self._receive, sock, _address(address), scope)
+                nursery.start_soon(self._receive, sock, address_text(address), scope)
 
     async def accept_session(self) -> Session:
         """Wait for a precopy connection; its session is from then on the only one."""
@@ -237,7 +237,7 @@ async def open_listener(
         other.socket.close()
     result = Listener(listeners[0].socket, log, credentials)
     try:
-        if not (credentials.demanding or all(map(_is_loopback, addresses))):
+        if not (credentials.demanding or all(map(is_loopback, addresses))):
             raise MigrationError(
                 f"{host} is not on loopback: listening there needs --secret-file, or --tls-cert, "
                 "--tls-key and --tls-ca, so that nobody uninvited migrates to it"
@@ -248,16 +248,6 @@ async def open_listener(
             nursery.cancel_scope.cancel()
     finally:
         result.close()
-
-
-def _address(name: tuple[Any, ...]) -> str:
-    """Return HOST:PORT of what the system calls a socket's name."""
-    host, port = name[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_loopback(name: tuple[Any, ...]) -> bool:
-    return ipaddress.ip_address(name[0].partition("%")[0]).is_loopback
 
 
 @contextmanager

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from protocol.errors import MidstreamError, root_cause
-from scripts.options import DEST, LAUNCH, OPTIONS, SOURCE, options_of, with_options
+from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, with_options
 from scripts.processes.interrupts import EXIT_CANCELLED, ignore_signals
 from scripts.processes.parent import follow_parent
 from scripts.screen.output import tell, tell_failure
@@ -47,6 +48,7 @@ ELSEWHERE = {
     "compare": "scripts.figures.compare",
     "doctor": "scripts.doctor.command",
     "report": "scripts.views.report",
+    "qemu": "scripts.qemu.command",
 }
 
 
@@ -166,19 +168,42 @@ def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's value
     "--listen", required=True, metavar="HOST:PORT",
     help="Where to listen; port 0 picks one. The line `listening on HOST:PORT` tells which.",
 )  # fmt: skip
-@with_options(options_of(DEST))
+@click.option(
+    "--peer", default="midstream", show_default=True, type=click.Choice(["midstream", "qemu"]),
+    help="What the source is. A qemu is to have the capability postcopy-ram.",
+)  # fmt: skip
+@with_options(options_of(DEST, QEMU))
 @_EVENTS_APPEND
 @_EVENTS_NOW
+@_ON_LINK
 @_SPOOL
 @_TOUCHES
-def dest(listen: str, **values: Any) -> None:  # noqa: ANN401 - click's values
-    """Wait for a source and take its guest over."""
+@click.pass_context
+def dest(
+    context: click.Context,
+    /,
+    listen: str,
+    peer: str,
+    **values: Any,  # noqa: ANN401 - click's values
+) -> None:
+    """Wait for a source and take its guest over.
+
+    What vCPUs do is the source's to say; with --peer qemu it is said here, and they only read.
+    """
     from scripts.configure import check_outputs, dest_config, parse_address
     from scripts.credentials import credentials
-    from scripts.dest_side import run_dest
+    from scripts.dest_side import run_dest, run_qemu_dest
+    from scripts.qemu.configure import check_no_credentials, qemu_dest_config
 
     host, port = parse_address(listen, "--listen")
     check_outputs(values)
+    if peer == "qemu":
+        check_no_credentials(values)
+        run_qemu_dest(qemu_dest_config(values, host, port), values)
+        return
+    for option in options_of(QEMU):
+        if context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
+            raise click.BadParameter("the source says it", param_hint=option.flag)
     run_dest(dest_config(values, host, port, credentials(values, server=True)), values)
 
 

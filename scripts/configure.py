@@ -91,7 +91,7 @@ def source_config(
         geometry=geometry,
         backing=_choice("--backing", values["backing"], BACKING_CHOICES),
         image=_image(values["image"], geometry),
-        spec=_spec(values, geometry),
+        spec=program_spec(values, geometry),
         policy=_parsed("--policy", lambda: preset(values["policy"])),
         chunk_bytes=_chunk_bytes(values["chunk_size"]),
         rule=SwitchRule(
@@ -141,7 +141,8 @@ def check_outputs(values: Values) -> None:
     if values["report"] not in (None, "-"):
         check_writable("--report", values["report"])
     for name in ("events", "trace", "html"):
-        if values[name] is not None:
+        # Not every command that writes events has views, too.
+        if values.get(name) is not None:
             check_writable(f"--{name}", values[name])
 
 
@@ -194,7 +195,12 @@ def link_rate(text: str) -> int:
     return _parsed("--link", lambda: parse_rate(text))
 
 
-def _spec(values: Values, geometry: Geometry) -> ProgramSpec:
+def program_spec(values: Values, geometry: Geometry) -> ProgramSpec:
+    """Return what a guest's vCPUs do.
+
+    Raises:
+        click.BadParameter: An option's value is none that it can have, or a trace is wrong.
+    """
     name, _, path = values["program"].partition(":")
     if (name == "trace") != bool(path):
         raise click.BadParameter(

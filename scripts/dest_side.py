@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dest.config import DestConfig
+from dest.qemu.config import QemuDestConfig
+from dest.qemu.session import QemuSession
 from dest.session import DestSession
 from protocol.report import assemble_failed
 from scripts.options import DEST, Values
@@ -17,15 +21,6 @@ def run_dest(config: DestConfig, values: Values) -> None:
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
-
-    def say_listening(address: str) -> None:
-        line = f"listening on {address}"
-        if values["report"] == "-":
-            # Standard output is the report's alone.
-            tell(line)
-        else:
-            print_result(f"{line}\n")
-
     sessions: list[DestSession] = []
 
     def report_failure(status: str, reason: str) -> Report:
@@ -33,9 +28,37 @@ def run_dest(config: DestConfig, values: Values) -> None:
         return assemble_failed(status, reason, dest=part)
 
     async def run(recorder: Recorder) -> Outcome:
-        session = DestSession(config, recorder, say_listening, tell)
+        session = DestSession(config, recorder, _say_listening(values), tell)
         sessions.append(session)
         result = await session.run()
         return result.report, result.problem
 
     run_side(DEST, values, run, report_failure)
+
+
+def run_qemu_dest(config: QemuDestConfig, values: Values) -> None:
+    """Run a destination for a QEMU to its end.
+
+    Raises:
+        MidstreamError: It failed or was cancelled.
+    """
+    sessions: list[QemuSession] = []
+
+    def report_failure(status: str, reason: str) -> Report:
+        part = sessions[0].part_so_far() if sessions else None
+        return assemble_failed(status, reason, dest=part)
+
+    async def run(recorder: Recorder) -> Outcome:
+        session = QemuSession(config, recorder, _say_listening(values), tell)
+        sessions.append(session)
+        result = await session.run()
+        return result.report, result.problem
+
+    run_side(DEST, values, run, report_failure)
+
+
+def _say_listening(values: Values) -> Callable[[str], None]:
+    """Return what tells the address; standard output may be the report's alone."""
+    if values["report"] == "-":
+        return lambda address: tell(f"listening on {address}")
+    return lambda address: print_result(f"listening on {address}\n")

@@ -19,6 +19,9 @@ DEST = "dest"
 BOTH = f"{SOURCE} {DEST}"
 # Of whoever starts both sides.
 LAUNCH = "launch"
+# Of a destination whose source is a QEMU, which says nothing of vCPUs.
+QEMU = "qemu"
+OURS = f"{SOURCE} {QEMU}"
 
 # The sections of a command's help, in their order.
 GUEST = "Guest"
@@ -37,7 +40,7 @@ class Option:
 
     Attributes:
         flag: As typed, with its dashes.
-        sides: SOURCE, DEST, BOTH or LAUNCH.
+        sides: SOURCE, DEST, BOTH, LAUNCH, QEMU or OURS.
         section: Where the help shows it.
         help: A sentence; the default is added.
         default: As it would be typed; None for none.
@@ -85,14 +88,14 @@ OPTIONS = (
         "Fill the memory from this file, the rest with zeros, instead of with a pattern.",
         None, "FILE",
     ),
-    Option("--vcpus", SOURCE, GUEST, "Number of vCPUs, up to 64.", "2", "N"),
+    Option("--vcpus", OURS, GUEST, "Number of vCPUs, up to 64.", "2", "N"),
     Option(
-        "--program", SOURCE, GUEST,
+        "--program", OURS, GUEST,
         "How vCPUs access memory: uniform, sequential, zipf, hotspot, trace:FILE, scripted.",
         "uniform", "NAME",
     ),
     Option(
-        "--access-rate", SOURCE, GUEST,
+        "--access-rate", OURS, GUEST,
         "Accesses a second of each vCPU; 0 for no pause.", "5000", "N",
     ),
     Option(
@@ -103,7 +106,12 @@ OPTIONS = (
         "Keep vCPUs still on the source, so that their program begins on the destination.",
         None, None,
     ),
-    Option("--seed", SOURCE, GUEST, "Seed of pattern and program.", "0", "N"),
+    Option("--seed", OURS, GUEST, "Seed of pattern and program.", "0", "N"),
+    Option(
+        "--window", QEMU, MIGRATION,
+        "What may lie in each connection's sockets, about; 0: as much as the kernel lets QEMU put.",
+        "0", "SIZE",
+    ),
     Option(
         "--policy", SOURCE, MIGRATION,
         f"Which page goes next: {', '.join(PRESETS)}.", "ordered", "NAME",
@@ -160,6 +168,11 @@ OPTIONS = (
     Option(
         "--tls-ca", BOTH, ACCESS, "Who must have signed the other side's certificate.",
         None, "FILE",
+    ),
+    Option(
+        "--only-from", QEMU, ACCESS,
+        "The one machine whose QEMU may connect, by its IP address; needed off loopback.",
+        None, "ADDRESS",
     ),
     Option(
         "--save", DEST, OUTPUT, "Write the guest's memory here when all of it is there.",

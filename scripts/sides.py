@@ -47,6 +47,26 @@ def run_side(
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
+    _finish(record_side(side, values, run, report_failure), values)
+
+
+def record_side(
+    side: str,
+    values: Values,
+    run: Callable[[Recorder], Awaitable[Outcome]],
+    report_failure: Callable[[str, str], Report] = assemble_failed,
+) -> Outcome:
+    """Run a side to its end and return what came of it; its events are written as values say.
+
+    Args:
+        side: As for `run_side`, and the others too.
+        values: Some of the outputs may be none of its command's.
+        run: Runs the side.
+        report_failure: Makes the report of a run that failed, which is written.
+
+    Raises:
+        MidstreamError: It failed, or was cancelled.
+    """
     path = Path(values["events"]) if values["events"] is not None else None
     on_state = tell if values["verbose"] else None
     watchers = servers_of(values)
@@ -69,11 +89,10 @@ def run_side(
             return outcome
 
         try:
-            outcome = trio.run(until_signalled, run_recorded)
+            return trio.run(until_signalled, run_recorded)
         except MidstreamError as error:
             report_error(error, report_failure, values)
             raise
-    _finish(outcome, values)
 
 
 def report_error(
@@ -123,7 +142,7 @@ async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
 
 def _spool_path(values: Values, spool: Spool | None) -> Path | None:
     """Return where events go for who watches: the process that started this one, or this one."""
-    if values["spool"] is not None:
+    if values.get("spool") is not None:
         return Path(values["spool"])
     return spool.path if spool is not None else None
 

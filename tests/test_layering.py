@@ -34,6 +34,7 @@ CORE_MODULES = frozenset(
         "dest.latency",
         "dest.missing",
         "dest.newcomers",
+        "dest.qemu.report",
         "dest.script",
         "dest.stretches",
         "scripts.views.causes",

@@ -23,6 +23,44 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/channels.py": Elsewhere(
         "tests/protocol/test_messages.py", "two names, which are the roles of Hello"
     ),
+    "protocol/qemu/commands.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
+    ),
+    "protocol/qemu/constants.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "numbers and no code"
+    ),
+    "protocol/qemu/cursor.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "the fields that a stream is read by"
+    ),
+    "protocol/qemu/decoder.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "what both decoders have in common"
+    ),
+    "protocol/qemu/messages.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "what a stream says: no code"
+    ),
+    "protocol/qemu/package.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
+    ),
+    "protocol/qemu/ram.py": Elsewhere(
+        "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
+    ),
+    "dest/qemu/arrivals.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "a part of what a session does"
+    ),
+    "dest/qemu/channel.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "a part of what a session does"
+    ),
+    "dest/qemu/config.py": Elsewhere("tests/dest/qemu/test_session.py", "fields and no code"),
+    "dest/qemu/migration.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "a part of what a session does"
+    ),
+    "dest/qemu/report.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "what a session tells in the end"
+    ),
+    "dest/statistics.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "what a session tells in the end, or when it fails"
+    ),
+    "dest/vcpus.py": Elsewhere("tests/dest/qemu/test_session.py", "a part of what a session does"),
     "source/config.py": Elsewhere("tests/source/test_session.py", "fields and no code"),
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
@@ -45,6 +83,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/processes/holder.py": Elsewhere(
         "tests/scripts/processes/test_link.py",
         "a process that does nothing, for a link's namespaces",
+    ),
+    "scripts/qemu/bound.py": Elsewhere(
+        "tests/scripts/qemu/test_machine.py", "what a machine's process is before it is QEMU"
     ),
     "scripts/injection/outcome.py": Elsewhere(
         "tests/scripts/injection/test_checks.py", "what checks look at"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+import trio
 from rich.console import Console
 from rich.table import Table
 
@@ -21,12 +22,18 @@ from protocol.units import parse_geometry, parse_rate
 from scripts.figures.accesses import write_trace
 from scripts.figures.runs import run_migration, write_json
 from scripts.processes.interrupts import raise_when_signalled
+from scripts.processes.link import link_of_rate
+from scripts.qemu.command import PROGRAM as QEMU
+from scripts.qemu.pair import run_pair
 
 _SCHEMA = "midstream-compare/1"
 
 # Beside the vCPUs that fault without pause there is one that faults every 20 ms: the one that is
 # hurt by what the others do.
 _SLOW_RATE = 50
+
+# The rows of a real QEMU, and the option of `midstream qemu` that makes each.
+QEMU_ROWS = {"qemu": "--no-preempt", "qemu-preempt": "--preempt"}
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,10 @@ class Outcome:
 @click.option(
     "--vcpus", default=4, show_default=True, type=click.IntRange(1, 63), help="Busy ones."
 )
+@click.option(
+    "--against", metavar="qemu[=FILE]",
+    help="Rows of a real QEMU beside the policies, with and without postcopy-preempt.",
+)  # fmt: skip
 @click.option("--trace", type=click.Path(path_type=Path), help="Replay this instead of a new one.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the trace.")
 @click.option("--report", metavar="FILE", help="Write all figures as JSON; - for standard output.")
@@ -60,6 +71,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     page_size: str,
     link: str,
     vcpus: int,
+    against: str | None,
     trace: Path | None,
     seed: int,
     report: str | None,
@@ -71,6 +83,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     others fault without pause.
     """
     geometry, rate, names = _parse(policies, size, page_size, link)
+    program = qemu_program(against)
     prefix = "midstream-compare-"
     with raise_when_signalled(), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         if trace is None:
@@ -87,6 +100,20 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
                     "access-rate": ",".join(["0"] * vcpus + [str(_SLOW_RATE)]),
                     "write-ratio": "0", "postcopy-after": "0", "seed": str(seed), "hold": "",
                 },
+            )  # fmt: skip
+        for name in QEMU_ROWS if program is not None else ():
+            click.echo(f"{name} ...", err=True)
+            outcomes[name] = _run_qemu(
+                Path(folder),
+                [
+                    f"--qemu={program}", f"--size={size}", f"--page-size={page_size}",
+                    f"--seed={seed}", QEMU_ROWS[name],
+                ],
+                [
+                    f"--program=trace:{trace}", f"--vcpus={vcpus + 1}",
+                    f"--access-rate={','.join(['0'] * vcpus + [str(_SLOW_RATE)])}",
+                ],
+                rate,
             )  # fmt: skip
     if report is not None:
         write_json(report, _plain(outcomes, size, page_size, link, rate, geometry))
@@ -110,7 +137,34 @@ def _parse(policies: str, size: str, page_size: str, link: str) -> tuple[Geometr
 
 def _run(folder: Path, options: Mapping[str, str]) -> Outcome:
     told = folder / "events.jsonl"
-    report = run_migration({**options, "events": str(told)}, folder)
+    return _outcome(run_migration({**options, "events": str(told)}, folder), told)
+
+
+def _run_qemu(
+    folder: Path, qemu_arguments: Sequence[str], dest_arguments: Sequence[str], rate: int
+) -> Outcome:
+    told, report = folder / "qemu-events.jsonl", folder / "qemu-report.json"
+    own = [f"--events={told}", f"--report={report}"]
+    with link_of_rate(rate) as link:
+        trio.run(run_pair, qemu_arguments, [*dest_arguments, *own], link)
+    return _outcome(json.loads(report.read_text(encoding="utf-8")), told)
+
+
+def qemu_program(against: str | None) -> str | None:
+    """Return the QEMU that --against names, None if there is none.
+
+    Raises:
+        click.BadParameter: It names something else.
+    """
+    if against is None:
+        return None
+    peer, _, program = against.partition("=")
+    if peer != "qemu":
+        raise click.BadParameter(f"{against[:60]!r} is not qemu", param_hint="--against")
+    return program or QEMU
+
+
+def _outcome(report: dict[str, Any], told: Path) -> Outcome:
     latencies_us = []
     with told.open(encoding="utf-8") as lines:
         for line in lines:
@@ -163,7 +217,8 @@ def _table(outcomes: Mapping[str, Outcome]) -> Table:
             str(faults["count"]),
             *(f"{figure:.2f}" for figure in figures),
             str(outcome.report["postcopy-blocktime"]),
-            f"{own['bytes-sent-twice'] / (1 << 20):.1f}",
+            # A QEMU does not tell.
+            f"{(own['bytes-sent-twice'] or 0) / (1 << 20):.1f}",
             str(outcome.report["total-time"] - outcome.report["setup-time"]),
         )
     return table

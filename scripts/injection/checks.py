@@ -177,6 +177,19 @@ class Never(Check):
         return Failure(f"never {self.event}", "none", f"{seen} of them") if seen else None
 
 
+@dataclass(frozen=True)
+class MemoryEqual(Check):
+    """Every byte of the source's memory is the destination's, too, in the end."""
+
+    def failure(self, outcome: Outcome) -> Failure | None:  # type: ignore[explicit-override]
+        """Look how many target pages differ."""
+        differing = outcome.differing_target_pages
+        if differing == 0:
+            return None
+        seen = "nothing to compare" if differing is None else f"{differing} target pages differ"
+        return Failure("memory-equal", "all bytes", seen)
+
+
 def _names(pages: Iterable[PageId], geometry: Geometry) -> str:
     return f"[{', '.join(page_name(page, geometry) for page in pages)}]"
 

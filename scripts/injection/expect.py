@@ -15,6 +15,7 @@ from scripts.injection.checks import (
     Check,
     Count,
     Failure,
+    MemoryEqual,
     Never,
     OfSides,
     Order,
@@ -34,6 +35,7 @@ COUNTS = (
     "bytes-sent-twice",
     "postponed",
 )
+MEMORY_EQUAL = "memory-equal"
 _BOUNDS = ("at-least", "at-most")
 
 
@@ -43,26 +45,41 @@ class Expect:
 
     Attributes:
         watched: Pages of which must be known what carried them.
+        compares: Both sides' memory is to be compared, byte by byte.
     """
 
     checks: tuple[Check, ...] = ()
     watched: tuple[PageId, ...] = ()
+    compares: bool = False
 
     def failures(self, outcome: Outcome) -> list[Failure]:
         """Return what was not met."""
         return [failure for check in self.checks if (failure := check.failure(outcome)) is not None]
 
 
-def read_expect(table: Mapping[str, Any], where: Where, guest: Guest) -> Expect:
+def read_expect(
+    table: Mapping[str, Any], where: Where, guest: Guest, *, of_qemu: bool = False
+) -> Expect:
     """Return what an [expect] table expects.
+
+    Args:
+        table: The table.
+        where: Where it stands.
+        guest: What it is about.
+        of_qemu: The source is a QEMU, which does not tell what midstream's own tells.
 
     Raises:
         ScenarioError: It expects what no run can have.
     """
     where.check_keys(table, tuple(_READERS), "[expect]")
+    for key in table:
+        if of_qemu and key in COUNTS:
+            raise where.wrong(key, f"a QEMU does not tell {key}")
+        if not of_qemu and key == MEMORY_EQUAL:
+            raise where.wrong(key, f"{key} is of a QEMU; else `mismatches` and `status` tell")
     checks = [check for key in table for check in _READERS[key](key, table[key], where, guest)]
     watched = [check.page for check in checks if isinstance(check, Carriers)]
-    return Expect(tuple(checks), tuple(watched))
+    return Expect(tuple(checks), tuple(watched), MEMORY_EQUAL in table)
 
 
 def _read_sides(key: str, value: object, where: Where, _guest: Guest) -> list[Check]:
@@ -148,6 +165,12 @@ def _read_channels(key: str, value: object, where: Where, guest: Guest) -> list[
     return checks
 
 
+def _read_equal(key: str, value: object, where: Where, _guest: Guest) -> list[Check]:
+    if value is not True:
+        raise where.wrong(key, f"{key} can only be true")
+    return [MemoryEqual()]
+
+
 _READERS: dict[str, Callable[[str, object, Where, Guest], list[Check]]] = {
     "status": _read_sides,
     "exit-status": _read_sides,
@@ -157,4 +180,5 @@ _READERS: dict[str, Callable[[str, object, Where, Guest], list[Check]]] = {
     "wait-ratio": _read_wait_ratio,
     "channels": _read_channels,
     "never": _read_never,
+    MEMORY_EQUAL: _read_equal,
 }

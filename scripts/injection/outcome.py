@@ -27,6 +27,8 @@ class Outcome:
         carriers: For watched pages, the channels that brought bytes of it, in order.
         unfired: Numbers of the steps that never happened.
         timed_out: It was ended from outside.
+        differing_target_pages: How many of the source's are not the destination's in the end; None
+            where that was not looked at.
     """
 
     statuses: Mapping[str, int | None]
@@ -36,6 +38,7 @@ class Outcome:
     carriers: Mapping[PageId, Sequence[Channel]] = field(default_factory=dict)
     unfired: tuple[int, ...] = ()
     timed_out: bool = False
+    differing_target_pages: int | None = None
 
     @property
     def exit_status(self) -> int:

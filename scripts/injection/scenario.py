@@ -24,6 +24,13 @@ from scripts.credentials import credentials
 from scripts.injection.actions import Action, Fault, NetworkAction, read_action
 from scripts.injection.expect import Expect, read_expect
 from scripts.injection.guest_terms import Guest
+from scripts.injection.qemu_terms import (
+    QemuTerms,
+    check_options,
+    check_step,
+    guest_of,
+    read_source,
+)
 from scripts.injection.scenario_text import ScenarioError, Where, read_toml
 from scripts.injection.tap import Mark
 from scripts.injection.triggers import (
@@ -39,7 +46,7 @@ from scripts.options import OPTIONS, Values
 
 __all__ = ["Scenario", "ScenarioError", "Step", "read_scenario"]
 
-SECTIONS = ("name", "timeout", "migration", "step", "expect")
+SECTIONS = ("name", "timeout", "source", "migration", "step", "expect")
 TIMEOUT = "30s"
 
 # What `midstream inject` says itself; `link` is not an option of either side.
@@ -74,6 +81,7 @@ class Scenario:
         values: The options of a migration, as the command line would have them.
         link_rate: Bytes a second of the link between the sides; 0 for plain loopback.
         timeout_ms: When everything is ended if it has not by itself.
+        qemu: The source, if it is a QEMU and not midstream's own.
     """
 
     path: Path
@@ -85,6 +93,7 @@ class Scenario:
     timeout_ms: float
     steps: tuple[Step, ...]
     expect: Expect
+    qemu: QemuTerms | None = None
 
 
 def read_scenario(path: Path) -> Scenario:
@@ -99,22 +108,31 @@ def read_scenario(path: Path) -> Scenario:
     if not isinstance(name, str) or not name.isprintable() or not name:
         raise where.wrong("name", "name is not a line of text")
     timeout_ms = where.duration_ms("timeout", table.get("timeout", TIMEOUT), "timeout")
+    qemu = read_source(_table(table, "source", where), where.inside("source"))
     options = _table(table, "migration", where)
     inside = where.inside("migration")
     link_rate = _link_rate(options.pop(LINK, "0"), inside)
     values = _values(options, inside)
     guest = _guest(values, options, inside)
+    if qemu is not None:
+        check_options(qemu, table.get("migration", {}), values, inside)
+        guest = guest_of(qemu, guest)
     steps = _steps(table.get("step", []), where, guest, timeout_ms)
+    for step in steps if qemu is not None else ():
+        check_step(step.when, step.action, where.inside("step", step.number))
     if "vcpus" not in options:
         touches = sum(len(step.action.pages) for step in steps if isinstance(step.action, Fault))
         values["vcpus"] = str(min(max(touches, 1), VCPU_COUNT_MAX))
         # Of several rates there must be one for each vCPU, which only now can be told.
         guest = _guest(values, options, inside)
-    expect = read_expect(_table(table, "expect", where), where.inside("expect"), guest)
+        guest = guest_of(qemu, guest) if qemu is not None else guest
+    expect = read_expect(
+        _table(table, "expect", where), where.inside("expect"), guest, of_qemu=qemu is not None
+    )
     if "expect" not in table:
         raise where.wrong("", "a scenario without [expect] shows nothing")
     scenario = Scenario(
-        path, name, values, guest.geometry, guest.policy, link_rate, timeout_ms, steps, expect
+        path, name, values, guest.geometry, guest.policy, link_rate, timeout_ms, steps, expect, qemu
     )
     if values["tls_cert"] is not None and needs_proxy(scenario):
         raise inside.wrong("tls-cert", "what passes is encrypted, the proxy finds no page in it")
@@ -216,7 +234,8 @@ def is_scripted(step: Step) -> bool:
 
 def needs_proxy(scenario: Scenario) -> bool:
     """Tell whether a scenario asks for anything that only a proxy can see or do."""
-    return bool(
+    # It does not speak QEMU's protocol, and its sockets would hold what QEMU's shall not.
+    return scenario.qemu is None and bool(
         scenario.link_rate
         or scenario.expect.watched
         or any(isinstance(step.action, NetworkAction) for step in scenario.steps)

@@ -25,9 +25,10 @@ from scripts.injection.actions import NetworkAction, ProcessAction
 from scripts.injection.director import Director, write_script
 from scripts.injection.outcome import Outcome
 from scripts.injection.proxy import Proxy
+from scripts.injection.qemu_results import carriers_told, differing_target_pages
 from scripts.injection.scenario import Scenario, needs_proxy, wire_marks
 from scripts.injection.tap import Marks
-from scripts.options import DEST, SOURCE, options_of, to_arguments
+from scripts.options import DEST, QEMU, SOURCE, options_of, to_arguments
 from scripts.processes.child import Child
 from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
 from scripts.processes.link import PROXY, Link
@@ -117,7 +118,7 @@ class Trial:
 
     async def _run_sides(self) -> None:
         assert self._nursery is not None
-        dest = self._start(DEST, self._dest_arguments())
+        dest = self._start_dest()
         address = await dest.read_line(LISTENING)
         host, port = parse_address(address, "--listen")
         if needs_proxy(self._scenario):
@@ -130,8 +131,12 @@ class Trial:
             address = await self._nursery.start(self._proxy.serve, host, port)
         self.director.begin()
         report = self._folder / "report.json"
-        note = Link(self._scenario.link_rate, PROXY).note
-        self._start(SOURCE, [f"--connect={address}", f"--report={report}", *note])
+        if self._scenario.qemu is not None:
+            own = self._scenario.qemu.arguments(self._scenario.values)
+            self._start_child(SOURCE, "qemu", [f"--connect={address}", *own, *self._save(SOURCE)])
+        else:
+            note = Link(self._scenario.link_rate, PROXY).note
+            self._start(SOURCE, [f"--connect={address}", f"--report={report}", *note])
         async with trio.open_nursery() as nursery:
             for child in self._children.values():
                 nursery.start_soon(self._wait, child, nursery.cancel_scope)
@@ -141,18 +146,39 @@ class Trial:
         status = await child.wait()
         if status:
             scope.deadline = min(scope.deadline, trio.current_time() + END_SECONDS_MAX)
-        if child.side == SOURCE and not self._met:
+        if child is not self._children[DEST] and not self._met:
             # The destination would wait for another.
             self._children[DEST].interrupt()
 
-    def _start(self, side: str, arguments: list[str]) -> Child:
-        ours = [option for option in options_of(side) if option.name not in _OURS_TO_SAY]
-        own = [f"--events={self._folder / 'events.pipe'}", "--events-append", "--events-now"]
+    def _start(self, side: str, arguments: list[str], *more: str) -> Child:
+        """Start a side; it gets the scenario's options of itself, and of more."""
+        ours = [option for option in options_of(side, *more) if option.name not in _OURS_TO_SAY]
         given = to_arguments(self._scenario.values, ours)
-        child = Child(side, [*arguments, *own, *given], capture=True, secret=self._secret)
+        return self._start_child(side, side, [*arguments, *given])
+
+    def _start_child(self, side: str, command: str, arguments: list[str]) -> Child:
+        own = [f"--events={self._folder / 'events.pipe'}", "--events-append", "--events-now"]
+        # A QEMU knows of no secret, so its destination demands none.
+        secret = self._secret if self._scenario.qemu is None else None
+        child = Child(command, [*arguments, *own], capture=True, secret=secret)
         self._children[side] = child
         self._start_soon(child.collect_errors, lambda _: None)
         return child
+
+    def _start_dest(self) -> Child:
+        arguments = self._dest_arguments()
+        if self._scenario.qemu is None:
+            return self._start(DEST, arguments)
+        # Of the two it is the one that reports, and that says what vCPUs do.
+        report = f"--report={self._folder / 'report.json'}"
+        return self._start(DEST, [*arguments, "--peer=qemu", report, *self._save(DEST)], QEMU)
+
+    def _save(self, side: str) -> list[str]:
+        """Return the option with which a side leaves its memory, if that is to be looked at."""
+        return [f"--save={self._memory(side)}"] if self._scenario.expect.compares else []
+
+    def _memory(self, side: str) -> Path:
+        return self._folder / f"{side}.memory"
 
     def _dest_arguments(self) -> list[str]:
         script = self._folder / "steps.toml"
@@ -203,14 +229,21 @@ class Trial:
 
     def _outcome(self) -> Outcome:
         report = self._folder / "report.json"
+        carriers = self._marks.carriers
+        if self._scenario.qemu is not None:
+            carriers = carriers_told(self._scenario.expect.watched, self._events)
+        differing = None
+        if self._scenario.expect.compares:
+            differing = differing_target_pages(self._memory(SOURCE), self._memory(DEST))
         return Outcome(
             statuses={side: child.status for side, child in self._children.items()},
             reasons=self._reasons(),
             events=self._events,
             report=json.loads(report.read_text(encoding="utf-8")) if report.exists() else None,
-            carriers=self._marks.carriers,
+            carriers=carriers,
             unfired=self.director.unfired(),
             timed_out=self._timed_out,
+            differing_target_pages=differing,
         )
 
     def _reasons(self) -> Mapping[str, str]:

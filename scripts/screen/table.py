@@ -16,7 +16,13 @@ _TEXT_CHARS = 79 - _NAME_CHARS
 def table(report: Report) -> str:
     """Return what matters of a report."""
     own = report["midstream"]
-    items = {
+    items = _qemu_items(report) if own.get("peer") == "qemu" else _items(report)
+    return "".join(_item(name, text) for name, text in items.items())
+
+
+def _items(report: Report) -> dict[str, str]:
+    own = report["midstream"]
+    return {
         "status": _status(report),
         "policy": _policy(own),
         **({"link": link_title(own["link"])} if "link" in own else {}),
@@ -29,7 +35,29 @@ def table(report: Report) -> str:
         "access latency": _latency(own["accesses"], "access", "accesses"),
         "verified": _verified(own["verified"]),
     }
-    return "".join(_item(name, text) for name, text in items.items())
+
+
+def _qemu_items(report: Report) -> dict[str, str]:
+    """Return what can be told where the source is a QEMU, which keeps the rest to itself."""
+    own, ram = report["midstream"], report["ram"]
+    requests = (
+        "{received}: preempt channel {on-postcopy-channel}, main channel {on-precopy-channel}"
+    ).format(**own["requests"])
+    total, setup = _time_ms(report["total-time"]), _time_ms(report["setup-time"])
+    guest, came = format_bytes(ram["total"]), format_bytes(ram["normal-bytes"])
+    reads = _count(own["verified"]["reads-unchecked"], "read", "reads")
+    return {
+        "status": report["status"],
+        "source": f"QEMU, machine {own['machine']}",
+        "policy": f"{own['policy']}, placement {own['placement']}, backing {own['backing']}",
+        "time": f"{total}, of it setup {setup}",
+        "memory": f"{guest} guest, {came} of pages came at {ram['mbps'] / 8:.0f} MB/s",
+        "channels": _channels(own["channels"]),
+        "page requests": requests if own["requests"]["received"] else "none",
+        "fault latency": _latency(own["faults"], "wait of a vCPU", "waits of vCPUs"),
+        "access latency": _latency(own["accesses"], "access", "accesses"),
+        "verified": f"not here: {reads} of memory that QEMU alone knows",
+    }
 
 
 def link_title(link: dict[str, Any]) -> str:

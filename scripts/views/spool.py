@@ -93,7 +93,7 @@ def viewed(values: Mapping[str, Any], *, live: bool = False) -> Iterator[Spool |
 
 
 def _wants_files(values: Mapping[str, Any]) -> bool:
-    return any(values[name] is not None for name in ("trace", "html"))
+    return any(values.get(name) is not None for name in ("trace", "html"))
 
 
 def _write_views(spool: Spool, values: Mapping[str, Any]) -> None:

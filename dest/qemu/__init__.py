@@ -1,0 +1,1 @@
+"""A destination for a source that is a real QEMU."""

@@ -1,0 +1,230 @@
+"""Accepts QEMU's connections and tells them apart.
+
+The main one begins with a magic number.  The one for urgent pages, with the capability
+postcopy-preempt, says nothing before the first of them.  Before QEMU 8.0 it comes with the main
+one, later at the switch-over (migration/postcopy-ram.c, postcopy_preempt_new_channel).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from dest.addresses import address_text, is_loopback
+from dest.complaints import Complaints
+from dest.newcomers import Newcomers
+from dest.qemu.channel import QemuChannel
+from protocol.errors import MigrationError, RemoteProtocolError
+from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
+from protocol.qemu.constants import FILE_MAGIC, MULTIFD_MAGIC, TLS_HANDSHAKE
+
+Log = Callable[[str], None]
+
+_MAGIC_BYTES = 4
+# What Ethernet carries.
+_SHORT_SEGMENT_BYTES = 1448
+# The first two bytes of a RAM record are of its address: no block reaches so far.
+_RECORD_BEGINS = b"\0\0"
+
+
+class _Silent(Exception):
+    """A connection was closed before it said anything."""
+
+
+class QemuListener:
+    """A listening socket and QEMU's connections; made by `open_qemu_listener`.
+
+    Attributes:
+        preempt: The second connection; None until it has said something.
+        preempt_came: Set when that is.
+    """
+
+    def __init__(
+        self, sock: trio.socket.SocketType, log: Log, only_from: str | None = None
+    ) -> None:
+        """Take a listening socket."""
+        self.address = address_text(sock.getsockname())
+        self.preempt: QemuChannel | None = None
+        self.preempt_came = trio.Event()
+        self._main: QemuChannel | None = None
+        self._main_came = trio.Event()
+        self._sock = sock
+        self._only_from = only_from
+        self._complaints = Complaints(log)
+        self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
+        self._main_host = ""
+        self._open: set[trio.socket.SocketType] = set()
+
+    async def accept_main(self) -> QemuChannel:
+        """Wait for a source's main connection; there is one migration."""
+        await self._main_came.wait()
+        assert self._main is not None
+        return self._main
+
+    async def run(self) -> None:
+        """Accept until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                sock, name = await self._accept()
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._open.add(sock)
+                scope = trio.CancelScope()
+                loser = self._newcomers.enter(scope, name[0])
+                if loser is not None:
+                    loser.cancel()
+                nursery.start_soon(self._receive, sock, name, scope)
+
+    def close(self) -> None:
+        """Close the listening socket and every connection it brought."""
+        self._sock.close()
+        for sock in self._open:
+            sock.close()
+
+    async def _accept(self) -> tuple[trio.socket.SocketType, tuple[Any, ...]]:
+        while True:
+            try:
+                return await self._sock.accept()
+            except OSError as error:
+                # Out of descriptors, or a client that gave up: none of that is ours to die of.
+                self._complain(f"a connection could not be accepted: {error.strerror or error}")
+                await trio.sleep(0.1)
+
+    async def _receive(
+        self, sock: trio.socket.SocketType, name: tuple[Any, ...], scope: trio.CancelScope
+    ) -> None:
+        """See a connection to its place in the migration, or turn it away."""
+        host: str = name[0]
+        with scope:
+            try:
+                self._check_host(host)
+                self._admit(sock, host, await self._first_bytes(sock))
+            except _Silent:
+                self._forget(sock)
+            except RemoteProtocolError as error:
+                self._complain(f"refused a connection from {address_text(name)}: {error}")
+                self._forget(sock)
+            finally:
+                self._newcomers.leave(scope)
+        if scope.cancelled_caught:
+            self._complain(
+                f"gave up a connection from {address_text(name)}, too many came after it"
+            )
+            self._forget(sock)
+
+    def _check_host(self, host: str) -> None:
+        if self._only_from not in (None, host):
+            raise RemoteProtocolError(f"it is not from {self._only_from}")
+
+    def _complain(self, line: str) -> None:
+        self._complaints.say(line, trio.current_time())
+
+    def _forget(self, sock: trio.socket.SocketType) -> None:
+        self._open.discard(sock)
+        sock.close()
+
+    async def _first_bytes(self, sock: trio.socket.SocketType) -> bytes:
+        """Wait for a connection's first bytes, and leave them where they are.
+
+        Raises:
+            RemoteProtocolError: None came, and there is no migration that it could belong to.
+        """
+        # Fewer bytes than these wake nobody, but the end of file does.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _MAGIC_BYTES)
+        with trio.move_on_after(HELLO_SECONDS_MAX):
+            return await _peek(sock)
+        if self._main is None or self.preempt is not None:
+            raise RemoteProtocolError(f"it said nothing in {HELLO_SECONDS_MAX:g} s")
+        return await _peek(sock)
+
+    def _admit(self, sock: trio.socket.SocketType, host: str, first: bytes) -> None:
+        """Take a connection for what its first bytes say that it is.
+
+        Raises:
+            RemoteProtocolError: It is none that can be had now.
+        """
+        if not first:
+            # Where no vCPU waited for a page, QEMU's second connection ends like that.
+            raise _Silent
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        if first.startswith(TLS_HANDSHAKE):
+            raise RemoteProtocolError("it speaks TLS; switch tls-creds off in QEMU")
+        if first == MULTIFD_MAGIC.to_bytes(_MAGIC_BYTES, "big"):
+            raise RemoteProtocolError("it is one of multifd's; switch that capability off in QEMU")
+        if first == FILE_MAGIC.to_bytes(_MAGIC_BYTES, "big"):
+            if self._main is not None:
+                raise RemoteProtocolError("a migration is under way here already")
+            self._main, self._main_host = QemuChannel(sock, "main"), host
+            self._main_came.set()
+        elif self._main is None or self.preempt is not None or first[:2] != _RECORD_BEGINS:
+            raise RemoteProtocolError("this is not the beginning of a QEMU stream")
+        elif host != self._main_host:
+            raise RemoteProtocolError("it is not from where the migration comes")
+        else:
+            self.preempt = QemuChannel(sock, "preempt")
+            self.preempt_came.set()
+
+
+async def _peek(sock: trio.socket.SocketType) -> bytes:
+    await trio.lowlevel.wait_readable(sock)
+    try:
+        return await sock.recv(_MAGIC_BYTES, socket.MSG_PEEK)
+    except OSError as error:
+        raise RemoteProtocolError(f"it broke: {error.strerror or error}") from error
+
+
+def _keep_short(sock: trio.socket.SocketType, window_bytes: int) -> None:
+    """Have the connections of a listening socket hold little, at QEMU's end, too.
+
+    What QEMU has written it cannot call back, and its own buffer is the kernel's to size: twice its
+    congestion window, of at least ten segments (net/ipv4/tcp_input.c, tcp_sndbuf_expand).  On
+    loopback ten segments are most of a megabyte; they are as small as this side says.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes // 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SHORT_SEGMENT_BYTES)
+
+
+@asynccontextmanager
+async def open_qemu_listener(
+    host: str, port: int, log: Log, window_bytes: int = 0, only_from: str | None = None
+) -> AsyncIterator[QemuListener]:
+    """Listen; everything is closed when the block is left.
+
+    Args:
+        host: A name or address.
+        port: A TCP port; 0 picks one.
+        log: Takes a line about each connection that is refused.
+        window_bytes: What may lie in each connection's sockets, about; 0 for what the kernel lets.
+        only_from: The address that connections must be from; None for any.
+
+    Raises:
+        MigrationError: The address cannot be listened on, or only for somebody.
+    """
+    try:
+        (listener, *more) = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        raise MigrationError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}"
+        ) from error
+    # Nothing has been accepted yet.
+    names = [each.socket.getsockname() for each in (listener, *more)]
+    for other in more:
+        other.socket.close()
+    if window_bytes:
+        _keep_short(listener.socket, window_bytes)
+    result = QemuListener(listener.socket, log, only_from)
+    try:
+        if only_from is None and not all(map(is_loopback, names)):
+            raise MigrationError(
+                f"{host} is not on loopback: listening there needs --only-from, for a QEMU cannot "
+                "prove who it is"
+            )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(result.run)
+            yield result
+            nursery.cancel_scope.cancel()
+    finally:
+        result.close()

@@ -1,0 +1,158 @@
+"""A whole destination for QEMU, from listening to its exit.
+
+Who calls `QemuSession.run` owns its task: cancelling it ends the migration, tells QEMU, and leaves
+no process, socket or mapping behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+from dest.qemu.channel import QemuChannel
+from dest.qemu.config import QemuDestConfig
+from dest.qemu.listen import QemuListener, open_qemu_listener
+from dest.qemu.migration import QEMU_POLICY, QemuMigration, receive_opening
+from dest.qemu.report import QemuPart, assemble_qemu
+from dest.script import check_steps
+from dest.session import FAREWELL_SECONDS_MAX, Result
+from dest.stopping import check_granted, may_use_hugetlb, service_for
+from guest.handle import open_guest
+from guest.image import save_image
+from guest.memory import GuestMemory
+from guest.slices import in_thread
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, MemoryLost, MidstreamError, root_cause
+from protocol.events import Emit
+from protocol.qemu.returns import encode_shut
+from protocol.report import DestPart
+from protocol.states import POSTCOPY, Event, Lifecycle
+
+
+class QemuSession:
+    """Runs one destination: one migration out of QEMU."""
+
+    def __init__(
+        self,
+        config: QemuDestConfig,
+        emit: Emit,
+        on_listening: Callable[[str], None],
+        log: Callable[[str], None],
+    ) -> None:
+        """Prepare; `run` does the work.
+
+        Args:
+            config: What the user said.
+            emit: Takes events.
+            on_listening: Called with HOST:PORT when connections may come.
+            log: Takes a line about each connection that is refused.
+        """
+        self._config = config
+        self._emit = emit
+        self._on_listening = on_listening
+        self._log = log
+        self._lifecycle = Lifecycle(emit)
+        self._migration: QemuMigration | None = None
+        self._began_s = self._ready_s = 0.0
+
+    def part_so_far(self) -> DestPart | None:
+        """Return what there is for a report when `run` has failed; None if it had no guest."""
+        return self._migration.part() if self._migration is not None else None
+
+    async def run(self) -> Result:
+        """Listen, take one migration, and see it through.
+
+        Raises:
+            MidstreamError: One error that says best what went wrong; `exit_status` goes with it.
+            trio.Cancelled: The caller's scope was cancelled; QEMU has been told.
+        """
+        config = self._config
+        try:
+            async with open_qemu_listener(
+                config.host, config.port, self._log, config.window_bytes, config.only_from
+            ) as listener:
+                self._on_listening(listener.address)
+                main = await listener.accept_main()
+                return await self._serve(listener, main)
+        except BaseException as error:  # noqa: BLE001 - raised again as its root cause
+            raise self._outcome(root_cause(error)) from None
+
+    def _outcome(self, cause: BaseException) -> BaseException:
+        """Bring the state to its end, and return the error as it is for the user."""
+        lost = self._lifecycle.state in POSTCOPY and isinstance(cause, ConnectionLost)
+        if isinstance(cause, trio.Cancelled):
+            self._lifecycle.cancel()
+        else:
+            self._lifecycle.fail()
+        return MemoryLost(f"{cause}; memory of the guest is lost") if lost else cause
+
+    async def _serve(self, listener: QemuListener, main: QemuChannel) -> Result:
+        self._lifecycle.fire(Event.CONNECTED)
+        self._began_s = time.monotonic()
+        try:
+            machine, geometry = await receive_opening(main)
+            spec = self._config.spec_of(geometry)
+            check_steps(self._config.steps, geometry, spec.name)
+            placement = self._config.placement
+            with GuestMemory.create(
+                geometry, self._config.backing, hugetlb=may_use_hugetlb(placement, QEMU_POLICY)
+            ) as memory:
+                await in_thread(memory.populate())
+                service, reason = service_for(placement, QEMU_POLICY, memory.kinds)
+                async with open_guest(memory, spec, service) as guest:
+                    reason = reason or guest.service.reason
+                    check_granted(placement, reason)
+                    migration = QemuMigration(
+                        listener, main, memory, guest, self._lifecycle, self._emit,
+                        self._config.steps,
+                    )  # fmt: skip
+                    migration.placement_reason = reason
+                    self._migration = migration
+                    self._ready_s = time.monotonic()
+                    await migration.receive(self._config.touches)
+                    part = migration.part()
+                if self._config.save is not None:
+                    await in_thread(save_image(memory, self._config.save))
+                qemu = self._qemu_part(machine, listener, main, migration)
+            status = self._lifecycle.state.value
+            return Result(assemble_qemu(status, qemu, part, geometry), None)
+        except BaseException as error:  # noqa: BLE001 - raised again as its root cause
+            cause = root_cause(error)
+            await _say_farewell(main, cause)
+            raise cause from None
+
+    def _qemu_part(
+        self, machine: str, listener: QemuListener, main: QemuChannel, migration: QemuMigration
+    ) -> QemuPart:
+        preempt = listener.preempt
+        arrivals = migration.arrivals
+        return QemuPart(
+            machine=machine,
+            preempt=preempt is not None,
+            total_ms=(migration.whole_s - self._began_s) * 1000,
+            setup_ms=(self._ready_s - self._began_s) * 1000,
+            target_pages=arrivals.target_pages,
+            zero_target_pages=arrivals.zero_target_pages,
+            requested_on_precopy=arrivals.requested[Channel.PRECOPY],
+            requested_on_postcopy=arrivals.requested[Channel.POSTCOPY],
+            precopy_channel_bytes=main.bytes_received,
+            postcopy_channel_bytes=preempt.bytes_received if preempt is not None else 0,
+            return_path_bytes=main.bytes_sent,
+            package_bytes=migration.package_bytes,
+        )
+
+
+async def _say_farewell(main: QemuChannel, cause: BaseException) -> None:
+    """Tell QEMU that this side has given up, unless it is gone."""
+    if isinstance(cause, ConnectionLost):
+        return
+    with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
+        scope.shield = True
+        await main.send(encode_shut(failed=True))
+        # To close a connection whose bytes were not all read is to throw away what is still on its
+        # way to the other side; QEMU is given a moment to close first.
+        main.end_sending()
+        await main.wait_closed()

@@ -1,0 +1,160 @@
+"""The vCPUs on this side, served: their faults become page requests, scripts have them touch pages.
+
+Faults are heard of in two ways: from the guest process, or where the kernel stops vCPUs from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from dest.engine import Engine
+from dest.placement import Placement
+from dest.script import Script, Step
+from dest.touching import Toucher, read_touches
+from guest.handle import Collapsed, Faulted, GuestHandle, Mismatch, Touched, Woke
+from protocol.events import MISMATCH, TOUCH, Emit
+from protocol.geometry import Geometry, PageId
+from protocol.messages import PageRequest
+
+# How often is looked for sleepers whose pages are here; there are none unless something was lost.
+_RELEASE_SECONDS = 0.1
+
+# How long vCPUs are given to run again when the last page is placed; microseconds are usual.
+_WAKE_SECONDS_MAX = 1.0
+
+Ask = Callable[[PageRequest], Awaitable[None]]
+
+
+class Vcpus:
+    """Serves the guest's vCPUs; `run` it for as long as they may fault.
+
+    Attributes:
+        first_mismatch: The first wrong value that a vCPU has read; empty if none has.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        engine: Engine,
+        placement: Placement,
+        guest: GuestHandle,
+        emit: Emit,
+        steps: tuple[Step, ...],
+        ask: Ask,
+    ) -> None:
+        """Prepare; the engine hears of no fault before `run`.
+
+        Args:
+            geometry: The guest's blocks.
+            engine: Where faults go; those that the kernel tells of it gives to `note_fault`.
+            placement: What lets vCPUs touch pages.
+            guest: The vCPUs.
+            emit: Takes events.
+            steps: Scripted faults.
+            ask: Sends a page request.
+        """
+        self.first_mismatch = ""
+        self._engine = engine
+        self._placement = placement
+        self._guest = guest
+        self._emit = emit
+        self._ask = ask
+        # Faults of which the kernel told, in their order: the vCPU, and what is to be asked for.
+        self._noted, self._faults = trio.open_memory_channel[tuple[int, PageRequest | None]](
+            float("inf")
+        )
+        self._script = Script(steps)
+        self._toucher = Toucher(geometry, guest)
+        # vCPUs that said that they wait, and not yet that they run again.
+        self._asleep: set[int] = set()
+        self._waking = trio.lowlevel.ParkingLot()
+        if steps:
+            engine.watch(self._on_happening)
+
+    def note_fault(self, vcpu: int, request: PageRequest | None) -> None:
+        """Take a fault of which the kernel has told, and what is to be asked for."""
+        self._asleep.add(vcpu)
+        self._noted.send_nowait((vcpu, request))
+
+    async def run(self, touches: Path | None) -> None:
+        """Serve until cancelled; have pages touched, too, that come through a pipe.
+
+        Raises:
+            ConnectionLost: No page can be asked for any more.
+            GuestFailed: The guest process is gone.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_guest)
+            nursery.start_soon(self._watch_faults)
+            nursery.start_soon(self._answer_faults)
+            nursery.start_soon(self._release_overdue)
+            nursery.start_soon(self._placement.run)
+            nursery.start_soon(self._toucher.run)
+            if touches is not None:
+                nursery.start_soon(read_touches, touches, self._touch)
+
+    async def wait_awake(self) -> None:
+        """Wait for the word of those that were woken last; it is on its way."""
+        with trio.move_on_after(_WAKE_SECONDS_MAX):
+            while self._asleep:
+                await self._waking.park()
+
+    async def _watch_faults(self) -> None:
+        """Hear of vCPUs that the kernel stops."""
+        while True:
+            await self._placement.wait_faults()
+            self._engine.take_faults()
+
+    async def _answer_faults(self) -> None:
+        async for vcpu, request in self._faults:
+            await self._answer_fault(vcpu, request)
+
+    async def _answer_fault(self, vcpu: int, request: PageRequest | None) -> None:
+        await self._toucher.faulted(vcpu)
+        if request is not None and self._engine.still_wants(request):
+            await self._ask(request)
+            self._engine.requested(request)
+
+    async def _release_overdue(self) -> None:
+        """See to it that no vCPU sleeps on because a wake-up was lost."""
+        while True:
+            await trio.sleep(_RELEASE_SECONDS)
+            self._engine.release_overdue()
+
+    async def _watch_guest(self) -> None:
+        """Serve the guest: send its page requests, note who wakes and what it finds wrong."""
+        while True:
+            event = await self._guest.receive()
+            match event:
+                case Faulted(vcpu, flat, fault_ns):
+                    self._asleep.add(vcpu)
+                    request = self._engine.fault(vcpu, flat, fault_ns)
+                    await self._answer_fault(vcpu, request)
+                case Woke(vcpu, _, fault_ns, woke_ns):
+                    self._engine.woke(vcpu, woke_ns, fault_ns)
+                    self._asleep.discard(vcpu)
+                    self._waking.unpark_all()
+                case Collapsed(range_count, _):
+                    self._placement.collapsed(range_count)
+                case Mismatch(vcpu, flat, step, expected, seen):
+                    self.first_mismatch = self.first_mismatch or (
+                        f"vCPU {vcpu} read {seen:#x} in target page {flat} on the destination, "
+                        f"{expected:#x} must be there"
+                    )
+                    self._emit(MISMATCH, vcpu=vcpu, target_page=flat, step=step)
+                case Touched(vcpu, _):
+                    await self._toucher.touched(vcpu)
+
+    def _on_happening(self, what: str, page: PageId) -> None:
+        # In precopy no vCPU runs here, and what has come is not kept account of.
+        if self._engine.assembly.in_postcopy:
+            share = self._engine.received_share(page)
+            for fault in self._script.happened(what, page, share):
+                self._touch(fault)
+
+    def _touch(self, page: PageId) -> None:
+        self._emit(TOUCH, block=page.block, page=page.index)
+        self._toucher.ask(page)

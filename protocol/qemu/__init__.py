@@ -1,0 +1,1 @@
+"""QEMU's migration stream, as far as a destination of postcopy needs it."""

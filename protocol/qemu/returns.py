@@ -1,0 +1,61 @@
+"""The return path, from destination to source: migration/migration.c, migrate_send_rp_*.
+
+Each message is its kind and its length, 16 bits each, and its data.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from protocol.errors import LocalProtocolError
+from protocol.qemu.constants import Rp
+
+_HEAD = struct.Struct(">HH")
+_VALUE = struct.Struct(">I")
+_STRETCH = struct.Struct(">QI")
+
+# A request's length has 32 bits; a 1 GiB page is the largest there is.
+_REQUEST_BYTES_MAX = (1 << 32) - 1
+_NAME_BYTES_MAX = 255
+
+
+def encode_shut(*, failed: bool) -> bytes:
+    """Return the last message: this side is done, or has given up."""
+    return _message(Rp.SHUT, _VALUE.pack(int(failed)))
+
+
+def encode_pong(value: int) -> bytes:
+    """Return the answer to a ping."""
+    return _message(Rp.PONG, _VALUE.pack(value))
+
+
+class PageRequests:
+    """Makes page requests; QEMU remembers the last block that one of them named."""
+
+    def __init__(self) -> None:
+        """Start with no block named."""
+        self._block = ""
+
+    def encode(self, block: str, offset: int, length: int) -> bytes:
+        """Return the request for a page.
+
+        Args:
+            block: Name of its RAMBlock.
+            offset: Where in the block it begins, in bytes.
+            length: Its size in bytes.
+
+        Raises:
+            LocalProtocolError: No page is like that.
+        """
+        name = block.encode()
+        if not (0 < length <= _REQUEST_BYTES_MAX and 0 < len(name) <= _NAME_BYTES_MAX):
+            raise LocalProtocolError(f"{length} bytes of {block[:20]!r} cannot be asked for")
+        stretch = _STRETCH.pack(offset, length)
+        if block == self._block:
+            return _message(Rp.REQ_PAGES, stretch)
+        self._block = block
+        return _message(Rp.REQ_PAGES_ID, stretch + bytes([len(name)]) + name)
+
+
+def _message(kind: Rp, data: bytes) -> bytes:
+    return _HEAD.pack(kind, len(data)) + data

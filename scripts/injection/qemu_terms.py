@@ -1,0 +1,125 @@
+"""The `[source]` of a scenario: a real QEMU in the place of midstream's own source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from protocol.channels import Channel
+from protocol.policy import preset
+from scripts.injection.actions import Action, NetworkAction, ProcessAction
+from scripts.injection.guest_terms import Guest
+from scripts.injection.scenario_text import Where
+from scripts.injection.triggers import Passed, Received, Trigger
+from scripts.options import SOURCE, Values
+from scripts.qemu.command import ACCELS, qemu_source
+
+_KEYS = ("qemu", "accel", "preempt", "running")
+
+# Of [migration], what QEMU takes and what is the destination's own.
+_OF_QEMU = (
+    "size", "page_size", "image", "seed", "max_bandwidth", "max_postcopy_bandwidth",
+    "postcopy_after",
+)  # fmt: skip
+_OF_DEST = ("backing", "placement", "program", "vcpus", "access_rate", "window")
+
+
+@dataclass(frozen=True)
+class QemuTerms:
+    """Which QEMU is the source.
+
+    Attributes:
+        program: Its executable.
+        accel: "auto", "kvm" or "tcg".
+        preempt: It has the capability postcopy-preempt.
+        running: Its firmware runs.
+    """
+
+    program: str
+    accel: str
+    preempt: bool
+    running: bool
+
+    def values(self, values: Values) -> dict[str, Any]:
+        """Return the values of `midstream qemu` that make what a scenario's values say."""
+        own = {"qemu": self.program, "accel": self.accel, "preempt": self.preempt}
+        return {**{key: values[key] for key in _OF_QEMU}, **own, "running": self.running}
+
+    def arguments(self, values: Values) -> list[str]:
+        """Return the command line of `midstream qemu` for it."""
+        given = self.values(values)
+        switches = ["--preempt" if given.pop("preempt") else "--no-preempt"]
+        switches += ["--running"] if given.pop("running") else []
+        named = {key.replace("_", "-"): value for key, value in given.items() if value is not None}
+        return [*switches, *(f"--{key}={value}" for key, value in named.items())]
+
+
+def read_source(table: Mapping[str, Any], where: Where) -> QemuTerms | None:
+    """Return the QEMU that [source] names, None if there is no such table.
+
+    Raises:
+        ScenarioError: It names none, or one that cannot be.
+    """
+    if not table:
+        return None
+    where.check_keys(table, _KEYS, "[source]")
+    program, accel = table.get("qemu"), table.get("accel", "auto")
+    if not isinstance(program, str) or not program or not program.isprintable():
+        raise where.wrong("qemu", "qemu is not the name of QEMU's executable")
+    if accel not in ACCELS:
+        raise where.wrong("accel", f"accel {accel!r} is none of {', '.join(ACCELS)}")
+    switches = {key: table.get(key, default) for key, default in _SWITCHES.items()}
+    for key, value in switches.items():
+        if type(value) is not bool:
+            raise where.wrong(key, f"{key} is neither true nor false")
+    return QemuTerms(program, str(accel), **switches)
+
+
+_SWITCHES = {"preempt": True, "running": False}
+
+
+def check_options(
+    qemu: QemuTerms, options: Mapping[str, Any], values: Values, where: Where
+) -> None:
+    """Refuse options of [migration] that a QEMU would not heed.
+
+    Raises:
+        ScenarioError: There is one, or a value that cannot be.
+    """
+    for key in options:
+        if key.replace("-", "_") not in (*_OF_QEMU, *_OF_DEST):
+            raise where.wrong(key, f"{key} is not for a QEMU to heed")
+    if values["postcopy_after"] == "never":
+        raise where.wrong("postcopy-after", "a QEMU is only taken with postcopy")
+    try:
+        qemu_source({**qemu.values(values), "save": None})
+    except click.BadParameter as error:
+        raise where.wrong("", f"{error.param_hint}: {error.message}") from error
+
+
+def guest_of(qemu: QemuTerms, guest: Guest) -> Guest:
+    """Return the guest as QEMU makes it: its connections are QEMU's."""
+    policy = preset("ordered" if qemu.preempt else "vanilla")
+    channels = tuple(Channel) if qemu.preempt else (Channel.PRECOPY,)
+    return replace(guest, policy=policy, channels=channels)
+
+
+def check_step(when: Trigger, action: Action, where: Where) -> None:
+    """Refuse what takes somebody between the two sides who understands what they say.
+
+    Raises:
+        ScenarioError: The step does.
+    """
+    if isinstance(action, NetworkAction):
+        raise where.wrong("network", "the proxy does not speak QEMU's protocol")
+    if isinstance(when, Passed) or (
+        isinstance(when, Received) and isinstance(action, ProcessAction)
+    ):
+        raise where.wrong(
+            "when", "this moment is the proxy's, which does not speak QEMU's protocol"
+        )
+    if isinstance(action, ProcessAction) and action.side == SOURCE and action.do != "kill":
+        raise where.wrong("process", "a QEMU can be killed, and not be stopped")

@@ -1,0 +1,172 @@
+"""`midstream qemu`: a real QEMU as the source of a migration."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from guest.image import load_image, save_image
+from guest.memory import GuestMemory
+from guest.pattern import Pattern
+from guest.slices import in_loop, in_thread
+from protocol.errors import LocalProtocolError, MidstreamError
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry
+from protocol.units import parse_geometry, parse_rate
+from scripts.configure import check_outputs, parse_address
+from scripts.files import check_readable, check_writable
+from scripts.options import SOURCE, Values
+from scripts.qemu.drive import Orders, migrate
+from scripts.qemu.machine import MachineSpec, check_block, open_machine
+from scripts.screen.output import print_result
+from scripts.screen.recorder import Recorder
+from scripts.sides import record_side
+
+PROGRAM = "qemu-system-x86_64"
+ACCELS = ("auto", "kvm", "tcg")
+
+
+@dataclass(frozen=True)
+class QemuSource:
+    """A migration out of QEMU.
+
+    Attributes:
+        machine: What is started.
+        geometry: Its memory, one block.
+        image: Fills the memory; None for the pattern.
+        seed: Of the pattern.
+        orders: How it migrates.
+        save: Where its memory is written in the end; None for nowhere.
+    """
+
+    machine: MachineSpec
+    geometry: Geometry
+    image: Path | None
+    seed: int
+    orders: Orders
+    save: Path | None
+
+
+@click.command()
+@click.option(
+    "--connect", required=True, metavar="HOST:PORT",
+    help="Where the destination listens: midstream dest --peer qemu, or another.",
+)  # fmt: skip
+@click.option("--qemu", default=PROGRAM, show_default=True, metavar="FILE", help="QEMU itself.")
+@click.option(
+    "--accel", default="auto", show_default=True, type=click.Choice(ACCELS),
+    help="What runs its vCPU; auto: KVM where it can be had.",
+)  # fmt: skip
+@click.option("--preempt/--no-preempt", default=True, show_default=True, help="postcopy-preempt.")
+@click.option("--running", is_flag=True, help="Let its firmware run; else it never does a step.")
+@click.option("--size", default="256MiB", show_default=True, metavar="SIZE", help="Its memory.")
+@click.option(
+    "--page-size", default="2MiB", show_default=True, metavar="SIZE",
+    help="4KiB, or 2MiB, which takes huge pages that are set aside (hugetlb).",
+)  # fmt: skip
+@click.option("--image", metavar="FILE", help="Fill the memory from this file, not a pattern.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 64) - 1))
+@click.option("--postcopy-after", default=0, show_default=True, type=click.IntRange(0, 1000))
+@click.option("--max-bandwidth", default="0", show_default=True, metavar="RATE")
+@click.option("--max-postcopy-bandwidth", default="0", show_default=True, metavar="RATE")
+@click.option("--save", metavar="FILE", help="Write its memory here when all is done.")
+@click.option("--report", metavar="FILE", help="Write what query-migrate says; - for here.")
+@click.option("--events", metavar="FILE", help="Write its states as they are entered.")
+@click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
+@click.option("--verbose", is_flag=True, help="Tell each change of state.")
+@click.option("--events-append", is_flag=True, hidden=True)
+@click.option("--events-now", is_flag=True, hidden=True)
+def qemu(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
+    """Start a QEMU of its own and migrate its memory to a destination, with postcopy.
+
+    Its memory holds a pattern, or a file's bytes, so that what arrives can be compared with it.
+    """
+    host, port = parse_address(connect, "--connect", port_min=1)
+    check_outputs(values)
+    source = qemu_source(values)
+
+    async def run(recorder: Recorder) -> tuple[dict[str, Any], None]:
+        return await run_qemu(source, host, port, recorder), None
+
+    told, _ = record_side(SOURCE, values, run)
+    _tell(told, values)
+
+
+def qemu_source(values: Values) -> QemuSource:
+    """Return the migration that the options' values say.
+
+    Raises:
+        click.BadParameter: One is none that it can have.
+    """
+    try:
+        geometry = parse_geometry(values["size"], values["page_size"])
+        if len(geometry.blocks) > 1 or geometry.blocks[0].name != "ram":
+            raise LocalProtocolError("a QEMU here has one RAMBlock, its name is ram")
+        check_block(geometry.blocks[0])
+        rates = [parse_rate(values[key]) for key in ("max_bandwidth", "max_postcopy_bandwidth")]
+    except MidstreamError as error:
+        hint = "--size, --page-size, --max-bandwidth or --max-postcopy-bandwidth"
+        raise click.BadParameter(str(error), param_hint=hint) from error
+    if values["save"] is not None:
+        check_writable("--save", values["save"], beside=True)
+    if values["image"] is not None:
+        status = check_readable("--image", values["image"])
+        if stat.S_ISREG(status.st_mode) and status.st_size > geometry.length_bytes:
+            raise click.BadParameter("it does not fit in the memory", param_hint="--image")
+    accel = "kvm:tcg" if values["accel"] == "auto" else values["accel"]
+    return QemuSource(
+        MachineSpec(program=values["qemu"], accel=accel, paused=not values["running"]),
+        geometry,
+        Path(values["image"]) if values["image"] is not None else None,
+        int(values["seed"]),
+        Orders(
+            preempt=bool(values["preempt"]),
+            postcopy_after=int(values["postcopy_after"]),
+            bandwidth=rates[0],
+            postcopy_bandwidth=rates[1],
+        ),
+        Path(values["save"]) if values["save"] is not None else None,
+    )
+
+
+async def run_qemu(source: QemuSource, host: str, port: int, emit: Recorder) -> dict[str, Any]:
+    """Fill a memory, start QEMU over it, migrate, save; return what `query-migrate` says.
+
+    Raises:
+        MidstreamError: It failed.
+    """
+    huge = source.geometry.blocks[0].page_bytes > TARGET_PAGE_BYTES
+    # QEMU takes a page size from the file: of transparent huge pages it knows nothing.
+    with GuestMemory.create(source.geometry, "hugetlb" if huge else "base") as memory:
+        await in_thread(memory.populate())
+        if source.image is not None:
+            await in_thread(load_image(source.image, memory))
+        else:
+            await in_loop(Pattern(source.seed).fill(memory))
+        async with open_machine(source.machine, memory) as machine:
+            told = await migrate(machine.qmp, host, port, source.orders, emit)
+        if source.save is not None:
+            await in_thread(save_image(memory, source.save))
+    return told
+
+
+def _tell(told: dict[str, Any], values: Values) -> None:
+    text = json.dumps(told, indent=2) + "\n"
+    if values["report"] == "-":
+        print_result(text)
+        return
+    if values["report"] is not None:
+        try:
+            Path(values["report"]).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise MidstreamError(f"cannot write {values['report']}: {error.strerror}") from error
+    if not values["quiet"]:
+        requests = told.get("ram", {}).get("postcopy-requests", 0)
+        print_result(
+            f"QEMU: {told['status']}, total {told.get('total-time')} ms, "
+            f"downtime {told.get('downtime')} ms, {requests} page requests\n"
+        )

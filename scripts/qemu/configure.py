@@ -1,0 +1,89 @@
+"""From the command line's strings to the configuration of a destination for QEMU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import click
+
+from dest.qemu.config import QemuDestConfig
+from protocol.errors import LocalProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
+from protocol.units import parse_bytes
+from scripts.configure import dest_config, program_spec
+from scripts.credentials import SECRET_OPTION, TLS_OPTIONS
+from scripts.files import check_readable
+from scripts.options import Values
+
+# Less, and QEMU would wait for each target page; more is what nobody could tell from no limit.
+_WINDOW_BYTES_MIN, _WINDOW_BYTES_MAX = 16 << 10, 64 << 20
+
+# Stands for a guest until QEMU has told of the real one.
+_ANY_GUEST = Geometry((RamBlock("ram", TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
+
+
+def qemu_dest_config(values: Values, host: str, port: int) -> QemuDestConfig:
+    """Return the destination's configuration.
+
+    Raises:
+        click.BadParameter: An option's value is none that it can have.
+    """
+    config = dest_config(values, host, port)
+    # What the memory holds is QEMU's to know: nothing is checked, and nothing written that would
+    # keep the memory from being compared with QEMU's afterwards.
+    known = {**values, "write_ratio": "0", "image": None}
+    program, _, path = str(values["program"]).partition(":")
+    if program == "trace" and path:
+        # Which blocks and pages it may name, nobody knows before QEMU has come.
+        check_readable("--program", path)
+        program_spec({**known, "program": "uniform"}, _ANY_GUEST)
+    else:
+        program_spec(known, _ANY_GUEST)
+    return QemuDestConfig(
+        host=host,
+        port=port,
+        window_bytes=_window_bytes(values["window"]),
+        spec_of=lambda geometry: replace(program_spec(known, geometry), image=True),
+        only_from=_only_from(values["only_from"]),
+        backing=config.backing,
+        placement=config.placement,
+        save=config.save,
+        steps=config.steps,
+        touches=config.touches,
+    )
+
+
+def check_no_credentials(values: Values) -> None:
+    """Refuse what a QEMU could not answer.
+
+    Raises:
+        click.BadParameter: It is to prove that it knows a secret, or to speak TLS.
+    """
+    for option in (SECRET_OPTION, *TLS_OPTIONS):
+        if values[option.removeprefix("--").replace("-", "_")] is not None:
+            raise click.BadParameter(
+                "a QEMU proves nothing here and is read in the clear; see --only-from",
+                param_hint=option,
+            )
+
+
+def _only_from(text: str | None) -> str | None:
+    try:
+        return None if text is None else str(ip_address(text))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no IP address", param_hint="--only-from") from error
+
+
+def _window_bytes(text: str) -> int:
+    try:
+        count = parse_bytes(text)
+    except LocalProtocolError as error:
+        raise click.BadParameter(str(error), param_hint="--window") from error
+    if count and not _WINDOW_BYTES_MIN <= count <= _WINDOW_BYTES_MAX:
+        raise click.BadParameter(
+            f"{text!r} is neither 0 nor from {_WINDOW_BYTES_MIN >> 10}KiB to "
+            f"{_WINDOW_BYTES_MAX >> 20}MiB",
+            param_hint="--window",
+        )
+    return count

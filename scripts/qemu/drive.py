@@ -1,0 +1,108 @@
+"""Has a QEMU migrate its memory to a destination, with postcopy, and waits for the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from protocol.errors import ConnectionLost, MigrationError
+from protocol.events import STATE, Emit
+from scripts.qemu.qmp import Qmp
+
+# migration/migration.c: where a migration ends, or goes no further by itself.
+_ENDS = ("completed", "failed", "cancelled", "postcopy-paused")
+
+# How often, and how long apart, QEMU is asked for the figures of what it has completed.
+_FIGURES_ASKED_MAX, _FIGURES_SECONDS = 50, 0.02
+
+# QEMU's own words for no limit: what fits in its 64 bits of bytes a second.
+_NO_LIMIT = 1 << 60
+
+# QEMU heeds the order to switch over behind its first 50 ms of precopy; before that a small guest
+# would be over.  It sends one page of 2 MiB in that time.
+_AT_ONCE_BANDWIDTH = 20 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """How QEMU is to migrate.
+
+    Attributes:
+        preempt: With a connection of its own for urgent pages.
+        postcopy_after: Precopy passes before the switch-over.
+        bandwidth: Bytes a second in precopy; 0 for no limit.
+        postcopy_bandwidth: The same in postcopy, for the background.
+    """
+
+    preempt: bool
+    postcopy_after: int
+    bandwidth: int
+    postcopy_bandwidth: int
+
+
+async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) -> dict[str, Any]:
+    """Migrate; return what `query-migrate` says in the end.
+
+    Every state that QEMU enters is told as an event.
+
+    Raises:
+        MigrationError: It failed; with QEMU's reason where it has one.
+        ConnectionLost: The destination is gone in postcopy.
+    """
+    capabilities = {"events": True, "postcopy-ram": True, "postcopy-preempt": orders.preempt}
+    await qmp.call(
+        "migrate-set-capabilities",
+        capabilities=[{"capability": name, "state": on} for name, on in capabilities.items()],
+    )
+    bandwidth = orders.bandwidth or _NO_LIMIT
+    parameters = {
+        "max-bandwidth": bandwidth if orders.postcopy_after else _AT_ONCE_BANDWIDTH,
+        "max-postcopy-bandwidth": orders.postcopy_bandwidth,
+        # Precopy alone never ends it.
+        "downtime-limit": 0,
+    }
+    await qmp.call("migrate-set-parameters", **parameters)
+    await qmp.call("migrate", uri=f"tcp:{_bracketed(host)}:{port}")
+    if not orders.postcopy_after:
+        await qmp.call("migrate-start-postcopy")
+    state = await _follow(qmp, orders.postcopy_after, emit)
+    if state == "completed":
+        return await _figures(qmp)
+    told: dict[str, Any] = await qmp.call("query-migrate")
+    reason = told.get("error-desc", "it does not say why")
+    if state == "postcopy-paused":
+        raise ConnectionLost(f"the destination is gone in postcopy: {reason}")
+    raise MigrationError(f"QEMU's migration has {state}: {reason}")
+
+
+async def _figures(qmp: Qmp) -> dict[str, Any]:
+    """Return QEMU's figures, which it has a moment after it has said that all is done."""
+    told: dict[str, Any] = {}
+    for _ in range(_FIGURES_ASKED_MAX):
+        told = await qmp.call("query-migrate")
+        if told.get("total-time"):
+            break
+        await trio.sleep(_FIGURES_SECONDS)
+    return told
+
+
+async def _follow(qmp: Qmp, postcopy_after: int, emit: Emit) -> str:
+    """Tell each state, switch over when it is time; return the last state."""
+    while True:
+        event = await qmp.next_event()
+        match event:
+            case {"event": "MIGRATION", "data": {"status": str(state)}}:
+                emit(STATE, state=state)
+                if state in _ENDS:
+                    return state
+            # The number of the pass that begins, from 1; the first is told before all else.
+            case {"event": "MIGRATION_PASS", "data": {"pass": int(number)}}:
+                if number == postcopy_after + 1 and postcopy_after:
+                    await qmp.call("migrate-start-postcopy")
+        await trio.lowlevel.checkpoint()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

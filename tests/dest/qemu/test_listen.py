@@ -1,0 +1,161 @@
+"""QEMU's two connections are told apart by their first bytes, and strangers are turned away."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import trio
+
+from dest.qemu.listen import QemuListener, open_qemu_listener
+from protocol.errors import MigrationError
+from protocol.limits import HELLO_CONNECTIONS_MAX
+from tests import qemu_streams as qemu
+from tests.helpers import bounded, nothing_left
+
+
+class Rig:
+    """A listener and what it logs."""
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.listener: QemuListener
+        self.log: list[str] = []
+        self.streams: list[trio.SocketStream] = []
+
+    async def say(self, data: bytes, *, from_host: str = "127.0.0.1") -> trio.SocketStream:
+        """Connect and say something."""
+        host, _, port = self.listener.address.rpartition(":")
+        stream = await trio.open_tcp_stream(host, int(port), local_address=from_host)
+        self.streams.append(stream)
+        await stream.send_all(data)
+        return stream
+
+
+@asynccontextmanager
+async def make_rig(window_bytes: int = 0, only_from: str | None = None) -> AsyncIterator[Rig]:
+    """Listen on loopback; no socket may stay, and the block is bounded."""
+    rig = Rig()
+    with nothing_left(), bounded():
+        try:
+            async with open_qemu_listener(
+                "127.0.0.1", 0, rig.log.append, window_bytes, only_from
+            ) as rig.listener:
+                yield rig
+        finally:
+            for stream in rig.streams:
+                await stream.aclose()
+
+
+async def test_the_magic_number_makes_the_main_connection() -> None:
+    """A connection that is silent waits; the one with the magic number is the main one."""
+    async with make_rig() as rig:
+        silent = await rig.say(b"")
+        await rig.say(qemu.head()[:3])
+        assert not rig.listener.preempt_came.is_set()
+        await rig.say(qemu.head())
+        main = await rig.listener.accept_main()
+        assert main.label == "main"
+        await silent.send_all(qemu.zero(0, b"ram"))
+        await rig.listener.preempt_came.wait()
+        assert rig.listener.preempt is not None
+        assert rig.log == []
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"GET / HTTP/1.1", "not the beginning"),
+        (b"\x16\x03\x01\0", "TLS"),
+        (bytes.fromhex("11223344"), "multifd"),
+        (qemu.zero(0, b"ram"), "not the beginning"),
+    ],
+)
+async def test_strangers_are_turned_away(data: bytes, reason: str) -> None:
+    """What is no main connection is closed and told; one that is then comes all the same."""
+    async with make_rig() as rig:
+        stream = await rig.say(data)
+        with pytest.raises(trio.BrokenResourceError):
+            # Closed with unread bytes, a connection is reset.
+            await stream.receive_some()
+        assert reason in rig.log[0]
+        await rig.say(qemu.head())
+        await rig.listener.accept_main()
+
+
+async def test_there_is_one_migration() -> None:
+    """A second main connection is turned away while the first is served."""
+    async with make_rig() as rig:
+        await rig.say(qemu.head())
+        await rig.listener.accept_main()
+        stream = await rig.say(qemu.head())
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        assert "under way" in rig.log[0]
+
+
+@pytest.mark.parametrize(("window_bytes", "is_little"), [(64 << 10, True), (0, False)])
+async def test_a_window_keeps_little_under_way(window_bytes: int, is_little: bool) -> None:
+    """With a window a source can write far less than a huge page before somebody reads."""
+    async with make_rig(window_bytes) as rig:
+        await rig.say(qemu.head())
+        await rig.listener.accept_main()
+        host, _, port = rig.listener.address.rpartition(":")
+        written = 0
+        # Not trio's own stream, which keeps its sockets short by itself.
+        with socket.create_connection((host, int(port))) as sock, suppress(BlockingIOError):
+            sock.setblocking(False)
+            while written < 64 << 20:
+                written += sock.send(bytes(4096))
+        assert (written < 1 << 20) is is_little
+
+
+async def test_the_silent_give_way() -> None:
+    """A crowd that says nothing keeps no QEMU out: the oldest of the crowd is given up."""
+    async with make_rig() as rig:
+        first = await rig.say(b"")
+        for _ in range(HELLO_CONNECTIONS_MAX):
+            await rig.say(b"")
+        assert await first.receive_some() == b""
+        await rig.say(qemu.head())
+        await rig.listener.accept_main()
+        assert "too many came after it" in rig.log[0]
+
+
+async def test_another_machine_brings_no_urgent_pages() -> None:
+    """A second connection is taken from where the first is from, and from nowhere else."""
+    async with make_rig() as rig:
+        await rig.say(qemu.head())
+        await rig.listener.accept_main()
+        stream = await rig.say(qemu.zero(0, b"ram"), from_host="127.0.0.2")
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        assert "not from where the migration comes" in rig.log[0]
+
+
+async def test_one_machine_alone_may_come() -> None:
+    """Whoever connects from another address than the one that is named is turned away."""
+    async with make_rig(only_from="127.0.0.2") as rig:
+        stream = await rig.say(b"")
+        assert await stream.receive_some() == b""
+        assert "it is not from 127.0.0.2" in rig.log[0]
+        await rig.say(qemu.head(), from_host="127.0.0.2")
+        await rig.listener.accept_main()
+
+
+async def test_off_loopback_one_machine_has_to_be_named() -> None:
+    """Nobody listens for everybody: a QEMU proves nothing."""
+    with nothing_left(), bounded(), pytest.raises(MigrationError, match="--only-from"):
+        async with open_qemu_listener("0.0.0.0", 0, print):
+            pass
+
+
+async def test_an_address_that_cannot_be_had() -> None:
+    """Where nobody can listen, that is told in a line."""
+    async with make_rig() as rig:
+        port = int(rig.listener.address.rpartition(":")[2])
+        with pytest.raises(MigrationError, match="cannot listen on"):
+            async with open_qemu_listener("127.0.0.1", port, rig.log.append):
+                pass

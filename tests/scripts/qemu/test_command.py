@@ -1,0 +1,107 @@
+"""The commands that have a QEMU on the other end, with a real one where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts.injection.scenario import read_scenario
+from scripts.qemu.command import PROGRAM
+from tests.processes import ROOT, Lab, has_state, until
+
+FOLDER = ROOT / "tests" / "scenarios" / "qemu"
+HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+
+HUGE_PAGES_NEEDED = {"half-sent-preempt": 8}
+
+
+def need_qemu() -> None:
+    """Skip a test where there is no QEMU."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed")
+
+
+def major_version() -> int:
+    """Return the first number of QEMU's version."""
+    told = subprocess.run([PROGRAM, "--version"], capture_output=True, check=True, text=True)
+    match = re.search(r"version ([0-9]+)\.", told.stdout)
+    assert match is not None
+    return int(match[1])
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_scenario_with_a_real_qemu(lab: Lab, path: Path) -> None:
+    """A real QEMU migrates into a destination here, and every byte of its memory arrives."""
+    need_qemu()
+    needed = HUGE_PAGES_NEEDED.get(path.stem, 0)
+    if needed and (not HUGE_PAGES.exists() or int(HUGE_PAGES.read_text()) < needed):
+        pytest.skip(f"{needed} huge pages of 2 MiB are not set aside (hugetlb)")
+    if path.stem == "half-sent-preempt" and major_version() > 7:
+        pytest.skip("QEMU 8.0 and later leave a half-sent page to their bulk stream")
+    process = lab.run("inject", path)
+    assert (process.status, process.output) == (0, f"ok {read_scenario(path).name}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_qemu_that_is_lost_in_postcopy(lab: Lab, number: signal.Signals) -> None:
+    """Whatever ends the command ends its QEMU; the destination says that memory is lost."""
+    need_qemu()
+    events, report = lab.folder / "events.jsonl", lab.folder / "report.json"
+    dest = lab.fork(
+        "dest", "--peer=qemu", "--listen=127.0.0.1:0", f"--events={events}", f"--report={report}"
+    )
+    source = lab.start(
+        "qemu", f"--connect={dest.listening()}", "--size=32MiB", "--page-size=4KiB",
+        "--max-postcopy-bandwidth=100kB/s",
+    )  # fmt: skip
+    until(lambda: has_state(events, "postcopy-active"))
+    source.signal(number)
+    assert source.wait() == {signal.SIGINT: 130, signal.SIGKILL: -9}[number]
+    dest.fail(4, "memory of the guest is lost")
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert told["status"] == "failed"
+    assert "memory of the guest is lost" in told["midstream"]["reason"]
+    assert told["midstream"]["backing"] == "base"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("qemu", "--connect=127.0.0.1:0"), "--connect"),
+        (("qemu", "--connect=:5", "--size=4KiB", "--page-size=4KiB"), "whole number of MiB"),
+        (("qemu", "--connect=:5", "--size=a=4MiB"), "one RAMBlock, its name is ram"),
+        (("qemu", "--connect=:5", "--max-bandwidth=fast"), "--max-bandwidth"),
+        (("qemu", "--connect=:5", "--image=/nowhere"), "No such file"),
+        (("qemu", "--connect=:5", "--image=/"), "is a directory"),
+        (("dest", "--listen=:0", "--program=zipf"), "the source says it"),
+        (("dest", "--listen=:0", "--window=64KiB"), "the source says it"),
+        (("dest", "--listen=:0", "--peer=qemu", "--window=1"), "--window"),
+        (("dest", "--listen=:0", "--only-from=::1"), "the source says it"),
+        (("dest", "--listen=:0", "--peer=qemu", "--only-from=here"), "is no IP address"),
+        (("dest", "--listen=:0", "--peer=qemu", "--secret-file=x"), "proves nothing"),
+        (("dest", "--listen=:0", "--peer=qemu", "--tls-ca=x"), "--tls-ca"),
+    ],
+)
+def test_wrong_command_lines(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], reason: str
+) -> None:
+    """What cannot be is refused with exit status 2 and one line before anything is started."""
+    from scripts.commands import run  # noqa: PLC0415 - takes signals over when it is imported
+
+    assert run(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
+
+
+def test_a_qemu_that_does_not_start_is_told(lab: Lab) -> None:
+    """A QEMU that cannot be started costs one line and exit status 1."""
+    process = lab.run(
+        "qemu", "--connect=127.0.0.1:9", "--qemu=/nowhere/qemu", "--size=1MiB", "--page-size=4KiB"
+    )
+    process.fail(1, "cannot start /nowhere/qemu: there is no such program")
