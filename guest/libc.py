@@ -54,7 +54,8 @@ def _bind(
     ],
 ) -> Callable[..., int]:
     """Return a function of libc that raises OSError when it fails."""
-    function: Any = getattr(_C, name)
+    # One of its own each time: by attribute, all of one name would share their argument types.
+    function: Any = _C[name]
     function.restype = restype
     function.argtypes = argtypes
     failure = _MAP_FAILED if restype is ctypes.c_void_p else -1
@@ -81,6 +82,9 @@ _madvise: Callable[[int, int, int], int] = _bind(
     "madvise", ctypes.c_int, (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
 )
 _syscall: Callable[[int, int], int] = _bind("syscall", ctypes.c_int, (ctypes.c_long, ctypes.c_int))
+_syscall3: Callable[[int, int, int, int], int] = _bind(
+    "syscall", ctypes.c_int, (ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int)
+)
 # prctl takes a variable number of arguments; the operations used here take one.
 _prctl: Callable[[int, int], int] = _bind("prctl", ctypes.c_int, (ctypes.c_int, ctypes.c_size_t))
 
@@ -137,6 +141,11 @@ def userfaultfd(flags: int) -> int:
     if number is None:
         raise OSError(errno.ENOSYS, "userfaultfd: unknown on this kind of machine")
     return _syscall(number, flags)
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """Return a copy of a descriptor of another process (pidfd_getfd(2)); one may trace it."""
+    return _syscall3(abi.SYS_PIDFD_GETFD, pidfd, fd, 0)
 
 
 def _round_up(value: int, unit: int) -> int:

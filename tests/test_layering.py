@@ -35,6 +35,7 @@ CORE_MODULES = frozenset(
         "dest.missing",
         "dest.newcomers",
         "dest.qemu.report",
+        "dest.qemu.wire",
         "dest.script",
         "dest.stretches",
         "scripts.views.causes",

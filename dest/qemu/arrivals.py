@@ -8,9 +8,10 @@ import numpy as np
 
 from dest.engine import Engine
 from dest.qemu.channel import QemuChannel
+from dest.qemu.wire import Wire
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.messages import PageData, ZeroData
 from protocol.qemu.messages import DiscardRanges, Pages, Zeros
 
@@ -27,13 +28,14 @@ class Arrivals:
         zero_target_pages: How many came as zeros.
     """
 
-    def __init__(self, geometry: Geometry, engine: Engine) -> None:
+    def __init__(self, geometry: Geometry, engine: Engine, wire: Wire) -> None:
         """Start in precopy."""
         self.requested: Counter[Channel] = Counter()
         self.target_pages = 0
         self.zero_target_pages = 0
         self._geometry = geometry
         self._engine = engine
+        self._wire = wire
         self._asked: set[PageId] = set()
         self._indices = {block.name: index for index, block in enumerate(geometry.blocks)}
 
@@ -48,19 +50,23 @@ class Arrivals:
         # On the wire nothing says that a page is urgent; of one that was asked for it is so.
         urgent = page in self._asked
         if isinstance(message, Pages):
-            data = PageData(
-                message.payload_bytes, block=block, offset=message.offset, urgent=urgent
-            )
-            channel.decoder.take_payload(self._engine.begin(name, data))
-            self._engine.progress(name, page, message.payload_bytes)
+            span = Span(block, message.offset, message.payload_bytes)
+            data = PageData(span.length, block=block, offset=span.offset, urgent=urgent)
+            view = self._engine.begin(name, data)
+            self._wire.begin(name, span, urgent=urgent)
+            channel.decoder.take_payload(view)
+            self._wire.end(name, span, span.length)
+            self._engine.progress(name, page, span.length)
             self._engine.end(name)
-            self.target_pages += message.payload_bytes // TARGET_PAGE_BYTES
+            self.target_pages += span.length // TARGET_PAGE_BYTES
         else:
-            zeros = ZeroData(
-                block=block, offset=message.offset, length=message.length, urgent=urgent
+            span = Span(block, message.offset, message.length)
+            self._wire.begin(name, span, urgent=urgent)
+            self._wire.end(name, span, span.length // TARGET_PAGE_BYTES)
+            self._engine.take_zeros(
+                name, ZeroData(block=block, offset=span.offset, length=span.length, urgent=urgent)
             )
-            self._engine.take_zeros(name, zeros)
-            self.zero_target_pages += message.length // TARGET_PAGE_BYTES
+            self.zero_target_pages += span.length // TARGET_PAGE_BYTES
         here = {page for page in self._asked if self._engine.assembly.is_placed(page)}
         self._asked -= here
         self.requested[name] += len(here)

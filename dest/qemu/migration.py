@@ -14,6 +14,7 @@ from dest.placement import make_placement
 from dest.qemu.arrivals import Arrivals
 from dest.qemu.channel import QemuChannel
 from dest.qemu.listen import QemuListener
+from dest.qemu.wire import Wire
 from dest.script import Step
 from dest.statistics import counted_so_far, dest_part
 from dest.vcpus import Vcpus
@@ -54,6 +55,8 @@ QEMU_POLICY = Policy("qemu")
 
 # The main channel's end says that all was sent; what the other has on its way is here in a moment.
 _REST_SECONDS_MAX = 30.0
+# How often is told how much has come.
+_PROGRESS_SECONDS = 0.1
 # How long QEMU is given to close first, once it knows that all is well.
 _LINGER_SECONDS_MAX = 5.0
 
@@ -121,7 +124,8 @@ class QemuMigration:
             memory, guest, self._placement, QEMU_POLICY, emit,
             self._note_fault,
         )  # fmt: skip
-        self.arrivals = Arrivals(memory.geometry, self.engine)
+        self._wire = Wire(memory.geometry, emit)
+        self.arrivals = Arrivals(memory.geometry, self.engine, self._wire)
         self.package_bytes = 0
         self.whole_s = 0.0
         self._listener = listener
@@ -152,6 +156,7 @@ class QemuMigration:
         self._lifecycle.fire(Event.PREPARED)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._vcpus.run, touches)
+            nursery.start_soon(self._tell_progress)
             async with trio.open_nursery() as receivers:
                 receivers.start_soon(self._receive_preempt)
                 await self._receive_main()
@@ -170,6 +175,11 @@ class QemuMigration:
             self._listener.preempt.close()
         with trio.move_on_after(_LINGER_SECONDS_MAX):
             await self._main.wait_closed()
+
+    async def _tell_progress(self) -> None:
+        while True:
+            self._wire.tell_progress()
+            await trio.sleep(_PROGRESS_SECONDS)
 
     def part(self) -> DestPart:
         """Return what this side knows, at the end or so far; the guest may be gone by now."""
@@ -223,6 +233,7 @@ class QemuMigration:
         self.package_bytes = package.package_bytes
         self._lifecycle.fire(Event.GUEST_STOPPED)
         self.engine.start_postcopy()
+        self._wire.switch_over(self.engine.assembly.missing_bytes)
         self._lifecycle.fire(Event.POSTCOPY_STARTED)
         for value in package.pings:
             await self._main.send(encode_pong(value))

@@ -78,6 +78,9 @@ class Ram(IntFlag):
     MULTIFD_FLUSH = 0x200
 
 
+# A RAM record begins with an address and flags; its page's bytes follow, or one byte that fills it.
+RECORD_HEAD_BYTES = 8
+
 # What of it midstream does not speak, by the name under which a user can switch it off.
 UNSPOKEN_RAM = {
     Ram.XBZRLE: "the capability xbzrle",

@@ -22,7 +22,7 @@ _KEYS = ("qemu", "accel", "preempt", "running")
 # Of [migration], what QEMU takes and what is the destination's own.
 _OF_QEMU = (
     "size", "page_size", "image", "seed", "max_bandwidth", "max_postcopy_bandwidth",
-    "postcopy_after",
+    "postcopy_after", "window",
 )  # fmt: skip
 _OF_DEST = ("backing", "placement", "program", "vcpus", "access_rate", "window")
 

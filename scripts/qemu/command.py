@@ -20,8 +20,10 @@ from protocol.units import parse_geometry, parse_rate
 from scripts.configure import check_outputs, parse_address
 from scripts.files import check_readable, check_writable
 from scripts.options import SOURCE, Values
+from scripts.qemu.configure import window_bytes
 from scripts.qemu.drive import Orders, migrate
 from scripts.qemu.machine import MachineSpec, check_block, open_machine
+from scripts.qemu.sockets import Shortened
 from scripts.screen.output import print_result
 from scripts.screen.recorder import Recorder
 from scripts.sides import record_side
@@ -40,6 +42,7 @@ class QemuSource:
         image: Fills the memory; None for the pattern.
         seed: Of the pattern.
         orders: How it migrates.
+        window_bytes: What each connection's sockets may hold, about; 0 for what the kernel lets.
         save: Where its memory is written in the end; None for nowhere.
     """
 
@@ -48,6 +51,7 @@ class QemuSource:
     image: Path | None
     seed: int
     orders: Orders
+    window_bytes: int
     save: Path | None
 
 
@@ -73,6 +77,10 @@ class QemuSource:
 @click.option("--postcopy-after", default=0, show_default=True, type=click.IntRange(0, 1000))
 @click.option("--max-bandwidth", default="0", show_default=True, metavar="RATE")
 @click.option("--max-postcopy-bandwidth", default="0", show_default=True, metavar="RATE")
+@click.option(
+    "--window", default="0", show_default=True, metavar="SIZE",
+    help="What each of its connections' sockets may hold, about; 0: as much as the kernel lets it.",
+)  # fmt: skip
 @click.option("--save", metavar="FILE", help="Write its memory here when all is done.")
 @click.option("--report", metavar="FILE", help="Write what query-migrate says; - for here.")
 @click.option("--events", metavar="FILE", help="Write its states as they are entered.")
@@ -129,6 +137,7 @@ def qemu_source(values: Values) -> QemuSource:
             bandwidth=rates[0],
             postcopy_bandwidth=rates[1],
         ),
+        window_bytes(values["window"]),
         Path(values["save"]) if values["save"] is not None else None,
     )
 
@@ -148,7 +157,8 @@ async def run_qemu(source: QemuSource, host: str, port: int, emit: Recorder) -> 
         else:
             await in_loop(Pattern(source.seed).fill(memory))
         async with open_machine(source.machine, memory) as machine:
-            told = await migrate(machine.qmp, host, port, source.orders, emit)
+            shortened = Shortened(emit, machine.pid, port, source.window_bytes)
+            told = await migrate(machine.qmp, host, port, source.orders, shortened)
         if source.save is not None:
             await in_thread(save_image(memory, source.save))
     return told

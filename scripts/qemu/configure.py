@@ -43,7 +43,7 @@ def qemu_dest_config(values: Values, host: str, port: int) -> QemuDestConfig:
     return QemuDestConfig(
         host=host,
         port=port,
-        window_bytes=_window_bytes(values["window"]),
+        window_bytes=window_bytes(values["window"]),
         spec_of=lambda geometry: replace(program_spec(known, geometry), image=True),
         only_from=_only_from(values["only_from"]),
         backing=config.backing,
@@ -75,7 +75,12 @@ def _only_from(text: str | None) -> str | None:
         raise click.BadParameter(f"{text!r} is no IP address", param_hint="--only-from") from error
 
 
-def _window_bytes(text: str) -> int:
+def window_bytes(text: str) -> int:
+    """Return what may lie in each connection's sockets, 0 for as much as the kernel lets.
+
+    Raises:
+        click.BadParameter: It is no size, or one that makes no sense.
+    """
     try:
         count = parse_bytes(text)
     except LocalProtocolError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts import commands
 from scripts.injection.scenario import read_scenario
 from scripts.qemu.command import PROGRAM
 from tests.processes import ROOT, Lab, has_state, until
@@ -89,12 +90,15 @@ def test_a_qemu_that_is_lost_in_postcopy(lab: Lab, number: signal.Signals) -> No
     ],
 )
 def test_wrong_command_lines(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], reason: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    reason: str,
 ) -> None:
     """What cannot be is refused with exit status 2 and one line before anything is started."""
-    from scripts.commands import run  # noqa: PLC0415 - takes signals over when it is imported
-
-    assert run(arguments) == 2
+    # A command's end leaves this process's signals alone.
+    monkeypatch.setattr(commands, "ignore_signals", lambda: None)
+    assert commands.run(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line
 
