@@ -7,8 +7,10 @@ frame costs no system call of its own for its header.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -181,16 +183,24 @@ class InChannel:
         if gathered_bytes != self._waking_bytes:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, gathered_bytes)
             self._waking_bytes = gathered_bytes
-        if gathered_bytes > 1:
-            await trio.lowlevel.wait_readable(self._sock)
         try:
-            count, _, _, _ = await self._sock.recvmsg_into(buffers)
+            if gathered_bytes > 1:
+                count = await self._read_gathered(buffers)
+            else:
+                count, _, _, _ = await self._sock.recvmsg_into(buffers)
         except OSError as error:
             raise self._lost(error) from error
         if not count:
             raise ConnectionLost(f"the source closed the {self._label} connection")
         self.bytes_received += count
         return count
+
+    async def _read_gathered(self, buffers: list[memoryview]) -> int:
+        """Read once when the kernel says so, and go through the event loop for it only once."""
+        while True:
+            await trio.lowlevel.wait_readable(self._sock)
+            with suppress(BlockingIOError):
+                return os.readv(self._sock.fileno(), buffers)
 
     def _lost(self, error: OSError) -> ConnectionLost:
         return ConnectionLost(f"the {self._label} connection broke: {error.strerror or error}")
