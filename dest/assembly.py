@@ -69,6 +69,8 @@ class Assembly:
         # What may come of huge pages over each channel, where pages may come again.
         self._due: dict[Channel, PageSet] = {}
         self._arriving: dict[Channel, _Arrival] = {}
+        # Bytes that came of target pages that a break left half-received.
+        self.dropped_bytes = 0
         # Over which channel the first bytes of a page came that is not whole yet.
         self._owner: dict[PageId, Channel] = {}
 
@@ -194,6 +196,36 @@ class Assembly:
         self._owner.pop(page, None)
         return self._geometry.page_span(page)
 
+    def missing(self) -> PageSet:
+        """Return a copy of what has not begun to come; empty in precopy."""
+        return self._missing.copy() if self._missing is not None else PageSet(self._geometry)
+
+    def interrupt(self) -> list[Span]:
+        """Forget the frames under way: no more of them will come.
+
+        What came of them in whole target pages stays; the rest is missing again, and comes over
+        whichever channel the source likes.  The counts begin anew, as those of new channels do.
+
+        Returns:
+            The units that are whole by now.
+        """
+        arrivals, self._arriving = list(self._arriving.values()), {}
+        self._owner.clear()
+        self.counts = {channel: ChannelCounts() for channel in Channel}
+        whole = []
+        for arrival in arrivals:
+            if self._missing is None or arrival.waste:
+                continue
+            kept, rest = _divided(arrival)
+            self.dropped_bytes += arrival.received - kept.length
+            if rest.length:
+                self._missing.add(rest)
+            if kept.length and self._is_base(self.units, kept.block):
+                whole.append(kept)
+        if self._resends and self._missing is not None:
+            self._due = {channel: self._missing.copy() for channel in Channel}
+        return whole
+
     def received_bytes(self, page: PageId) -> int:
         """Return how many of a page's bytes are here, those of frames under way included.
 
@@ -280,6 +312,13 @@ class Assembly:
 def _check_all_in(target_pages: PageSet, span: Span) -> None:
     if target_pages.count_in(span) * TARGET_PAGE_BYTES != span.length:
         raise RemoteProtocolError(f"target pages at {span.offset} of block {span.block} came again")
+
+
+def _divided(arrival: _Arrival) -> tuple[Span, Span]:
+    """Return what of a frame has come in whole target pages, and the rest."""
+    block, offset, length = arrival.span
+    kept = arrival.received // TARGET_PAGE_BYTES * TARGET_PAGE_BYTES
+    return Span(block, offset, kept), Span(block, offset + kept, length - kept)
 
 
 def _overlap(one: Span, other: Span) -> bool:

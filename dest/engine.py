@@ -86,8 +86,23 @@ class Engine:
         """Say that the channel's frame is whole: place what it completed, wake who waits for it."""
         last_byte_ns = time.monotonic_ns()
         span = self.assembly.end(channel)
-        if span is None:
-            return
+        if span is not None:
+            self._place(span, last_byte_ns, channel)
+
+    def interrupt(self) -> None:
+        """Forget the frames under way; what they brought of whole units is placed."""
+        for span in self.assembly.interrupt():
+            self._place(span, time.monotonic_ns(), None)
+
+    def open_requests(self) -> list[PageRequest]:
+        """Return the requests that are not answered, to be made again, in their order."""
+        requests = []
+        for unit in self.faults.requested_pages:
+            target_page = self._units.page_span(unit).target_pages.start
+            requests.append(self._request(unit.block, target_page))
+        return requests
+
+    def _place(self, span: Span, last_byte_ns: int, channel: Channel | None) -> None:
         self._placement.place(span)
         units = self._units.pages_of(span)
         now_ns = time.monotonic_ns()
@@ -102,10 +117,10 @@ class Engine:
         """Return which share of a page's bytes is here."""
         return self.assembly.received_bytes(page) / self._geometry.page_span(page).length
 
-    def _tell_placed(self, block: int, pages: range, channel: Channel) -> None:
+    def _tell_placed(self, block: int, pages: range, channel: Channel | None) -> None:
         self._emit(
-            events.PAGE_PLACED,
-            block=block, page=pages[0], pages=len(pages), channel=channel.value,
+            events.PAGE_PLACED, block=block, page=pages[0], pages=len(pages),
+            channel=channel.value if channel else None,
         )  # fmt: skip
         for index in pages if self._watchers else ():
             # Of a run of small pages only the first was told of while they came.
@@ -139,6 +154,10 @@ class Engine:
         if outcome is not Outcome.REQUEST:
             return None
         self._emit(events.PAGE_REQUEST, block=block, page=page.index)
+        return self._request(block, target_page)
+
+    def _request(self, block: int, target_page: int) -> PageRequest:
+        page = self._geometry.page_of(block, target_page)
         per_page = self._geometry.blocks[block].target_pages_per_page
         return PageRequest(block=block, page=page.index, target_page=target_page % per_page)
 

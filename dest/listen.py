@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 import trio
 
 from dest.channel import InChannel
+from dest.resumes import Attempt, Resumes
+from protocol.capabilities import in_force
 from protocol.channels import Channel
 from protocol.errors import MidstreamError, MigrationError, RemoteProtocolError
 from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
-from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, Welcome
+from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, Resume, Welcome
 
 Log = Callable[[str], None]
 
@@ -30,12 +32,14 @@ class Session:
     Attributes:
         session_id: What pairs them.
         channels: Those whose hello was accepted.
+        capabilities: What both sides can do.
         claimed: The precopy connection has its Welcome.
         paired: Both connections have theirs.
     """
 
     session_id: bytes
     channels: dict[Channel, InChannel] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
     claimed: trio.Event = field(default_factory=trio.Event)
     paired: trio.Event = field(default_factory=trio.Event)
     _welcomed: set[Channel] = field(default_factory=set)
@@ -52,12 +56,14 @@ class Session:
 class Listener:
     """A listening socket and the connections that it brings; made by `open_listener`."""
 
-    def __init__(self, sock: trio.socket.SocketType, log: Log) -> None:
+    def __init__(self, sock: trio.socket.SocketType, log: Log, silence_seconds_max: float) -> None:
         """Take a listening socket."""
         host, port = sock.getsockname()[:2]
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._sock = sock
         self._log = log
+        self._silence_ms_max = int(silence_seconds_max * 1000)
+        self._resumes: Resumes | None = None
         self._slots = trio.CapacityLimiter(HELLO_CONNECTIONS_MAX)
         self._sessions: dict[bytes, Session] = {}
         self._active: Session | None = None
@@ -71,6 +77,8 @@ class Listener:
                 await self._slots.acquire_on_behalf_of(slot := object())
                 sock, address = await self._accept()
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # What was sent and not acknowledged for so long never will be.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._silence_ms_max)
                 nursery.start_soon(self._greet, InChannel(sock), address, slot)
 
     async def accept_session(self) -> Session:
@@ -78,6 +86,10 @@ class Listener:
         await self._started.wait()
         assert self._active is not None
         return self._active
+
+    def take_resumes(self, resumes: Resumes) -> None:
+        """Have connections that resume a session gathered from now on."""
+        self._resumes = resumes
 
     def close(self) -> None:
         """Close the listening socket and every connection it brought."""
@@ -101,7 +113,8 @@ class Listener:
         try:
             with trio.fail_after(HELLO_SECONDS_MAX):
                 name, session = self._admit(channel, await channel.receive())
-                await channel.send(Welcome(version=PROTOCOL_VERSION))
+                capabilities = session.capabilities
+                await channel.send(Welcome(version=PROTOCOL_VERSION, capabilities=capabilities))
                 session.welcomed(name)
                 if name is Channel.PRECOPY:
                     self._started.set()
@@ -131,23 +144,30 @@ class Listener:
         channel.close()
         self._open.discard(channel)
 
-    def _admit(self, channel: InChannel, hello: Message) -> tuple[Channel, Session]:
+    def _admit(self, channel: InChannel, hello: Message) -> tuple[Channel, Session | Attempt]:
         """Check a hello and put the connection where it belongs; return its role and session.
 
         Raises:
             RemoteProtocolError: Not a hello that fits what is going on.
         """
-        if not isinstance(hello, Hello):
+        if not isinstance(hello, (Hello, Resume)):
             raise RemoteProtocolError("the first message is no hello")
         if hello.version != PROTOCOL_VERSION:
             raise RemoteProtocolError(
                 f"protocol version {hello.version} is not version {PROTOCOL_VERSION}"
             )
+        if isinstance(hello, Resume):
+            if self._resumes is None:
+                raise RemoteProtocolError("no migration is under way here that could be resumed")
+            return self._resumes.admit(channel, hello)
         if hello.role not in {name.value for name in Channel}:
             raise RemoteProtocolError(f"unknown role {hello.role[:40]!r}")
         if self._active is not None and self._active.session_id != hello.session:
             raise RemoteProtocolError("a migration is under way here already")
-        session = self._sessions.setdefault(hello.session, Session(hello.session))
+        capabilities = in_force(hello.capabilities)
+        session = self._sessions.setdefault(
+            hello.session, Session(hello.session, capabilities=capabilities)
+        )
         name = Channel(hello.role)
         if name in session.channels:
             raise RemoteProtocolError(f"the session has a {hello.role} connection already")
@@ -159,13 +179,16 @@ class Listener:
 
 
 @asynccontextmanager
-async def open_listener(host: str, port: int, log: Log) -> AsyncIterator[Listener]:
+async def open_listener(
+    host: str, port: int, log: Log, silence_seconds_max: float = 10.0
+) -> AsyncIterator[Listener]:
     """Listen; everything is closed when the block is left.
 
     Args:
         host: A name or address.
         port: A TCP port; 0 picks one.
         log: Takes a line about each connection that is refused.
+        silence_seconds_max: How long what is sent may go without being acknowledged.
 
     Raises:
         MigrationError: The address cannot be listened on.
@@ -178,7 +201,7 @@ async def open_listener(host: str, port: int, log: Log) -> AsyncIterator[Listene
         ) from error
     for other in more:
         other.socket.close()
-    result = Listener(listener.socket, log)
+    result = Listener(listener.socket, log, silence_seconds_max)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(result.run)

@@ -48,7 +48,16 @@ class PeerAborted(MigrationError):
 
 
 class ConnectionLost(MigrationError):
-    """A connection ended, or stayed silent for too long, before the closing exchange."""
+    """A connection ended, or stayed silent for too long, before the closing exchange.
+
+    Attributes:
+        channel: The role of the connection, empty where none is to blame.
+    """
+
+    def __init__(self, reason: str, channel: str = "") -> None:
+        """Say which connection, and what became of it."""
+        super().__init__(reason)
+        self.channel = channel
 
 
 class MigrationCancelled(MigrationError):

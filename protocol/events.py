@@ -23,6 +23,7 @@ VCPU_WAKE = "vcpu-wake"
 MISMATCH = "mismatch"
 CHANNEL_LOST = "channel-lost"
 RECOVERED = "recovered"
+MEMORY_LOST = "memory-lost"
 
 
 class Emit(Protocol):

@@ -21,6 +21,7 @@ from protocol.limits import (
     DEVICE_STATE_BYTES_MAX,
     DISCARD_BYTES_MAX,
     GUEST_SPEC_BYTES_MAX,
+    MISSING_MAP_BYTES_MAX,
     REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
     SESSION_ID_BYTES,
@@ -222,7 +223,7 @@ class PageRequest(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class End(Message):
-    """The last frame on a channel, with what went over it since the session began.
+    """The last frame with pages on a channel, with what went over it since it was opened.
 
     Attributes:
         target_pages: Target pages sent, each time one was sent.
@@ -240,8 +241,8 @@ class Finished(Message):
 
     Attributes:
         pages: Pages of all blocks, all of them placed.
-        target_pages: Target pages received over all channels, each time one came.
-        data_bytes: Page bytes received over all channels.
+        target_pages: Target pages received over all open channels, each time one came.
+        data_bytes: Page bytes received over all open channels.
     """
 
     kind: ClassVar[int] = 15
@@ -278,6 +279,82 @@ class Bye(Message):
     """The destination has the verdict: the session is complete, both sides may close."""
 
     kind: ClassVar[int] = 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ping(Message):
+    """Says that the sender is alive, where it has had nothing else to say for a while."""
+
+    kind: ClassVar[int] = 19
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchOverAhead(Message):
+    """The switch-over comes next: from here on the destination may not forget the session."""
+
+    kind: ClassVar[int] = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchOverAck(Message):
+    """The destination keeps what it has through a break, and waits for the source to come back."""
+
+    kind: ClassVar[int] = 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume(Message):
+    """Opens each connection of a session that is broken, in the place of a Hello.
+
+    Attributes:
+        version: The sender's `PROTOCOL_VERSION`.
+        session: The session's 16 bytes.
+        role: "precopy" or "postcopy".
+        attempt: Which attempt to resume this is, from 1; a later one replaces an earlier one.
+    """
+
+    kind: ClassVar[int] = 22
+    version: int
+    session: bytes
+    role: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingMap(Message):
+    """Target pages that the destination has not received; the payload is a deflated bitmap.
+
+    As in Discard, bit i stands for target page `first + i`.  All that no map names has been
+    received.
+
+    Attributes:
+        block: Block index.
+        first: Target page index in the block of the first bit; a multiple of 8.
+        count: How many target pages the bitmap covers.
+    """
+
+    kind: ClassVar[int] = 23
+    payload_bytes_max: ClassVar[int] = MISSING_MAP_BYTES_MAX
+    block: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing(Message):
+    """Where the destination stands after a break; the maps of what is missing are before it.
+
+    Attributes:
+        running: It has the whole SwitchOver and runs the guest; if not, nothing before counts.
+        target_pages: How many target pages all maps name together.
+        dropped_bytes: Bytes that came, since the session began, of target pages that a break left
+            half-received; they come again.
+    """
+
+    kind: ClassVar[int] = 24
+    running: bool
+    target_pages: int
+    dropped_bytes: int
 
 
 MESSAGE_TYPES: tuple[type[Message], ...] = tuple(Message.__subclasses__())

@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 
-from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory, root_cause
+from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, WrongMemory, root_cause
 from scripts.options import Values
 from scripts.processes.interrupts import SIGNALS
 from scripts.screen.output import print_result, tell
@@ -74,8 +74,9 @@ async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
-            # What fails while a side is being cancelled fails because of that.
-            if not (received and isinstance(cause, MidstreamError)):
+            # What fails while a side is being cancelled fails because of that; lost memory is lost.
+            follows = isinstance(cause, MidstreamError) and not isinstance(cause, MemoryLost)
+            if not (received and follows):
                 raise cause from None
     if outcome is None:
         raise MigrationCancelled(f"cancelled by {received}")

@@ -13,7 +13,7 @@ import trio
 
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
-from protocol.messages import Message
+from protocol.messages import Message, Ping
 from protocol.wire import encode
 
 # Bytes in the kernel cannot be preempted, so in postcopy the precopy channel gets a small send
@@ -75,6 +75,8 @@ class OutChannel:
         self.target_pages_sent = 0
         self.data_bytes_sent = 0
         self._sock = sock
+        # A sign of life of which the socket has not taken all: nothing may go before its rest.
+        self._ping: Frame | None = None
 
     def keep_little_in_the_kernel(self) -> None:
         """Shrink the send buffer of a TCP connection for postcopy."""
@@ -95,13 +97,40 @@ class OutChannel:
         Raises:
             ConnectionLost: The connection is broken.
         """
+        if self._ping is not None and not self._finish_ping(self._ping):
+            return 0
+        return self._write_now(frame, limit)
+
+    def ping(self) -> None:
+        """Send a sign of life: of an open frame its next byte, else a Ping.
+
+        It never waits: where the socket takes nothing, the peer has enough to read.
+
+        Raises:
+            ConnectionLost: The connection is broken.
+        """
+        if self.open_frame is not None:
+            self.send_now(self.open_frame, 1)
+        elif self._ping is None:
+            self._ping = Frame(Ping())
+            self._finish_ping(self._ping)
+
+    def _finish_ping(self, ping: Frame) -> bool:
+        """Send the rest of a ping; tell whether nothing of it is left to go before other frames."""
+        self._write_now(ping, ping.length)
+        if ping.done:
+            self._ping = None
+        return ping.done
+
+    def _write_now(self, frame: Frame, limit: int) -> int:
         try:
             count = os.writev(self._sock.fileno(), frame.rest(limit))
         except BlockingIOError:
             return 0
         except OSError as error:
             raise ConnectionLost(
-                f"the {self.name.value} connection broke: {error.strerror or error}"
+                f"the {self.name.value} connection broke: {error.strerror or error}",
+                self.name.value,
             ) from error
         frame.sent += count
         self.bytes_sent += count

@@ -24,6 +24,9 @@ class SourceConfig:
         bandwidth: Bytes a second in precopy, 0 for no limit.
         hold: Keep the vCPUs still here, so that their program begins on the destination.
         postcopy_bandwidth: Bytes a second of background in postcopy, 0 for no limit.
+        reconnect_seconds: How long a migration that is interrupted in postcopy is tried to be
+            resumed; 0 for not at all.
+        silence_seconds_max: How long the destination may be silent before it is taken for dead.
     """
 
     host: str
@@ -38,3 +41,5 @@ class SourceConfig:
     bandwidth: int
     postcopy_bandwidth: int
     hold: bool = False
+    reconnect_seconds: float = 60.0
+    silence_seconds_max: float = 10.0

@@ -7,14 +7,15 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
+from protocol.capabilities import OURS, in_force
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.limits import HELLO_SECONDS_MAX, SESSION_ID_BYTES
-from protocol.messages import PROTOCOL_VERSION, Hello, Welcome
+from protocol.messages import PROTOCOL_VERSION, Hello, Resume, Welcome
 from protocol.policy import Policy
 from source.channel import OutChannel
 from source.returns import ReturnPath
@@ -22,40 +23,74 @@ from source.returns import ReturnPath
 
 @dataclass(frozen=True)
 class Connection:
-    """One TCP connection, both its directions."""
+    """One TCP connection, both its directions.
+
+    Attributes:
+        capabilities: What both sides can do, as the destination's Welcome says.
+    """
 
     out: OutChannel
     returns: ReturnPath
+    capabilities: tuple[str, ...] = ()
 
 
 Connections = Mapping[Channel, Connection]
 
 
+def new_session() -> bytes:
+    """Return what pairs the connections of one migration."""
+    return secrets.token_bytes(SESSION_ID_BYTES)
+
+
 @asynccontextmanager
-async def connect(host: str, port: int, policy: Policy) -> AsyncIterator[Connections]:
+async def connect(
+    host: str,
+    port: int,
+    policy: Policy,
+    *,
+    session: bytes | None = None,
+    attempt: int = 0,
+    silence_seconds_max: float = 10.0,
+) -> AsyncIterator[Connections]:
     """Open the connections that a policy needs; they are closed when the block is left.
+
+    Args:
+        host: Where the destination listens.
+        port: On which TCP port.
+        policy: Says how many connections there are.
+        session: What pairs them; None for a new session.
+        attempt: 0 for a new session, else which attempt to resume it this is.
+        silence_seconds_max: How long what is sent may go without being acknowledged.
 
     Raises:
         ConnectionLost: Nobody listens there, or the connection breaks.
         PeerAborted: The destination refuses.
         RemoteProtocolError: What listens there is no midstream destination.
     """
-    session = secrets.token_bytes(SESSION_ID_BYTES)
+    session = session or new_session()
     names = list(Channel) if policy.own_channel else [Channel.PRECOPY]
     connections: dict[Channel, Connection] = {}
     try:
         for name in names:
-            sock = await _open(host, port)
+            sock = await _open(host, port, silence_seconds_max)
             connections[name] = Connection(OutChannel(name, sock), ReturnPath(name, sock))
         for name, connection in connections.items():
-            await _greet(connection, name, session, f"{host}:{port}")
+            hello = _hello(name, session, attempt)
+            capabilities = await _greet(connection, hello, f"{host}:{port}")
+            connections[name] = replace(connection, capabilities=capabilities)
         yield connections
     finally:
         for connection in connections.values():
             connection.out.close()
 
 
-async def _open(host: str, port: int) -> trio.socket.SocketType:
+def _hello(name: Channel, session: bytes, attempt: int) -> Hello | Resume:
+    if attempt:
+        return Resume(version=PROTOCOL_VERSION, session=session, role=name.value, attempt=attempt)
+    return Hello(version=PROTOCOL_VERSION, session=session, role=name.value, capabilities=OURS)
+
+
+async def _open(host: str, port: int, silence_seconds_max: float) -> trio.socket.SocketType:
     try:
         with trio.fail_after(HELLO_SECONDS_MAX):
             stream = await trio.open_tcp_stream(host, port)
@@ -65,6 +100,10 @@ async def _open(host: str, port: int) -> trio.socket.SocketType:
         raise ConnectionLost(
             f"cannot connect to {host}:{port}: no answer in {HELLO_SECONDS_MAX:g} s"
         ) from None
+    # What was sent and not acknowledged for so long never will be.
+    stream.socket.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_seconds_max * 1000)
+    )
     # Without it, the small head of a frame could wait for the acknowledgement of the one before.
     stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # trio keeps little in the kernel, which costs a busy stream four times the CPU time: until
@@ -86,14 +125,15 @@ def _reason(error: OSError) -> str:
     return str(error)
 
 
-async def _greet(connection: Connection, name: Channel, session: bytes, address: str) -> None:
-    with trio.move_on_after(HELLO_SECONDS_MAX) as scope:
-        await connection.out.send(Hello(version=PROTOCOL_VERSION, session=session, role=name.value))
+async def _greet(connection: Connection, hello: Hello | Resume, address: str) -> tuple[str, ...]:
+    """Say hello; return the capabilities that are in force."""
+    with trio.move_on_after(HELLO_SECONDS_MAX):
+        await connection.out.send(hello)
         try:
             answer, _ = await connection.returns.receive()
         except RemoteProtocolError as error:
             raise RemoteProtocolError(f"{address} is no midstream destination: {error}") from error
         if not isinstance(answer, Welcome) or answer.version != PROTOCOL_VERSION:
             raise RemoteProtocolError(f"{address} answered the hello with something else")
-    if scope.cancelled_caught:
-        raise ConnectionLost(f"{address} did not answer the hello in {HELLO_SECONDS_MAX:g} s")
+        return in_force(answer.capabilities)
+    raise ConnectionLost(f"{address} did not answer the hello in {HELLO_SECONDS_MAX:g} s")

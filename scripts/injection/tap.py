@@ -19,7 +19,7 @@ from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import Geometry, PageId, Span
 from protocol.limits import HEADER_BYTES_MAX
-from protocol.messages import Hello, Message, PageData, SwitchOver, ZeroData
+from protocol.messages import Hello, Message, PageData, Resume, SwitchOver, ZeroData
 from protocol.wire import Decoder
 
 _LENGTH = struct.Struct(">I")
@@ -282,7 +282,7 @@ class Tap:
         self._payload_left = message.payload_bytes
         self._place = None
         match message:
-            case Hello() if message.role in {channel.value for channel in Channel}:
+            case Hello() | Resume() if message.role in {channel.value for channel in Channel}:
                 self.channel = Channel(message.role)
             case SwitchOver() if message.postcopy:
                 self._marks.switched_over()

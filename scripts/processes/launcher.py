@@ -116,10 +116,19 @@ class Launcher:
             # One that never met a source, or whose source has ended well, has to be told.
             if not self._met or (self._cancelled_by and source_done):
                 side.interrupt()
+            if side.side == DEST and not source_done and await self._outlives(side):
+                # It would wait for a source that is gone to come back.
+                side.interrupt()
             # What follows a transfer that came to its end, saving a large guest, takes its time.
             patient = source_done and not self._cancelled_by
             await side.end(math.inf if patient else END_SECONDS_MAX)
             source_done = side.side == SOURCE and side.status in {0, 3}
+
+    async def _outlives(self, side: Child) -> bool:
+        """Tell whether a side goes on when it has had the time to hear that the other is gone."""
+        with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_SECONDS_MAX):
+            await side.wait()
+        return side.status is None
 
     def _start(self, side: str, arguments: list[str], *, capture: bool) -> Child:
         ours = [option for option in options_of(side) if self._is_for(side, option.name)]

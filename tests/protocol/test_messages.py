@@ -17,6 +17,7 @@ from protocol.limits import (
     DEVICE_STATE_BYTES_MAX,
     DISCARD_BYTES_MAX,
     GUEST_SPEC_BYTES_MAX,
+    MISSING_MAP_BYTES_MAX,
     REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
 )
@@ -29,6 +30,7 @@ from protocol.messages import (
     Discard,
     Hello,
     Message,
+    MissingMap,
     PageData,
     Ready,
     Setup,
@@ -98,6 +100,7 @@ PAYLOAD_BYTES_MAX = {
     Setup: GUEST_SPEC_BYTES_MAX,
     PageData: CHUNK_BYTES_MAX,
     Discard: DISCARD_BYTES_MAX,
+    MissingMap: MISSING_MAP_BYTES_MAX,
     SwitchOver: DEVICE_STATE_BYTES_MAX,
     Account: CLOSING_BYTES_MAX,
     Verdict: REPORT_BYTES_MAX,
@@ -124,7 +127,8 @@ def test_kinds_are_fixed() -> None:
     expected = [
         "Hello", "Welcome", "Abort", "Setup", "Ready", "PageData", "ZeroData", "PassEnd",
         "PassAck", "Discard", "SwitchOver", "Running", "PageRequest", "End", "Finished",
-        "Account", "Verdict", "Bye",
+        "Account", "Verdict", "Bye", "Ping", "SwitchOverAhead", "SwitchOverAck", "Resume",
+        "MissingMap", "Standing",
     ]  # fmt: skip
     actual = {message_type.kind: message_type.__name__ for message_type in MESSAGE_TYPES}
     assert dict(enumerate(expected, start=1)) == actual
@@ -212,7 +216,7 @@ def test_a_header_that_is_no_array(values: object) -> None:
         from_fields(values)
 
 
-@pytest.mark.parametrize("kind", [0, -1, 19, 255, 1 << 64])
+@pytest.mark.parametrize("kind", [0, -1, 25, 255, 1 << 64])
 def test_an_unknown_kind(kind: int) -> None:
     """A number that belongs to no message is refused."""
     with pytest.raises(RemoteProtocolError, match=f"unknown message kind {kind}"):

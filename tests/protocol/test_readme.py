@@ -125,9 +125,11 @@ def test_a_page_is_sent_when_it_may_be_heard() -> None:
 
 
 def test_the_sequence_has_every_message() -> None:
-    """The diagram of a whole migration has every message but the one that ends it early."""
-    sequence, _ = diagrams()
-    assert sequence.startswith("sequenceDiagram\n")
+    """The diagrams of a migration and of a recovery have every message that goes one way."""
+    migration, _, recovery = diagrams()
+    assert migration.startswith("sequenceDiagram\n")
+    assert recovery.startswith("sequenceDiagram\n")
+    sequence = migration + recovery
     arrows = re.findall(r"^ *([SD])->>([SD]): (precopy|postcopy): (.*)$", sequence, re.MULTILINE)
     sent = {
         (name, f"{sender} to {receiver}")
@@ -141,18 +143,21 @@ def test_the_sequence_has_every_message() -> None:
 
 def test_the_sequence_is_in_order() -> None:
     """In the diagram each message of the opening, the hand-over and the closing has its place."""
-    sequence, _ = diagrams()
+    sequence, _, recovery = diagrams()
     order = [
-        "Hello", "Welcome", "Setup", "Ready", "PassEnd", "PassAck", "Discard", "SwitchOver",
-        "Running", "PageRequest", "End(", "Finished", "Account", "Verdict", "Bye",
+        "Hello", "Welcome", "Setup", "Ready", "PassEnd", "PassAck", "SwitchOverAhead",
+        "SwitchOverAck", "Discard", "SwitchOver(", "Running", "PageRequest", "End(", "Finished", "Account", "Verdict", "Bye",
     ]  # fmt: skip
     places = [sequence.index(f": {name}") for name in order]
+    assert sorted(places) == places
+    order = ["Resume", "Welcome", "MissingMap", "Standing", "PageRequest", "PageData", "End("]
+    places = [recovery.index(f": {name}") for name in order]
     assert sorted(places) == places
 
 
 def test_the_state_diagram_is_the_table() -> None:
     """The diagram of the states is the one that the table draws."""
-    _, states = diagrams()
+    _, states, _ = diagrams()
     assert state_diagram() == states
 
 

@@ -84,8 +84,9 @@ class Rig:
         ):
             self.lifecycle.fire(Event.CONNECTED)
             self.migration = Migration(
-                config, self.memory, guest.handle, connections, self.lifecycle, self.events
+                config, self.memory, guest.handle, self.lifecycle, self.events
             )
+            self.migration.attach(connections)
             for inbox in self.migration.inboxes.values():
                 nursery.start_soon(inbox.run)
             snapshot = await self.migration.transfer()

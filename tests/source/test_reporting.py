@@ -50,9 +50,7 @@ async def test_every_figure_is_where_it_belongs() -> None:
         }
         recorder = Recorder()
         config = source_config(geometry, 1)
-        migration = Migration(
-            config, memory, guest.handle, connections, Lifecycle(recorder), recorder
-        )
+        migration = Migration(config, memory, guest.handle, Lifecycle(recorder), recorder)
         precopy, postcopy = (connection.out for connection in connections.values())
         precopy.bytes_sent, postcopy.bytes_sent = 1000, 500
         precopy.target_pages_sent, postcopy.target_pages_sent = 40, 2
@@ -72,7 +70,7 @@ async def test_every_figure_is_where_it_belongs() -> None:
         counts.postponed, counts.preemptions, counts.boosted = 1, 5, 4
         counts.resent_bytes = 12288
 
-        part = source_part(config, "thp", migration, connections, SNAPSHOT, comparison)
+        part = source_part(config, "thp", migration, [connections], SNAPSHOT, comparison)
 
     assert (part.policy, part.backing, part.dirty_log) == ("ordered", "thp", "software")
     assert (part.total_time_ms, part.setup_time_ms, part.downtime_ms) == (90, 10, 5)
@@ -109,10 +107,8 @@ async def test_the_part_crosses_the_wire() -> None:
         connections = {name: Connection(OutChannel(name, near), ReturnPath(name, near))}
         recorder = Recorder()
         config = source_config(geometry, 1)
-        migration = Migration(
-            config, memory, guest.handle, connections, Lifecycle(recorder), recorder
-        )
-        part = source_part(config, memory.backing, migration, connections, SNAPSHOT, comparison)
+        migration = Migration(config, memory, guest.handle, Lifecycle(recorder), recorder)
+        part = source_part(config, memory.backing, migration, [connections], SNAPSHOT, comparison)
     payload = pack_record(part)
     assert len(payload) < MIB
     assert unpack_record(SourcePart, payload) == part
