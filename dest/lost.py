@@ -25,7 +25,7 @@ def describe_lost(missing: PageSet) -> str:
     told = ", ".join(runs[:_RUNS_TOLD_MAX])
     more = f" and {len(runs) - _RUNS_TOLD_MAX} more runs" if len(runs) > _RUNS_TOLD_MAX else ""
     lost = f"{len(missing)} target pages ({format_bytes(missing.length_bytes)})"
-    return f"{lost} of the guest are lost: {told}{more}"
+    return f"memory of the guest is lost: {lost}, {told}{more}"
 
 
 def missing_to_plain(missing: PageSet) -> dict[str, Any]:

@@ -46,8 +46,9 @@ class Pair:
         self._events = [lab.folder / f"{name}-{side}.jsonl" for side in ("source", "dest")]
         self._phase = phase
         self.dest = lab.fork(
-            "dest", "--listen=127.0.0.1:0", "--quiet", f"--events={self._events[1]}"
-        )
+            "dest", "--listen=127.0.0.1:0", "--quiet", f"--events={self._events[1]}",
+            "--wait-for-resume=100ms",
+        )  # fmt: skip
         self.port = int(self.dest.listening().rpartition(":")[2])
         self.source = lab.fork(
             "source", f"--connect=127.0.0.1:{self.port}", *PHASES[phase],

@@ -107,7 +107,16 @@ class Launcher:
             source.kill()
             dest.interrupt()
             raise MigrationError(f"the destination did not listen in {LISTEN_SECONDS_MAX:g} s")
-        await source.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._call_off_alone, source, dest)
+            await source.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _call_off_alone(self, source: Child, dest: Child) -> None:
+        """End a source that tries to come back to a destination that is gone."""
+        if await dest.wait():
+            await trio.sleep(LAST_WORDS_SECONDS_MAX)
+            source.call_off()
 
     async def _end_sides(self) -> None:
         """Leave no side behind; the source first, its end is what the destination waits for."""
@@ -118,7 +127,7 @@ class Launcher:
                 side.interrupt()
             if side.side == DEST and not source_done and await self._outlives(side):
                 # It would wait for a source that is gone to come back.
-                side.interrupt()
+                side.call_off()
             # What follows a transfer that came to its end, saving a large guest, takes its time.
             patient = source_done and not self._cancelled_by
             await side.end(math.inf if patient else END_SECONDS_MAX)

@@ -146,7 +146,8 @@ def test_the_sequence_is_in_order() -> None:
     sequence, _, recovery = diagrams()
     order = [
         "Hello", "Welcome", "Setup", "Ready", "PassEnd", "PassAck", "SwitchOverAhead",
-        "SwitchOverAck", "Discard", "SwitchOver(", "Running", "PageRequest", "End(", "Finished", "Account", "Verdict", "Bye",
+        "SwitchOverAck", "Discard", "SwitchOver(", "Running", "PageRequest", "End(",
+        "Finished", "Account", "Verdict", "Bye",
     ]  # fmt: skip
     places = [sequence.index(f": {name}") for name in order]
     assert sorted(places) == places
