@@ -105,6 +105,8 @@ def _vagueness(error: BaseException) -> int:
     # Most telling first; an error counts as the nearest of its classes that is named here.
     order: tuple[type[BaseException], ...] = (
         Exception,
+        # Whoever cancels must hear of it, too.
+        MemoryLost,
         # What ends a task from outside: a cancelled scope, an interrupt.
         BaseException,
         MigrationCancelled,
@@ -114,7 +116,6 @@ def _vagueness(error: BaseException) -> int:
         GuestFailed,
         PeerAborted,
         MidstreamError,
-        MemoryLost,
         ConnectionLost,
     )
     return next(order.index(kind) for kind in type(error).__mro__ if kind in order)

@@ -46,12 +46,17 @@ def broken_at_random(scenario: Scenario, passages: Passages, seed: int) -> Scena
 
     Args:
         scenario: What is migrated, and how.
-        passages: How many bytes pass on each channel, each way, when nothing breaks.
+        passages: How many bytes pass on each channel, each way, when nothing breaks; without any,
+            nothing does.
         seed: What decides where.
     """
     rng = random.Random(seed)
     steps = []
-    for number in range(1, rng.randint(1, BREAKS_MAX) + 1):
+    # One that never comes makes a run go through the proxy.
+    never = BytesMark(1 << 62, Channel.PRECOPY, Direction.FORWARD)
+    if not passages:
+        steps.append(Step(1, 0, Passed(never), NetworkAction("cut", (Channel.PRECOPY,))))
+    for number in range(1, rng.randint(1, BREAKS_MAX) + 1 if passages else 1):
         # Few bytes go backward, and much hangs on them: each way has the same chance.
         channel, direction = rng.choice(sorted(passages, key=str))
         mark = BytesMark(rng.randint(1, passages[channel, direction]), channel, direction)

@@ -127,6 +127,11 @@ class Marks:
         self._held = {mark.page: _Held() for mark in self._shares}
         self._passed: dict[tuple[Channel, Direction], int] = {}
 
+    @property
+    def passages(self) -> dict[tuple[Channel, Direction], int]:
+        """How many bytes have passed on each channel, each way."""
+        return dict(self._passed)
+
     def page_limit(self, span: Span) -> int:
         """Return how many bytes of a stretch may pass before a mark is reached, or its length."""
         limit = span.length
