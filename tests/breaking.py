@@ -16,8 +16,11 @@ import trio
 from dest.config import DestConfig
 from dest.session import DestSession
 from protocol import events
+from protocol.capabilities import OURS
 from protocol.errors import MidstreamError
 from protocol.geometry import Geometry
+from protocol.messages import PROTOCOL_VERSION, Hello
+from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
 from scripts.injection.proxy import Proxy
 from scripts.injection.tap import Mark, Marks
@@ -31,6 +34,11 @@ from tests.helpers import (
 )
 
 Breaks = dict[Mark, NetworkAction]
+
+# What the postcopy channel has carried by then.
+HELLO = encode(
+    Hello(version=PROTOCOL_VERSION, session=bytes(16), role="postcopy", capabilities=OURS)
+)
 
 
 @dataclass
@@ -53,14 +61,24 @@ class Run:
         """Return the states that a side went through."""
         return self.events[side].states
 
+    @property
+    def last_byte_of_switch_over(self) -> int:
+        """How many bytes had gone over the precopy channel when the guest was handed over."""
+        ram = self.reports["source"]["ram"]
+        return int(ram["precopy-bytes"] + ram["downtime-bytes"]) - len(HELLO)
+
 
 class Breaking:
-    """Runs migrations over a proxy."""
+    """Runs migrations over a proxy.
+
+    Attributes:
+        guests: By side, the guests of all runs, the last one last.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Have both sessions use fake guests."""
-        self._guests = {"source": FakeGuests(), "dest": FakeGuests()}
-        for side, guests in self._guests.items():
+        self.guests = {"source": FakeGuests(), "dest": FakeGuests()}
+        for side, guests in self.guests.items():
             monkeypatch.setattr(f"{side}.session.open_guest", guests.open)
 
     async def run(
@@ -96,7 +114,7 @@ class Breaking:
         untouched = list(enumerate(touch))
 
         def touched() -> None:
-            guest = self._guests["dest"].made[-1]
+            guest = self.guests["dest"].made[-1]
             for vcpu, flat in untouched:
                 guest.fault(vcpu, flat)
             untouched.clear()
@@ -121,7 +139,7 @@ class Breaking:
             async with trio.open_nursery() as sides:
                 sides.start_soon(give)
                 await self._end(run, "dest", taker.run)
-            run.passed = dict(marks._passed)
+            run.passed = marks.passages
             nursery.cancel_scope.cancel()
         return run
 

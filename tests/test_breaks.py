@@ -9,10 +9,13 @@ import pytest
 import trio
 
 from guest.programs import ProgramSpec
+from guest.states import encode_states
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost
 from protocol.geometry import Geometry, RamBlock
+from protocol.messages import SwitchOver
 from protocol.policy import PRESETS, preset
+from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
 from scripts.injection.tap import BytesMark, Direction
 from source.convergence import SwitchRule
@@ -90,3 +93,35 @@ async def test_breaks_at_random_bytes(breaking: Breaking, seed: int) -> None:
             dest={"wait_seconds": 3.0}, reconnect_seconds=2.0,
         )  # fmt: skip
     assert judge(run) == "", f"{policy.name} {rule} {breaks}"
+
+
+@pytest.mark.parametrize("rule", ["postcopy", "precopy"])
+async def test_exactly_one_side_runs_the_guest(breaking: Breaking, rule: str) -> None:
+    """Cut before, inside and after SwitchOver and Running: one side runs the guest, never both."""
+    calm = await breaking.run(GEOMETRY, {}, rule=RULES[rule], spec=SPEC)
+    end = calm.last_byte_of_switch_over
+    state_bytes = len(encode_states(breaking.guests["source"].made[-1].states))
+    head = SwitchOver(payload_bytes=state_bytes, postcopy=rule == "postcopy")
+    begin = end - len(encode(head)) - state_bytes
+    forward = [begin - 30, begin - 1, begin, begin + 1, (begin + end) // 2, end - 1, end]
+    marks = [BytesMark(count, Channel.PRECOPY, Direction.FORWARD) for count in forward]
+    # Welcome, Ready, SwitchOverAck and Running, whatever is before and after the last.
+    back = range(30, 62, 8)
+    marks += [BytesMark(count, Channel.PRECOPY, Direction.BACKWARD) for count in back]
+    resumed = []
+    for mark in marks:
+        cut = NetworkAction("cut", (Channel.PRECOPY,))
+        run = await breaking.run(
+            GEOMETRY, {mark: cut}, rule=RULES[rule], spec=SPEC, dest={"wait_seconds": 0.3}
+        )
+        ours, theirs = (breaking.guests[side].made[-1].calls for side in ("source", "dest"))
+        if run.errors:
+            assert ours[-1] == "run", "the source has the guest, and runs it"
+            assert "run" not in theirs
+            assert [error.exit_status for error in run.errors.values()] == [1, 1]
+        else:
+            assert ours == ["run", "pause"]
+            assert theirs == ["load", "run", "pause"]
+            resumed.append(mark)
+    # From the byte on with which its end is inside, a SwitchOver has left: nothing may fail.
+    assert set(marks[3:7]) <= set(resumed)
