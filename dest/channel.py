@@ -7,7 +7,9 @@ frame costs no system call of its own for its header.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import termios
 from collections.abc import Callable
 
 import trio
@@ -115,6 +117,12 @@ class InChannel:
             await self._flush()
             self._unsent = memoryview(encode(message) + payload)
             await self._flush()
+
+    @property
+    def arrived_bytes(self) -> int:
+        """All that came, also what lies in the kernel until enough of it is gathered."""
+        pending = fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, b"\0" * 4)
+        return self.bytes_received + int.from_bytes(pending, "little")
 
     async def ping(self) -> None:
         """Send a sign of life; nothing while something is being sent, which is as good.

@@ -22,7 +22,7 @@ async def keep_alive(channel: InChannel, silence_seconds_max: float) -> None:
         await trio.sleep(PULSE_SECONDS)
         pulse = liveness.pulse(
             sent_bytes=channel.bytes_sent,
-            received_bytes=channel.bytes_received,
+            received_bytes=channel.arrived_bytes,
             listening=channel.listening,
         )
         if pulse.lost:

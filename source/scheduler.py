@@ -130,7 +130,7 @@ class Scheduler:
         self._preempted = self._leftover = None
         self._notices.clear()
         self._remaining.replace(missing)
-        self._background.restart()
+        self._background.restart(postcopy=True)
 
     @property
     def remaining(self) -> PageSet:

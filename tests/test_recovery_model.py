@@ -71,7 +71,7 @@ class Machine(RuleBasedStateMachine):
         handed_over.fill()
         self.handed_over = handed_over
         self.scheduler = Scheduler(GEOMETRY, self.policy, CHUNK_BYTES)
-        self.scheduler.add(handed_over)
+        self.scheduler.add(handed_over, postcopy=True)
         self.assembly = Assembly(GEOMETRY, self.policy)
         for block, first, count, bits in handed_over.bitmaps(1 << 20):
             self.assembly.discard(block, first, count, bits)

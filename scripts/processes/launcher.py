@@ -107,10 +107,10 @@ class Launcher:
             source.kill()
             dest.interrupt()
             raise MigrationError(f"the destination did not listen in {LISTEN_SECONDS_MAX:g} s")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._call_off_alone, source, dest)
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(self._call_off_alone, source, dest)
             await source.wait()
-            nursery.cancel_scope.cancel()
+            waiting.cancel_scope.cancel()
 
     async def _call_off_alone(self, source: Child, dest: Child) -> None:
         """End a source that tries to come back to a destination that is gone."""

@@ -54,11 +54,11 @@ async def test_a_frame_that_was_broken_off_goes_on_instead() -> None:
     with tcp_pair() as (near, far):
         out = OutChannel(PRE, near)
         peer = Peer(far)
-        await out.ping()
+        out.ping()
         assert await peer.expect(Ping) == Ping()
         frame = out.open_frame = Frame(PassEnd(index=5))
         for count in range(1, frame.length + 1):
-            await out.ping()
+            out.ping()
             assert frame.sent == count
         assert await peer.expect(PassEnd) == PassEnd(index=5)
 
@@ -73,7 +73,7 @@ async def test_a_ping_and_a_frame_do_not_mix() -> None:
         async def ping() -> None:
             while True:
                 # What a keepalive does when the sender has just stopped.
-                await out.ping()
+                out.ping()
                 await trio.lowlevel.checkpoint()
 
         async def hear() -> None:
