@@ -100,7 +100,7 @@ class Rig:
 
     async def break_off(self) -> None:
         """Lose the connections, once all that was sent has been read."""
-        await wait_all_tasks_blocked(0.01)
+        await wait_all_tasks_blocked(0.04)
         self.source.close()
         await self.paused.wait()
         self.paused = trio.Event()
