@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from dest.assembly import Assembly
 from dest.config import DestConfig
 from dest.session import DestSession, Result
 from protocol import events
@@ -134,8 +135,19 @@ async def make_rig(**config: Any) -> AsyncIterator[Rig]:  # noqa: ANN401 - any f
                 source.close()
 
 
-async def test_a_break_in_the_middle_of_a_target_page(guests: FakeGuests) -> None:
+async def test_a_break_in_the_middle_of_a_target_page(
+    guests: FakeGuests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What came whole is kept, the rest is missing and comes, and the counts begin anew."""
+    came = trio.Event()
+
+    def progress(assembly: Assembly, channel: Channel, count: int) -> None:
+        real_progress(assembly, channel, count)
+        if assembly.received_bytes(PageId(0, 1)) == 266 * KIB:
+            came.set()
+
+    real_progress = Assembly.progress
+    monkeypatch.setattr(Assembly, "progress", progress)
     async with make_rig() as rig:
         source = rig.source
         await rig.reach_device()
@@ -145,6 +157,7 @@ async def test_a_break_in_the_middle_of_a_target_page(guests: FakeGuests) -> Non
         # Of the next page a chunk, and of another chunk two target pages and a half.
         await source.send_bytes(PRE, 0, HUGE, 256 * KIB)
         await begin_frame(source, HUGE + 256 * KIB, 10 * KIB)
+        await came.wait()
         await rig.break_off()
         standing, missing = await rig.resume(1)
         held = 512 + 64 + 2
