@@ -11,27 +11,19 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, get_type_hints
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.fields import CHECKS, WORDS
 from protocol.limits import (
-    BLOCK_COUNT_MAX,
-    BLOCK_NAME_CHARS_MAX,
-    CAPABILITY_CHARS_MAX,
-    CAPABILITY_COUNT_MAX,
     CHUNK_BYTES_MAX,
     CLOSING_BYTES_MAX,
     DEVICE_STATE_BYTES_MAX,
     DISCARD_BYTES_MAX,
     GUEST_SPEC_BYTES_MAX,
     MISSING_MAP_BYTES_MAX,
-    REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
-    SESSION_ID_BYTES,
 )
-from protocol.text import is_one_line, one_line
+from protocol.text import one_line
 
 PROTOCOL_VERSION = 1
-
-# What numpy, msgpack and a C `int64_t` can all hold.
-INTEGER_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -414,67 +406,10 @@ def from_fields(values: object) -> Message:
 def _problem(message_type: type[Message], values: dict[str, object]) -> str:
     """Return what is wrong with the first bad field, or an empty string."""
     for name, expected in FIELD_TYPES[message_type].items():
-        if not _CHECKS[expected](values[name]):
-            return f"{name} is not {_WORDS[expected]}"
+        if not CHECKS[expected](values[name]):
+            return f"{name} is not {WORDS[expected]}"
     payload_bytes = values["payload_bytes"]
     assert isinstance(payload_bytes, int)
     if payload_bytes > message_type.payload_bytes_max:
         return f"a payload of {payload_bytes} bytes is over {message_type.payload_bytes_max}"
     return ""
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= INTEGER_MAX
-
-
-def _is_capabilities(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and len(value) <= CAPABILITY_COUNT_MAX
-        and all(_is_name(item, CAPABILITY_CHARS_MAX) for item in value)
-    )
-
-
-def _is_blocks(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and 0 < len(value) <= BLOCK_COUNT_MAX
-        and all(map(_is_block, value))
-    )
-
-
-def _is_block(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and len(value) == 3
-        and _is_name(value[0], BLOCK_NAME_CHARS_MAX)
-        and _is_count(value[1])
-        and _is_count(value[2])
-    )
-
-
-def _is_name(value: object, chars_max: int) -> bool:
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= chars_max
-        and value.isascii()
-        and value.isprintable()
-    )
-
-
-_CHECKS = {
-    int: _is_count,
-    bool: lambda value: type(value) is bool,
-    str: lambda value: isinstance(value, str) and is_one_line(value),
-    bytes: lambda value: isinstance(value, bytes) and len(value) == SESSION_ID_BYTES,
-    tuple[str, ...]: _is_capabilities,
-    tuple[tuple[str, int, int], ...]: _is_blocks,
-}
-_WORDS = {
-    int: "a whole number from 0",
-    bool: "true or false",
-    str: f"a line of at most {REASON_CHARS_MAX} printable characters",
-    bytes: f"{SESSION_ID_BYTES} bytes",
-    tuple[str, ...]: "a short array of short names",
-    tuple[tuple[str, int, int], ...]: "an array of RAMBlocks",
-}

@@ -4,6 +4,7 @@ import msgpack
 import pytest
 
 from protocol import limits
+from protocol.fields import INTEGER_MAX
 from protocol.geometry import PAGE_BYTES_CHOICES, TARGET_PAGE_BYTES
 from protocol.limits import (
     BLOCK_COUNT_MAX,
@@ -22,7 +23,6 @@ from protocol.limits import (
     SESSION_ID_BYTES,
 )
 from protocol.messages import (
-    INTEGER_MAX,
     MESSAGE_TYPES,
     Abort,
     Discard,

@@ -7,6 +7,7 @@ from hypothesis import given
 
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.fields import INTEGER_MAX
 from protocol.limits import (
     BLOCK_COUNT_MAX,
     BLOCK_NAME_CHARS_MAX,
@@ -23,7 +24,6 @@ from protocol.limits import (
 )
 from protocol.messages import (
     FIELD_TYPES,
-    INTEGER_MAX,
     MESSAGE_TYPES,
     Abort,
     Account,
