@@ -23,6 +23,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/channels.py": Elsewhere(
         "tests/protocol/test_messages.py", "two names, which are the roles of Hello"
     ),
+    "protocol/fields.py": Elsewhere(
+        "tests/protocol/test_messages.py", "what a message's fields may hold, field by field"
+    ),
     "source/config.py": Elsewhere("tests/source/test_session.py", "fields and no code"),
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),

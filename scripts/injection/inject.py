@@ -15,6 +15,7 @@ from protocol.errors import MidstreamError, MigrationCancelled, root_cause
 from scripts.injection.checks import Failure
 from scripts.injection.outcome import Outcome
 from scripts.injection.scenario import Scenario, read_scenario
+from scripts.injection.storm import Ending, Passages, broken_at_random, judge_storm
 from scripts.injection.trial import Trial
 from scripts.processes.interrupts import SIGNALS
 from scripts.screen.output import print_result
@@ -29,15 +30,29 @@ _RUNS_MAX = 10_000
     "--repeat", default=1, show_default=True, type=click.IntRange(1, _RUNS_MAX), metavar="N",
     help="Run each so often; every run must inject the same.",
 )  # fmt: skip
+@click.option(
+    "--breaks", default=0, type=click.IntRange(0, _RUNS_MAX), metavar="N",
+    help="Instead of its steps, break connections at random bytes, in so many runs.",
+)  # fmt: skip
+@click.option(
+    "--breaks-seed", default=0, show_default=True, type=click.IntRange(0), metavar="N",
+    help="The first run's seed; each run's is one more.",
+)  # fmt: skip
 @click.option("--keep", metavar="DIR", help="Leave the events and the report of each run there.")
-def inject(scenarios: tuple[str, ...], repeat: int, keep: str | None) -> int:
+def inject(
+    scenarios: tuple[str, ...], repeat: int, breaks: int, breaks_seed: int, keep: str | None
+) -> int:
     """Run scripted fault injections between a real source and destination.
 
     Exit status: 0 all is as expected; 1 something is not; 2 a scenario is wrong.
     """
     # All are read first: a typing error in the last should not cost the time of the others.
     read = [read_scenario(Path(path)) for path in scenarios]
-    good = [_run_all(scenario, repeat, keep) for scenario in read]
+    if breaks:
+        seeds = range(breaks_seed, breaks_seed + breaks)
+        good = [_storm(scenario, seeds, keep) for scenario in read]
+    else:
+        good = [_run_all(scenario, repeat, keep) for scenario in read]
     return 0 if all(good) else EXIT_UNMET
 
 
@@ -66,6 +81,31 @@ def _run_all(scenario: Scenario, repeat: int, keep: str | None) -> bool:
     times = f" ({repeat} times)" if repeat > 1 else ""
     print_result(f"ok {scenario.name}{times}\n")
     return True
+
+
+def _storm(scenario: Scenario, seeds: range, keep: str | None) -> bool:
+    """Break a scenario's connections at random, once a seed; print and return how that went."""
+    calm, passages = _run_storm(broken_at_random(scenario, {}, 0), seeds.start, keep)
+    if calm.fault:
+        print_result(f"FAILED {scenario.name} without a break\n  {calm.fault}\n")
+        return False
+    recovered, good = 0, True
+    for seed in seeds:
+        ending, _ = _run_storm(broken_at_random(scenario, passages, seed), seed, keep)
+        recovered += ending.recovered
+        if ending.fault:
+            print_result(f"FAILED {scenario.name} (seed {seed})\n  {ending.fault}\n")
+            good = False
+    if good:
+        print_result(f"ok {scenario.name} ({len(seeds)} times, {recovered} of them resumed)\n")
+    return good
+
+
+def _run_storm(scenario: Scenario, seed: int, keep: str | None) -> tuple[Ending, Passages]:
+    with _folder(scenario, seed, keep) as folder:
+        trial = Trial(scenario, folder)
+        outcome = trio.run(_until_signalled, trial)
+    return judge_storm(outcome), trial.passages
 
 
 def judge(scenario: Scenario, outcome: Outcome) -> list[Failure]:
