@@ -8,9 +8,11 @@ frame costs no system call of its own for its header.
 from __future__ import annotations
 
 import fcntl
+import os
 import socket
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -211,10 +213,11 @@ class InChannel:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, gathered_bytes)
             self._waking_bytes = gathered_bytes
         self.listening = True
-        if gathered_bytes > 1:
-            await trio.lowlevel.wait_readable(self._sock)
         try:
-            count, _, _, _ = await self._sock.recvmsg_into(buffers)
+            if gathered_bytes > 1:
+                count = await self._read_gathered(buffers)
+            else:
+                count, _, _, _ = await self._sock.recvmsg_into(buffers)
         except OSError as error:
             raise self._lost(error) from error
         finally:
@@ -223,6 +226,13 @@ class InChannel:
             raise ConnectionLost(f"the source closed the {self._label} connection", self._label)
         self.bytes_received += count
         return count
+
+    async def _read_gathered(self, buffers: list[memoryview]) -> int:
+        """Read once when the kernel says so, and go through the event loop for it only once."""
+        while True:
+            await trio.lowlevel.wait_readable(self._sock)
+            with suppress(BlockingIOError):
+                return os.readv(self._sock.fileno(), buffers)
 
     def _lost(self, error: OSError) -> ConnectionLost:
         return ConnectionLost(

@@ -170,6 +170,7 @@ class UserfaultPlacement:
         # Of those that were passed on.
         self._collapsing_count = 0
         self._changed = trio.lowlevel.ParkingLot()
+        self._is_over = False
 
     def discard(self, span: Span) -> None:
         """Have a stretch unmapped at the next `settle`."""
@@ -203,6 +204,9 @@ class UserfaultPlacement:
 
     def release(self, vcpu: int, span: Span) -> None:  # noqa: ARG002 - all who wait there wake
         """Map a stretch from its beginning, as far as nothing of it is mapped, and wake."""
+        if self._is_over:
+            # All were woken; one of them may not have told of it yet.
+            return
         step_bytes = self._step_bytes[span.block]
         offset = span.offset // step_bytes * step_bytes
         whole = Span(span.block, offset, span.end - offset)
@@ -259,6 +263,7 @@ class UserfaultPlacement:
         Raises:
             GuestFailed: The guest process is gone.
         """
+        self._is_over = True
         for address, block in zip(self._addresses, self._geometry.blocks, strict=True):
             self._userfaultfd.unregister(address, block.length_bytes)
         with trio.move_on_after(_COLLAPSE_SECONDS_MAX):

@@ -117,7 +117,7 @@ OPTIONS = (
         "--dirty-log", SOURCE, MIGRATION,
         "Who notes what the guest writes to: kernel, software (its vCPUs), auto.", "auto", "KIND",
     ),
-    Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "2MiB", "SIZE"),
+    Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "8MiB", "SIZE"),
     Option(
         "--postcopy-after", SOURCE, MIGRATION,
         "Precopy passes before postcopy; 0: postcopy at once; never: precopy until it converges.",

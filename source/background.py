@@ -41,7 +41,7 @@ class Background:
 
     @property
     def across_pages(self) -> bool:
-        """Whether scattered parts of several huge pages go together."""
+        """Whether several huge pages, or scattered parts of them, go together."""
         return self._across_pages
 
     def restart(self, *, postcopy: bool, across_pages: bool) -> None:
@@ -49,8 +49,8 @@ class Background:
 
         Args:
             postcopy: Keep runs short, because requests may come.
-            across_pages: Put scattered parts of several huge pages into one job: nobody waits for a
-                page, and nobody counts how much of one has come.
+            across_pages: Put several huge pages, or scattered parts of them, into one job: nobody
+                waits for a page, and nobody counts how much of one has come.
         """
         self._across_pages = across_pages
         self._cursor = (0, 0)
@@ -124,19 +124,13 @@ class Background:
         within = Span(page.block, offset, block.length_bytes - offset)
         # Base pages go as many together as a chunk holds: one frame for one page of 4 KiB would
         # spend more time on its header than on its bytes.
-        together = self._across_pages and self._is_scattered(rest_of_page)
-        if block.page_bytes > TARGET_PAGE_BYTES and not together:
+        if block.page_bytes > TARGET_PAGE_BYTES and not self._across_pages:
             if not self._in_parts:
                 return page
             within = rest_of_page
         runs = self._remaining.first_runs(within, self._run_bytes)
         assert runs is not None, "the scan has found a member there"
         return hull_of(runs)
-
-    def _is_scattered(self, rest_of_page: Span) -> bool:
-        """Tell whether what remains of a page fills neither its rest nor a chunk without a gap."""
-        run = self._remaining.first_run(rest_of_page, self._chunk_bytes)
-        return run is not None and run.length < min(self._chunk_bytes, rest_of_page.length)
 
 
 def _lies_in(place: tuple[int, int] | None, span: Span) -> bool:

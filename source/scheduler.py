@@ -113,7 +113,7 @@ class Scheduler:
             pages: What to send.
             postcopy: Requests may come; what one may have to wait for is kept short.
             across_pages: None may come, because no vCPU runs on the destination: one chunk may hold
-                scattered parts of several huge pages.
+                several huge pages, or scattered parts of them.
 
         Raises:
             LocalProtocolError: A page is on its way; its new bytes could overtake its old ones.
@@ -243,8 +243,10 @@ class Scheduler:
             return sent.span.length // TARGET_PAGE_BYTES
         if not self._background.across_pages:
             return 0 if self._policy.critical and self._is_partial(sent.page) else 1
-        per_page = block.target_pages_per_page
-        count = sent.span.page_count(per_page) if isinstance(sent.span, Runs) else 1
+        if isinstance(sent.span, Runs):
+            count = sent.span.page_count(block.target_pages_per_page)
+        else:
+            count = len(self._geometry.pages_of(sent.span))
         last = self._geometry.page_of(sent.page.block, sent.span.end // TARGET_PAGE_BYTES - 1)
         return count - self._remaining.holds_page(last)
 

@@ -11,13 +11,16 @@ BUSY = ("--size=8MiB", "--vcpus=2", "--access-rate=0", "--write-ratio=0.5", "--q
     ("source_rig", "dest_rig", "arguments"),
     [
         ("lose-page", "", ()),
-        # No vCPU touches anything, so the digest has to find it.
-        ("", "misplace-chunk", ("--postcopy-after=never", "--program=scripted")),
+        # No vCPU touches anything, so the digest has to find it.  It takes two chunks.
+        (
+            "", "misplace-chunk",
+            ("--postcopy-after=never", "--program=scripted", "--chunk-size=2MiB"),
+        ),
         # Nothing is written, so all is right in the end, and vCPUs' reads have to find it.
         ("", "place-early", ("--postcopy-after=0", "--write-ratio=0")),
         ("", "place-early", ("--postcopy-after=0", "--write-ratio=0", "--policy=critical-first")),
     ],
-)
+)  # fmt: skip
 def test_wrong_memory_is_found(
     lab: Lab, source_rig: str, dest_rig: str, arguments: tuple[str, ...]
 ) -> None:

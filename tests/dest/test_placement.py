@@ -213,6 +213,17 @@ async def test_at_the_end_everybody_runs() -> None:
         assert await rig.mismatches() == 0
 
 
+async def test_nobody_needs_a_wake_up_after_the_end() -> None:
+    """Who has not told yet that it runs again may be overdue when nothing is registered now."""
+    async with make_rig() as rig:
+        await rig.discard(Span(0, 0, HUGE))
+        await rig.guest.touch(0, 5)
+        await rig.faults(1)
+        await rig.placement.finish()
+        rig.placement.release(0, Span(0, 0, HUGE))
+        assert await rig.touched(1) == [5]
+
+
 async def test_a_pause_of_one_who_is_stopped_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A vCPU that the kernel holds cannot park: the pause is given up and says what is missing."""
     monkeypatch.setattr("guest.handle._PAUSE_SECONDS_MAX", 0.2)

@@ -675,11 +675,18 @@ def test_a_pass_puts_scattered_parts_of_huge_pages_into_few_chunks() -> None:
     wire.assert_all_sent_once()
 
 
-def test_a_pass_sends_whole_pages_as_whole_pages() -> None:
-    """Where a page is dirty without a gap it is a job of its own, also in precopy."""
-    wire = Wire("ordered", dirty=[target_pages(512, 1024)], across_pages=True)
-    assert in_order(wire.drain()) == pages(1, 2)
-    assert all(isinstance(chunk.span, Span) for chunk in wire.sent)
+def test_a_pass_puts_whole_pages_together_as_far_as_a_chunk_holds() -> None:
+    """In precopy a chunk of whole huge pages is one run, and counts those that end with it."""
+    wire = Wire(
+        "ordered", dirty=[target_pages(512, 5 * 512)], chunk_bytes=3 * HUGE // 2, across_pages=True
+    )
+    ended = []
+    while (chunk := wire.next()) is not None:
+        assert isinstance(chunk.span, Span)
+        ended.append((chunk.span.length, wire.scheduler.chunk_sent()))
+        wire.gone.add(chunk.span)
+    assert ended == [(3 * HUGE // 2, 1), (3 * HUGE // 2, 2), (3 * HUGE // 2, 1), (HUGE // 2, 1)]
+    wire.assert_all_sent_once()
 
 
 def test_nobody_asks_for_pages_during_a_pass() -> None:

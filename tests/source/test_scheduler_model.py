@@ -295,10 +295,7 @@ class Model:
         page = self.page_at[first]
         flats = self.flats_of[page]
         in_page = [flat for flat in flats if flat >= first and flat in self.owed]
-        rest_of_page = flats[-1] + 1 - first
-        whole = min(rest_of_page, self.chunk_pages)
-        scattered = len(consecutive(in_page)) < whole
-        if len(flats) == 1 or (self.across_pages and scattered):
+        if len(flats) == 1 or self.across_pages:
             in_block = (f for f in self.owed if f >= first and self.page_at[f].block == page.block)
             flats = sorted(in_block)[: self.run_pages]
         elif self.policy.critical:
