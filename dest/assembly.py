@@ -96,6 +96,8 @@ class Assembly:
         # What may come of huge pages over each channel, where pages may come again.
         self._due: dict[Channel, PageSet] = {}
         self._arriving: dict[Channel, _Arrival] = {}
+        # Bytes that came of target pages that a break left half-received.
+        self.dropped_bytes = 0
         # Over which channel the first bytes of a page came that is not whole yet.
         self._owner: dict[PageId, Channel] = {}
 
@@ -236,6 +238,40 @@ class Assembly:
         self._owner.pop(page, None)
         return self._geometry.page_span(page)
 
+    def missing(self) -> PageSet:
+        """Return a copy of what has not begun to come; empty in precopy."""
+        return self._missing.copy() if self._missing is not None else PageSet(self._geometry)
+
+    def interrupt(self) -> list[Span]:
+        """Forget the frames under way: no more of them will come.
+
+        What came of them in whole target pages stays; the rest is missing again, and comes over
+        whichever channel the source likes.  The counts begin anew, as those of new channels do.
+
+        Returns:
+            The units that are whole by now.
+        """
+        arrivals, self._arriving = list(self._arriving.values()), {}
+        self._owner.clear()
+        self.counts = {channel: ChannelCounts() for channel in Channel}
+        whole = []
+        for arrival in arrivals:
+            if self._missing is None or arrival.waste:
+                continue
+            # Scattered bytes of a page that may come twice are not written before all have come.
+            aside = self._resends and isinstance(arrival.span, Runs)
+            kept, rest = _divided(arrival, aside=aside)
+            self.dropped_bytes += (
+                arrival.received % TARGET_PAGE_BYTES if not aside else (arrival.received)
+            )
+            if rest is not None:
+                self._missing.add(rest)
+            if self._is_base(self.units, arrival.span.block):
+                whole += kept
+        if self._resends and self._missing is not None:
+            self._due = {channel: self._missing.copy() for channel in Channel}
+        return whole
+
     def received_bytes(self, page: PageId) -> int:
         """Return how many of a page's bytes are here, those of frames under way included.
 
@@ -328,3 +364,25 @@ class Assembly:
 def _check_all_in(target_pages: PageSet, span: Stretch) -> None:
     if target_pages.count_in(span) * TARGET_PAGE_BYTES != span.length:
         raise RemoteProtocolError(f"target pages at {span.offset} of block {span.block} came again")
+
+
+def _divided(arrival: _Arrival, *, aside: bool) -> tuple[list[Span], Runs | None]:
+    """Return what of a frame has come in whole target pages, and the rest.
+
+    Args:
+        arrival: The frame.
+        aside: Its bytes are not in memory before all of them have come.
+    """
+    pages = np.r_[arrival.span.target_pages].astype(np.int64)
+    if aside:
+        rest = pages
+    elif arrival.data is None:
+        rest = pages[:0]
+    else:
+        rest = np.r_[arrival.data.target_pages][arrival.received // TARGET_PAGE_BYTES :]
+    kept = pages[~np.isin(pages, rest)]
+    block = arrival.span.block
+    return (
+        list(Runs.of_target_pages(block, kept).spans()) if len(kept) else [],
+        Runs.of_target_pages(block, rest) if len(rest) else None,
+    )

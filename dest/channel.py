@@ -7,8 +7,10 @@ frame costs no system call of its own for its header.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,7 +18,7 @@ import trio
 
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted
-from protocol.messages import Abort, Message
+from protocol.messages import Abort, Message, Ping
 from protocol.tls import TlsTransport
 from protocol.transport import Transport
 from protocol.wire import Decoder, encode
@@ -46,6 +48,8 @@ class InChannel:
         self.name: Channel | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
+        # Somebody waits for bytes.
+        self.listening = False
         self._sock = sock
         # OpenSSL may hold bytes already that the kernel would be waited for.
         self._may_gather = not isinstance(sock, TlsTransport)
@@ -65,7 +69,11 @@ class InChannel:
             PeerAborted: The source ended the session.
             RemoteProtocolError: These are no messages.
         """
-        while (message := self._decoder.next_message()) is None:
+        message: Message | None = None
+        while message is None or isinstance(message, Ping):
+            message = self._decoder.next_message()
+            if message is not None:
+                continue
             due = self._decoder.header_bytes_due
             # The head of a frame of runs is long, and nothing that follows it is to be copied.
             place = memoryview(bytearray(due)) if due > _SCRATCH_BYTES else self._scratch
@@ -148,13 +156,32 @@ class InChannel:
             self._unsent = memoryview(encode(message) + payload)
             await self._flush()
 
-    async def wait_closed(self) -> None:
-        """Wait until the source closes the connection, whatever it still sends."""
+    @property
+    def arrived_bytes(self) -> int:
+        """All that came, also what lies in the kernel until enough of it is gathered."""
+        pending = fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, b"\0" * 4)
+        return self.bytes_received + int.from_bytes(pending, "little")
+
+    async def ping(self) -> None:
+        """Send a sign of life; nothing while something is being sent, which is as good.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        if not self._send_lock.locked():
+            await self.send(Ping())
+
+    async def wait_closed(self) -> bool:
+        """Wait for the end of the connection, whatever still comes; tell whether that was orderly.
+
+        It is if the source closed it.
+        """
         try:
             while await self._sock.recv(_DRAIN_BYTES):
                 pass
         except OSError:
-            return
+            return False
+        return True
 
     def close(self) -> None:
         """Close the socket; at once, and harmless when done twice."""
@@ -166,6 +193,8 @@ class InChannel:
                 count = await self._sock.send(self._unsent)
             except OSError as error:
                 raise self._lost(error) from error
+            except trio.ClosedResourceError:
+                raise ConnectionLost(f"the {self._label} connection is closed here") from None
             self.bytes_sent += count
             self._unsent = self._unsent[count:]
 
@@ -183,6 +212,7 @@ class InChannel:
         if gathered_bytes != self._waking_bytes:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, gathered_bytes)
             self._waking_bytes = gathered_bytes
+        self.listening = True
         try:
             if gathered_bytes > 1:
                 count = await self._read_gathered(buffers)
@@ -190,8 +220,10 @@ class InChannel:
                 count, _, _, _ = await self._sock.recvmsg_into(buffers)
         except OSError as error:
             raise self._lost(error) from error
+        finally:
+            self.listening = False
         if not count:
-            raise ConnectionLost(f"the source closed the {self._label} connection")
+            raise ConnectionLost(f"the source closed the {self._label} connection", self._label)
         self.bytes_received += count
         return count
 
@@ -203,7 +235,9 @@ class InChannel:
                 return os.readv(self._sock.fileno(), buffers)
 
     def _lost(self, error: OSError) -> ConnectionLost:
-        return ConnectionLost(f"the {self._label} connection broke: {error.strerror or error}")
+        return ConnectionLost(
+            f"the {self._label} connection broke: {error.strerror or error}", self._label
+        )
 
     @property
     def _label(self) -> str:

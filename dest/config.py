@@ -20,6 +20,8 @@ class DestConfig:
         placement: See `dest.placement`.
         save: Where the guest's memory is written when the migration is complete; None for nowhere.
         steps: Scripted faults; they need a guest whose program is "scripted".
+        wait_seconds: How long a guest whose memory is half here waits for its source to come back.
+        silence_seconds_max: How long the source may be silent before it is taken for dead.
         touches: A named pipe, through which more come while the guest runs; None for none.
         credentials: What both sides have to prove to each other.
     """
@@ -31,4 +33,6 @@ class DestConfig:
     save: Path | None = None
     steps: tuple[Step, ...] = ()
     touches: Path | None = None
+    wait_seconds: float = 90.0
+    silence_seconds_max: float = 10.0
     credentials: Credentials = NOTHING

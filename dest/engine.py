@@ -163,7 +163,20 @@ class Engine:
         for each in [span] if isinstance(span, Span) else span.spans():
             self._place(each, channel, last_byte_ns)
 
-    def _place(self, span: Span, channel: Channel, last_byte_ns: int) -> None:
+    def interrupt(self) -> None:
+        """Forget the frames under way; what they brought of whole units is placed."""
+        self.take_faults()
+        for span in self.assembly.interrupt():
+            self._place(span, None, time.monotonic_ns())
+
+    def open_requests(self) -> list[PageRequest]:
+        """Return the requests that are not answered, to be made again, in their order."""
+        return [
+            self._request(unit.block, self._units.page_span(unit).target_pages.start)
+            for unit in self.faults.requested_pages
+        ]
+
+    def _place(self, span: Span, channel: Channel | None, last_byte_ns: int) -> None:
         self._placement.place(span)
         units = self._units.pages_of(span)
         now_ns = time.monotonic_ns()
@@ -178,11 +191,11 @@ class Engine:
         """Return which share of a page's bytes is here."""
         return self.assembly.received_bytes(page) / self._geometry.page_span(page).length
 
-    def _tell_placed(self, block: int, pages: range, channel: Channel) -> None:
+    def _tell_placed(self, block: int, pages: range, channel: Channel | None) -> None:
         self._placement.completed(self._geometry.span_of(block, pages))
         self._emit(
-            events.PAGE_PLACED,
-            block=block, page=pages[0], pages=len(pages), channel=channel.value,
+            events.PAGE_PLACED, block=block, page=pages[0], pages=len(pages),
+            channel=channel.value if channel else None,
         )  # fmt: skip
         for index in pages if self._watchers else ():
             # Of a run of small pages only the first was told of while they came.
@@ -235,6 +248,10 @@ class Engine:
             self._placement.release(vcpu, Span(block, offset, end - offset))
         if outcome is not Outcome.REQUEST:
             return None
+        return self._request(block, target_page)
+
+    def _request(self, block: int, target_page: int) -> PageRequest:
+        page = self._geometry.page_of(block, target_page)
         per_page = self._geometry.blocks[block].target_pages_per_page
         return PageRequest(block=block, page=page.index, target_page=target_page % per_page)
 

@@ -15,7 +15,7 @@ from dest.channel import InChannel
 from protocol.credentials import Credentials
 from protocol.errors import AuthenticationFailed, ConnectionLost, RemoteProtocolError
 from protocol.limits import NONCE_BYTES
-from protocol.messages import Abort, Hello
+from protocol.messages import Abort, Hello, Resume
 from protocol.proof import (
     OPENING_BYTES,
     PROOF_BYTES,
@@ -45,7 +45,7 @@ class Newcomer:
     channel: InChannel
     proof: DestProof | None
 
-    def check(self, hello: Hello) -> None:
+    def check(self, hello: Hello | Resume) -> None:
         """Check that a hello is for what was proved.
 
         Raises:

@@ -21,11 +21,13 @@ from dest.channel import InChannel
 from dest.complaints import Complaints
 from dest.greeting import Newcomer, prove
 from dest.newcomers import Newcomers
+from dest.resumes import Attempt, Resumes
+from protocol.capabilities import in_force
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, MidstreamError, MigrationError, RemoteProtocolError
 from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX, PROOF_SECONDS_MAX
-from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, Welcome
+from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, Resume, Welcome
 
 Log = Callable[[str], None]
 
@@ -41,12 +43,14 @@ class Session:
     Attributes:
         session_id: What pairs them.
         channels: Those whose hello was accepted.
+        capabilities: What both sides can do.
         claimed: The precopy connection has its Welcome.
         paired: Both connections have theirs.
     """
 
     session_id: bytes
     channels: dict[Channel, InChannel] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
     claimed: trio.Event = field(default_factory=trio.Event)
     paired: trio.Event = field(default_factory=trio.Event)
     _welcomed: set[Channel] = field(default_factory=set)
@@ -69,7 +73,11 @@ class Listener:
     """A listening socket and the connections that it brings; made by `open_listener`."""
 
     def __init__(
-        self, sock: trio.socket.SocketType, log: Log, credentials: Credentials = NOTHING
+        self,
+        sock: trio.socket.SocketType,
+        log: Log,
+        credentials: Credentials = NOTHING,
+        silence_seconds_max: float = 10.0,
     ) -> None:
         """Take a listening socket."""
         self.address = address_text(sock.getsockname())
@@ -77,6 +85,8 @@ class Listener:
         self._complaints = Complaints(log)
         self._credentials = credentials
         self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
+        self._silence_ms_max = int(silence_seconds_max * 1000)
+        self._resumes: Resumes | None = None
         self._sessions: dict[bytes, Session] = {}
         self._active: Session | None = None
         self._started = trio.Event()
@@ -88,6 +98,8 @@ class Listener:
             while True:
                 sock, address = await self._accept()
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # What was sent and not acknowledged for so long never will be.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._silence_ms_max)
                 self._open.add(sock)
                 scope = trio.CancelScope()
                 loser = self._newcomers.enter(scope, address[0])
@@ -100,6 +112,10 @@ class Listener:
         await self._started.wait()
         assert self._active is not None
         return self._active
+
+    def take_resumes(self, resumes: Resumes) -> None:
+        """Have connections that resume a session gathered from now on."""
+        self._resumes = resumes
 
     def close(self) -> None:
         """Close the listening socket and every connection it brought."""
@@ -151,7 +167,8 @@ class Listener:
             with _patience(HELLO_SECONDS_MAX, "no migration began in {} s"):
                 name, session = self._admit(newcomer, await channel.receive())
                 self._newcomers.make_known(scope)
-                await channel.send(Welcome(version=PROTOCOL_VERSION))
+                capabilities = session.capabilities
+                await channel.send(Welcome(version=PROTOCOL_VERSION, capabilities=capabilities))
                 session.welcomed(name)
                 if name is Channel.PRECOPY:
                     self._started.set()
@@ -182,24 +199,31 @@ class Listener:
         sock.close()
         self._open.discard(sock)
 
-    def _admit(self, newcomer: Newcomer, hello: Message) -> tuple[Channel, Session]:
+    def _admit(self, newcomer: Newcomer, hello: Message) -> tuple[Channel, Session | Attempt]:
         """Check a hello and put the connection where it belongs; return its role and session.
 
         Raises:
             RemoteProtocolError: Not a hello that fits what is going on.
         """
-        if not isinstance(hello, Hello):
+        if not isinstance(hello, (Hello, Resume)):
             raise RemoteProtocolError("the first message is no hello")
         newcomer.check(hello)
         if hello.version != PROTOCOL_VERSION:
             raise RemoteProtocolError(
                 f"protocol version {hello.version} is not version {PROTOCOL_VERSION}"
             )
+        if isinstance(hello, Resume):
+            if self._resumes is None:
+                raise RemoteProtocolError("no migration is under way here that could be resumed")
+            return self._resumes.admit(newcomer.channel, hello)
         if hello.role not in {name.value for name in Channel}:
             raise RemoteProtocolError(f"unknown role {hello.role[:40]!r}")
         if self._active is not None and self._active.session_id != hello.session:
             raise RemoteProtocolError("a migration is under way here already")
-        session = self._sessions.setdefault(hello.session, Session(hello.session))
+        capabilities = in_force(hello.capabilities)
+        session = self._sessions.setdefault(
+            hello.session, Session(hello.session, capabilities=capabilities)
+        )
         name = Channel(hello.role)
         if name in session.channels:
             raise RemoteProtocolError(f"the session has a {hello.role} connection already")
@@ -212,7 +236,11 @@ class Listener:
 
 @asynccontextmanager
 async def open_listener(
-    host: str, port: int, log: Log, credentials: Credentials = NOTHING
+    host: str,
+    port: int,
+    log: Log,
+    credentials: Credentials = NOTHING,
+    silence_seconds_max: float = 10.0,
 ) -> AsyncIterator[Listener]:
     """Listen; everything is closed when the block is left.
 
@@ -221,6 +249,7 @@ async def open_listener(
         port: A TCP port; 0 picks one.
         log: Takes a line about each connection that is refused.
         credentials: What a connection has to prove.
+        silence_seconds_max: How long what is sent may go without being acknowledged.
 
     Raises:
         MigrationError: The address cannot be listened on, or only with credentials.
@@ -235,7 +264,7 @@ async def open_listener(
     addresses = [listener.socket.getsockname() for listener in listeners]
     for other in listeners[1:]:
         other.socket.close()
-    result = Listener(listeners[0].socket, log, credentials)
+    result = Listener(listeners[0].socket, log, credentials, silence_seconds_max)
     try:
         if not (credentials.demanding or all(map(is_loopback, addresses))):
             raise MigrationError(

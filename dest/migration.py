@@ -6,14 +6,15 @@ Reads like the sequence diagram in `protocol/README.md`.
 from __future__ import annotations
 
 import resource
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import trio
 
+from dest.channel import InChannel
 from dest.engine import Engine
 from dest.latency import summarize
-from dest.listen import Session
 from dest.missing import tell_missing
 from dest.placement import make_placement
 from dest.receiver import Receiver
@@ -27,8 +28,8 @@ from guest.slices import in_thread
 from guest.states import decode_states, encode_states
 from protocol.account import AccountRecord
 from protocol.channels import Channel
-from protocol.errors import RemoteProtocolError
-from protocol.events import ACCESSES, GUEST_RUN, MISMATCH, TOUCH, Emit, tell_run
+from protocol.errors import ConnectionLost, RemoteProtocolError
+from protocol.events import ACCESSES, GUEST_RUN, MISMATCH, RECOVERED, TOUCH, Emit, tell_run
 from protocol.geometry import PageId
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import (
@@ -38,12 +39,15 @@ from protocol.messages import (
     PageRequest,
     Ready,
     Running,
+    Standing,
     SwitchOver,
     Verdict,
 )
+from protocol.missing import missing_maps
+from protocol.pageset import PageSet
 from protocol.records import pack_record, unpack_record
 from protocol.report import DestPart, SourcePart
-from protocol.states import Event, Lifecycle
+from protocol.states import Event, Lifecycle, State
 
 # How long the source is given to close first, once it has the last word.
 _LINGER_SECONDS_MAX = 2.0
@@ -55,12 +59,37 @@ _RELEASE_SECONDS = 0.1
 _WAKE_SECONDS_MAX = 1.0
 
 
+@dataclass
+class _Asking:
+    """Whether pages can be asked for in an epoch; it ends when they cannot."""
+
+    error: ConnectionLost | None = None
+    failed: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What both sides said at the end."""
+
+    part: DestPart
+    verdict: Verdict
+    source: SourcePart
+
+
 class Migration:
-    """One migration over connections that have said hello; `receive`, then `close`."""
+    """One migration; it goes from one *epoch*, a set of connections, to the next.
+
+    `begin` over the first connections and `resume` over the others, and after either `receive` and
+    `close`.  The guest is watched all the time, in `watch`.
+
+    Attributes:
+        handed_over: The guest is this side's.
+        closing: How it ended, once it has.
+    """
 
     def __init__(
         self,
-        session: Session,
+        channels: Mapping[Channel, InChannel],
         plan: Plan,
         memory: GuestMemory,
         guest: GuestHandle,
@@ -70,9 +99,10 @@ class Migration:
     ) -> None:
         """Prepare; nothing is received yet."""
         self.first_mismatch = ""
+        self.handed_over = False
+        self.closing: Closing | None = None
         self.placement_reason = ""
-        self._channels = [session.channels[name] for name in plan.channels]
-        self._main = session.channels[Channel.PRECOPY]
+        self._channels = dict(channels)
         self._plan = plan
         self._memory = memory
         self._guest = guest
@@ -90,18 +120,58 @@ class Migration:
         # vCPUs that said that they wait, and not yet that they run again.
         self._asleep: set[int] = set()
         self._waking = trio.lowlevel.ParkingLot()
+        self._watching = trio.CancelScope()
+        self._asking = _Asking()
+        self._part: DestPart | None = None
+        self._account = b""
         if steps:
             self._engine.watch(self._on_happening)
 
     def listen_to(self, touches: Path | None) -> None:
-        """Have pages touched that are named in a pipe, too; call it before `receive`."""
+        """Have pages touched that are named in a pipe, too; call it before `watch`."""
         self._touches = touches
 
-    async def receive(self) -> None:
-        """Say ready, receive everything, run the guest; return when every page is placed.
+    @property
+    def paused(self) -> bool:
+        """Whether the source is waited for."""
+        return self._lifecycle.state is State.POSTCOPY_PAUSED
+
+    @property
+    def channels(self) -> Mapping[Channel, InChannel]:
+        """The connections of this epoch."""
+        return self._channels
+
+    @property
+    def missing(self) -> PageSet:
+        """What of the guest's memory has not come, half-received target pages included."""
+        return self._engine.assembly.missing()
+
+    @property
+    def _main(self) -> InChannel:
+        return self._channels[Channel.PRECOPY]
+
+    async def watch(self) -> None:
+        """Serve the guest, over all epochs, until `close` or a cancellation ends it."""
+        with self._watching:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_guest)
+                nursery.start_soon(self._watch_faults)
+                nursery.start_soon(self._answer_faults)
+                nursery.start_soon(self._release_overdue)
+                nursery.start_soon(self._placement.run)
+                nursery.start_soon(self._toucher.run)
+                if self._touches is not None:
+                    nursery.start_soon(read_touches, self._touches, self._touch)
+
+    def stop_watching(self) -> None:
+        """End `watch`: what the guest says from now on is not heard."""
+        self._watching.cancel()
+
+    async def begin(self) -> None:
+        """Say ready: pages may come.
 
         Raises:
-            ConnectionLost, PeerAborted, RemoteProtocolError, GuestFailed: The migration failed.
+            ConnectionLost: The source is gone.
         """
         tell_run(
             self._emit, self._plan.geometry,
@@ -110,40 +180,96 @@ class Migration:
         )  # fmt: skip
         await self._main.send(Ready())
         self._lifecycle.fire(Event.PREPARED)
+
+    def interrupt(self) -> None:
+        """Take notice that the connections are gone: nothing more comes over them."""
+        self._lifecycle.interrupt()
+        for channel in self._channels.values():
+            channel.close()
+        self.forget_frames()
+
+    def forget_frames(self) -> None:
+        """Count what is half-received as missing: no more of it will come."""
+        self._engine.interrupt()
+
+    async def resume(self, channels: Mapping[Channel, InChannel]) -> None:
+        """Say over new connections what is here and what is missing, and ask for pages again.
+
+        Raises:
+            ConnectionLost: They broke, too.
+        """
+        self._channels = dict(channels)
+        self._asking = _Asking()
+        self._lifecycle.go_on(Event.RECONNECTED)
+        missing = self.missing
+        for message, payload in missing_maps(missing) if self.handed_over else ():
+            await self._main.send(message, payload)
+        standing = Standing(
+            running=self.handed_over,
+            target_pages=len(missing) if self.handed_over else 0,
+            dropped_bytes=self._engine.assembly.dropped_bytes,
+        )
+        await self._main.send(standing)
+        self._lifecycle.go_on(Event.RECOVERED if self.handed_over else Event.SWITCH_OVER_AGAIN)
+        self._emit(RECOVERED, missing_bytes=missing.length_bytes, running=self.handed_over)
+
+    async def receive(self) -> None:
+        """Receive everything, run the guest; return when every page is placed.
+
+        Raises:
+            ConnectionLost, PeerAborted, RemoteProtocolError, GuestFailed: The migration failed.
+        """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_guest)
-            nursery.start_soon(self._watch_faults)
-            nursery.start_soon(self._answer_faults)
-            nursery.start_soon(self._release_overdue)
-            nursery.start_soon(self._placement.run)
-            nursery.start_soon(self._toucher.run)
-            if self._touches is not None:
-                nursery.start_soon(read_touches, self._touches, self._touch)
+            nursery.start_soon(self._ask_again)
             async with trio.open_nursery() as receivers:
-                for channel in self._channels:
+                for channel in self._channels.values():
                     receiver = Receiver(
                         channel, self._plan, self._engine, self._lifecycle, self._switch_over
                     )
                     receivers.start_soon(receiver.run)
-            await self._finish()
-            await self._placement.finish()
-            # The word of those that were woken last is on its way.
-            with trio.move_on_after(_WAKE_SECONDS_MAX):
-                while self._asleep:
-                    await self._waking.park()
             nursery.cancel_scope.cancel()
+        await self._finish()
 
-    async def close(self) -> tuple[DestPart, Verdict, SourcePart]:
+    async def close(self) -> None:
         """Give account of the memory, hear the verdict, say goodbye.
 
         Raises:
             ConnectionLost, PeerAborted, RemoteProtocolError: The source did not see it through.
         """
+        if self._part is None:
+            self._part = await self._settle()
+        with trio.move_on_after(CLOSING_SECONDS_MAX):
+            await self._main.send(Account(payload_bytes=len(self._account)), self._account)
+            verdict = await self._main.receive()
+            if not isinstance(verdict, Verdict):
+                raise RemoteProtocolError(f"{type(verdict).__name__} came where Verdict was due")
+            payload = bytearray(verdict.payload_bytes)
+            await self._main.receive_payload(memoryview(payload), lambda _: None)
+            source = unpack_record(SourcePart, bytes(payload))
+            self.closing = Closing(self._part, verdict, source)
+            await self._main.send(Bye())
+            # The source closes first, so that it cannot take our closing for a lost connection.
+            orderly = True
+            with trio.move_on_after(_LINGER_SECONDS_MAX):
+                orderly = await self._main.wait_closed()
+            if not orderly:
+                raise ConnectionLost("the source may not have heard the last word")
+            return
+        raise RemoteProtocolError(f"no verdict in {CLOSING_SECONDS_MAX:g} s")
+
+    async def _settle(self) -> DestPart:
+        """Bring the guest to a stand for good and make the account of it."""
+        await self._placement.finish()
+        # The word of those that were woken last is on its way.
+        with trio.move_on_after(_WAKE_SECONDS_MAX):
+            while self._asleep:
+                await self._waking.park()
+        self.stop_watching()
         snapshot = await self._guest.pause()
         digests = await in_thread(digest(self._memory))
-        part = self._part(snapshot)
+        part = self._statistics(snapshot)
         self._emit(ACCESSES, **asdict(part.accesses))
-        account = pack_record(
+        self._account = pack_record(
             AccountRecord(
                 states=encode_states(snapshot.states),
                 digests=tuple(digests),
@@ -151,47 +277,42 @@ class Migration:
                 part=part,
             )
         )
-        with trio.move_on_after(CLOSING_SECONDS_MAX):
-            await self._main.send(Account(payload_bytes=len(account)), account)
-            verdict = await self._main.receive()
-            if not isinstance(verdict, Verdict):
-                raise RemoteProtocolError(f"{type(verdict).__name__} came where Verdict was due")
-            payload = bytearray(verdict.payload_bytes)
-            await self._main.receive_payload(memoryview(payload), lambda _: None)
-            source = unpack_record(SourcePart, bytes(payload))
-            await self._main.send(Bye())
-            # The source closes first, so that it cannot take our closing for a lost connection.
-            with trio.move_on_after(_LINGER_SECONDS_MAX):
-                await self._main.wait_closed()
-            return part, verdict, source
-        raise RemoteProtocolError(f"no verdict in {CLOSING_SECONDS_MAX:g} s")
+        return part
 
     def part_so_far(self) -> DestPart:
         """Return what there is for a report; the guest may be gone by now."""
         board, vcpus = self._guest.board, range(self._guest.spec.vcpu_count)
-        return self._part(GuestSnapshot((), tuple(board.counters(vcpu) for vcpu in vcpus)))
+        return self._statistics(GuestSnapshot((), tuple(board.counters(vcpu) for vcpu in vcpus)))
 
     async def _switch_over(self, message: SwitchOver, device_state: bytes) -> None:
         """Take the guest over: from here on it runs on this side."""
+        if self.handed_over:
+            raise RemoteProtocolError("SwitchOver came again")
         states = decode_states(device_state, self._guest.spec.vcpu_count)
-        self._lifecycle.fire(Event.GUEST_STOPPED)
-        self._guest.load(states)
-        self._engine.start_postcopy()
-        if message.postcopy:
-            self._lifecycle.fire(Event.POSTCOPY_STARTED)
-        elif not self._engine.assembly.complete:
-            raise RemoteProtocolError("pages are missing though precopy is said to be complete")
-        # Pages may come meanwhile.  Who touches one that was placed and then unmapped is stopped by
-        # the kernel, and released at once.
-        await self._placement.settle()
-        await self._guest.run()
-        self._emit(GUEST_RUN)
+        if self._lifecycle.state is State.ACTIVE:
+            self._lifecycle.fire(Event.GUEST_STOPPED)
+        # Half of it must not be done: a break that comes now finds the guest running here.
+        with trio.CancelScope(shield=True):
+            self._guest.load(states)
+            self._engine.start_postcopy()
+            if message.postcopy:
+                self._lifecycle.fire(Event.POSTCOPY_STARTED)
+            elif not self._engine.assembly.complete:
+                raise RemoteProtocolError("pages are missing though precopy is said to be complete")
+            self.handed_over = True
+            # Pages may come meanwhile.  Who touches one that was placed and then unmapped is
+            # stopped by the kernel, and released at once.
+            await self._placement.settle()
+            await self._guest.run()
+            self._emit(GUEST_RUN)
         await self._main.send(Running())
         if message.postcopy:
             tell_missing(self._emit, self._plan.geometry, self._engine.assembly)
 
     async def _finish(self) -> None:
         assembly = self._engine.assembly
+        if not self.handed_over:
+            raise RemoteProtocolError("the source has ended without a switch-over")
         if not assembly.complete:
             raise RemoteProtocolError(
                 f"the source has ended, {assembly.missing_bytes} bytes are missing"
@@ -202,7 +323,29 @@ class Migration:
             data_bytes=sum(counts.data_bytes for counts in assembly.counts.values()),
         )
         await self._main.send(finished)
-        self._lifecycle.fire(Event.ALL_PLACED)
+        self._lifecycle.go_on(Event.ALL_PLACED)
+
+    async def _ask_again(self) -> None:
+        """Ask again for what vCPUs waited for before a break; see that asking goes on working."""
+        for request in self._engine.open_requests():
+            await self._main.send(request)
+            self._engine.requested(request)
+        await self._asking.failed.wait()
+        assert self._asking.error is not None
+        raise self._asking.error
+
+    async def _ask(self, request: PageRequest) -> None:
+        """Ask for a page now, or after the break."""
+        if self._lifecycle.state is not State.POSTCOPY_ACTIVE:
+            return
+        asking = self._asking
+        try:
+            await self._main.send(request)
+        except ConnectionLost as error:
+            asking.error = error
+            asking.failed.set()
+        else:
+            self._engine.requested(request)
 
     async def _watch_faults(self) -> None:
         """Hear of vCPUs that the kernel stops."""
@@ -221,8 +364,7 @@ class Migration:
     async def _answer_fault(self, vcpu: int, request: PageRequest | None) -> None:
         await self._toucher.faulted(vcpu)
         if request is not None and self._engine.still_wants(request):
-            await self._main.send(request)
-            self._engine.requested(request)
+            await self._ask(request)
 
     async def _release_overdue(self) -> None:
         """See to it that no vCPU sleeps on because a wake-up was lost."""
@@ -265,7 +407,7 @@ class Migration:
         self._emit(TOUCH, block=page.block, page=page.index)
         self._toucher.ask(page)
 
-    def _part(self, snapshot: GuestSnapshot) -> DestPart:
+    def _statistics(self, snapshot: GuestSnapshot) -> DestPart:
         latencies = self._engine.latencies
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return DestPart(

@@ -18,11 +18,13 @@ from protocol.messages import (
     PassEnd,
     RunData,
     SwitchOver,
+    SwitchOverAck,
+    SwitchOverAhead,
     ZeroData,
 )
 from protocol.policy import HalfSent
 from protocol.runs import unpack_runs
-from protocol.states import Lifecycle, check_receivable
+from protocol.states import Event, Lifecycle, check_receivable
 
 SwitchOverHandler = Callable[[SwitchOver, bytes], Awaitable[None]]
 
@@ -79,6 +81,9 @@ class Receiver:
                 case Discard():
                     bits = await self._receive_bytes(message.payload_bytes)
                     self._engine.assembly.discard(message.block, message.first, message.count, bits)
+                case SwitchOverAhead():
+                    self._lifecycle.fire(Event.GUEST_STOPPED)
+                    await self._channel.send(SwitchOverAck())
                 case SwitchOver():
                     state = await self._receive_bytes(message.payload_bytes)
                     await self._on_switch_over(message, state)

@@ -15,10 +15,12 @@ import trio
 
 from dest.channel import InChannel
 from dest.config import DestConfig
-from dest.listen import Session, open_listener
+from dest.listen import Listener, Session, open_listener
 from dest.migration import Migration
+from dest.recovery import Recovery, outcome_of_loss
+from dest.resumes import Resumes
 from dest.script import check_steps
-from dest.setup import receive_setup
+from dest.setup import Plan, receive_setup
 from dest.stopping import check_granted, may_use_hugetlb, service_for
 from guest.handle import open_guest
 from guest.image import save_image
@@ -36,7 +38,7 @@ from protocol.errors import (
 from protocol.events import Emit
 from protocol.messages import Abort
 from protocol.report import DestPart, assemble
-from protocol.states import POSTCOPY, Event, Lifecycle
+from protocol.states import Event, Lifecycle
 
 # How long the peer is given to take the reason why a session ends.
 FAREWELL_SECONDS_MAX = 1.0
@@ -93,73 +95,101 @@ class DestSession:
         """
         try:
             async with open_listener(
-                self._config.host, self._config.port, self._log, self._config.credentials
+                self._config.host,
+                self._config.port,
+                self._log,
+                self._config.credentials,
+                self._config.silence_seconds_max,
             ) as listener:
                 self._on_listening(listener.address)
                 session = await listener.accept_session()
-                return await self._serve(session)
+                return await self._serve(listener, session)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
-            raise self._outcome(root_cause(error)) from None
+            cause = root_cause(error)
+            if isinstance(cause, trio.Cancelled):
+                self._lifecycle.cancel()
+            else:
+                self._lifecycle.fail()
+            raise cause from None
 
-    def _outcome(self, cause: BaseException) -> BaseException:
-        """Bring the state to its end, and return the error as it is for the user."""
-        lost = self._lifecycle.state in POSTCOPY and isinstance(
-            cause, (ConnectionLost, PeerAborted)
-        )
-        if isinstance(cause, trio.Cancelled):
-            self._lifecycle.cancel()
-        else:
-            self._lifecycle.fail()
-        return MemoryLost(f"{cause}; memory of the guest is lost") if lost else cause
-
-    async def _serve(self, session: Session) -> Result:
+    async def _serve(self, listener: Listener, session: Session) -> Result:
         self._lifecycle.fire(Event.CONNECTED)
-        main = session.channels[Channel.PRECOPY]
         try:
             plan = await receive_setup(session)
             check_steps(self._config.steps, plan.geometry, plan.spec.name)
+            memory_in = GuestMemory.create(
+                plan.geometry, self._config.backing,
+                hugetlb=may_use_hugetlb(self._config.placement, plan.policy),
+            )  # fmt: skip
+        except BaseException as error:  # noqa: BLE001 - raised again as its root cause
+            cause = root_cause(error)
+            await _say_farewell(session.channels[Channel.PRECOPY], cause)
+            raise cause from None
+        with memory_in as memory:
+            return await self._take_guest(listener, session, plan, memory)
+
+    async def _take_guest(
+        self, listener: Listener, session: Session, plan: Plan, memory: GuestMemory
+    ) -> Result:
+        channels = {name: session.channels[name] for name in plan.channels}
+        resumes = Resumes(session.session_id, plan.channels, session.capabilities)
+        listener.take_resumes(resumes)
+        main = channels[Channel.PRECOPY]
+        try:
+            await in_thread(memory.populate())
             placement = self._config.placement
-            with GuestMemory.create(
-                plan.geometry, self._config.backing, hugetlb=may_use_hugetlb(placement, plan.policy)
-            ) as memory:
-                await in_thread(memory.populate())
-                service, reason = service_for(placement, plan.policy, memory.kinds)
+            service, reason = service_for(placement, plan.policy, memory.kinds)
+            check_granted(placement, reason)
+            async with open_guest(memory, plan.spec, service) as guest:
+                reason = reason or guest.service.reason
                 check_granted(placement, reason)
-                async with open_guest(memory, plan.spec, service) as guest:
-                    reason = reason or guest.service.reason
-                    check_granted(placement, reason)
-                    migration = Migration(
-                        session, plan, memory, guest, self._lifecycle, self._emit,
-                        self._config.steps,
-                    )  # fmt: skip
-                    migration.placement_reason = reason
-                    self._migration = migration
-                    migration.listen_to(self._config.touches)
-                    return await self._migrate(migration, memory)
+                migration = Migration(
+                    channels, plan, memory, guest, self._lifecycle, self._emit, self._config.steps
+                )
+                migration.placement_reason = reason
+                self._migration = migration
+                migration.listen_to(self._config.touches)
+                recovery = Recovery(
+                    self._config, migration, resumes, session.capabilities,
+                    self._lifecycle, self._emit,
+                )  # fmt: skip
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(migration.watch)
+                        await recovery.run()
+                        nursery.cancel_scope.cancel()
+                except BaseException as error:  # noqa: BLE001 - raised again as its outcome
+                    main = migration.channels[Channel.PRECOPY]
+                    raise await outcome_of_loss(
+                        root_cause(error), migration, memory, guest, self._config.save, self._emit
+                    ) from None
+                return await self._result(migration, memory)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             await _say_farewell(main, cause)
             raise cause from None
 
-    async def _migrate(self, migration: Migration, memory: GuestMemory) -> Result:
-        await migration.receive()
-        part, verdict, source = await migration.close()
+    async def _result(self, migration: Migration, memory: GuestMemory) -> Result:
+        closing = migration.closing
+        assert closing is not None, "a recovery that ends well has the verdict"
         if self._config.save is not None:
             await in_thread(save_image(memory, self._config.save))
         problem = None
-        if part.mismatches + source.mismatches:
+        mismatches = closing.part.mismatches + closing.source.mismatches
+        if mismatches:
             problem = WrongMemory(
-                f"the guest found wrong memory in {part.mismatches + source.mismatches} reads: "
+                f"the guest found wrong memory in {mismatches} reads: "
                 f"{migration.first_mismatch or 'on the source'}"
             )
-        elif not verdict.equal:
-            problem = WrongMemory(f"the memory here is wrong: {verdict.detail}")
-        return Result(assemble(self._lifecycle.state.value, source, part), problem)
+        elif not closing.verdict.equal:
+            problem = WrongMemory(f"the memory here is wrong: {closing.verdict.detail}")
+        report = assemble(self._lifecycle.state.value, closing.source, closing.part)
+        return Result(report, problem)
 
 
 async def _say_farewell(channel: InChannel, cause: BaseException) -> None:
     """Tell the source why this ends, unless it knows or cannot be told."""
-    if isinstance(cause, (ConnectionLost, PeerAborted)):
+    if isinstance(cause, (ConnectionLost, MemoryLost, PeerAborted)):
         return
     cancelled = isinstance(cause, trio.Cancelled)
     reason = "cancelled by its user" if cancelled else str(cause)

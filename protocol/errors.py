@@ -53,7 +53,16 @@ class AuthenticationFailed(MigrationError):
 
 
 class ConnectionLost(MigrationError):
-    """A connection ended, or stayed silent for too long, before the closing exchange."""
+    """A connection ended, or stayed silent for too long, before the closing exchange.
+
+    Attributes:
+        channel: The role of the connection, empty where none is to blame.
+    """
+
+    def __init__(self, reason: str, channel: str = "") -> None:
+        """Say which connection, and what became of it."""
+        super().__init__(reason)
+        self.channel = channel
 
 
 class MigrationCancelled(MigrationError):
@@ -101,6 +110,8 @@ def _vagueness(error: BaseException) -> int:
     # Most telling first; an error counts as the nearest of its classes that is named here.
     order: tuple[type[BaseException], ...] = (
         Exception,
+        # Whoever cancels must hear of it, too.
+        MemoryLost,
         # What ends a task from outside: a cancelled scope, an interrupt.
         BaseException,
         MigrationCancelled,
@@ -111,7 +122,6 @@ def _vagueness(error: BaseException) -> int:
         GuestFailed,
         PeerAborted,
         MidstreamError,
-        MemoryLost,
         ConnectionLost,
     )
     return next(order.index(kind) for kind in type(error).__mro__ if kind in order)

@@ -34,6 +34,7 @@ ACCESSES = "accesses"
 VERDICT = "verdict"
 CHANNEL_LOST = "channel-lost"
 RECOVERED = "recovered"
+MEMORY_LOST = "memory-lost"
 
 
 class Emit(Protocol):

@@ -32,6 +32,9 @@ RUNS_EXTENT_BYTES_MAX = 1 << 40
 # One discard frame: a bitmap of 8 Mi target pages, 32 GiB of guest.
 DISCARD_BYTES_MAX = 1 << 20
 
+# The bitmap of a map of what is missing, deflated; one that cannot be deflated grows by a little.
+MISSING_MAP_BYTES_MAX = DISCARD_BYTES_MAX + 4096
+
 # The guest's specification, with a recorded trace of a few million accesses in it.
 GUEST_SPEC_BYTES_MAX = 256 << 20
 
@@ -83,6 +86,24 @@ CLOSING_SECONDS_MAX = 600.0
 # Precopy that has not converged after so many passes never will.
 PASS_COUNT_MAX = 1000
 
+# A side that has had nothing to say for so long says that it is alive.
+PING_SECONDS = 1.0
+
+# How often both sides look at that; silence is counted in these.
+PULSE_SECONDS = 0.25
+
+# The shortest silence that may be taken for death: some pings must be able to go missing.
+SILENCE_SECONDS_MIN = 2.0
+# The longest: what is silent for an hour has been forgotten by its user, too.
+SILENCE_SECONDS_MAX = 3600.0
+
+# How long a destination is given to tell what it holds, once a broken session is connected again.
+RECOVER_SECONDS_MAX = 30.0
+
+# A session that broke so often will not be repaired by one more attempt.
+RECOVERY_COUNT_MAX = 1000
+
+assert PULSE_SECONDS < PING_SECONDS < SILENCE_SECONDS_MIN
 assert BLOCK_COUNT_MAX * (BLOCK_NAME_CHARS_MAX + 32) < HEADER_BYTES_MAX
 assert CAPABILITY_COUNT_MAX * (CAPABILITY_CHARS_MAX + 4) < HEADER_BYTES_MAX
 assert max(BLOCK_COUNT_MAX, CAPABILITY_COUNT_MAX) <= HEADER_ARRAY_ITEMS_MAX

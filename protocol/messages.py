@@ -8,34 +8,22 @@ carries them after the header.  `protocol/README.md` shows who sends what, when.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import ClassVar, NewType, get_type_hints
+from typing import ClassVar, get_type_hints
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.fields import CHECKS, WORDS, PackedRuns
 from protocol.limits import (
-    BLOCK_COUNT_MAX,
-    BLOCK_NAME_CHARS_MAX,
-    CAPABILITY_CHARS_MAX,
-    CAPABILITY_COUNT_MAX,
     CHUNK_BYTES_MAX,
     CLOSING_BYTES_MAX,
     DEVICE_STATE_BYTES_MAX,
     DISCARD_BYTES_MAX,
     GUEST_SPEC_BYTES_MAX,
-    REASON_CHARS_MAX,
+    MISSING_MAP_BYTES_MAX,
     REPORT_BYTES_MAX,
-    RUN_COUNT_MAX,
-    SESSION_ID_BYTES,
 )
-from protocol.runs import PACKED_RUN_BYTES
-from protocol.text import is_one_line, one_line
+from protocol.text import one_line
 
 PROTOCOL_VERSION = 1
-
-# What numpy, msgpack and a C `int64_t` can all hold.
-INTEGER_MAX = (1 << 63) - 1
-
-# Runs of target pages as `protocol.runs` packs them.
-PackedRuns = NewType("PackedRuns", bytes)
 
 
 @dataclass(frozen=True)
@@ -227,7 +215,7 @@ class PageRequest(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class End(Message):
-    """The last frame on a channel, with what went over it since the session began.
+    """The last frame with pages on a channel, with what went over it since it was opened.
 
     Attributes:
         target_pages: Target pages sent, each time one was sent.
@@ -245,8 +233,8 @@ class Finished(Message):
 
     Attributes:
         pages: Pages of all blocks, all of them placed.
-        target_pages: Target pages received over all channels, each time one came.
-        data_bytes: Page bytes received over all channels.
+        target_pages: Target pages received over all open channels, each time one came.
+        data_bytes: Page bytes received over all open channels.
     """
 
     kind: ClassVar[int] = 15
@@ -308,6 +296,82 @@ class RunData(Message):
     send_us: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ping(Message):
+    """Says that the sender is alive, where it has had nothing else to say for a while."""
+
+    kind: ClassVar[int] = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchOverAhead(Message):
+    """The switch-over comes next: from here on the destination may not forget the session."""
+
+    kind: ClassVar[int] = 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchOverAck(Message):
+    """The destination keeps what it has through a break, and waits for the source to come back."""
+
+    kind: ClassVar[int] = 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resume(Message):
+    """Opens each connection of a session that is broken, in the place of a Hello.
+
+    Attributes:
+        version: The sender's `PROTOCOL_VERSION`.
+        session: The session's 16 bytes.
+        role: "precopy" or "postcopy".
+        attempt: Which attempt to resume this is, from 1; a later one replaces an earlier one.
+    """
+
+    kind: ClassVar[int] = 23
+    version: int
+    session: bytes
+    role: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingMap(Message):
+    """Target pages that the destination has not received; the payload is a deflated bitmap.
+
+    As in Discard, bit i stands for target page `first + i`.  All that no map names has been
+    received.
+
+    Attributes:
+        block: Block index.
+        first: Target page index in the block of the first bit; a multiple of 8.
+        count: How many target pages the bitmap covers.
+    """
+
+    kind: ClassVar[int] = 24
+    payload_bytes_max: ClassVar[int] = MISSING_MAP_BYTES_MAX
+    block: int
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing(Message):
+    """Where the destination stands after a break; the maps of what is missing are before it.
+
+    Attributes:
+        running: It has the whole SwitchOver and runs the guest; if not, nothing before counts.
+        target_pages: How many target pages all maps name together.
+        dropped_bytes: Bytes that came, since the session began, of target pages that a break left
+            half-received; they come again.
+    """
+
+    kind: ClassVar[int] = 25
+    running: bool
+    target_pages: int
+    dropped_bytes: int
+
+
 MESSAGE_TYPES: tuple[type[Message], ...] = tuple(Message.__subclasses__())
 BY_KIND = {message_type.kind: message_type for message_type in MESSAGE_TYPES}
 assert len(BY_KIND) == len(MESSAGE_TYPES)
@@ -365,77 +429,10 @@ def from_fields(values: object) -> Message:
 def _problem(message_type: type[Message], values: dict[str, object]) -> str:
     """Return what is wrong with the first bad field, or an empty string."""
     for name, expected in FIELD_TYPES[message_type].items():
-        if not _CHECKS[expected](values[name]):
-            return f"{name} is not {_WORDS[expected]}"
+        if not CHECKS[expected](values[name]):
+            return f"{name} is not {WORDS[expected]}"
     payload_bytes = values["payload_bytes"]
     assert isinstance(payload_bytes, int)
     if payload_bytes > message_type.payload_bytes_max:
         return f"a payload of {payload_bytes} bytes is over {message_type.payload_bytes_max}"
     return ""
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= INTEGER_MAX
-
-
-def _is_capabilities(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and len(value) <= CAPABILITY_COUNT_MAX
-        and all(_is_name(item, CAPABILITY_CHARS_MAX) for item in value)
-    )
-
-
-def _is_blocks(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and 0 < len(value) <= BLOCK_COUNT_MAX
-        and all(map(_is_block, value))
-    )
-
-
-def _is_block(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and len(value) == 3
-        and _is_name(value[0], BLOCK_NAME_CHARS_MAX)
-        and _is_count(value[1])
-        and _is_count(value[2])
-    )
-
-
-def _is_packed_runs(value: object) -> bool:
-    return (
-        isinstance(value, bytes)
-        and 0 < len(value) <= RUN_COUNT_MAX * PACKED_RUN_BYTES
-        and not len(value) % PACKED_RUN_BYTES
-    )
-
-
-def _is_name(value: object, chars_max: int) -> bool:
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= chars_max
-        and value.isascii()
-        and value.isprintable()
-    )
-
-
-_CHECKS = {
-    int: _is_count,
-    bool: lambda value: type(value) is bool,
-    str: lambda value: isinstance(value, str) and is_one_line(value),
-    bytes: lambda value: isinstance(value, bytes) and len(value) == SESSION_ID_BYTES,
-    PackedRuns: _is_packed_runs,
-    tuple[str, ...]: _is_capabilities,
-    tuple[tuple[str, int, int], ...]: _is_blocks,
-}
-_WORDS = {
-    int: "a whole number from 0",
-    bool: "true or false",
-    str: f"a line of at most {REASON_CHARS_MAX} printable characters",
-    bytes: f"{SESSION_ID_BYTES} bytes",
-    PackedRuns: f"1 to {RUN_COUNT_MAX} packed runs",
-    tuple[str, ...]: "a short array of short names",
-    tuple[tuple[str, int, int], ...]: "an array of RAMBlocks",
-}

@@ -68,6 +68,25 @@ class PageSet:
             np.logical_or(mine, theirs, out=mine)
         self._count = sum(int(np.count_nonzero(member)) for member in self._member)
 
+    def replace(self, other: PageSet) -> None:
+        """Have exactly the members of another set of the same guest."""
+        for mine, theirs in zip(self._member, other._member, strict=True):
+            mine[:] = theirs
+        self._count = other._count
+
+    def count_beyond(self, other: PageSet) -> int:
+        """Return how many members of this set another of the same guest has not."""
+        return sum(
+            int(np.count_nonzero(mine & ~theirs))
+            for mine, theirs in zip(self._member, other._member, strict=True)
+        )
+
+    def runs(self, block: int) -> list[tuple[int, int]]:
+        """Return a block's members as unbroken runs: index of the first target page, and count."""
+        edges = np.flatnonzero(np.diff(self._member[block].astype(np.int8), prepend=0, append=0))
+        starts, stops = edges[::2], edges[1::2]
+        return list(zip(starts.tolist(), (stops - starts).tolist(), strict=True))
+
     def copy(self) -> PageSet:
         """Return an independent set with the same members."""
         twin = PageSet(self.geometry)

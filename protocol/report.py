@@ -46,6 +46,9 @@ class SourcePart:
         mbps: Megabits (10^6) of RAM a second, over the time in which RAM was being sent.
         normal_pages: Pages sent with their bytes, each time; `duplicate_pages`: as all zero.
         data_bytes: Page bytes sent.
+        bytes_sent_twice: Page bytes that went again though the destination had them.
+        bytes_lost: Page bytes that went again because a break had lost them on their way.
+        recoveries: How often the migration was resumed after a break.
     """
 
     policy: str
@@ -79,6 +82,8 @@ class SourcePart:
     preemptions: int
     boosted: int
     bytes_sent_twice: int
+    bytes_lost: int
+    recoveries: int
     reads: int
     mismatches: int
     pages_compared: int
@@ -222,12 +227,13 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
         },
         "preemptions": {"count": source.preemptions, "boosted": source.boosted},
         "bytes-sent-twice": source.bytes_sent_twice,
+        "bytes-lost": source.bytes_lost,
         "channels": {
             "precopy": source.precopy_channel_bytes,
             "postcopy": source.postcopy_channel_bytes,
             "return-path": source.return_path_bytes,
         },
-        "recoveries": 0,
+        "recoveries": source.recoveries,
     }
 
 

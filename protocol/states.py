@@ -5,11 +5,14 @@ Rules:
 1. Everything that changes a state is an `Event` and stands in this file; nobody sets a state.
 2. Source and destination use the same table.  Where only one side can meet an event, the other's
    rows simply never fire.
-3. At most one side runs the guest.  Until SwitchOver is sent it is the source's, with all of its
-   memory: whatever breaks costs only the copy on the destination.  It passes with SwitchOver; from
-   there on it is the destination's, in postcopy as well as when precopy alone brought everything
-   and both sides stay in `device` until Finished.
-4. `completed`, `failed` and `cancelled` are final.
+3. At most one side runs the guest.  Until the first byte of SwitchOver may have left it is the
+   source's, with all of its memory: whatever breaks costs only the copy on the destination.  From
+   then on the source never runs it again; the destination does once it has the whole SwitchOver, in
+   postcopy as well as when precopy alone brought everything and both sides stay in `device` until
+   Finished.
+4. What breaks in between, and all that breaks later, interrupts the session and does not end it.
+5. `completed`, `failed` and `cancelled` are final.  A break in `completed` changes no state: what
+   is left is the proof, and it is done over again.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from protocol.messages import (
     PassEnd,
     RunData,
     SwitchOver,
+    SwitchOverAhead,
     ZeroData,
 )
 
@@ -55,9 +59,11 @@ class Event(Enum):
     GUEST_STOPPED = "the guest stands still for the switch-over"
     POSTCOPY_STARTED = "the guest runs on the destination, pages are missing"
     ALL_PLACED = "every page is placed and both sides counted the same"
-    BROKEN = "a connection or a side failed"
-    RECONNECTED = "a broken postcopy session has both connections again"
+    BROKEN = "a side failed, or a connection did that nothing can replace"
+    INTERRUPTED = "a connection failed, and the guest has changed hands or is about to"
+    RECONNECTED = "an interrupted session has all its connections again"
     RECOVERED = "both sides know again what is missing"
+    SWITCH_OVER_AGAIN = "the destination had not yet taken the guest, it is handed over anew"
     CANCEL = "the user wants it to end"
     CANCEL_DONE = "everything is undone"
 
@@ -71,22 +77,20 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     State.DEVICE: {
         Event.POSTCOPY_STARTED: State.POSTCOPY_ACTIVE,
         Event.ALL_PLACED: State.COMPLETED,
+        Event.INTERRUPTED: State.POSTCOPY_PAUSED,
         **_CANCELLABLE,
     },
     State.POSTCOPY_ACTIVE: {
         Event.ALL_PLACED: State.COMPLETED,
-        Event.BROKEN: State.POSTCOPY_PAUSED,
-        Event.CANCEL: State.CANCELLING,
+        Event.INTERRUPTED: State.POSTCOPY_PAUSED,
+        **_CANCELLABLE,
     },
-    State.POSTCOPY_PAUSED: {
-        Event.RECONNECTED: State.POSTCOPY_RECOVER,
-        Event.BROKEN: State.FAILED,
-        Event.CANCEL: State.CANCELLING,
-    },
+    State.POSTCOPY_PAUSED: {Event.RECONNECTED: State.POSTCOPY_RECOVER, **_CANCELLABLE},
     State.POSTCOPY_RECOVER: {
         Event.RECOVERED: State.POSTCOPY_ACTIVE,
-        Event.BROKEN: State.POSTCOPY_PAUSED,
-        Event.CANCEL: State.CANCELLING,
+        Event.SWITCH_OVER_AGAIN: State.DEVICE,
+        Event.INTERRUPTED: State.POSTCOPY_PAUSED,
+        **_CANCELLABLE,
     },
     State.CANCELLING: {Event.CANCEL_DONE: State.CANCELLED, Event.BROKEN: State.CANCELLED},
     State.COMPLETED: {},
@@ -97,12 +101,27 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
 # What the destination may hear once it has said Ready, by its state and the channel.  An Abort may
 # come at any time, and ends the session before it could be looked up here.
 RECEIVABLE: dict[State, dict[Channel, tuple[type[Message], ...]]] = {
-    State.ACTIVE: {Channel.PRECOPY: (PageData, ZeroData, RunData, PassEnd, Discard, SwitchOver)},
-    State.DEVICE: {Channel.PRECOPY: (End,), Channel.POSTCOPY: (End,)},
+    State.ACTIVE: {
+        Channel.PRECOPY: (
+            PageData,
+            ZeroData,
+            RunData,
+            PassEnd,
+            SwitchOverAhead,
+            Discard,
+            SwitchOver,
+        )
+    },
+    State.DEVICE: {
+        Channel.PRECOPY: (PageData, ZeroData, RunData, Discard, SwitchOver, End),
+        Channel.POSTCOPY: (End,),
+    },
     State.POSTCOPY_ACTIVE: {
         Channel.PRECOPY: (PageData, ZeroData, RunData, End),
         Channel.POSTCOPY: (PageData, ZeroData, RunData, End),
     },
+    # Where the closing exchange is done over again.
+    State.COMPLETED: {Channel.PRECOPY: (End,), Channel.POSTCOPY: (End,)},
 }
 
 FINAL = frozenset(state for state, events in TRANSITIONS.items() if not events)
@@ -177,6 +196,16 @@ class Lifecycle:
         """Go to the end that a failure leads to; nothing happens in a final state."""
         while self.state not in FINAL:
             self.fire(Event.BROKEN)
+
+    def interrupt(self) -> None:
+        """Go where a lost connection leads; nothing happens in a final state, or while paused."""
+        if self.state not in FINAL | {State.POSTCOPY_PAUSED}:
+            self.fire(Event.INTERRUPTED)
+
+    def go_on(self, event: Event) -> None:
+        """Go where an event of a recovery leads; nothing happens in a final state."""
+        if self.state not in FINAL:
+            self.fire(event)
 
     def cancel(self) -> None:
         """Go to the end that a cancellation leads to; nothing happens in a final state."""

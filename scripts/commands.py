@@ -146,17 +146,25 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     "--connect", required=True, metavar="HOST:PORT",
     help="Where the destination listens; - to read it from standard input.",
 )  # fmt: skip
+@click.option(
+    "--resume", metavar="SESSION",
+    help="Hold no guest; tell the paused source of that session to connect there, and end.",
+)  # fmt: skip
 @with_options(options_of(SOURCE))
 @_EVENTS_APPEND
 @_EVENTS_NOW
 @_ON_LINK
 @_SPOOL
-def source(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
+def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
-    from scripts.configure import check_outputs, parse_address, source_config
+    from scripts.configure import check_outputs, check_session, parse_address, source_config
     from scripts.credentials import credentials
-    from scripts.source_side import run_source
+    from scripts.source_side import resume_paused, run_source
 
+    if resume is not None:
+        parse_address(connect, "--connect", port_min=1)
+        resume_paused(check_session(resume), connect)
+        return
     check_outputs(values)
     address = sys.stdin.readline().strip() if connect == "-" else connect
     host, port = parse_address(address, "--connect", port_min=1)
@@ -193,12 +201,12 @@ def dest(
     from scripts.configure import check_outputs, dest_config, parse_address
     from scripts.credentials import credentials
     from scripts.dest_side import run_dest, run_qemu_dest
-    from scripts.qemu.configure import check_no_credentials, qemu_dest_config
+    from scripts.qemu.configure import check_heeded, qemu_dest_config
 
     host, port = parse_address(listen, "--listen")
     check_outputs(values)
     if peer == "qemu":
-        check_no_credentials(values)
+        check_heeded(values)
         run_qemu_dest(qemu_dest_config(values, host, port), values)
         return
     for option in options_of(QEMU):

@@ -20,7 +20,12 @@ from guest.trace import read_trace
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
-from protocol.limits import CHUNK_BYTES_MAX
+from protocol.limits import (
+    CHUNK_BYTES_MAX,
+    SESSION_ID_BYTES,
+    SILENCE_SECONDS_MAX,
+    SILENCE_SECONDS_MIN,
+)
 from protocol.policy import preset
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_twice_readable, check_writable
@@ -103,6 +108,8 @@ def source_config(
         bandwidth=_parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
         dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
         hold=bool(values["hold"]),
+        reconnect_seconds=_seconds("--reconnect-for", values["reconnect_for"]),
+        silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,
         postcopy_bandwidth=_parsed(
             "--max-postcopy-bandwidth", lambda: parse_rate(values["max_postcopy_bandwidth"])
@@ -128,6 +135,8 @@ def dest_config(
         save=Path(values["save"]) if values["save"] is not None else None,
         steps=_steps(values["steps"]),
         touches=Path(values["touches"]) if values.get("touches") else None,
+        wait_seconds=_seconds("--wait-for-resume", values["wait_for_resume"]),
+        silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,
     )
 
@@ -144,6 +153,20 @@ def check_outputs(values: Values) -> None:
         # Not every command that writes events has views, too.
         if values.get(name) is not None:
             check_writable(f"--{name}", values[name])
+
+
+def check_session(text: str) -> str:
+    """Return a session's name.
+
+    Raises:
+        click.BadParameter: It is none.
+    """
+    if not re.fullmatch(rf"[0-9a-f]{{{2 * SESSION_ID_BYTES}}}", text):
+        raise click.BadParameter(
+            f"{_quoted(text)} is not {2 * SESSION_ID_BYTES} hexadecimal digits",
+            param_hint="--resume",
+        )
+    return text
 
 
 def check_pair(values: Values) -> None:
@@ -193,6 +216,20 @@ def link_rate(text: str) -> int:
         click.BadParameter: It is no rate.
     """
     return _parsed("--link", lambda: parse_rate(text))
+
+
+def _seconds(option: str, text: str) -> float:
+    return _parsed(option, lambda: parse_duration_ms(text)) / 1000
+
+
+def _silence_seconds(text: str) -> float:
+    seconds = _seconds("--silence-limit", text)
+    if not SILENCE_SECONDS_MIN <= seconds <= SILENCE_SECONDS_MAX:
+        raise click.BadParameter(
+            f"{_quoted(text)} is not {SILENCE_SECONDS_MIN:g} s to {SILENCE_SECONDS_MAX:g} s",
+            param_hint="--silence-limit",
+        )
+    return seconds
 
 
 def program_spec(values: Values, geometry: Geometry) -> ProgramSpec:

@@ -145,6 +145,21 @@ OPTIONS = (
         "Limit in postcopy, of what no vCPU waits for.", "0", "RATE",
     ),
     Option(
+        "--reconnect-for", SOURCE, MIGRATION,
+        "How long a migration that breaks in postcopy is tried to be resumed; 0 for not at all.",
+        "60s", "TIME",
+    ),
+    Option(
+        "--wait-for-resume", DEST, MIGRATION,
+        "How long the guest waits for a source that is gone to come back; 0 for not at all.",
+        "90s", "TIME",
+    ),
+    Option(
+        "--silence-limit", BOTH, MIGRATION,
+        "How long the other side may be silent before its connections are taken for broken.",
+        "10s", "TIME",
+    ),
+    Option(
         "--steps", DEST, MIGRATION,
         "Scripted page faults, [[step]] tables of a TOML file; with --program scripted.",
         None, "FILE",

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory, root_cause
+from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, WrongMemory, root_cause
 from protocol.report import assemble_failed
 from protocol.states import State
 from protocol.text import one_line
@@ -101,11 +101,15 @@ def report_error(
     """Write the report of a migration that failed, if one was wanted; why it failed comes first."""
     if values["report"] is None:
         return
-    status = State.CANCELLED if isinstance(error, MigrationCancelled) else State.FAILED
-    report = report_failure(status.value, one_line(str(error)))
+    report = report_failure(_status_of(error), one_line(str(error)))
     _tell_of_link(report, values)
     with suppress(MidstreamError):
         _write_report(values["report"], report)
+
+
+def _status_of(error: MidstreamError) -> str:
+    state = State.CANCELLED if isinstance(error, MigrationCancelled) else State.FAILED
+    return state.value
 
 
 async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
@@ -132,8 +136,9 @@ async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
-            # What fails while a side is being cancelled fails because of that.
-            if not (received and isinstance(cause, MidstreamError)):
+            # What fails while a side is being cancelled fails because of that; lost memory is lost.
+            follows = isinstance(cause, MidstreamError) and not isinstance(cause, MemoryLost)
+            if not (received and follows):
                 raise cause from None
     if outcome is None:
         raise MigrationCancelled(f"cancelled by {received}")
@@ -160,11 +165,16 @@ def _finish(outcome: Outcome, values: Values) -> None:
         raise problem
 
 
-def put_reason(path: Path, reason: str) -> bool:
-    """Put into the report that a file holds why the command failed; return whether it holds one."""
+def put_reason(path: Path, error: MidstreamError) -> bool:
+    """Put into the report that a file holds why the command failed; return whether it holds one.
+
+    Who wrote it may have been called off because of that: then it was not cancelled by its user.
+    """
     with suppress(OSError, ValueError, LookupError, TypeError):
         report = json.loads(path.read_text(encoding="utf-8"))
-        report["midstream"]["reason"] = reason
+        report["midstream"]["reason"] = one_line(str(error))
+        if report["status"] == State.CANCELLED.value:
+            report["status"] = _status_of(error)
         path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         return True
     return False

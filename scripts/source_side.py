@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from protocol.report import assemble_failed
@@ -11,6 +13,7 @@ from scripts.screen.progress import show_progress, tell_progress
 from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, Report, run_side
 from source.config import SourceConfig
+from source.control import tell_paused
 from source.session import SourceSession
 
 
@@ -27,7 +30,7 @@ def run_source(config: SourceConfig, values: Values) -> None:
         return assemble_failed(status, reason, source=part)
 
     async def run(recorder: Recorder) -> Outcome:
-        session = SourceSession(config, recorder, tell)
+        session = SourceSession(config, recorder, tell, _pause_teller(values))
         sessions.append(session)
         async with trio.open_nursery() as nursery:
             # A progress line between log lines would only be in their way.
@@ -40,3 +43,17 @@ def run_source(config: SourceConfig, values: Values) -> None:
         return result.report, result.problem
 
     run_side(SOURCE, values, run, report_failure)
+
+
+def resume_paused(session: str, address: str) -> None:
+    """Tell a paused source of this user where to connect.
+
+    Raises:
+        MidstreamError: There is none, or it does not take the address.
+    """
+    trio.run(tell_paused, session, address)
+
+
+def _pause_teller(values: Values) -> Callable[[str], None]:
+    """Return who tells the user of pauses."""
+    return (lambda _: None) if values["quiet"] else tell

@@ -50,5 +50,9 @@ class SchedulerCounts:
     on_postcopy_channel: int = 0
     preemptions: int = 0
     boosted: int = 0
-    # Bytes of guest memory that went a second time, of what went when the page was broken off.
+    # Bytes of guest memory that went a second time though the destination had them: of what went
+    # when a page was broken off, or of target pages that a break left half-received.
     resent_bytes: int = 0
+    # Bytes that went a second time because a break had lost them on their way.
+    lost_bytes: int = 0
+    recoveries: int = 0

@@ -14,7 +14,7 @@ import trio
 
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
-from protocol.messages import Message
+from protocol.messages import Message, Ping
 from protocol.tls import SMALL_BATCH_BYTES, TlsTransport
 from protocol.transport import Transport
 from protocol.wire import encode
@@ -87,6 +87,8 @@ class OutChannel:
         self.target_pages_sent = 0
         self.data_bytes_sent = 0
         self._sock = sock
+        # A sign of life of which the socket has not taken all: nothing may go before its rest.
+        self._ping: Frame | None = None
         self._tls = sock if isinstance(sock, TlsTransport) else None
 
     def keep_little_in_the_kernel(self) -> None:
@@ -110,6 +112,32 @@ class OutChannel:
         Raises:
             ConnectionLost: The connection is broken.
         """
+        if self._ping is not None and not self._finish_ping(self._ping):
+            return 0
+        return self._write_now(frame, limit)
+
+    def ping(self) -> None:
+        """Send a sign of life: of an open frame its next byte, else a Ping.
+
+        It never waits: where the socket takes nothing, the peer has enough to read.
+
+        Raises:
+            ConnectionLost: The connection is broken.
+        """
+        if self.open_frame is not None:
+            self.send_now(self.open_frame, 1)
+        elif self._ping is None:
+            self._ping = Frame(Ping())
+            self._finish_ping(self._ping)
+
+    def _finish_ping(self, ping: Frame) -> bool:
+        """Send the rest of a ping; tell whether nothing of it is left to go before other frames."""
+        self._write_now(ping, ping.length)
+        if ping.done:
+            self._ping = None
+        return ping.done
+
+    def _write_now(self, frame: Frame, limit: int) -> int:
         try:
             if self._tls is None:
                 count = os.writev(self._sock.fileno(), frame.rest(limit))
@@ -120,7 +148,8 @@ class OutChannel:
             return 0
         except OSError as error:
             raise ConnectionLost(
-                f"the {self.name.value} connection broke: {error.strerror or error}"
+                f"the {self.name.value} connection broke: {error.strerror or error}",
+                self.name.value,
             ) from error
         frame.sent += count
         self.bytes_sent += count

@@ -26,6 +26,9 @@ class SourceConfig:
         dirty_log: One of guest.dirty_log.DIRTY_LOG_CHOICES.
         hold: Keep the vCPUs still here, so that their program begins on the destination.
         postcopy_bandwidth: Bytes a second of background in postcopy, 0 for no limit.
+        reconnect_seconds: How long a migration that is interrupted in postcopy is tried to be
+            resumed; 0 for not at all.
+        silence_seconds_max: How long the destination may be silent before it is taken for dead.
         credentials: What both sides have to prove to each other.
     """
 
@@ -42,4 +45,6 @@ class SourceConfig:
     postcopy_bandwidth: int
     dirty_log: str = "auto"
     hold: bool = False
+    reconnect_seconds: float = 60.0
+    silence_seconds_max: float = 10.0
     credentials: Credentials = NOTHING

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import trio
 
+from protocol.capabilities import OURS, in_force
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.limits import HELLO_SECONDS_MAX, SESSION_ID_BYTES
-from protocol.messages import PROTOCOL_VERSION, Hello, Welcome
+from protocol.messages import PROTOCOL_VERSION, Hello, Resume, Welcome
 from protocol.policy import Policy
 from source.channel import OutChannel
 from source.proving import prove
@@ -24,20 +25,46 @@ from source.returns import ReturnPath
 
 @dataclass(frozen=True)
 class Connection:
-    """One TCP connection, both its directions."""
+    """One TCP connection, both its directions.
+
+    Attributes:
+        capabilities: What both sides can do, as the destination's Welcome says.
+    """
 
     out: OutChannel
     returns: ReturnPath
+    capabilities: tuple[str, ...] = ()
 
 
 Connections = Mapping[Channel, Connection]
 
 
+def new_session() -> bytes:
+    """Return what pairs the connections of one migration."""
+    return secrets.token_bytes(SESSION_ID_BYTES)
+
+
 @asynccontextmanager
 async def connect(
-    host: str, port: int, policy: Policy, credentials: Credentials = NOTHING
+    host: str,
+    port: int,
+    policy: Policy,
+    credentials: Credentials = NOTHING,
+    *,
+    session: bytes | None = None,
+    attempt: int = 0,
+    silence_seconds_max: float = 10.0,
 ) -> AsyncIterator[Connections]:
     """Open the connections that a policy needs; they are closed when the block is left.
+
+    Args:
+        host: Where the destination listens.
+        port: On which TCP port.
+        policy: Says how many connections there are.
+        credentials: What both sides have to prove to each other.
+        session: What pairs them; None for a new session.
+        attempt: 0 for a new session, else which attempt to resume it this is.
+        silence_seconds_max: How long what is sent may go without being acknowledged.
 
     Raises:
         AuthenticationFailed: One side does not prove to the other what that demands.
@@ -45,41 +72,58 @@ async def connect(
         PeerAborted: The destination refuses.
         RemoteProtocolError: What listens there is no midstream destination.
     """
-    session = secrets.token_bytes(SESSION_ID_BYTES)
+    session = session or new_session()
     names = list(Channel) if policy.own_channel else [Channel.PRECOPY]
     connections: dict[Channel, Connection] = {}
     try:
         for name in names:
-            connections[name] = await connect_channel(host, port, name, session, credentials)
+            connections[name] = await connect_channel(
+                host, port, name, session, credentials,
+                attempt=attempt, silence_seconds_max=silence_seconds_max,
+            )  # fmt: skip
         yield connections
     finally:
         for connection in connections.values():
             connection.out.close()
 
 
+def _hello(name: Channel, session: bytes, attempt: int) -> Hello | Resume:
+    if attempt:
+        return Resume(version=PROTOCOL_VERSION, session=session, role=name.value, attempt=attempt)
+    return Hello(version=PROTOCOL_VERSION, session=session, role=name.value, capabilities=OURS)
+
+
 async def connect_channel(
-    host: str, port: int, name: Channel, session: bytes, credentials: Credentials = NOTHING
+    host: str,
+    port: int,
+    name: Channel,
+    session: bytes,
+    credentials: Credentials = NOTHING,
+    *,
+    attempt: int = 0,
+    silence_seconds_max: float = 10.0,
 ) -> Connection:
     """Open one connection of a session: connect, prove, say hello, hear the welcome.
 
     Raises:
         AuthenticationFailed, ConnectionLost, PeerAborted, RemoteProtocolError: As `connect`.
     """
-    sock = await _open(host, port)
+    sock = await _open(host, port, silence_seconds_max)
     try:
         # Longer than the destination gives each newcomer: others may be before us.
         with _patience(f"{host}:{port} did not prove itself", HELLO_SECONDS_MAX):
             transport = await prove(sock, host, name, session, credentials)
-        connection = Connection(OutChannel(name, transport), ReturnPath(name, transport))
+        out, returns = OutChannel(name, transport), ReturnPath(name, transport)
         with _patience(f"{host}:{port} did not answer the hello", HELLO_SECONDS_MAX):
-            await _greet(connection, name, session, f"{host}:{port}")
+            hello = _hello(name, session, attempt)
+            capabilities = await _greet(out, returns, hello, f"{host}:{port}")
     except BaseException:
         sock.close()
         raise
-    return connection
+    return Connection(out, returns, capabilities)
 
 
-async def _open(host: str, port: int) -> trio.socket.SocketType:
+async def _open(host: str, port: int, silence_seconds_max: float) -> trio.socket.SocketType:
     try:
         with trio.fail_after(HELLO_SECONDS_MAX):
             stream = await trio.open_tcp_stream(host, port)
@@ -89,6 +133,10 @@ async def _open(host: str, port: int) -> trio.socket.SocketType:
         raise ConnectionLost(
             f"cannot connect to {host}:{port}: no answer in {HELLO_SECONDS_MAX:g} s"
         ) from None
+    # What was sent and not acknowledged for so long never will be.
+    stream.socket.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_seconds_max * 1000)
+    )
     # Without it, the small head of a frame could wait for the acknowledgement of the one before.
     stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # trio keeps little in the kernel, which costs a busy stream four times the CPU time: until
@@ -110,14 +158,18 @@ def _reason(error: OSError) -> str:
     return str(error)
 
 
-async def _greet(connection: Connection, name: Channel, session: bytes, address: str) -> None:
-    await connection.out.send(Hello(version=PROTOCOL_VERSION, session=session, role=name.value))
+async def _greet(
+    out: OutChannel, returns: ReturnPath, hello: Hello | Resume, address: str
+) -> tuple[str, ...]:
+    """Say hello; return the capabilities that are in force."""
+    await out.send(hello)
     try:
-        answer, _ = await connection.returns.receive()
+        answer, _ = await returns.receive()
     except RemoteProtocolError as error:
         raise RemoteProtocolError(f"{address} is no midstream destination: {error}") from error
     if not isinstance(answer, Welcome) or answer.version != PROTOCOL_VERSION:
         raise RemoteProtocolError(f"{address} answered the hello with something else")
+    return in_force(answer.capabilities)
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from guest.memory import GuestMemory
+from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.limits import RUN_COUNT_MAX
-from protocol.messages import PackedRuns, PageData, RunData, ZeroData
+from protocol.messages import PageData, RunData, ZeroData
 from protocol.runs import Flags, Runs, Stretch, pack_runs
 from source.channel import Frame
 from source.jobs import Chunk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from protocol.channels import Channel
 from source.connect import Connections
@@ -45,11 +46,11 @@ class Meter:
         return data_bytes * 8 / (self.sending_ns / 1e3) if self.sending_ns else 0.0
 
 
-def sent_bytes(connections: Connections) -> int:
-    """Return what went over all channels, heads and all."""
-    return sum(connection.out.bytes_sent for connection in connections.values())
+def sent_bytes(epochs: Sequence[Connections]) -> int:
+    """Return what went over all channels of all epochs, heads and all."""
+    return sum(connection.out.bytes_sent for each in epochs for connection in each.values())
 
 
-def channel_bytes(connections: Connections, name: Channel) -> int:
+def channel_bytes(epochs: Sequence[Connections], name: Channel) -> int:
     """Return what went over one channel; 0 where the policy has none of that name."""
-    return connections[name].out.bytes_sent if name in connections else 0
+    return sum(each[name].out.bytes_sent for each in epochs if name in each)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 
 import msgpack
+import trio
 
 from guest.dirty_log import DirtyLog
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from guest.states import encode_states
+from protocol.capabilities import RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
 from protocol.events import GUEST_STOP, PASS_END, Emit
@@ -29,29 +31,43 @@ from protocol.messages import (
     Ready,
     Running,
     Setup,
+    Standing,
     SwitchOver,
+    SwitchOverAck,
+    SwitchOverAhead,
 )
 from protocol.pageset import PageSet
+from protocol.policy import HalfSent
 from protocol.states import Event, Lifecycle, State
 from source.config import SourceConfig
 from source.connect import Connections
 from source.convergence import NextStep, expected_downtime_ms
 from source.meter import Meter, sent_bytes
 from source.pacing import Pacer
+from source.recovery import lost_bytes
 from source.returns import Inbox
 from source.scheduler import Scheduler
 from source.sender import Sender
 
 
 class Migration:
-    """One migration over open connections; `run` once."""
+    """One migration; it goes from one *epoch*, a set of open connections, to the next.
+
+    `attach` each epoch's connections, then `transfer` in the first and `resume` in the others.
+
+    Attributes:
+        epochs: The connections of all epochs, the present ones last.
+        inboxes: What the present ones bring back.
+        handed_over: The first byte of SwitchOver may have left: the guest is not this side's.
+        memory: The guest's.
+        prepared: The destination has said Ready; from then on it answers.
+    """
 
     def __init__(
         self,
         config: SourceConfig,
         memory: GuestMemory,
         guest: GuestHandle,
-        connections: Connections,
         lifecycle: Lifecycle,
         emit: Emit,
         dirty_log: DirtyLog,
@@ -59,31 +75,51 @@ class Migration:
         """Prepare; nothing is sent yet."""
         self.meter = Meter()
         self.scheduler = Scheduler(config.geometry, config.policy, config.chunk_bytes)
+        self.epochs: list[Connections] = []
+        self.inboxes: dict[Channel, Inbox] = {}
+        self.handed_over = False
+        self.prepared = trio.Event()
+        self._config = config
+        self.memory = memory
+        self._guest = guest
+        self._lifecycle = lifecycle
+        self._emit = emit
+        self._dirty_log = dirty_log
+        self._snapshot: GuestSnapshot | None = None
+        # What is dirty when the guest is handed over, and whether it is sent before or after.
+        self._dirty = PageSet(config.geometry)
+        self._step = NextStep.POSTCOPY
+        self._runs_there = False
+        self._rest_since_ns = 0
+        self._dropped_bytes = 0
+
+    def attach(self, connections: Connections) -> None:
+        """Take the connections of a new epoch; their inboxes are the caller's to run."""
+        self.epochs.append(connections)
         self.inboxes = {
             name: Inbox(connection.returns, self._on_request)
             for name, connection in connections.items()
         }
-        self._config = config
-        self._memory = memory
-        self._guest = guest
-        self._connections = connections
-        self._lifecycle = lifecycle
-        self._emit = emit
-        self._dirty_log = dirty_log
         outs = {name: connection.out for name, connection in connections.items()}
-        self._sender = Sender(self.scheduler, memory, outs, emit)
+        self._sender = Sender(self.scheduler, self.memory, outs, self._emit)
         self._main = outs[Channel.PRECOPY]
         self._inbox = self.inboxes[Channel.PRECOPY]
 
     @property
     def backing(self) -> str:
         """What the guest's memory is made of here."""
-        return self._memory.backing
+        return self.memory.backing
 
     @property
     def dirty_log(self) -> str:
         """Who logs what the guest writes, "kernel" or "software"."""
         return self._dirty_log.name
+
+    @property
+    def recoverable(self) -> bool:
+        """Whether both sides can resume this migration, and the user wants them to."""
+        capabilities = self.epochs[-1][Channel.PRECOPY].capabilities
+        return RECOVER in capabilities and self._config.reconnect_seconds > 0
 
     async def transfer(self) -> GuestSnapshot:
         """Bring the guest over; return it as it was when it stopped here.
@@ -93,15 +129,54 @@ class Migration:
             MigrationError: Precopy does not converge.
         """
         await self._set_up()
-        dirty, step = await self._precopy()
-        snapshot = await self._stop_guest(dirty)
-        if step is NextStep.POSTCOPY:
-            await self._postcopy(snapshot, dirty)
-        else:
-            await self._finish_precopy(snapshot, dirty)
-        await self._end()
-        self._dirty_log.stop()
-        return snapshot
+        self._dirty, self._step = await self._precopy()
+        if RECOVER in self.epochs[-1][Channel.PRECOPY].capabilities:
+            await self._main.send(SwitchOverAhead())
+            await self._inbox.expect(SwitchOverAck, CLOSING_SECONDS_MAX)
+        self._snapshot = await self._stop_guest(self._dirty)
+        await self._hand_over(self._snapshot)
+        return await self._finish()
+
+    async def resume(self, standing: Standing, missing: PageSet) -> GuestSnapshot:
+        """Go on after a break, over new connections.
+
+        Args:
+            standing: What the destination says of itself.
+            missing: What it has not received, if it runs the guest.
+
+        Raises:
+            ConnectionLost, RemoteProtocolError: It broke again, or is not the one that was left.
+        """
+        assert self._snapshot is not None, "only what was handed over is resumed"
+        self.scheduler.counts.recoveries += 1
+        if not standing.running:
+            if self._runs_there:
+                raise RemoteProtocolError("the destination ran the guest and says that it does not")
+            self._lifecycle.go_on(Event.SWITCH_OVER_AGAIN)
+            self.scheduler.begin_again(PageSet(self._config.geometry))
+            await self._hand_over(self._snapshot)
+            return await self._finish()
+        self._take_missing(standing, missing)
+        self._lifecycle.go_on(Event.RECOVERED)
+        self._main.keep_little_in_the_kernel()
+        self._sender.pacer = Pacer(self._config.postcopy_bandwidth)
+        return await self._finish()
+
+    def _take_missing(self, standing: Standing, missing: PageSet) -> None:
+        if not self._runs_there:
+            self._runs_there = True
+            self.meter.running_ns = time.monotonic_ns()
+        counts = self.scheduler.counts
+        left_to_miss = self._dirty if self._step is NextStep.POSTCOPY else PageSet(missing.geometry)
+        counts.lost_bytes += lost_bytes(
+            left_to_miss, self.scheduler.remaining, missing,
+            goes_twice=self._config.policy.half_sent is HalfSent.RESEND,
+        )  # fmt: skip
+        if standing.dropped_bytes < self._dropped_bytes:
+            raise RemoteProtocolError("the destination takes back what it dropped")
+        counts.resent_bytes += standing.dropped_bytes - self._dropped_bytes
+        self._dropped_bytes = standing.dropped_bytes
+        self.scheduler.begin_again(missing)
 
     async def _set_up(self) -> None:
         blocks = tuple(
@@ -119,6 +194,7 @@ class Migration:
         await self._inbox.expect(Ready, SETUP_SECONDS_MAX)
         self.meter.prepared_ns = time.monotonic_ns()
         self._lifecycle.fire(Event.PREPARED)
+        self.prepared.set()
 
     async def _precopy(self) -> tuple[PageSet, NextStep]:
         """Run passes until precopy is over; return what is dirty then, and what comes next."""
@@ -166,7 +242,7 @@ class Migration:
         """Stop the guest and add its last writes to what is dirty."""
         self.meter.stopped_ns = time.monotonic_ns()
         self._emit(GUEST_STOP)
-        self.meter.bytes_at_stop = sent_bytes(self._connections)
+        self.meter.bytes_at_stop = sent_bytes(self.epochs)
         snapshot = await self._guest.pause()
         self._lifecycle.fire(Event.GUEST_STOPPED)
         self._harvest(dirty)
@@ -176,45 +252,58 @@ class Migration:
         dirty.add_flat(self._dirty_log.harvest())
         self.meter.dirty_sync_count += 1
 
-    async def _finish_precopy(self, snapshot: GuestSnapshot, dirty: PageSet) -> None:
-        """Send the rest while the guest stands still, unpaced, then hand it over."""
-        self._sender.pacer = Pacer(0)
-        started_ns = time.monotonic_ns()
-        self.scheduler.add(dirty, across_pages=True)
-        await self._sender.drain()
-        await self._switch_over(snapshot, postcopy=False)
-        await self._await_running()
-        self.meter.sending_ns += self.meter.running_ns - started_ns
+    async def _hand_over(self, snapshot: GuestSnapshot) -> None:
+        """Make the guest the destination's; the guest stands still."""
+        if self._step is NextStep.POSTCOPY:
+            await self._discard_dirty()
+        else:
+            await self._send_dirty()
+        # From the first byte on nobody can know how much of it the destination gets.
+        self.handed_over = True
+        if self._step is NextStep.POSTCOPY:
+            self._lifecycle.fire(Event.POSTCOPY_STARTED)
+        state = encode_states(snapshot.states)
+        postcopy = self._step is NextStep.POSTCOPY
+        await self._main.send(SwitchOver(payload_bytes=len(state), postcopy=postcopy), state)
+        self.meter.bytes_at_switch_over = sent_bytes(self.epochs)
+        if postcopy:
+            self._main.keep_little_in_the_kernel()
+            self._sender.pacer = Pacer(self._config.postcopy_bandwidth)
 
-    async def _postcopy(self, snapshot: GuestSnapshot, dirty: PageSet) -> None:
-        """Hand the guest over, then send what it misses, in the order in which it asks."""
+    async def _send_dirty(self) -> None:
+        """Send the rest while the guest stands still, unpaced."""
+        self._sender.pacer = Pacer(0)
+        self._rest_since_ns = time.monotonic_ns()
+        self.scheduler.add(self._dirty, across_pages=True)
+        await self._sender.drain()
+
+    async def _discard_dirty(self) -> None:
+        """Say what is missing there, and have it ready to be sent."""
         # Before the guest can run there: a request for a page not yet known here would be taken for
         # one that was sent, and the page would come when the scan gets to it.
-        self.scheduler.add(dirty, postcopy=True)
-        for block, first, count, bits in dirty.bitmaps(DISCARD_BYTES_MAX * 8):
+        self.scheduler.add(self._dirty, postcopy=True)
+        for block, first, count, bits in self._dirty.bitmaps(DISCARD_BYTES_MAX * 8):
             discard = Discard(payload_bytes=len(bits), block=block, first=first, count=count)
             await self._main.send(discard, bits)
-        await self._switch_over(snapshot, postcopy=True)
-        self._lifecycle.fire(Event.POSTCOPY_STARTED)
-        self._main.keep_little_in_the_kernel()
-        self._sender.pacer = Pacer(self._config.postcopy_bandwidth)
+
+    async def _finish(self) -> GuestSnapshot:
+        """Send what is missing, in the order in which the guest asks, until both say it is there.
+
+        Both believe it only when they counted the same over the connections of this epoch.
+        """
+        assert self._snapshot is not None
         started_ns = time.monotonic_ns()
-        await self._sender.drain()
-        self.meter.sending_ns += time.monotonic_ns() - started_ns
-        await self._await_running()
-
-    async def _switch_over(self, snapshot: GuestSnapshot, *, postcopy: bool) -> None:
-        state = encode_states(snapshot.states)
-        await self._main.send(SwitchOver(payload_bytes=len(state), postcopy=postcopy), state)
-        self.meter.bytes_at_switch_over = sent_bytes(self._connections)
-
-    async def _await_running(self) -> None:
-        running = await self._inbox.expect(Running, CLOSING_SECONDS_MAX)
-        self.meter.running_ns = running.at_ns
-
-    async def _end(self) -> None:
-        """Say that all was sent; believe that all was placed only when both counted the same."""
-        outs = [connection.out for connection in self._connections.values()]
+        try:
+            await self._sender.drain()
+        finally:
+            self.meter.sending_ns += time.monotonic_ns() - started_ns
+        if not self._runs_there:
+            running = await self._inbox.expect(Running, CLOSING_SECONDS_MAX)
+            self.meter.running_ns = running.at_ns
+            self._runs_there = True
+            if self._step is not NextStep.POSTCOPY:
+                self.meter.sending_ns += running.at_ns - self._rest_since_ns
+        outs = [connection.out for connection in self.epochs[-1].values()]
         for out in outs:
             await out.send(End(target_pages=out.target_pages_sent, data_bytes=out.data_bytes_sent))
         finished = await self._inbox.expect(Finished, CLOSING_SECONDS_MAX)
@@ -227,8 +316,11 @@ class Migration:
             raise RemoteProtocolError(
                 f"the destination counted {finished.message}, this side {ours}"
             )
-        self.meter.finished_ns = finished.at_ns
-        self._lifecycle.fire(Event.ALL_PLACED)
+        if self.meter.finished_ns is None:
+            self.meter.finished_ns = finished.at_ns
+            self._dirty_log.stop()
+        self._lifecycle.go_on(Event.ALL_PLACED)
+        return self._snapshot
 
     def _on_request(self, request: PageRequest) -> None:
         # One may come before this side has noted that its SwitchOver is sent.

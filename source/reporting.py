@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 
 from guest.handle import GuestSnapshot
 from protocol.channels import Channel
@@ -20,18 +21,19 @@ def source_part(
     backing: str,
     dirty_log: str,
     migration: Migration,
-    connections: Connections,
+    epochs: Sequence[Connections],
     snapshot: GuestSnapshot | None = None,
     comparison: Comparison | None = None,
 ) -> SourcePart:
     """Return what the source knows of a migration.
 
-    Without a snapshot of the guest, and a comparison of its memory, nothing is said to be verified.
+    What went is counted over all epochs, each the time from one break to the next.  Without a
+    snapshot of the guest, and a comparison of its memory, nothing is said to be verified.
     `normal` and `duplicate` count target pages, as QEMU does; a page that changes between zero and
     not is in both.
     """
     meter, counts = migration.meter, migration.scheduler.counts
-    outs = [connection.out for connection in connections.values()]
+    outs = [connection.out for each in epochs for connection in each.values()]
     data_bytes = sum(out.data_bytes_sent for out in outs)
     normal_pages = data_bytes // TARGET_PAGE_BYTES
     guest_counts = snapshot.counters if snapshot else ()
@@ -54,10 +56,10 @@ def source_part(
         page_bytes=TARGET_PAGE_BYTES,
         precopy_bytes=meter.bytes_at_stop,
         downtime_bytes=meter.bytes_at_switch_over - meter.bytes_at_stop,
-        postcopy_bytes=sent_bytes(connections) - meter.bytes_at_switch_over,
-        precopy_channel_bytes=channel_bytes(connections, Channel.PRECOPY),
-        postcopy_channel_bytes=channel_bytes(connections, Channel.POSTCOPY),
-        return_path_bytes=connections[Channel.PRECOPY].returns.bytes_received,
+        postcopy_bytes=sent_bytes(epochs) - meter.bytes_at_switch_over,
+        precopy_channel_bytes=channel_bytes(epochs, Channel.PRECOPY),
+        postcopy_channel_bytes=channel_bytes(epochs, Channel.POSTCOPY),
+        return_path_bytes=sum(each[Channel.PRECOPY].returns.bytes_received for each in epochs),
         requests_received=counts.received,
         requests_duplicate=counts.duplicate,
         requests_already_sent=counts.already_sent,
@@ -67,6 +69,8 @@ def source_part(
         preemptions=counts.preemptions,
         boosted=counts.boosted,
         bytes_sent_twice=counts.resent_bytes,
+        bytes_lost=counts.lost_bytes,
+        recoveries=counts.recoveries,
         reads=sum(each.reads_checked for each in guest_counts),
         mismatches=sum(each.mismatches for each in guest_counts),
         pages_compared=config.geometry.page_count if comparison else 0,

@@ -16,7 +16,7 @@ import trio
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.limits import DEVICE_STATE_BYTES_MAX, REPORT_BYTES_MAX
-from protocol.messages import Abort, Message, PageRequest
+from protocol.messages import Abort, Message, PageRequest, Ping
 from protocol.transport import Transport
 from protocol.wire import Decoder
 
@@ -38,6 +38,8 @@ class ReturnPath:
         self._name = name
         self._sock = sock
         self._decoder = Decoder()
+        # Somebody waits for bytes.
+        self.listening = False
 
     async def receive(self) -> tuple[Message, bytes]:
         """Return the next message and its payload.
@@ -47,8 +49,11 @@ class ReturnPath:
             PeerAborted: The destination ended the session.
             RemoteProtocolError: These are no messages.
         """
-        while (message := self._decoder.next_message()) is None:
-            self._decoder.receive_data(await self._receive_some())
+        message: Message | None = None
+        while message is None or isinstance(message, Ping):
+            message = self._decoder.next_message()
+            if message is None:
+                self._decoder.receive_data(await self._receive_some())
         if isinstance(message, Abort):
             raise PeerAborted(f"the destination ended the migration: {message.reason}")
         return message, await self._receive_payload(message)
@@ -76,14 +81,20 @@ class ReturnPath:
         return bytes(payload)
 
     async def _receive_some(self, most_bytes: int = _RECEIVE_BYTES) -> bytes:
+        self.listening = True
         try:
             data = await self._sock.recv(min(most_bytes, _RECEIVE_BYTES))
         except OSError as error:
             raise ConnectionLost(
-                f"the {self._name.value} connection broke: {error.strerror or error}"
+                f"the {self._name.value} connection broke: {error.strerror or error}",
+                self._name.value,
             ) from error
+        finally:
+            self.listening = False
         if not data:
-            raise ConnectionLost(f"the destination closed the {self._name.value} connection")
+            raise ConnectionLost(
+                f"the destination closed the {self._name.value} connection", self._name.value
+            )
         self.bytes_received += len(data)
         return data
 

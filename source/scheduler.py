@@ -123,6 +123,23 @@ class Scheduler:
         self._remaining.update(pages)
         self._background.restart(postcopy=postcopy, across_pages=across_pages)
 
+    def begin_again(self, missing: PageSet) -> None:
+        """Forget what was under way and asked for: after a break, exactly this is to be sent.
+
+        Requests come again, and no frame of before will be finished.
+        """
+        self._queue = RequestQueue()
+        self._current.clear()
+        self._preempted = self._leftover = None
+        self._notices.clear()
+        self._remaining.replace(missing)
+        self._background.restart(postcopy=True, across_pages=False)
+
+    @property
+    def remaining(self) -> PageSet:
+        """What no chunk was made of yet; not to be changed."""
+        return self._remaining
+
     def request(self, page: PageId, target_page: int, now_ns: int) -> Answer:
         """Take a page request; afterwards look at `wants_preemption`.
 

@@ -6,20 +6,22 @@ leaves no process, socket or mapping behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
 
 from guest import services
 from guest.dirty_log import DirtyLog, choose_dirty_log
-from guest.handle import GuestHandle, Mismatch, open_guest
+from guest.handle import GuestHandle, GuestSnapshot, Mismatch, open_guest
 from guest.image import load_image
 from guest.memory import GuestMemory
 from guest.pattern import Pattern
 from guest.slices import in_thread
+from protocol.capabilities import KEEPALIVE
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
@@ -27,10 +29,11 @@ from protocol.errors import (
     MidstreamError,
     MigrationError,
     PeerAborted,
+    RemoteProtocolError,
     WrongMemory,
     root_cause,
 )
-from protocol.events import MISMATCH, VERDICT, Emit, tell_run
+from protocol.events import CHANNEL_LOST, MISMATCH, RECOVERED, VERDICT, Emit, tell_run
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
 from protocol.messages import Abort, Account, Bye, Verdict
@@ -39,9 +42,12 @@ from protocol.report import SourcePart, assemble
 from protocol.states import POSTCOPY, Event, Lifecycle, State
 from source.closing import Comparison, compare
 from source.config import SourceConfig
-from source.connect import Connections, connect
+from source.connect import Connection, Connections
+from source.control import control_socket
+from source.keepalive import keep_alive
 from source.meter import channel_bytes, sent_bytes
 from source.migration import Migration
+from source.reconnect import Reconnector, hear_standing
 from source.reporting import source_part
 
 # The guest is the destination's by then.
@@ -49,6 +55,10 @@ _HANDED_OVER = POSTCOPY | {State.COMPLETED}
 
 # How long the peer is given to take the reason why a session ends.
 FAREWELL_SECONDS_MAX = 1.0
+
+# How long a source that has given its verdict tries to hear that it arrived: a destination that has
+# it is on its way out.
+LAST_WORD_SECONDS_MAX = 3.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,11 @@ class SourceSession:
     """Runs one source; `progress` may be read by another task at any time."""
 
     def __init__(
-        self, config: SourceConfig, emit: Emit, log: Callable[[str], None] = lambda _: None
+        self,
+        config: SourceConfig,
+        emit: Emit,
+        log: Callable[[str], None] = lambda _: None,
+        on_pause: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -99,14 +113,19 @@ class SourceSession:
             config: What the user said.
             emit: Takes events.
             log: Takes a line about what this machine cannot do as it was wanted.
+            on_pause: Takes a line about each pause.
         """
         self._config = config
         self._emit = emit
         self._log = log
+        self._on_pause = on_pause
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
-        self._connections: Connections = {}
         self._first_mismatch = ""
+        # The account that the memory was compared with, and how that came out.
+        self._comparison: tuple[bytes, Comparison] | None = None
+        self._verdict_sent = False
+        self._reconnector = Reconnector(config)
 
     def progress(self) -> Progress | None:
         """Return how far the migration is, None before it has connections."""
@@ -119,9 +138,9 @@ class SourceSession:
             pass_count=migration.meter.pass_count,
             ram_bytes=self._config.geometry.length_bytes,
             remaining_bytes=migration.scheduler.remaining_bytes,
-            sent_bytes=sent_bytes(self._connections),
-            precopy_channel_bytes=channel_bytes(self._connections, Channel.PRECOPY),
-            postcopy_channel_bytes=channel_bytes(self._connections, Channel.POSTCOPY),
+            sent_bytes=sent_bytes(migration.epochs),
+            precopy_channel_bytes=channel_bytes(migration.epochs, Channel.PRECOPY),
+            postcopy_channel_bytes=channel_bytes(migration.epochs, Channel.POSTCOPY),
             elapsed_ms=migration.meter.total_ms,
             requests=counts.received,
             queued_requests=migration.scheduler.queued_requests,
@@ -135,7 +154,7 @@ class SourceSession:
         if migration is None:
             return None
         return source_part(
-            self._config, migration.backing, migration.dirty_log, migration, self._connections
+            self._config, migration.backing, migration.dirty_log, migration, migration.epochs
         )
 
     async def run(self) -> Result:
@@ -155,21 +174,8 @@ class SourceSession:
                 await self._fill(memory)
                 wants_kernel = self._config.dirty_log != "software"
                 service = services.DIRTY_LOG if wants_kernel else services.NONE
-                async with (
-                    open_guest(memory, self._config.spec, service) as guest,
-                    connect(
-                        self._config.host,
-                        self._config.port,
-                        self._config.policy,
-                        self._config.credentials,
-                    ) as connections,
-                ):
-                    self._connections = connections
-                    guest.board.set_present(slice(None))
-                    dirty_log = self._choose_dirty_log(guest)
-                    if not self._config.hold:
-                        await guest.run()
-                    return await self._converse(memory, guest, dirty_log)
+                async with open_guest(memory, self._config.spec, service) as guest:
+                    return await self._migrate(memory, guest)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             if isinstance(cause, trio.Cancelled):
@@ -198,45 +204,109 @@ class SourceSession:
         else:
             await in_thread(load_image(self._config.image, memory))
 
-    async def _converse(
-        self, memory: GuestMemory, guest: GuestHandle, dirty_log: DirtyLog
-    ) -> Result:
-        """Migrate over the open connections; tell the destination if that fails."""
-        self._lifecycle.fire(Event.CONNECTED)
+    async def _migrate(self, memory: GuestMemory, guest: GuestHandle) -> Result:
+        """Migrate over one set of connections after another, until both sides agree."""
+        async with self._reconnector.connect() as connections:
+            guest.board.set_present(slice(None))
+            dirty_log = self._choose_dirty_log(guest)
+            migration = Migration(
+                self._config, memory, guest, self._lifecycle, self._emit, dirty_log
+            )
+            if not self._config.hold:
+                await guest.run()
+            self._lifecycle.fire(Event.CONNECTED)
+            self._attach(migration, connections)
+            ending = await self._epoch(migration, guest, migration.transfer)
+        while isinstance(ending, ConnectionLost):
+            ending = await self._resume(migration, guest, ending)
+        return ending
+
+    async def _resume(
+        self, migration: Migration, guest: GuestHandle, loss: ConnectionLost
+    ) -> Result | ConnectionLost:
+        """Wait until the destination can be reached, and go on; return how that ended."""
+        reconnector = self._reconnector
+        async with AsyncExitStack() as stack:
+            async with control_socket(reconnector.session.hex(), reconnector.redirect) as is_there:
+                self._on_pause(_paused_line(loss, reconnector.session, can_be_told=is_there))
+                connections = await reconnector.reconnect(loss, stack)
+            self._lifecycle.go_on(Event.RECONNECTED)
+            try:
+                standing, missing = await hear_standing(connections, self._config.geometry)
+            except ConnectionLost as again:
+                self._lose(again)
+                return again
+            except BaseException as error:
+                await _say_farewell(connections, error)
+                raise
+            self._attach(migration, connections)
+            self._emit(RECOVERED, missing_bytes=missing.length_bytes, running=standing.running)
+            return await self._epoch(migration, guest, partial(migration.resume, standing, missing))
+
+    def _attach(self, migration: Migration, connections: Connections) -> None:
         # The digests in the account are in proportion to the guest: 16 bytes for 2 MiB.
-        returns = self._connections[Channel.PRECOPY].returns
-        returns.payload_bytes_max += memory.geometry.length_bytes // TARGET_PAGE_BYTES
-        migration = Migration(
-            self._config, memory, guest, self._connections, self._lifecycle, self._emit, dirty_log
-        )
+        returns = connections[Channel.PRECOPY].returns
+        returns.payload_bytes_max += self._config.geometry.length_bytes // TARGET_PAGE_BYTES
+        migration.attach(connections)
         self._migration = migration
+
+    async def _epoch(
+        self,
+        migration: Migration,
+        guest: GuestHandle,
+        transfer: Callable[[], Awaitable[GuestSnapshot]],
+    ) -> Result | ConnectionLost:
+        """Migrate over the open connections.
+
+        Returns:
+            The result, or the loss of a connection that can be replaced by another.
+        """
         try:
             async with trio.open_nursery() as nursery:
                 for inbox in migration.inboxes.values():
                     nursery.start_soon(inbox.run)
                 nursery.start_soon(self._watch, guest)
-                result = await self._migrate_and_compare(migration, memory)
+                for connection in migration.epochs[-1].values():
+                    nursery.start_soon(self._keep_alive, migration, connection)
+                snapshot = await transfer()
+                result = await self._compare(migration, snapshot)
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
-            cause = await self._explain(error)
-            await self._say_farewell(cause)
+            connections = migration.epochs[-1]
+            cause = await _explain(connections, error)
+            if isinstance(cause, ConnectionLost):
+                self._lose(cause)
+                if migration.handed_over and migration.recoverable:
+                    self._reconnector.broke(LAST_WORD_SECONDS_MAX if self._verdict_sent else None)
+                    return cause
+            if not migration.handed_over and not (guest.is_running or self._config.hold):
+                # It had stood still for the switch-over that came to nothing.
+                with trio.CancelScope(shield=True):
+                    await guest.run()
+            await _say_farewell(connections, cause)
             raise cause from None
         return result
 
-    async def _migrate_and_compare(self, migration: Migration, memory: GuestMemory) -> Result:
-        snapshot = await migration.transfer()
+    def _lose(self, loss: ConnectionLost) -> None:
+        """Tell of a lost connection, and stand still if that is not the end."""
+        self._emit(CHANNEL_LOST, channel=loss.channel, reason=str(loss))
+        migration = self._migration
+        if migration is not None and migration.handed_over and migration.recoverable:
+            self._lifecycle.interrupt()
+
+    async def _keep_alive(self, migration: Migration, connection: Connection) -> None:
+        # A destination that allocates a large guest's memory has its own time for that.
+        await migration.prepared.wait()
+        if KEEPALIVE in connection.capabilities:
+            await keep_alive(connection, self._config.silence_seconds_max)
+
+    async def _compare(self, migration: Migration, snapshot: GuestSnapshot) -> Result:
         inbox = migration.inboxes[Channel.PRECOPY]
-        connection = self._connections[Channel.PRECOPY]
+        connection = migration.epochs[-1][Channel.PRECOPY]
         account = await inbox.expect(Account, CLOSING_SECONDS_MAX)
-        # The destination says how far the guest got: that could be steps for a century.
-        with trio.move_on_after(CLOSING_SECONDS_MAX) as patience:
-            comparison = await compare(account.payload, memory, self._config.spec, snapshot)
-        if patience.cancelled_caught:
-            raise MigrationError(
-                f"the guest's writes could not be done over in {CLOSING_SECONDS_MAX:g} s"
-            )
+        comparison = await self._comparison_of(account.payload, migration.memory, snapshot)
         part = source_part(
-            self._config, migration.backing, migration.dirty_log, migration, self._connections,
+            self._config, migration.backing, migration.dirty_log, migration, migration.epochs,
             snapshot, comparison,
         )  # fmt: skip
         payload = pack_record(part)
@@ -246,6 +316,7 @@ class SourceSession:
             equal=comparison.equal,
             detail=comparison.detail[:REASON_CHARS_MAX],
         )
+        self._verdict_sent = True
         await connection.out.send(verdict, payload)
         await inbox.expect(Bye, CLOSING_SECONDS_MAX)
         self._emit(
@@ -255,6 +326,25 @@ class SourceSession:
         )  # fmt: skip
         report = assemble(self._lifecycle.state.value, part, comparison.account.part)
         return Result(report, self._problem(part, comparison))
+
+    async def _comparison_of(
+        self, payload: bytes, memory: GuestMemory, snapshot: GuestSnapshot
+    ) -> Comparison:
+        """Compare with an account; once, for it brings this memory to that account's state."""
+        if self._comparison is None:
+            # The destination says how far the guest got: that could be steps for a century.
+            with trio.move_on_after(CLOSING_SECONDS_MAX) as patience:
+                comparison = await compare(payload, memory, self._config.spec, snapshot)
+                self._comparison = payload, comparison
+            if patience.cancelled_caught:
+                raise MigrationError(
+                    f"the guest's writes could not be done over in {CLOSING_SECONDS_MAX:g} s"
+                )
+        assert self._comparison is not None
+        compared, comparison = self._comparison
+        if payload != compared:
+            raise RemoteProtocolError("the destination gave two accounts that differ")
+        return comparison
 
     async def _watch(self, guest: GuestHandle) -> None:
         """Hear what the guest reports while it runs here.
@@ -286,37 +376,45 @@ class SourceSession:
             return WrongMemory(f"the destination's memory is wrong: {comparison.detail}")
         return None
 
-    async def _explain(self, error: BaseException) -> BaseException:
-        """Return why the session really ended.
 
-        When the destination aborts, a send may fail before the return path has given out the reason
-        that came with it; so a lost connection is looked at once more.
-        """
-        cause = root_cause(error)
-        if not isinstance(cause, ConnectionLost):
-            return cause
-        with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_SECONDS_MAX):
-            try:
-                while True:
-                    await self._connections[Channel.PRECOPY].returns.receive()
-            except PeerAborted as abort:
-                return abort
-            except MidstreamError:
-                return cause
+def _paused_line(loss: ConnectionLost, session: bytes, *, can_be_told: bool) -> str:
+    """Return what to tell the user of a pause."""
+    by_hand = f"; by hand: midstream source --resume {session.hex()} --connect HOST:PORT"
+    return f"paused: {loss}; trying to resume{by_hand if can_be_told else ''}"
+
+
+async def _explain(connections: Connections, error: BaseException) -> BaseException:
+    """Return why the session really ended.
+
+    When the destination aborts, a send may fail before the return path has given out the reason
+    that came with it; so a lost connection is looked at once more.
+    """
+    cause = root_cause(error)
+    if not isinstance(cause, ConnectionLost):
         return cause
+    with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_SECONDS_MAX):
+        try:
+            while True:
+                await connections[Channel.PRECOPY].returns.receive()
+        except PeerAborted as abort:
+            return abort
+        except MidstreamError:
+            return cause
+    return cause
 
-    async def _say_farewell(self, cause: BaseException) -> None:
-        """Tell the destination why this ends, unless it knows or cannot be told."""
-        if isinstance(cause, (ConnectionLost, PeerAborted)):
-            return
-        cancelled = isinstance(cause, trio.Cancelled)
-        reason = "cancelled by its user" if cancelled else str(cause)
-        out = self._connections[Channel.PRECOPY].out
-        with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
-            scope.shield = True
-            # A page that was broken off ends first, or the reason would land in its bytes.
-            await out.finish_open_frame()
-            await out.send(Abort(reason=reason, cancelled=cancelled))
-            # To close a connection whose bytes were not all read is to throw away what is still on
-            # its way to the other side; so the destination closes first.
-            await self._connections[Channel.PRECOPY].returns.wait_closed()
+
+async def _say_farewell(connections: Connections, cause: BaseException) -> None:
+    """Tell the destination why this ends, unless it knows or cannot be told."""
+    if isinstance(cause, (ConnectionLost, PeerAborted)):
+        return
+    cancelled = isinstance(cause, trio.Cancelled)
+    reason = "cancelled by its user" if cancelled else str(cause)
+    connection = connections[Channel.PRECOPY]
+    with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
+        scope.shield = True
+        # A page that was broken off ends first, or the reason would land in its bytes.
+        await connection.out.finish_open_frame()
+        await connection.out.send(Abort(reason=reason, cancelled=cancelled))
+        # To close a connection whose bytes were not all read is to throw away what is still on its
+        # way to the other side; so the destination closes first.
+        await connection.returns.wait_closed()

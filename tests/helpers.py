@@ -35,6 +35,8 @@ from guest.states import VcpuState
 from protocol import events
 from protocol.account import AccountRecord
 from protocol.channels import Channel
+from protocol.errors import ConnectionLost, root_cause
+from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock
 from protocol.messages import (
     PROTOCOL_VERSION,
@@ -46,11 +48,11 @@ from protocol.messages import (
     Finished,
     Hello,
     Message,
-    PackedRuns,
     PageData,
     PassAck,
     PassEnd,
     Ready,
+    Resume,
     RunData,
     Running,
     Setup,
@@ -272,6 +274,21 @@ def bare(error: E) -> E:
     """Return an error without its traceback, which would hold on to all that it went through."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
+
+
+async def loss_while(
+    reading: Callable[[], Awaitable[object]], watching: Callable[[], Awaitable[object]]
+) -> ConnectionLost:
+    """Return the loss of a connection that is read and watched at the same time."""
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reading)
+            nursery.start_soon(watching)
+    except ExceptionGroup as group:
+        cause = root_cause(group)
+        assert isinstance(cause, ConnectionLost)
+        return cause
+    raise AssertionError("nothing was lost")
 
 
 class Peer:
@@ -505,6 +522,7 @@ class HandSource:
         self.chunk_bytes = 256 * KIB
         self.spec = ProgramSpec(seed=SEED)
         self.buffer_bytes: int | None = None
+        self.capabilities: tuple[str, ...] = ()
 
     @property
     def main(self) -> Peer:
@@ -532,7 +550,23 @@ class HandSource:
         """Connect over the channels named, all by default, and say hello."""
         for name in names or tuple(Channel):
             peer = self.peers[name] = await dial(address, self.buffer_bytes)
-            await peer.send(Hello(version=PROTOCOL_VERSION, session=SESSION, role=name.value))
+            hello = Hello(
+                version=PROTOCOL_VERSION,
+                session=SESSION,
+                role=name.value,
+                capabilities=self.capabilities,
+            )
+            await peer.send(hello)
+            await peer.expect(Welcome)
+
+    async def resume(self, address: str, attempt: int) -> None:
+        """Connect again over both channels."""
+        for name in Channel:
+            peer = self.peers[name] = await dial(address)
+            role = name.value
+            await peer.send(
+                Resume(version=PROTOCOL_VERSION, session=SESSION, role=role, attempt=attempt)
+            )
             await peer.expect(Welcome)
 
     async def set_up(self) -> None:

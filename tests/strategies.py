@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from protocol.fields import INTEGER_MAX, PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
 from protocol.limits import (
     BLOCK_COUNT_MAX,
@@ -19,7 +20,7 @@ from protocol.limits import (
     REASON_CHARS_MAX,
     SESSION_ID_BYTES,
 )
-from protocol.messages import FIELD_TYPES, INTEGER_MAX, MESSAGE_TYPES, Message, PackedRuns
+from protocol.messages import FIELD_TYPES, MESSAGE_TYPES, Message
 from protocol.runs import PACKED_RUN_BYTES
 
 R = TypeVar("R")

@@ -61,6 +61,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
         "tests/dest/qemu/test_session.py", "what a session tells in the end, or when it fails"
     ),
     "dest/vcpus.py": Elsewhere("tests/dest/qemu/test_session.py", "a part of what a session does"),
+    "protocol/fields.py": Elsewhere(
+        "tests/protocol/test_messages.py", "what a message's fields may hold, field by field"
+    ),
     "source/config.py": Elsewhere("tests/source/test_session.py", "fields and no code"),
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),

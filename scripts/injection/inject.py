@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from scripts.injection.guest_terms import page_name
 from scripts.injection.outcome import Outcome
 from scripts.injection.qemu_results import early_pages
 from scripts.injection.scenario import Scenario, read_scenario
+from scripts.injection.storm import Ending, Passages, broken_at_random, judge_storm
 from scripts.injection.trial import Trial
 from scripts.injection.triggers import Received
 from scripts.processes.interrupts import SIGNALS
@@ -37,16 +38,39 @@ _UNCOUNTED_MAX = 4
     "--repeat", default=1, show_default=True, type=click.IntRange(1, _RUNS_MAX), metavar="N",
     help="Run each so often; every run must inject the same.",
 )  # fmt: skip
+@click.option(
+    "--breaks", default=0, type=click.IntRange(0, _RUNS_MAX), metavar="N",
+    help="Instead of its steps, break connections at random bytes, in so many runs.",
+)  # fmt: skip
+@click.option(
+    "--breaks-seed", default=0, show_default=True, type=click.IntRange(0), metavar="N",
+    help="The first run's seed; each run's is one more.",
+)  # fmt: skip
 @click.option("--keep", metavar="DIR", help="Leave the events and the report of each run there.")
-def inject(scenarios: tuple[str, ...], repeat: int, keep: str | None) -> int:
+def inject(
+    scenarios: tuple[str, ...], repeat: int, breaks: int, breaks_seed: int, keep: str | None
+) -> int:
     """Run scripted fault injections between a real source and destination.
 
     Exit status: 0 all is as expected; 1 something is not; 2 a scenario is wrong.
     """
     # All are read first: a typing error in the last should not cost the time of the others.
     read = [read_scenario(Path(path)) for path in scenarios]
-    good = [_run_all(scenario, repeat, keep) for scenario in read]
+    if breaks:
+        _check_breakable(read)
+        seeds = range(breaks_seed, breaks_seed + breaks)
+        good = [_storm(scenario, seeds, keep) for scenario in read]
+    else:
+        good = [_run_all(scenario, repeat, keep) for scenario in read]
     return 0 if all(good) else EXIT_UNMET
+
+
+def _check_breakable(scenarios: Sequence[Scenario]) -> None:
+    for scenario in scenarios:
+        if scenario.qemu is not None:
+            raise click.BadParameter(
+                f"{scenario.path}: the proxy does not speak QEMU's protocol", param_hint="--breaks"
+            )
 
 
 def _run_all(scenario: Scenario, repeat: int, keep: str | None) -> bool:
@@ -97,6 +121,31 @@ def _half_sent_steps(scenario: Scenario) -> Iterator[tuple[PageId, tuple[PageId,
     for step in scenario.steps if scenario.qemu is not None else ():
         if isinstance(step.when, Received) and isinstance(step.action, Fault):
             yield step.when.page, step.action.pages
+
+
+def _storm(scenario: Scenario, seeds: range, keep: str | None) -> bool:
+    """Break a scenario's connections at random, once a seed; print and return how that went."""
+    calm, passages = _run_storm(broken_at_random(scenario, {}, 0), seeds.start, keep)
+    if calm.fault:
+        print_result(f"FAILED {scenario.name} without a break\n  {calm.fault}\n")
+        return False
+    recovered, good = 0, True
+    for seed in seeds:
+        ending, _ = _run_storm(broken_at_random(scenario, passages, seed), seed, keep)
+        recovered += ending.recovered
+        if ending.fault:
+            print_result(f"FAILED {scenario.name} (seed {seed})\n  {ending.fault}\n")
+            good = False
+    if good:
+        print_result(f"ok {scenario.name} ({len(seeds)} times, {recovered} of them resumed)\n")
+    return good
+
+
+def _run_storm(scenario: Scenario, seed: int, keep: str | None) -> tuple[Ending, Passages]:
+    with _folder(scenario, seed, keep) as folder:
+        trial = Trial(scenario, folder)
+        outcome = trio.run(_until_signalled, trial)
+    return judge_storm(outcome), trial.passages
 
 
 def judge(scenario: Scenario, outcome: Outcome) -> list[Failure]:

@@ -19,7 +19,7 @@ from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import Geometry, PageId, Span
 from protocol.limits import HEADER_BYTES_MAX
-from protocol.messages import Hello, Message, PageData, RunData, SwitchOver, ZeroData
+from protocol.messages import Hello, Message, PageData, Resume, RunData, SwitchOver, ZeroData
 from protocol.proof import DEST_BYTES, SOURCE_BYTES, TAG, TAG_BYTES
 from protocol.runs import unpack_runs
 from protocol.wire import Decoder
@@ -128,6 +128,11 @@ class Marks:
         self._counts = [mark for mark in marks if isinstance(mark, BytesMark)]
         self._held = {mark.page: _Held() for mark in self._shares}
         self._passed: dict[tuple[Channel, Direction], int] = {}
+
+    @property
+    def passages(self) -> dict[tuple[Channel, Direction], int]:
+        """How many bytes have passed on each channel, each way."""
+        return dict(self._passed)
 
     def page_limit(self, span: Span) -> int:
         """Return how many bytes of a stretch may pass before a mark is reached, or its length."""
@@ -301,7 +306,7 @@ class Tap:
         self._payload_left = message.payload_bytes
         self._places = []
         match message:
-            case Hello() if message.role in {channel.value for channel in Channel}:
+            case Hello() | Resume() if message.role in {channel.value for channel in Channel}:
                 self.channel = Channel(message.role)
             case SwitchOver() if message.postcopy:
                 self._marks.switched_over()

@@ -27,6 +27,7 @@ from scripts.injection.outcome import Outcome
 from scripts.injection.proxy import Proxy
 from scripts.injection.qemu_results import carriers_told, differing_target_pages
 from scripts.injection.scenario import Scenario, needs_proxy, wire_marks
+from scripts.injection.storm import Passages
 from scripts.injection.tap import Marks
 from scripts.options import DEST, QEMU, SOURCE, options_of, to_arguments
 from scripts.processes.child import Child
@@ -90,6 +91,11 @@ class Trial:
             self._take_events(events_fd)
         self._write_events()
         return self._outcome()
+
+    @property
+    def passages(self) -> Passages:
+        """How many bytes have passed the proxy on each channel, each way."""
+        return self._marks.passages
 
     def touch(self, pages: Sequence[PageId]) -> None:
         """Have vCPUs of the destination touch pages."""

@@ -34,7 +34,7 @@ class Child:
         side: "source" or "dest".
         reason: Why it failed, in its own words, once `end` has returned.
         output: What it has printed and nobody has read, once `end` has returned.
-        put_down: `kill` ended it, or `end` when it took too long.
+        put_down: `kill` ended it, or `end` when it took too long, or `call_off`.
     """
 
     def __init__(
@@ -123,6 +123,12 @@ class Child:
     def interrupt(self) -> None:
         """Do to it what Ctrl-C does."""
         self.send_signal(signal.SIGINT)
+
+    def call_off(self) -> None:
+        """Have it end because the other side has: what it says then is not why all failed."""
+        if self.status is None:
+            self.put_down = True
+            self.interrupt()
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal; harmless when it has ended."""

@@ -19,7 +19,6 @@ import trio
 
 from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
 from protocol.report import assemble_failed
-from protocol.text import one_line
 from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
 from scripts.processes.child import Child
 from scripts.processes.interrupts import SIGNALS
@@ -161,7 +160,16 @@ class Launcher:
             source.kill()
             dest.interrupt()
             raise MigrationError(f"the destination did not listen in {LISTEN_SECONDS_MAX:g} s")
-        await source.wait()
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(self._call_off_alone, source, dest)
+            await source.wait()
+            waiting.cancel_scope.cancel()
+
+    async def _call_off_alone(self, source: Child, dest: Child) -> None:
+        """End a source that tries to come back to a destination that is gone."""
+        if await dest.wait():
+            await trio.sleep(LAST_WORDS_SECONDS_MAX)
+            source.call_off()
 
     def _yield_processor(self) -> None:
         """Let who shows the run take what processor time nobody else wants.
@@ -179,10 +187,19 @@ class Launcher:
             # One that never met a source, or whose source has ended well, has to be told.
             if not self._met or (self._cancelled_by and source_done):
                 side.interrupt()
+            if side.side == DEST and not source_done and await self._outlives(side):
+                # It would wait for a source that is gone to come back.
+                side.call_off()
             # What follows a transfer that came to its end, saving a large guest, takes its time.
             patient = source_done and not self._cancelled_by
             await side.end(math.inf if patient else END_SECONDS_MAX)
             source_done = side.side == SOURCE and side.status in {0, 3}
+
+    async def _outlives(self, side: Child) -> bool:
+        """Tell whether a side goes on when it has had the time to hear that the other is gone."""
+        with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_SECONDS_MAX):
+            await side.wait()
+        return side.status is None
 
     def _start(self, side: str, arguments: list[str], *, capture: bool) -> Child:
         ours = [option for option in options_of(side) if self._is_for(side, option.name)]
@@ -269,7 +286,7 @@ class Launcher:
         target = self._values["report"]
         source = next((side for side in self._sides if side.side == SOURCE), None)
         if target is not None and Path(target).is_file():
-            has_report = put_reason(Path(target), one_line(str(error)))
+            has_report = put_reason(Path(target), error)
         else:
             has_report = source is not None and source.status in _REPORTED
         if not has_report:

@@ -14,10 +14,12 @@ from protocol.units import parse_bytes
 from scripts.configure import dest_config, program_spec
 from scripts.credentials import SECRET_OPTION, TLS_OPTIONS
 from scripts.files import check_readable
-from scripts.options import Values
+from scripts.options import OPTIONS, Values
 
 # Less, and QEMU would wait for each target page; more is what nobody could tell from no limit.
 _WINDOW_BYTES_MIN, _WINDOW_BYTES_MAX = 16 << 10, 64 << 20
+
+_OF_RECOVERY = ("--wait-for-resume", "--silence-limit")
 
 # Stands for a guest until QEMU has told of the real one.
 _ANY_GUEST = Geometry((RamBlock("ram", TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
@@ -54,11 +56,11 @@ def qemu_dest_config(values: Values, host: str, port: int) -> QemuDestConfig:
     )
 
 
-def check_no_credentials(values: Values) -> None:
+def check_heeded(values: Values) -> None:
     """Refuse what a QEMU could not answer.
 
     Raises:
-        click.BadParameter: It is to prove that it knows a secret, or to speak TLS.
+        click.BadParameter: It is to prove that it knows a secret, to speak TLS, or to come back.
     """
     for option in (SECRET_OPTION, *TLS_OPTIONS):
         if values[option.removeprefix("--").replace("-", "_")] is not None:
@@ -66,6 +68,9 @@ def check_no_credentials(values: Values) -> None:
                 "a QEMU proves nothing here and is read in the clear; see --only-from",
                 param_hint=option,
             )
+    for known in OPTIONS:
+        if known.flag in _OF_RECOVERY and values[known.name] != known.default:
+            raise click.BadParameter("a QEMU does not come back", param_hint=known.flag)
 
 
 def _only_from(text: str | None) -> str | None:

@@ -242,14 +242,13 @@ class History:
         )  # fmt: skip
 
     def _take_lost(self, event: Event) -> None:
-        """End what was under way on a connection that broke, or on all if it is not said which."""
+        """End what was under way, on all connections: where one breaks, all are closed."""
         if event["side"] != SOURCE:
             return
-        for channel in tuple(self._open):
-            if event.get("channel", channel) == channel:
-                end = {"t-ns": event["t-ns"], "event": events.CHANNEL_LOST}
-                start = self._open[channel].event
-                self._take_end({name: start[name] for name in _OF_PAGE if name in start} | end)
+        end = {"t-ns": event["t-ns"], "event": events.CHANNEL_LOST}
+        for opened in tuple(self._open.values()):
+            start = opened.event
+            self._take_end({name: start[name] for name in _OF_PAGE if name in start} | end)
 
     def _mark(self, event: Event) -> None:
         if "channel-bytes" in event and len(self.marks) < SENDS_MAX:

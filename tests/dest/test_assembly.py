@@ -691,3 +691,58 @@ def test_waste_is_asked_about_a_frame() -> None:
     """Where no frame is under way there is nothing to ask about."""
     with pytest.raises(LocalProtocolError):
         in_postcopy(policy="resend").is_waste(PRECOPY)
+
+
+# A break.
+
+
+def test_a_break_keeps_whole_target_pages() -> None:
+    """Of a frame that is cut off what came whole stays, and the rest is missing again."""
+    assembly = in_postcopy()
+    assembly.begin(PRECOPY, Span(0, 0, HALF))
+    assembly.progress(PRECOPY, 3 * BASE + 100)
+    assembly.begin(POSTCOPY, page_span(1))
+    assert assembly.interrupt() == []
+    assert assembly.dropped_bytes == 100
+    missing = assembly.missing()
+    assert not missing.holds_any(Span(0, 0, 3 * BASE))
+    assert missing.count_in(page_span(0)) == 512 - 3
+    assert missing.count_in(page_span(1)) == 512
+    assert not assembly.is_placed(PageId(0, 0))
+
+
+def test_a_break_completes_small_pages() -> None:
+    """Base pages of a run that was cut off are whole if all their bytes came."""
+    assembly = in_postcopy()
+    assembly.begin(PRECOPY, base_pages(4, 8))
+    assembly.progress(PRECOPY, 5 * BASE - 1)
+    assert assembly.interrupt() == [base_pages(4, 4)]
+    assert assembly.dropped_bytes == BASE - 1
+    assert assembly.is_placed(PageId(2, 7))
+    assert not assembly.is_placed(PageId(2, 8))
+
+
+@pytest.mark.parametrize("policy", PRESETS)
+def test_after_a_break_the_rest_takes_either_channel(policy: str) -> None:
+    """A page that was half there goes on over the other channel, and the counts begin anew."""
+    if not preset(policy).own_channel:
+        return
+    assembly = in_postcopy([page_span(0)], policy)
+    receive(assembly, PRECOPY, Span(0, 0, HALF))
+    assembly.interrupt()
+    counts = assembly.counts[PRECOPY]
+    assert (counts.target_pages, counts.data_bytes) == (0, 0)
+    receive(assembly, POSTCOPY, Span(0, HALF, HALF))
+    assert assembly.complete
+    with pytest.raises(RemoteProtocolError, match="came again"):
+        assembly.begin(POSTCOPY, Span(0, 0, HALF))
+
+
+def test_a_break_in_precopy_forgets_the_frame() -> None:
+    """Before the switch-over nothing is missing; what was under way comes again."""
+    assembly = Assembly(GUEST, preset("ordered"))
+    assembly.begin(PRECOPY, page_span(0))
+    assembly.progress(PRECOPY, 1)
+    assert assembly.interrupt() == []
+    assert len(assembly.missing()) == 0
+    assembly.begin(PRECOPY, page_span(0))

@@ -104,11 +104,16 @@ class Rig:
         """Receive and close; keep why that fails, and end the connections as a session does."""
         try:
             self.migration = Migration(
-                self.session, self.plan, self.memory, self.guest.handle,
+                {name: self.session.channels[name] for name in self.plan.channels},
+                self.plan, self.memory, self.guest.handle,
                 self.lifecycle, self.events, self.steps,
             )  # fmt: skip
-            await self.migration.receive()
-            await self.migration.close()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.migration.watch)
+                await self.migration.begin()
+                await self.migration.receive()
+                await self.migration.close()
+                nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - kept for the test
             self.cause = root_cause(error)
         for channel in self.session.channels.values():
@@ -380,7 +385,7 @@ LIES: list[tuple[Lie, str]] = [
     (count_too_many_pages, "the source counts"),
     (count_on_the_wrong_channel, "the source counts"),
     (switch_over_with_pages_missing, "pages are missing though precopy is said to be complete"),
-    (go_on_after_a_complete_precopy, "PageData on the precopy channel in state device"),
+    (go_on_after_a_complete_precopy, "target pages at 0 of block 0 came again"),
     (send_early_over_the_postcopy_channel, "PageData on the postcopy channel in state active"),
     (send_no_device_state, "device state"),
     (send_the_state_of_other_vcpus, "device state"),

@@ -21,6 +21,7 @@ from guest.programs import ProgramSpec
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
+from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.limits import REASON_CHARS_MAX
 from protocol.messages import (
@@ -33,16 +34,21 @@ from protocol.messages import (
     Finished,
     Hello,
     Message,
-    PackedRuns,
+    MissingMap,
     PageData,
     PageRequest,
     PassAck,
     PassEnd,
+    Ping,
     Ready,
+    Resume,
     RunData,
     Running,
     Setup,
+    Standing,
     SwitchOver,
+    SwitchOverAck,
+    SwitchOverAhead,
     Verdict,
     Welcome,
     ZeroData,
@@ -304,13 +310,26 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Verdict(equal=True), b""),
     (Bye(), b""),
     (RunData(block=0, offset=0, runs=PackedRuns(b"\0\0\0\0\x80\0\0\1")), b""),
+    (SwitchOverAhead(), b""),
+    (SwitchOverAck(), b""),
+    (Resume(version=1, session=SESSION, role="precopy", attempt=1), b""),
+    (MissingMap(block=0, first=0, count=8), b""),
+    (Standing(running=True, target_pages=0, dropped_bytes=0), b""),
 ]
-assert {type(message) for message, _ in MESSAGES} == set(MESSAGE_TYPES) - {Abort}
+assert {type(message) for message, _ in MESSAGES} == set(MESSAGE_TYPES) - {Abort, Ping}
 
 ALLOWED: dict[tuple[tuple[Event, ...], Channel], set[type[Message]]] = {
-    (TO_ACTIVE, PRE): {PageData, ZeroData, RunData, PassEnd, Discard, SwitchOver},
+    (TO_ACTIVE, PRE): {
+        PageData,
+        ZeroData,
+        RunData,
+        PassEnd,
+        SwitchOverAhead,
+        Discard,
+        SwitchOver,
+    },
     (TO_ACTIVE, POST): set(),
-    (TO_DEVICE, PRE): {End},
+    (TO_DEVICE, PRE): {PageData, ZeroData, RunData, Discard, SwitchOver, End},
     (TO_DEVICE, POST): {End},
     (TO_POSTCOPY, PRE): {PageData, ZeroData, RunData, End},
     (TO_POSTCOPY, POST): {PageData, ZeroData, RunData, End},

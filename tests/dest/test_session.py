@@ -232,7 +232,7 @@ def expected_states(state: str) -> tuple[str, ...]:
     """Return how the states end when the session fails in one of them."""
     if state == "completed":
         return ("completed",)
-    return ("postcopy-paused", "failed") if state == "postcopy-active" else (state, "failed")
+    return (state, "failed")
 
 
 @phases

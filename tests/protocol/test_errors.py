@@ -33,6 +33,7 @@ class Faulty(ConnectionLost):
 # From the one that says most to the one that says least.
 TELLING: list[BaseException] = [
     ValueError("a bug"),
+    MemoryLost("gone"),
     Interrupted(),
     MigrationCancelled("cancelled"),
     LocalProtocolError("a bug or bad input here"),
@@ -42,7 +43,6 @@ TELLING: list[BaseException] = [
     GuestFailed("died"),
     PeerAborted("the peer says why"),
     MigrationError("does not converge"),
-    MemoryLost("gone"),
     ConnectionLost("closed"),
 ]
 

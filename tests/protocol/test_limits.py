@@ -6,6 +6,7 @@ import msgpack
 import pytest
 
 from protocol import limits
+from protocol.fields import INTEGER_MAX, PackedRuns
 from protocol.geometry import PAGE_BYTES_CHOICES, TARGET_PAGE_BYTES
 from protocol.limits import (
     BLOCK_COUNT_MAX,
@@ -25,14 +26,12 @@ from protocol.limits import (
     SESSION_ID_BYTES,
 )
 from protocol.messages import (
-    INTEGER_MAX,
     MESSAGE_TYPES,
     Abort,
     Discard,
     End,
     Hello,
     Message,
-    PackedRuns,
     PageData,
     PageRequest,
     RunData,

@@ -7,6 +7,7 @@ from hypothesis import given
 
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.fields import INTEGER_MAX, PackedRuns
 from protocol.limits import (
     BLOCK_COUNT_MAX,
     BLOCK_NAME_CHARS_MAX,
@@ -17,20 +18,20 @@ from protocol.limits import (
     DEVICE_STATE_BYTES_MAX,
     DISCARD_BYTES_MAX,
     GUEST_SPEC_BYTES_MAX,
+    MISSING_MAP_BYTES_MAX,
     REASON_CHARS_MAX,
     REPORT_BYTES_MAX,
     RUN_COUNT_MAX,
 )
 from protocol.messages import (
     FIELD_TYPES,
-    INTEGER_MAX,
     MESSAGE_TYPES,
     Abort,
     Account,
     Discard,
     Hello,
     Message,
-    PackedRuns,
+    MissingMap,
     PageData,
     Ready,
     RunData,
@@ -104,6 +105,7 @@ PAYLOAD_BYTES_MAX = {
     PageData: CHUNK_BYTES_MAX,
     RunData: CHUNK_BYTES_MAX,
     Discard: DISCARD_BYTES_MAX,
+    MissingMap: MISSING_MAP_BYTES_MAX,
     SwitchOver: DEVICE_STATE_BYTES_MAX,
     Account: CLOSING_BYTES_MAX,
     Verdict: REPORT_BYTES_MAX,
@@ -130,7 +132,8 @@ def test_kinds_are_fixed() -> None:
     expected = [
         "Hello", "Welcome", "Abort", "Setup", "Ready", "PageData", "ZeroData", "PassEnd",
         "PassAck", "Discard", "SwitchOver", "Running", "PageRequest", "End", "Finished",
-        "Account", "Verdict", "Bye", "RunData",
+        "Account", "Verdict", "Bye", "RunData", "Ping", "SwitchOverAhead", "SwitchOverAck",
+        "Resume", "MissingMap", "Standing",
     ]  # fmt: skip
     actual = {message_type.kind: message_type.__name__ for message_type in MESSAGE_TYPES}
     assert dict(enumerate(expected, start=1)) == actual
@@ -218,7 +221,7 @@ def test_a_header_that_is_no_array(values: object) -> None:
         from_fields(values)
 
 
-@pytest.mark.parametrize("kind", [0, -1, 20, 255, 1 << 64])
+@pytest.mark.parametrize("kind", [0, -1, 26, 255, 1 << 64])
 def test_an_unknown_kind(kind: int) -> None:
     """A number that belongs to no message is refused."""
     with pytest.raises(RemoteProtocolError, match=f"unknown message kind {kind}"):

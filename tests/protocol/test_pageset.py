@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from hypothesis.strategies import DataObject
 
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
@@ -471,6 +472,29 @@ def test_sets_of_other_guests_do_not_mix() -> None:
     other: Any = PageSet(Geometry(GUEST.blocks[:2]))
     with pytest.raises(ValueError, match="shorter"):
         PageSet(GUEST).update(other)
+
+
+@given(st.data())
+def test_two_sets_against_each_other(data: DataObject) -> None:
+    """What one set has beyond another, its runs, and a set that takes another's place."""
+    one, other = PageSet(GUEST), PageSet(GUEST)
+    for pages in (one, other):
+        for span in data.draw(st.lists(spans(GUEST), max_size=4)):
+            pages.add(span)
+    assert one.count_beyond(other) == len(members_of(one) - members_of(other))
+    runs = [(block, run) for block in range(len(GUEST.blocks)) for run in one.runs(block)]
+    named = [
+        (block, target) for block, (first, count) in runs for target in range(first, first + count)
+    ]
+    assert named == sorted(members_of(one))
+    assert all((block, first + count) not in members_of(one) for block, (first, count) in runs), (
+        "a run is as long as can be"
+    )
+    other.replace(one)
+    assert members_of(other) == members_of(one)
+    assert len(other) == len(one)
+    other.fill()
+    assert len(one) == len(named)
 
 
 def test_runs_are_as_many_as_a_frame_may_name() -> None:

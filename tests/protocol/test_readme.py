@@ -8,7 +8,8 @@ import pytest
 
 from protocol import limits
 from protocol.channels import Channel
-from protocol.messages import FIELD_TYPES, MESSAGE_TYPES, Message, PackedRuns
+from protocol.fields import PackedRuns
+from protocol.messages import FIELD_TYPES, MESSAGE_TYPES, Message
 from protocol.policy import PRESETS, HalfSent
 from protocol.proof import DestProof, SourceProof
 from protocol.states import RECEIVABLE, TRANSITIONS, Event, State, state_diagram
@@ -151,9 +152,11 @@ def test_a_page_is_sent_when_it_may_be_heard() -> None:
 
 
 def test_the_sequence_has_every_message() -> None:
-    """The diagram of a whole migration has every message but the one that ends it early."""
-    sequence = diagram("precopy: Setup")
-    assert sequence.startswith("sequenceDiagram\n")
+    """The diagrams of a migration and of a recovery have every message that goes one way."""
+    migration, recovery = diagram("precopy: Setup"), diagram("Resume(")
+    assert migration.startswith("sequenceDiagram\n")
+    assert recovery.startswith("sequenceDiagram\n")
+    sequence = migration + recovery
     arrows = re.findall(r"^ *([SD])->>([SD]): (precopy|postcopy): (.*)$", sequence, re.MULTILINE)
     sent = {
         (name, f"{sender} to {receiver}")
@@ -167,12 +170,16 @@ def test_the_sequence_has_every_message() -> None:
 
 def test_the_sequence_is_in_order() -> None:
     """In the diagram each message of the opening, the hand-over and the closing has its place."""
-    sequence = diagram("precopy: Setup")
+    sequence, recovery = diagram("precopy: Setup"), diagram("Resume(")
     order = [
-        "Hello", "Welcome", "Setup", "Ready", "PassEnd", "PassAck", "Discard", "SwitchOver",
-        "Running", "PageRequest", "End(", "Finished", "Account", "Verdict", "Bye",
+        "Hello", "Welcome", "Setup", "Ready", "PassEnd", "PassAck", "SwitchOverAhead",
+        "SwitchOverAck", "Discard", "SwitchOver(", "Running", "PageRequest", "End(",
+        "Finished", "Account", "Verdict", "Bye",
     ]  # fmt: skip
     places = [sequence.index(f": {name}") for name in order]
+    assert sorted(places) == places
+    order = ["Resume", "Welcome", "MissingMap", "Standing", "PageRequest", "PageData", "End("]
+    places = [recovery.index(f": {name}") for name in order]
     assert sorted(places) == places
 
 

@@ -18,6 +18,7 @@ from protocol.messages import (
     PassEnd,
     RunData,
     SwitchOver,
+    SwitchOverAhead,
     ZeroData,
 )
 from protocol.states import (
@@ -47,16 +48,20 @@ TABLE = """
     device            POSTCOPY_STARTED  postcopy-active
     device            ALL_PLACED        completed
     device            CANCEL            cancelling
+    device            INTERRUPTED       postcopy-paused
     device            BROKEN            failed
     postcopy-active   ALL_PLACED        completed
     postcopy-active   CANCEL            cancelling
-    postcopy-active   BROKEN            postcopy-paused
+    postcopy-active   INTERRUPTED       postcopy-paused
+    postcopy-active   BROKEN            failed
     postcopy-paused   RECONNECTED       postcopy-recover
     postcopy-paused   CANCEL            cancelling
     postcopy-paused   BROKEN            failed
     postcopy-recover  RECOVERED         postcopy-active
     postcopy-recover  CANCEL            cancelling
-    postcopy-recover  BROKEN            postcopy-paused
+    postcopy-recover  SWITCH_OVER_AGAIN device
+    postcopy-recover  INTERRUPTED       postcopy-paused
+    postcopy-recover  BROKEN            failed
     cancelling        CANCEL_DONE       cancelled
     cancelling        BROKEN            cancelled
 """
@@ -67,11 +72,13 @@ MOVES = {
 
 PAGES = {PageData, ZeroData, RunData}
 HEARD: dict[tuple[State, Channel], set[type[Message]]] = {
-    (State.ACTIVE, Channel.PRECOPY): {*PAGES, PassEnd, Discard, SwitchOver},
-    (State.DEVICE, Channel.PRECOPY): {End},
+    (State.ACTIVE, Channel.PRECOPY): {*PAGES, PassEnd, SwitchOverAhead, Discard, SwitchOver},
+    (State.DEVICE, Channel.PRECOPY): {*PAGES, Discard, SwitchOver, End},
     (State.DEVICE, Channel.POSTCOPY): {End},
     (State.POSTCOPY_ACTIVE, Channel.PRECOPY): {*PAGES, End},
     (State.POSTCOPY_ACTIVE, Channel.POSTCOPY): {*PAGES, End},
+    (State.COMPLETED, Channel.PRECOPY): {End},
+    (State.COMPLETED, Channel.POSTCOPY): {End},
 }
 
 every_state = pytest.mark.parametrize("state", State)
@@ -164,8 +171,8 @@ def test_every_state_leads_to_an_end(state: State) -> None:
 
 @pytest.mark.parametrize("state", sorted(POSTCOPY, key=str))
 def test_the_guest_does_not_go_back(state: State) -> None:
-    """Once the guest runs on the destination no event leads to a state where the source runs it."""
-    before = {State.NONE, State.SETUP, State.ACTIVE, State.DEVICE}
+    """Once the guest was handed over no event leads to a state where the source runs it."""
+    before = {State.NONE, State.SETUP, State.ACTIVE}
     assert not before & reachable_from(state)
 
 
@@ -194,9 +201,9 @@ def test_a_lifecycle_walks_the_table(events: list[Event]) -> None:
         (State.SETUP, ["failed"]),
         (State.ACTIVE, ["failed"]),
         (State.DEVICE, ["failed"]),
-        (State.POSTCOPY_ACTIVE, ["postcopy-paused", "failed"]),
+        (State.POSTCOPY_ACTIVE, ["failed"]),
         (State.POSTCOPY_PAUSED, ["failed"]),
-        (State.POSTCOPY_RECOVER, ["postcopy-paused", "failed"]),
+        (State.POSTCOPY_RECOVER, ["failed"]),
         (State.CANCELLING, ["cancelled"]),
         (State.COMPLETED, []),
         (State.FAILED, []),
@@ -212,6 +219,36 @@ def test_a_failure_comes_to_an_end(state: State, expected: list[str]) -> None:
     assert lifecycle.state in FINAL
     lifecycle.fail()
     assert expected == listener.states
+
+
+@every_state
+def test_an_interruption_pauses(state: State) -> None:
+    """A lost connection pauses what can go on, and leaves alone what is paused or has ended."""
+    listener = Listener()
+    lifecycle = lifecycle_in(state, listener)
+    if state in FINAL or state is State.POSTCOPY_PAUSED:
+        lifecycle.interrupt()
+        assert state is lifecycle.state
+    elif state in {State.DEVICE, State.POSTCOPY_ACTIVE, State.POSTCOPY_RECOVER}:
+        lifecycle.interrupt()
+        assert lifecycle.state is State.POSTCOPY_PAUSED
+    else:
+        with pytest.raises(LocalProtocolError):
+            lifecycle.interrupt()
+
+
+def test_a_recovery_ends_where_the_guest_is() -> None:
+    """A session is paused and resumed any number of times; what has ended stays as it is."""
+    listener = Listener()
+    lifecycle = lifecycle_in(State.POSTCOPY_ACTIVE, listener)
+    for _ in range(2):
+        lifecycle.interrupt()
+        lifecycle.go_on(Event.RECONNECTED)
+        lifecycle.go_on(Event.RECOVERED)
+    assert listener.states == ["postcopy-paused", "postcopy-recover", "postcopy-active"] * 2
+    lifecycle.go_on(Event.ALL_PLACED)
+    lifecycle.go_on(Event.RECONNECTED)
+    assert lifecycle.state is State.COMPLETED
 
 
 @every_state

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from protocol import wire
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.fields import PackedRuns
 from protocol.limits import HEADER_BYTES_MAX
 from protocol.messages import (
     MESSAGE_TYPES,
@@ -23,16 +24,21 @@ from protocol.messages import (
     Finished,
     Hello,
     Message,
-    PackedRuns,
+    MissingMap,
     PageData,
     PageRequest,
     PassAck,
     PassEnd,
+    Ping,
     Ready,
+    Resume,
     RunData,
     Running,
     Setup,
+    Standing,
     SwitchOver,
+    SwitchOverAck,
+    SwitchOverAhead,
     Verdict,
     Welcome,
     ZeroData,
@@ -157,6 +163,36 @@ FRAMES: list[tuple[Message, bytes]] = [
             b"\x98\x13\xcd\x10\x00", b"\x01", b"\xcd\x20\x00",
             b"\xc4\x10", b"\x00\x00\x00\x00\x80\x00\x00\x03", b"\x00\x00\x00\x07\x00\x00\x00\x01",
             b"\xc2\x00\x00",
+        ),
+    ),
+    (
+        Ping(),
+        joined(b"\x00\x00\x00\x03", b"\x92\x14\x00"),
+    ),
+    (
+        SwitchOverAhead(),
+        joined(b"\x00\x00\x00\x03", b"\x92\x15\x00"),
+    ),
+    (
+        SwitchOverAck(),
+        joined(b"\x00\x00\x00\x03", b"\x92\x16\x00"),
+    ),
+    (
+        Resume(version=1, session=SESSION, role="postcopy", attempt=3),
+        joined(
+            b"\x00\x00\x00\x20",
+            b"\x96\x17\x00", b"\x01", b"\xc4\x10", SESSION, b"\xa8postcopy", b"\x03",
+        ),
+    ),
+    (
+        MissingMap(payload_bytes=11, block=1, first=8, count=9),
+        joined(b"\x00\x00\x00\x06", b"\x95\x18\x0b", b"\x01\x08\x09"),
+    ),
+    (
+        Standing(running=True, target_pages=300, dropped_bytes=70000),
+        joined(
+            b"\x00\x00\x00\x0c",
+            b"\x95\x19\x00", b"\xc3", b"\xcd\x01\x2c", b"\xce\x00\x01\x11\x70",
         ),
     ),
 ]  # fmt: skip
@@ -391,7 +427,7 @@ def test_the_longest_header_is_awaited() -> None:
         pytest.param(b"\x91\x05", id="a field too few"),
         pytest.param(b"\x93\x05\x00\x00", id="a field too many"),
         pytest.param(b"\x92\x00\x00", id="kind 0"),
-        pytest.param(b"\x92\x13\x00", id="the first unknown kind"),
+        pytest.param(b"\x92\x1a\x00", id="the first unknown kind"),
         pytest.param(b"\x92\xff\x00", id="a negative kind"),
         pytest.param(b"\x92\xcf" + b"\xff" * 8 + b"\x00", id="a huge kind"),
         pytest.param(b"\x92\xc3\x00", id="true for kind 1"),

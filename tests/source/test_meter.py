@@ -48,13 +48,13 @@ async def test_bytes_are_counted_by_channel() -> None:
         sent = connection.out.bytes_sent
         assert sent
         connections = {Channel.PRECOPY: connection}
-        assert sent_bytes(connections) == sent
-        assert channel_bytes(connections, Channel.PRECOPY) == sent
-        assert channel_bytes(connections, Channel.POSTCOPY) == 0
+        assert sent_bytes([connections]) == sent
+        assert channel_bytes([connections], Channel.PRECOPY) == sent
+        assert channel_bytes([connections], Channel.POSTCOPY) == 0
         with tcp_pair() as (second, _):
             connections[Channel.POSTCOPY] = _connection(Channel.POSTCOPY, second)
             await connections[Channel.POSTCOPY].out.send(PassEnd(index=1))
-            assert sent_bytes(connections) == 2 * sent
+            assert sent_bytes([connections]) == 2 * sent
 
 
 def _connection(name: Channel, sock: trio.socket.SocketType) -> Connection:

@@ -85,9 +85,10 @@ class Rig:
         ):
             self.lifecycle.fire(Event.CONNECTED)
             self.migration = Migration(
-                config, self.memory, guest.handle, connections, self.lifecycle, self.events,
+                config, self.memory, guest.handle, self.lifecycle, self.events,
                 SoftwareDirtyLog(guest.board),
             )  # fmt: skip
+            self.migration.attach(connections)
             for inbox in self.migration.inboxes.values():
                 nursery.start_soon(inbox.run)
             snapshot = await self.migration.transfer()

@@ -52,7 +52,7 @@ async def test_every_figure_is_where_it_belongs() -> None:
         recorder = Recorder()
         config = source_config(geometry, 1)
         migration = Migration(
-            config, memory, guest.handle, connections, Lifecycle(recorder), recorder,
+            config, memory, guest.handle, Lifecycle(recorder), recorder,
             SoftwareDirtyLog(guest.board),
         )  # fmt: skip
         precopy, postcopy = (connection.out for connection in connections.values())
@@ -74,7 +74,7 @@ async def test_every_figure_is_where_it_belongs() -> None:
         counts.postponed, counts.preemptions, counts.boosted = 1, 5, 4
         counts.resent_bytes = 12288
 
-        part = source_part(config, "thp", "kernel", migration, connections, SNAPSHOT, comparison)
+        part = source_part(config, "thp", "kernel", migration, [connections], SNAPSHOT, comparison)
 
     assert (part.policy, part.backing, part.dirty_log) == ("ordered", "thp", "kernel")
     assert (part.total_time_ms, part.setup_time_ms, part.downtime_ms) == (90, 10, 5)
@@ -112,11 +112,11 @@ async def test_the_part_crosses_the_wire() -> None:
         recorder = Recorder()
         config = source_config(geometry, 1)
         migration = Migration(
-            config, memory, guest.handle, connections, Lifecycle(recorder), recorder,
+            config, memory, guest.handle, Lifecycle(recorder), recorder,
             SoftwareDirtyLog(guest.board),
         )  # fmt: skip
         part = source_part(
-            config, memory.backing, "software", migration, connections, SNAPSHOT, comparison
+            config, memory.backing, "software", migration, [connections], SNAPSHOT, comparison
         )
     payload = pack_record(part)
     assert len(payload) < MIB

@@ -14,6 +14,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, preset
+from protocol.runs import hull_of
 from source.answers import Answer, Notice
 from source.background import POSTCOPY_RUN_BYTES_MAX
 from source.jobs import Chunk
@@ -1028,3 +1029,30 @@ def test_where_requests_may_come_runs_are_short(policy: str) -> None:
         for postcopy in (False, True)
     }
     assert longest == {False: CHUNK, True: POSTCOPY_RUN_BYTES_MAX}
+
+
+@BROKEN_OFF
+def test_after_a_break_exactly_what_is_missing_goes(mid_chunk: bool) -> None:
+    """Nothing of what was queued, under way or half-sent is left: what is missing is sent, once."""
+    wire = Wire("ordered")
+    wire.break_off(page(5), mid_chunk=mid_chunk)
+    wire.request(page(9))
+    missing = set_of(HUGE_PAGES, [page_span(2), page_span(9)])
+    scheduler = wire.scheduler
+    scheduler.begin_again(missing)
+    assert (scheduler.queued_requests, scheduler.preempted_page) == (0, None)
+    assert not scheduler.wants_preemption
+    assert scheduler.take_notices() == []
+    sent = []
+    while (chunk := scheduler.next_chunk()) is not None:
+        assert not chunk.urgent
+        sent.append(chunk.span)
+        scheduler.chunk_sent()
+    assert sum(span.length for span in sent) == missing.length_bytes
+    assert {HUGE_PAGES.pages_of(hull_of(span))[0] for span in sent} == {2, 9}
+    assert missing.length_bytes == 2 * HUGE
+
+
+def page_span(index: int) -> Span:
+    """Return the bytes of a page."""
+    return HUGE_PAGES.page_span(page(index))

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from protocol.channels import Channel
+from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock
 from protocol.messages import (
     Hello,
-    PackedRuns,
     PageData,
     PageRequest,
     RunData,

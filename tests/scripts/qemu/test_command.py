@@ -87,6 +87,8 @@ def test_a_qemu_that_is_lost_in_postcopy(lab: Lab, number: signal.Signals) -> No
         (("dest", "--listen=:0", "--peer=qemu", "--only-from=here"), "is no IP address"),
         (("dest", "--listen=:0", "--peer=qemu", "--secret-file=x"), "proves nothing"),
         (("dest", "--listen=:0", "--peer=qemu", "--tls-ca=x"), "--tls-ca"),
+        (("dest", "--listen=:0", "--peer=qemu", "--silence-limit=9s"), "--silence-limit"),
+        (("inject", str(FOLDER / "small-pages.toml"), "--breaks=1"), "--breaks"),
     ],
 )
 def test_wrong_command_lines(

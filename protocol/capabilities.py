@@ -1,0 +1,18 @@
+"""What both sides can do beyond the base protocol; Hello offers, Welcome says what is in force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# A break after the switch-over was announced pauses the session, and it can be resumed.
+RECOVER = "recover"
+# Both sides say that they are alive, and take a silent peer for dead.
+KEEPALIVE = "keepalive"
+
+OURS = (RECOVER, KEEPALIVE)
+
+
+def in_force(offered: Iterable[str]) -> tuple[str, ...]:
+    """Return what of a peer's capabilities this side has too, in an order of its own."""
+    theirs = frozenset(offered)
+    return tuple(name for name in OURS if name in theirs)

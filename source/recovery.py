@@ -1,0 +1,61 @@
+"""What a break costs: which pages go again, and when to try to connect again.  Pure.
+
+The destination says what it misses, by the target page.  That is what is sent from then on, neither
+more nor less: what the source thought it had sent decides nothing (`ram_dirty_bitmap_reload` in
+QEMU's `migration/ram.c` does the same with whole pages).  It is compared with it, though: a
+destination that misses what it had before, or holds what never went, is not the one that was left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protocol.errors import RemoteProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.pageset import PageSet
+
+# The first attempt comes at once, the others later and later: what is gone for a moment costs no
+# more than the moment, and what is gone for long is not asked every moment.
+RETRY_SECONDS_FIRST = 0.05
+RETRY_SECONDS_MAX = 2.0
+
+
+def lost_bytes(handed_over: PageSet, unsent: PageSet, missing: PageSet, *, goes_twice: bool) -> int:
+    """Return how many bytes went and did not arrive.
+
+    Args:
+        handed_over: What was missing there when the guest was handed over.
+        unsent: What no byte was sent of yet.
+        missing: What is missing now, as the destination says.
+        goes_twice: The policy sends pages again of which the destination holds a part.
+
+    Raises:
+        RemoteProtocolError: It misses more than it was left to miss, or holds what was never sent.
+    """
+    more = missing.count_beyond(handed_over)
+    if more:
+        raise RemoteProtocolError(f"{more} target pages are said to be missing that never were")
+    never_sent = unsent.count_beyond(missing)
+    if never_sent and not goes_twice:
+        raise RemoteProtocolError(f"{never_sent} target pages are said to be there that never went")
+    return missing.count_beyond(unsent) * TARGET_PAGE_BYTES
+
+
+@dataclass
+class Retries:
+    """When to try again after a break; one for each break.
+
+    Attributes:
+        until: The time after which nothing is tried any more.
+    """
+
+    until: float
+    _delay: float = 0.0
+
+    def next_delay(self, now: float) -> float | None:
+        """Return how long to wait before the next attempt, None when it is too late for one."""
+        if now >= self.until:
+            return None
+        delay = self._delay
+        self._delay = min(max(2 * delay, RETRY_SECONDS_FIRST), RETRY_SECONDS_MAX)
+        return min(delay, self.until - now)

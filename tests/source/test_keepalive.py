@@ -1,0 +1,92 @@
+"""The source's signs of life, and what it makes of a destination that gives none."""
+
+from functools import partial
+
+import trio
+import trio.lowlevel
+from trio.testing import MockClock
+
+from protocol.channels import Channel
+from protocol.limits import PING_SECONDS, PULSE_SECONDS
+from protocol.messages import Message, PageData, PassEnd, Ping
+from source.channel import Frame, OutChannel
+from source.connect import Connection
+from source.keepalive import keep_alive
+from source.returns import ReturnPath
+from tests.helpers import Peer, loss_while, tcp_pair
+
+PRE = Channel.PRECOPY
+
+
+async def test_a_silent_destination_is_lost(autojump_clock: MockClock) -> None:
+    """Nothing from the destination for the limit breaks the connection; pings went meanwhile."""
+    with tcp_pair(seconds=100) as (near, far):
+        connection = Connection(OutChannel(PRE, near), ReturnPath(PRE, near))
+        began = trio.current_time()
+        error = await loss_while(connection.returns.receive, partial(keep_alive, connection, 6.0))
+        assert "silent on the precopy connection for 6 s" in str(error)
+        assert error.channel == "precopy"
+        assert 6 <= trio.current_time() - began <= 6 + 3 * PULSE_SECONDS
+        peer = Peer(far)
+        near.close()
+        heard = [message for message, _ in await peer.receive_all()]
+        assert heard
+        assert set(heard) == {Ping()}
+        assert 6 / (PING_SECONDS + PULSE_SECONDS) - 1 <= len(heard) <= 6 / PING_SECONDS
+
+
+async def test_a_destination_that_pings_lives(autojump_clock: MockClock) -> None:
+    """Pings keep a connection over which nobody has anything to say, and nobody sees them."""
+    with tcp_pair(seconds=100) as (near, far):
+        connection = Connection(OutChannel(PRE, near), ReturnPath(PRE, near))
+        peer = Peer(far)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_alive, connection, 2.0)
+            nursery.start_soon(connection.returns.receive)
+            for _ in range(20):
+                await trio.sleep(1)
+                await peer.send(Ping())
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_frame_that_was_broken_off_goes_on_instead() -> None:
+    """A Ping would land in the bytes of an open frame, so the frame's next byte goes."""
+    with tcp_pair() as (near, far):
+        out = OutChannel(PRE, near)
+        peer = Peer(far)
+        out.ping()
+        assert await peer.expect(Ping) == Ping()
+        frame = out.open_frame = Frame(PassEnd(index=5))
+        for count in range(1, frame.length + 1):
+            out.ping()
+            assert frame.sent == count
+        assert await peer.expect(PassEnd) == PassEnd(index=5)
+
+
+async def test_a_ping_and_a_frame_do_not_mix() -> None:
+    """Frames and pings that two tasks send into a full socket arrive whole, one after the other."""
+    payload = bytes(range(256)) * 256
+    with tcp_pair(buffer_bytes=4096) as (near, far):
+        out, peer = OutChannel(PRE, near), Peer(far)
+        heard: list[type[Message]] = []
+
+        async def ping() -> None:
+            while True:
+                # What a keepalive does when the sender has just stopped.
+                out.ping()
+                await trio.lowlevel.checkpoint()
+
+        async def hear() -> None:
+            while heard.count(PageData) < 3 or Ping not in heard:
+                message, got = await peer.receive()
+                heard.append(type(message))
+                assert got == (payload if isinstance(message, PageData) else b"")
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ping)
+            nursery.start_soon(hear)
+            for _ in range(3):
+                await out.send(PageData(payload_bytes=len(payload), block=0, offset=0), payload)
+                await trio.lowlevel.checkpoint()
+        assert heard.count(PageData) == 3

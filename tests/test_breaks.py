@@ -1,0 +1,127 @@
+"""Connections break at random bytes: no memory is lost, nothing hangs, and who fails says so."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+import trio
+
+from guest.programs import ProgramSpec
+from guest.states import encode_states
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost
+from protocol.geometry import Geometry, RamBlock
+from protocol.messages import SwitchOver
+from protocol.policy import PRESETS, preset
+from protocol.wire import encode
+from scripts.injection.actions import NetworkAction
+from scripts.injection.tap import BytesMark, Direction
+from source.convergence import SwitchRule
+from tests.breaking import Breaking, Breaks, Run
+from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left
+
+GEOMETRY = Geometry((RamBlock("ram", HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
+# Pages of both blocks, one of them twice.
+TOUCH = (3, 300, 530, 3)
+SPEC = ProgramSpec(seed=SEED, vcpu_count=len(TOUCH))
+RULES = {
+    "postcopy": SwitchRule(postcopy_after=0, downtime_ms_max=300),
+    "a pass first": SwitchRule(postcopy_after=1, downtime_ms_max=0),
+    "precopy": SwitchRule(postcopy_after=None, downtime_ms_max=300),
+}
+
+# Each is a policy, a rule and a few breaks of its own; more than a few are for a patient person:
+# MIDSTREAM_BREAKS=1000 pytest tests/test_breaks.py
+SEEDS = range(int(os.environ.get("MIDSTREAM_BREAKS", "12")))
+
+# About what passes on each channel, each way; a break beyond the end never comes.
+PASSAGES = {
+    (Channel.PRECOPY, Direction.FORWARD): GEOMETRY.length_bytes + 2000,
+    (Channel.PRECOPY, Direction.BACKWARD): 900,
+    (Channel.POSTCOPY, Direction.FORWARD): GEOMETRY.length_bytes // 2,
+    (Channel.POSTCOPY, Direction.BACKWARD): 60,
+}
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Breaking:
+    """Runs migrations that break."""
+    return Breaking(monkeypatch)
+
+
+def random_breaks(rng: random.Random, channels: list[Channel]) -> Breaks:
+    """Return one to three breaks, each of one channel at one byte."""
+    breaks: Breaks = {}
+    for _ in range(rng.randint(1, 3)):
+        channel, direction = rng.choice([key for key in PASSAGES if key[0] in channels])
+        mark = BytesMark(rng.randint(1, PASSAGES[channel, direction]), channel, direction)
+        do = rng.choice(["cut", "cut", "half-close"])
+        ways = (rng.choice(list(Direction)),) if do == "half-close" else tuple(Direction)
+        breaks[mark] = NetworkAction(do, (channel,), ways)
+    return breaks
+
+
+def judge(run: Run) -> str:
+    """Return what is wrong with how a run ended, empty if nothing."""
+    if not run.errors:
+        sides = [report["midstream"]["verified"]["digest-equal"] for report in run.reports.values()]
+        return "" if sides == [True, True] else "wrong memory"
+    # What nobody heard can only be the last word; the guest is whole over there.
+    if list(run.errors) == ["source"] and run.states("dest")[-1] == "completed":
+        return "" if run.states("source")[-1] == "completed" else f"{run.errors}"
+    early = "postcopy-paused" not in run.states("source")
+    ran = "postcopy-active" in run.states("dest") or "completed" in run.states("dest")
+    lost = all(isinstance(error, ConnectionLost) for error in run.errors.values())
+    if early and not ran and lost and len(run.errors) == 2:
+        return ""
+    return f"{run.errors} {run.states('source')} {run.states('dest')}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_breaks_at_random_bytes(breaking: Breaking, seed: int) -> None:
+    """Whatever breaks where, all memory arrives; or it ends before the guest was handed over."""
+    rng = random.Random(seed)
+    policy = preset(rng.choice(list(PRESETS)))
+    rule = RULES[rng.choice(["postcopy", "postcopy", *RULES])]
+    breaks = random_breaks(rng, list(Channel) if policy.own_channel else [Channel.PRECOPY])
+    await trio.to_thread.run_sync(int)
+    with nothing_left(), bounded(30):
+        run = await breaking.run(
+            GEOMETRY, breaks, touch=TOUCH, policy=policy, rule=rule, spec=SPEC,
+            dest={"wait_seconds": 3.0}, reconnect_seconds=2.0,
+        )  # fmt: skip
+    assert judge(run) == "", f"{policy.name} {rule} {breaks}"
+
+
+@pytest.mark.parametrize("rule", ["postcopy", "precopy"])
+async def test_exactly_one_side_runs_the_guest(breaking: Breaking, rule: str) -> None:
+    """Cut before, inside and after SwitchOver and Running: one side runs the guest, never both."""
+    calm = await breaking.run(GEOMETRY, {}, rule=RULES[rule], spec=SPEC)
+    end = calm.last_byte_of_switch_over
+    state_bytes = len(encode_states(breaking.guests["source"].made[-1].states))
+    head = SwitchOver(payload_bytes=state_bytes, postcopy=rule == "postcopy")
+    begin = end - len(encode(head)) - state_bytes
+    forward = [begin - 30, begin - 1, begin, begin + 1, (begin + end) // 2, end - 1, end]
+    marks = [BytesMark(count, Channel.PRECOPY, Direction.FORWARD) for count in forward]
+    # Welcome, Ready, SwitchOverAck and Running, whatever is before and after the last.
+    back = range(30, 62, 8)
+    marks += [BytesMark(count, Channel.PRECOPY, Direction.BACKWARD) for count in back]
+    resumed = []
+    for mark in marks:
+        cut = NetworkAction("cut", (Channel.PRECOPY,))
+        run = await breaking.run(
+            GEOMETRY, {mark: cut}, rule=RULES[rule], spec=SPEC, dest={"wait_seconds": 0.3}
+        )
+        ours, theirs = (breaking.guests[side].made[-1].calls for side in ("source", "dest"))
+        if run.errors:
+            assert ours[-1] == "run", "the source has the guest, and runs it"
+            assert "run" not in theirs
+            assert [error.exit_status for error in run.errors.values()] == [1, 1]
+        else:
+            assert ours == ["run", "pause"]
+            assert theirs == ["load", "run", "pause"]
+            resumed.append(mark)
+    # From the byte on with which its end is inside, a SwitchOver has left: nothing may fail.
+    assert set(marks[3:7]) <= set(resumed)
