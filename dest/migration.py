@@ -5,7 +5,6 @@ Reads like the sequence diagram in `protocol/README.md`.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,23 +13,22 @@ import trio
 
 from dest.channel import InChannel
 from dest.engine import Engine
-from dest.latency import summarize
 from dest.missing import tell_missing
 from dest.placement import make_placement
 from dest.receiver import Receiver
-from dest.script import Script, Step
+from dest.script import Step
 from dest.setup import Plan
-from dest.touching import Toucher, read_touches
+from dest.statistics import counted_so_far, dest_part
+from dest.vcpus import Vcpus
 from guest.digest import digest
-from guest.handle import Collapsed, Faulted, GuestHandle, GuestSnapshot, Mismatch, Touched, Woke
+from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from guest.slices import in_thread
 from guest.states import decode_states, encode_states
 from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
-from protocol.events import ACCESSES, GUEST_RUN, MISMATCH, RECOVERED, TOUCH, Emit, tell_run
-from protocol.geometry import PageId
+from protocol.events import ACCESSES, GUEST_RUN, RECOVERED, Emit, tell_run
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import (
     Account,
@@ -51,12 +49,6 @@ from protocol.states import Event, Lifecycle, State
 
 # How long the source is given to close first, once it has the last word.
 _LINGER_SECONDS_MAX = 2.0
-
-# How often is looked for sleepers whose pages are here; there are none unless something was lost.
-_RELEASE_SECONDS = 0.1
-
-# How long vCPUs are given to run again when the last page is placed; microseconds are usual.
-_WAKE_SECONDS_MAX = 1.0
 
 
 @dataclass
@@ -98,7 +90,6 @@ class Migration:
         steps: tuple[Step, ...],
     ) -> None:
         """Prepare; nothing is received yet."""
-        self.first_mismatch = ""
         self.handed_over = False
         self.closing: Closing | None = None
         self.placement_reason = ""
@@ -110,26 +101,23 @@ class Migration:
         self._emit = emit
         self._placement = make_placement(memory, guest)
         self._engine = Engine(memory, guest, self._placement, plan.policy, emit, self._note_fault)
-        # Faults of which the kernel told, in their order: the vCPU, and what is to be asked for.
-        self._noted, self._faults = trio.open_memory_channel[tuple[int, PageRequest | None]](
-            float("inf")
+        self._vcpus = Vcpus(
+            memory.geometry, self._engine, self._placement, guest, emit, steps, self._ask
         )
-        self._script = Script(steps)
-        self._toucher = Toucher(memory.geometry, guest)
         self._touches: Path | None = None
-        # vCPUs that said that they wait, and not yet that they run again.
-        self._asleep: set[int] = set()
-        self._waking = trio.lowlevel.ParkingLot()
         self._watching = trio.CancelScope()
         self._asking = _Asking()
         self._part: DestPart | None = None
         self._account = b""
-        if steps:
-            self._engine.watch(self._on_happening)
 
     def listen_to(self, touches: Path | None) -> None:
         """Have pages touched that are named in a pipe, too; call it before `watch`."""
         self._touches = touches
+
+    @property
+    def first_mismatch(self) -> str:
+        """The first wrong value that a vCPU has read; empty if none has."""
+        return self._vcpus.first_mismatch
 
     @property
     def paused(self) -> bool:
@@ -153,15 +141,7 @@ class Migration:
     async def watch(self) -> None:
         """Serve the guest, over all epochs, until `close` or a cancellation ends it."""
         with self._watching:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_guest)
-                nursery.start_soon(self._watch_faults)
-                nursery.start_soon(self._answer_faults)
-                nursery.start_soon(self._release_overdue)
-                nursery.start_soon(self._placement.run)
-                nursery.start_soon(self._toucher.run)
-                if self._touches is not None:
-                    nursery.start_soon(read_touches, self._touches, self._touch)
+            await self._vcpus.run(self._touches)
 
     def stop_watching(self) -> None:
         """End `watch`: what the guest says from now on is not heard."""
@@ -260,10 +240,7 @@ class Migration:
     async def _settle(self) -> DestPart:
         """Bring the guest to a stand for good and make the account of it."""
         await self._placement.finish()
-        # The word of those that were woken last is on its way.
-        with trio.move_on_after(_WAKE_SECONDS_MAX):
-            while self._asleep:
-                await self._waking.park()
+        await self._vcpus.wait_awake()
         self.stop_watching()
         snapshot = await self._guest.pause()
         digests = await in_thread(digest(self._memory))
@@ -281,8 +258,7 @@ class Migration:
 
     def part_so_far(self) -> DestPart:
         """Return what there is for a report; the guest may be gone by now."""
-        board, vcpus = self._guest.board, range(self._guest.spec.vcpu_count)
-        return self._statistics(GuestSnapshot((), tuple(board.counters(vcpu) for vcpu in vcpus)))
+        return self._statistics(counted_so_far(self._guest))
 
     async def _switch_over(self, message: SwitchOver, device_state: bytes) -> None:
         """Take the guest over: from here on it runs on this side."""
@@ -347,82 +323,11 @@ class Migration:
         else:
             self._engine.requested(request)
 
-    async def _watch_faults(self) -> None:
-        """Hear of vCPUs that the kernel stops."""
-        while True:
-            await self._placement.wait_faults()
-            self._engine.take_faults()
-
     def _note_fault(self, vcpu: int, request: PageRequest | None) -> None:
-        self._asleep.add(vcpu)
-        self._noted.send_nowait((vcpu, request))
-
-    async def _answer_faults(self) -> None:
-        async for vcpu, request in self._faults:
-            await self._answer_fault(vcpu, request)
-
-    async def _answer_fault(self, vcpu: int, request: PageRequest | None) -> None:
-        await self._toucher.faulted(vcpu)
-        if request is not None and self._engine.still_wants(request):
-            await self._ask(request)
-
-    async def _release_overdue(self) -> None:
-        """See to it that no vCPU sleeps on because a wake-up was lost."""
-        while True:
-            await trio.sleep(_RELEASE_SECONDS)
-            self._engine.release_overdue()
-
-    async def _watch_guest(self) -> None:
-        """Serve the guest: send its page requests, note who wakes and what it finds wrong."""
-        while True:
-            event = await self._guest.receive()
-            match event:
-                case Faulted(vcpu, flat, fault_ns):
-                    self._asleep.add(vcpu)
-                    request = self._engine.fault(vcpu, flat, fault_ns)
-                    await self._answer_fault(vcpu, request)
-                case Woke(vcpu, _, fault_ns, woke_ns):
-                    self._engine.woke(vcpu, woke_ns, fault_ns)
-                    self._asleep.discard(vcpu)
-                    self._waking.unpark_all()
-                case Collapsed(range_count, _):
-                    self._placement.collapsed(range_count)
-                case Mismatch(vcpu, flat, step, expected, seen):
-                    self.first_mismatch = self.first_mismatch or (
-                        f"vCPU {vcpu} read {seen:#x} in target page {flat} on the destination, "
-                        f"{expected:#x} must be there"
-                    )
-                    self._emit(MISMATCH, vcpu=vcpu, target_page=flat, step=step)
-                case Touched(vcpu, _):
-                    await self._toucher.touched(vcpu)
-
-    def _on_happening(self, what: str, page: PageId) -> None:
-        # In precopy no vCPU runs here, and what has come is not kept account of.
-        if self._engine.assembly.in_postcopy:
-            share = self._engine.received_share(page)
-            for fault in self._script.happened(what, page, share):
-                self._touch(fault)
-
-    def _touch(self, page: PageId) -> None:
-        self._emit(TOUCH, block=page.block, page=page.index)
-        self._toucher.ask(page)
+        self._vcpus.note_fault(vcpu, request)
 
     def _statistics(self, snapshot: GuestSnapshot) -> DestPart:
-        latencies = self._engine.latencies
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        return DestPart(
-            placement=self._placement.name,
-            placement_reason=self.placement_reason,
-            backing=self._memory.backing,
-            faults=latencies.faults,
-            stages=latencies.stages,
-            accesses=summarize(self._guest.board.accesses()),
-            latency_ns=latencies.mean_ns,
-            latency_bins=latencies.bins,
-            vcpu_latency_ns=latencies.vcpu_mean_ns,
-            blocktime_ms=latencies.blocktime_ms,
-            reads=sum(counters.reads_checked for counters in snapshot.counters),
-            reads_unchecked=sum(counters.reads_unchecked for counters in snapshot.counters),
-            mismatches=sum(counters.mismatches for counters in snapshot.counters),
-            cpu_seconds=usage.ru_utime + usage.ru_stime,
-        )
+        return dest_part(
+            self._engine, self._placement, self.placement_reason, self._memory, self._guest,
+            snapshot,
+        )  # fmt: skip

@@ -54,7 +54,7 @@ class Vcpus:
             guest: The vCPUs.
             emit: Takes events.
             steps: Scripted faults.
-            ask: Sends a page request.
+            ask: Sends a page request, and tells the engine when it has.
         """
         self.first_mismatch = ""
         self._engine = engine
@@ -116,7 +116,6 @@ class Vcpus:
         await self._toucher.faulted(vcpu)
         if request is not None and self._engine.still_wants(request):
             await self._ask(request)
-            self._engine.requested(request)
 
     async def _release_overdue(self) -> None:
         """See to it that no vCPU sleeps on because a wake-up was lost."""

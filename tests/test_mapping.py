@@ -58,9 +58,11 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
         "tests/dest/qemu/test_session.py", "what a session tells in the end"
     ),
     "dest/statistics.py": Elsewhere(
-        "tests/dest/qemu/test_session.py", "what a session tells in the end, or when it fails"
+        "tests/dest/test_migration.py", "what a migration tells in the end, or when it fails"
     ),
-    "dest/vcpus.py": Elsewhere("tests/dest/qemu/test_session.py", "a part of what a session does"),
+    "dest/vcpus.py": Elsewhere(
+        "tests/dest/test_migration.py", "a part of what every migration does"
+    ),
     "protocol/fields.py": Elsewhere(
         "tests/protocol/test_messages.py", "what a message's fields may hold, field by field"
     ),

@@ -260,6 +260,7 @@ class QemuMigration:
         offset = request.page * block.page_bytes
         self.arrivals.ask(PageId(request.block, request.page))
         await self._main.send(self._requests.encode(block.name, offset, block.page_bytes))
+        self.engine.requested(request)
 
 
 def _out_of_place(message: QemuMessage) -> RemoteProtocolError:
