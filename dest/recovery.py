@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -28,6 +29,7 @@ from protocol.errors import (
 )
 from protocol.events import CHANNEL_LOST, MEMORY_LOST, Emit
 from protocol.limits import CLOSING_SECONDS_MAX
+from protocol.pageset import PageSet
 from protocol.states import Lifecycle, State
 
 # How long a destination that has the last word stays for a source that did not hear it.
@@ -117,9 +119,31 @@ class Recovery:
         return capability in self._capabilities
 
 
+class Losing(Protocol):
+    """What `outcome_of_loss` has to know of a migration."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the source is waited for."""
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the guest is this side's."""
+
+    @property
+    def missing(self) -> PageSet:
+        """What of the guest's memory has not come."""
+
+    def forget_frames(self) -> None:
+        """Count what is half-received as missing."""
+
+    def stop_watching(self) -> None:
+        """Hear no more of the guest."""
+
+
 async def outcome_of_loss(
     cause: BaseException,
-    migration: Migration,
+    migration: Losing,
     memory: GuestMemory,
     guest: GuestHandle,
     save: Path | None,
@@ -153,7 +177,7 @@ async def outcome_of_loss(
     return MemoryLost(f"{reason}; {describe_lost(missing)}{told}")
 
 
-async def _save(migration: Migration, memory: GuestMemory, guest: GuestHandle, save: Path) -> str:
+async def _save(migration: Losing, memory: GuestMemory, guest: GuestHandle, save: Path) -> str:
     """Write what is here; return in words what became of that."""
     try:
         migration.stop_watching()

@@ -51,6 +51,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
         "tests/dest/qemu/test_session.py", "a part of what a session does"
     ),
     "dest/qemu/config.py": Elsewhere("tests/dest/qemu/test_session.py", "fields and no code"),
+    "dest/qemu/handshakes.py": Elsewhere(
+        "tests/dest/qemu/test_session.py", "a part of what a session does"
+    ),
     "dest/qemu/migration.py": Elsewhere(
         "tests/dest/qemu/test_session.py", "a part of what a session does"
     ),

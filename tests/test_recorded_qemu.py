@@ -7,8 +7,6 @@ memory, so that what is not page bytes is a good part of them.
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,9 +24,9 @@ from protocol.qemu.messages import Blocks
 from protocol.qemu.ram import block_table
 from protocol.qemu.stream import Decoder
 from scripts.configure import parse_address
-from scripts.processes.link import Link
 from scripts.qemu.pair import run_pair
 from tests.helpers import FakeGuests, Recorder, bounded, nothing_left
+from tests.qemu_relay import Relay
 from tests.scripts.qemu.test_command import need_qemu
 
 MIB = 1 << 20
@@ -47,43 +45,6 @@ class Recording(NamedTuple):
     preempt: bytes
 
 
-@dataclass(frozen=True)
-class Tape(Link):
-    """A link that keeps what the source says, by connection."""
-
-    said: dict[int, bytes] = field(default_factory=lambda: defaultdict(bytes))
-
-    async def lead_to(  # type: ignore[explicit-override] # typing.override: from 3.12
-        self, address: str, nursery: trio.Nursery
-    ) -> str:
-        """Return where the source finds the relay."""
-        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        host, port = parse_address(address, "--listen")
-
-        async def relay(near: trio.SocketStream) -> None:
-            number = len(self.said)
-            self.said[number] = b""
-            far = await trio.open_tcp_stream(host, port)
-            async with near, far, trio.open_nursery() as both:
-                both.start_soon(self._carry, near, far, number)
-                both.start_soon(self._carry, far, near, None)
-
-        nursery.start_soon(trio.serve_listeners, relay, [listener])
-        return f"127.0.0.1:{listener.socket.getsockname()[1]}"
-
-    async def _carry(
-        self, inward: trio.SocketStream, outward: trio.SocketStream, number: int | None
-    ) -> None:
-        try:
-            while data := await inward.receive_some():
-                if number is not None:
-                    self.said[number] += data
-                await outward.send_all(data)
-            await outward.send_eof()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            await outward.aclose()
-
-
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """What one QEMU said, with the capability postcopy-preempt."""
@@ -91,7 +52,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     folder = tmp_path_factory.mktemp("recording")
     image = folder / "image"
     image.write_bytes(IMAGE)
-    tape = Tape()
+    tape = Relay()
     # Slow, so that there is time to ask for pages.
     slow = "--max-postcopy-bandwidth=2MB/s"
     trio.run(
@@ -191,7 +152,7 @@ class Replay:
         self._address = ""
         self._listening = trio.Event()
         config = QemuDestConfig(
-            host="127.0.0.1", port=0, backing="base", save=save,
+            host="127.0.0.1", port=0, backing="base", save=save, wait_seconds=0.0,
             spec_of=lambda _: ProgramSpec(vcpu_count=2, image=True),
         )  # fmt: skip
         self._session = QemuSession(config, self.events, self._listens, lambda _: None)

@@ -75,6 +75,10 @@ class Arrivals:
         """Note that QEMU is being asked for a page."""
         self._asked.add(page)
 
+    def interrupt(self) -> None:
+        """Forget what was asked for: it is asked for again over other connections."""
+        self._asked.clear()
+
     def discard(self, message: DiscardRanges) -> None:
         """Take stretches that are stale.
 

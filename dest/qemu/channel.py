@@ -66,6 +66,11 @@ class QemuChannel:
             self._unsent = memoryview(data)
             await self._flush()
 
+    def abort(self) -> None:
+        """Break the connection: whoever receives, or sends, hears that it is lost."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def end_sending(self) -> None:
         """Let QEMU see the end of the return path."""
         with suppress(OSError):

@@ -24,6 +24,7 @@ class QemuDestConfig:
             is for loopback alone.
         backing: See `guest.memory`.
         placement: See `dest.placement`.
+        wait_seconds: How long a guest whose memory is half here waits for QEMU to come back.
         save: Where the guest's memory is written when the migration is complete; None for nowhere.
         steps: Scripted faults; they need a guest whose program is "scripted".
         touches: A named pipe, through which more come while the guest runs; None for none.
@@ -36,6 +37,7 @@ class QemuDestConfig:
     only_from: str | None = None
     backing: str = "auto"
     placement: str = "auto"
+    wait_seconds: float = 90.0
     save: Path | None = None
     steps: tuple[Step, ...] = ()
     touches: Path | None = None

@@ -20,7 +20,7 @@ from dest.newcomers import Newcomers
 from dest.qemu.channel import QemuChannel
 from protocol.errors import MigrationError, RemoteProtocolError
 from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
-from protocol.qemu.constants import FILE_MAGIC, MULTIFD_MAGIC, TLS_HANDSHAKE
+from protocol.qemu.constants import FILE_MAGIC, MULTIFD_MAGIC, TLS_HANDSHAKE, Section
 
 Log = Callable[[str], None]
 
@@ -57,6 +57,7 @@ class QemuListener:
         self._complaints = Complaints(log)
         self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
         self._main_host = ""
+        self._resuming = False
         self._open: set[trio.socket.SocketType] = set()
 
     async def accept_main(self) -> QemuChannel:
@@ -64,6 +65,15 @@ class QemuListener:
         await self._main_came.wait()
         assert self._main is not None
         return self._main
+
+    def expect_again(self) -> None:
+        """Take the connections with which a migration that broke is resumed, in place of the first.
+
+        The main one then begins with a command and no magic number.
+        """
+        self._resuming = True
+        self._main, self.preempt = None, None
+        self._main_came, self.preempt_came = trio.Event(), trio.Event()
 
     async def run(self) -> None:
         """Accept until cancelled."""
@@ -154,9 +164,12 @@ class QemuListener:
             raise RemoteProtocolError("it speaks TLS; switch tls-creds off in QEMU")
         if first == MULTIFD_MAGIC.to_bytes(_MAGIC_BYTES, "big"):
             raise RemoteProtocolError("it is one of multifd's; switch that capability off in QEMU")
-        if first == FILE_MAGIC.to_bytes(_MAGIC_BYTES, "big"):
-            if self._main is not None:
+        is_new = first == FILE_MAGIC.to_bytes(_MAGIC_BYTES, "big")
+        if is_new or (self._resuming and self._main is None and first[0] == Section.COMMAND):
+            if self._main is not None or (self._resuming and is_new):
                 raise RemoteProtocolError("a migration is under way here already")
+            if self._resuming and host != self._main_host:
+                raise RemoteProtocolError("it is not from where the migration came")
             self._main, self._main_host = QemuChannel(sock, "main"), host
             self._main_came.set()
         elif self._main is None or self.preempt is not None or first[:2] != _RECORD_BEGINS:

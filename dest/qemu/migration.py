@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dest.missing import tell_missing
 from dest.placement import make_placement
 from dest.qemu.arrivals import Arrivals
 from dest.qemu.channel import QemuChannel
+from dest.qemu.handshakes import out_of_place, shake_hands
 from dest.qemu.listen import QemuListener
 from dest.qemu.wire import Wire
 from dest.script import Step
@@ -21,34 +23,33 @@ from dest.vcpus import Vcpus
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from protocol.channels import Channel
-from protocol.errors import RemoteProtocolError
-from protocol.events import ACCESSES, GUEST_RUN, Emit, tell_run
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock
-from protocol.limits import SETUP_SECONDS_MAX
+from protocol.errors import ConnectionLost, RemoteProtocolError, root_cause
+from protocol.events import ACCESSES, CHANNEL_LOST, GUEST_RUN, RECOVERED, Emit, tell_run
+from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.messages import PageRequest
+from protocol.pageset import PageSet
 from protocol.policy import Policy
 from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import (
-    Advise,
-    AskReceived,
-    Blocks,
-    Configuration,
     DiscardRanges,
     EndOfSection,
     OpenReturnPath,
     Package,
     Pages,
     Ping,
-    QemuMessage,
-    Resume,
     StreamEnd,
     SwitchoverStart,
     Zeros,
 )
 from protocol.qemu.ram import block_table
-from protocol.qemu.returns import PageRequests, encode_pong, encode_shut
+from protocol.qemu.returns import (
+    PageRequests,
+    encode_pong,
+    encode_shut,
+)
+from protocol.qemu.stream import Decoder
 from protocol.report import DestPart
-from protocol.states import Event, Lifecycle
+from protocol.states import Event, Lifecycle, State
 
 # A huge page comes whole over one channel, either; what QEMU decides else is its own.
 QEMU_POLICY = Policy("qemu")
@@ -61,48 +62,21 @@ _PROGRESS_SECONDS = 0.1
 _LINGER_SECONDS_MAX = 5.0
 
 
-async def receive_opening(main: QemuChannel) -> tuple[str, Geometry]:
-    """Read up to the list of blocks; return the machine and the guest's blocks.
-
-    Raises:
-        ConnectionLost: QEMU is gone.
-        RemoteProtocolError: Not a stream that can be taken, or nothing in time.
-    """
-    machine, returns, advised = "", False, False
-    with trio.move_on_after(SETUP_SECONDS_MAX):
-        while True:
-            match message := await main.receive():
-                case Configuration():
-                    machine = message.machine
-                case OpenReturnPath():
-                    returns = True
-                case Ping(value=value) if returns:
-                    await main.send(encode_pong(value))
-                case Advise(page_sizes=page_sizes):
-                    advised = bool(page_sizes)
-                case Blocks():
-                    # Only with the advice are page sizes on the wire, and only then can pages be
-                    # asked for.
-                    if not (returns and advised):
-                        raise RemoteProtocolError(
-                            "the source has no postcopy; switch its capability postcopy-ram on"
-                        )
-                    return machine, Geometry(tuple(RamBlock(*block) for block in message.blocks))
-                case _:
-                    raise _out_of_place(message)
-    raise RemoteProtocolError(f"no RAMBlocks came in {SETUP_SECONDS_MAX:g} s")
-
-
 class QemuMigration:
-    """One migration; `receive` it.
+    """One migration; `receive` it, over as many connections as it takes.
 
     Its vCPUs are midstream's own.  QEMU's device state, its vCPUs' registers among it, is opaque
     here, and the guest's own program does not go on.  So reads check nothing; that the bytes are
     right can be told from the memory itself.
 
     Attributes:
+        main: The main connection; the latest.
         arrivals: What came.
+        handed_over: The guest's memory is this side's.
+        has_preempt: QEMU used a connection of its own for urgent pages.
+        received_bytes: What came over all connections, by channel; `returned_bytes` what went back.
         package_bytes: How long the device state was.
+        recoveries: How often QEMU came back.
         whole_s: When the last page was placed, on the monotonic clock.
         placement_reason: See `protocol.report.DestPart`.
     """
@@ -118,18 +92,17 @@ class QemuMigration:
         steps: tuple[Step, ...],
     ) -> None:
         """Prepare; the stream has been read up to its blocks."""
+        self.main = main
         self.placement_reason = ""
         self._placement = make_placement(memory, guest)
-        self.engine = Engine(
-            memory, guest, self._placement, QEMU_POLICY, emit,
-            self._note_fault,
-        )  # fmt: skip
+        self.engine = Engine(memory, guest, self._placement, QEMU_POLICY, emit, self._note_fault)
         self._wire = Wire(memory.geometry, emit)
         self.arrivals = Arrivals(memory.geometry, self.engine, self._wire)
-        self.package_bytes = 0
+        self.handed_over = self.has_preempt = False
+        self.received_bytes: Counter[Channel] = Counter()
+        self.returned_bytes = self.package_bytes = self.recoveries = 0
         self.whole_s = 0.0
         self._listener = listener
-        self._main = main
         self._geometry = memory.geometry
         self._memory = memory
         self._guest = guest
@@ -139,11 +112,35 @@ class QemuMigration:
         self._vcpus = Vcpus(
             memory.geometry, self.engine, self._placement, guest, emit, steps, self._ask
         )
+        self._stream = Decoder()
+        self._watching = trio.CancelScope()
         self._snapshot: GuestSnapshot | None = None
         self._whole = trio.Event()
 
-    async def receive(self, touches: Path | None) -> None:
+    @property
+    def paused(self) -> bool:
+        """Whether QEMU is waited for."""
+        return self._lifecycle.state is State.POSTCOPY_PAUSED
+
+    @property
+    def missing(self) -> PageSet:
+        """What of the guest's memory has not come."""
+        return self.engine.assembly.missing()
+
+    def forget_frames(self) -> None:
+        """Count what is half-received as missing: no more of it will come."""
+        self.engine.interrupt()
+
+    def stop_watching(self) -> None:
+        """Hear no more of the guest."""
+        self._watching.cancel()
+
+    async def receive(self, touches: Path | None, wait_seconds: float = 0.0) -> None:
         """Receive everything, run vCPUs; return when every page is placed and QEMU knows.
+
+        Args:
+            touches: A pipe through which pages to touch come; None for none.
+            wait_seconds: How long QEMU is waited for after each break; 0 for not at all.
 
         Raises:
             ConnectionLost, RemoteProtocolError, GuestFailed: The migration failed.
@@ -155,31 +152,24 @@ class QemuMigration:
         )  # fmt: skip
         self._lifecycle.fire(Event.PREPARED)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._vcpus.run, touches)
+            nursery.start_soon(self._watch, touches)
             nursery.start_soon(self._tell_progress)
-            async with trio.open_nursery() as receivers:
-                receivers.start_soon(self._receive_preempt)
-                await self._receive_main()
-                await self._wait_whole()
-                self.whole_s = time.monotonic()
-                # Its end is nothing to wait for: later QEMUs leave it to the destination.
-                receivers.cancel_scope.cancel()
+            loss = await self._epoch(wait_seconds)
+            while loss is not None:
+                loss = await self._come_back(loss, wait_seconds) or await self._epoch(wait_seconds)
+            self.whole_s = time.monotonic()
             await self._placement.finish()
             await self._vcpus.wait_awake()
             nursery.cancel_scope.cancel()
         self._snapshot = await self._guest.pause()
         self._emit(ACCESSES, **asdict(self.part().accesses))
-        await self._main.send(encode_shut(failed=False))
+        await self.main.send(encode_shut(failed=False))
         self._lifecycle.fire(Event.ALL_PLACED)
         if self._listener.preempt is not None:
             self._listener.preempt.close()
         with trio.move_on_after(_LINGER_SECONDS_MAX):
-            await self._main.wait_closed()
-
-    async def _tell_progress(self) -> None:
-        while True:
-            self._wire.tell_progress()
-            await trio.sleep(_PROGRESS_SECONDS)
+            await self.main.wait_closed()
+        self._count()
 
     def part(self) -> DestPart:
         """Return what this side knows, at the end or so far; the guest may be gone by now."""
@@ -188,15 +178,92 @@ class QemuMigration:
             self._snapshot or counted_so_far(self._guest),
         )  # fmt: skip
 
+    async def _watch(self, touches: Path | None) -> None:
+        with self._watching:
+            await self._vcpus.run(touches)
+
+    async def _tell_progress(self) -> None:
+        while True:
+            self._wire.tell_progress()
+            await trio.sleep(_PROGRESS_SECONDS)
+
+    async def _epoch(self, wait_seconds: float) -> ConnectionLost | None:
+        """Receive over the present connections; return why they are gone, None at the end."""
+        try:
+            async with trio.open_nursery() as receivers:
+                receivers.start_soon(self._receive_preempt)
+                await self._receive_main()
+                await self._wait_whole()
+                # Its end is nothing to wait for: later QEMUs leave it to the destination.
+                receivers.cancel_scope.cancel()
+        except BaseException as error:  # noqa: BLE001 - raised again as its root cause
+            return self._interrupted(root_cause(error), wait_seconds)
+        return None
+
+    async def _come_back(self, loss: ConnectionLost, wait_seconds: float) -> ConnectionLost | None:
+        """Wait for QEMU, tell it what is here and go on; return why that broke, if it did."""
+        with trio.move_on_after(wait_seconds) as patience:
+            main = await self._listener.accept_main()
+        if patience.cancelled_caught:
+            raise ConnectionLost(f"{loss}, and QEMU did not come back in {wait_seconds:g} s")
+        main.decoder = self._stream.resumed()
+        self.main = main
+        self._requests = PageRequests()
+        self._lifecycle.fire(Event.RECONNECTED)
+        try:
+            await shake_hands(self.main, self._geometry, self.missing)
+            self._lifecycle.fire(Event.RECOVERED)
+            self.recoveries += 1
+            self._emit(RECOVERED, missing_bytes=self.missing.length_bytes, running=True)
+            for request in self.engine.open_requests():
+                await self._ask(request)
+        except ConnectionLost as error:
+            return self._interrupted(error, wait_seconds)
+        return None
+
+    def _interrupted(self, cause: BaseException, wait_seconds: float) -> ConnectionLost:
+        """Take notice that the connections are gone, if that is what it is; return why.
+
+        Raises:
+            BaseException: The cause, if it ends the migration.
+        """
+        resumable = self._lifecycle.state in {State.POSTCOPY_ACTIVE, State.POSTCOPY_RECOVER}
+        if not isinstance(cause, ConnectionLost):
+            raise cause from None
+        self._emit(CHANNEL_LOST, channel=cause.channel, reason=str(cause))
+        if not (resumable and wait_seconds):
+            raise cause from None
+        self._lifecycle.interrupt()
+        assert isinstance(self.main.decoder, Decoder)
+        self._stream = self.main.decoder
+        self._count()
+        self.main.close()
+        if self._listener.preempt is not None:
+            self._listener.preempt.close()
+        self._listener.expect_again()
+        self.forget_frames()
+        self.arrivals.interrupt()
+        self._wire.interrupt(self.missing.length_bytes)
+        return cause
+
+    def _count(self) -> None:
+        """Add up what the present connections have carried."""
+        self.received_bytes[Channel.PRECOPY] += self.main.bytes_received
+        self.returned_bytes += self.main.bytes_sent
+        preempt = self._listener.preempt
+        if preempt is not None:
+            self.has_preempt = True
+            self.received_bytes[Channel.POSTCOPY] += preempt.bytes_received
+
     async def _receive_main(self) -> None:
         while True:
-            match message := await self._main.receive():
+            match message := await self.main.receive():
                 case Pages() | Zeros():
-                    self._take(Channel.PRECOPY, self._main, message)
+                    self._take(Channel.PRECOPY, self.main, message)
                 case EndOfSection() | SwitchoverStart() | OpenReturnPath():
                     pass
                 case Ping(value=value):
-                    await self._main.send(encode_pong(value))
+                    await self.main.send(encode_pong(value))
                 case DiscardRanges():
                     self.arrivals.discard(message)
                 case Package():
@@ -204,7 +271,7 @@ class QemuMigration:
                 case StreamEnd():
                     return
                 case _:
-                    raise _out_of_place(message)
+                    raise out_of_place(message)
 
     async def _receive_preempt(self) -> None:
         await self._listener.preempt_came.wait()
@@ -221,7 +288,7 @@ class QemuMigration:
                 case EndOfSection():
                     return
                 case _:
-                    raise _out_of_place(message)
+                    raise out_of_place(message)
 
     def _take(self, name: Channel, channel: QemuChannel, message: Pages | Zeros) -> None:
         self.arrivals.take(name, channel, message)
@@ -235,8 +302,9 @@ class QemuMigration:
         self.engine.start_postcopy()
         self._wire.switch_over(self.engine.assembly.missing_bytes)
         self._lifecycle.fire(Event.POSTCOPY_STARTED)
+        self.handed_over = True
         for value in package.pings:
-            await self._main.send(encode_pong(value))
+            await self.main.send(encode_pong(value))
         await self._placement.settle()
         await self._guest.run()
         self._emit(GUEST_RUN)
@@ -256,16 +324,16 @@ class QemuMigration:
         self._vcpus.note_fault(vcpu, request)
 
     async def _ask(self, request: PageRequest) -> None:
+        """Ask for a page now, or when QEMU has come back."""
+        if self._lifecycle.state is not State.POSTCOPY_ACTIVE:
+            return
         block = self._geometry.blocks[request.block]
         offset = request.page * block.page_bytes
         self.arrivals.ask(PageId(request.block, request.page))
-        await self._main.send(self._requests.encode(block.name, offset, block.page_bytes))
-        self.engine.requested(request)
-
-
-def _out_of_place(message: QemuMessage) -> RemoteProtocolError:
-    if isinstance(message, (Resume, AskReceived)):
-        return RemoteProtocolError(
-            "the source wants to resume a migration, which is not known here"
-        )
-    return RemoteProtocolError(f"{type(message).__name__} came where it cannot be")
+        try:
+            await self.main.send(self._requests.encode(block.name, offset, block.page_bytes))
+        except ConnectionLost:
+            # Whoever receives over it has better words for that.
+            self.main.abort()
+        else:
+            self.engine.requested(request)

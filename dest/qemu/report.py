@@ -44,6 +44,7 @@ class QemuPart:
         requested_on_postcopy: How many the preempt channel did.
         precopy_channel_bytes: What came over the main channel; the others likewise.
         package_bytes: The device state's size.
+        recoveries: How often it came back after a break.
     """
 
     machine: str
@@ -58,6 +59,7 @@ class QemuPart:
     postcopy_channel_bytes: int
     return_path_bytes: int
     package_bytes: int
+    recoveries: int = 0
 
 
 def assemble_qemu(
@@ -74,6 +76,7 @@ def assemble_qemu(
     report = assemble(status, _as_source(qemu, geometry), dest)
     own = report["midstream"]
     own["peer"] = "qemu"
+    own["recoveries"] = qemu.recoveries
     own["machine"] = qemu.machine
     own["device-state-bytes"] = qemu.package_bytes
     own["blocks"] = [

@@ -14,9 +14,11 @@ import trio
 
 from dest.qemu.channel import QemuChannel
 from dest.qemu.config import QemuDestConfig
+from dest.qemu.handshakes import receive_opening
 from dest.qemu.listen import QemuListener, open_qemu_listener
-from dest.qemu.migration import QEMU_POLICY, QemuMigration, receive_opening
+from dest.qemu.migration import QEMU_POLICY, QemuMigration
 from dest.qemu.report import QemuPart, assemble_qemu
+from dest.recovery import outcome_of_loss
 from dest.script import check_steps
 from dest.session import FAREWELL_SECONDS_MAX, Result
 from dest.stopping import check_granted, may_use_hugetlb, service_for
@@ -29,7 +31,7 @@ from protocol.errors import ConnectionLost, MemoryLost, MidstreamError, root_cau
 from protocol.events import Emit
 from protocol.qemu.returns import encode_shut
 from protocol.report import DestPart
-from protocol.states import POSTCOPY, Event, Lifecycle
+from protocol.states import Event, Lifecycle
 
 
 class QemuSession:
@@ -78,27 +80,24 @@ class QemuSession:
                 main = await listener.accept_main()
                 return await self._serve(listener, main)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
-            raise self._outcome(root_cause(error)) from None
-
-    def _outcome(self, cause: BaseException) -> BaseException:
-        """Bring the state to its end, and return the error as it is for the user."""
-        lost = self._lifecycle.state in POSTCOPY and isinstance(cause, ConnectionLost)
-        if isinstance(cause, trio.Cancelled):
-            self._lifecycle.cancel()
-        else:
-            self._lifecycle.fail()
-        return MemoryLost(f"{cause}; memory of the guest is lost") if lost else cause
+            cause = root_cause(error)
+            if isinstance(cause, trio.Cancelled):
+                self._lifecycle.cancel()
+            else:
+                self._lifecycle.fail()
+            raise cause from None
 
     async def _serve(self, listener: QemuListener, main: QemuChannel) -> Result:
+        config = self._config
         self._lifecycle.fire(Event.CONNECTED)
         self._began_s = time.monotonic()
         try:
             machine, geometry = await receive_opening(main)
-            spec = self._config.spec_of(geometry)
-            check_steps(self._config.steps, geometry, spec.name)
-            placement = self._config.placement
+            spec = config.spec_of(geometry)
+            check_steps(config.steps, geometry, spec.name)
+            placement = config.placement
             with GuestMemory.create(
-                geometry, self._config.backing, hugetlb=may_use_hugetlb(placement, QEMU_POLICY)
+                geometry, config.backing, hugetlb=may_use_hugetlb(placement, QEMU_POLICY)
             ) as memory:
                 await in_thread(memory.populate())
                 service, reason = service_for(placement, QEMU_POLICY, memory.kinds)
@@ -107,16 +106,22 @@ class QemuSession:
                     check_granted(placement, reason)
                     migration = QemuMigration(
                         listener, main, memory, guest, self._lifecycle, self._emit,
-                        self._config.steps,
+                        config.steps,
                     )  # fmt: skip
                     migration.placement_reason = reason
                     self._migration = migration
                     self._ready_s = time.monotonic()
-                    await migration.receive(self._config.touches)
+                    try:
+                        await migration.receive(config.touches, config.wait_seconds)
+                    except BaseException as error:  # noqa: BLE001 - raised again as its outcome
+                        main = migration.main
+                        raise await outcome_of_loss(
+                            root_cause(error), migration, memory, guest, config.save, self._emit
+                        ) from None
                     part = migration.part()
-                if self._config.save is not None:
-                    await in_thread(save_image(memory, self._config.save))
-                qemu = self._qemu_part(machine, listener, main, migration)
+                if config.save is not None:
+                    await in_thread(save_image(memory, config.save))
+                qemu = self._qemu_part(machine, migration)
             status = self._lifecycle.state.value
             return Result(assemble_qemu(status, qemu, part, geometry), None)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
@@ -124,30 +129,28 @@ class QemuSession:
             await _say_farewell(main, cause)
             raise cause from None
 
-    def _qemu_part(
-        self, machine: str, listener: QemuListener, main: QemuChannel, migration: QemuMigration
-    ) -> QemuPart:
-        preempt = listener.preempt
+    def _qemu_part(self, machine: str, migration: QemuMigration) -> QemuPart:
         arrivals = migration.arrivals
         return QemuPart(
             machine=machine,
-            preempt=preempt is not None,
+            preempt=migration.has_preempt,
             total_ms=(migration.whole_s - self._began_s) * 1000,
             setup_ms=(self._ready_s - self._began_s) * 1000,
             target_pages=arrivals.target_pages,
             zero_target_pages=arrivals.zero_target_pages,
             requested_on_precopy=arrivals.requested[Channel.PRECOPY],
             requested_on_postcopy=arrivals.requested[Channel.POSTCOPY],
-            precopy_channel_bytes=main.bytes_received,
-            postcopy_channel_bytes=preempt.bytes_received if preempt is not None else 0,
-            return_path_bytes=main.bytes_sent,
+            precopy_channel_bytes=migration.received_bytes[Channel.PRECOPY],
+            postcopy_channel_bytes=migration.received_bytes[Channel.POSTCOPY],
+            return_path_bytes=migration.returned_bytes,
             package_bytes=migration.package_bytes,
+            recoveries=migration.recoveries,
         )
 
 
 async def _say_farewell(main: QemuChannel, cause: BaseException) -> None:
     """Tell QEMU that this side has given up, unless it is gone."""
-    if isinstance(cause, ConnectionLost):
+    if isinstance(cause, (ConnectionLost, MemoryLost)):
         return
     with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
         scope.shield = True

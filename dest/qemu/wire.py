@@ -88,6 +88,11 @@ class Wire:
         """Say how much is missing when postcopy begins."""
         self._remaining_bytes = missing_bytes
 
+    def interrupt(self, missing_bytes: int) -> None:
+        """Say that the connections are lost: what is half here begins anew, or goes on."""
+        self._open.clear()
+        self._remaining_bytes = missing_bytes
+
     def tell_progress(self) -> None:
         """Tell how much has come, and how much has not."""
         self._emit(

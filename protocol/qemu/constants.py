@@ -98,6 +98,15 @@ class Rp(IntEnum):
     PONG = 2
     REQ_PAGES_ID = 3
     REQ_PAGES = 4
+    RECV_BITMAP = 5
+    RESUME_ACK = 6
+
+
+# migration/ram.c, RAMBLOCK_RECV_BITMAP_ENDING: stands behind a bitmap of what was received.
+RECV_BITMAP_END = 0x0123456789ABCDEF
+
+# migration/migration.c, MIGRATION_RESUME_ACK_VALUE.
+RESUME_ACK_VALUE = 1
 
 
 # migration/ram.c: the name and the only version of the section that has the RAM.

@@ -44,6 +44,11 @@ class RamRecords:
         # Where the payload of the last message begins, and how many target pages it has.
         self._payload = (0, 0)
 
+    @property
+    def blocks(self) -> BlockTable:
+        """The source's blocks, by name; empty until they are known."""
+        return self._blocks
+
     def learn(self, blocks: BlockTable) -> None:
         """Take the source's blocks."""
         self._blocks = blocks

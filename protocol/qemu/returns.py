@@ -8,11 +8,14 @@ from __future__ import annotations
 import struct
 
 from protocol.errors import LocalProtocolError
-from protocol.qemu.constants import Rp
+from protocol.qemu.constants import RECV_BITMAP_END, RESUME_ACK_VALUE, Rp
 
 _HEAD = struct.Struct(">HH")
 _VALUE = struct.Struct(">I")
 _STRETCH = struct.Struct(">QI")
+_WORD = struct.Struct(">Q")
+
+_BITMAP_ALIGN_BYTES = 8
 
 # A request's length has 32 bits; a 1 GiB page is the largest there is.
 _REQUEST_BYTES_MAX = (1 << 32) - 1
@@ -27,6 +30,36 @@ def encode_shut(*, failed: bool) -> bytes:
 def encode_pong(value: int) -> bytes:
     """Return the answer to a ping."""
     return _message(Rp.PONG, _VALUE.pack(value))
+
+
+def encode_resume_ack() -> bytes:
+    """Return the word that this side is ready to go on."""
+    return _message(Rp.RESUME_ACK, _VALUE.pack(RESUME_ACK_VALUE))
+
+
+def encode_received(block: str, bits: bytes) -> bytes:
+    """Return which target pages of a block have been received; the source sends all others.
+
+    The bitmap follows the message and is no part of it: migration/ram.c,
+    ramblock_recv_bitmap_send.
+
+    Args:
+        block: The RAMBlock's name.
+        bits: A bit for each target page, the lowest first, 1 for one that is here.
+
+    Raises:
+        LocalProtocolError: The name is none.
+    """
+    name = block.encode()
+    if not 0 < len(name) <= _NAME_BYTES_MAX:
+        raise LocalProtocolError(f"{block[:20]!r} is no RAMBlock's name")
+    padded = bits + bytes(-len(bits) % _BITMAP_ALIGN_BYTES)
+    return (
+        _message(Rp.RECV_BITMAP, bytes([len(name)]) + name)
+        + _WORD.pack(len(padded))
+        + padded
+        + _WORD.pack(RECV_BITMAP_END)
+    )
 
 
 class PageRequests:

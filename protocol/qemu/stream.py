@@ -57,6 +57,18 @@ class Decoder(QemuDecoder):
         self._package_tail = b""
         self._packaged = False
 
+    def resumed(self) -> Decoder:
+        """Return the decoder of another connection, over which this stream goes on.
+
+        It begins with a command, and knows what was said before the first connection broke.
+        """
+        other = Decoder()
+        other._records.learn(self._records.blocks)
+        other._step = other._outer
+        other._ram_id = self._ram_id
+        other._blocks_known, other._packaged = self._blocks_known, self._packaged
+        return other
+
     @property
     def at_boundary(self) -> bool:
         """Whether the stream may end here: all was said."""

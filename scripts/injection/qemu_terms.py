@@ -22,9 +22,11 @@ _KEYS = ("qemu", "accel", "preempt", "running")
 # Of [migration], what QEMU takes and what is the destination's own.
 _OF_QEMU = (
     "size", "page_size", "image", "seed", "max_bandwidth", "max_postcopy_bandwidth",
-    "postcopy_after", "window",
+    "postcopy_after", "window", "reconnect_for",
 )  # fmt: skip
-_OF_DEST = ("backing", "placement", "program", "vcpus", "access_rate", "window")
+_OF_DEST = (
+    "backing", "placement", "program", "vcpus", "access_rate", "window", "wait_for_resume",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

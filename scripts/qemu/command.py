@@ -16,7 +16,7 @@ from guest.pattern import Pattern
 from guest.slices import in_loop, in_thread
 from protocol.errors import LocalProtocolError, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
-from protocol.units import parse_geometry, parse_rate
+from protocol.units import parse_duration_ms, parse_geometry, parse_rate
 from scripts.configure import check_outputs, parse_address
 from scripts.files import check_readable, check_writable
 from scripts.options import SOURCE, Values
@@ -78,6 +78,10 @@ class QemuSource:
 @click.option("--max-bandwidth", default="0", show_default=True, metavar="RATE")
 @click.option("--max-postcopy-bandwidth", default="0", show_default=True, metavar="RATE")
 @click.option(
+    "--reconnect-for", default="0", show_default=True, metavar="TIME",
+    help="How long a migration that breaks in postcopy is tried to be resumed; 0: not at all.",
+)  # fmt: skip
+@click.option(
     "--window", default="0", show_default=True, metavar="SIZE",
     help="What each of its connections' sockets may hold, about; 0: as much as the kernel lets it.",
 )  # fmt: skip
@@ -116,8 +120,9 @@ def qemu_source(values: Values) -> QemuSource:
             raise LocalProtocolError("a QEMU here has one RAMBlock, its name is ram")
         check_block(geometry.blocks[0])
         rates = [parse_rate(values[key]) for key in ("max_bandwidth", "max_postcopy_bandwidth")]
+        seconds = parse_duration_ms(values["reconnect_for"]) / 1000
     except MidstreamError as error:
-        hint = "--size, --page-size, --max-bandwidth or --max-postcopy-bandwidth"
+        hint = "--size, --page-size, --max-bandwidth, --max-postcopy-bandwidth or --reconnect-for"
         raise click.BadParameter(str(error), param_hint=hint) from error
     if values["save"] is not None:
         check_writable("--save", values["save"], beside=True)
@@ -136,6 +141,7 @@ def qemu_source(values: Values) -> QemuSource:
             postcopy_after=int(values["postcopy_after"]),
             bandwidth=rates[0],
             postcopy_bandwidth=rates[1],
+            reconnect_seconds=seconds,
         ),
         window_bytes(values["window"]),
         Path(values["save"]) if values["save"] is not None else None,

@@ -19,8 +19,6 @@ from scripts.options import OPTIONS, Values
 # Less, and QEMU would wait for each target page; more is what nobody could tell from no limit.
 _WINDOW_BYTES_MIN, _WINDOW_BYTES_MAX = 16 << 10, 64 << 20
 
-_OF_RECOVERY = ("--wait-for-resume", "--silence-limit")
-
 # Stands for a guest until QEMU has told of the real one.
 _ANY_GUEST = Geometry((RamBlock("ram", TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
 
@@ -50,6 +48,7 @@ def qemu_dest_config(values: Values, host: str, port: int) -> QemuDestConfig:
         only_from=_only_from(values["only_from"]),
         backing=config.backing,
         placement=config.placement,
+        wait_seconds=config.wait_seconds,
         save=config.save,
         steps=config.steps,
         touches=config.touches,
@@ -60,7 +59,7 @@ def check_heeded(values: Values) -> None:
     """Refuse what a QEMU could not answer.
 
     Raises:
-        click.BadParameter: It is to prove that it knows a secret, to speak TLS, or to come back.
+        click.BadParameter: It is to prove that it knows a secret, speak TLS, or never be silent.
     """
     for option in (SECRET_OPTION, *TLS_OPTIONS):
         if values[option.removeprefix("--").replace("-", "_")] is not None:
@@ -69,8 +68,8 @@ def check_heeded(values: Values) -> None:
                 param_hint=option,
             )
     for known in OPTIONS:
-        if known.flag in _OF_RECOVERY and values[known.name] != known.default:
-            raise click.BadParameter("a QEMU does not come back", param_hint=known.flag)
+        if known.flag == "--silence-limit" and values[known.name] != known.default:
+            raise click.BadParameter("a QEMU may be silent", param_hint=known.flag)
 
 
 def _only_from(text: str | None) -> str | None:

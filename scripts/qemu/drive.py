@@ -17,6 +17,9 @@ _ENDS = ("completed", "failed", "cancelled", "postcopy-paused")
 # How often, and how long apart, QEMU is asked for the figures of what it has completed.
 _FIGURES_ASKED_MAX, _FIGURES_SECONDS = 50, 0.02
 
+# How long QEMU is let alone before it is to try again.
+_RECONNECT_SECONDS = 0.5
+
 # QEMU's own words for no limit: what fits in its 64 bits of bytes a second.
 _NO_LIMIT = 1 << 60
 
@@ -34,12 +37,14 @@ class Orders:
         postcopy_after: Precopy passes before the switch-over.
         bandwidth: Bytes a second in precopy; 0 for no limit.
         postcopy_bandwidth: The same in postcopy, for the background.
+        reconnect_seconds: How long it is had to try again when its connections break in postcopy.
     """
 
     preempt: bool
     postcopy_after: int
     bandwidth: int
     postcopy_bandwidth: int
+    reconnect_seconds: float = 0.0
 
 
 async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) -> dict[str, Any]:
@@ -64,10 +69,14 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
         "downtime-limit": 0,
     }
     await qmp.call("migrate-set-parameters", **parameters)
-    await qmp.call("migrate", uri=f"tcp:{_bracketed(host)}:{port}")
+    uri = f"tcp:{_bracketed(host)}:{port}"
+    await qmp.call("migrate", uri=uri)
     if not orders.postcopy_after:
         await qmp.call("migrate-start-postcopy")
     state = await _follow(qmp, orders.postcopy_after, emit)
+    with trio.move_on_after(orders.reconnect_seconds):
+        while state == "postcopy-paused":
+            state = await _resume(qmp, uri, emit)
     if state == "completed":
         return await _figures(qmp)
     told: dict[str, Any] = await qmp.call("query-migrate")
@@ -75,6 +84,13 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
     if state == "postcopy-paused":
         raise ConnectionLost(f"the destination is gone in postcopy: {reason}")
     raise MigrationError(f"QEMU's migration has {state}: {reason}")
+
+
+async def _resume(qmp: Qmp, uri: str, emit: Emit) -> str:
+    """Have a paused migration go on over new connections; return the state that it comes to."""
+    await trio.sleep(_RECONNECT_SECONDS)
+    await qmp.call("migrate", uri=uri, resume=True)
+    return await _follow(qmp, 0, emit)
 
 
 async def _figures(qmp: Qmp) -> dict[str, Any]:

@@ -151,6 +151,8 @@ class _LastWords:
             # Its monitor is closed a moment before it has ended.
             process.wait(_END_SECONDS_MAX)
         assert process.stderr is not None
+        # Whoever collected has given it back as it was, and a QEMU that lives may say nothing.
+        os.set_blocking(process.stderr.fileno(), False)
         with suppress(BlockingIOError):
             self._data += os.read(process.stderr.fileno(), _STDERR_BYTES_MAX)
         return process.returncode is not None

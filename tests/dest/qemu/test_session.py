@@ -58,7 +58,7 @@ class Rig:
         self._address = ""
         self._listening = trio.Event()
         settings: dict[str, Any] = {
-            "host": "127.0.0.1", "port": 0, "backing": "base",
+            "host": "127.0.0.1", "port": 0, "backing": "base", "wait_seconds": 0.0,
             "spec_of": lambda _: ProgramSpec(vcpu_count=2, image=True),
         }  # fmt: skip
         session_config = QemuDestConfig(**(settings | config))

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -55,8 +56,9 @@ def test_a_qemu_that_is_lost_in_postcopy(lab: Lab, number: signal.Signals) -> No
     need_qemu()
     events, report = lab.folder / "events.jsonl", lab.folder / "report.json"
     dest = lab.fork(
-        "dest", "--peer=qemu", "--listen=127.0.0.1:0", f"--events={events}", f"--report={report}"
-    )
+        "dest", "--peer=qemu", "--listen=127.0.0.1:0", f"--events={events}", f"--report={report}",
+        "--wait-for-resume=0",
+    )  # fmt: skip
     source = lab.start(
         "qemu", f"--connect={dest.listening()}", "--size=32MiB", "--page-size=4KiB",
         "--max-postcopy-bandwidth=100kB/s",
@@ -103,6 +105,18 @@ def test_wrong_command_lines(
     assert commands.run(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line
+
+
+def test_a_migration_that_fails_is_told(lab: Lab) -> None:
+    """Where nobody listens QEMU gives up and lives on: its reason is told, and it is ended."""
+    need_qemu()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        process = lab.run(
+            "qemu", f"--connect=127.0.0.1:{taken.getsockname()[1]}", "--size=4MiB",
+            "--page-size=4KiB",
+        )  # fmt: skip
+    process.fail(1, "QEMU's migration has failed: Failed to connect")
 
 
 def test_a_qemu_that_does_not_start_is_told(lab: Lab) -> None:

@@ -14,7 +14,9 @@ from scripts.processes.link import LOOPBACK
 from scripts.qemu.command import PROGRAM
 from scripts.qemu.pair import run_pair
 from tests.helpers import bounded, nothing_left
+from tests.qemu_relay import Relay
 
+MIB = 1 << 20
 SMALL = ["--size=16MiB", "--page-size=4KiB"]
 
 
@@ -36,6 +38,32 @@ async def test_a_pair_runs_to_its_end(tmp_path: Path) -> None:
     by_kernel = can_stop_at_faults().ok
     assert told["midstream"]["placement"] == ("userfault" if by_kernel else "simulated")
     assert "postcopy-active" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("preempt", ["--preempt", "--no-preempt"])
+async def test_a_migration_that_breaks_twice_is_resumed(tmp_path: Path, preempt: str) -> None:
+    """QEMU hears what is here, sends the rest, and all of its memory arrives."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed")
+    report, near, far = (tmp_path / name for name in ("report", "near", "far"))
+    relay = Relay(cuts=[4 * MIB, 8 * MIB])
+    with nothing_left(), bounded(60):
+        await run_pair(
+            [*SMALL, preempt, "--max-postcopy-bandwidth=20MB/s", "--reconnect-for=30s",
+             f"--save={near}"],
+            ["--access-rate=500", f"--report={report}", f"--save={far}"],
+            relay,
+        )  # fmt: skip
+    own = json.loads(report.read_text(encoding="utf-8"))["midstream"]
+    assert own["recoveries"] == 2
+    offset = 0
+    for block in own["blocks"]:
+        if block["name"] == "ram":
+            saved = far.read_bytes()[offset : offset + block["length"]]
+            assert saved == near.read_bytes()
+            return
+        offset += block["length"]
+    pytest.fail("there is no block of that name")
 
 
 async def test_a_pair_whose_qemu_does_not_start() -> None:
