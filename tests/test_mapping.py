@@ -64,6 +64,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/fields.py": Elsewhere(
         "tests/protocol/test_messages.py", "what a message's fields may hold, field by field"
     ),
+    "protocol/headers.py": Elsewhere(
+        "tests/protocol/test_messages.py", "what every field of every message goes through"
+    ),
     "source/config.py": Elsewhere("tests/source/test_session.py", "fields and no code"),
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
