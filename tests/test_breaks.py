@@ -130,7 +130,7 @@ async def test_exactly_one_side_runs_the_guest(breaking: Breaking, rule: str) ->
     for mark in marks:
         cut = NetworkAction("cut", (Channel.PRECOPY,))
         run = await breaking.run(
-            GEOMETRY, {mark: cut}, rule=RULES[rule], spec=SPEC, dest={"wait_seconds": 0.3}
+            GEOMETRY, {mark: cut}, rule=RULES[rule], spec=SPEC, dest={"wait_seconds": 0.6}
         )
         ours, theirs = (breaking.guests[side].made[-1].calls for side in ("source", "dest"))
         if run.errors:
