@@ -17,6 +17,12 @@ class Elsewhere(NamedTuple):
 
 # Modules without a mirror, by their path from the project folder.
 COVERED_ELSEWHERE: dict[str, Elsewhere] = {
+    "source/farewell.py": Elsewhere(
+        "tests/source/test_session.py", "how a session ends, which takes a session"
+    ),
+    "source/progress.py": Elsewhere(
+        "tests/source/test_session.py", "what a session says of itself while it runs"
+    ),
     "protocol/account.py": Elsewhere(
         "tests/protocol/test_records.py", "the fields of one record, which cross as all records do"
     ),
