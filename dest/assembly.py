@@ -100,6 +100,8 @@ class Assembly:
         self.dropped_bytes = 0
         # Over which channel the first bytes of a page came that is not whole yet.
         self._owner: dict[PageId, Channel] = {}
+        # Huge pages not whole yet of which bytes go again, over whichever channel.
+        self._mended: set[PageId] = set()
 
     @property
     def in_postcopy(self) -> bool:
@@ -219,15 +221,7 @@ class Assembly:
         The stretch is one huge page, or the units that the frame held.  In precopy, where
         pages may still change, nothing is ever whole.
         """
-        arrival = self._arrival(channel)
-        if not arrival.may_end:
-            raise LocalProtocolError(
-                f"a frame of {arrival.data_bytes} bytes cannot end after {arrival.received}"
-            )
-        del self._arriving[channel]
-        counts = self.counts[channel]
-        counts.target_pages += arrival.span.length // TARGET_PAGE_BYTES
-        counts.data_bytes += arrival.received
+        arrival = self._take_whole(channel)
         if self._missing is None or arrival.waste:
             return None
         if self._is_base(self.units, arrival.span.block):
@@ -237,6 +231,32 @@ class Assembly:
             return None
         self._owner.pop(page, None)
         return self._geometry.page_span(page)
+
+    def refuse(self, channel: Channel) -> tuple[list[Span], Runs | None]:
+        """Say that the channel's frame is whole and its payload not what was sent.
+
+        Its zeros were in its head and stay.  Its bytes are missing again; the page that they belong
+        to may then come over both channels, in which order the source likes.
+
+        Returns:
+            The units that are whole for all that, and what is to come again, None for nothing.
+        """
+        arrival = self._take_whole(channel)
+        if arrival.waste:
+            return [], None
+        arrival.received = 0
+        kept, rest = _divided(arrival, aside=False)
+        if self._missing is None or rest is None:
+            return [], rest
+        self._missing.add(rest)
+        for due in self._due.values():
+            due.add(rest)
+        if self._is_base(self._geometry, rest.block):
+            return kept, rest
+        page = self._page_of(rest)
+        self._owner.pop(page, None)
+        self._mended.add(page)
+        return (kept if self._is_base(self.units, rest.block) else []), rest
 
     def missing(self) -> PageSet:
         """Return a copy of what has not begun to come; empty in precopy."""
@@ -253,6 +273,7 @@ class Assembly:
         """
         arrivals, self._arriving = list(self._arriving.values()), {}
         self._owner.clear()
+        self._mended.clear()
         self.counts = {channel: ChannelCounts() for channel in Channel}
         whole = []
         for arrival in arrivals:
@@ -289,6 +310,19 @@ class Assembly:
         """Return the channel that a huge page not yet whole comes over, None if either may do."""
         return self._owner.get(page)
 
+    def _take_whole(self, channel: Channel) -> _Arrival:
+        """Return the channel's frame, which is whole, and count it."""
+        arrival = self._arrival(channel)
+        if not arrival.may_end:
+            raise LocalProtocolError(
+                f"a frame of {arrival.data_bytes} bytes cannot end after {arrival.received}"
+            )
+        del self._arriving[channel]
+        counts = self.counts[channel]
+        counts.target_pages += arrival.span.length // TARGET_PAGE_BYTES
+        counts.data_bytes += arrival.received
+        return arrival
+
     def _arrival(self, channel: Channel) -> _Arrival:
         if channel not in self._arriving:
             raise LocalProtocolError(f"no frame is under way on the {channel.value} channel")
@@ -311,6 +345,8 @@ class Assembly:
 
     def _bind(self, channel: Channel, page: PageId) -> None:
         """Bind a huge page to the channel that its first bytes come over."""
+        if page in self._mended:
+            return
         if self._owner.setdefault(page, channel) is not channel:
             raise RemoteProtocolError(
                 f"page {page.index} of block {page.block} came over both channels"
@@ -322,7 +358,10 @@ class Assembly:
         _check_all_in(due, span)
         page = self._page_of(span)
         is_waste = self.is_placed(page)
-        if not is_waste:
+        if page in self._mended:
+            # Neither channel has all of it: what is here already came over the other.
+            is_waste = is_waste or not missing.holds_any(span)
+        elif not is_waste:
             owner = self._owner.setdefault(page, channel)
             if (owner, channel) == (Channel.PRECOPY, Channel.POSTCOPY):
                 self._supersede(page, missing)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from dest.assembly import Assembly
 from dest.faults import FaultTable, Outcome
 from dest.latency import Latencies, stages_ns
@@ -19,10 +21,11 @@ from guest.memory import GuestMemory
 from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
+from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
-from protocol.messages import PageData, PageRequest, RunData, ZeroData
+from protocol.messages import Message, PageData, PageRequest, Resend, RunData, ZeroData
 from protocol.policy import Policy
-from protocol.runs import Flags, Runs, Stretch
+from protocol.runs import Flags, Runs, Stretch, overlap, pack_runs
 
 # A vCPU runs within microseconds of its page being placed; on a machine that is overloaded one may
 # be woken once more for nothing.
@@ -163,17 +166,44 @@ class Engine:
         for each in [span] if isinstance(span, Span) else span.spans():
             self._place(each, channel, last_byte_ns)
 
+    def refuse(self, channel: Channel) -> list[Message]:
+        """Say that the channel's frame has come and its payload is not what was sent.
+
+        Returns:
+            What to tell the source: what is to come again, and for which of it vCPUs wait.
+        """
+        last_byte_ns = time.monotonic_ns()
+        self.take_faults()
+        whole, changed = self.assembly.refuse(channel)
+        for span in whole:
+            self._place(span, channel, last_byte_ns)
+        if changed is None:
+            return []
+        self._emit(
+            events.FRAME_CHANGED, block=changed.block, offset=changed.offset,
+            bytes=changed.length, channel=channel.value,
+        )  # fmt: skip
+        packed = PackedRuns(pack_runs(changed, np.zeros(len(changed), dtype=np.bool_)))
+        resend = Resend(block=changed.block, offset=changed.offset, runs=packed)
+        return [resend, *self.open_requests(changed)]
+
     def interrupt(self) -> None:
         """Forget the frames under way; what they brought of whole units is placed."""
         self.take_faults()
         for span in self.assembly.interrupt():
             self._place(span, None, time.monotonic_ns())
 
-    def open_requests(self) -> list[PageRequest]:
-        """Return the requests that are not answered, to be made again, in their order."""
+    def open_requests(self, within: Stretch | None = None) -> list[PageRequest]:
+        """Return the requests that are not answered, to be made again, in their order.
+
+        Args:
+            within: If not all, only for units that have bytes of this.
+        """
+        units = [(unit, self._units.page_span(unit)) for unit in self.faults.requested_pages]
         return [
-            self._request(unit.block, self._units.page_span(unit).target_pages.start)
-            for unit in self.faults.requested_pages
+            self._request(unit.block, span.target_pages.start)
+            for unit, span in units
+            if within is None or overlap(within, span)
         ]
 
     def _place(self, span: Span, channel: Channel | None, last_byte_ns: int) -> None:

@@ -204,8 +204,9 @@ class Migration:
             async with trio.open_nursery() as receivers:
                 for channel in self._channels.values():
                     receiver = Receiver(
-                        channel, self._plan, self._engine, self._lifecycle, self._switch_over
-                    )
+                        channel, self._main, self._plan, self._engine, self._lifecycle,
+                        self._switch_over,
+                    )  # fmt: skip
                     receivers.start_soon(receiver.run)
             nursery.cancel_scope.cancel()
         await self._finish()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from dest.channel import InChannel
+from dest.checking import FrameCheck
 from dest.engine import Engine
 from dest.setup import Plan
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.messages import (
+    Checksum,
     Discard,
     End,
     PageData,
@@ -35,6 +37,7 @@ class Receiver:
     def __init__(
         self,
         channel: InChannel,
+        returns: InChannel,
         plan: Plan,
         engine: Engine,
         lifecycle: Lifecycle,
@@ -44,6 +47,7 @@ class Receiver:
 
         Args:
             channel: Where from; it has its name.
+            returns: Where answers go.
             plan: What the source said that it would send.
             engine: What knows what to do with pages.
             lifecycle: For which messages may come when.
@@ -51,7 +55,9 @@ class Receiver:
         """
         assert channel.name is not None
         self._channel = channel
+        self._returns = returns
         self._name: Channel = channel.name
+        self._check = FrameCheck(channel.name, agreed=plan.checked)
         self._plan = plan
         self._engine = engine
         self._lifecycle = lifecycle
@@ -68,16 +74,21 @@ class Receiver:
         while True:
             message = await self._channel.receive()
             check_receivable(self._lifecycle.state, self._name, message)
+            if isinstance(message, Checksum):
+                self._check.announce(message)
+                continue
+            self._check.begin(message)
             match message:
                 case PageData():
                     await self._receive_page(message)
                 case ZeroData():
                     self._check_length(message.length)
                     self._engine.take_zeros(self._name, message)
+                    self._check.is_right()
                 case RunData():
                     await self._receive_runs(message)
                 case PassEnd():
-                    await self._channel.send(PassAck(index=message.index))
+                    await self._returns.send(PassAck(index=message.index))
                 case Discard():
                     bits = await self._receive_bytes(message.payload_bytes)
                     self._engine.assembly.discard(message.block, message.first, message.count, bits)
@@ -102,7 +113,7 @@ class Receiver:
             # In precopy no vCPU waits here, and no script looks.
             gathered=not self._engine.assembly.in_postcopy,
         )
-        self._engine.end(self._name)
+        await self._end([view])
 
     async def _receive_runs(self, message: RunData) -> None:
         runs, is_zero = unpack_runs(message.block, message.offset, message.runs)
@@ -123,7 +134,16 @@ class Receiver:
         elif views:
             gathered = not self._engine.assembly.in_postcopy
             await self._channel.receive_scattered(views, progress, gathered=gathered)
-        self._engine.end(self._name)
+        await self._end(views)
+
+    async def _end(self, views: list[memoryview]) -> None:
+        """Have the engine take a frame that has come; ask for its bytes again if they changed."""
+        # What is not wanted was not put where it would be looked for.
+        if self._check.is_right(views) or self._is_waste():
+            self._engine.end(self._name)
+            return
+        for message in self._engine.refuse(self._name):
+            await self._returns.send(message)
 
     async def _receive_aside(
         self, views: list[memoryview], progress: Callable[[int], None]

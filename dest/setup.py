@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from dest.channel import InChannel
 from dest.listen import Session
 from guest.programs import ProgramSpec
+from protocol.capabilities import CHECKSUM
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
@@ -34,12 +35,14 @@ class Plan:
         policy: How pages will come.
         chunk_bytes: The most that one frame of them has.
         spec: What the guest's vCPUs do.
+        checked: A Checksum announces each frame of pages.
     """
 
     geometry: Geometry
     policy: Policy
     chunk_bytes: int
     spec: ProgramSpec
+    checked: bool = False
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -56,6 +59,7 @@ async def receive_setup(session: Session) -> Plan:
         RemoteProtocolError: Not a Setup, not one that makes sense, or nothing in time.
     """
     plan = await _receive_plan(session.channels[Channel.PRECOPY])
+    plan = replace(plan, checked=CHECKSUM in session.capabilities)
     if plan.policy.own_channel:
         with _patience(HELLO_SECONDS_MAX, "no second connection"):
             await session.paired.wait()

@@ -8,8 +8,17 @@ from collections.abc import Iterable
 RECOVER = "recover"
 # Both sides say that they are alive, and take a silent peer for dead.
 KEEPALIVE = "keepalive"
+# A Checksum goes before each frame that carries pages, and what comes changed goes again.
+CHECKSUM = "checksum"
 
-OURS = (RECOVER, KEEPALIVE)
+OURS = (RECOVER, KEEPALIVE, CHECKSUM)
+# What costs time and is offered only where a user wants it.
+_WANTED = frozenset({CHECKSUM})
+
+
+def offer(*wanted: str) -> tuple[str, ...]:
+    """Return what a Hello offers: all that this side has, and of what costs time what is wanted."""
+    return tuple(name for name in OURS if name in wanted or name not in _WANTED)
 
 
 def in_force(offered: Iterable[str]) -> tuple[str, ...]:

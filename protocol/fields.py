@@ -9,6 +9,7 @@ from protocol.limits import (
     BLOCK_NAME_CHARS_MAX,
     CAPABILITY_CHARS_MAX,
     CAPABILITY_COUNT_MAX,
+    CHECKSUM_BYTES,
     REASON_CHARS_MAX,
     RUN_COUNT_MAX,
     SESSION_ID_BYTES,
@@ -21,6 +22,9 @@ INTEGER_MAX = (1 << 63) - 1
 
 # Runs of target pages as `protocol.runs` packs them.
 PackedRuns = NewType("PackedRuns", bytes)
+
+# What `protocol.checksums` makes of bytes.
+Digest = NewType("Digest", bytes)
 
 
 def _is_count(value: object) -> bool:
@@ -76,6 +80,7 @@ CHECKS = {
     str: lambda value: isinstance(value, str) and is_one_line(value),
     bytes: lambda value: isinstance(value, bytes) and len(value) == SESSION_ID_BYTES,
     PackedRuns: _is_packed_runs,
+    Digest: lambda value: isinstance(value, bytes) and len(value) == CHECKSUM_BYTES,
     tuple[str, ...]: _is_capabilities,
     tuple[tuple[str, int, int], ...]: _is_blocks,
 }
@@ -85,6 +90,7 @@ WORDS = {
     str: f"a line of at most {REASON_CHARS_MAX} printable characters",
     bytes: f"{SESSION_ID_BYTES} bytes",
     PackedRuns: f"1 to {RUN_COUNT_MAX} packed runs",
+    Digest: f"a digest of {CHECKSUM_BYTES} bytes",
     tuple[str, ...]: "a short array of short names",
     tuple[tuple[str, int, int], ...]: "an array of RAMBlocks",
 }

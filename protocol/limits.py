@@ -61,6 +61,12 @@ SESSION_ID_BYTES = 16
 # vCPUs have one 8-byte slot each in every target page, a cache line apart.
 VCPU_COUNT_MAX = 64
 
+# A digest of 64 bits overlooks one change in 10^19; nobody is to be fooled who means to.
+CHECKSUM_BYTES = 8
+
+# A network that changes so many frames of one migration carries nothing that can be relied on.
+RESEND_COUNT_MAX = 10_000
+
 # Nobody guesses 16 random bytes; what is longer than a few lines is some other file.
 SECRET_BYTES_MIN = 16
 SECRET_BYTES_MAX = 1024

@@ -84,6 +84,9 @@ class SourcePart:
     bytes_sent_twice: int
     bytes_lost: int
     recoveries: int
+    checked: bool
+    changed_frames: int
+    changed_bytes: int
     reads: int
     mismatches: int
     pages_compared: int
@@ -234,6 +237,11 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
             "return-path": source.return_path_bytes,
         },
         "recoveries": source.recoveries,
+        "checksums": {
+            "used": source.checked,
+            "changed": source.changed_frames,
+            "changed-bytes": source.changed_bytes,
+        },
     }
 
 

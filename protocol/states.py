@@ -23,6 +23,7 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import STATE, Emit
 from protocol.messages import (
+    Checksum,
     Discard,
     End,
     Message,
@@ -106,6 +107,7 @@ RECEIVABLE: dict[State, dict[Channel, tuple[type[Message], ...]]] = {
             PageData,
             ZeroData,
             RunData,
+            Checksum,
             PassEnd,
             SwitchOverAhead,
             Discard,
@@ -113,15 +115,24 @@ RECEIVABLE: dict[State, dict[Channel, tuple[type[Message], ...]]] = {
         )
     },
     State.DEVICE: {
-        Channel.PRECOPY: (PageData, ZeroData, RunData, Discard, SwitchOver, End),
+        Channel.PRECOPY: (
+            PageData,
+            ZeroData,
+            RunData,
+            Checksum,
+            PassEnd,
+            Discard,
+            SwitchOver,
+            End,
+        ),
         Channel.POSTCOPY: (End,),
     },
     State.POSTCOPY_ACTIVE: {
-        Channel.PRECOPY: (PageData, ZeroData, RunData, End),
-        Channel.POSTCOPY: (PageData, ZeroData, RunData, End),
+        Channel.PRECOPY: (PageData, ZeroData, RunData, Checksum, PassEnd, End),
+        Channel.POSTCOPY: (PageData, ZeroData, RunData, Checksum, PassEnd, End),
     },
     # Where the closing exchange is done over again.
-    State.COMPLETED: {Channel.PRECOPY: (End,), Channel.POSTCOPY: (End,)},
+    State.COMPLETED: {Channel.PRECOPY: (PassEnd, End), Channel.POSTCOPY: (PassEnd, End)},
 }
 
 FINAL = frozenset(state for state, events in TRANSITIONS.items() if not events)

@@ -16,8 +16,9 @@ import struct
 import msgpack
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.headers import from_fields, to_fields
 from protocol.limits import HEADER_ARRAY_ITEMS_MAX, HEADER_BYTES_MAX
-from protocol.messages import Message, from_fields, to_fields
+from protocol.messages import Message
 
 _LENGTH = struct.Struct(">I")
 

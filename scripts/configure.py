@@ -108,6 +108,7 @@ def source_config(
         bandwidth=_parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
         dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
         hold=bool(values["hold"]),
+        checksum=bool(values["checksum"]),
         reconnect_seconds=_seconds("--reconnect-for", values["reconnect_for"]),
         silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,

@@ -160,6 +160,10 @@ OPTIONS = (
         "10s", "TIME",
     ),
     Option(
+        "--checksum", SOURCE, MIGRATION,
+        "Send a checksum before each frame of pages; what comes changed goes again.", None, None,
+    ),
+    Option(
         "--steps", DEST, MIGRATION,
         "Scripted page faults, [[step]] tables of a TOML file; with --program scripted.",
         None, "FILE",

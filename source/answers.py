@@ -56,3 +56,6 @@ class SchedulerCounts:
     # Bytes that went a second time because a break had lost them on their way.
     lost_bytes: int = 0
     recoveries: int = 0
+    # Frames that came changed, and the bytes of guest memory that went again for that.
+    changed_frames: int = 0
+    changed_bytes: int = 0

@@ -14,7 +14,7 @@ import trio
 
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
-from protocol.messages import Message, Ping
+from protocol.messages import Checksum, Message, Ping
 from protocol.tls import SMALL_BATCH_BYTES, TlsTransport
 from protocol.transport import Transport
 from protocol.wire import encode
@@ -32,13 +32,16 @@ class Frame:
 
     __slots__ = ("_ends", "_first", "_pieces", "length", "payload_bytes", "sent")
 
-    def __init__(self, message: Message, *payload: memoryview | bytes) -> None:
+    def __init__(
+        self, message: Message, *payload: memoryview | bytes, checksum: Checksum | None = None
+    ) -> None:
         """Encode the head.
 
         Args:
             message: With `payload_bytes` as long as the payload.
             payload: Bytes, one dimension, in as many pieces as they lie in; not copied, so they are
                 read when they are sent.
+            checksum: What announces the frame; it goes with it as one.
         """
         pieces = [memoryview(piece) for piece in payload if len(piece)]
         self.payload_bytes = sum(map(len, pieces))
@@ -47,7 +50,8 @@ class Frame:
                 f"{type(message).__name__} announces {message.payload_bytes} bytes "
                 f"and has {self.payload_bytes}"
             )
-        self._pieces = [memoryview(encode(message)), *pieces]
+        head = encode(message) if checksum is None else encode(checksum) + encode(message)
+        self._pieces = [memoryview(head), *pieces]
         self._ends = list(accumulate(map(len, self._pieces)))
         self.length = self._ends[-1]
         # The first piece that is not sent whole.

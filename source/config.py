@@ -29,6 +29,7 @@ class SourceConfig:
         reconnect_seconds: How long a migration that is interrupted in postcopy is tried to be
             resumed; 0 for not at all.
         silence_seconds_max: How long the destination may be silent before it is taken for dead.
+        checksum: Send a digest before each frame of pages, and those again that come changed.
         credentials: What both sides have to prove to each other.
     """
 
@@ -47,4 +48,5 @@ class SourceConfig:
     hold: bool = False
     reconnect_seconds: float = 60.0
     silence_seconds_max: float = 10.0
+    checksum: bool = False
     credentials: Credentials = NOTHING

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from protocol.capabilities import OURS, in_force
+from protocol.capabilities import in_force, offer
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, RemoteProtocolError
@@ -39,6 +39,33 @@ class Connection:
 Connections = Mapping[Channel, Connection]
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What the connections of one epoch begin with.
+
+    Attributes:
+        session: What pairs them.
+        attempt: 0 for a new session, else which attempt to resume it this is.
+        capabilities: What a new session offers.
+    """
+
+    session: bytes
+    attempt: int = 0
+    capabilities: tuple[str, ...] = offer()
+
+    def hello(self, name: Channel) -> Hello | Resume:
+        """Return the first message of a connection."""
+        if self.attempt:
+            return Resume(
+                version=PROTOCOL_VERSION, session=self.session, role=name.value,
+                attempt=self.attempt,
+            )  # fmt: skip
+        return Hello(
+            version=PROTOCOL_VERSION, session=self.session, role=name.value,
+            capabilities=self.capabilities,
+        )  # fmt: skip
+
+
 def new_session() -> bytes:
     """Return what pairs the connections of one migration."""
     return secrets.token_bytes(SESSION_ID_BYTES)
@@ -51,8 +78,7 @@ async def connect(
     policy: Policy,
     credentials: Credentials = NOTHING,
     *,
-    session: bytes | None = None,
-    attempt: int = 0,
+    opening: Opening | None = None,
     silence_seconds_max: float = 10.0,
 ) -> AsyncIterator[Connections]:
     """Open the connections that a policy needs; they are closed when the block is left.
@@ -62,8 +88,7 @@ async def connect(
         port: On which TCP port.
         policy: Says how many connections there are.
         credentials: What both sides have to prove to each other.
-        session: What pairs them; None for a new session.
-        attempt: 0 for a new session, else which attempt to resume it this is.
+        opening: What they begin with; None for a new session.
         silence_seconds_max: How long what is sent may go without being acknowledged.
 
     Raises:
@@ -72,35 +97,27 @@ async def connect(
         PeerAborted: The destination refuses.
         RemoteProtocolError: What listens there is no midstream destination.
     """
-    session = session or new_session()
+    opening = opening or Opening(new_session())
     names = list(Channel) if policy.own_channel else [Channel.PRECOPY]
     connections: dict[Channel, Connection] = {}
     try:
         for name in names:
             connections[name] = await connect_channel(
-                host, port, name, session, credentials,
-                attempt=attempt, silence_seconds_max=silence_seconds_max,
-            )  # fmt: skip
+                host, port, name, opening, credentials, silence_seconds_max=silence_seconds_max
+            )
         yield connections
     finally:
         for connection in connections.values():
             connection.out.close()
 
 
-def _hello(name: Channel, session: bytes, attempt: int) -> Hello | Resume:
-    if attempt:
-        return Resume(version=PROTOCOL_VERSION, session=session, role=name.value, attempt=attempt)
-    return Hello(version=PROTOCOL_VERSION, session=session, role=name.value, capabilities=OURS)
-
-
 async def connect_channel(
     host: str,
     port: int,
     name: Channel,
-    session: bytes,
+    opening: Opening,
     credentials: Credentials = NOTHING,
     *,
-    attempt: int = 0,
     silence_seconds_max: float = 10.0,
 ) -> Connection:
     """Open one connection of a session: connect, prove, say hello, hear the welcome.
@@ -112,15 +129,15 @@ async def connect_channel(
     try:
         # Longer than the destination gives each newcomer: others may be before us.
         with _patience(f"{host}:{port} did not prove itself", HELLO_SECONDS_MAX):
-            transport = await prove(sock, host, name, session, credentials)
+            transport = await prove(sock, host, name, opening.session, credentials)
         out, returns = OutChannel(name, transport), ReturnPath(name, transport)
         with _patience(f"{host}:{port} did not answer the hello", HELLO_SECONDS_MAX):
-            hello = _hello(name, session, attempt)
-            capabilities = await _greet(out, returns, hello, f"{host}:{port}")
+            hello = opening.hello(name)
+            common = await _greet(out, returns, hello, f"{host}:{port}")
     except BaseException:
         sock.close()
         raise
-    return Connection(out, returns, capabilities)
+    return Connection(out, returns, common)
 
 
 async def _open(host: str, port: int, silence_seconds_max: float) -> trio.socket.SocketType:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from guest.memory import GuestMemory
+from protocol.checksums import checksum_of
 from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.limits import RUN_COUNT_MAX
-from protocol.messages import PageData, RunData, ZeroData
+from protocol.messages import Message, PageData, RunData, ZeroData
 from protocol.runs import Flags, Runs, Stretch, pack_runs
 from source.channel import Frame
 from source.jobs import Chunk
@@ -22,7 +23,9 @@ _SAMPLED = 16
 _LONG_BYTES = 1 << 20
 
 
-def frame_of(memory: GuestMemory, chunk: Chunk, queue_us: int, send_us: int) -> Frame:
+def frame_of(
+    memory: GuestMemory, chunk: Chunk, queue_us: int, send_us: int, *, checked: bool = False
+) -> Frame:
     """Return the frame that carries a chunk.
 
     A page that is zero now and is written to before the frame goes is dirty, and goes again.
@@ -32,6 +35,7 @@ def frame_of(memory: GuestMemory, chunk: Chunk, queue_us: int, send_us: int) -> 
         chunk: What is to be sent.
         queue_us: For an urgent chunk, how long its request waited.
         send_us: For an urgent chunk, how long ago its first urgent frame was made.
+        checked: A checksum goes with it.
     """
     stretch = chunk.span
     view = memory.views[stretch.block]
@@ -44,13 +48,13 @@ def frame_of(memory: GuestMemory, chunk: Chunk, queue_us: int, send_us: int) -> 
                 payload_bytes=stretch.length, block=stretch.block, offset=stretch.offset,
                 urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
             )  # fmt: skip
-            return Frame(data, view[stretch.offset : stretch.end])
+            return _frame(data, [view[stretch.offset : stretch.end]], checked=checked)
         if is_zero.all():
             zero = ZeroData(
                 block=stretch.block, offset=stretch.offset, length=stretch.length,
                 urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
             )  # fmt: skip
-            return Frame(zero)
+            return _frame(zero, [], checked=checked)
         stretch = Runs.of_span(stretch)
     runs, is_zero = _divided(stretch, is_zero)
     with_data = runs.where(~is_zero)
@@ -59,9 +63,16 @@ def frame_of(memory: GuestMemory, chunk: Chunk, queue_us: int, send_us: int) -> 
         runs=PackedRuns(pack_runs(runs, is_zero)),
         urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
     )  # fmt: skip
-    return Frame(
-        message, *(view[start:end] for start, end in (with_data.edges() if with_data else ()))
-    )
+    edges = with_data.edges() if with_data else ()
+    return _frame(message, [view[start:end] for start, end in edges], checked=checked)
+
+
+def _frame(message: Message, payload: list[memoryview], *, checked: bool) -> Frame:
+    if not checked:
+        return Frame(message, *payload)
+    # A guest that runs on may write to its pages between the look at them and their sending.
+    copy = b"".join(payload)
+    return Frame(message, copy, checksum=checksum_of(message, [copy]))
 
 
 def _zero_target_pages(view: memoryview, stretch: Stretch, step: int) -> Flags | None:

@@ -7,6 +7,7 @@ Reads like the sequence diagram in `protocol/README.md`.  What to send is decide
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import msgpack
 import trio
@@ -15,12 +16,17 @@ from guest.dirty_log import DirtyLog
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from guest.states import encode_states
-from protocol.capabilities import RECOVER
+from protocol.capabilities import CHECKSUM, RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
-from protocol.events import GUEST_STOP, PASS_END, Emit
+from protocol.events import FRAME_CHANGED, GUEST_STOP, PASS_END, Emit
 from protocol.geometry import PageId
-from protocol.limits import CLOSING_SECONDS_MAX, DISCARD_BYTES_MAX, SETUP_SECONDS_MAX
+from protocol.limits import (
+    CLOSING_SECONDS_MAX,
+    DISCARD_BYTES_MAX,
+    RESEND_COUNT_MAX,
+    SETUP_SECONDS_MAX,
+)
 from protocol.messages import (
     Discard,
     End,
@@ -29,6 +35,7 @@ from protocol.messages import (
     PassAck,
     PassEnd,
     Ready,
+    Resend,
     Running,
     Setup,
     Standing,
@@ -38,7 +45,9 @@ from protocol.messages import (
 )
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent
+from protocol.runs import unpack_runs
 from protocol.states import Event, Lifecycle, State
+from source.channel import OutChannel
 from source.config import SourceConfig
 from source.connect import Connections
 from source.convergence import NextStep, expected_downtime_ms
@@ -92,16 +101,21 @@ class Migration:
         self._runs_there = False
         self._rest_since_ns = 0
         self._dropped_bytes = 0
+        self._checked = False
+        # What came changed in precopy, and goes with the next pass.
+        self._changed = PageSet(config.geometry)
+        self._confirmations = 0
 
     def attach(self, connections: Connections) -> None:
         """Take the connections of a new epoch; their inboxes are the caller's to run."""
         self.epochs.append(connections)
+        self._checked = CHECKSUM in connections[Channel.PRECOPY].capabilities
         self.inboxes = {
-            name: Inbox(connection.returns, self._on_request)
+            name: Inbox(connection.returns, self._on_request, self._on_resend)
             for name, connection in connections.items()
         }
         outs = {name: connection.out for name, connection in connections.items()}
-        self._sender = Sender(self.scheduler, self.memory, outs, self._emit)
+        self._sender = Sender(self.scheduler, self.memory, outs, self._emit, checked=self._checked)
         self._main = outs[Channel.PRECOPY]
         self._inbox = self.inboxes[Channel.PRECOPY]
 
@@ -179,6 +193,8 @@ class Migration:
         self.scheduler.begin_again(missing)
 
     async def _set_up(self) -> None:
+        if self._config.checksum and not self._checked:
+            raise MigrationError("the destination knows no checksums, and --checksum was given")
         blocks = tuple(
             (block.name, block.length_bytes, block.page_bytes)
             for block in self._config.geometry.blocks
@@ -250,6 +266,8 @@ class Migration:
 
     def _harvest(self, dirty: PageSet) -> None:
         dirty.add_flat(self._dirty_log.harvest())
+        dirty.update(self._changed)
+        self._changed = PageSet(self._config.geometry)
         self.meter.dirty_sync_count += 1
 
     async def _hand_over(self, snapshot: GuestSnapshot) -> None:
@@ -276,6 +294,13 @@ class Migration:
         self._rest_since_ns = time.monotonic_ns()
         self.scheduler.add(self._dirty, across_pages=True)
         await self._sender.drain()
+        while self._checked:
+            await self._confirm(self._main)
+            changed, self._changed = self._changed, PageSet(self._config.geometry)
+            if not len(changed):
+                return
+            self.scheduler.add(changed, across_pages=True)
+            await self._sender.drain()
 
     async def _discard_dirty(self) -> None:
         """Say what is missing there, and have it ready to be sent."""
@@ -304,6 +329,8 @@ class Migration:
             if self._step is not NextStep.POSTCOPY:
                 self.meter.sending_ns += running.at_ns - self._rest_since_ns
         outs = [connection.out for connection in self.epochs[-1].values()]
+        if self._checked and self._step is NextStep.POSTCOPY:
+            await self._send_changed(outs)
         for out in outs:
             await out.send(End(target_pages=out.target_pages_sent, data_bytes=out.data_bytes_sent))
         finished = await self._inbox.expect(Finished, CLOSING_SECONDS_MAX)
@@ -321,6 +348,41 @@ class Migration:
             self._dirty_log.stop()
         self._lifecycle.go_on(Event.ALL_PLACED)
         return self._snapshot
+
+    async def _send_changed(self, outs: Sequence[OutChannel]) -> None:
+        """Send again what came changed, until nothing has."""
+        while True:
+            await self._confirm(*outs)
+            if not self.scheduler.remaining_bytes:
+                return
+            await self._sender.drain()
+
+    async def _confirm(self, *outs: OutChannel) -> None:
+        """Hear that all that went over some channels has come and was looked at."""
+        self._confirmations += 1
+        for out in outs:
+            await out.send(PassEnd(index=self._confirmations))
+        for _ in outs:
+            acked = await self._inbox.expect(PassAck, CLOSING_SECONDS_MAX)
+            if acked.message.index != self._confirmations:
+                raise RemoteProtocolError(
+                    f"{acked.message.index} was acknowledged, not {self._confirmations}"
+                )
+
+    def _on_resend(self, resend: Resend) -> None:
+        runs, _ = unpack_runs(resend.block, resend.offset, resend.runs)
+        if not self._checked or not self._config.geometry.has_span(runs.hull):
+            raise RemoteProtocolError("Resend came for what cannot have gone")
+        counts = self.scheduler.counts
+        counts.changed_frames += 1
+        counts.changed_bytes += runs.length
+        if counts.changed_frames > RESEND_COUNT_MAX:
+            raise RemoteProtocolError(f"more than {RESEND_COUNT_MAX} frames came changed")
+        self._emit(FRAME_CHANGED, block=runs.block, offset=runs.offset, bytes=runs.length)
+        if self.handed_over:
+            self.scheduler.send_again(runs)
+        else:
+            self._changed.add(runs)
 
     def _on_request(self, request: PageRequest) -> None:
         # One may come before this side has noted that its SwitchOver is sent.

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import trio
 
+from protocol.capabilities import CHECKSUM, offer
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.geometry import Geometry
@@ -14,7 +15,7 @@ from protocol.messages import MissingMap, Standing
 from protocol.missing import MissingReader
 from protocol.pageset import PageSet
 from source.config import SourceConfig
-from source.connect import Connections, connect, new_session
+from source.connect import Connections, Opening, connect, new_session
 from source.recovery import Retries
 
 
@@ -65,9 +66,10 @@ class Reconnector:
         """Return what opens connections, and closes them in the end, as `connect` does."""
         host, port = self._address
         config = self._config
+        capabilities = offer(CHECKSUM) if config.checksum else offer()
         return connect(
             host, port, config.policy, config.credentials,
-            session=self.session, attempt=self._attempt,
+            opening=Opening(self.session, self._attempt, capabilities),
             silence_seconds_max=config.silence_seconds_max,
         )  # fmt: skip
 

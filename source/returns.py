@@ -1,6 +1,7 @@
 """The return path: what the destination sends backward over a connection.
 
-Page requests are handed on at once, one after the other; everything else waits for `expect`.
+Page requests, and what is to go again, are handed on at once, one after the other; everything else
+waits for `expect`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import trio
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.limits import DEVICE_STATE_BYTES_MAX, REPORT_BYTES_MAX
-from protocol.messages import Abort, Message, PageRequest, Ping
+from protocol.messages import Abort, Message, PageRequest, Ping, Resend
 from protocol.transport import Transport
 from protocol.wire import Decoder
 
@@ -109,17 +110,24 @@ class Received(Generic[M]):
 
 
 class Inbox:
-    """What comes over a return path and is not a page request, in order, for who awaits it."""
+    """What comes over a return path and somebody awaits, in order; the rest is handed on."""
 
-    def __init__(self, path: ReturnPath, on_request: Callable[[PageRequest], None]) -> None:
+    def __init__(
+        self,
+        path: ReturnPath,
+        on_request: Callable[[PageRequest], None],
+        on_resend: Callable[[Resend], None],
+    ) -> None:
         """Prepare; `run` reads.
 
         Args:
             path: Where messages come from.
             on_request: Called with each page request as soon as it is read.
+            on_resend: Called with each word of pages that came changed, likewise.
         """
         self._path = path
         self._on_request = on_request
+        self._on_resend = on_resend
         # A correct destination is never this many messages ahead of what the source awaits.
         self._send, self._receive = trio.open_memory_channel[Received[Message]](16)
 
@@ -133,6 +141,9 @@ class Inbox:
             message, payload = await self._path.receive()
             if isinstance(message, PageRequest):
                 self._on_request(message)
+                continue
+            if isinstance(message, Resend):
+                self._on_resend(message)
                 continue
             try:
                 self._send.send_nowait(Received(message, payload, time.monotonic_ns()))

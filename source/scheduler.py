@@ -35,7 +35,7 @@ from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, Policy
-from protocol.runs import Runs
+from protocol.runs import Runs, Stretch
 from source.answers import Answer, Notice, SchedulerCounts
 from source.background import Background
 from source.jobs import Chunk, Job, Lane, Request, RequestQueue, covers, unit_of
@@ -134,6 +134,10 @@ class Scheduler:
         self._notices.clear()
         self._remaining.replace(missing)
         self._background.restart(postcopy=True, across_pages=False)
+
+    def send_again(self, stretch: Stretch) -> None:
+        """Take for not sent what came changed; who waits for it asks for it anew."""
+        self._remaining.add(stretch)
 
     @property
     def remaining(self) -> PageSet:

@@ -34,13 +34,24 @@ class Sender:
         memory: GuestMemory,
         channels: Mapping[Channel, OutChannel],
         emit: Emit,
+        *,
+        checked: bool = False,
     ) -> None:
-        """Send nothing yet; `drain` does."""
+        """Send nothing yet; `drain` does.
+
+        Args:
+            scheduler: What is to be sent, and in which order.
+            memory: Where it is.
+            channels: Where it goes.
+            emit: Takes events.
+            checked: Checksums go with frames.
+        """
         self.pacer = Pacer(0)
         self._scheduler = scheduler
         self._memory = memory
         self._channels = channels
         self._emit = emit
+        self._checked = checked
         # Where the background waits, for its socket or for its limit.
         self._waiting: trio.CancelScope | None = None
         self._requested = trio.Event()
@@ -108,7 +119,9 @@ class Sender:
     async def _send(self, chunk: Chunk, lane: Lane) -> None:
         channel = self._channels[chunk.channel]
         if channel.open_frame is None:
-            channel.open_frame = frame_of(self._memory, chunk, *self._waited_us(chunk))
+            channel.open_frame = frame_of(
+                self._memory, chunk, *self._waited_us(chunk), checked=self._checked
+            )
         frame = channel.open_frame
         while not frame.done:
             if self._scheduler.urgent(lane):

@@ -7,7 +7,7 @@ leaves no process, socket or mapping behind.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,9 +26,7 @@ from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
     GuestFailed,
-    MidstreamError,
     MigrationError,
-    PeerAborted,
     RemoteProtocolError,
     WrongMemory,
     root_cause,
@@ -36,7 +34,7 @@ from protocol.errors import (
 from protocol.events import CHANNEL_LOST, MISMATCH, RECOVERED, VERDICT, Emit, tell_run
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
-from protocol.messages import Abort, Account, Bye, Verdict
+from protocol.messages import Account, Bye, Verdict
 from protocol.records import pack_record
 from protocol.report import SourcePart, assemble
 from protocol.states import POSTCOPY, Event, Lifecycle, State
@@ -44,44 +42,19 @@ from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connection, Connections
 from source.control import control_socket
+from source.farewell import explain, say_farewell
 from source.keepalive import keep_alive
-from source.meter import channel_bytes, sent_bytes
 from source.migration import Migration
+from source.progress import Progress, progress_of
 from source.reconnect import Reconnector, hear_standing
 from source.reporting import source_part
 
 # The guest is the destination's by then.
 _HANDED_OVER = POSTCOPY | {State.COMPLETED}
 
-# How long the peer is given to take the reason why a session ends.
-FAREWELL_SECONDS_MAX = 1.0
-
 # How long a source that has given its verdict tries to hear that it arrived: a destination that has
 # it is on its way out.
 LAST_WORD_SECONDS_MAX = 3.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a running migration is.
-
-    Attributes:
-        remaining_bytes: Not yet sent, of this pass or of postcopy.
-        queued_requests: Page requests that wait for their turn.
-    """
-
-    state: str
-    pass_count: int
-    ram_bytes: int
-    remaining_bytes: int
-    sent_bytes: int
-    precopy_channel_bytes: int
-    postcopy_channel_bytes: int
-    elapsed_ms: float
-    requests: int
-    queued_requests: int
-    preemptions: int
-    boosted: int
 
 
 @dataclass(frozen=True)
@@ -132,21 +105,7 @@ class SourceSession:
         migration = self._migration
         if migration is None:
             return None
-        counts = migration.scheduler.counts
-        return Progress(
-            state=self._lifecycle.state.value,
-            pass_count=migration.meter.pass_count,
-            ram_bytes=self._config.geometry.length_bytes,
-            remaining_bytes=migration.scheduler.remaining_bytes,
-            sent_bytes=sent_bytes(migration.epochs),
-            precopy_channel_bytes=channel_bytes(migration.epochs, Channel.PRECOPY),
-            postcopy_channel_bytes=channel_bytes(migration.epochs, Channel.POSTCOPY),
-            elapsed_ms=migration.meter.total_ms,
-            requests=counts.received,
-            queued_requests=migration.scheduler.queued_requests,
-            preemptions=counts.preemptions,
-            boosted=counts.boosted,
-        )
+        return progress_of(self._config.geometry, migration, self._lifecycle.state)
 
     def part_so_far(self) -> SourcePart | None:
         """Return what there is for a report when `run` has failed; None if it had no connection."""
@@ -237,7 +196,7 @@ class SourceSession:
                 self._lose(again)
                 return again
             except BaseException as error:
-                await _say_farewell(connections, error)
+                await say_farewell(connections, error)
                 raise
             self._attach(migration, connections)
             self._emit(RECOVERED, missing_bytes=missing.length_bytes, running=standing.running)
@@ -273,7 +232,7 @@ class SourceSession:
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             connections = migration.epochs[-1]
-            cause = await _explain(connections, error)
+            cause = await explain(connections, error)
             if isinstance(cause, ConnectionLost):
                 self._lose(cause)
                 if migration.handed_over and migration.recoverable:
@@ -283,7 +242,7 @@ class SourceSession:
                 # It had stood still for the switch-over that came to nothing.
                 with trio.CancelScope(shield=True):
                     await guest.run()
-            await _say_farewell(connections, cause)
+            await say_farewell(connections, cause)
             raise cause from None
         return result
 
@@ -381,40 +340,3 @@ def _paused_line(loss: ConnectionLost, session: bytes, *, can_be_told: bool) -> 
     """Return what to tell the user of a pause."""
     by_hand = f"; by hand: midstream source --resume {session.hex()} --connect HOST:PORT"
     return f"paused: {loss}; trying to resume{by_hand if can_be_told else ''}"
-
-
-async def _explain(connections: Connections, error: BaseException) -> BaseException:
-    """Return why the session really ended.
-
-    When the destination aborts, a send may fail before the return path has given out the reason
-    that came with it; so a lost connection is looked at once more.
-    """
-    cause = root_cause(error)
-    if not isinstance(cause, ConnectionLost):
-        return cause
-    with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_SECONDS_MAX):
-        try:
-            while True:
-                await connections[Channel.PRECOPY].returns.receive()
-        except PeerAborted as abort:
-            return abort
-        except MidstreamError:
-            return cause
-    return cause
-
-
-async def _say_farewell(connections: Connections, cause: BaseException) -> None:
-    """Tell the destination why this ends, unless it knows or cannot be told."""
-    if isinstance(cause, (ConnectionLost, PeerAborted)):
-        return
-    cancelled = isinstance(cause, trio.Cancelled)
-    reason = "cancelled by its user" if cancelled else str(cause)
-    connection = connections[Channel.PRECOPY]
-    with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
-        scope.shield = True
-        # A page that was broken off ends first, or the reason would land in its bytes.
-        await connection.out.finish_open_frame()
-        await connection.out.send(Abort(reason=reason, cancelled=cancelled))
-        # To close a connection whose bytes were not all read is to throw away what is still on its
-        # way to the other side; so the destination closes first.
-        await connection.returns.wait_closed()

@@ -16,7 +16,7 @@ import trio
 from dest.config import DestConfig
 from dest.session import DestSession
 from protocol import events
-from protocol.capabilities import OURS
+from protocol.capabilities import offer
 from protocol.errors import MidstreamError
 from protocol.geometry import Geometry
 from protocol.messages import PROTOCOL_VERSION, Hello
@@ -37,7 +37,7 @@ Breaks = dict[Mark, NetworkAction]
 
 # What the postcopy channel has carried by then.
 HELLO = encode(
-    Hello(version=PROTOCOL_VERSION, session=bytes(16), role="postcopy", capabilities=OURS)
+    Hello(version=PROTOCOL_VERSION, session=bytes(16), role="postcopy", capabilities=offer())
 )
 
 
@@ -47,7 +47,7 @@ class Run:
 
     Attributes:
         reports: By side, of those that ended well.
-        errors: By side, of the others.
+        errors: By side, of the others, and of those that found wrong memory.
         events: By side.
         passed: How many bytes passed on each channel, each way.
     """
@@ -147,6 +147,7 @@ class Breaking:
         try:
             result = await session()
             run.reports[side] = result.report
-            assert result.problem is None
+            if result.problem is not None:
+                run.errors[side] = result.problem
         except MidstreamError as error:
             run.errors[side] = bare(error)

@@ -663,6 +663,7 @@ class HandDest:
         peers: Its connections, by role.
         heard: (channel, message) of everything that came after the hellos, in order.
         instead: What to do at a message, by its type, in the place of the right answer.
+        capabilities: What it says that it can do.
     """
 
     def __init__(self, server: trio.socket.SocketType, geometry: Geometry) -> None:
@@ -672,6 +673,7 @@ class HandDest:
         self.peers: dict[Channel, Peer] = {}
         self.heard: list[tuple[Channel, Message]] = []
         self.instead: dict[type[Message], Callable[[Message], Awaitable[object]]] = {}
+        self.capabilities: tuple[str, ...] = ()
         self.own_channel = True
         self._server = server
         self._ends = 0
@@ -706,7 +708,7 @@ class HandDest:
             hello = await peer.expect(Hello)
             name = Channel(hello.role)
             self.peers[name] = peer
-            await peer.send(Welcome(version=PROTOCOL_VERSION))
+            await peer.send(Welcome(version=PROTOCOL_VERSION, capabilities=self.capabilities))
             while True:
                 message, payload = await peer.receive()
                 self.heard.append((name, message))

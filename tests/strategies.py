@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from protocol.fields import INTEGER_MAX, PackedRuns
+from protocol.fields import INTEGER_MAX, Digest, PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
 from protocol.limits import (
     BLOCK_COUNT_MAX,
     BLOCK_NAME_CHARS_MAX,
     CAPABILITY_CHARS_MAX,
     CAPABILITY_COUNT_MAX,
+    CHECKSUM_BYTES,
     REASON_CHARS_MAX,
     SESSION_ID_BYTES,
 )
@@ -39,6 +40,7 @@ _message_fields: dict[object, SearchStrategy[object]] = {
     bool: st.booleans(),
     str: lines,
     bytes: st.binary(min_size=SESSION_ID_BYTES, max_size=SESSION_ID_BYTES),
+    Digest: st.binary(min_size=CHECKSUM_BYTES, max_size=CHECKSUM_BYTES),
     PackedRuns: st.binary(min_size=1, max_size=60).map(lambda data: data * PACKED_RUN_BYTES),
     tuple[str, ...]: st.lists(
         names.filter(lambda name: len(name) <= CAPABILITY_CHARS_MAX), max_size=CAPABILITY_COUNT_MAX
@@ -58,6 +60,7 @@ _least_fields: dict[object, object] = {
     bool: False,
     str: "",
     bytes: bytes(SESSION_ID_BYTES),
+    Digest: bytes(CHECKSUM_BYTES),
     PackedRuns: bytes(PACKED_RUN_BYTES),
     tuple[str, ...]: (),
     tuple[tuple[str, int, int], ...]: (("r", 0, 0),),

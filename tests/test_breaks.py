@@ -63,6 +63,18 @@ def random_breaks(rng: random.Random, channels: list[Channel]) -> Breaks:
     return breaks
 
 
+def random_flips(rng: random.Random) -> Breaks:
+    """Return places from which on a few bits of pages flip."""
+    forward = (Direction.FORWARD,)
+    counts = [rng.randint(1, PASSAGES[Channel.PRECOPY, Direction.FORWARD]) for _ in range(2)]
+    return {
+        BytesMark(count, Channel.PRECOPY, Direction.FORWARD): NetworkAction(
+            "corrupt", tuple(Channel), forward, bits=rng.choice([1, 5])
+        )
+        for count in counts
+    }
+
+
 def judge(run: Run) -> str:
     """Return what is wrong with how a run ended, empty if nothing."""
     if not run.errors:
@@ -81,15 +93,21 @@ def judge(run: Run) -> str:
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_breaks_at_random_bytes(breaking: Breaking, seed: int) -> None:
-    """Whatever breaks where, all memory arrives; or it ends before the guest was handed over."""
+    """Whatever breaks where, all memory arrives; or it ends before the guest was handed over.
+
+    In every other run bits flip, too, and checksums find them.
+    """
     rng = random.Random(seed)
     policy = preset(rng.choice(list(PRESETS)))
     rule = RULES[rng.choice(["postcopy", "postcopy", *RULES])]
     breaks = random_breaks(rng, list(Channel) if policy.own_channel else [Channel.PRECOPY])
+    checked = seed % 2 == 1
+    if checked:
+        breaks |= random_flips(rng)
     await trio.to_thread.run_sync(int)
     with nothing_left(), bounded(30):
         run = await breaking.run(
-            GEOMETRY, breaks, touch=TOUCH, policy=policy, rule=rule, spec=SPEC,
+            GEOMETRY, breaks, touch=TOUCH, policy=policy, rule=rule, spec=SPEC, checksum=checked,
             dest={"wait_seconds": 3.0}, reconnect_seconds=2.0,
         )  # fmt: skip
     assert judge(run) == "", f"{policy.name} {rule} {breaks}"
@@ -112,7 +130,7 @@ async def test_exactly_one_side_runs_the_guest(breaking: Breaking, rule: str) ->
     for mark in marks:
         cut = NetworkAction("cut", (Channel.PRECOPY,))
         run = await breaking.run(
-            GEOMETRY, {mark: cut}, rule=RULES[rule], spec=SPEC, dest={"wait_seconds": 0.3}
+            GEOMETRY, {mark: cut}, rule=RULES[rule], spec=SPEC, dest={"wait_seconds": 0.6}
         )
         ours, theirs = (breaking.guests[side].made[-1].calls for side in ("source", "dest"))
         if run.errors:

@@ -261,7 +261,7 @@ async def play_dest(stream: bytes, piece_bytes: int) -> None:
                 lifecycle.fire(Event.POSTCOPY_STARTED)
 
         try:
-            await Receiver(channel, plan, engine, lifecycle, take_over).run()
+            await Receiver(channel, channel, plan, engine, lifecycle, take_over).run()
             verdict = await channel.receive()
             if isinstance(verdict, Verdict):
                 payload = bytearray(verdict.payload_bytes)

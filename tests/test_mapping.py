@@ -17,6 +17,12 @@ class Elsewhere(NamedTuple):
 
 # Modules without a mirror, by their path from the project folder.
 COVERED_ELSEWHERE: dict[str, Elsewhere] = {
+    "source/farewell.py": Elsewhere(
+        "tests/source/test_session.py", "how a session ends, which takes a session"
+    ),
+    "source/progress.py": Elsewhere(
+        "tests/source/test_session.py", "what a session says of itself while it runs"
+    ),
     "protocol/account.py": Elsewhere(
         "tests/protocol/test_records.py", "the fields of one record, which cross as all records do"
     ),
@@ -68,6 +74,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "protocol/fields.py": Elsewhere(
         "tests/protocol/test_messages.py", "what a message's fields may hold, field by field"
+    ),
+    "protocol/headers.py": Elsewhere(
+        "tests/protocol/test_messages.py", "what every field of every message goes through"
     ),
     "source/config.py": Elsewhere("tests/source/test_session.py", "fields and no code"),
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),

@@ -1,7 +1,7 @@
-"""The scheduler and the assembly with a wire between them that breaks, against plain sets.
+"""The scheduler and the assembly with a wire between them that breaks and lies, against plain sets.
 
-Whatever is sent, asked for, delivered and broken in whichever order: every target page arrives,
-what the destination holds is not sent again, and each is placed once.
+Whatever is sent, asked for, delivered, changed and broken in whichever order: every target page
+arrives, what the destination holds is not sent again, and each is placed once.
 """
 
 from collections import deque
@@ -28,7 +28,7 @@ from protocol.messages import Standing
 from protocol.missing import MissingReader, missing_maps
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, Policy
-from protocol.runs import Stretch
+from protocol.runs import Stretch, overlap
 from source.jobs import Chunk, Lane
 from source.recovery import lost_bytes
 from source.scheduler import Scheduler
@@ -43,11 +43,12 @@ shares = st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.999, 1.0])
 
 @dataclass
 class Frame:
-    """A frame on its way: how many of its bytes the socket took, and how many have come."""
+    """A frame on its way: how many of its bytes the socket took, how many came, whether changed."""
 
     chunk: Chunk
     sent: int = 0
     come: int = 0
+    changed: bool = False
 
     @property
     def length(self) -> int:
@@ -89,6 +90,8 @@ class Machine(RuleBasedStateMachine):
         self.out: dict[Lane, Chunk] = {}
         self.open: dict[Channel, Frame] = {}
         self.wire: dict[Channel, deque[Frame]] = {channel: deque() for channel in Channel}
+        # What came changed, on its way back.
+        self.refused: deque[Stretch] = deque()
         self.dropped_bytes = 0
 
     @rule(lane=st.integers(0, 1), share=shares)
@@ -161,11 +164,37 @@ class Machine(RuleBasedStateMachine):
         self.assembly.progress(channel, count)
         frame.come += count
         self._hold(frame)
-        if frame.come == frame.length:
-            self.wire[channel].popleft()
-            span = self.assembly.end(channel)
-            if span is not None:
-                self._place(span)
+        if frame.come < frame.length:
+            return
+        self.wire[channel].popleft()
+        if frame.changed:
+            self._refuse(channel)
+        elif (span := self.assembly.end(channel)) is not None:
+            self._place(span)
+
+    def _refuse(self, channel: Channel) -> None:
+        whole, again = self.assembly.refuse(channel)
+        assert whole == [], "these frames name no zeros"
+        if again is not None:
+            self.held -= {(again.block, int(index)) for index in again.target_pages}
+            self.refused.append(again)
+
+    @rule(channel=st.sampled_from(Channel), which=st.integers(0, 3))
+    def change(self, channel: Channel, which: int) -> None:
+        """Have a byte change of one of the frames on a wire."""
+        for frame in list(self.wire[channel])[which : which + 1]:
+            frame.changed = True
+
+    @rule()
+    def hear(self) -> None:
+        """Have the source hear what came changed, and asked for once more who waits for that."""
+        while self.refused:
+            again = self.refused.popleft()
+            self.scheduler.send_again(again)
+            for block, index in list(self.asked):
+                unit = self.assembly.units.page_of(block, index)
+                if overlap(again, self.assembly.units.page_span(unit)):
+                    self._ask((block, index))
 
     def _hold(self, frame: Frame) -> None:
         self.held.update(frame.target_pages()[: frame.come // TARGET_PAGE_BYTES])
@@ -188,6 +217,7 @@ class Machine(RuleBasedStateMachine):
             frames.clear()
         self.open.clear()
         self.out.clear()
+        self.refused.clear()
         for span in self.assembly.interrupt():
             self._place(span)
         reader = MissingReader(GEOMETRY)
@@ -220,7 +250,8 @@ class Machine(RuleBasedStateMachine):
             went = [self._send(lane, 1.0) for lane in self.scheduler.lanes]
             for channel in Channel:
                 self.deliver(channel, 1.0)
-            if not any(went) and not any(self.wire.values()):
+            self.hear()
+            if not any(went) and not any(self.wire.values()) and not self.scheduler.remaining_bytes:
                 break
         assert self.scheduler.remaining_bytes == 0
         assert self.assembly.complete
@@ -230,8 +261,8 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("policy", PRESETS.values(), ids=PRESETS)
 def test_everything_arrives_through_any_breaks(policy: Policy) -> None:
-    """With every policy all memory arrives, each page once, however often all connections break."""
+    """With every policy all memory arrives, each page once, whatever breaks and is changed."""
     machine = type("PolicyMachine", (Machine,), {"policy": policy})
     run_state_machine_as_test(
-        machine, settings=settings(max_examples=5, stateful_step_count=30, deadline=None)
+        machine, settings=settings(max_examples=6, stateful_step_count=30, deadline=None)
     )

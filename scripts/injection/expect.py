@@ -33,6 +33,8 @@ COUNTS = (
     "mismatches",
     "recoveries",
     "bytes-sent-twice",
+    "bytes-lost",
+    "changed",
     "postponed",
 )
 MEMORY_EQUAL = "memory-equal"

@@ -105,6 +105,8 @@ class Outcome:
                 "mismatches": own["verified"]["mismatches"],
                 "recoveries": own["recoveries"],
                 "bytes-sent-twice": own["bytes-sent-twice"],
+                "bytes-lost": own["bytes-lost"],
+                "changed": own["checksums"]["changed"],
                 "postponed": own["requests"]["postponed"],
             }
             return int(figures[name])

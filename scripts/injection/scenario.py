@@ -163,9 +163,15 @@ def _values(options: Mapping[str, Any], where: Where) -> dict[str, Any]:
             raise where.wrong(key, f"{key} is not for a scenario to say, see inject --keep")
         if key not in known:
             raise where.wrong(key, f"migrate has no option {key!r}")
+        option = known[key]
+        if option.metavar is None:
+            if not isinstance(value, bool):
+                raise where.wrong(key, f"{key} is neither true nor false")
+            values[option.name] = value
+            continue
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise where.wrong(key, f"{key} is neither a text nor a number")
-        values[known[key].name] = _beside(where.path, key, str(value))
+        values[option.name] = _beside(where.path, key, str(value))
     return values
 
 

@@ -77,7 +77,8 @@ def judge_storm(outcome: Outcome) -> Ending:
         return Ending(f"it hung: {states}", recovered=False)
     if outcome.count("mismatches"):
         return Ending(f"the guest found wrong memory ({words})", recovered=False)
-    if outcome.report is not None:
+    # That of a migration that failed has nothing about the memory.
+    if outcome.report is not None and "verified" in outcome.report["midstream"]:
         if outcome.exit_status or not outcome.report["midstream"]["verified"]["digest-equal"]:
             return Ending(f"completed, and yet {outcome.statuses} ({words})", recovered=False)
         return Ending("", recovered=outcome.report["midstream"]["recoveries"] > 0)

@@ -12,7 +12,7 @@ import trio
 from protocol.events import PROGRESS, Emit
 from protocol.units import format_bytes
 from scripts.screen.output import CLEAR_LINE
-from source.session import Progress
+from source.progress import Progress
 
 # Four times a second is smooth enough to follow and far too seldom to cost anything.
 _PERIOD_SECONDS = 0.25

@@ -16,7 +16,7 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.policy import PRESETS, preset
-from protocol.runs import Stretch
+from protocol.runs import Runs, Stretch
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
 PRECOPY, POSTCOPY = Channel.PRECOPY, Channel.POSTCOPY
@@ -691,6 +691,76 @@ def test_waste_is_asked_about_a_frame() -> None:
     """Where no frame is under way there is nothing to ask about."""
     with pytest.raises(LocalProtocolError):
         in_postcopy(policy="resend").is_waste(PRECOPY)
+
+
+# Bytes that came changed.
+
+
+def refuse(assembly: Assembly, channel: Channel, span: Span) -> Stretch | None:
+    """Have a whole frame come changed; return what is to come again."""
+    assembly.begin(channel, span)
+    assembly.progress(channel, span.length)
+    whole, again = assembly.refuse(channel)
+    assert whole == []
+    return again
+
+
+@pytest.mark.parametrize("policy", PRESETS)
+def test_what_came_changed_comes_again_over_either_channel(policy: str) -> None:
+    """It is missing as if it had not come, but counted; its page takes the rest over both."""
+    assembly = in_postcopy([page_span(0), base_pages(3, 5)], policy)
+    assert refuse(assembly, PRECOPY, FIRST_HALF) == Runs.of_span(FIRST_HALF)
+    assert not assembly.is_placed(PageId(0, 0))
+    assert assembly.missing_bytes == HUGE + 5 * BASE
+    receive(assembly, POSTCOPY, FIRST_HALF)
+    receive(assembly, PRECOPY, SECOND_HALF)
+    assert assembly.is_placed(PageId(0, 0))
+    assert refuse(assembly, POSTCOPY, base_pages(3, 5)) == Runs.of_span(base_pages(3, 5))
+    assert receive(assembly, PRECOPY, base_pages(3, 5)) == base_pages(3, 5)
+    assert assembly.complete
+    counted = sum(counts.target_pages for counts in assembly.counts.values())
+    assert counted == 256 * 3 + 10
+
+
+def test_in_precopy_what_came_changed_is_told() -> None:
+    """Nobody keeps account there; it is asked for all the same."""
+    assembly = Assembly(GUEST, preset("ordered"))
+    assert refuse(assembly, PRECOPY, FIRST_HALF) == Runs.of_span(FIRST_HALF)
+    assert assembly.complete
+
+
+def test_of_waste_nothing_comes_again() -> None:
+    """A copy that is not wanted may have come as it likes."""
+    assembly = in_postcopy([page_span(0)], "resend")
+    for half in (FIRST_HALF, SECOND_HALF):
+        receive(assembly, POSTCOPY, half)
+    assert refuse(assembly, PRECOPY, FIRST_HALF) is None
+    assert assembly.complete
+
+
+def test_a_resent_page_that_is_mended_takes_what_it_lacks() -> None:
+    """Of what comes over both channels the first copy counts, whichever channel it comes over."""
+    assembly = in_postcopy([page_span(0)], "resend")
+    refuse(assembly, PRECOPY, FIRST_HALF)
+    receive(assembly, POSTCOPY, FIRST_HALF)
+    assembly.begin(PRECOPY, FIRST_HALF)
+    waste = [assembly.is_waste(PRECOPY)]
+    assembly.progress(PRECOPY, HALF)
+    assert assembly.end(PRECOPY) is None
+    assembly.begin(PRECOPY, SECOND_HALF)
+    waste.append(assembly.is_waste(PRECOPY))
+    assembly.progress(PRECOPY, HALF)
+    assert assembly.end(PRECOPY) == page_span(0)
+    assert waste == [True, False]
+
+
+def test_after_a_page_is_mended_the_next_is_bound_again() -> None:
+    """Only the page whose bytes went again may come over both channels."""
+    assembly = in_postcopy([page_span(0), page_span(1)])
+    refuse(assembly, PRECOPY, FIRST_HALF)
+    receive(assembly, PRECOPY, Span(0, HUGE, HALF))
+    with pytest.raises(RemoteProtocolError, match="both channels"):
+        assembly.begin(POSTCOPY, Span(0, HUGE + HALF, HALF))
 
 
 # A break.

@@ -19,7 +19,7 @@ from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX, PROOF_SECO
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, PassEnd, Ready, Welcome
 from protocol.policy import preset
 from protocol.wire import encode
-from source.connect import connect, connect_channel
+from source.connect import Opening, connect, connect_channel
 from source.proving import prove
 from tests.helpers import BOUND_SECONDS, SESSION, Peer, bounded, dial, nothing_left
 
@@ -57,7 +57,7 @@ class Rig:
 
     async def join(self, name: Channel, session: bytes, credentials: Credentials) -> None:
         """Connect as a source does, up to the Welcome."""
-        connection = await connect_channel(*self.place, name, session, credentials)
+        connection = await connect_channel(*self.place, name, Opening(session), credentials)
         self.peers.append(Peer(cast("trio.socket.SocketType", connection.out._sock)))
 
     async def refusal(self, message: Message) -> str:

@@ -20,6 +20,7 @@ from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from protocol import events
 from protocol.channels import Channel
+from protocol.checksums import checksum_of
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
@@ -29,6 +30,7 @@ from protocol.messages import (
     Abort,
     Account,
     Bye,
+    Checksum,
     Discard,
     End,
     Finished,
@@ -41,6 +43,7 @@ from protocol.messages import (
     PassEnd,
     Ping,
     Ready,
+    Resend,
     Resume,
     RunData,
     Running,
@@ -54,7 +57,7 @@ from protocol.messages import (
     ZeroData,
 )
 from protocol.policy import preset
-from protocol.runs import Runs
+from protocol.runs import Runs, unpack_runs
 from protocol.states import Event, Lifecycle
 from tests.helpers import (
     HUGE,
@@ -88,7 +91,7 @@ class Rig:
         memory: GuestMemory,
         engine: Engine,
         past: tuple[Event, ...],
-        policy: str,
+        plan: Plan,
     ) -> None:
         """Bring the migration to where these events lead."""
         self.events = Recorder()
@@ -101,8 +104,7 @@ class Rig:
         self.memory = memory
         self.engine = engine
         self.switch_overs: list[tuple[SwitchOver, bytes]] = []
-        plan = Plan(memory.geometry, preset(policy), HUGE, ProgramSpec(seed=SEED))
-        self.receiver = Receiver(channel, plan, engine, self.lifecycle, self.take_over)
+        self.receiver = Receiver(channel, channel, plan, engine, self.lifecycle, self.take_over)
 
     async def take_over(self, message: SwitchOver, state: bytes) -> None:
         """Keep a switch-over."""
@@ -128,7 +130,11 @@ class Rig:
 
 @asynccontextmanager
 async def make_rig(
-    name: Channel = PRE, past: tuple[Event, ...] = TO_ACTIVE, policy: str = "ordered"
+    name: Channel = PRE,
+    past: tuple[Event, ...] = TO_ACTIVE,
+    policy: str = "ordered",
+    *,
+    checked: bool = False,
 ) -> AsyncIterator[Rig]:
     """Put a receiver together; the block is bounded."""
     geometry = small_geometry()
@@ -142,7 +148,8 @@ async def make_rig(
         if Event.POSTCOPY_STARTED in past:
             engine.assembly.discard(0, 0, len(BITS) * 8, BITS)
             engine.start_postcopy()
-        yield Rig(name, sockets, memory, engine, past, policy)
+        plan = Plan(geometry, preset(policy), HUGE, ProgramSpec(seed=SEED), checked=checked)
+        yield Rig(name, sockets, memory, engine, past, plan)
 
 
 def page(index: int, **changes: Any) -> tuple[PageData, bytes]:  # noqa: ANN401 - of the message
@@ -315,6 +322,8 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Resume(version=1, session=SESSION, role="precopy", attempt=1), b""),
     (MissingMap(block=0, first=0, count=8), b""),
     (Standing(running=True, target_pages=0, dropped_bytes=0), b""),
+    (checksum_of(page(0)[0], [PAGE]), b""),
+    (Resend(block=0, offset=0, runs=PackedRuns(bytes(8))), b""),
 ]
 assert {type(message) for message, _ in MESSAGES} == set(MESSAGE_TYPES) - {Abort, Ping}
 
@@ -323,16 +332,26 @@ ALLOWED: dict[tuple[tuple[Event, ...], Channel], set[type[Message]]] = {
         PageData,
         ZeroData,
         RunData,
+        Checksum,
         PassEnd,
         SwitchOverAhead,
         Discard,
         SwitchOver,
     },
     (TO_ACTIVE, POST): set(),
-    (TO_DEVICE, PRE): {PageData, ZeroData, RunData, Discard, SwitchOver, End},
+    (TO_DEVICE, PRE): {
+        PageData,
+        ZeroData,
+        RunData,
+        Checksum,
+        PassEnd,
+        Discard,
+        SwitchOver,
+        End,
+    },
     (TO_DEVICE, POST): {End},
-    (TO_POSTCOPY, PRE): {PageData, ZeroData, RunData, End},
-    (TO_POSTCOPY, POST): {PageData, ZeroData, RunData, End},
+    (TO_POSTCOPY, PRE): {PageData, ZeroData, RunData, Checksum, PassEnd, End},
+    (TO_POSTCOPY, POST): {PageData, ZeroData, RunData, Checksum, PassEnd, End},
 }
 STATES = {TO_ACTIVE: "active", TO_DEVICE: "device", TO_POSTCOPY: "postcopy-active"}
 
@@ -344,7 +363,7 @@ async def test_a_message_out_of_its_state_is_refused(
     past: tuple[Event, ...], name: Channel, message: tuple[Message, bytes]
 ) -> None:
     """What may not come in a state over a channel ends the session, named with both."""
-    async with make_rig(name, past) as rig:
+    async with make_rig(name, past, checked=type(message[0]) is Checksum) as rig:
         if type(message[0]) in ALLOWED[past, name]:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(rig.receiver.run)
@@ -530,3 +549,40 @@ async def test_chunks_of_one_page_may_come_over_both_channels(policy: str) -> No
         await rig.say((first, PAGE[:half]), (End(target_pages=count, data_bytes=half), b""))
         assert bytes(rig.memory.views[0][:HUGE]) == PAGE
         assert rig.engine.assembly.is_whole(rig.memory.geometry.page_span(PageId(0, 0)))
+
+
+async def test_what_comes_changed_is_asked_for_again_and_not_placed() -> None:
+    """A changed payload is counted and told back; its page waits until the right bytes come."""
+    even = Runs.of_target_pages(0, np.arange(512, 1024, 2))
+    odd = Runs.of_target_pages(0, np.arange(513, 1024, 2))
+    zeros = run_frame(odd, np.ones(256, dtype=np.bool_))
+    frame, payload = run_frame(even, payload=b"\x11" * even.length)
+    changed = b"\x10" + payload[1:]
+    async with make_rig(past=TO_POSTCOPY, checked=True) as rig, trio.open_nursery() as nursery:
+        nursery.start_soon(rig.receiver.run)
+        rig.engine.fault(0, 700, 0)
+        for message, sent, came in ((*zeros, b""), (frame, payload, changed)):
+            await rig.peer.send(checksum_of(message, [sent]))
+            await rig.peer.send(message, came)
+        resend = await rig.peer.expect(Resend)
+        assert unpack_runs(resend.block, resend.offset, resend.runs)[0] == even
+        assert await rig.peer.expect(PageRequest) == PageRequest(block=0, page=1, target_page=0)
+        assert not rig.engine.assembly.is_placed(PageId(0, 1))
+        assert rig.engine.assembly.missing_bytes == len(BITS) * 8 * 4096 - odd.length
+        await rig.peer.send(checksum_of(frame, [payload]))
+        await rig.peer.send(frame, payload)
+        data_bytes = 2 * even.length
+        await rig.peer.send(End(target_pages=256 * 3, data_bytes=data_bytes))
+    assert rig.engine.assembly.is_placed(PageId(0, 1))
+
+
+async def test_a_changed_head_is_a_lost_connection() -> None:
+    """What it would have been is not known; nothing of it is written."""
+    async with make_rig(past=TO_POSTCOPY, checked=True) as rig:
+        await rig.peer.send(checksum_of(page(1)[0], [PAGE]))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.peer.send, *page(2))
+            with pytest.raises(ConnectionLost, match="changed the head"):
+                await rig.receiver.run()
+            nursery.cancel_scope.cancel()
+        assert rig.engine.assembly.missing_bytes == len(BITS) * 8 * 4096

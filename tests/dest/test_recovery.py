@@ -16,7 +16,7 @@ from dest.assembly import Assembly
 from dest.config import DestConfig
 from dest.session import DestSession, Result
 from protocol import events
-from protocol.capabilities import OURS
+from protocol.capabilities import offer
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, MemoryLost, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
@@ -93,7 +93,7 @@ class Rig:
     async def reach_device(self) -> None:
         """Connect, and announce the switch-over."""
         await self._listening.wait()
-        self.source.capabilities = OURS
+        self.source.capabilities = offer()
         await self.source.connect(self.address)
         await self.source.set_up()
         await self.source.main.send(SwitchOverAhead())

@@ -1,6 +1,6 @@
 """What both sides can do is what is in force."""
 
-from protocol.capabilities import KEEPALIVE, OURS, RECOVER, in_force
+from protocol.capabilities import CHECKSUM, KEEPALIVE, OURS, RECOVER, in_force, offer
 
 
 def test_only_what_both_have() -> None:
@@ -9,3 +9,9 @@ def test_only_what_both_have() -> None:
     assert in_force(("fly", KEEPALIVE)) == (KEEPALIVE,)
     assert in_force(()) == ()
     assert RECOVER in OURS
+
+
+def test_what_costs_time_is_offered_where_it_is_wanted() -> None:
+    """Everything else always is."""
+    assert offer() == (RECOVER, KEEPALIVE)
+    assert offer(CHECKSUM) == OURS

@@ -8,6 +8,7 @@ import pytest
 from protocol import limits
 from protocol.fields import INTEGER_MAX, PackedRuns
 from protocol.geometry import PAGE_BYTES_CHOICES, TARGET_PAGE_BYTES
+from protocol.headers import to_fields
 from protocol.limits import (
     BLOCK_COUNT_MAX,
     BLOCK_NAME_CHARS_MAX,
@@ -38,7 +39,6 @@ from protocol.messages import (
     Setup,
     Verdict,
     ZeroData,
-    to_fields,
 )
 from protocol.runs import PACKED_RUN_BYTES
 from protocol.wire import encode

@@ -7,7 +7,8 @@ from hypothesis import given
 
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.fields import INTEGER_MAX, PackedRuns
+from protocol.fields import INTEGER_MAX, Digest, PackedRuns
+from protocol.headers import from_fields, to_fields
 from protocol.limits import (
     BLOCK_COUNT_MAX,
     BLOCK_NAME_CHARS_MAX,
@@ -38,8 +39,6 @@ from protocol.messages import (
     Setup,
     SwitchOver,
     Verdict,
-    from_fields,
-    to_fields,
 )
 from tests.strategies import least_fields, messages
 
@@ -52,6 +51,7 @@ ALLOWED: dict[object, list[object]] = {
     bool: [False, True],
     str: ["", "x", "ä b", "\N{PILE OF POO}" * REASON_CHARS_MAX],
     bytes: [bytes(16), b"\xff" * 16],
+    Digest: [bytes(8), b"\xff" * 8],
     PackedRuns: [bytes(8), bytes(RUN_COUNT_MAX * 8)],
     CAPABILITIES: [(), ("x" * CAPABILITY_CHARS_MAX,) * CAPABILITY_COUNT_MAX, (" ~",)],
     BLOCKS: [
@@ -65,6 +65,7 @@ REFUSED: dict[object, list[object]] = {
     bool: [0, 1, None, "true", 1.0],
     str: [None, b"x", 1, (), "x" * (REASON_CHARS_MAX + 1), "a\nb", "\x1b[2J", "\udc80", "\u202e"],
     bytes: [None, "x" * 16, bytes(15), bytes(17), b"", bytearray(16), 16],
+    Digest: [None, "x" * 8, b"", bytes(7), bytes(9), bytearray(8), 8],
     PackedRuns: [None, "x" * 8, b"", bytes(7), bytes(9), bytes(RUN_COUNT_MAX * 8 + 8), [8]],
     CAPABILITIES: [
         None,
@@ -133,7 +134,7 @@ def test_kinds_are_fixed() -> None:
         "Hello", "Welcome", "Abort", "Setup", "Ready", "PageData", "ZeroData", "PassEnd",
         "PassAck", "Discard", "SwitchOver", "Running", "PageRequest", "End", "Finished",
         "Account", "Verdict", "Bye", "RunData", "Ping", "SwitchOverAhead", "SwitchOverAck",
-        "Resume", "MissingMap", "Standing",
+        "Resume", "MissingMap", "Standing", "Checksum", "Resend",
     ]  # fmt: skip
     actual = {message_type.kind: message_type.__name__ for message_type in MESSAGE_TYPES}
     assert dict(enumerate(expected, start=1)) == actual
@@ -221,7 +222,7 @@ def test_a_header_that_is_no_array(values: object) -> None:
         from_fields(values)
 
 
-@pytest.mark.parametrize("kind", [0, -1, 26, 255, 1 << 64])
+@pytest.mark.parametrize("kind", [0, -1, 28, 255, 1 << 64])
 def test_an_unknown_kind(kind: int) -> None:
     """A number that belongs to no message is refused."""
     with pytest.raises(RemoteProtocolError, match=f"unknown message kind {kind}"):

@@ -8,7 +8,7 @@ import pytest
 
 from protocol import limits
 from protocol.channels import Channel
-from protocol.fields import PackedRuns
+from protocol.fields import Digest, PackedRuns
 from protocol.messages import FIELD_TYPES, MESSAGE_TYPES, Message
 from protocol.policy import PRESETS, HalfSent
 from protocol.proof import DestProof, SourceProof
@@ -23,6 +23,7 @@ WORDS = {
     str: "line",
     bytes: "session",
     PackedRuns: "runs",
+    Digest: "digest",
     tuple[str, ...]: "names",
     tuple[tuple[str, int, int], ...]: "blocks",
 }
@@ -152,11 +153,10 @@ def test_a_page_is_sent_when_it_may_be_heard() -> None:
 
 
 def test_the_sequence_has_every_message() -> None:
-    """The diagrams of a migration and of a recovery have every message that goes one way."""
-    migration, recovery = diagram("precopy: Setup"), diagram("Resume(")
-    assert migration.startswith("sequenceDiagram\n")
-    assert recovery.startswith("sequenceDiagram\n")
-    sequence = migration + recovery
+    """The diagrams of a migration, a recovery and changed bytes have every one-way message."""
+    diagrams = [diagram(words) for words in ("precopy: Setup", "Resume(", "Checksum(head")]
+    assert all(each.startswith("sequenceDiagram\n") for each in diagrams)
+    sequence = "".join(diagrams)
     arrows = re.findall(r"^ *([SD])->>([SD]): (precopy|postcopy): (.*)$", sequence, re.MULTILINE)
     sent = {
         (name, f"{sender} to {receiver}")

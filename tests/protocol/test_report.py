@@ -50,6 +50,9 @@ SOURCE = SourcePart(
     boosted=127,
     bytes_lost=8192,
     recoveries=2,
+    checked=True,
+    changed_frames=3001,
+    changed_bytes=3002,
     bytes_sent_twice=8192,
     reads=1280,
     mismatches=1290,
@@ -144,6 +147,7 @@ def test_the_whole_report() -> None:
             "bytes-lost": 8192,
             "channels": {"precopy": 1170, "postcopy": 11800, "return-path": 119},
             "recoveries": 2,
+            "checksums": {"used": True, "changed": 3001, "changed-bytes": 3002},
             "verified": {
                 "reads": 1289,
                 "reads-unchecked": 10,

@@ -11,6 +11,7 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.events import STATE
 from protocol.messages import (
     MESSAGE_TYPES,
+    Checksum,
     Discard,
     End,
     Message,
@@ -70,15 +71,15 @@ MOVES = {
     for before, event, after in (line.split() for line in TABLE.strip().splitlines())
 }
 
-PAGES = {PageData, ZeroData, RunData}
+PAGES = {PageData, ZeroData, RunData, Checksum}
 HEARD: dict[tuple[State, Channel], set[type[Message]]] = {
     (State.ACTIVE, Channel.PRECOPY): {*PAGES, PassEnd, SwitchOverAhead, Discard, SwitchOver},
-    (State.DEVICE, Channel.PRECOPY): {*PAGES, Discard, SwitchOver, End},
+    (State.DEVICE, Channel.PRECOPY): {*PAGES, PassEnd, Discard, SwitchOver, End},
     (State.DEVICE, Channel.POSTCOPY): {End},
-    (State.POSTCOPY_ACTIVE, Channel.PRECOPY): {*PAGES, End},
-    (State.POSTCOPY_ACTIVE, Channel.POSTCOPY): {*PAGES, End},
-    (State.COMPLETED, Channel.PRECOPY): {End},
-    (State.COMPLETED, Channel.POSTCOPY): {End},
+    (State.POSTCOPY_ACTIVE, Channel.PRECOPY): {*PAGES, PassEnd, End},
+    (State.POSTCOPY_ACTIVE, Channel.POSTCOPY): {*PAGES, PassEnd, End},
+    (State.COMPLETED, Channel.PRECOPY): {PassEnd, End},
+    (State.COMPLETED, Channel.POSTCOPY): {PassEnd, End},
 }
 
 every_state = pytest.mark.parametrize("state", State)

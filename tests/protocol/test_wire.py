@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from protocol import wire
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.fields import PackedRuns
+from protocol.fields import Digest, PackedRuns
 from protocol.limits import HEADER_BYTES_MAX
 from protocol.messages import (
     MESSAGE_TYPES,
     Abort,
     Account,
     Bye,
+    Checksum,
     Discard,
     End,
     Finished,
@@ -31,6 +32,7 @@ from protocol.messages import (
     PassEnd,
     Ping,
     Ready,
+    Resend,
     Resume,
     RunData,
     Running,
@@ -193,6 +195,19 @@ FRAMES: list[tuple[Message, bytes]] = [
         joined(
             b"\x00\x00\x00\x0c",
             b"\x95\x19\x00", b"\xc3", b"\xcd\x01\x2c", b"\xce\x00\x01\x11\x70",
+        ),
+    ),
+    (
+        Checksum(head=Digest(b"of heads"), body=Digest(b"payloads")),
+        joined(
+            b"\x00\x00\x00\x17", b"\x94\x1a\x00", b"\xc4\x08of heads", b"\xc4\x08payloads"
+        ),
+    ),
+    (
+        Resend(block=1, offset=4096, runs=PackedRuns(b"\0\0\0\0\0\0\0\2")),
+        joined(
+            b"\x00\x00\x00\x11",
+            b"\x95\x1b\x00", b"\x01\xcd\x10\x00", b"\xc4\x08\0\0\0\0\0\0\0\2",
         ),
     ),
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 
 from guest.memory import GuestMemory
 from protocol.channels import Channel
+from protocol.checksums import checksum_of
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.limits import RUN_COUNT_MAX
 from protocol.messages import PageData, RunData, ZeroData
@@ -149,3 +150,27 @@ def test_a_long_stretch_of_a_huge_page_is_sampled(memory: GuestMemory) -> None:
     message, payload = opened(frame(memory, Span(0, HUGE, HUGE)))
     assert type(message) is RunData
     assert len(payload) == HUGE - 16 * BASE
+
+
+def test_a_checked_frame_is_announced_and_carries_what_it_announces() -> None:
+    """Its checksum is of what goes, whatever is written to memory meanwhile."""
+    geometry = Geometry((RamBlock("ram", HUGE, HUGE),))
+    runs = Runs.of_target_pages(0, np.array([5, 7, 9]))
+    stretches: list[Stretch] = [Span(0, 0, 4 * BASE), runs, Span(0, HUGE // 2, BASE)]
+    with GuestMemory.create(geometry, "base") as memory:
+        memory.views[0][: HUGE // 2] = b"\x01" * (HUGE // 2)
+        for stretch, kind in zip(stretches, (PageData, RunData, ZeroData), strict=True):
+            chunk = Chunk(stretch, PageId(0, 0), Channel.PRECOPY, False, False, None)
+            made = frame_of(memory, chunk, 0, 0, checked=True)
+            memory.views[0][: HUGE // 2] = b"\x02" * (HUGE // 2)
+            sent = b"".join(made.rest(made.length))
+            memory.views[0][: HUGE // 2] = b"\x01" * (HUGE // 2)
+            decoder = Decoder()
+            decoder.receive_data(sent)
+            checksum, message = decoder.next_message(), decoder.next_message()
+            assert message is not None
+            assert type(message) is kind
+            payload = sent[len(sent) - message.payload_bytes :]
+            assert set(payload) <= {1}
+            assert checksum == checksum_of(message, [payload])
+            assert made.payload_bytes == message.payload_bytes

@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
+from protocol.fields import PackedRuns
 from protocol.messages import (
     Abort,
     Account,
@@ -19,6 +20,7 @@ from protocol.messages import (
     PageRequest,
     PassAck,
     Ready,
+    Resend,
     Running,
 )
 from protocol.wire import encode
@@ -34,7 +36,8 @@ class Rig:
     def __init__(self, near: trio.socket.SocketType, far: trio.socket.SocketType) -> None:
         """Put them together."""
         self.path = ReturnPath(Channel.PRECOPY, near)
-        self.inbox = Inbox(self.path, self.take)
+        self.resends: list[Resend] = []
+        self.inbox = Inbox(self.path, self.take, self.resends.append)
         self.peer = Peer(far)
         self.requests: list[PageRequest] = []
 
@@ -101,6 +104,19 @@ async def test_an_end_of_file_is_a_lost_connection(part: bytes) -> None:
         rig.peer.close()
         with pytest.raises(ConnectionLost, match="closed the precopy connection"):
             await rig.path.receive()
+
+
+async def test_what_came_changed_is_heard_at_once() -> None:
+    """A Resend is handed on as soon as it is read, like a page request, whatever is awaited."""
+    resend = Resend(block=0, offset=0, runs=PackedRuns(bytes(8)))
+    with make_rig() as rig:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.inbox.run)
+            await rig.peer.send(resend)
+            await rig.peer.send(FINISHED)
+            assert (await rig.inbox.expect(Finished, 5)).message == FINISHED
+            nursery.cancel_scope.cancel()
+        assert (rig.resends, rig.requests) == ([resend], [])
 
 
 async def test_an_end_inside_a_payload_is_a_lost_connection() -> None:

@@ -55,6 +55,8 @@ REPORT = {
         "verified": {"mismatches": 0},
         "recoveries": 0,
         "bytes-sent-twice": 4096,
+        "bytes-lost": 77,
+        "checksums": {"changed": 5},
         "requests": {"postponed": 3},
     }
 }
@@ -75,6 +77,8 @@ BROKEN = Outcome({"source": -9, "dest": 4}, {"dest": "it is gone"}, EVENTS[:-2])
         OfSides("exit-status", None, 0),
         Count("preemptions", Bounds(2, 2)),
         Count("bytes-sent-twice", Bounds(1, float("inf"))),
+        Count("bytes-lost", Bounds(77, 77)),
+        Count("changed", Bounds(5, 5)),
         Count("postponed", Bounds(0, 3)),
         Order("urgent-order", (page(9), page(5)), GEOMETRY),
         PlacedBefore(page(2, 1), page(5), GEOMETRY),

@@ -47,6 +47,17 @@ def test_there_are_as_many_vcpus_as_touches(tmp_path: Path) -> None:
     assert read(tmp_path, text).values["vcpus"] == "2"
 
 
+def test_a_switch_is_on_or_off(tmp_path: Path) -> None:
+    """What takes no value on the command line is true or false in a scenario, and nothing else."""
+    assert not read(tmp_path, END).values["checksum"]
+    for value in (True, False):
+        text = f"[migration]\nchecksum = {str(value).lower()}\n{END}"
+        assert read(tmp_path, text).values["checksum"] is value
+    for wrong in ('"yes"', "1"):
+        with pytest.raises(ScenarioError, match=":2: checksum is neither true nor false"):
+            read(tmp_path, f"[migration]\nchecksum = {wrong}\n{END}")
+
+
 @pytest.mark.parametrize(
     ("when", "trigger"),
     [

@@ -62,10 +62,15 @@ def report(recoveries: int = 0, mismatches: int = 0, *, equal: bool = True) -> d
             "verified": {"mismatches": mismatches, "digest-equal": equal},
             "recoveries": recoveries,
             "bytes-sent-twice": 0,
+            "bytes-lost": 0,
+            "checksums": {"changed": 0},
             "requests": {"postponed": 0},
         }
     }
 
+
+# What a source leaves that failed.
+NO_REPORT: dict[str, Any] = {"status": "failed", "midstream": {"reason": "cut"}}
 
 IN_PRECOPY = [*states("source", "setup", "active", "failed"), *states("dest", "active", "failed")]
 IN_POSTCOPY = states("source", "active", "device", "postcopy-active", "postcopy-paused", "failed")
@@ -77,6 +82,12 @@ IN_POSTCOPY = states("source", "active", "device", "postcopy-active", "postcopy-
         (Outcome({"source": 0, "dest": 0}, report=report()), "", False),
         (Outcome({"source": 0, "dest": 0}, report=report(recoveries=2)), "", True),
         (Outcome({"source": 1, "dest": 1}, events=IN_PRECOPY), "", False),
+        (Outcome({"source": 1, "dest": 1}, events=IN_PRECOPY, report=NO_REPORT), "", False),
+        (
+            Outcome({"source": 1, "dest": 1}, events=IN_POSTCOPY, report=NO_REPORT),
+            "it ended with",
+            False,
+        ),
         (Outcome({"source": 1, "dest": 4}, events=IN_POSTCOPY), "it ended with", False),
         (Outcome({"source": 1, "dest": -9}, events=IN_PRECOPY), "it ended with", False),
         (Outcome({"source": 0, "dest": 1}, report=report()), "completed, and yet", False),

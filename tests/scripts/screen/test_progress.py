@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from scripts.screen.progress import progress_line, show_progress
-from source.session import Progress
+from source.progress import Progress
 
 NOW = Progress(
     state="postcopy-active", pass_count=1, ram_bytes=64 << 20, remaining_bytes=16 << 20,

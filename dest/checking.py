@@ -1,0 +1,59 @@
+"""Holds what comes over a channel against the checksums that announce it.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from protocol.channels import Channel
+from protocol.checksums import body_digest, head_digest
+from protocol.errors import ConnectionLost, RemoteProtocolError
+from protocol.messages import Checksum, Message, PageData, RunData, ZeroData
+
+_ANNOUNCED = (PageData, ZeroData, RunData)
+
+
+class FrameCheck:
+    """The checksums of one channel: `announce`, `begin` with the next message, then `is_right`."""
+
+    def __init__(self, channel: Channel, *, agreed: bool) -> None:
+        """Begin a connection.
+
+        Args:
+            channel: Which.
+            agreed: Both sides want checksums.
+        """
+        self._channel = channel
+        self._agreed = agreed
+        self._next: Checksum | None = None
+
+    def announce(self, checksum: Checksum) -> None:
+        """Take what the next frame must be.
+
+        Raises:
+            RemoteProtocolError: It was not agreed on, or the last one announced nothing.
+        """
+        if not self._agreed:
+            raise RemoteProtocolError("a Checksum came though none was agreed on")
+        if self._next is not None:
+            raise RemoteProtocolError("a Checksum came where the frame was due that it announces")
+        self._next = checksum
+
+    def begin(self, message: Message) -> None:
+        """Check the head of a frame; nothing of it has been done yet.
+
+        Raises:
+            RemoteProtocolError: It carries pages and was not announced, or the other way round.
+            ConnectionLost: It came changed, and what it was to be nobody can tell.
+        """
+        announced = self._next is not None
+        if announced != (self._agreed and isinstance(message, _ANNOUNCED)):
+            due = "without its Checksum" if not announced else "where a page frame was due"
+            raise RemoteProtocolError(f"{type(message).__name__} came {due}")
+        if self._next is not None and self._next.head != head_digest(message):
+            name = self._channel.value
+            raise ConnectionLost(f"the {name} connection changed the head of a frame", name)
+
+    def is_right(self, payload: Iterable[memoryview | bytes] = ()) -> bool:
+        """Tell whether the payload of a frame that has begun came as it was sent."""
+        checksum, self._next = self._next, None
+        return checksum is None or checksum.body == body_digest(payload)
