@@ -154,8 +154,6 @@ class _LastWords:
             # It holds its standard error open, and a read of that would wait for its end.
             return False
         assert process.stderr is not None
-        # Whoever collected has given it back as it was, and a QEMU that lives may say nothing.
-        os.set_blocking(process.stderr.fileno(), False)
         with suppress(BlockingIOError):
             self._data += os.read(process.stderr.fileno(), _STDERR_BYTES_MAX)
         return True

@@ -322,6 +322,65 @@ async def test_a_lost_preempt_channel_loses_memory() -> None:
     assert "preempt connection" in str(rig.error)
 
 
+async def test_a_source_that_comes_back(guests: FakeGuests, tmp_path: Path) -> None:
+    """After a break it hears what is here, block by block, is asked again, and sends the rest."""
+    saved = tmp_path / "saved"
+    async with make_rig(save=saved, wait_seconds=30.0) as rig:
+        await rig.open()
+        await rig.switch_over(qemu.part(huge(0, stop=100)))
+        (guest,) = guests.made
+        guest.fault(0, PER_PAGE + 7)
+        request = "0003 0010 0000000000200000 00200000 03" + b"ram".hex()
+        await rig.hear(request)
+        await rig.main.aclose()
+        await rig.happened("state", state="postcopy-paused")
+        stranger = await rig.dial()
+        await stranger.send_all(qemu.head())
+        rig.main = await rig.dial()
+        await rig.main.send_all(
+            qemu.command(10, b"\3ram") + qemu.command(10, b"\3rom") + qemu.command(9)
+        )
+        end = "0123456789abcdef"
+        here = "ff" * 12 + "0f" + "00" * (2 * PER_PAGE // 8 - 13)
+        await rig.hear(f"0005 0004 03 {b'ram'.hex()} 0000000000000080 {here} {end}")
+        await rig.hear(f"0005 0004 03 {b'rom'.hex()} 0000000000000008 {'00' * 8} {end}")
+        await rig.hear("0006 0004 00000001")
+        await rig.hear(request)
+        rest = qemu.part(huge(0, first=100), huge(1), rom(), last=True)
+        await rig.main.send_all(rest + b"\0")
+        await rig.hear(SHUT_GOOD.hex())
+        await rig.close()
+    assert rig.result is not None
+    assert rig.result.report["midstream"]["recoveries"] == 1
+    assert saved.read_bytes() == b"".join(data_of(0) + data_of(1)) + bytes(4 * TARGET)
+    assert rig.events.states[-4:] == [
+        "postcopy-paused", "postcopy-recover", "postcopy-active", "completed",
+    ]  # fmt: skip
+    assert any("under way here already" in line for line in rig.log)
+
+
+@pytest.mark.parametrize(
+    ("piece", "reason"),
+    [
+        (qemu.command(10, b"\5other"), "RAMBlock 'other', unknown"),
+        (qemu.package(), "came twice"),
+        (qemu.part(huge(1)), "Pages came where it cannot be"),
+    ],
+)
+async def test_a_source_that_comes_back_wrong(piece: bytes, reason: str) -> None:
+    """What is no resumption ends the migration with its reason."""
+    async with make_rig(wait_seconds=30.0) as rig:
+        await rig.open()
+        await rig.switch_over()
+        await rig.main.aclose()
+        await rig.happened("state", state="postcopy-paused")
+        rig.main = await rig.dial()
+        # A new main connection is known by a command.
+        await rig.main.send_all(qemu.command(1) + piece)
+        assert await rig.hear_end() == SHUT_FAILED
+    assert reason in str(rig.error)
+
+
 async def test_steps_for_pages_that_the_guest_has_not(guests: FakeGuests) -> None:
     """What the user asked for is checked as soon as QEMU has told of its guest."""
     steps = (Step("placed", PageId(0, 7), (PageId(0, 1),)),)

@@ -3,7 +3,13 @@
 import pytest
 
 from protocol.errors import LocalProtocolError
-from protocol.qemu.returns import PageRequests, encode_pong, encode_shut
+from protocol.qemu.returns import (
+    PageRequests,
+    encode_pong,
+    encode_received,
+    encode_resume_ack,
+    encode_shut,
+)
 
 
 def test_the_end_and_the_pong_are_a_number_each() -> None:
@@ -29,3 +35,14 @@ def test_a_request_that_has_no_form_is_refused() -> None:
     for block, length in (("", 4096), ("x" * 256, 4096), ("pc.ram", 0), ("pc.ram", 1 << 32)):
         with pytest.raises(LocalProtocolError):
             PageRequests().encode(block, 0, length)
+
+
+def test_what_is_here_is_a_bitmap_behind_its_message() -> None:
+    """The bitmap's length is a multiple of 8 bytes, and QEMU's mark stands behind it."""
+    told = encode_received("rom", b"\xff\x01")
+    assert told == bytes.fromhex(
+        "0005 0004 03 726f6d 0000000000000008 ff01000000000000 0123456789abcdef"
+    )
+    assert encode_resume_ack() == bytes.fromhex("0006 0004 00000001")
+    with pytest.raises(LocalProtocolError):
+        encode_received("", b"")

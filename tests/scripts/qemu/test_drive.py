@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from protocol.errors import ConnectionLost, MidstreamError, MigrationError
 from scripts.qemu.drive import Orders, migrate
@@ -105,3 +106,20 @@ async def test_what_is_no_good_end(state: str, error: type[MidstreamError], word
     qmp = FakeQmp(*entered(state), info={"error-desc": "out of luck"})
     with pytest.raises(error, match=words):
         await drive(qmp, orders())
+
+
+async def test_a_paused_migration_is_resumed(autojump_clock: trio.testing.MockClock) -> None:
+    """For as long as it may, QEMU is had to connect again after each break, a moment later."""
+    states = (
+        "postcopy-active",
+        "postcopy-paused",
+        "postcopy-recover",
+        "postcopy-paused",
+        "completed",
+    )
+    qmp = FakeQmp(*entered(*states), info=DONE)
+    emit = Recorder()
+    assert await drive(qmp, orders(reconnect_seconds=9.0), emit) == DONE
+    again = [arguments for name, arguments in qmp.calls if name == "migrate"][1:]
+    assert again == [{"uri": "tcp:[::1]:5", "resume": True}] * 2
+    assert tuple(emit.states) == states
