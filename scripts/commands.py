@@ -44,7 +44,7 @@ _TOUCHES = click.option("--touches", hidden=True)
 # Commands that modules of their own define, under the same name.
 ELSEWHERE = {
     "inject": "scripts.injection.inject",
-    "bench": "scripts.figures.bench",
+    "bench": "scripts.bench.command",
     "compare": "scripts.figures.compare",
     "doctor": "scripts.doctor.command",
     "report": "scripts.views.report",
