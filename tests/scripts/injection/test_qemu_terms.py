@@ -31,7 +31,7 @@ def test_a_scenario_with_a_qemu(tmp_path: Path) -> None:
     assert scenario.qemu.arguments(scenario.values) == [
         "--preempt", "--size=16MiB", "--page-size=2MiB", "--seed=0", "--max-bandwidth=0",
         "--max-postcopy-bandwidth=1MB/s", "--postcopy-after=0", "--window=64KiB",
-        "--qemu=qemu-system-x86_64", "--accel=auto",
+        "--reconnect-for=60s", "--qemu=qemu-system-x86_64", "--accel=auto",
     ]  # fmt: skip
     assert scenario.values["vcpus"] == "2"
     assert scenario.values["window"] == "64KiB"
