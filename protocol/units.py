@@ -63,8 +63,6 @@ def parse_duration_ms(text: str) -> float:
     Raises:
         LocalProtocolError: Not a duration.
     """
-    if text.strip() == "0":
-        return 0.0
     return float(_scaled(text, _SECONDS, "a duration such as 300ms") * 1000)
 
 

@@ -109,7 +109,7 @@ def source_config(
         dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
         hold=bool(values["hold"]),
         checksum=bool(values["checksum"]),
-        reconnect_seconds=_seconds("--reconnect-for", values["reconnect_for"]),
+        reconnect_seconds=seconds_of("--reconnect-for", values["reconnect_for"]),
         silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,
         postcopy_bandwidth=_parsed(
@@ -136,7 +136,7 @@ def dest_config(
         save=Path(values["save"]) if values["save"] is not None else None,
         steps=_steps(values["steps"]),
         touches=Path(values["touches"]) if values.get("touches") else None,
-        wait_seconds=_seconds("--wait-for-resume", values["wait_for_resume"]),
+        wait_seconds=seconds_of("--wait-for-resume", values["wait_for_resume"]),
         silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,
     )
@@ -219,12 +219,17 @@ def link_rate(text: str) -> int:
     return _parsed("--link", lambda: parse_rate(text))
 
 
-def _seconds(option: str, text: str) -> float:
-    return _parsed(option, lambda: parse_duration_ms(text)) / 1000
+def seconds_of(option: str, text: str) -> float:
+    """Return a time in seconds, 0 where an option's help says what that means.
+
+    Raises:
+        click.BadParameter: It is no time.
+    """
+    return 0.0 if text == "0" else _parsed(option, lambda: parse_duration_ms(text)) / 1000
 
 
 def _silence_seconds(text: str) -> float:
-    seconds = _seconds("--silence-limit", text)
+    seconds = seconds_of("--silence-limit", text)
     if not SILENCE_SECONDS_MIN <= seconds <= SILENCE_SECONDS_MAX:
         raise click.BadParameter(
             f"{_quoted(text)} is not {SILENCE_SECONDS_MIN:g} s to {SILENCE_SECONDS_MAX:g} s",

@@ -16,8 +16,8 @@ from guest.pattern import Pattern
 from guest.slices import in_loop, in_thread
 from protocol.errors import LocalProtocolError, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
-from protocol.units import parse_duration_ms, parse_geometry, parse_rate
-from scripts.configure import check_outputs, parse_address
+from protocol.units import parse_geometry, parse_rate
+from scripts.configure import check_outputs, parse_address, seconds_of
 from scripts.files import check_readable, check_writable
 from scripts.options import SOURCE, Values
 from scripts.qemu.configure import window_bytes
@@ -120,9 +120,8 @@ def qemu_source(values: Values) -> QemuSource:
             raise LocalProtocolError("a QEMU here has one RAMBlock, its name is ram")
         check_block(geometry.blocks[0])
         rates = [parse_rate(values[key]) for key in ("max_bandwidth", "max_postcopy_bandwidth")]
-        seconds = parse_duration_ms(values["reconnect_for"]) / 1000
     except MidstreamError as error:
-        hint = "--size, --page-size, --max-bandwidth, --max-postcopy-bandwidth or --reconnect-for"
+        hint = "--size, --page-size, --max-bandwidth or --max-postcopy-bandwidth"
         raise click.BadParameter(str(error), param_hint=hint) from error
     if values["save"] is not None:
         check_writable("--save", values["save"], beside=True)
@@ -141,7 +140,7 @@ def qemu_source(values: Values) -> QemuSource:
             postcopy_after=int(values["postcopy_after"]),
             bandwidth=rates[0],
             postcopy_bandwidth=rates[1],
-            reconnect_seconds=seconds,
+            reconnect_seconds=seconds_of("--reconnect-for", values["reconnect_for"]),
         ),
         window_bytes(values["window"]),
         Path(values["save"]) if values["save"] is not None else None,
