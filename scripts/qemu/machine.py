@@ -147,13 +147,16 @@ class _LastWords:
 
     def finish(self, process: subprocess.Popen[bytes]) -> bool:
         """Tell whether the process has ended, and take what it said last."""
-        with suppress(subprocess.TimeoutExpired):
+        try:
             # Its monitor is closed a moment before it has ended.
             process.wait(_END_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            # It holds its standard error open, and a read of that would wait for its end.
+            return False
         assert process.stderr is not None
         with suppress(BlockingIOError):
             self._data += os.read(process.stderr.fileno(), _STDERR_BYTES_MAX)
-        return process.returncode is not None
+        return True
 
     async def collect(self, process: subprocess.Popen[bytes]) -> None:
         """Read to the end."""

@@ -33,6 +33,20 @@ async def test_a_machine_is_started_paused_and_ended() -> None:
         assert not status_of(machine.pid)
 
 
+async def test_a_machine_outlives_no_failure() -> None:
+    """When something else has failed, a QEMU that is well is not waited for."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed")
+    with (
+        GuestMemory.create(GUEST, "base") as memory,
+        nothing_left(),
+        bounded(),
+        pytest.raises(MigrationError, match="the destination is gone"),
+    ):
+        async with open_machine(MachineSpec(program=PROGRAM), memory):
+            raise MigrationError("the destination is gone")
+
+
 def status_of(pid: int) -> str:
     """Return what the kernel says of a process, nothing if it has gone."""
     path = Path(f"/proc/{pid}/status")
