@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,43 @@ _SPOOL = click.option("--spool", hidden=True)
 _TOUCHES = click.option("--touches", hidden=True)
 
 
-# Commands that modules of their own define, under the same name.
+@dataclass(frozen=True)
+class Elsewhere:
+    """A command that a module of its own defines, under the same name.
+
+    Attributes:
+        module: Which.
+        help: The first sentence of its help: to ask each module for it would load them all.
+    """
+
+    module: str
+    help: str
+
+
 ELSEWHERE = {
-    "inject": "scripts.injection.inject",
-    "bench": "scripts.figures.bench",
-    "compare": "scripts.figures.compare",
-    "doctor": "scripts.doctor.command",
-    "report": "scripts.views.report",
-    "qemu": "scripts.qemu.command",
+    "inject": Elsewhere(
+        "scripts.injection.inject",
+        "Run scripted fault injections between a real source and destination.",
+    ),
+    "bench": Elsewhere(
+        "scripts.bench.command",
+        "Measure streams, latencies and costs, each beside what limits it, on this machine.",
+    ),
+    "compare": Elsewhere(
+        "scripts.figures.compare", "Run one guest and one access trace under several policies."
+    ),
+    "doctor": Elsewhere(
+        "scripts.doctor.command",
+        "Try what this machine can do, and tell what to do about what is missing.",
+    ),
+    "report": Elsewhere(
+        "scripts.views.report",
+        "Show runs again from files that --events wrote; each file is a run of its own.",
+    ),
+    "qemu": Elsewhere(
+        "scripts.qemu.command",
+        "Start a QEMU of its own and migrate its memory to a destination, with postcopy.",
+    ),
 }
 
 
@@ -66,9 +96,21 @@ class LazyGroup(click.Group):
     ) -> click.Command | None:
         """Return a command, None if there is none of that name."""
         if cmd_name in ELSEWHERE:
-            command: click.Command = getattr(import_module(ELSEWHERE[cmd_name]), cmd_name)
+            module = import_module(ELSEWHERE[cmd_name].module)
+            command: click.Command = getattr(module, cmd_name)
             return command
         return super().get_command(ctx, cmd_name)
+
+    def format_commands(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write all names and what they are for, without loading what is elsewhere."""
+        told = {name: elsewhere.help for name, elsewhere in ELSEWHERE.items()}
+        told |= {name: here.get_short_help_str(80) for name, here in self.commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(told.items()))
 
 
 class SectionedCommand(click.Command):

@@ -94,7 +94,7 @@ class Background:
             runs = self._remaining.first_runs(rest, self._run_bytes)
             runs = runs or self._remaining.first_runs(whole, self._run_bytes)
             if runs is not None:
-                return Job(hull_of(runs), page, Channel.PRECOPY)
+                return Job(hull_of(runs), page, Channel.PRECOPY, first=runs)
             del self._demoted[page]
         return None
 
@@ -111,26 +111,23 @@ class Background:
         place = self._next_place(avoid)
         if place is None:
             return None
-        block, offset = place
-        page = self._geometry.page_of(block, offset // TARGET_PAGE_BYTES)
-        span = self._span_at(offset, self._geometry.page_span(page))
-        self._cursor = (block, span.end)
-        return Job(span, page, Channel.PRECOPY)
-
-    def _span_at(self, offset: int, page: Span) -> Span:
-        """Return how far a job reaches that begins at an offset in a page."""
-        rest_of_page = Span(page.block, offset, page.end - offset)
-        block = self._geometry.blocks[page.block]
-        within = Span(page.block, offset, block.length_bytes - offset)
+        block_index, offset = place
+        block = self._geometry.blocks[block_index]
+        page = PageId(block_index, offset // block.page_bytes)
+        end = block.length_bytes
         # Base pages go as many together as a chunk holds: one frame for one page of 4 KiB would
         # spend more time on its header than on its bytes.
         if block.page_bytes > TARGET_PAGE_BYTES and not self._across_pages:
+            whole = self._geometry.page_span(page)
             if not self._in_parts:
-                return page
-            within = rest_of_page
-        runs = self._remaining.first_runs(within, self._run_bytes)
+                self._cursor = (block_index, whole.end)
+                return Job(whole, page, Channel.PRECOPY)
+            end = whole.end
+        runs = self._remaining.first_runs(Span(block_index, offset, end - offset), self._run_bytes)
         assert runs is not None, "the scan has found a member there"
-        return hull_of(runs)
+        span = hull_of(runs)
+        self._cursor = (block_index, span.end)
+        return Job(span, page, Channel.PRECOPY, first=runs)
 
 
 def _lies_in(place: tuple[int, int] | None, span: Span) -> bool:

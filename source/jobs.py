@@ -20,9 +20,12 @@ class Lane(Enum):
     URGENT = "urgent"
     BACKGROUND = "background"
 
+    # Each is the only one of its kind.  Enum's own hash, that of a name, is Python code, and every
+    # decision looks several times at what its lane is about.
+    __hash__ = object.__hash__
 
-@dataclass(frozen=True)
-class Chunk:
+
+class Chunk(NamedTuple):
     """A piece of guest memory to send as one frame.
 
     Attributes:
@@ -42,7 +45,7 @@ class Chunk:
     requested_ns: int | None
 
 
-@dataclass
+@dataclass(slots=True)
 class Job:
     """A page (or runs of small pages, or of parts of huge ones) on its way.
 
@@ -56,6 +59,7 @@ class Job:
         postponed: A vCPU asked for it while it was being sent, and was put off.
         chunk: Given out and neither sent nor taken back.
         given: The spans of all its chunks so far.
+        first: What its first chunk is to be, where whoever made the job has found that out already.
     """
 
     span: Span
@@ -67,6 +71,7 @@ class Job:
     postponed: bool = False
     chunk: Chunk | None = None
     given: list[Stretch] = field(default_factory=list)
+    first: Stretch | None = None
 
     @property
     def urgent(self) -> bool:

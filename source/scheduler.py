@@ -377,9 +377,10 @@ class Scheduler:
         if job.chunk is not None:
             runs, channel = job.chunk.span, job.chunk.channel
         else:
-            first_runs = self._remaining.first_runs(job.span, self._chunk_bytes)
-            assert first_runs is not None, "a job without bytes left is finished by chunk_sent"
-            runs, channel = first_runs, job.channel
+            found, job.first = job.first, None
+            found = found or self._remaining.first_runs(job.span, self._chunk_bytes)
+            assert found is not None, "a job without bytes left is finished by chunk_sent"
+            runs, channel = found, job.channel
             self._remaining.remove(runs)
             job.given.append(runs)
         job.chunk = Chunk(runs, job.page, channel, job.urgent, job.boosted, job.requested_ns)

@@ -77,6 +77,15 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
     "scripts/dest_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
+    "scripts/bench/plan.py": Elsewhere(
+        "tests/scripts/bench/test_command.py", "what the command line says"
+    ),
+    "scripts/bench/sections.py": Elsewhere(
+        "tests/scripts/bench/test_command.py", "the names that it takes"
+    ),
+    "scripts/bench/single_run.py": Elsewhere(
+        "tests/scripts/bench/test_cost.py", "a migration that is watched"
+    ),
     "scripts/injection/actions.py": Elsewhere(
         "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),

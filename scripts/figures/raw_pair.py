@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass
 
 import trio
 
@@ -32,10 +33,24 @@ _RUN_SECONDS_MAX = 600.0
 _MODULE = "scripts.figures.raw_pair"
 _LISTENING = "listening on "
 _RATE = "bytes per second: "
+_CPU = "CPU seconds: "
 
 
-def measure(length_bytes: int, backing: str, link: Link = LOOPBACK) -> float:
-    """Send so many bytes from one process to another; return bytes a second until the answer.
+@dataclass(frozen=True)
+class RawRun:
+    """One transfer.
+
+    Attributes:
+        bytes_per_second: From the first byte to the receiver's answer.
+        cpu_seconds: Of both processes meanwhile, user and system.
+    """
+
+    bytes_per_second: float
+    cpu_seconds: float
+
+
+def measure(length_bytes: int, backing: str, link: Link = LOOPBACK) -> RawRun:
+    """Send so many bytes from one process to another.
 
     Raises:
         MigrationError: A process failed, or there is not enough memory.
@@ -43,7 +58,7 @@ def measure(length_bytes: int, backing: str, link: Link = LOOPBACK) -> float:
     return trio.run(_measure, length_bytes, backing, link)
 
 
-async def _measure(length_bytes: int, backing: str, link: Link) -> float:
+async def _measure(length_bytes: int, backing: str, link: Link) -> RawRun:
     children: list[Child] = []
 
     def start(side: str, *arguments: str) -> Child:
@@ -53,7 +68,7 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> float:
         return child
 
     failure: BaseException | None = None
-    rate = 0.0
+    run = RawRun(0.0, 0.0)
     try:
         with trio.fail_after(_RUN_SECONDS_MAX):
             async with trio.open_nursery() as nursery:
@@ -61,7 +76,9 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> float:
                 dest, source = start(DEST, link.listen_host), start(SOURCE, "-")
                 address = await dest.read_line(_LISTENING)
                 source.write_line(await link.lead_to(address, nursery))
-                rate = float(await source.read_line(_RATE))
+                rate, sender = (await source.read_line(_RATE)).split()
+                receiver = await dest.read_line(_CPU)
+                run = RawRun(float(rate), float(sender) + float(receiver))
                 nursery.cancel_scope.cancel()
     except (trio.TooSlowError, BaseExceptionGroup) as error:
         failure = root_cause(error)
@@ -76,7 +93,7 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> float:
     if failure is not None:
         reasons = [child.reason for child in children if child.reason]
         raise MigrationError(f"the plain socket pair failed: {[*reasons, failure][0]}")
-    return rate
+    return run
 
 
 async def _heed() -> None:
@@ -91,12 +108,13 @@ def _send(host: str, port: int, view: memoryview) -> None:
         connection.settimeout(_RUN_SECONDS_MAX)
         # The receiver says when its memory is ready.
         connection.recv(1)
-        started = time.monotonic()
+        started, cpu_started = time.monotonic(), time.process_time()
         for offset in range(0, len(view), PIECE_BYTES):
             connection.sendall(view[offset : offset + PIECE_BYTES])
         if not connection.recv(1):
             raise ConnectionError("the receiver ended early")
-        print_result(f"{_RATE}{len(view) / (time.monotonic() - started)}\n")
+        rate = len(view) / (time.monotonic() - started)
+        print_result(f"{_RATE}{rate} {time.process_time() - cpu_started}\n")
 
 
 def _receive(host: str, view: memoryview) -> None:
@@ -107,6 +125,7 @@ def _receive(host: str, view: memoryview) -> None:
     with connection:
         connection.settimeout(_RUN_SECONDS_MAX)
         connection.sendall(b"r")
+        cpu_started = time.process_time()
         have = 0
         while have < len(view):
             count = connection.recv_into(view[have : have + PIECE_BYTES])
@@ -114,6 +133,7 @@ def _receive(host: str, view: memoryview) -> None:
                 return
             have += count
         connection.sendall(b"d")
+        print_result(f"{_CPU}{time.process_time() - cpu_started}\n")
 
 
 def _memory(length_bytes: int, backing: str) -> GuestMemory:

@@ -507,8 +507,12 @@ def test_runs_are_as_many_as_a_frame_may_name() -> None:
     assert found.target_pages.tolist() == list(range(0, 3 * RUN_COUNT_MAX, 3))
 
 
-def test_runs_lie_no_further_apart_than_a_frame_can_say(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("few", [0, 256])
+def test_runs_lie_no_further_apart_than_a_frame_can_say(
+    monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
     """What lies beyond the extent of one frame is left for the next."""
+    monkeypatch.setattr("protocol.pageset._FEW", few)
     monkeypatch.setattr("protocol.pageset.RUNS_EXTENT_BYTES_MAX", 100 * TARGET_PAGE_BYTES)
     geometry = Geometry((RamBlock("ram", 200 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
     pages = PageSet(geometry)
@@ -516,3 +520,29 @@ def test_runs_lie_no_further_apart_than_a_frame_can_say(monkeypatch: pytest.Monk
     found = pages.first_runs(Span(0, 0, geometry.length_bytes), 1 << 20)
     assert isinstance(found, Runs)
     assert found.target_pages.tolist() == [10, 12, 109]
+
+
+def test_few_pages_and_many_are_the_same() -> None:
+    """What is asked byte by byte and what NumPy is asked have the same answers."""
+    rng = np.random.default_rng(7)
+    geometry = Geometry((RamBlock("ram", 2 * HUGE_PAGE_BYTES, HUGE_PAGE_BYTES),))
+    flat = np.flatnonzero(rng.random(geometry.target_page_count) < 0.4)
+    sets = (PageSet(geometry), PageSet(geometry))
+    for pages in sets:
+        pages.add_flat(flat)
+    for _ in range(60):
+        first, stop = sorted(rng.choice(geometry.target_page_count, 2, replace=False).tolist())
+        within = Span(0, first * TARGET_PAGE_BYTES, (stop - first) * TARGET_PAGE_BYTES)
+        most = int(rng.integers(1, 300)) * TARGET_PAGE_BYTES
+        answers = []
+        for pages, few in zip(sets, (0, 1 << 20), strict=True):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("protocol.pageset._FEW", few)
+                patch.setattr("protocol.pageset._MANY_SET", b"\1" * 1024)
+                patch.setattr("protocol.pageset._MANY_CLEAR", bytes(1024))
+                runs = pages.first_runs(within, most)
+                if runs is not None:
+                    pages.remove(runs)
+                answers.append((runs, pages.count_in(within), len(pages)))
+        assert answers[0] == answers[1]
+    assert members_of(sets[0]) == members_of(sets[1])

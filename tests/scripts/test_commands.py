@@ -1,5 +1,6 @@
 """The command line in this process: every end is an exit status and at most one line."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from protocol.errors import ConnectionLost, GuestFailed, MemoryLost, WrongMemory
 from scripts import commands
 from scripts.commands import ELSEWHERE, midstream, run
 from scripts.processes import interrupts
+from scripts.processes.child import package_environment
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +142,27 @@ async def _run_python(code: str) -> str:
 def test_the_status_of_a_cancellation_is_the_shells() -> None:
     """130 is what a shell makes of Ctrl-C."""
     assert 128 + interrupts.SIGNALS[0] == interrupts.EXIT_CANCELLED
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_is_told_of_a_command_elsewhere_is_what_it_says(name: str) -> None:
+    """The help of all commands has the sentence with which the command's own begins."""
+    command = midstream.get_command(click.Context(midstream), name)
+
+    assert command is not None
+    assert command.get_short_help_str(1000) == ELSEWHERE[name].help
+
+
+def test_help_loads_no_command() -> None:
+    """What the help of all commands needs is click: neither an event loop nor arrays."""
+    code = (
+        "import sys; from scripts.commands import run; run(['--help']); "
+        "print({'trio', 'numpy', 'rich'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=package_environment(), stdout=subprocess.PIPE,
+        text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+    assert "  migrate " in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()"

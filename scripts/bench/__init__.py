@@ -1,0 +1,1 @@
+"""`midstream bench`: what midstream costs, each figure beside what limits it."""

@@ -1,0 +1,129 @@
+"""`midstream bench`: what midstream costs, each figure beside what limits it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from protocol.errors import LocalProtocolError
+from protocol.units import parse_bytes, parse_geometry
+from scripts.bench import noise, render, stream
+from scripts.bench.figure import Figure
+from scripts.bench.plan import LeftOut, Plan
+from scripts.bench.sections import SECTIONS
+from scripts.configure import link_rate
+from scripts.figures.raw_pair import PIECE_BYTES
+from scripts.figures.runs import write_json
+from scripts.files import check_writable
+from scripts.options import OPTIONS
+from scripts.processes.interrupts import raise_when_signalled
+from scripts.processes.link import link_of_rate
+
+SCHEMA = "midstream-bench/2"
+
+_CHUNK_SIZE = next(option.default for option in OPTIONS if option.flag == "--chunk-size")
+_RUNS, _QUICK_RUNS = 5, 2
+_SIZE, _QUICK_SIZE = "1GiB", "256MiB"
+
+
+@click.command()
+@click.option("--size", metavar="SIZE", help=f"Memory, each run. [default: {_SIZE}]")
+@click.option(
+    "--page-size", default="2MiB,4KiB", show_default=True, metavar="SIZES", help="Of the stream."
+)
+@click.option(
+    "--chunk-size", default=_CHUNK_SIZE, show_default=True, metavar="SIZE", help="A frame's most."
+)
+@click.option(
+    "--runs", type=click.IntRange(1, 100), metavar="N", help=f"Counted runs. [default: {_RUNS}]"
+)
+@click.option("--link", default="0", metavar="RATE", help="A link of its own; else loopback.")
+@click.option("--only", metavar="NAMES", help=f"Sections: {', '.join(SECTIONS)}. [default: all]")
+@click.option("--quick", is_flag=True, help="A minute: fewer runs, smaller guests.")
+@click.option("--report", metavar="FILE", help="Write all figures as JSON; - for standard output.")
+def bench(  # noqa: PLR0913, PLR0917 - one argument an option
+    size: str | None,
+    page_size: str,
+    chunk_size: str,
+    runs: int | None,
+    link: str,
+    only: str | None,
+    quick: bool,
+    report: str | None,
+) -> None:
+    """Measure streams, latencies and costs, each beside what limits it, on this machine."""
+    rate = link_rate(link)
+    names = _section_names(only)
+    length_bytes = _length_bytes(size or (_QUICK_SIZE if quick else _SIZE), page_size)
+    if report is not None and report != "-":
+        check_writable("--report", report)
+    with raise_when_signalled(), link_of_rate(rate) as made:
+        plan = Plan(
+            quick=quick,
+            runs=runs or (_QUICK_RUNS if quick else _RUNS),
+            length_bytes=length_bytes,
+            page_sizes=tuple(page_size.split(",")),
+            chunk_size=chunk_size,
+            link=made,
+            say=lambda line: click.echo(line, err=True),
+        )
+        plain = _measure(plan, names)
+    if report is not None:
+        write_json(report, plain)
+    if report != "-":
+        click.echo("\n".join(render.lines(plain)))
+
+
+def _measure(plan: Plan, names: list[str]) -> dict[str, Any]:
+    """Measure sections in turn; return the report."""
+    watch = noise.Noise()
+    figures: list[Figure] = []
+    left_out = []
+    for name in names:
+        try:
+            figures += SECTIONS[name](plan)
+        except LeftOut as reason:
+            left_out.append(f"{name} is left out: {reason}")
+    seen = watch.to_plain([figure for figure in figures if figure.name == stream.YARDSTICK])
+    return {
+        "schema": SCHEMA,
+        "quick": plan.quick,
+        "runs": plan.runs,
+        "size": plan.length_bytes,
+        "chunk-size": plan.chunk_size,
+        "link": plan.link.title,
+        "machine": noise.machine(),
+        "noise": seen,
+        "warnings": noise.warnings(seen) + left_out,
+        "figures": [figure.to_plain() for figure in figures],
+    }
+
+
+def _section_names(only: str | None) -> list[str]:
+    """Return which sections, in their own order.
+
+    Raises:
+        click.BadParameter: There is no such section.
+    """
+    if only is None:
+        return list(SECTIONS)
+    wanted = [name.strip() for name in only.split(",")]
+    for name in wanted:
+        if name not in SECTIONS:
+            raise click.BadParameter(
+                f"{name!r} is not one of {', '.join(SECTIONS)}", param_hint="--only"
+            )
+    return [name for name in SECTIONS if name in wanted]
+
+
+def _length_bytes(size: str, page_sizes: str) -> int:
+    try:
+        length_bytes = parse_bytes(size)
+        for page_size in page_sizes.split(","):
+            parse_geometry(size, page_size)
+    except LocalProtocolError as error:
+        raise click.BadParameter(str(error), param_hint="--size or --page-size") from error
+    if length_bytes % PIECE_BYTES:
+        raise click.BadParameter(f"{size!r} is no multiple of 2MiB", param_hint="--size")
+    return length_bytes

@@ -1,0 +1,144 @@
+"""How long vCPUs wait for pages, beside what the wire needs for what they asked for.
+
+On a link that is its rate's word; on loopback the plain pair's, measured in the same round; for a
+single page on an idle stream that of a plain question and answer.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from protocol.policy import PRESETS
+from protocol.units import parse_bytes, parse_rate
+from scripts.bench.asking import ask
+from scripts.bench.figure import Figure, Limit, Target
+from scripts.bench.plan import Plan
+from scripts.bench.single_run import Record, migrate
+from scripts.figures.raw_pair import measure
+
+SECTION = "latency"
+
+LINK = "1Gbit/s"
+_PAGE_SIZE = "2MiB"
+_SIZE, _QUICK_SIZE = "128MiB", "64MiB"
+# What the plain pair sends to say how long a page takes on loopback.
+_YARDSTICK_BYTES = 256 << 20
+
+_GUEST = {"write-ratio": "0", "postcopy-after": "0", "hold": ""}
+# Hardly any background: what a request finds is an idle stream.
+_IDLE = {
+    "size": "16MiB", "page-size": "4KiB", "max-postcopy-bandwidth": "4MB/s", "vcpus": "1",
+    "access-rate": "0",
+}  # fmt: skip
+_IDLE_P50_US = Target(200, of_ratio=False)
+
+# Of the wire's time for a page, median and 99th percentile, by policy and vCPUs.
+_TARGETS = {
+    ("ordered", 1): (1.10, 1.20),
+    ("critical-first", 1): (1 / 20, 1 / 8),
+    ("critical-first", 4): (1 / 20, 1 / 8),
+}
+# What nobody judges is measured for its order of magnitude.
+_UNJUDGED_RUNS_MAX = 2
+_LINK_SHARE = Target(0.93, at_least=True, of_ratio=False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of run.
+
+    Attributes:
+        access_rate: Of each vCPU; 0 for no pause.
+        link: As in `--link`.
+    """
+
+    policy: str
+    vcpus: int
+    access_rate: int
+    link: str
+
+    @property
+    def title(self) -> str:
+        """What it is, for a person."""
+        pause = f"every {1000 // self.access_rate} ms" if self.access_rate else "without pause"
+        vcpus = "1 vCPU" if self.vcpus == 1 else f"{self.vcpus} vCPUs"
+        return f"{self.policy}, {vcpus} {pause}, {'loopback' if self.link == '0' else self.link}"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Of `midstream migrate`."""
+        return {
+            "policy": self.policy, "vcpus": str(self.vcpus), "access-rate": str(self.access_rate),
+            "link": self.link, "page-size": _PAGE_SIZE,
+        }  # fmt: skip
+
+
+def cases(plan: Plan) -> list[Case]:
+    """Return what there is to measure: the two policies that matter most in all ways, all in one.
+
+    With a link of the user's own it is that and no other.
+    """
+    link = plan.link.option if plan.has_link else LINK
+    if plan.quick:
+        return [Case("ordered", 1, 0, link), Case("critical-first", 1, 0, link)]
+    links = (link,) if plan.has_link else (link, "0")
+    best = ("ordered", "critical-first")
+    chosen = [Case(policy, n, 0, each) for each in links for policy in best for n in (1, 4, 16)]
+    chosen += [Case(policy, 1, 50, link) for policy in best]
+    return chosen + [Case(policy, 4, 0, link) for policy in PRESETS if policy not in best]
+
+
+def measure_latency(plan: Plan) -> list[Figure]:
+    """Measure every case so often, in turn.
+
+    Raises:
+        MigrationError: A run failed.
+    """
+    chosen = cases(plan)
+    reports: dict[Case, list[Record]] = {case: [] for case in chosen}
+    rates, idle, answers = [], [], []
+    size = {"size": _QUICK_SIZE if plan.quick else _SIZE}
+    for number in range(1, plan.runs + 1):
+        plan.say(f"{SECTION}: run {number} of {plan.runs}")
+        if not plan.has_link:
+            rates.append(measure(_YARDSTICK_BYTES, "auto").bytes_per_second)
+            answers.append(statistics.median(ask(parse_bytes(_IDLE["page-size"]))) * 1e6)
+            idle.append(migrate({**_GUEST, **_IDLE})["midstream"]["faults"]["p50-us"])
+        for case in chosen:
+            if number > _UNJUDGED_RUNS_MAX and not _is_judged(case):
+                continue
+            reports[case].append(migrate({**_GUEST, **size, **case.options}))
+    figures = []
+    if idle:
+        limit = Limit("a plain question and answer", tuple(answers))
+        name = "ordered, 4KiB pages, 1 vCPU, loopback, idle stream: p50"
+        figures.append(Figure(SECTION, name, "us", tuple(idle), limit, _IDLE_P50_US))
+    for case, runs in reports.items():
+        figures += _figures(case, runs, rates)
+    return figures
+
+
+def _figures(case: Case, runs: list[Record], rates: list[float]) -> list[Figure]:
+    page_bytes = parse_bytes(_PAGE_SIZE)
+    link_rate = parse_rate(case.link)
+    near = [link_rate] if link_rate else rates[: len(runs)]
+    wire_ms = tuple(page_bytes / rate * 1000 for rate in near)
+    limit = Limit("the wire's time for a page", wire_ms)
+    bounds = _TARGETS[case.policy, case.vcpus] if _is_judged(case) else None
+    figures = []
+    for index, key in enumerate(("p50", "p99")):
+        values = tuple(run["midstream"]["faults"][f"{key}-us"] / 1000 for run in runs)
+        target = Target(bounds[index]) if bounds else None
+        figures.append(Figure(SECTION, f"{case.title}: {key}", "ms", values, limit, target))
+    if link_rate:
+        shares = tuple(run["ram"]["mbps"] * 1e6 / 8 / link_rate for run in runs)
+        target = _LINK_SHARE if bounds else None
+        name = f"{case.title}: page data over the link's capacity"
+        figures.append(Figure(SECTION, name, "", shares, target=target))
+    return figures
+
+
+def _is_judged(case: Case) -> bool:
+    key = (case.policy, case.vcpus)
+    return case.link == LINK and not case.access_rate and key in _TARGETS

@@ -1,0 +1,40 @@
+"""One `midstream migrate`, and what it looks like from outside."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from scripts.figures.runs import run_migration
+
+Record = dict[str, Any]
+
+
+def migrate(options: Mapping[str, str]) -> Record:
+    """Migrate a guest and return the report.
+
+    Args:
+        options: As `midstream migrate` has them, without dashes; a switch has an empty value.
+
+    Raises:
+        MigrationError: It did not end with exit status 0.
+    """
+    with tempfile.TemporaryDirectory(prefix="midstream-bench-") as folder:
+        return run_migration(options, Path(folder))
+
+
+def migrate_with_events(options: Mapping[str, str]) -> tuple[Record, list[Record]]:
+    """Migrate a guest; return the report and all events, in the order of their time.
+
+    Raises:
+        MigrationError: It did not end with exit status 0.
+    """
+    with tempfile.TemporaryDirectory(prefix="midstream-bench-") as folder:
+        path = Path(folder) / "events.jsonl"
+        report = run_migration({**options, "events": str(path)}, Path(folder))
+        events = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    return report, sorted(events, key=lambda event: event["t-ns"])

@@ -1,0 +1,15 @@
+"""A plan of a benchmark that is over at once."""
+
+import pytest
+
+from scripts.bench.plan import Plan
+from scripts.processes.link import LOOPBACK
+
+
+@pytest.fixture
+def plan() -> Plan:
+    """One run of a small guest on loopback, told to nobody."""
+    return Plan(
+        quick=True, runs=1, length_bytes=8 << 20, page_sizes=("2MiB", "4KiB"), chunk_size="1MiB",
+        link=LOOPBACK, say=lambda _: None,
+    )  # fmt: skip

@@ -1,0 +1,37 @@
+"""The stream of another program."""
+
+import json
+
+import pytest
+
+from protocol.errors import MigrationError
+from scripts.bench.iperf import has_iperf, measure_iperf, rate_of
+from scripts.processes.link import LOOPBACK, PROXY, Link
+
+
+def test_the_receivers_count_is_taken() -> None:
+    """Bits a second become bytes."""
+    told = {"end": {"sum_sent": {"bits_per_second": 1}, "sum_received": {"bits_per_second": 80}}}
+
+    assert rate_of(json.dumps(told).encode()) == 10.0
+
+
+@pytest.mark.parametrize("output", [b"", b"[]", b'{"error": "unable to connect"}'])
+def test_a_failure_is_told(output: bytes) -> None:
+    """What it says stands in the error."""
+    with pytest.raises(MigrationError, match="told no rate"):
+        rate_of(output)
+
+
+def test_it_stands_aside_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither without the program nor through a proxy is anything measured."""
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    assert not has_iperf(LOOPBACK)
+    assert not has_iperf(Link(1000, PROXY))
+
+
+@pytest.mark.skipif(not has_iperf(LOOPBACK), reason="iperf3 is not installed")
+def test_a_real_one_gives_a_rate() -> None:
+    """Where it is installed, it sends what it is told to."""
+    assert measure_iperf(8 << 20, LOOPBACK) > 0
