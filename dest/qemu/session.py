@@ -114,10 +114,14 @@ class QemuSession:
                     try:
                         await migration.receive(config.touches, config.wait_seconds)
                     except BaseException as error:  # noqa: BLE001 - raised again as its outcome
-                        main = migration.main
-                        raise await outcome_of_loss(
-                            root_cause(error), migration, memory, guest, config.save, self._emit
-                        ) from None
+                        main, cause = migration.main, root_cause(error)
+                        outcome = await outcome_of_loss(
+                            cause, migration, memory, guest, config.save, self._emit
+                        )
+                        if isinstance(outcome, MemoryLost):
+                            # QEMU may be there, and have said what it should not.
+                            await _say_farewell(main, cause)
+                        raise outcome from None
                     part = migration.part()
                 if config.save is not None:
                     await in_thread(save_image(memory, config.save))
