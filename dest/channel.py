@@ -159,8 +159,16 @@ class InChannel:
     @property
     def arrived_bytes(self) -> int:
         """All that came, also what lies in the kernel until enough of it is gathered."""
+        return self.bytes_received + self._pending_bytes()
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something lies in the kernel that somebody waits for."""
+        return self.listening and self._pending_bytes() > 0
+
+    def _pending_bytes(self) -> int:
         pending = fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, b"\0" * 4)
-        return self.bytes_received + int.from_bytes(pending, "little")
+        return int.from_bytes(pending, "little")
 
     async def ping(self) -> None:
         """Send a sign of life; nothing while something is being sent, which is as good.

@@ -50,6 +50,10 @@ from protocol.states import Event, Lifecycle, State
 # How long the source is given to close first, once it has the last word.
 _LINGER_SECONDS_MAX = 2.0
 
+# How long what arrived before a break is read on, once the break is known.
+DRAIN_SECONDS_MAX = 0.5
+_DRAIN_POLL_SECONDS = 0.002
+
 
 @dataclass
 class _Asking:
@@ -207,9 +211,21 @@ class Migration:
                         channel, self._main, self._plan, self._engine, self._lifecycle,
                         self._switch_over,
                     )  # fmt: skip
-                    receivers.start_soon(receiver.run)
+                    receivers.start_soon(self._receive_over, channel, receiver)
             nursery.cancel_scope.cancel()
         await self._finish()
+
+    async def _receive_over(self, channel: InChannel, receiver: Receiver) -> None:
+        """Receive over one connection; when it breaks, have the others read what lies here."""
+        try:
+            await receiver.run()
+        except ConnectionLost:
+            others = [each for each in self._channels.values() if each is not channel]
+            with trio.move_on_after(DRAIN_SECONDS_MAX):
+                # The kernel tells nobody when a buffer has run empty.
+                while any(each.has_unread for each in others):  # noqa: ASYNC110
+                    await trio.sleep(_DRAIN_POLL_SECONDS)
+            raise
 
     async def close(self) -> None:
         """Give account of the memory, hear the verdict, say goodbye.

@@ -13,7 +13,7 @@ import trio
 from dest.config import DestConfig
 from dest.keepalive import keep_alive
 from dest.lost import describe_lost, missing_to_plain
-from dest.migration import Migration
+from dest.migration import DRAIN_SECONDS_MAX, Migration
 from dest.resumes import Resumes
 from guest.handle import GuestHandle
 from guest.image import save_image
@@ -24,6 +24,7 @@ from protocol.errors import (
     ConnectionLost,
     MemoryLost,
     PeerAborted,
+    RemoteProtocolError,
     root_cause,
 )
 from protocol.events import CHANNEL_LOST, MEMORY_LOST, Emit
@@ -112,6 +113,8 @@ class Recovery:
     async def _give_way(self) -> None:
         """End this epoch when the source has come with new connections: it knows of a break."""
         await self._resumes.wait()
+        # What came before the break may lie in the kernel yet, and its end behind it.
+        await trio.sleep(DRAIN_SECONDS_MAX)
         raise ConnectionLost("the source lost a connection")
 
     def _has(self, capability: str) -> bool:
@@ -159,7 +162,8 @@ async def outcome_of_loss(
         emit: Takes events.
     """
     paused = migration.paused and isinstance(cause, trio.Cancelled)
-    if not (migration.handed_over and (paused or isinstance(cause, (ConnectionLost, PeerAborted)))):
+    over = isinstance(cause, (ConnectionLost, PeerAborted, RemoteProtocolError))
+    if not (migration.handed_over and (paused or over)):
         return cause
     migration.forget_frames()
     missing = migration.missing

@@ -134,7 +134,8 @@ class DestSession:
         channels = {name: session.channels[name] for name in plan.channels}
         resumes = Resumes(session.session_id, plan.channels, session.capabilities)
         listener.take_resumes(resumes)
-        main = channels[Channel.PRECOPY]
+        # Who is yet to be told why this ends.
+        main: InChannel | None = channels[Channel.PRECOPY]
         try:
             await in_thread(memory.populate())
             placement = self._config.placement
@@ -159,14 +160,17 @@ class DestSession:
                         await recovery.run()
                         nursery.cancel_scope.cancel()
                 except BaseException as error:  # noqa: BLE001 - raised again as its outcome
-                    main = migration.channels[Channel.PRECOPY]
+                    main, cause = None, root_cause(error)
+                    # Before the guest is saved, which takes its time.
+                    await _say_farewell(migration.channels[Channel.PRECOPY], cause)
                     raise await outcome_of_loss(
-                        root_cause(error), migration, memory, guest, self._config.save, self._emit
+                        cause, migration, memory, guest, self._config.save, self._emit
                     ) from None
                 return await self._result(migration, memory)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
-            await _say_farewell(main, cause)
+            if main is not None:
+                await _say_farewell(main, cause)
             raise cause from None
 
     async def _result(self, migration: Migration, memory: GuestMemory) -> Result:

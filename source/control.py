@@ -7,8 +7,11 @@ one line, HOST:PORT, and answers with one.
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -20,6 +23,8 @@ from protocol.errors import MigrationError
 # A host's name, a port, and what there is around them.
 _LINE_BYTES_MAX = 512
 _TALK_SECONDS_MAX = 5.0
+# How long a socket may be there before somebody listens on it.
+_MAKING_SECONDS_MAX = 60.0
 OK = "ok"
 
 Redirect = Callable[[str, int], None]
@@ -44,6 +49,7 @@ async def control_socket(session: str, redirect: Redirect) -> AsyncIterator[bool
     path = runtime_folder() / f"{session}.sock"
     try:
         _make_folder(path.parent)
+        _sweep(path.parent)
         sock = trio.socket.socket(trio.socket.AF_UNIX)
     except OSError:
         yield False
@@ -65,6 +71,18 @@ async def control_socket(session: str, redirect: Redirect) -> AsyncIterator[bool
             with suppress(OSError):
                 # Not while another paused source of this user needs it.
                 path.parent.rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the sockets of sources that were killed while they were paused."""
+    for path in folder.glob("*.sock"):
+        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
+            probe.setblocking(False)
+            # One that is being made refuses, too.
+            if time.time() - path.stat().st_mtime < _MAKING_SECONDS_MAX:
+                continue
+            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                path.unlink()
 
 
 async def tell_paused(session: str, address: str) -> None:

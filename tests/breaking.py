@@ -17,13 +17,14 @@ from dest.config import DestConfig
 from dest.session import DestSession
 from protocol import events
 from protocol.capabilities import offer
-from protocol.errors import MidstreamError
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, MidstreamError
 from protocol.geometry import Geometry
-from protocol.messages import PROTOCOL_VERSION, Hello
+from protocol.messages import PROTOCOL_VERSION, Hello, Message
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
 from scripts.injection.proxy import Proxy
-from scripts.injection.tap import Mark, Marks
+from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Tap
 from source.session import SourceSession
 from tests.helpers import (
     KIB,
@@ -33,7 +34,101 @@ from tests.helpers import (
     source_config,
 )
 
-Breaks = dict[Mark, NetworkAction]
+
+@dataclass(frozen=True)
+class Place:
+    """A place in what is said, wherever among the bytes that turns out to be.
+
+    Attributes:
+        channel: Where it is said.
+        direction: Which way.
+        kind: The message.
+        nth: Which one of that kind there.
+        behind: How many bytes behind the last one of its head; 0 is the last byte of the head.
+        urgent: If only such pages are counted.
+    """
+
+    channel: Channel
+    direction: Direction
+    kind: type[Message]
+    nth: int = 1
+    behind: int = 0
+    urgent: bool | None = None
+
+    def is_of(self, channel: Channel | None, direction: Direction, message: Message) -> bool:
+        """Tell whether a message counts."""
+        return (
+            (channel, direction) == (self.channel, self.direction)
+            and type(message) is self.kind
+            and self.urgent in (None, getattr(message, "urgent", None))
+        )
+
+
+Breaks = dict[Mark | Place, NetworkAction]
+
+
+class PlacedMarks(Marks):
+    """Marks that are found while messages go by.
+
+    Attributes:
+        found: What to do at each mark by now.
+        unreached: Places that have not come.
+    """
+
+    def __init__(self, geometry: Geometry, breaks: Breaks) -> None:
+        """Start with no message seen."""
+        self.found = {mark: do for mark, do in breaks.items() if not isinstance(mark, Place)}
+        super().__init__(geometry, self.found)
+        self._actions = {place: do for place, do in breaks.items() if isinstance(place, Place)}
+        self._left = {place: place.nth for place in self._actions}
+
+    @property
+    def unreached(self) -> list[Place]:
+        """Places that have not come."""
+        return list(self._left)
+
+    def look(
+        self, channel: Channel, direction: Direction, message: Message, end: int
+    ) -> list[Mark]:
+        """Take a message whose head is so many bytes down its way; return what it reaches."""
+        reached: list[Mark] = []
+        for place in [each for each in self._left if each.is_of(channel, direction, message)]:
+            self._left[place] -= 1
+            if self._left[place]:
+                continue
+            del self._left[place]
+            mark = BytesMark(end + place.behind, channel, direction)
+            self.found[mark] = self._actions[place]
+            if place.behind:
+                self._counts.append(mark)
+            else:
+                reached.append(mark)
+        return reached
+
+
+def take_head(tap: Tap, data: memoryview) -> list[Mark]:
+    """Have a tap take a part of a head, and look for places when it is whole."""
+    seen: list[Message] = []
+    begin = tap._begin
+
+    def look_and_begin(message: Message) -> list[Mark]:
+        seen.append(message)
+        return begin(message)
+
+    setattr(tap, "_begin", look_and_begin)  # noqa: B010 - a method
+    try:
+        reached = _TAKE_HEAD(tap, data)
+    finally:
+        del tap._begin
+    marks, channel = tap._marks, tap.channel
+    if isinstance(marks, PlacedMarks) and channel is not None:
+        for message in seen:
+            passed = marks._passed.get((channel, tap._direction), 0) + tap._uncounted
+            reached += marks.look(channel, tap._direction, message, passed + len(data))
+    return reached
+
+
+_TAKE_HEAD = Tap._take_head
 
 # What the postcopy channel has carried by then.
 HELLO = encode(
@@ -50,12 +145,14 @@ class Run:
         errors: By side, of the others, and of those that found wrong memory.
         events: By side.
         passed: How many bytes passed on each channel, each way.
+        unreached: Places that never came.
     """
 
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     errors: dict[str, MidstreamError] = field(default_factory=dict)
     events: dict[str, Recorder] = field(default_factory=dict)
     passed: dict[Any, int] = field(default_factory=dict)
+    unreached: list[Place] = field(default_factory=list)
 
     def states(self, side: str) -> list[str]:
         """Return the states that a side went through."""
@@ -80,6 +177,7 @@ class Breaking:
         self.guests = {"source": FakeGuests(), "dest": FakeGuests()}
         for side, guests in self.guests.items():
             monkeypatch.setattr(f"{side}.session.open_guest", guests.open)
+        monkeypatch.setattr(Tap, "_take_head", take_head)
 
     async def run(
         self,
@@ -100,8 +198,8 @@ class Breaking:
             **source: Of the source's configuration.
         """
         run = Run(events={"source": Recorder(), "dest": Recorder()})
-        marks = Marks(geometry, breaks)
-        proxy = Proxy(marks, lambda mark: proxy.act(breaks[mark]))
+        marks = PlacedMarks(geometry, breaks)
+        proxy = Proxy(marks, lambda mark: proxy.act(marks.found[mark]))
         settings: dict[str, Any] = {"backing": "base", "wait_seconds": 5.0} | (dest or {})
         listening = trio.Event()
         address = ""
@@ -139,7 +237,7 @@ class Breaking:
             async with trio.open_nursery() as sides:
                 sides.start_soon(give)
                 await self._end(run, "dest", taker.run)
-            run.passed = marks.passages
+            run.passed, run.unreached = marks.passages, marks.unreached
             nursery.cancel_scope.cancel()
         return run
 
@@ -151,3 +249,19 @@ class Breaking:
                 run.errors[side] = result.problem
         except MidstreamError as error:
             run.errors[side] = bare(error)
+
+
+def judge(run: Run) -> str:
+    """Return what is wrong with how a run ended, empty if nothing."""
+    if not run.errors:
+        sides = [report["midstream"]["verified"]["digest-equal"] for report in run.reports.values()]
+        return "" if sides == [True, True] else "wrong memory"
+    # What nobody heard can only be the last word; the guest is whole over there.
+    if list(run.errors) == ["source"] and run.states("dest")[-1] == "completed":
+        return "" if run.states("source")[-1] == "completed" else f"{run.errors}"
+    early = "postcopy-paused" not in run.states("source")
+    ran = "postcopy-active" in run.states("dest") or "completed" in run.states("dest")
+    lost = all(isinstance(error, ConnectionLost) for error in run.errors.values())
+    if early and not ran and lost and len(run.errors) == 2:
+        return ""
+    return f"{run.errors} {run.states('source')} {run.states('dest')}"

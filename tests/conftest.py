@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.breaking import Breaking
 from tests.processes import Lab, Zygote
 
 # A deadline measures the machine that the tests share, not the code. All else stays as hypothesis
@@ -27,3 +28,9 @@ def lab(tmp_path: Path, zygote: Zygote) -> Iterator[Lab]:
     """Real midstream processes in a folder of their own; none of them may outlive the test."""
     with Lab(tmp_path, zygote) as lab:
         yield lab
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Breaking:
+    """Migrations in this process, over a network that fails."""
+    return Breaking(monkeypatch)

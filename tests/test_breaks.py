@@ -11,7 +11,6 @@ import trio
 from guest.programs import ProgramSpec
 from guest.states import encode_states
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost
 from protocol.geometry import Geometry, RamBlock
 from protocol.messages import SwitchOver
 from protocol.policy import PRESETS, preset
@@ -19,7 +18,7 @@ from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
 from scripts.injection.tap import BytesMark, Direction
 from source.convergence import SwitchRule
-from tests.breaking import Breaking, Breaks, Run
+from tests.breaking import Breaking, Breaks, judge
 from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left
 
 GEOMETRY = Geometry((RamBlock("ram", HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
@@ -45,12 +44,6 @@ PASSAGES = {
 }
 
 
-@pytest.fixture
-def breaking(monkeypatch: pytest.MonkeyPatch) -> Breaking:
-    """Runs migrations that break."""
-    return Breaking(monkeypatch)
-
-
 def random_breaks(rng: random.Random, channels: list[Channel]) -> Breaks:
     """Return one to three breaks, each of one channel at one byte."""
     breaks: Breaks = {}
@@ -73,22 +66,6 @@ def random_flips(rng: random.Random) -> Breaks:
         )
         for count in counts
     }
-
-
-def judge(run: Run) -> str:
-    """Return what is wrong with how a run ended, empty if nothing."""
-    if not run.errors:
-        sides = [report["midstream"]["verified"]["digest-equal"] for report in run.reports.values()]
-        return "" if sides == [True, True] else "wrong memory"
-    # What nobody heard can only be the last word; the guest is whole over there.
-    if list(run.errors) == ["source"] and run.states("dest")[-1] == "completed":
-        return "" if run.states("source")[-1] == "completed" else f"{run.errors}"
-    early = "postcopy-paused" not in run.states("source")
-    ran = "postcopy-active" in run.states("dest") or "completed" in run.states("dest")
-    lost = all(isinstance(error, ConnectionLost) for error in run.errors.values())
-    if early and not ran and lost and len(run.errors) == 2:
-        return ""
-    return f"{run.errors} {run.states('source')} {run.states('dest')}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -29,12 +29,6 @@ RULES = {
 }
 
 
-@pytest.fixture
-def breaking(monkeypatch: pytest.MonkeyPatch) -> Breaking:
-    """Runs migrations over a network that fails."""
-    return Breaking(monkeypatch)
-
-
 def flips(rng: random.Random, part: Part = Part.PAGE) -> Breaks:
     """Return a few places on the precopy channel from which on bits flip in page bytes."""
     counts = rng.sample(range(100, GEOMETRY.length_bytes - 70 * KIB), 3)

@@ -7,12 +7,15 @@ written outside the blocks, and no buffer may be made that the limits do not all
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import msgpack
+import numpy as np
 import pytest
 import trio
 from hypothesis import given, settings
@@ -28,9 +31,12 @@ from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.states import VcpuState, decode_states, encode_states
 from protocol.account import AccountRecord
+from protocol.capabilities import CHECKSUM
 from protocol.channels import Channel
+from protocol.checksums import checksum_of
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
+from protocol.fields import PackedRuns
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.limits import CHUNK_BYTES_MAX, DEVICE_STATE_BYTES_MAX, GUEST_SPEC_BYTES_MAX
 from protocol.messages import (
     PROTOCOL_VERSION,
@@ -40,29 +46,47 @@ from protocol.messages import (
     End,
     Finished,
     Message,
+    MissingMap,
     PageData,
     PageRequest,
     PassAck,
     PassEnd,
+    Ping,
     Ready,
+    Resend,
+    RunData,
     Running,
     Setup,
+    Standing,
     SwitchOver,
+    SwitchOverAck,
+    SwitchOverAhead,
     Verdict,
     Welcome,
     ZeroData,
 )
+from protocol.missing import MissingReader, missing_maps
+from protocol.pageset import PageSet
+from protocol.policy import preset
 from protocol.records import pack_record, unpack_record
 from protocol.report import SourcePart
-from protocol.states import Event, Lifecycle
+from protocol.runs import Runs, unpack_runs
+from protocol.states import Event, Lifecycle, State
 from protocol.transport import Transport
 from protocol.wire import encode
+from source.recovery import lost_bytes
 from source.returns import ReturnPath
-from tests.helpers import HUGE, KIB, SEED, Recorder, dest_part, fake_guest, source_part
+from source.scheduler import Scheduler
+from tests.helpers import HUGE, KIB, SEED, Recorder, dest_part, fake_guest, run_frame, source_part
 
 GEOMETRY = Geometry((RamBlock("ram", 2 * HUGE, HUGE), RamBlock("rom", 16 * 4 * KIB, 4 * KIB)))
 CHUNK_BYTES = 1 << 20
 GUARD_BYTES = 64 * KIB
+# Of the block of small pages: one zero, two not.
+RUNS = Runs.of_target_pages(1, np.array([3, 5, 6]))
+IS_ZERO = np.array([True, False])
+# More examples are for a patient person: MIDSTREAM_FUZZ=100 pytest tests/test_hostile_bytes.py
+EXAMPLES = int(os.environ.get("MIDSTREAM_FUZZ", "1"))
 SPEC = ProgramSpec(vcpu_count=2, seed=SEED)
 THE_PEERS_FAULT = (RemoteProtocolError, ConnectionLost, PeerAborted)
 
@@ -94,14 +118,25 @@ def forward() -> list[Frame]:
             Setup, msgpack.packb(SPEC.to_plain()), blocks=blocks, policy="vanilla",
             chunk_bytes=CHUNK_BYTES,
         ),
-        *sent[2:], *zeros[:1], (PassEnd(index=0), b""),
+        *sent[2:], *zeros[:1], (Ping(), b""), run_frame(RUNS, IS_ZERO, b"\x11" * 8 * KIB),
+        (PassEnd(index=0), b""), (SwitchOverAhead(), b""),
         with_payload(Discard, b"\xff" * (pages // 8), block=0, first=0, count=pages),
         with_payload(Discard, b"\x03", block=1, first=0, count=8),
         with_payload(SwitchOver, state, postcopy=True),
         *sent, *zeros,
-        (End(target_pages=pages + 4 + pages // 4, data_bytes=HUGE + 16 * KIB), b""),
+        (End(target_pages=pages + 4 + pages // 4 + 3, data_bytes=HUGE + 24 * KIB), b""),
         with_payload(Verdict, pack_record(source_part()), equal=True),
     ]  # fmt: skip
+
+
+def checked(frames: list[Frame]) -> list[Frame]:
+    """Return what a source says with checksums."""
+    said: list[Frame] = []
+    for message, payload in frames:
+        if isinstance(message, PageData | ZeroData | RunData):
+            said.append((checksum_of(message, [payload]), b""))
+        said.append((message, payload))
+    return said
 
 
 def backward() -> list[Frame]:
@@ -110,11 +145,19 @@ def backward() -> list[Frame]:
     record = AccountRecord(
         states=states, digests=(b"d" * 32,) * 2, first_mismatch="", part=dest_part()
     )
+    missing = PageSet(GEOMETRY)
+    missing.add(Span(0, 0, HUGE))
+    missing.add(Span(1, 4 * KIB, 4 * KIB))
     return [
         (Welcome(version=PROTOCOL_VERSION, capabilities=("one", "two")), b""),
         (Ready(), b""),
         (PassAck(index=0), b""),
+        (SwitchOverAck(), b""),
         (Running(), b""),
+        (Ping(), b""),
+        (Resend(block=1, offset=0, runs=PackedRuns(b"\0\0\0\0\0\0\0\2")), b""),
+        *missing_maps(missing),
+        (Standing(running=True, target_pages=len(missing), dropped_bytes=100), b""),
         (PageRequest(block=0, page=1, target_page=7), b""),
         (Finished(pages=18, target_pages=1040, data_bytes=HUGE), b""),
         with_payload(Account, pack_record(record)),
@@ -230,13 +273,14 @@ class GuardedMemory:
                 assert guard == b"\xee" * GUARD_BYTES
 
 
-async def play_dest(stream: bytes, piece_bytes: int) -> None:
+async def play_dest(stream: bytes, piece_bytes: int, *, checks: bool = False) -> None:
     """Receive a stream as a destination does, from the Setup to the Verdict."""
     channel = InChannel(Said(stream, piece_bytes).transport)
     channel.name = Channel.PRECOPY
     # There is no socket to wait for.
     channel._may_gather = False
-    session = Session(bytes(16), {Channel.PRECOPY: channel})
+    capabilities = (CHECKSUM,) if checks else ()
+    session = Session(bytes(16), {Channel.PRECOPY: channel}, capabilities)
     session.paired.set()
     plan = await receive_setup(session)
     if plan.geometry.length_bytes > 64 << 20:
@@ -255,7 +299,8 @@ async def play_dest(stream: bytes, piece_bytes: int) -> None:
         async def take_over(message: SwitchOver, state: bytes) -> None:
             await trio.lowlevel.checkpoint()
             decode_states(state, plan.spec.vcpu_count)
-            lifecycle.fire(Event.GUEST_STOPPED)
+            if lifecycle.state is State.ACTIVE:
+                lifecycle.fire(Event.GUEST_STOPPED)
             engine.start_postcopy()
             if message.postcopy:
                 lifecycle.fire(Event.POSTCOPY_STARTED)
@@ -272,19 +317,38 @@ async def play_dest(stream: bytes, piece_bytes: int) -> None:
 
 
 async def play_source(stream: bytes, piece_bytes: int) -> None:
-    """Receive a stream as a source does, from the Welcome to the Bye."""
+    """Receive a stream as a source does, from the Welcome to the Bye, and act on it."""
     path = ReturnPath(Channel.PRECOPY, Said(stream, piece_bytes).transport)
+    handed_over = PageSet(GEOMETRY)
+    handed_over.fill()
+    scheduler = Scheduler(GEOMETRY, preset("critical-first"), CHUNK_BYTES)
+    scheduler.add(handed_over, postcopy=True)
+    reader = MissingReader(GEOMETRY)
     message: Message = Ready()
     while not isinstance(message, Bye):
         message, payload = await path.receive()
-        if isinstance(message, Account):
-            decode_states(unpack_record(AccountRecord, payload).states, SPEC.vcpu_count)
+        match message:
+            case Account():
+                decode_states(unpack_record(AccountRecord, payload).states, SPEC.vcpu_count)
+            case PageRequest():
+                scheduler.request(PageId(message.block, message.page), message.target_page, 0)
+            case Resend():
+                runs, _ = unpack_runs(message.block, message.offset, message.runs)
+                if GEOMETRY.has_span(runs.hull):
+                    scheduler.send_again(runs)
+            case MissingMap():
+                reader.add(message, payload)
+            case Standing():
+                missing = reader.finish(message)
+                lost_bytes(handed_over, PageSet(GEOMETRY), missing, goes_twice=False)
+                scheduler.begin_again(missing)
 
 
 @pytest.mark.parametrize("piece_bytes", [7 * KIB, 1 << 20])
 def test_the_unchanged_conversations_are_right(piece_bytes: int) -> None:
     """What is changed below comes to a good end when it is not."""
     trio.run(play_dest, stream_of(forward()), piece_bytes)
+    trio.run(partial(play_dest, checks=True), stream_of(checked(forward())), piece_bytes)
     trio.run(play_source, stream_of(backward()), piece_bytes)
 
 
@@ -293,17 +357,20 @@ def stream_of(frames: list[Frame]) -> bytes:
     return b"".join(encode(message) + payload for message, payload in frames)
 
 
-@settings(max_examples=150, deadline=None)
-@given(change=CHANGES, piece_bytes=st.sampled_from([1000, 1 << 20]))
-def test_a_destination_survives_whatever_comes(change: list[Change], piece_bytes: int) -> None:
+@settings(max_examples=150 * EXAMPLES, deadline=None)
+@given(change=CHANGES, piece_bytes=st.sampled_from([1000, 1 << 20]), checks=st.booleans())
+def test_a_destination_survives_whatever_comes(
+    change: list[Change], piece_bytes: int, checks: bool
+) -> None:
     """A changed stream is taken or refused, and nothing outside the guest is touched."""
+    frames = checked(forward()) if checks else forward()
     try:
-        trio.run(play_dest, change[0].apply(forward()), piece_bytes)
+        trio.run(partial(play_dest, checks=checks), change[0].apply(frames), piece_bytes)
     except THE_PEERS_FAULT:
         return
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * EXAMPLES, deadline=None)
 @given(change=CHANGES, piece_bytes=st.sampled_from([1, 1 << 20]))
 def test_a_source_survives_whatever_comes(change: list[Change], piece_bytes: int) -> None:
     """A changed return path is taken or refused."""

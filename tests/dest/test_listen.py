@@ -12,11 +12,21 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dest.complaints import LINES_A_SECOND_MAX
 from dest.listen import Listener, Session, open_listener
+from dest.resumes import Resumes
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import MigrationError, PeerAborted
 from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX, PROOF_SECONDS_MAX
-from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, PassEnd, Ready, Welcome
+from protocol.messages import (
+    PROTOCOL_VERSION,
+    Abort,
+    Hello,
+    Message,
+    PassEnd,
+    Ready,
+    Resume,
+    Welcome,
+)
 from protocol.policy import preset
 from protocol.wire import encode
 from source.connect import Opening, connect, connect_channel
@@ -254,6 +264,22 @@ async def test_both_connections_prove(order: tuple[Channel, Channel]) -> None:
         await rig.join(second, SESSION, SECRET)
         session = await rig.listener.accept_session()
         await session.paired.wait()
+
+
+async def test_who_resumes_proves_it_too() -> None:
+    """To know a session's name opens nothing: the secret does, for that session and role."""
+    message = Resume(version=PROTOCOL_VERSION, session=SESSION, role="precopy", attempt=1)
+    async with make_rig(credentials=SECRET) as rig:
+        resumes = Resumes(SESSION, Channel, ())
+        rig.listener.take_resumes(resumes)
+        assert "demands a secret" in await rig.refusal(message)
+        peer = await rig.dial()
+        await prove(peer.sock, "127.0.0.1", POST, SESSION, SECRET)
+        await peer.send(message)
+        assert (await peer.expect(Abort)).reason == "the hello is not for what was proved"
+        opening = Opening(SESSION, attempt=2)
+        async with connect(*rig.place, preset("ordered"), SECRET, opening=opening):
+            assert set(await resumes.take()) == set(Channel)
 
 
 async def test_a_second_genuine_source_is_refused() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,10 @@ class Rig:
     async def resume(self, attempt: int) -> tuple[Standing, int]:
         """Come back; return where the destination stands, and how much it misses."""
         await self.source.resume(self.address, attempt)
+        return await self.hear_standing()
+
+    async def hear_standing(self) -> tuple[Standing, int]:
+        """Return where the destination stands, and how much it misses."""
         reader = MissingReader(GEOMETRY)
         while True:
             message, payload = await self.source.main.receive()
@@ -213,6 +218,46 @@ async def test_a_source_that_knows_first() -> None:
                 peer.close()
         rig.scope.cancel()
         rig.source.close()
+
+
+async def test_what_arrived_over_the_other_channel_is_read() -> None:
+    """When one connection breaks, what lies in the kernel of the other does not come again."""
+    async with make_rig() as rig:
+        await rig.reach_device()
+        await rig.source.start_postcopy()
+        await rig.source.main.expect(Running)
+        # More than is read at once, and no turn of the event loop before the other one breaks.
+        payload = bytes(4 * TARGET_PAGE_BYTES)
+        for offset in range(0, 20 * len(payload), len(payload)):
+            head = encode(PageData(payload_bytes=len(payload), block=0, offset=offset))
+            assert os.write(rig.source.second.sock.fileno(), head + payload) > len(payload)
+        rig.source.main.close()
+        await rig.paused.wait()
+        rig.source.close()
+        _, missing = await rig.resume(1)
+        assert missing == GEOMETRY.target_page_count - 20 * 4
+        rig.scope.cancel()
+        await rig.source.main.wait_closed()
+
+
+async def test_what_comes_late_over_a_connection_that_is_replaced_is_read() -> None:
+    """A source that is back has sent what may still be on its way over its old connections."""
+    async with make_rig() as rig:
+        await rig.reach_device()
+        await rig.source.start_postcopy()
+        await rig.source.main.expect(Running)
+        old = dict(rig.source.peers)
+        await rig.source.resume(rig.address, 1)
+        await wait_all_tasks_blocked(0.04)
+        payload = bytes(TARGET_PAGE_BYTES)
+        with suppress(OSError):
+            await old[PRE].send(PageData(payload_bytes=len(payload), block=0, offset=0), payload)
+        for peer in old.values():
+            peer.close()
+        _, missing = await rig.hear_standing()
+        assert missing == GEOMETRY.target_page_count - 1
+        rig.scope.cancel()
+        await rig.source.main.wait_closed()
 
 
 @pytest.mark.parametrize("how", ["time is up", "the user cancels"])

@@ -344,7 +344,10 @@ async def test_a_placement_asked_for_by_name_is_had_or_refused() -> None:
 
 
 async def test_a_protocol_error_in_postcopy_is_told_to_the_source() -> None:
-    """A source that breaks the rules in postcopy hears so, though its pages are still coming."""
+    """A source that breaks the rules in postcopy hears so, though its pages are still coming.
+
+    Its guest is here, without the rest of its memory.
+    """
     async with make_rig() as rig:
         await start_postcopy(rig.source)
         async with trio.open_nursery() as nursery:
@@ -357,7 +360,8 @@ async def test_a_protocol_error_in_postcopy_is_told_to_the_source() -> None:
 
             with suppress(OSError):
                 await rig.source.send_page(PRE, PageId(0, 2))
-    assert isinstance(rig.error, RemoteProtocolError)
+    assert isinstance(rig.error, MemoryLost)
+    assert "came again; memory of the guest is lost" in str(rig.error)
 
 
 async def test_strangers_do_not_disturb_a_migration() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -100,6 +102,37 @@ async def test_two_paused_sources_share_the_folder(folder: Path) -> None:
                 assert entries(folder) == 2
             assert entries(folder) == 1
         assert entries(folder) is None
+
+
+def leave(folder: Path, name: str, age_seconds: float) -> None:
+    """Leave a socket behind which nobody listens, as old as that."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{name}.sock"
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+    make_old(folder, name, age_seconds)
+
+
+def make_old(folder: Path, name: str, age_seconds: float = 3600.0) -> None:
+    """Have a socket be as old as that."""
+    path = folder / f"{name}.sock"
+    then = path.stat().st_mtime - age_seconds
+    os.utime(path, (then, then))
+
+
+def names(folder: Path) -> set[str]:
+    """Return the sessions of the sockets in a folder."""
+    return {path.stem for path in folder.iterdir()}
+
+
+async def test_what_killed_sources_left_is_removed(folder: Path) -> None:
+    """A socket without a listener goes, unless it is new; those of living sources stay."""
+    leave(folder, "killed", 3600)
+    leave(folder, "being-made", 0)
+    async with control_socket(NAME, nobody):
+        make_old(folder, NAME)
+        async with control_socket("f" * 32, nobody):
+            assert names(folder) == {NAME, "f" * 32, "being-made"}
 
 
 def test_without_a_runtime_folder(monkeypatch: pytest.MonkeyPatch) -> None:
