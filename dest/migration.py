@@ -257,9 +257,8 @@ class Migration:
     async def _settle(self) -> DestPart:
         """Bring the guest to a stand for good and make the account of it."""
         await self._placement.finish()
-        await self._vcpus.wait_awake()
+        snapshot = await self._vcpus.stop()
         self.stop_watching()
-        snapshot = await self._guest.pause()
         digests = await in_thread(digest(self._memory))
         part = self._statistics(snapshot)
         self._emit(ACCESSES, **asdict(part.accesses))

@@ -22,7 +22,6 @@ from guest.slices import in_thread
 from protocol.capabilities import KEEPALIVE, RECOVER
 from protocol.errors import (
     ConnectionLost,
-    GuestFailed,
     MemoryLost,
     PeerAborted,
     RemoteProtocolError,
@@ -158,7 +157,7 @@ async def outcome_of_loss(
         cause: Why it failed.
         migration: What failed.
         memory: The guest's.
-        guest: Stopped if its memory is saved.
+        guest: Ended if its memory is saved.
         save: Where to write the memory; a map of what it lacks goes beside it.
         emit: Takes events.
     """
@@ -185,13 +184,12 @@ async def _save(migration: Losing, memory: GuestMemory, guest: GuestHandle, save
     """Write what is here; return in words what became of that."""
     try:
         migration.stop_watching()
-        await guest.pause()
+        # It has no future, and a vCPU that waits for what is lost could not be paused.
+        await guest.kill()
         await in_thread(save_image(memory, save))
         beside = Path(f"{save}.missing.json")
         text = json.dumps(missing_to_plain(migration.missing)) + "\n"
         await trio.to_thread.run_sync(partial(beside.write_text, text, encoding="utf-8"))
-    except GuestFailed as error:
-        return f"; what is here is not saved: {error}"
     except OSError as error:
         return f"; what is here is saved, but not what is missing: {error.strerror}"
     return f"; what is here is in {save}, what is missing in {beside.name}"

@@ -14,7 +14,16 @@ from dest.engine import Engine
 from dest.placement import Placement
 from dest.script import Script, Step
 from dest.touching import Toucher, read_touches
-from guest.handle import Collapsed, Faulted, GuestHandle, Mismatch, Touched, Woke
+from guest.handle import (
+    Collapsed,
+    Faulted,
+    GuestEvent,
+    GuestHandle,
+    GuestSnapshot,
+    Mismatch,
+    Touched,
+    Woke,
+)
 from protocol.events import MISMATCH, TOUCH, Emit
 from protocol.geometry import Geometry, PageId
 from protocol.messages import PageRequest
@@ -24,6 +33,9 @@ _RELEASE_SECONDS = 0.1
 
 # How long vCPUs are given to run again when the last page is placed; microseconds are usual.
 _WAKE_SECONDS_MAX = 1.0
+
+# How much of what the guest has said is heard before others have their turn.
+_HEEDED_AT_ONCE_MAX = 64
 
 Ask = Callable[[PageRequest], Awaitable[None]]
 
@@ -96,11 +108,22 @@ class Vcpus:
             if touches is not None:
                 nursery.start_soon(read_touches, touches, self._touch)
 
-    async def wait_awake(self) -> None:
-        """Wait for the word of those that were woken last; it is on its way."""
+    async def stop(self) -> GuestSnapshot:
+        """Stop vCPUs that wait for nothing any more, and hear all that they have said; while `run`.
+
+        Who wants to say something stops when he was heard, so this is not to be done behind `run`.
+
+        Raises:
+            GuestFailed: The guest process died, or a vCPU does not stop.
+        """
+        # The word of those that were woken last is on its way.
         with trio.move_on_after(_WAKE_SECONDS_MAX):
             while self._asleep:
                 await self._waking.park()
+        snapshot = await self._guest.pause()
+        while (event := self._guest.take()) is not None:
+            await self._heed(event)
+        return snapshot
 
     async def _watch_faults(self) -> None:
         """Hear of vCPUs that the kernel stops."""
@@ -126,26 +149,34 @@ class Vcpus:
     async def _watch_guest(self) -> None:
         """Serve the guest: send its page requests, note who wakes and what it finds wrong."""
         while True:
-            event = await self._guest.receive()
-            match event:
-                case Faulted(vcpu, flat, fault_ns):
-                    self._asleep.add(vcpu)
-                    request = self._engine.fault(vcpu, flat, fault_ns)
-                    await self._answer_fault(vcpu, request)
-                case Woke(vcpu, _, fault_ns, woke_ns):
-                    self._engine.woke(vcpu, woke_ns, fault_ns)
-                    self._asleep.discard(vcpu)
-                    self._waking.unpark_all()
-                case Collapsed(range_count, _):
-                    self._placement.collapsed(range_count)
-                case Mismatch(vcpu, flat, step, expected, seen):
-                    self.first_mismatch = self.first_mismatch or (
-                        f"vCPU {vcpu} read {seen:#x} in target page {flat} on the destination, "
-                        f"{expected:#x} must be there"
-                    )
-                    self._emit(MISMATCH, vcpu=vcpu, target_page=flat, step=step)
-                case Touched(vcpu, _):
-                    await self._toucher.touched(vcpu)
+            await self._heed(await self._guest.receive())
+            # Between two looks of the event loop many may wake; who waits to say so does not run.
+            for _ in range(_HEEDED_AT_ONCE_MAX):
+                event = self._guest.take()
+                if event is None:
+                    break
+                await self._heed(event)
+
+    async def _heed(self, event: GuestEvent) -> None:
+        match event:
+            case Faulted(vcpu, flat, fault_ns):
+                self._asleep.add(vcpu)
+                request = self._engine.fault(vcpu, flat, fault_ns)
+                await self._answer_fault(vcpu, request)
+            case Woke(vcpu, _, fault_ns, woke_ns):
+                self._engine.woke(vcpu, woke_ns, fault_ns)
+                self._asleep.discard(vcpu)
+                self._waking.unpark_all()
+            case Collapsed(range_count, _):
+                self._placement.collapsed(range_count)
+            case Mismatch(vcpu, flat, step, expected, seen):
+                self.first_mismatch = self.first_mismatch or (
+                    f"vCPU {vcpu} read {seen:#x} in target page {flat} on the destination, "
+                    f"{expected:#x} must be there"
+                )
+                self._emit(MISMATCH, vcpu=vcpu, target_page=flat, step=step)
+            case Touched(vcpu, _):
+                await self._toucher.touched(vcpu)
 
     def _on_happening(self, what: str, page: PageId) -> None:
         # In precopy no vCPU runs here, and what has come is not kept account of.

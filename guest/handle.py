@@ -134,6 +134,13 @@ class GuestHandle:
         states = tuple(VcpuState(vcpu, count.step) for vcpu, count in enumerate(counters))
         return GuestSnapshot(states, counters)
 
+    async def kill(self) -> None:
+        """End the guest for good, also vCPUs that the kernel holds: nobody touches memory any more.
+
+        What the board counted stays.
+        """
+        await self._process.end()
+
     async def _hear(self) -> str:
         """Take the next answer of the process; return its name."""
         name, *values = await self._process.hear()
@@ -199,6 +206,11 @@ class GuestHandle:
             GuestFailed: The guest process died; says how.
         """
         return decode_event(await self._process.receive_event())
+
+    def take(self) -> GuestEvent | None:
+        """Return the next thing that the guest has reported, None if it is still to come."""
+        packet = self._process.take_event()
+        return None if packet is None else decode_event(packet)
 
 
 @asynccontextmanager

@@ -142,6 +142,13 @@ class GuestProcess:
         """
         return await self._receive(self._events)
 
+    def take_event(self) -> bytes | None:
+        """Return the packet of the next event, None where `receive_event` would wait or fail."""
+        try:
+            return os.read(self._events.fileno(), MESSAGE_BYTES_MAX) or None
+        except (BlockingIOError, ConnectionError):
+            return None
+
     async def end(self) -> None:
         """Kill the process and wait until it is gone, whatever is being cancelled meanwhile."""
         self._close_sockets()

@@ -377,17 +377,22 @@ class Peer:
 # A guest without a process.
 
 
+# How often others have their turn before a vCPU that waits for them is given up.
+_TURNS_MAX = 1000
+
+
 class FakeGuest:
     """What an engine sees of a guest, without vCPUs: a real board, and a record of what is done.
 
     A vCPU that was told to fault runs again when it is woken and its page is present.
 
     Attributes:
-        calls: "run", "pause" and "load", in order.
+        calls: "run", "pause", "load" and "kill", in order.
         woken: The vCPUs that were woken, in order.
         touches: (vCPU, flat target page) of each touch that was asked for.
         states: What was loaded, and what a pause returns.
         drowsy: vCPUs that are woken say so only at `say_awake`.
+        last_words: What vCPUs have still to say when they are to stop.
     """
 
     pid = 0
@@ -403,6 +408,7 @@ class FakeGuest:
         self.states = tuple(VcpuState(vcpu, 0) for vcpu in range(spec.vcpu_count))
         self.is_running = False
         self.drowsy = False
+        self.last_words: list[GuestEvent] = []
         self._waiting: dict[int, int] = {}
         self._unsaid: list[GuestEvent] = []
         self._tell, self._events = trio.open_memory_channel[GuestEvent](float("inf"))
@@ -427,6 +433,18 @@ class FakeGuest:
     async def receive(self) -> GuestEvent:
         """Return the next event."""
         return await self._events.receive()
+
+    def take(self) -> GuestEvent | None:
+        """Return the next event if there is one."""
+        with suppress(trio.WouldBlock):
+            return self._events.receive_nowait()
+        return None
+
+    async def kill(self) -> None:
+        """Note that nothing runs any more."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append("kill")
+        self.is_running = False
 
     def wake(self, vcpu: int) -> None:
         """Make a vCPU look again."""
@@ -456,8 +474,15 @@ class FakeGuest:
         self.is_running = True
 
     async def pause(self) -> GuestSnapshot:
-        """Stand still."""
-        await trio.lowlevel.checkpoint()
+        """Stand still, as soon as all that was said is heard: a real vCPU waits for that, too."""
+        while self.last_words:
+            self.tell(self.last_words.pop(0))
+        for _ in range(_TURNS_MAX):
+            await trio.lowlevel.checkpoint()
+            if not self._events.statistics().current_buffer_used:
+                break
+        else:
+            raise AssertionError("a vCPU that nobody hears does not stop")
         self.calls.append("pause")
         self.is_running = False
         counters = tuple(self.board.counters(vcpu) for vcpu in range(self.spec.vcpu_count))

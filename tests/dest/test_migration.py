@@ -180,6 +180,22 @@ async def test_postcopy_to_its_end() -> None:
     assert rig.guest.woken == [1]
 
 
+async def test_the_guest_is_heard_until_it_stands() -> None:
+    """However much vCPUs have to say at the end, all of it counts, and none waits to be heard."""
+    async with make_rig() as rig:
+        source = rig.source
+        await source.send_rest()
+        await source.switch_over(postcopy=False)
+        await source.main.expect(Running)
+        rig.guest.last_words = [Mismatch(0, 1, step, expected=2, seen=3) for step in range(300)]
+        await source.end()
+        await source.hear_account()
+        await source.say_verdict()
+        source.close()
+    assert rig.cause is None
+    assert len(rig.events.of(events.MISMATCH)) == 300
+
+
 async def test_precopy_alone() -> None:
     """Passes are acknowledged, the switch-over finds all pages there, and no page is asked for."""
     async with make_rig() as rig:

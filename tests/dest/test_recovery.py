@@ -276,6 +276,8 @@ async def test_a_source_that_does_not_come_back(
         assert guests.made[0].calls == ["load", "run"]
         if how == "the user cancels":
             rig.scope.cancel()
+    # A pause would wait for a vCPU that waits for a page.
+    assert guests.made[0].calls == ["load", "run", "kill"]
     assert isinstance(rig.error, MemoryLost)
     assert rig.error.exit_status == 4
     assert "memory of the guest is lost: 1568 target pages" in str(rig.error)

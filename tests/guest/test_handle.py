@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from guest.handle import Faulted, GuestHandle, open_guest
+from guest.handle import Faulted, GuestEvent, GuestHandle, Touched, Woke, open_guest
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.states import VcpuState
@@ -173,6 +173,40 @@ async def test_receiving_is_safe_to_cancel(memory: GuestMemory) -> None:
                 guest.wake(0)
                 await guest.receive()
                 await guest.receive()
+
+
+async def test_what_was_said_can_be_taken_without_waiting(
+    memory: GuestMemory, until: Until
+) -> None:
+    """One thing at a time, in its order, and nothing where nothing more was said."""
+    async with open_guest(memory, ProgramSpec(name="scripted", seed=1)) as guest:
+        assert guest.take() is None
+        await guest.run()
+        await guest.touch(0, 0)
+        assert isinstance(await guest.receive(), Faulted)
+        assert guest.take() is None
+        guest.board.set_present(slice(None))
+        guest.wake(0)
+        said: list[GuestEvent] = []
+
+        def has_said_all() -> bool:
+            if (event := guest.take()) is not None:
+                said.append(event)
+            return any(isinstance(event, Touched) for event in said)
+
+        await until(has_said_all)
+        assert isinstance(said[0], Woke)
+
+
+async def test_a_guest_that_waits_for_ever_is_killed(memory: GuestMemory) -> None:
+    """Nothing touches its memory any more, what it counted stays, and it may be ended again."""
+    async with open_guest(memory, ProgramSpec(name="scripted", seed=1)) as guest:
+        await guest.run()
+        await guest.touch(0, 0)
+        assert isinstance(await guest.receive(), Faulted)
+        await guest.kill()
+        assert not is_alive(guest.pid)
+        assert guest.board.counters(0).reads_checked == 0
 
 
 async def test_orders_that_make_no_sense_are_refused(memory: GuestMemory) -> None:
