@@ -40,7 +40,7 @@ _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
 )
 @click.option("--link", default="0", metavar="RATE", help="A link of its own; else loopback.")
 @click.option("--only", metavar="NAMES", help=f"Sections: {', '.join(SECTIONS)}. [default: all]")
-@click.option("--quick", is_flag=True, help="A minute: fewer runs, smaller guests.")
+@click.option("--quick", is_flag=True, help="Fewer runs, smaller guests.")
 @click.option("--report", metavar="FILE", help="Write all figures as JSON; - for standard output.")
 def bench(  # noqa: PLR0913, PLR0917 - one argument an option
     size: str | None,

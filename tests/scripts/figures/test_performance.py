@@ -1,0 +1,56 @@
+"""The README's figures, made of a benchmark's report."""
+
+import json
+from typing import Any
+
+import click
+import pytest
+
+from scripts.figures.performance import BEGIN, END, README, REASONS, REPORT, replaced, section
+
+FIGURE: dict[str, Any] = {
+    "section": "s", "name": "precopy, 2MiB pages", "unit": "GB/s", "median": 1.0, "lowest": 1.0,
+    "highest": 1.0, "met": False,
+    "target": {"of": "value", "bound": "at-least", "value": 2.0},
+}  # fmt: skip
+PLAIN: dict[str, Any] = {
+    "machine": {
+        "cpus": 2, "cpu-model": "a CPU", "memory-bytes": 1 << 30, "kernel": "6.1", "python": "3.11"
+    },
+    "runs": 5,
+    "size": 1 << 30,
+    "warnings": ["a loud machine"],
+    "figures": [FIGURE, {"section": "s", "name": "not judged", "unit": "s"}],
+}  # fmt: skip
+
+
+def test_a_missed_figure_stands_there_with_its_reason() -> None:
+    """Noise, the figure, and what stops it are told; the longest beginning that fits counts."""
+    text = section(PLAIN, {"precopy": "no", "precopy, 2MiB": "Too few cores.", "post": "no"})
+
+    assert "Noise: a loud machine." in text
+    assert "| precopy, 2MiB pages | 1 GB/s |" in text
+    assert "not judged" not in text
+    assert text.endswith("\n- Too few cores.\n")
+
+
+def test_a_miss_without_a_reason_is_refused() -> None:
+    """Nobody can leave the reason out, and a figure that is reached needs none."""
+    with pytest.raises(click.ClickException, match="precopy, 2MiB pages is missed"):
+        section(PLAIN, {"post": "no"})
+    assert "stops" not in section({**PLAIN, "figures": [{**FIGURE, "met": True}]}, {})
+
+
+def test_only_what_is_between_the_marks_changes() -> None:
+    """The rest of the README stays, and one without marks is refused."""
+    assert replaced(f"a\n{BEGIN}old\n{END}b\n", "new\n") == f"a\n{BEGIN}new\n{END}b\n"
+    with pytest.raises(click.ClickException, match="lacks"):
+        replaced("a\n", "new\n")
+
+
+def test_the_readme_has_the_figures_of_the_report() -> None:
+    """What stands in the README is what the report in this tree says, and no more."""
+    readme = README.read_text(encoding="utf-8")
+    plain = json.loads(REPORT.read_text(encoding="utf-8"))
+
+    assert replaced(readme, section(plain, REASONS)) == readme
