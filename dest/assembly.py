@@ -262,11 +262,15 @@ class Assembly:
         """Return a copy of what has not begun to come; empty in precopy."""
         return self._missing.copy() if self._missing is not None else PageSet(self._geometry)
 
-    def interrupt(self) -> list[Span]:
+    def interrupt(self, *, checked: bool = False) -> list[Span]:
         """Forget the frames under way: no more of them will come.
 
         What came of them in whole target pages stays; the rest is missing again, and comes over
         whichever channel the source likes.  The counts begin anew, as those of new channels do.
+
+        Args:
+            checked: A frame's bytes are held against its checksum when all have come: of those that
+                were not, only what was named as zeros stays.
 
         Returns:
             The units that are whole by now.
@@ -281,10 +285,11 @@ class Assembly:
                 continue
             # Scattered bytes of a page that may come twice are not written before all have come.
             aside = self._resends and isinstance(arrival.span, Runs)
+            came = arrival.received
+            if checked:
+                arrival.received = 0
             kept, rest = _divided(arrival, aside=aside)
-            self.dropped_bytes += (
-                arrival.received % TARGET_PAGE_BYTES if not aside else (arrival.received)
-            )
+            self.dropped_bytes += came if aside or checked else came % TARGET_PAGE_BYTES
             if rest is not None:
                 self._missing.add(rest)
             if self._is_base(self.units, arrival.span.block):

@@ -187,10 +187,14 @@ class Engine:
         resend = Resend(block=changed.block, offset=changed.offset, runs=packed)
         return [resend, *self.open_requests(changed)]
 
-    def interrupt(self) -> None:
-        """Forget the frames under way; what they brought of whole units is placed."""
+    def interrupt(self, *, checked: bool = False) -> None:
+        """Forget the frames under way; what they brought of whole units is placed.
+
+        Args:
+            checked: Not if they were yet to be held against a checksum.
+        """
         self.take_faults()
-        for span in self.assembly.interrupt():
+        for span in self.assembly.interrupt(checked=checked):
             self._place(span, None, time.monotonic_ns())
 
     def open_requests(self, within: Stretch | None = None) -> list[PageRequest]:

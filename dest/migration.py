@@ -174,7 +174,7 @@ class Migration:
 
     def forget_frames(self) -> None:
         """Count what is half-received as missing: no more of it will come."""
-        self._engine.interrupt()
+        self._engine.interrupt(checked=self._plan.checked)
 
     async def resume(self, channels: Mapping[Channel, InChannel]) -> None:
         """Say over new connections what is here and what is missing, and ask for pages again.

@@ -31,9 +31,12 @@ RULES = {
     "precopy": SwitchRule(postcopy_after=None, downtime_ms_max=300),
 }
 
+# Bytes that changed before a break and were not yet compared when it came.
+FOUND = {261, 339}
+
 # Each is a policy, a rule and a few breaks of its own; more than a few are for a patient person:
 # MIDSTREAM_BREAKS=1000 pytest tests/test_breaks.py
-SEEDS = range(int(os.environ.get("MIDSTREAM_BREAKS", "12")))
+SEEDS = sorted({*range(int(os.environ.get("MIDSTREAM_BREAKS", "12"))), *FOUND})
 
 # About what passes on each channel, each way; a break beyond the end never comes.
 PASSAGES = {

@@ -781,6 +781,21 @@ def test_a_break_keeps_whole_target_pages() -> None:
     assert not assembly.is_placed(PageId(0, 0))
 
 
+def test_a_break_keeps_nothing_that_was_not_compared() -> None:
+    """With checksums the bytes of a frame that was cut off come again, all of them."""
+    assembly = in_postcopy()
+    assembly.begin(PRECOPY, Span(0, 0, HALF))
+    assembly.progress(PRECOPY, 3 * BASE + 100)
+    runs = Runs.of_target_pages(2, np.array([1, 2, 7]))
+    assembly.begin(POSTCOPY, runs, np.array([False, True]))
+    assembly.progress(POSTCOPY, BASE)
+    assert assembly.interrupt(checked=True) == [base_pages(7, 1)]
+    assert assembly.dropped_bytes == 4 * BASE + 100
+    missing = assembly.missing()
+    assert missing.count_in(page_span(0)) == 512
+    assert missing.count_in(base_pages(0, 8)) == 7
+
+
 def test_a_break_completes_small_pages() -> None:
     """Base pages of a run that was cut off are whole if all their bytes came."""
     assembly = in_postcopy()
