@@ -9,19 +9,20 @@ why, closed and forgotten; when many are on their way, the silent ones give way 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import trio
 
+from dest.accepting import accept
 from dest.addresses import address_text, is_loopback
 from dest.channel import InChannel
 from dest.complaints import Complaints
 from dest.greeting import Newcomer, prove
 from dest.newcomers import Newcomers
 from dest.resumes import Attempt, Resumes
+from guest.patience import patience
 from protocol.capabilities import in_force
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
@@ -96,7 +97,7 @@ class Listener:
         """Accept until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
-                sock, address = await self._accept()
+                sock, address = await accept(self._sock, self._complain)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 # What was sent and not acknowledged for so long never will be.
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._silence_ms_max)
@@ -122,15 +123,6 @@ class Listener:
         self._sock.close()
         for sock in self._open:
             sock.close()
-
-    async def _accept(self) -> tuple[trio.socket.SocketType, tuple[Any, ...]]:
-        while True:
-            try:
-                return await self._sock.accept()
-            except OSError as error:
-                # Out of descriptors, or a client that gave up: none of that is ours to die of.
-                self._complain(f"a connection could not be accepted: {error.strerror or error}")
-                await trio.sleep(0.1)
 
     async def _receive(
         self, sock: trio.socket.SocketType, address: str, scope: trio.CancelScope
@@ -158,13 +150,13 @@ class Listener:
         Raises:
             MidstreamError: Nothing came of it, and it has been told.
         """
-        with _patience(PROOF_SECONDS_MAX, "it has not proved in {} s that it may take part"):
+        with patience(PROOF_SECONDS_MAX, "it has not proved itself", ConnectionLost):
             newcomer = await prove(sock, self._credentials)
         if self._credentials.demanding:
             self._newcomers.make_known(scope)
         channel = newcomer.channel
         try:
-            with _patience(HELLO_SECONDS_MAX, "no migration began in {} s"):
+            with patience(HELLO_SECONDS_MAX, "no migration began", ConnectionLost):
                 name, session = self._admit(newcomer, await channel.receive())
                 self._newcomers.make_known(scope)
                 capabilities = session.capabilities
@@ -277,20 +269,6 @@ async def open_listener(
             nursery.cancel_scope.cancel()
     finally:
         result.close()
-
-
-@contextmanager
-def _patience(seconds: float, complaint: str) -> Iterator[None]:
-    """Wait so long for what is done inside.
-
-    Raises:
-        ConnectionLost: It took longer.
-    """
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise ConnectionLost(complaint.format(f"{seconds:g}")) from None
 
 
 async def _linger(sock: trio.socket.SocketType) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
 import trio
 
@@ -37,24 +35,11 @@ from protocol.errors import (
 )
 from protocol.events import Emit
 from protocol.messages import Abort
-from protocol.report import DestPart, assemble
+from protocol.report import DestPart, Result, assemble
 from protocol.states import Event, Lifecycle
 
 # How long the peer is given to take the reason why a session ends.
 FAREWELL_SECONDS_MAX = 1.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a migration ended that did end.
-
-    Attributes:
-        report: See `protocol.report`.
-        problem: The guest or the digest found wrong memory.
-    """
-
-    report: dict[str, Any]
-    problem: WrongMemory | None
 
 
 class DestSession:

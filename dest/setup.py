@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-
-import trio
 
 from dest.channel import InChannel
 from dest.listen import Session
+from guest.patience import patience
 from guest.programs import ProgramSpec
 from protocol.capabilities import CHECKSUM
 from protocol.channels import Channel
@@ -61,13 +58,13 @@ async def receive_setup(session: Session) -> Plan:
     plan = await _receive_plan(session.channels[Channel.PRECOPY])
     plan = replace(plan, checked=CHECKSUM in session.capabilities)
     if plan.policy.own_channel:
-        with _patience(HELLO_SECONDS_MAX, "no second connection"):
+        with patience(HELLO_SECONDS_MAX, "no second connection came", RemoteProtocolError):
             await session.paired.wait()
     return plan
 
 
 async def _receive_plan(main: InChannel) -> Plan:
-    with _patience(HELLO_SECONDS_MAX, "no setup"):
+    with patience(HELLO_SECONDS_MAX, "no setup came", RemoteProtocolError):
         message = await main.receive()
     if not isinstance(message, Setup):
         raise RemoteProtocolError(f"{type(message).__name__} came where Setup was due")
@@ -75,7 +72,7 @@ async def _receive_plan(main: InChannel) -> Plan:
         raise RemoteProtocolError(f"chunks of {message.chunk_bytes} bytes are not allowed")
     payload = bytearray(message.payload_bytes)
     # With a recorded trace in it, this is what takes time on a slow link.
-    with _patience(SETUP_SECONDS_MAX, "no whole setup"):
+    with patience(SETUP_SECONDS_MAX, "no whole setup came", RemoteProtocolError):
         await main.receive_payload(memoryview(payload), lambda _: None)
     try:
         geometry = Geometry(tuple(RamBlock(*block) for block in message.blocks))
@@ -87,17 +84,3 @@ async def _receive_plan(main: InChannel) -> Plan:
         payload, "the guest's specification", arrays_max=1, maps_max=2, items_max=VCPU_COUNT_MAX
     )
     return Plan(geometry, policy, message.chunk_bytes, ProgramSpec.from_plain(plain, geometry))
-
-
-@contextmanager
-def _patience(seconds: float, complaint: str) -> Iterator[None]:
-    """Wait so long for what is done inside.
-
-    Raises:
-        RemoteProtocolError: It took longer.
-    """
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise RemoteProtocolError(f"{complaint} came in {seconds:g} s") from None

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from protocol.errors import WrongMemory
+
 SCHEMA = "midstream-report/1"
 
 # QEMU's postcopy-latency-dist has 24 bins: bin i counts latencies from 2^i to 2^(i+1) microseconds.
@@ -120,6 +122,19 @@ class DestPart:
     reads_unchecked: int
     mismatches: int
     cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a side's migration ended that did end.
+
+    Attributes:
+        report: As `assemble` made it.
+        problem: The guest or the digest found wrong memory.
+    """
+
+    report: dict[str, Any]
+    problem: WrongMemory | None
 
 
 def assemble(status: str, source: SourcePart, dest: DestPart) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dest.config import DestConfig
 from dest.qemu.config import QemuDestConfig
 from dest.qemu.session import QemuSession
 from dest.session import DestSession
+from protocol.events import Emit
 from protocol.report import assemble_failed
 from scripts.options import DEST, Values
 from scripts.screen.output import print_result, tell
@@ -21,19 +22,7 @@ def run_dest(config: DestConfig, values: Values) -> None:
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
-    sessions: list[DestSession] = []
-
-    def report_failure(status: str, reason: str) -> Report:
-        part = sessions[0].part_so_far() if sessions else None
-        return assemble_failed(status, reason, dest=part)
-
-    async def run(recorder: Recorder) -> Outcome:
-        session = DestSession(config, recorder, _say_listening(values), tell)
-        sessions.append(session)
-        result = await session.run()
-        return result.report, result.problem
-
-    run_side(DEST, values, run, report_failure)
+    _run(values, lambda emit: DestSession(config, emit, _say_listening(values), tell))
 
 
 def run_qemu_dest(config: QemuDestConfig, values: Values) -> None:
@@ -42,14 +31,18 @@ def run_qemu_dest(config: QemuDestConfig, values: Values) -> None:
     Raises:
         MidstreamError: It failed or was cancelled.
     """
-    sessions: list[QemuSession] = []
+    _run(values, lambda emit: QemuSession(config, emit, _say_listening(values), tell))
+
+
+def _run(values: Values, open_session: Callable[[Emit], DestSession | QemuSession]) -> None:
+    sessions: list[DestSession | QemuSession] = []
 
     def report_failure(status: str, reason: str) -> Report:
         part = sessions[0].part_so_far() if sessions else None
         return assemble_failed(status, reason, dest=part)
 
     async def run(recorder: Recorder) -> Outcome:
-        session = QemuSession(config, recorder, _say_listening(values), tell)
+        session = open_session(recorder)
         sessions.append(session)
         result = await session.run()
         return result.report, result.problem

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
 
+from guest.patience import patience
 from protocol.capabilities import in_force, offer
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
@@ -126,14 +127,15 @@ async def connect_channel(
         AuthenticationFailed, ConnectionLost, PeerAborted, RemoteProtocolError: As `connect`.
     """
     sock = await _open(host, port, silence_seconds_max)
+    address = f"{host}:{port}"
     try:
         # Longer than the destination gives each newcomer: others may be before us.
-        with _patience(f"{host}:{port} did not prove itself", HELLO_SECONDS_MAX):
+        with patience(HELLO_SECONDS_MAX, f"{address} did not prove itself", ConnectionLost):
             transport = await prove(sock, host, name, opening.session, credentials)
         out, returns = OutChannel(name, transport), ReturnPath(name, transport)
-        with _patience(f"{host}:{port} did not answer the hello", HELLO_SECONDS_MAX):
+        with patience(HELLO_SECONDS_MAX, f"{address} did not answer the hello", ConnectionLost):
             hello = opening.hello(name)
-            common = await _greet(out, returns, hello, f"{host}:{port}")
+            common = await _greet(out, returns, hello, address)
     except BaseException:
         sock.close()
         raise
@@ -187,17 +189,3 @@ async def _greet(
     if not isinstance(answer, Welcome) or answer.version != PROTOCOL_VERSION:
         raise RemoteProtocolError(f"{address} answered the hello with something else")
     return in_force(answer.capabilities)
-
-
-@contextmanager
-def _patience(complaint: str, seconds: float) -> Iterator[None]:
-    """Wait so long for what is done inside.
-
-    Raises:
-        ConnectionLost: It took longer.
-    """
-    try:
-        with trio.fail_after(seconds):
-            yield
-    except trio.TooSlowError:
-        raise ConnectionLost(f"{complaint} in {seconds:g} s") from None

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import trio
 
@@ -36,7 +34,7 @@ from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
 from protocol.messages import Account, Bye, Verdict
 from protocol.records import pack_record
-from protocol.report import SourcePart, assemble
+from protocol.report import Result, SourcePart, assemble
 from protocol.states import POSTCOPY, Event, Lifecycle, State
 from source.closing import Comparison, compare
 from source.config import SourceConfig
@@ -55,19 +53,6 @@ _HANDED_OVER = POSTCOPY | {State.COMPLETED}
 # How long a source that has given its verdict tries to hear that it arrived: a destination that has
 # it is on its way out.
 LAST_WORD_SECONDS_MAX = 3.0
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a migration ended that did end.
-
-    Attributes:
-        report: See `protocol.report`.
-        problem: The guest or the digest found wrong memory.
-    """
-
-    report: dict[str, Any]
-    problem: WrongMemory | None
 
 
 class SourceSession:

@@ -16,6 +16,7 @@ import source.session
 from guest.programs import ProgramSpec
 from protocol.errors import MidstreamError, WrongMemory
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
+from protocol.report import Result
 from tests.helpers import HUGE, KIB, MIB, SEED, Recorder, bare, bounded, nothing_left, source_config
 
 GEOMETRY = Geometry(
@@ -39,7 +40,7 @@ class Outcome:
         """Start as it is before the end."""
         self.events = Recorder()
         self.scope = trio.CancelScope()
-        self.result: dest.session.Result | source.session.Result | None = None
+        self.result: Result | None = None
         self.error: MidstreamError | None = None
 
     async def run(self, session: dest.session.DestSession | source.session.SourceSession) -> None:

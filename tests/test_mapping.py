@@ -23,6 +23,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/progress.py": Elsewhere(
         "tests/source/test_session.py", "what a session says of itself while it runs"
     ),
+    "dest/accepting.py": Elsewhere(
+        "tests/dest/test_listen.py", "the accepting of connections, which a listener does"
+    ),
     "protocol/account.py": Elsewhere(
         "tests/protocol/test_records.py", "the fields of one record, which cross as all records do"
     ),

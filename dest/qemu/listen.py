@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from dest.accepting import accept
 from dest.addresses import address_text, is_loopback
 from dest.complaints import Complaints
 from dest.newcomers import Newcomers
@@ -79,7 +80,7 @@ class QemuListener:
         """Accept until cancelled."""
         async with trio.open_nursery() as nursery:
             while True:
-                sock, name = await self._accept()
+                sock, name = await accept(self._sock, self._complain)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._open.add(sock)
                 scope = trio.CancelScope()
@@ -93,15 +94,6 @@ class QemuListener:
         self._sock.close()
         for sock in self._open:
             sock.close()
-
-    async def _accept(self) -> tuple[trio.socket.SocketType, tuple[Any, ...]]:
-        while True:
-            try:
-                return await self._sock.accept()
-            except OSError as error:
-                # Out of descriptors, or a client that gave up: none of that is ours to die of.
-                self._complain(f"a connection could not be accepted: {error.strerror or error}")
-                await trio.sleep(0.1)
 
     async def _receive(
         self, sock: trio.socket.SocketType, name: tuple[Any, ...], scope: trio.CancelScope

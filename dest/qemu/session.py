@@ -20,7 +20,7 @@ from dest.qemu.migration import QEMU_POLICY, QemuMigration
 from dest.qemu.report import QemuPart, assemble_qemu
 from dest.recovery import outcome_of_loss
 from dest.script import check_steps
-from dest.session import FAREWELL_SECONDS_MAX, Result
+from dest.session import FAREWELL_SECONDS_MAX
 from dest.stopping import check_granted, may_use_hugetlb, service_for
 from guest.handle import open_guest
 from guest.image import save_image
@@ -30,7 +30,7 @@ from protocol.channels import Channel
 from protocol.errors import ConnectionLost, MemoryLost, MidstreamError, root_cause
 from protocol.events import Emit
 from protocol.qemu.returns import encode_shut
-from protocol.report import DestPart
+from protocol.report import DestPart, Result
 from protocol.states import Event, Lifecycle
 
 

@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from dest.assembly import Assembly
 from dest.config import DestConfig
-from dest.session import DestSession, Result
+from dest.session import DestSession
 from protocol import events
 from protocol.capabilities import offer
 from protocol.channels import Channel
@@ -31,6 +31,7 @@ from protocol.messages import (
     SwitchOverAhead,
 )
 from protocol.missing import MissingReader
+from protocol.report import Result
 from protocol.wire import encode
 from tests.helpers import (
     HUGE,

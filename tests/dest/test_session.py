@@ -13,7 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from dest.config import DestConfig
-from dest.session import DestSession, Result
+from dest.session import DestSession
 from guest.memory import GuestMemory
 from protocol import events
 from protocol.channels import Channel
@@ -38,6 +38,7 @@ from protocol.messages import (
     Ready,
     Running,
 )
+from protocol.report import Result
 from protocol.wire import encode
 from tests.helpers import (
     KIB,

@@ -37,8 +37,9 @@ from protocol.messages import (
     Verdict,
 )
 from protocol.records import pack_record, unpack_record
+from protocol.report import Result
 from source.convergence import SwitchRule
-from source.session import Result, SourceSession
+from source.session import SourceSession
 from tests.helpers import (
     KIB,
     MIB,

@@ -14,7 +14,6 @@ import trio
 from dest.qemu.config import QemuDestConfig
 from dest.qemu.session import QemuSession
 from dest.script import Step
-from dest.session import Result
 from guest.programs import ProgramSpec
 from protocol.errors import (
     ConnectionLost,
@@ -24,6 +23,7 @@ from protocol.errors import (
     RemoteProtocolError,
 )
 from protocol.geometry import PageId
+from protocol.report import Result
 from scripts.screen.table import table
 from tests import qemu_streams as qemu
 from tests.helpers import FakeGuests, Recorder, bare, bounded, nothing_left
