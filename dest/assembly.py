@@ -21,46 +21,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dest.arrival import Arrival
+from dest.parts import Parts
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
+from protocol.missing import HeldParts
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, Policy
 from protocol.runs import Flags, Runs, Stretch, hull_of, overlap
-
-
-@dataclass
-class _Arrival:
-    """A frame on its way in: what it names, what of that comes as payload, and how much has."""
-
-    span: Stretch
-    # None where the frame names zeros alone.
-    data: Stretch | None
-    received: int = 0
-    # Its page comes, or came, over the other channel: what is still to come is not written.
-    waste: bool = False
-
-    @property
-    def data_bytes(self) -> int:
-        """How many bytes of payload the frame has at most."""
-        return self.data.length if self.data is not None else 0
-
-    @property
-    def may_end(self) -> bool:
-        """Whether all has come; an unbroken stretch of zeros is here without a byte of it."""
-        is_zero_span = isinstance(self.data, Span) and not self.received
-        return is_zero_span or self.received == self.data_bytes
-
-    def unreceived_in(self, span: Span) -> int:
-        """Return how many bytes of a span lie in the part that has not come; zeros came at once."""
-        if self.waste or self.data is None:
-            return 0
-        if isinstance(self.data, Runs):
-            return self.data.overlap_bytes(span, self.received)
-        if self.data.block != span.block:
-            return 0
-        first = max(self.data.offset + self.received, span.offset)
-        return max(0, min(self.data.end, span.end) - first)
 
 
 @dataclass
@@ -95,9 +64,10 @@ class Assembly:
         self._missing: PageSet | None = None
         # What may come of huge pages over each channel, where pages may come again.
         self._due: dict[Channel, PageSet] = {}
-        self._arriving: dict[Channel, _Arrival] = {}
-        # Bytes that came of target pages that a break left half-received.
+        self._arriving: dict[Channel, Arrival] = {}
+        # Bytes that came and that a break made worthless: they come again.
         self.dropped_bytes = 0
+        self._parts = Parts()
         # Over which channel the first bytes of a page came that is not whole yet.
         self._owner: dict[PageId, Channel] = {}
         # Huge pages not whole yet of which bytes go again, over whichever channel.
@@ -199,7 +169,33 @@ class Assembly:
         elif channel is not Channel.PRECOPY:
             raise RemoteProtocolError(f"page bytes on the {channel.value} channel in precopy")
         data = span.where(~is_zero) if isinstance(span, Runs) and is_zero is not None else span
-        self._arriving[channel] = _Arrival(span, data, waste=waste)
+        self._arriving[channel] = Arrival(span, data, waste=waste)
+
+    def begin_rest(self, channel: Channel, block: int, offset: int, length: int) -> None:
+        """Admit a frame with the rest of a target page that a break left half-received.
+
+        Args:
+            channel: Where it comes.
+            block: The block's index.
+            offset: Where the rest begins, in bytes from the block's start.
+            length: Its bytes: all that is left of the target page.
+
+        Raises:
+            RemoteProtocolError: That is not what a target page lacks.
+        """
+        if channel in self._arriving:
+            raise LocalProtocolError(f"a frame is under way on the {channel.value} channel")
+        span = self._parts.take(block, offset, length)
+        # Only in postcopy there are any.
+        assert self._missing is not None
+        self._missing.remove(span)
+        held_bytes = TARGET_PAGE_BYTES - length
+        self._arriving[channel] = Arrival(span, span, received=held_bytes, held=held_bytes)
+
+    @property
+    def held_parts(self) -> HeldParts:
+        """How many bytes are here of which missing target pages, if not none."""
+        return dict(self._parts.held)
 
     def is_waste(self, channel: Channel) -> bool:
         """Tell whether what comes of the channel's frame must not be written; ask each time."""
@@ -245,7 +241,7 @@ class Assembly:
         if arrival.waste:
             return [], None
         arrival.received = 0
-        kept, rest = _divided(arrival, aside=False)
+        kept, rest = arrival.divided()
         if self._missing is None or rest is None:
             return [], rest
         self._missing.add(rest)
@@ -266,7 +262,9 @@ class Assembly:
         """Forget the frames under way: no more of them will come.
 
         What came of them in whole target pages stays; the rest is missing again, and comes over
-        whichever channel the source likes.  The counts begin anew, as those of new channels do.
+        whichever channel the source likes.  Of the target page in which a frame was cut off the
+        bytes stay (`held_parts`), but where a policy sends pages anew all the same.  The counts
+        begin anew, as those of new channels do.
 
         Args:
             checked: A frame's bytes are held against its checksum when all have come: of those that
@@ -281,22 +279,28 @@ class Assembly:
         self.counts = {channel: ChannelCounts() for channel in Channel}
         whole = []
         for arrival in arrivals:
-            if self._missing is None or arrival.waste:
-                continue
-            # Scattered bytes of a page that may come twice are not written before all have come.
-            aside = self._resends and isinstance(arrival.span, Runs)
-            came = arrival.received
-            if checked:
-                arrival.received = 0
-            kept, rest = _divided(arrival, aside=aside)
-            self.dropped_bytes += came if aside or checked else came % TARGET_PAGE_BYTES
-            if rest is not None:
-                self._missing.add(rest)
-            if self._is_base(self.units, arrival.span.block):
-                whole += kept
+            if self._missing is not None and not arrival.waste:
+                whole += self._cut_off(arrival, self._missing, checked=checked)
         if self._resends and self._missing is not None:
             self._due = {channel: self._missing.copy() for channel in Channel}
         return whole
+
+    def _cut_off(self, arrival: Arrival, missing: PageSet, *, checked: bool) -> list[Span]:
+        """Take what has not come of a frame for missing; return the units that are whole by now."""
+        # Scattered bytes of a page that may come twice are not written before all have come.
+        aside = self._resends and isinstance(arrival.span, Runs)
+        dropped_bytes = arrival.received
+        if checked:
+            arrival.received = 0
+        kept, rest = arrival.divided(aside=aside)
+        if rest is not None:
+            missing.add(rest)
+        if not (aside or checked):
+            dropped_bytes %= TARGET_PAGE_BYTES
+            if rest is not None and not self._resends:
+                dropped_bytes -= self._parts.hold(rest, dropped_bytes)
+        self.dropped_bytes += dropped_bytes
+        return kept if self._is_base(self.units, arrival.span.block) else []
 
     def received_bytes(self, page: PageId) -> int:
         """Return how many of a page's bytes are here, those of frames under way included.
@@ -309,13 +313,13 @@ class Assembly:
             here -= self._missing.count_in(span) * TARGET_PAGE_BYTES
         for arrival in self._arriving.values():
             here -= arrival.unreceived_in(span)
-        return here
+        return here + self._parts.bytes_in(span)
 
     def channel_of(self, page: PageId) -> Channel | None:
         """Return the channel that a huge page not yet whole comes over, None if either may do."""
         return self._owner.get(page)
 
-    def _take_whole(self, channel: Channel) -> _Arrival:
+    def _take_whole(self, channel: Channel) -> Arrival:
         """Return the channel's frame, which is whole, and count it."""
         arrival = self._arrival(channel)
         if not arrival.may_end:
@@ -325,16 +329,17 @@ class Assembly:
         del self._arriving[channel]
         counts = self.counts[channel]
         counts.target_pages += arrival.span.length // TARGET_PAGE_BYTES
-        counts.data_bytes += arrival.received
+        counts.data_bytes += arrival.came_bytes
         return arrival
 
-    def _arrival(self, channel: Channel) -> _Arrival:
+    def _arrival(self, channel: Channel) -> Arrival:
         if channel not in self._arriving:
             raise LocalProtocolError(f"no frame is under way on the {channel.value} channel")
         return self._arriving[channel]
 
     def _claim(self, channel: Channel, span: Stretch, missing: PageSet) -> bool:
         """Take a frame's bytes for no longer missing; return whether they are waste."""
+        self.dropped_bytes += self._parts.forget(span)
         is_base = self._is_base(self._geometry, span.block)
         if not is_base and len(pages := self._geometry.pages_of(hull_of(span))) > 1:
             raise RemoteProtocolError(
@@ -408,25 +413,3 @@ class Assembly:
 def _check_all_in(target_pages: PageSet, span: Stretch) -> None:
     if target_pages.count_in(span) * TARGET_PAGE_BYTES != span.length:
         raise RemoteProtocolError(f"target pages at {span.offset} of block {span.block} came again")
-
-
-def _divided(arrival: _Arrival, *, aside: bool) -> tuple[list[Span], Runs | None]:
-    """Return what of a frame has come in whole target pages, and the rest.
-
-    Args:
-        arrival: The frame.
-        aside: Its bytes are not in memory before all of them have come.
-    """
-    pages = np.r_[arrival.span.target_pages].astype(np.int64)
-    if aside:
-        rest = pages
-    elif arrival.data is None:
-        rest = pages[:0]
-    else:
-        rest = np.r_[arrival.data.target_pages][arrival.received // TARGET_PAGE_BYTES :]
-    kept = pages[~np.isin(pages, rest)]
-    block = arrival.span.block
-    return (
-        list(Runs.of_target_pages(block, kept).spans()) if len(kept) else [],
-        Runs.of_target_pages(block, rest) if len(rest) else None,
-    )

@@ -23,7 +23,15 @@ from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
-from protocol.messages import Message, PageData, PageRequest, Resend, RunData, ZeroData
+from protocol.messages import (
+    Message,
+    PageData,
+    PageRequest,
+    PageRest,
+    Resend,
+    RunData,
+    ZeroData,
+)
 from protocol.policy import Policy
 from protocol.runs import Flags, Runs, Stretch, overlap, pack_runs
 
@@ -91,6 +99,16 @@ class Engine:
         self._nonzero.mark(span)
         self._note_urgent(message, span)
         return self._memory.views[span.block][span.offset : span.end]
+
+    def begin_rest(self, channel: Channel, message: PageRest) -> memoryview:
+        """Admit the rest of a target page; return where it belongs; then as for `begin`.
+
+        Raises:
+            RemoteProtocolError: That is not what a target page lacks.
+        """
+        end = message.offset + message.payload_bytes
+        self.assembly.begin_rest(channel, message.block, message.offset, message.payload_bytes)
+        return self._memory.views[message.block][message.offset : end]
 
     def begin_runs(
         self, channel: Channel, message: RunData, runs: Runs, is_zero: Flags

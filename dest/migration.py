@@ -41,7 +41,7 @@ from protocol.messages import (
     SwitchOver,
     Verdict,
 )
-from protocol.missing import missing_maps
+from protocol.missing import held_parts, missing_maps
 from protocol.pageset import PageSet
 from protocol.records import pack_record, unpack_record
 from protocol.report import DestPart, SourcePart
@@ -188,6 +188,8 @@ class Migration:
         missing = self.missing
         for message, payload in missing_maps(missing) if self.handed_over else ():
             await self._main.send(message, payload)
+        for part in held_parts(self._engine.assembly.held_parts):
+            await self._main.send(part)
         standing = Standing(
             running=self.handed_over,
             target_pages=len(missing) if self.handed_over else 0,

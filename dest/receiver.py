@@ -16,6 +16,7 @@ from protocol.messages import (
     Discard,
     End,
     PageData,
+    PageRest,
     PassAck,
     PassEnd,
     RunData,
@@ -87,6 +88,8 @@ class Receiver:
                     self._check.is_right()
                 case RunData():
                     await self._receive_runs(message)
+                case PageRest():
+                    await self._receive_rest(message)
                 case PassEnd():
                     await self._returns.send(PassAck(index=message.index))
                 case Discard():
@@ -114,6 +117,14 @@ class Receiver:
             gathered=not self._engine.assembly.in_postcopy,
         )
         await self._end([view])
+
+    async def _receive_rest(self, message: PageRest) -> None:
+        view = self._engine.begin_rest(self._name, message)
+        page = self._plan.geometry.page_of(message.block, message.offset // TARGET_PAGE_BYTES)
+        await self._channel.receive_payload(
+            view, lambda count: self._engine.progress(self._name, page, count)
+        )
+        self._engine.end(self._name)
 
     async def _receive_runs(self, message: RunData) -> None:
         runs, is_zero = unpack_runs(message.block, message.offset, message.runs)

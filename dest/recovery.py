@@ -28,6 +28,7 @@ from protocol.errors import (
     root_cause,
 )
 from protocol.events import CHANNEL_LOST, MEMORY_LOST, Emit
+from protocol.garbled import Garbled
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.pageset import PageSet
 from protocol.states import Lifecycle, State
@@ -60,6 +61,7 @@ class Recovery:
         self._capabilities = capabilities
         self._lifecycle = lifecycle
         self._emit = emit
+        self._garbled = Garbled()
 
     async def run(self) -> None:
         """Migrate; return when the source's verdict is known.
@@ -99,16 +101,21 @@ class Recovery:
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
+            if self._resumable:
+                cause = self._garbled.as_loss(cause)
             if not isinstance(cause, ConnectionLost):
                 raise cause from None
             self._emit(CHANNEL_LOST, channel=cause.channel, reason=str(cause))
-            if not (self._has(RECOVER) and self._lifecycle.state in _RESUMABLE):
-                raise cause from None
-            if not self._config.wait_seconds:
+            if not self._resumable:
                 raise cause from None
             migration.interrupt()
             return cause
         return None
+
+    @property
+    def _resumable(self) -> bool:
+        waits = self._has(RECOVER) and self._config.wait_seconds > 0
+        return waits and self._lifecycle.state in _RESUMABLE
 
     async def _give_way(self) -> None:
         """End this epoch when the source has come with new connections: it knows of a break."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, get_type_hints
 
 from protocol.fields import Digest, PackedRuns
+from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import (
     CHUNK_BYTES_MAX,
     CLOSING_BYTES_MAX,
@@ -361,8 +362,8 @@ class Standing(Message):
     Attributes:
         running: It has the whole SwitchOver and runs the guest; if not, nothing before counts.
         target_pages: How many target pages all maps name together.
-        dropped_bytes: Bytes that came, since the session began, of target pages that a break left
-            half-received; they come again.
+        dropped_bytes: Bytes that came, since the session began, and that a break made worthless;
+            they come again.
     """
 
     kind: ClassVar[int] = 25
@@ -399,6 +400,37 @@ class Resend(Message):
     block: int
     offset: int
     runs: PackedRuns
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldPart(Message):
+    """Of a missing target page that a break left half-received, what is here.
+
+    Attributes:
+        block: Block index.
+        target_page: Which, counted from the block's start.
+        held_bytes: How many bytes from its start are here; neither none nor all.
+    """
+
+    kind: ClassVar[int] = 28
+    block: int
+    target_page: int
+    held_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRest(Message):
+    """The bytes of a target page of which the destination holds the others, as the payload.
+
+    Attributes:
+        block: Block index.
+        offset: Where the bytes belong, in bytes from the block's start.
+    """
+
+    kind: ClassVar[int] = 29
+    payload_bytes_max: ClassVar[int] = TARGET_PAGE_BYTES - 1
+    block: int
+    offset: int
 
 
 MESSAGE_TYPES: tuple[type[Message], ...] = tuple(Message.__subclasses__())

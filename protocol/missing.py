@@ -2,7 +2,8 @@
 
 It is told by the target page, half-arrived pages included, so that nothing that is held goes again.
 A stretch of the guest of which all is there costs nothing; the others are bitmaps, deflated: the
-long runs of a received map come to next to nothing.
+long runs of a received map come to next to nothing.  Of the few target pages that a break left
+half-received it is told beside that how many bytes are here.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import zlib
 from collections.abc import Iterator
 
 from protocol.errors import RemoteProtocolError
-from protocol.geometry import Geometry
-from protocol.limits import DISCARD_BYTES_MAX
-from protocol.messages import MissingMap, Standing
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, Span
+from protocol.limits import DISCARD_BYTES_MAX, HELD_COUNT_MAX
+from protocol.messages import HeldPart, MissingMap, Standing
 from protocol.pageset import PageSet
+
+# By (block, target page), how many bytes of it are here, from its start.
+HeldParts = dict[tuple[int, int], int]
 
 _COUNT_MAX = DISCARD_BYTES_MAX * 8
 # The fastest: the guest may be waiting.
@@ -28,11 +32,22 @@ def missing_maps(missing: PageSet) -> Iterator[tuple[MissingMap, bytes]]:
         yield MissingMap(payload_bytes=len(payload), block=block, first=first, count=count), payload
 
 
+def held_parts(held: HeldParts) -> Iterator[HeldPart]:
+    """Yield the messages that name parts of missing target pages."""
+    for (block, target_page), held_bytes in held.items():
+        yield HeldPart(block=block, target_page=target_page, held_bytes=held_bytes)
+
+
 class MissingReader:
-    """Puts the maps of one recovery together: `add` each, then `finish`."""
+    """Puts the maps of one recovery together: `add` each, then each part, then `finish`.
+
+    Attributes:
+        held: The parts.
+    """
 
     def __init__(self, geometry: Geometry) -> None:
         """Begin with nothing missing."""
+        self.held: HeldParts = {}
         self._missing = PageSet(geometry)
         self._maps_left = sum(
             -(-block.target_page_count // _COUNT_MAX) for block in geometry.blocks
@@ -53,6 +68,25 @@ class MissingReader:
         self._missing.add_packed(
             message.block, message.first, message.count, _inflate(payload, bits_bytes)
         )
+
+    def add_part(self, message: HeldPart) -> None:
+        """Take what is here of a target page that the maps named.
+
+        Raises:
+            RemoteProtocolError: They did not, or it is none of it or all, or one too many.
+        """
+        if len(self.held) == HELD_COUNT_MAX:
+            raise RemoteProtocolError(f"more than {HELD_COUNT_MAX} target pages are held in part")
+        offset = message.target_page * TARGET_PAGE_BYTES
+        span = Span(message.block, offset, TARGET_PAGE_BYTES)
+        named = self._missing.geometry.has_span(span) and self._missing.holds_any(span)
+        key = message.block, message.target_page
+        if not named or key in self.held or not 0 < message.held_bytes < TARGET_PAGE_BYTES:
+            raise RemoteProtocolError(
+                f"{message.held_bytes} bytes of target page {message.target_page} of block "
+                f"{message.block} cannot be held"
+            )
+        self.held[key] = message.held_bytes
 
     def finish(self, standing: Standing) -> PageSet:
         """Return what is missing, all of it.

@@ -28,6 +28,7 @@ from protocol.messages import (
     End,
     Message,
     PageData,
+    PageRest,
     PassEnd,
     RunData,
     SwitchOver,
@@ -128,7 +129,7 @@ RECEIVABLE: dict[State, dict[Channel, tuple[type[Message], ...]]] = {
         Channel.POSTCOPY: (End,),
     },
     State.POSTCOPY_ACTIVE: {
-        Channel.PRECOPY: (PageData, ZeroData, RunData, Checksum, PassEnd, End),
+        Channel.PRECOPY: (PageData, ZeroData, RunData, PageRest, Checksum, PassEnd, End),
         Channel.POSTCOPY: (PageData, ZeroData, RunData, Checksum, PassEnd, End),
     },
     # Where the closing exchange is done over again.

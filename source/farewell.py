@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 
 import trio
 
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, MidstreamError, PeerAborted, root_cause
+from protocol.errors import (
+    ConnectionLost,
+    MidstreamError,
+    MigrationError,
+    PeerAborted,
+    root_cause,
+)
 from protocol.messages import Abort
 from source.connect import Connections
 
@@ -50,3 +56,18 @@ async def say_farewell(connections: Connections, cause: BaseException) -> None:
         # To close a connection whose bytes were not all read is to throw away what is still on its
         # way to the other side; so the destination closes first.
         await connection.returns.wait_closed()
+
+
+async def say_farewell_anew(
+    connecting: AbstractAsyncContextManager[Connections], cause: BaseException
+) -> None:
+    """Tell a destination that waits to be resumed that nobody will, if it can be reached at once.
+
+    Args:
+        connecting: Opens connections that resume the session.
+        cause: Why the migration has failed.
+    """
+    with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
+        scope.shield = True
+        async with connecting as connections:
+            await say_farewell(connections, MigrationError(str(cause)))

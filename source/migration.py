@@ -43,6 +43,7 @@ from protocol.messages import (
     SwitchOverAck,
     SwitchOverAhead,
 )
+from protocol.missing import HeldParts
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent
 from protocol.runs import unpack_runs
@@ -53,7 +54,8 @@ from source.connect import Connections
 from source.convergence import NextStep, expected_downtime_ms
 from source.meter import Meter, sent_bytes
 from source.pacing import Pacer
-from source.recovery import lost_bytes
+from source.recovery import Lacking, lost_bytes
+from source.rests import send_rests
 from source.returns import Inbox
 from source.scheduler import Scheduler
 from source.sender import Sender
@@ -67,6 +69,7 @@ class Migration:
     Attributes:
         epochs: The connections of all epochs, the present ones last.
         inboxes: What the present ones bring back.
+        announced: SwitchOverAhead may have left: a destination that loses us waits.
         handed_over: The first byte of SwitchOver may have left: the guest is not this side's.
         memory: The guest's.
         prepared: The destination has said Ready; from then on it answers.
@@ -86,6 +89,7 @@ class Migration:
         self.scheduler = Scheduler(config.geometry, config.policy, config.chunk_bytes)
         self.epochs: list[Connections] = []
         self.inboxes: dict[Channel, Inbox] = {}
+        self.announced = False
         self.handed_over = False
         self.prepared = trio.Event()
         self._config = config
@@ -101,6 +105,8 @@ class Migration:
         self._runs_there = False
         self._rest_since_ns = 0
         self._dropped_bytes = 0
+        # Target pages that lie there in part, and nothing was sent of the rest.
+        self._rests: HeldParts = {}
         self._checked = False
         # What came changed in precopy, and goes with the next pass.
         self._changed = PageSet(config.geometry)
@@ -145,18 +151,19 @@ class Migration:
         await self._set_up()
         self._dirty, self._step = await self._precopy()
         if RECOVER in self.epochs[-1][Channel.PRECOPY].capabilities:
+            self.announced = True
             await self._main.send(SwitchOverAhead())
             await self._inbox.expect(SwitchOverAck, CLOSING_SECONDS_MAX)
         self._snapshot = await self._stop_guest(self._dirty)
         await self._hand_over(self._snapshot)
         return await self._finish()
 
-    async def resume(self, standing: Standing, missing: PageSet) -> GuestSnapshot:
+    async def resume(self, standing: Standing, lacking: Lacking) -> GuestSnapshot:
         """Go on after a break, over new connections.
 
         Args:
             standing: What the destination says of itself.
-            missing: What it has not received, if it runs the guest.
+            lacking: What it has not received, if it runs the guest.
 
         Raises:
             ConnectionLost, RemoteProtocolError: It broke again, or is not the one that was left.
@@ -170,27 +177,31 @@ class Migration:
             self.scheduler.begin_again(PageSet(self._config.geometry))
             await self._hand_over(self._snapshot)
             return await self._finish()
-        self._take_missing(standing, missing)
+        self._take_missing(standing, lacking)
         self._lifecycle.go_on(Event.RECOVERED)
         self._main.keep_little_in_the_kernel()
         self._sender.pacer = Pacer(self._config.postcopy_bandwidth)
+        remaining = self.scheduler.remaining
+        await send_rests(self._rests, self.memory, remaining, self._main, self._emit)
         return await self._finish()
 
-    def _take_missing(self, standing: Standing, missing: PageSet) -> None:
+    def _take_missing(self, standing: Standing, lacking: Lacking) -> None:
         if not self._runs_there:
             self._runs_there = True
             self.meter.running_ns = time.monotonic_ns()
         counts = self.scheduler.counts
-        left_to_miss = self._dirty if self._step is NextStep.POSTCOPY else PageSet(missing.geometry)
+        geometry = self._config.geometry
+        left_to_miss = self._dirty if self._step is NextStep.POSTCOPY else PageSet(geometry)
         counts.lost_bytes += lost_bytes(
-            left_to_miss, self.scheduler.remaining, missing,
+            left_to_miss, self.scheduler.remaining, self._rests, lacking,
             goes_twice=self._config.policy.half_sent is HalfSent.RESEND,
         )  # fmt: skip
         if standing.dropped_bytes < self._dropped_bytes:
             raise RemoteProtocolError("the destination takes back what it dropped")
         counts.resent_bytes += standing.dropped_bytes - self._dropped_bytes
         self._dropped_bytes = standing.dropped_bytes
-        self.scheduler.begin_again(missing)
+        self._rests = dict(lacking.held)
+        self.scheduler.begin_again(lacking.untouched())
 
     async def _set_up(self) -> None:
         if self._config.checksum and not self._checked:

@@ -8,15 +8,14 @@ import trio
 
 from protocol.capabilities import CHECKSUM, offer
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, RemoteProtocolError
+from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.geometry import Geometry
-from protocol.limits import RECOVER_SECONDS_MAX, RECOVERY_COUNT_MAX
-from protocol.messages import MissingMap, Standing
+from protocol.limits import RECOVER_SECONDS_MAX, RECOVERY_COUNT_MAX, REFUSAL_COUNT_MAX
+from protocol.messages import HeldPart, MissingMap, Standing
 from protocol.missing import MissingReader
-from protocol.pageset import PageSet
 from source.config import SourceConfig
 from source.connect import Connections, Opening, connect, new_session
-from source.recovery import Retries
+from source.recovery import Lacking, Retries
 
 
 class Reconnector:
@@ -73,6 +72,11 @@ class Reconnector:
             silence_seconds_max=config.silence_seconds_max,
         )  # fmt: skip
 
+    def connect_again(self) -> AbstractAsyncContextManager[Connections]:
+        """Return what opens connections that resume the session, once."""
+        self._attempt += 1
+        return self.connect()
+
     async def reconnect(self, loss: ConnectionLost, stack: AsyncExitStack) -> Connections:
         """Open connections that resume the session.
 
@@ -82,15 +86,19 @@ class Reconnector:
 
         Raises:
             ConnectionLost: Time is up.
-            PeerAborted: The destination has no such session any more.
-            RemoteProtocolError: What listens there is no midstream destination.
+            PeerAborted: The destination has no such session any more, and says so again.
+            RemoteProtocolError: What listens there is no midstream destination, time after time.
         """
-        reason = ""
+        reason, refusal_count = "", 0
         while (delay := self._retries.next_delay(trio.current_time())) is not None:
             await self._pause(delay)
-            self._attempt += 1
             try:
-                return await stack.enter_async_context(self.connect())
+                return await stack.enter_async_context(self.connect_again())
+            except (PeerAborted, RemoteProtocolError) as error:
+                refusal_count += 1
+                if refusal_count == REFUSAL_COUNT_MAX:
+                    raise
+                reason = f": {error}"
             except ConnectionLost as error:
                 reason = f": {error}"
         raise ConnectionLost(f"{loss}; it could not be resumed{reason}", loss.channel)
@@ -102,8 +110,8 @@ class Reconnector:
         self._redirected = trio.Event()
 
 
-async def hear_standing(connections: Connections, geometry: Geometry) -> tuple[Standing, PageSet]:
-    """Return where the destination stands after a break, and what it misses.
+async def hear_standing(connections: Connections, geometry: Geometry) -> tuple[Standing, Lacking]:
+    """Return where the destination stands after a break, and what it lacks.
 
     Raises:
         ConnectionLost: It broke again, or does not say in time.
@@ -118,8 +126,10 @@ async def hear_standing(connections: Connections, geometry: Geometry) -> tuple[S
             match message:
                 case MissingMap():
                     reader.add(message, payload)
+                case HeldPart():
+                    reader.add_part(message)
                 case Standing():
-                    return message, reader.finish(message)
+                    return message, Lacking(reader.finish(message), reader.held)
                 case _:
                     raise RemoteProtocolError(
                         f"{type(message).__name__} came where Standing was due"

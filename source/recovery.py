@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol.errors import RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.missing import HeldParts
 from protocol.pageset import PageSet
 
 # The first attempt comes at once, the others later and later: what is gone for a moment costs no
@@ -20,25 +21,61 @@ RETRY_SECONDS_FIRST = 0.05
 RETRY_SECONDS_MAX = 2.0
 
 
-def lost_bytes(handed_over: PageSet, unsent: PageSet, missing: PageSet, *, goes_twice: bool) -> int:
+@dataclass(frozen=True)
+class Lacking:
+    """What a destination lacks after a break, as it says.
+
+    Attributes:
+        missing: Every target page that is not here whole.
+        held: How many bytes are here of which of them.
+    """
+
+    missing: PageSet
+    held: HeldParts
+
+    def untouched(self) -> PageSet:
+        """Return the target pages of which nothing is there."""
+        result = self.missing.copy()
+        for key in self.held:
+            result.remove(span_of(key))
+        return result
+
+
+def span_of(key: tuple[int, int]) -> Span:
+    """Return the bytes of a target page, of (block, target page)."""
+    block, target_page = key
+    return Span(block, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+
+
+def lost_bytes(
+    handed_over: PageSet, unsent: PageSet, rests: HeldParts, lacking: Lacking, *, goes_twice: bool
+) -> int:
     """Return how many bytes went and did not arrive.
 
     Args:
         handed_over: What was missing there when the guest was handed over.
         unsent: What no byte was sent of yet.
-        missing: What is missing now, as the destination says.
+        rests: Target pages of which no more was sent since the last break, and what was there then.
+        lacking: What is missing now, as the destination says.
         goes_twice: The policy sends pages again of which the destination holds a part.
 
     Raises:
         RemoteProtocolError: It misses more than it was left to miss, or holds what was never sent.
     """
+    missing = lacking.missing
     more = missing.count_beyond(handed_over)
     if more:
         raise RemoteProtocolError(f"{more} target pages are said to be missing that never were")
     never_sent = unsent.count_beyond(missing)
     if never_sent and not goes_twice:
         raise RemoteProtocolError(f"{never_sent} target pages are said to be there that never went")
-    return missing.count_beyond(unsent) * TARGET_PAGE_BYTES
+    if not rests.items() <= lacking.held.items():
+        raise RemoteProtocolError("other parts of target pages are said to be there than were")
+    if any(unsent.holds_any(span_of(key)) for key in lacking.held):
+        raise RemoteProtocolError("parts of target pages are said to be there that never went")
+    unsent_bytes = sum(TARGET_PAGE_BYTES - held_bytes for held_bytes in rests.values())
+    there_bytes = sum(lacking.held.values())
+    return missing.count_beyond(unsent) * TARGET_PAGE_BYTES - there_bytes - unsent_bytes
 
 
 @dataclass

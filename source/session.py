@@ -30,6 +30,7 @@ from protocol.errors import (
     root_cause,
 )
 from protocol.events import CHANNEL_LOST, MISMATCH, RECOVERED, VERDICT, Emit, tell_run
+from protocol.garbled import Garbled
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
 from protocol.messages import Account, Bye, Verdict
@@ -40,7 +41,7 @@ from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connection, Connections
 from source.control import control_socket
-from source.farewell import explain, say_farewell
+from source.farewell import explain, say_farewell, say_farewell_anew
 from source.keepalive import keep_alive
 from source.migration import Migration
 from source.progress import Progress, progress_of
@@ -84,6 +85,7 @@ class SourceSession:
         self._comparison: tuple[bytes, Comparison] | None = None
         self._verdict_sent = False
         self._reconnector = Reconnector(config)
+        self._garbled = Garbled()
 
     def progress(self) -> Progress | None:
         """Return how far the migration is, None before it has connections."""
@@ -176,16 +178,18 @@ class SourceSession:
                 connections = await reconnector.reconnect(loss, stack)
             self._lifecycle.go_on(Event.RECONNECTED)
             try:
-                standing, missing = await hear_standing(connections, self._config.geometry)
-            except ConnectionLost as again:
-                self._lose(again)
-                return again
+                standing, lacking = await hear_standing(connections, self._config.geometry)
             except BaseException as error:
+                again = self._garbled.as_loss(error)
+                if isinstance(again, ConnectionLost):
+                    self._lose(again)
+                    return again
                 await say_farewell(connections, error)
                 raise
             self._attach(migration, connections)
-            self._emit(RECOVERED, missing_bytes=missing.length_bytes, running=standing.running)
-            return await self._epoch(migration, guest, partial(migration.resume, standing, missing))
+            missing_bytes = lacking.missing.length_bytes
+            self._emit(RECOVERED, missing_bytes=missing_bytes, running=standing.running)
+            return await self._epoch(migration, guest, partial(migration.resume, standing, lacking))
 
     def _attach(self, migration: Migration, connections: Connections) -> None:
         # The digests in the account are in proportion to the guest: 16 bytes for 2 MiB.
@@ -218,15 +222,20 @@ class SourceSession:
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             connections = migration.epochs[-1]
             cause = await explain(connections, error)
+            resumable = migration.handed_over and migration.recoverable
+            if resumable:
+                cause = self._garbled.as_loss(cause)
             if isinstance(cause, ConnectionLost):
                 self._lose(cause)
-                if migration.handed_over and migration.recoverable:
+                if resumable:
                     self._reconnector.broke(LAST_WORD_SECONDS_MAX if self._verdict_sent else None)
                     return cause
             if not migration.handed_over and not (guest.is_running or self._config.hold):
                 # It had stood still for the switch-over that came to nothing.
                 with trio.CancelScope(shield=True):
                     await guest.run()
+            if isinstance(cause, ConnectionLost) and migration.announced:
+                await say_farewell_anew(self._reconnector.connect_again(), cause)
             await say_farewell(connections, cause)
             raise cause from None
         return result

@@ -11,14 +11,15 @@ import trio
 from guest.programs import ProgramSpec
 from guest.states import encode_states
 from protocol.channels import Channel
+from protocol.errors import ConnectionLost, PeerAborted
 from protocol.geometry import Geometry, RamBlock
-from protocol.messages import SwitchOver
+from protocol.messages import SwitchOver, SwitchOverAhead
 from protocol.policy import PRESETS, preset
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
 from scripts.injection.tap import BytesMark, Direction
 from source.convergence import SwitchRule
-from tests.breaking import Breaking, Breaks, judge
+from tests.breaking import Breaking, Breaks, Place, judge
 from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left
 
 GEOMETRY = Geometry((RamBlock("ram", HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
@@ -107,8 +108,8 @@ async def test_exactly_one_side_runs_the_guest(breaking: Breaking, rule: str) ->
     back = range(30, 62, 8)
     marks += [BytesMark(count, Channel.PRECOPY, Direction.BACKWARD) for count in back]
     resumed = []
+    cut = NetworkAction("cut", (Channel.PRECOPY,))
     for mark in marks:
-        cut = NetworkAction("cut", (Channel.PRECOPY,))
         run = await breaking.run(
             GEOMETRY, {mark: cut}, rule=RULES[rule], spec=SPEC, dest={"wait_seconds": 0.6}
         )
@@ -121,5 +122,13 @@ async def test_exactly_one_side_runs_the_guest(breaking: Breaking, rule: str) ->
             assert ours == ["run", "pause"]
             assert theirs == ["load", "run", "pause"]
             resumed.append(mark)
+    # Whoever waits for a source that stayed where it was is told.
+    cut_ahead: Breaks = {Place(Channel.PRECOPY, Direction.FORWARD, SwitchOverAhead): cut}
+    run = await breaking.run(
+        GEOMETRY, cut_ahead, rule=RULES[rule], spec=SPEC, dest={"wait_seconds": 20.0}
+    )
+    assert isinstance(run.errors["source"], ConnectionLost)
+    assert isinstance(run.errors["dest"], PeerAborted)
+    assert str(run.errors["source"]) in str(run.errors["dest"])
     # From the byte on with which its end is inside, a SwitchOver has left: nothing may fail.
     assert set(marks[3:7]) <= set(resumed)

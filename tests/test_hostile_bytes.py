@@ -45,10 +45,12 @@ from protocol.messages import (
     Discard,
     End,
     Finished,
+    HeldPart,
     Message,
     MissingMap,
     PageData,
     PageRequest,
+    PageRest,
     PassAck,
     PassEnd,
     Ping,
@@ -74,7 +76,7 @@ from protocol.runs import Runs, unpack_runs
 from protocol.states import Event, Lifecycle, State
 from protocol.transport import Transport
 from protocol.wire import encode
-from source.recovery import lost_bytes
+from source.recovery import Lacking, lost_bytes
 from source.returns import ReturnPath
 from source.scheduler import Scheduler
 from tests.helpers import HUGE, KIB, SEED, Recorder, dest_part, fake_guest, run_frame, source_part
@@ -85,6 +87,8 @@ GUARD_BYTES = 64 * KIB
 # Of the block of small pages: one zero, two not.
 RUNS = Runs.of_target_pages(1, np.array([3, 5, 6]))
 IS_ZERO = np.array([True, False])
+# Of the first small page this is here, as if there had been a break.
+HELD_BYTES = 100
 # More examples are for a patient person: MIDSTREAM_FUZZ=100 pytest tests/test_hostile_bytes.py
 EXAMPLES = int(os.environ.get("MIDSTREAM_FUZZ", "1"))
 SPEC = ProgramSpec(vcpu_count=2, seed=SEED)
@@ -108,7 +112,8 @@ def forward() -> list[Frame]:
     pages = 2 * HUGE // TARGET_PAGE_BYTES
     blocks = tuple((block.name, block.length_bytes, block.page_bytes) for block in GEOMETRY.blocks)
     state = encode_states(tuple(VcpuState(vcpu, 5) for vcpu in range(SPEC.vcpu_count)))
-    sent = [page(0, CHUNK_BYTES), page(CHUNK_BYTES, CHUNK_BYTES), page(0, 8 * KIB, 1)]
+    huge = [page(0, CHUNK_BYTES), page(CHUNK_BYTES, CHUNK_BYTES)]
+    rest = with_payload(PageRest, b"\x5a" * (4 * KIB - HELD_BYTES), block=1, offset=HELD_BYTES)
     zeros: list[Frame] = [
         (ZeroData(block=0, offset=HUGE + first, length=CHUNK_BYTES), b"")
         for first in (0, CHUNK_BYTES)
@@ -118,13 +123,13 @@ def forward() -> list[Frame]:
             Setup, msgpack.packb(SPEC.to_plain()), blocks=blocks, policy="vanilla",
             chunk_bytes=CHUNK_BYTES,
         ),
-        *sent[2:], *zeros[:1], (Ping(), b""), run_frame(RUNS, IS_ZERO, b"\x11" * 8 * KIB),
+        page(0, 8 * KIB, 1), *zeros[:1], (Ping(), b""), run_frame(RUNS, IS_ZERO, b"\x11" * 8 * KIB),
         (PassEnd(index=0), b""), (SwitchOverAhead(), b""),
         with_payload(Discard, b"\xff" * (pages // 8), block=0, first=0, count=pages),
         with_payload(Discard, b"\x03", block=1, first=0, count=8),
         with_payload(SwitchOver, state, postcopy=True),
-        *sent, *zeros,
-        (End(target_pages=pages + 4 + pages // 4 + 3, data_bytes=HUGE + 24 * KIB), b""),
+        *huge, *zeros, rest, page(4 * KIB, 4 * KIB, 1),
+        (End(target_pages=pages + pages // 4 + 7, data_bytes=HUGE + 24 * KIB - HELD_BYTES), b""),
         with_payload(Verdict, pack_record(source_part()), equal=True),
     ]  # fmt: skip
 
@@ -157,6 +162,7 @@ def backward() -> list[Frame]:
         (Ping(), b""),
         (Resend(block=1, offset=0, runs=PackedRuns(b"\0\0\0\0\0\0\0\2")), b""),
         *missing_maps(missing),
+        (HeldPart(block=1, target_page=1, held_bytes=100), b""),
         (Standing(running=True, target_pages=len(missing), dropped_bytes=100), b""),
         (PageRequest(block=0, page=1, target_page=7), b""),
         (Finished(pages=18, target_pages=1040, data_bytes=HUGE), b""),
@@ -304,6 +310,11 @@ async def play_dest(stream: bytes, piece_bytes: int, *, checks: bool = False) ->
             engine.start_postcopy()
             if message.postcopy:
                 lifecycle.fire(Event.POSTCOPY_STARTED)
+                counts = engine.assembly.counts
+                engine.assembly.begin(Channel.POSTCOPY, Span(1, 0, 4 * KIB))
+                engine.assembly.progress(Channel.POSTCOPY, HELD_BYTES)
+                engine.assembly.interrupt()
+                engine.assembly.counts = counts
 
         try:
             await Receiver(channel, channel, plan, engine, lifecycle, take_over).run()
@@ -338,10 +349,12 @@ async def play_source(stream: bytes, piece_bytes: int) -> None:
                     scheduler.send_again(runs)
             case MissingMap():
                 reader.add(message, payload)
+            case HeldPart():
+                reader.add_part(message)
             case Standing():
-                missing = reader.finish(message)
-                lost_bytes(handed_over, PageSet(GEOMETRY), missing, goes_twice=False)
-                scheduler.begin_again(missing)
+                lacking = Lacking(reader.finish(message), reader.held)
+                lost_bytes(handed_over, PageSet(GEOMETRY), {}, lacking, goes_twice=False)
+                scheduler.begin_again(lacking.untouched())
 
 
 @pytest.mark.parametrize("piece_bytes", [7 * KIB, 1 << 20])

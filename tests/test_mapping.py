@@ -23,6 +23,15 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/progress.py": Elsewhere(
         "tests/source/test_session.py", "what a session says of itself while it runs"
     ),
+    "dest/arrival.py": Elsewhere(
+        "tests/dest/test_assembly.py", "a frame on its way in, which the assembly admits"
+    ),
+    "dest/parts.py": Elsewhere(
+        "tests/dest/test_assembly_breaks.py", "what a break leaves, which the assembly keeps"
+    ),
+    "source/rests.py": Elsewhere(
+        "tests/test_resent_bytes.py", "what goes first after a break, which takes a break"
+    ),
     "dest/accepting.py": Elsewhere(
         "tests/dest/test_listen.py", "the accepting of connections, which a listener does"
     ),

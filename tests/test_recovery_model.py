@@ -1,7 +1,7 @@
 """The scheduler and the assembly with a wire between them that breaks and lies, against plain sets.
 
 Whatever is sent, asked for, delivered, changed and broken in whichever order: every target page
-arrives, what the destination holds is not sent again, and each is placed once.
+arrives, no byte that the destination holds is sent again, and each is placed once.
 """
 
 from collections import deque
@@ -23,14 +23,14 @@ from hypothesis.stateful import (
 
 from dest.assembly import Assembly
 from protocol.channels import Channel
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.messages import Standing
-from protocol.missing import MissingReader, missing_maps
+from protocol.missing import HeldParts, MissingReader, held_parts, missing_maps
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, Policy
 from protocol.runs import Stretch, overlap
 from source.jobs import Chunk, Lane
-from source.recovery import lost_bytes
+from source.recovery import Lacking, lost_bytes
 from source.scheduler import Scheduler
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
@@ -43,17 +43,21 @@ shares = st.sampled_from([0.0, 0.01, 0.3, 0.5, 0.999, 1.0])
 
 @dataclass
 class Frame:
-    """A frame on its way: how many of its bytes the socket took, how many came, whether changed."""
+    """A frame on its way: how many of its bytes the socket took, how many came, whether changed.
+
+    It is the rest of a target page where that is held in part.
+    """
 
     chunk: Chunk
     sent: int = 0
     come: int = 0
     changed: bool = False
+    held: int = 0
 
     @property
     def length(self) -> int:
         """Its bytes."""
-        return self.chunk.span.length
+        return self.chunk.span.length - self.held
 
     def target_pages(self) -> list[tuple[int, int]]:
         """Return (block, index) of its target pages, in the order in which they come."""
@@ -92,7 +96,8 @@ class Machine(RuleBasedStateMachine):
         self.wire: dict[Channel, deque[Frame]] = {channel: deque() for channel in Channel}
         # What came changed, on its way back.
         self.refused: deque[Stretch] = deque()
-        self.dropped_bytes = 0
+        # How many bytes of target pages are there that are not there whole.
+        self.parts: HeldParts = {}
 
     @rule(lane=st.integers(0, 1), share=shares)
     def send(self, lane: int, share: float) -> None:
@@ -160,7 +165,7 @@ class Machine(RuleBasedStateMachine):
 
     def _arrive(self, channel: Channel, frame: Frame, count: int) -> None:
         if not frame.come:
-            self.assembly.begin(channel, frame.chunk.span)
+            self._begin(channel, frame)
         self.assembly.progress(channel, count)
         frame.come += count
         self._hold(frame)
@@ -171,6 +176,14 @@ class Machine(RuleBasedStateMachine):
             self._refuse(channel)
         elif (span := self.assembly.end(channel)) is not None:
             self._place(span)
+
+    def _begin(self, channel: Channel, frame: Frame) -> None:
+        if frame.held:
+            del self.parts[frame.target_pages()[0]]
+            offset = frame.chunk.span.offset + frame.held
+            self.assembly.begin_rest(channel, frame.chunk.span.block, offset, frame.length)
+        else:
+            self.assembly.begin(channel, frame.chunk.span)
 
     def _refuse(self, channel: Channel) -> None:
         whole, again = self.assembly.refuse(channel)
@@ -183,7 +196,8 @@ class Machine(RuleBasedStateMachine):
     def change(self, channel: Channel, which: int) -> None:
         """Have a byte change of one of the frames on a wire."""
         for frame in list(self.wire[channel])[which : which + 1]:
-            frame.changed = True
+            # With checksums nothing is held that was not compared.
+            frame.changed = not frame.held
 
     @rule()
     def hear(self) -> None:
@@ -197,7 +211,7 @@ class Machine(RuleBasedStateMachine):
                     self._ask((block, index))
 
     def _hold(self, frame: Frame) -> None:
-        self.held.update(frame.target_pages()[: frame.come // TARGET_PAGE_BYTES])
+        self.held.update(frame.target_pages()[: _there(frame)[0]])
 
     def _place(self, span: Stretch) -> None:
         pages = {(span.block, int(index)) for index in np.r_[span.target_pages]}
@@ -213,7 +227,9 @@ class Machine(RuleBasedStateMachine):
         """Lose both connections with all that is on them, and recover."""
         for frames in self.wire.values():
             if frames and frames[0].come:
-                self.dropped_bytes += frames[0].come % TARGET_PAGE_BYTES
+                whole_count, held_bytes = _there(frames[0])
+                if held_bytes:
+                    self.parts[frames[0].target_pages()[whole_count]] = held_bytes
             frames.clear()
         self.open.clear()
         self.out.clear()
@@ -227,14 +243,26 @@ class Machine(RuleBasedStateMachine):
         standing = Standing(
             running=True, target_pages=count, dropped_bytes=self.assembly.dropped_bytes
         )
-        missing = reader.finish(standing)
-        lost_bytes(self.handed_over, self.scheduler.remaining, missing, goes_twice=self.resends)
+        for part in held_parts(self.assembly.held_parts):
+            reader.add_part(part)
+        lacking = Lacking(reader.finish(standing), reader.held)
+        remaining = self.scheduler.remaining
+        lost_bytes(self.handed_over, remaining, {}, lacking, goes_twice=self.resends)
         if not self.resends:
             assert count == len(self.everything - self.held)
-            assert self.assembly.dropped_bytes == self.dropped_bytes
-        self.scheduler.begin_again(missing)
+            assert lacking.held == self.parts
+            assert not self.assembly.dropped_bytes
+        self.scheduler.begin_again(lacking.untouched())
+        self._send_rests(lacking.held)
         for target_page in list(self.asked):
             self._ask(target_page)
+
+    def _send_rests(self, held: HeldParts) -> None:
+        for (block, index), held_bytes in held.items():
+            span = Span(block, index * BASE, BASE)
+            page = GEOMETRY.page_of(block, index)
+            chunk = Chunk(span, page, Channel.PRECOPY, False, False, None)
+            self.wire[Channel.PRECOPY].append(Frame(chunk, sent=BASE - held_bytes, held=held_bytes))
 
     @invariant()
     def a_placed_page_is_whole(self) -> None:
@@ -257,6 +285,11 @@ class Machine(RuleBasedStateMachine):
         assert self.assembly.complete
         assert self.placed == self.everything
         assert not self.asked
+
+
+def _there(frame: Frame) -> tuple[int, int]:
+    """Return how many target pages of a frame are there whole, and the bytes of the next."""
+    return divmod(frame.held + frame.come, TARGET_PAGE_BYTES)
 
 
 @pytest.mark.parametrize("policy", PRESETS.values(), ids=PRESETS)

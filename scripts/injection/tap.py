@@ -19,7 +19,16 @@ from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import Geometry, PageId, Span
 from protocol.limits import HEADER_BYTES_MAX
-from protocol.messages import Hello, Message, PageData, Resume, RunData, SwitchOver, ZeroData
+from protocol.messages import (
+    Hello,
+    Message,
+    PageData,
+    PageRest,
+    Resume,
+    RunData,
+    SwitchOver,
+    ZeroData,
+)
 from protocol.proof import DEST_BYTES, SOURCE_BYTES, TAG, TAG_BYTES
 from protocol.runs import unpack_runs
 from protocol.wire import Decoder
@@ -310,7 +319,7 @@ class Tap:
                 self.channel = Channel(message.role)
             case SwitchOver() if message.postcopy:
                 self._marks.switched_over()
-            case PageData():
+            case PageData() | PageRest():
                 self._places = [Span(message.block, message.offset, message.payload_bytes)]
             case RunData():
                 return self._begin_runs(message)

@@ -23,7 +23,7 @@ from protocol.channels import Channel
 from protocol.checksums import checksum_of
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.fields import PackedRuns
-from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.limits import REASON_CHARS_MAX
 from protocol.messages import (
     MESSAGE_TYPES,
@@ -34,11 +34,13 @@ from protocol.messages import (
     Discard,
     End,
     Finished,
+    HeldPart,
     Hello,
     Message,
     MissingMap,
     PageData,
     PageRequest,
+    PageRest,
     PassAck,
     PassEnd,
     Ping,
@@ -260,6 +262,21 @@ async def test_both_channels_have_the_same_receiver() -> None:
         assert rig.engine.assembly.counts[POST].target_pages == 512
 
 
+async def test_the_rest_of_a_target_page_lands_behind_what_is_held() -> None:
+    """Its bytes go where those of before the break end, and the page may be whole with them."""
+    async with make_rig(past=TO_POSTCOPY) as rig:
+        assembly, view = rig.engine.assembly, rig.memory.views[0]
+        assembly.begin(POST, Span(0, 0, HUGE))
+        view[: HUGE - 96] = PAGE[: HUGE - 96]
+        assembly.progress(POST, HUGE - 96)
+        rig.engine.interrupt()
+        assert not assembly.is_placed(PageId(0, 0))
+        rest = PageRest(payload_bytes=96, block=0, offset=HUGE - 96)
+        await rig.say((rest, PAGE[-96:]), (End(target_pages=1, data_bytes=96), b""))
+        assert bytes(view[:HUGE]) == PAGE
+        assert assembly.is_placed(PageId(0, 0))
+
+
 async def test_a_pass_is_acknowledged_when_all_before_it_has_come() -> None:
     """The answer to a PassEnd names the pass, and comes in its turn."""
     async with make_rig() as rig, trio.open_nursery() as nursery:
@@ -324,6 +341,8 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Standing(running=True, target_pages=0, dropped_bytes=0), b""),
     (checksum_of(page(0)[0], [PAGE]), b""),
     (Resend(block=0, offset=0, runs=PackedRuns(bytes(8))), b""),
+    (HeldPart(block=0, target_page=0, held_bytes=1), b""),
+    (PageRest(payload_bytes=96, block=0, offset=4000), b"r" * 96),
 ]
 assert {type(message) for message, _ in MESSAGES} == set(MESSAGE_TYPES) - {Abort, Ping}
 
@@ -350,7 +369,7 @@ ALLOWED: dict[tuple[tuple[Event, ...], Channel], set[type[Message]]] = {
         End,
     },
     (TO_DEVICE, POST): {End},
-    (TO_POSTCOPY, PRE): {PageData, ZeroData, RunData, Checksum, PassEnd, End},
+    (TO_POSTCOPY, PRE): {PageData, ZeroData, RunData, PageRest, Checksum, PassEnd, End},
     (TO_POSTCOPY, POST): {PageData, ZeroData, RunData, Checksum, PassEnd, End},
 }
 STATES = {TO_ACTIVE: "active", TO_DEVICE: "device", TO_POSTCOPY: "postcopy-active"}
@@ -364,6 +383,8 @@ async def test_a_message_out_of_its_state_is_refused(
 ) -> None:
     """What may not come in a state over a channel ends the session, named with both."""
     async with make_rig(name, past, checked=type(message[0]) is Checksum) as rig:
+        if past is TO_POSTCOPY:
+            rig.engine.assembly._parts.held = {(0, 0): 4000}
         if type(message[0]) in ALLOWED[past, name]:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(rig.receiver.run)

@@ -21,16 +21,20 @@ from protocol.capabilities import offer
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, MemoryLost, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.limits import GARBLED_COUNT_MAX
 from protocol.messages import (
+    Abort,
     End,
+    HeldPart,
     MissingMap,
     PageData,
+    PageRest,
     Running,
     Standing,
     SwitchOverAck,
     SwitchOverAhead,
 )
-from protocol.missing import MissingReader
+from protocol.missing import HeldParts, MissingReader
 from protocol.report import Result
 from protocol.wire import encode
 from tests.helpers import (
@@ -70,6 +74,7 @@ class Rig:
         self.result: Result | None = None
         self.error: MidstreamError | None = None
         self.address = ""
+        self.held: HeldParts = {}
         self._listening = trio.Event()
         settings: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "backing": "base"}
         self._session = DestSession(
@@ -120,6 +125,9 @@ class Rig:
             message, payload = await self.source.main.receive()
             if isinstance(message, MissingMap):
                 reader.add(message, payload)
+            elif isinstance(message, HeldPart):
+                reader.add_part(message)
+                self.held = reader.held
             else:
                 assert isinstance(message, Standing)
                 return message, len(reader.finish(message))
@@ -168,17 +176,23 @@ async def test_a_break_in_the_middle_of_a_target_page(
         standing, missing = await rig.resume(1)
         held = 512 + 64 + 2
         assert standing == Standing(
-            running=True, target_pages=GEOMETRY.target_page_count - held, dropped_bytes=2 * KIB
+            running=True, target_pages=GEOMETRY.target_page_count - held, dropped_bytes=0
         )
         assert missing == standing.target_pages
+        assert rig.held == {(0, 512 + 66): 2 * KIB}
+        offset = HUGE + 66 * TARGET_PAGE_BYTES + 2 * KIB
+        view = source.memory.views[0][offset : offset + 2 * KIB]
+        lacked = PageRest(payload_bytes=len(view), block=0, offset=offset)
+        await source.main.send(lacked, bytes(view))
         # The rest of the page goes over the other channel.
-        rest = HUGE + (64 + 2) * TARGET_PAGE_BYTES
+        rest = HUGE + (64 + 3) * TARGET_PAGE_BYTES
         for offset in range(rest, 2 * HUGE, 248 * KIB):
             await source.send_bytes(POST, 0, offset, min(248 * KIB, 2 * HUGE - offset))
         await source.send_rest(PageId(0, 0), PageId(0, 1))
-        second = 512 - 64 - 2
+        second = 512 - 64 - 3
         first = missing - second
-        await source.main.send(End(target_pages=first, data_bytes=first * TARGET_PAGE_BYTES))
+        first_bytes = first * TARGET_PAGE_BYTES - 2 * KIB
+        await source.main.send(End(target_pages=first, data_bytes=first_bytes))
         await source.second.send(End(target_pages=second, data_bytes=second * TARGET_PAGE_BYTES))
         await source.hear_account()
         await source.say_verdict()
@@ -310,6 +324,28 @@ async def test_no_waiting() -> None:
         rig.source.close()
     assert isinstance(rig.error, MemoryLost)
     assert rig.events.states[-2:] == ["postcopy-active", "failed"]
+
+
+async def test_what_makes_no_sense_is_a_break_until_it_comes_again_and_again() -> None:
+    """Bytes that cannot be read pause the migration, untold; a peer that is at fault ends it."""
+    async with make_rig() as rig:
+        await rig.reach_device()
+        await rig.source.start_postcopy()
+        await rig.source.main.expect(Running)
+        for attempt in range(1, GARBLED_COUNT_MAX + 1):
+            await rig.source.main.send_bytes(b"\xff" * 8)
+            await rig.source.main.wait_closed()
+            await rig.paused.wait()
+            rig.paused = trio.Event()
+            rig.source.close()
+            standing, missing = await rig.resume(attempt)
+            assert standing.running
+            assert missing == GEOMETRY.target_page_count
+        await rig.source.main.send_bytes(b"\xff" * 8)
+        abort = await rig.source.main.expect(Abort)
+        assert "a header of 4294967295 bytes" in abort.reason
+    assert isinstance(rig.error, MemoryLost)
+    assert abort.reason in str(rig.error)
 
 
 async def begin_frame(source: HandSource, offset: int, count: int) -> None:

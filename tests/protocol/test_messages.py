@@ -8,6 +8,7 @@ from hypothesis import given
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.fields import INTEGER_MAX, Digest, PackedRuns
+from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.headers import from_fields, to_fields
 from protocol.limits import (
     BLOCK_COUNT_MAX,
@@ -34,6 +35,7 @@ from protocol.messages import (
     Message,
     MissingMap,
     PageData,
+    PageRest,
     Ready,
     RunData,
     Setup,
@@ -107,6 +109,7 @@ PAYLOAD_BYTES_MAX = {
     RunData: CHUNK_BYTES_MAX,
     Discard: DISCARD_BYTES_MAX,
     MissingMap: MISSING_MAP_BYTES_MAX,
+    PageRest: TARGET_PAGE_BYTES - 1,
     SwitchOver: DEVICE_STATE_BYTES_MAX,
     Account: CLOSING_BYTES_MAX,
     Verdict: REPORT_BYTES_MAX,
@@ -134,7 +137,7 @@ def test_kinds_are_fixed() -> None:
         "Hello", "Welcome", "Abort", "Setup", "Ready", "PageData", "ZeroData", "PassEnd",
         "PassAck", "Discard", "SwitchOver", "Running", "PageRequest", "End", "Finished",
         "Account", "Verdict", "Bye", "RunData", "Ping", "SwitchOverAhead", "SwitchOverAck",
-        "Resume", "MissingMap", "Standing", "Checksum", "Resend",
+        "Resume", "MissingMap", "Standing", "Checksum", "Resend", "HeldPart", "PageRest",
     ]  # fmt: skip
     actual = {message_type.kind: message_type.__name__ for message_type in MESSAGE_TYPES}
     assert dict(enumerate(expected, start=1)) == actual
@@ -222,7 +225,7 @@ def test_a_header_that_is_no_array(values: object) -> None:
         from_fields(values)
 
 
-@pytest.mark.parametrize("kind", [0, -1, 28, 255, 1 << 64])
+@pytest.mark.parametrize("kind", [0, -1, 30, 255, 1 << 64])
 def test_an_unknown_kind(kind: int) -> None:
     """A number that belongs to no message is refused."""
     with pytest.raises(RemoteProtocolError, match=f"unknown message kind {kind}"):

@@ -10,9 +10,9 @@ from hypothesis.strategies import DataObject
 
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
-from protocol.limits import DISCARD_BYTES_MAX, MISSING_MAP_BYTES_MAX
-from protocol.messages import MissingMap, Standing
-from protocol.missing import MissingReader, missing_maps
+from protocol.limits import DISCARD_BYTES_MAX, HELD_COUNT_MAX, MISSING_MAP_BYTES_MAX
+from protocol.messages import HeldPart, MissingMap, Standing
+from protocol.missing import MissingReader, held_parts, missing_maps
 from protocol.pageset import PageSet
 from tests.strategies import geometries, spans
 
@@ -101,3 +101,46 @@ def test_a_map_too_few() -> None:
     """As much must be named as the destination says is missing."""
     with pytest.raises(RemoteProtocolError, match="0 target pages, 5 are said"):
         MissingReader(GEOMETRY).finish(standing(5))
+
+
+def reader_of_all() -> MissingReader:
+    """Return a reader that has heard that everything is missing."""
+    reader = MissingReader(GEOMETRY)
+    payload = zlib.compress(BITS)
+    reader.add(message(payload), payload)
+    return reader
+
+
+def test_parts_cross() -> None:
+    """What is here of half-received target pages is heard as it was said."""
+    held = {(0, 3): 1, (0, 60): TARGET_PAGE_BYTES - 1}
+    reader = reader_of_all()
+    for part in held_parts(held):
+        reader.add_part(part)
+    assert reader.held == held
+
+
+@pytest.mark.parametrize(
+    ("block", "target_page", "held_bytes"),
+    [(1, 0, 5), (0, 64, 5), (0, 1 << 60, 5), (0, 3, 0), (0, 3, TARGET_PAGE_BYTES), (0, 7, 5)],
+)
+def test_no_part(block: int, target_page: int, held_bytes: int) -> None:
+    """What the guest has not, is none or all of a target page, or was said, cannot be held."""
+    reader = reader_of_all()
+    reader.add_part(HeldPart(block=0, target_page=7, held_bytes=5))
+    with pytest.raises(RemoteProtocolError, match=f"^{held_bytes} bytes of target page"):
+        reader.add_part(HeldPart(block=block, target_page=target_page, held_bytes=held_bytes))
+
+
+def test_a_part_of_what_is_not_missing() -> None:
+    """Of what is here whole no part can be held."""
+    with pytest.raises(RemoteProtocolError, match="cannot be held"):
+        MissingReader(GEOMETRY).add_part(HeldPart(block=0, target_page=0, held_bytes=5))
+
+
+def test_a_part_too_many() -> None:
+    """More parts than breaks leave are refused."""
+    reader = reader_of_all()
+    reader.held = {(9, index): 1 for index in range(HELD_COUNT_MAX)}
+    with pytest.raises(RemoteProtocolError, match=f"more than {HELD_COUNT_MAX} target pages"):
+        reader.add_part(HeldPart(block=0, target_page=0, held_bytes=5))

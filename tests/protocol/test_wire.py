@@ -23,11 +23,13 @@ from protocol.messages import (
     Discard,
     End,
     Finished,
+    HeldPart,
     Hello,
     Message,
     MissingMap,
     PageData,
     PageRequest,
+    PageRest,
     PassAck,
     PassEnd,
     Ping,
@@ -209,6 +211,14 @@ FRAMES: list[tuple[Message, bytes]] = [
             b"\x00\x00\x00\x11",
             b"\x95\x1b\x00", b"\x01\xcd\x10\x00", b"\xc4\x08\0\0\0\0\0\0\0\2",
         ),
+    ),
+    (
+        HeldPart(block=1, target_page=300, held_bytes=4095),
+        joined(b"\x00\x00\x00\x0a", b"\x95\x1c\x00", b"\x01\xcd\x01\x2c\xcd\x0f\xff"),
+    ),
+    (
+        PageRest(payload_bytes=96, block=1, offset=4000),
+        joined(b"\x00\x00\x00\x07", b"\x94\x1d\x60", b"\x01\xcd\x0f\xa0"),
     ),
 ]  # fmt: skip
 

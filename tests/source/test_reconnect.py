@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -10,10 +11,10 @@ import trio
 from trio.testing import MockClock
 
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, RemoteProtocolError
-from protocol.limits import RECOVER_SECONDS_MAX, RECOVERY_COUNT_MAX
-from protocol.messages import PROTOCOL_VERSION, Ready, Resume, Standing, Welcome
-from protocol.missing import missing_maps
+from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
+from protocol.limits import RECOVER_SECONDS_MAX, RECOVERY_COUNT_MAX, REFUSAL_COUNT_MAX
+from protocol.messages import PROTOCOL_VERSION, Abort, Ready, Resume, Standing, Welcome
+from protocol.missing import held_parts, missing_maps
 from protocol.pageset import PageSet
 from source.channel import OutChannel
 from source.connect import Connection
@@ -89,8 +90,44 @@ async def test_another_address() -> None:
     assert attempt > 1
 
 
+@pytest.mark.parametrize("refusal_count", [REFUSAL_COUNT_MAX - 1, REFUSAL_COUNT_MAX])
+async def test_a_refusal_may_be_a_changed_bit(
+    refusal_count: int, autojump_clock: MockClock
+) -> None:
+    """Who is turned away tries again at once, and believes it when it is told so often."""
+    autojump_clock.autojump_threshold = 0.1
+    count = 0
+
+    async def answer(stream: trio.SocketStream) -> None:
+        nonlocal count
+        peer = Peer(stream.socket)
+        await peer.expect(Resume)
+        count += 1
+        if count <= refusal_count:
+            await peer.send(Abort(reason="the first message is no hello"))
+            stream.socket.shutdown(socket.SHUT_WR)
+        else:
+            await peer.send(Welcome(version=PROTOCOL_VERSION, capabilities=("recover",)))
+        await peer.wait_closed()
+
+    with bounded():
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+            serve = partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
+            (listener,) = await nursery.start(serve)
+            port = listener.socket.getsockname()[1]
+            config = source_config(small_geometry(), port, reconnect_seconds=BOUND_SECONDS)
+            reconnector = Reconnector(config)
+            reconnector.broke()
+            if refusal_count < REFUSAL_COUNT_MAX:
+                assert len(await reconnector.reconnect(LOSS, stack)) == 2
+            else:
+                with pytest.raises(PeerAborted, match="no hello"):
+                    await reconnector.reconnect(LOSS, stack)
+            nursery.cancel_scope.cancel()
+
+
 async def test_what_the_destination_says() -> None:
-    """The maps and the Standing become a set and a word."""
+    """The maps, the parts and the Standing become what it lacks and a word."""
     geometry = small_geometry()
     missing = PageSet(geometry)
     missing.add(geometry.span_of(0, range(1, 3)))
@@ -99,12 +136,16 @@ async def test_what_the_destination_says() -> None:
         peer = Peer(far)
         for message, payload in missing_maps(missing):
             await peer.send(message, payload)
+        held = {(0, 600): 7, (1, 5): 4095}
+        for part in held_parts(held):
+            await peer.send(part)
         standing = Standing(running=True, target_pages=len(missing), dropped_bytes=3)
         await peer.send(standing)
         heard, found = await hear_standing(connections_of(near), geometry)
     assert heard == standing
-    assert len(found) == len(missing)
-    assert not found.count_beyond(missing)
+    assert len(found.missing) == len(missing)
+    assert not found.missing.count_beyond(missing)
+    assert found.held == held
 
 
 async def test_something_else_is_refused() -> None:

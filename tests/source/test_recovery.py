@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
+from protocol.missing import HeldParts
 from protocol.pageset import PageSet
-from source.recovery import RETRY_SECONDS_MAX, Retries, lost_bytes
+from source.recovery import RETRY_SECONDS_MAX, Lacking, Retries, lost_bytes
 
 GEOMETRY = Geometry((RamBlock("ram", 16 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
 
@@ -18,6 +19,11 @@ def pages(first: int, stop: int) -> PageSet:
     if first < stop:
         found.add(Span(0, first * TARGET_PAGE_BYTES, (stop - first) * TARGET_PAGE_BYTES))
     return found
+
+
+def whole(first: int, stop: int) -> Lacking:
+    """Return what a destination lacks that holds no target page in part."""
+    return Lacking(pages(first, stop), {})
 
 
 @pytest.mark.parametrize(
@@ -31,21 +37,48 @@ def pages(first: int, stop: int) -> PageSet:
 )
 def test_what_went_and_did_not_arrive(unsent: PageSet, missing: PageSet, lost: int) -> None:
     """Lost is what is missing there though it is not waiting here."""
-    actual = lost_bytes(pages(2, 16), unsent, missing, goes_twice=False)
+    actual = lost_bytes(pages(2, 16), unsent, {}, Lacking(missing, {}), goes_twice=False)
     assert lost * TARGET_PAGE_BYTES == actual
 
 
 def test_another_guest_misses_more() -> None:
     """A destination that misses what it had at the switch-over is not the one that was left."""
     with pytest.raises(RemoteProtocolError, match="2 target pages are said to be missing that"):
-        lost_bytes(pages(2, 16), pages(8, 16), pages(0, 16), goes_twice=False)
+        lost_bytes(pages(2, 16), pages(8, 16), {}, whole(0, 16), goes_twice=False)
 
 
 def test_another_guest_holds_more() -> None:
     """A destination that holds what never went is not the one that was left, but for a policy."""
     with pytest.raises(RemoteProtocolError, match="4 target pages are said to be there that never"):
-        lost_bytes(pages(0, 16), pages(8, 16), pages(12, 16), goes_twice=False)
-    assert not lost_bytes(pages(0, 16), pages(8, 16), pages(12, 16), goes_twice=True)
+        lost_bytes(pages(0, 16), pages(8, 16), {}, whole(12, 16), goes_twice=False)
+    assert not lost_bytes(pages(0, 16), pages(8, 16), {}, whole(12, 16), goes_twice=True)
+
+
+def test_of_what_is_there_in_part_only_the_rest_is_lost() -> None:
+    """Bytes that are there are not lost, nor is a rest of which none was sent since."""
+    held = {(0, 5): 1000, (0, 6): 96}
+    lacking = Lacking(pages(5, 16), held)
+    assert lacking.untouched().count_beyond(pages(7, 16)) == 0
+    assert len(lacking.untouched()) == 9
+    lost = lost_bytes(pages(2, 16), pages(8, 16), {}, lacking, goes_twice=False)
+    assert lost == 3 * TARGET_PAGE_BYTES - 1096
+    lost = lost_bytes(pages(2, 16), pages(8, 16), {(0, 5): 1000}, lacking, goes_twice=False)
+    assert lost == 2 * TARGET_PAGE_BYTES - 96
+
+
+@pytest.mark.parametrize(
+    ("rests", "held", "complaint"),
+    [
+        ({(0, 5): 1000}, {}, "other parts of target pages are said to be there than were"),
+        ({(0, 5): 1000}, {(0, 5): 1001}, "other parts of target pages"),
+        ({}, {(0, 9): 1}, "parts of target pages are said to be there that never went"),
+    ],
+)
+def test_another_guest_holds_other_parts(rests: HeldParts, held: HeldParts, complaint: str) -> None:
+    """A destination that holds parts which it cannot hold is not the one that was left."""
+    lacking = Lacking(pages(5, 16), held)
+    with pytest.raises(RemoteProtocolError, match=complaint):
+        lost_bytes(pages(2, 16), pages(8, 16), rests, lacking, goes_twice=False)
 
 
 def test_attempts_come_later_and_later() -> None:
