@@ -16,14 +16,17 @@ from scripts.bench.figure import Figure, Limit, Target
 from scripts.bench.plan import Plan
 from scripts.bench.single_run import Record, migrate
 from scripts.figures.raw_pair import measure
+from scripts.processes.link import link_of_rate
 
 SECTION = "latency"
 
-LINK = "1Gbit/s"
+LINK, FAST_LINK = "1Gbit/s", "10Gbit/s"
 _PAGE_SIZE = "2MiB"
 _SIZE, _QUICK_SIZE = "128MiB", "64MiB"
 # What the plain pair sends to say how long a page takes on loopback.
 _YARDSTICK_BYTES = 256 << 20
+# What it sends over the fast link: the better part of a second.
+_FAST_YARDSTICK_BYTES = 1 << 30
 
 _GUEST = {"write-ratio": "0", "postcopy-after": "0", "hold": ""}
 # Hardly any background: what a request finds is an idle stream.
@@ -39,6 +42,8 @@ _TARGETS = {
     ("critical-first", 1): (1 / 20, 1 / 8),
     ("critical-first", 4): (1 / 20, 1 / 8),
 }
+# An access every 20 ms.
+_SLOW_RATE = 50
 # What nobody judges is measured for its order of magnitude.
 _UNJUDGED_RUNS_MAX = 1
 _LINK_SHARE = Target(0.93, at_least=True, of_ratio=False)
@@ -82,10 +87,14 @@ def cases(plan: Plan) -> list[Case]:
     link = plan.link.option if plan.has_link else LINK
     if plan.quick:
         return [Case(policy, vcpus, 0, link) for policy, vcpus in _TARGETS]
-    links = (link,) if plan.has_link else (link, "0")
     best = ("ordered", "critical-first")
-    chosen = [Case(policy, n, 0, each) for each in links for policy in best for n in (1, 4, 16)]
-    chosen += [Case(policy, 1, 50, link) for policy in best]
+    chosen = [
+        Case(policy, vcpus, access_rate, each)
+        for each in ((link,) if plan.has_link else (link, FAST_LINK, "0"))
+        for access_rate in (0, _SLOW_RATE)
+        for policy in best
+        for vcpus in (1, 4, 16)
+    ]
     return chosen + [Case(policy, 4, 0, link) for policy in PRESETS if policy not in best]
 
 
@@ -98,6 +107,7 @@ def measure_latency(plan: Plan) -> list[Figure]:
     chosen = cases(plan)
     reports: dict[Case, list[Record]] = {case: [] for case in chosen}
     rates, idle, answers = [], [], []
+    fast_shares = [] if plan.quick or plan.has_link else [_fast_share()]
     size = {"size": _QUICK_SIZE if plan.quick else _SIZE}
     for number in range(1, plan.runs + 1):
         plan.say(f"{SECTION}: run {number} of {plan.runs}")
@@ -114,9 +124,20 @@ def measure_latency(plan: Plan) -> list[Figure]:
         limit = Limit("a plain question and answer", tuple(answers))
         name = "ordered, 4KiB pages, 1 vCPU, loopback, idle stream: p50"
         figures.append(Figure(SECTION, name, "us", tuple(idle), limit, _IDLE_P50_US))
+    if fast_shares:
+        name = f"plain pair, {FAST_LINK}: page data over the link's capacity"
+        note = "what it lacks of 1 the processors take, not the link"
+        figures.append(Figure(SECTION, name, "", tuple(fast_shares), note=note))
     for case, runs in reports.items():
         figures += _figures(case, runs, rates)
     return figures
+
+
+def _fast_share() -> float:
+    """Return how much of the fast link the plain pair can use here."""
+    rate = parse_rate(FAST_LINK)
+    with link_of_rate(rate) as link:
+        return measure(_FAST_YARDSTICK_BYTES, "auto", link).bytes_per_second / rate
 
 
 def _figures(case: Case, runs: list[Record], rates: list[float]) -> list[Figure]:

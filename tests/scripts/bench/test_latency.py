@@ -1,6 +1,7 @@
 """Waits beside the wire's time."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from scripts.bench import latency
 from scripts.bench.latency import Case, cases, measure_latency
 from scripts.bench.plan import Plan
 from scripts.figures.raw_pair import RawRun
-from scripts.processes.link import PROXY, Link
+from scripts.processes.link import LOOPBACK, PROXY, Link
 
 
 def told(options: Mapping[str, str]) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every measurement is over at once."""
     monkeypatch.setattr(latency, "migrate", told)
     monkeypatch.setattr(latency, "measure", lambda *_: RawRun(2e9, 0.1))
+    monkeypatch.setattr(latency, "link_of_rate", lambda _: nullcontext(LOOPBACK))
     monkeypatch.setattr(latency, "ask", lambda _: [1e-4, 2e-4, 9e-4])
 
 
@@ -36,7 +38,10 @@ def test_all_is_measured_but_in_a_minute(plan: Plan) -> None:
 
     assert {case.policy for case in chosen} == set(PRESETS)
     assert len(set(chosen)) == len(chosen)
-    assert {case.vcpus for case in chosen if case.link == "0"} == {1, 4, 16}
+    for link in ("0", "1Gbit/s", "10Gbit/s"):
+        assert {(case.vcpus, case.access_rate) for case in chosen if case.link == link} == {
+            (vcpus, rate) for vcpus in (1, 4, 16) for rate in (0, 50)
+        }
     assert {case.policy for case in cases(plan)} == {"ordered", "critical-first"}
 
 
@@ -62,6 +67,17 @@ def test_loopback_stands_beside_the_plain_pair(plan: Plan, at_once: None) -> Non
     on_loopback = [f for f in figures if f.name == "ordered, 1 vCPU without pause, loopback: p50"]
     assert on_loopback[0].ratios == pytest.approx((16_777.216e-6 * 2e9 / (2 << 20),))
     assert on_loopback[0].target is None
+
+
+def test_a_fast_link_is_no_faster_than_this_machine(plan: Plan, at_once: None) -> None:
+    """What the plain pair makes of it stands beside the waits there."""
+    figures = {figure.name: figure for figure in measure_latency(replace(plan, quick=False))}
+
+    share = figures["plain pair, 10Gbit/s: page data over the link's capacity"]
+    assert share.values == (1.6,)
+    waits = figures["critical-first, 16 vCPUs every 20 ms, 10Gbit/s: p50"]
+    assert waits.ratios == pytest.approx((10.0,))
+    assert waits.target is None
 
 
 def test_a_link_of_ones_own_is_the_only_one(plan: Plan, at_once: None) -> None:
