@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import trio
 from rich.console import Console
 from rich.table import Table
 
@@ -23,17 +22,13 @@ from scripts.figures.accesses import write_trace
 from scripts.figures.runs import run_migration, write_json
 from scripts.processes.interrupts import raise_when_signalled
 from scripts.processes.link import link_of_rate
-from scripts.qemu.command import PROGRAM as QEMU
-from scripts.qemu.pair import run_pair
+from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
 
 _SCHEMA = "midstream-compare/1"
 
 # Beside the vCPUs that fault without pause there is one that faults every 20 ms: the one that is
 # hurt by what the others do.
 _SLOW_RATE = 50
-
-# The rows of a real QEMU, and the option of `midstream qemu` that makes each.
-QEMU_ROWS = {"qemu": "--no-preempt", "qemu-preempt": "--preempt"}
 
 
 @dataclass(frozen=True)
@@ -83,38 +78,26 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     others fault without pause.
     """
     geometry, rate, names = _parse(policies, size, page_size, link)
-    program = qemu_program(against)
+    peer = peer_of(against)
     prefix = "midstream-compare-"
     with raise_when_signalled(), tempfile.TemporaryDirectory(prefix=prefix) as folder:
         if trace is None:
             trace = Path(folder) / "trace.txt"
             write_trace(trace, geometry, vcpus + 1, seed)
+        shared = {
+            "size": size, "page-size": page_size, "link": link,
+            "program": f"trace:{trace}", "vcpus": str(vcpus + 1),
+            "access-rate": ",".join(["0"] * vcpus + [str(_SLOW_RATE)]),
+            "write-ratio": "0", "postcopy-after": "0", "seed": str(seed), "hold": "",
+        }  # fmt: skip
         outcomes = {}
         for name in names:
             click.echo(f"{name} ...", err=True)
-            outcomes[name] = _run(
-                Path(folder),
-                {
-                    "policy": name, "size": size, "page-size": page_size, "link": link,
-                    "program": f"trace:{trace}", "vcpus": str(vcpus + 1),
-                    "access-rate": ",".join(["0"] * vcpus + [str(_SLOW_RATE)]),
-                    "write-ratio": "0", "postcopy-after": "0", "seed": str(seed), "hold": "",
-                },
-            )  # fmt: skip
-        for name in QEMU_ROWS if program is not None else ():
-            click.echo(f"{name} ...", err=True)
-            outcomes[name] = _run_qemu(
-                Path(folder),
-                [
-                    f"--qemu={program}", f"--size={size}", f"--page-size={page_size}",
-                    f"--seed={seed}", QEMU_ROWS[name],
-                ],
-                [
-                    f"--program=trace:{trace}", f"--vcpus={vcpus + 1}",
-                    f"--access-rate={','.join(['0'] * vcpus + [str(_SLOW_RATE)])}",
-                ],
-                rate,
-            )  # fmt: skip
+            outcomes[name] = _run(Path(folder), {"policy": name, **shared})
+        if peer is not None:
+            for name in ROWS:
+                click.echo(f"{name} ...", err=True)
+                outcomes[name] = _run_qemu(peer, name, Path(folder), shared, rate)
     if report is not None:
         write_json(report, _plain(outcomes, size, page_size, link, rate, geometry))
     if report != "-":
@@ -140,28 +123,11 @@ def _run(folder: Path, options: Mapping[str, str]) -> Outcome:
     return _outcome(run_migration({**options, "events": str(told)}, folder), told)
 
 
-def _run_qemu(
-    folder: Path, qemu_arguments: Sequence[str], dest_arguments: Sequence[str], rate: int
-) -> Outcome:
-    told, report = folder / "qemu-events.jsonl", folder / "qemu-report.json"
-    own = [f"--events={told}", f"--report={report}"]
+def _run_qemu(peer: Peer, row: str, folder: Path, options: Mapping[str, str], rate: int) -> Outcome:
+    told = folder / "qemu-events.jsonl"
     with link_of_rate(rate) as link:
-        trio.run(run_pair, qemu_arguments, [*dest_arguments, *own], link)
-    return _outcome(json.loads(report.read_text(encoding="utf-8")), told)
-
-
-def qemu_program(against: str | None) -> str | None:
-    """Return the QEMU that --against names, None if there is none.
-
-    Raises:
-        click.BadParameter: It names something else.
-    """
-    if against is None:
-        return None
-    peer, _, program = against.partition("=")
-    if peer != "qemu":
-        raise click.BadParameter(f"{against[:60]!r} is not qemu", param_hint="--against")
-    return program or QEMU
+        report = run_qemu(peer, row, {**options, "events": str(told)}, folder, link)
+    return _outcome(report, told)
 
 
 def _outcome(report: dict[str, Any], told: Path) -> Outcome:

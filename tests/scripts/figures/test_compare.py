@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
-from scripts.figures.compare import compare, qemu_program
+from scripts.figures.compare import compare
 
 SMALL = ("--size=16MiB", "--vcpus=2", "--policies=ordered,critical-first")
 
@@ -34,7 +33,14 @@ def test_policies_are_compared_on_one_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--policies=ordered,best", "--size=5", "--link=fast", "--vcpus=0"]
+    "option",
+    [
+        "--policies=ordered,best",
+        "--size=5",
+        "--link=fast",
+        "--vcpus=0",
+        "--against=qemu=/nowhere/qemu",
+    ],
 )
 def test_a_wrong_option_is_refused(option: str) -> None:
     """What no run could have is a wrong command line, found before the first run."""
@@ -42,12 +48,3 @@ def test_a_wrong_option_is_refused(option: str) -> None:
 
     assert result.exit_code == 2
     assert "..." not in result.stderr.splitlines()
-
-
-def test_a_comparison_against_a_qemu_names_it() -> None:
-    """The program that stands for QEMU is the usual one, or the one that is named."""
-    assert qemu_program(None) is None
-    assert qemu_program("qemu") == "qemu-system-x86_64"
-    assert qemu_program("qemu=/opt/qemu") == "/opt/qemu"
-    with pytest.raises(click.BadParameter, match="'xen' is not qemu"):
-        qemu_program("xen")
