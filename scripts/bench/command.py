@@ -8,6 +8,7 @@ import click
 
 from protocol.errors import LocalProtocolError
 from protocol.units import parse_bytes, parse_geometry
+from scripts.bench import against as qemu
 from scripts.bench import noise, render, stream
 from scripts.bench.figure import Figure
 from scripts.bench.plan import LeftOut, Plan
@@ -19,6 +20,7 @@ from scripts.files import check_writable
 from scripts.options import OPTIONS
 from scripts.processes.interrupts import raise_when_signalled
 from scripts.processes.link import link_of_rate
+from scripts.qemu.against import Peer, peer_of
 
 SCHEMA = "midstream-bench/2"
 
@@ -40,6 +42,10 @@ _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
 )
 @click.option("--link", default="0", metavar="RATE", help="A link of its own; else loopback.")
 @click.option("--only", metavar="NAMES", help=f"Sections: {', '.join(SECTIONS)}. [default: all]")
+@click.option(
+    "--against", metavar="qemu[=FILE]",
+    help=f"Measure a real QEMU, too: section {qemu.SECTION}.",
+)  # fmt: skip
 @click.option("--quick", is_flag=True, help="Fewer runs, smaller guests.")
 @click.option("--report", metavar="FILE", help="Write all figures as JSON; - for standard output.")
 def bench(  # noqa: PLR0913, PLR0917 - one argument an option
@@ -49,12 +55,14 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
     runs: int | None,
     link: str,
     only: str | None,
+    against: str | None,
     quick: bool,
     report: str | None,
 ) -> None:
     """Measure streams, latencies and costs, each beside what limits it, on this machine."""
     rate = link_rate(link)
-    names = _section_names(only)
+    peer = peer_of(against)
+    names = _section_names(only, peer)
     length_bytes = _length_bytes(size or (_QUICK_SIZE if quick else _SIZE), page_size)
     if report is not None and report != "-":
         check_writable("--report", report)
@@ -67,6 +75,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
             chunk_size=chunk_size,
             link=made,
             say=lambda line: click.echo(line, err=True),
+            against=peer,
         )
         plain = _measure(plan, names)
     if report is not None:
@@ -93,6 +102,7 @@ def _measure(plan: Plan, names: list[str]) -> dict[str, Any]:
         "size": plan.length_bytes,
         "chunk-size": plan.chunk_size,
         "link": plan.link.title,
+        "against": plan.against.title if plan.against else None,
         "machine": noise.machine(),
         "noise": seen,
         "warnings": noise.warnings(seen) + left_out,
@@ -100,15 +110,17 @@ def _measure(plan: Plan, names: list[str]) -> dict[str, Any]:
     }
 
 
-def _section_names(only: str | None) -> list[str]:
-    """Return which sections, in their own order.
+def _section_names(only: str | None, peer: Peer | None) -> list[str]:
+    """Return which sections, in their own order; that of a QEMU where one is named.
 
     Raises:
-        click.BadParameter: There is no such section.
+        click.BadParameter: There is no such section, or no QEMU for it.
     """
     if only is None:
-        return list(SECTIONS)
+        return [name for name in SECTIONS if name != qemu.SECTION or peer is not None]
     wanted = [name.strip() for name in only.split(",")]
+    if qemu.SECTION in wanted and peer is None:
+        raise click.BadParameter(f"{qemu.SECTION} needs --against", param_hint="--only")
     for name in wanted:
         if name not in SECTIONS:
             raise click.BadParameter(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from scripts.processes.link import LOOPBACK, Link
+from scripts.qemu.against import Peer
 
 
 class LeftOut(Exception):
@@ -24,6 +25,7 @@ class Plan:
         chunk_size: As in `--chunk-size`.
         link: What lies between both ends; where there is a choice, the only one.
         say: Tells a person what is under way.
+        against: A real QEMU to measure beside midstream; None for none.
     """
 
     quick: bool
@@ -33,6 +35,7 @@ class Plan:
     chunk_size: str
     link: Link
     say: Callable[[str], None]
+    against: Peer | None = None
 
     @property
     def has_link(self) -> bool:

@@ -1,7 +1,10 @@
-"""Writes the README's figures of performance from a report of `midstream bench`.
+"""Writes the README's figures of performance from reports of `midstream bench`.
 
     midstream bench --report scripts/pictures/bench.json
+    midstream bench --only qemu --against qemu --report scripts/pictures/bench-qemu.json
     python -m scripts.figures.performance
+
+A report may have both the judged figures and those of a QEMU, or one of the two.
 
 Nothing there is typed by hand but why a figure is missed.
 """
@@ -9,19 +12,20 @@ Nothing there is typed by hand but why a figure is missed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from scripts.bench import against
 from scripts.bench.command import SCHEMA
-from scripts.bench.render import machine_line, markdown
+from scripts.bench.render import amount, machine_line, markdown
 
 Plain = Mapping[str, Any]
 
 _ROOT = Path(__file__).resolve().parents[2]
-REPORT = _ROOT / "scripts" / "pictures" / "bench.json"
+REPORTS = tuple(_ROOT / "scripts" / "pictures" / name for name in ("bench.json", "bench-qemu.json"))
 README = _ROOT / "README.md"
 
 BEGIN, END = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
@@ -30,6 +34,7 @@ _NOISE = (
     "With such noise what is reached may be luck, and what is missed may be the noise: take them "
     "for orders of magnitude, and measure again on a quiet machine."
 )
+_NOISE_UNJUDGED = "With such noise take the figures for orders of magnitude."
 
 # What stops a figure, by how its name begins; the longest that fits counts.
 REASONS = {
@@ -71,28 +76,65 @@ REASONS = {
 }
 
 
-def section(report: Plain, reasons: Mapping[str, str]) -> str:
+def section(reports: Sequence[Plain], reasons: Mapping[str, str]) -> str:
     """Return the Markdown between the marks.
 
     Raises:
         click.ClickException: A figure is missed, and nobody has said why.
     """
-    judged = [figure for figure in report["figures"] if "target" in figure]
-    runs = (
-        f"of {report['runs']} runs in turn, {report['size'] >> 20} MiB where nothing else is said."
-    )
-    parts = [
-        f"{machine_line(report)}, {runs}",
-        *[f"Noise: {warning}." for warning in report["warnings"]],
-        *([_NOISE] if report["warnings"] else []),
-        "",
-        *markdown(judged),
-    ]
-    missed = [figure for figure in judged if not figure["met"]]
-    if missed:
-        told = dict.fromkeys(_why(figure["name"], reasons) for figure in missed)
-        parts += ["", "What stops the figures that are missed:", "", *(f"- {why}" for why in told)]
+    parts: list[str] = []
+    for report in reports:
+        judged = [figure for figure in report["figures"] if "target" in figure]
+        beside = [figure for figure in report["figures"] if figure["section"] == against.SECTION]
+        where = _where(report, is_judged=bool(judged))
+        parts += ["", *where] if parts else where
+        if judged:
+            parts += ["", *markdown(judged), *_misses(judged, reasons)]
+        if beside:
+            parts += ["", *_beside(beside)]
     return "\n".join(parts) + "\n"
+
+
+def _where(report: Plain, *, is_judged: bool) -> list[str]:
+    """Return the lines that say on what a report was measured, and how noisy that was."""
+    runs = f"of {report['runs']} runs in turn"
+    if is_judged:
+        runs += f", {report['size'] >> 20} MiB where nothing else is said"
+    noise = [f"Noise: {warning}." for warning in report["warnings"]]
+    advice = _NOISE if is_judged else _NOISE_UNJUDGED
+    return [f"{machine_line(report)}, {runs}.", *noise, *([advice] if noise else [])]
+
+
+def _misses(judged: Sequence[Plain], reasons: Mapping[str, str]) -> list[str]:
+    """Return the lines that say what stops the figures that are missed."""
+    missed = [figure for figure in judged if not figure["met"]]
+    if not missed:
+        return []
+    told = dict.fromkeys(_why(figure["name"], reasons) for figure in missed)
+    return ["", "What stops the figures that are missed:", "", *(f"- {why}" for why in told)]
+
+
+def _beside(figures: Sequence[Plain]) -> list[str]:
+    """Return a QEMU's figures and midstream's beside them as a table, a line a case."""
+    cases: dict[str, list[Plain]] = {}
+    for figure in figures:
+        case, _, _ = figure["name"].rpartition(": ")
+        cases.setdefault(case, []).append(figure)
+    columns = [figure["name"].rpartition(": ")[2] for figure in next(iter(cases.values()))]
+    limits = [
+        f"{figure['limit']['name']} is {amount(figure['limit'], figure['unit'])}"
+        for figure in next(iter(cases.values()))
+    ]
+    return [
+        f"Beside a real QEMU, on the same link and accesses: {', '.join(dict.fromkeys(limits))}.",
+        "",
+        f"| | {' | '.join(columns)} |",
+        f"| --- |{' --- |' * len(columns)}",
+        *(
+            f"| {case} | {' | '.join(amount(each, each['unit']) for each in of_case)} |"
+            for case, of_case in cases.items()
+        ),
+    ]
 
 
 def replaced(readme: str, text: str) -> str:
@@ -116,15 +158,30 @@ def _why(name: str, reasons: Mapping[str, str]) -> str:
 
 
 @click.command()
-@click.option("--report", default=REPORT, type=click.Path(path_type=Path), help="Of the bench.")
+@click.option(
+    "--report", "paths", multiple=True, type=click.Path(path_type=Path),
+    help="Of the bench; may be given more than once.",
+)  # fmt: skip
 @click.option("--readme", default=README, type=click.Path(path_type=Path), help="What to change.")
-def main(report: Path, readme: Path) -> None:
-    """Write a report's figures into the README."""
-    plain = json.loads(report.read_text(encoding="utf-8"))
-    if plain.get("schema") != SCHEMA:
-        raise click.ClickException(f"{report} is no report of {SCHEMA}")
-    text = section(plain, REASONS)
+def main(paths: tuple[Path, ...], readme: Path) -> None:
+    """Write reports' figures into the README."""
+    text = section(read_reports(paths or REPORTS), REASONS)
     readme.write_text(replaced(readme.read_text(encoding="utf-8"), text), encoding="utf-8")
+
+
+def read_reports(paths: Sequence[Path]) -> list[Plain]:
+    """Return what the files hold.
+
+    Raises:
+        click.ClickException: One is no report of a benchmark.
+    """
+    reports = []
+    for path in paths:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if plain.get("schema") != SCHEMA:
+            raise click.ClickException(f"{path} is no report of {SCHEMA}")
+        reports.append(plain)
+    return reports
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from scripts.bench import command, stream
 from scripts.bench.command import bench
 from scripts.bench.figure import Figure
 from scripts.bench.plan import LeftOut, Plan
+from scripts.qemu.against import Peer
 
 
 @pytest.fixture
@@ -21,10 +22,15 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
         seen.append(plan)
         return [Figure("stream", stream.YARDSTICK, "GB/s", (1.0, 3.0))]
 
+    def qemu_at_once(plan: Plan) -> list[Figure]:
+        assert plan.against is not None
+        return [Figure("qemu", plan.against.title, "ms", (1.0,))]
+
     def no_start(plan: Plan) -> list[Figure]:
         raise LeftOut("no clock")
 
-    monkeypatch.setattr(command, "SECTIONS", {"stream": stream_at_once, "start": no_start})
+    sections = {"stream": stream_at_once, "qemu": qemu_at_once, "start": no_start}
+    monkeypatch.setattr(command, "SECTIONS", sections)
     return seen
 
 
@@ -79,7 +85,40 @@ def test_an_unknown_section_is_refused(plans: list[Plan]) -> None:
     result = CliRunner().invoke(bench, ["--only=stream,latecy"])
 
     assert result.exit_code == 2
-    assert "'latecy' is not one of stream, start" in result.stderr
+    assert "'latecy' is not one of stream, qemu, start" in result.stderr
+
+
+def test_a_qemu_is_measured_where_one_is_named(
+    plans: list[Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--against` its section is there, and the report says what QEMU it was."""
+    monkeypatch.setattr(command, "peer_of", lambda named: named and Peer("qemu", "QEMU 1.2"))
+    run = CliRunner().invoke
+
+    report = json.loads(run(bench, ["--report=-", "--against=qemu"]).stdout)
+    assert report["against"] == "QEMU 1.2"
+    assert [figure["section"] for figure in report["figures"]] == ["stream", "qemu"]
+    report = json.loads(run(bench, ["--report=-"]).stdout)
+    assert report["against"] is None
+    assert [figure["section"] for figure in report["figures"]] == ["stream"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--only=qemu"], "qemu needs --against"),
+        (["--against=qemu=/nowhere/qemu"], "there is no program /nowhere/qemu"),
+    ],
+)
+def test_a_qemu_that_is_not_there_is_refused(
+    plans: list[Plan], arguments: list[str], reason: str
+) -> None:
+    """Nothing is measured before that is found out."""
+    result = CliRunner().invoke(bench, arguments)
+
+    assert result.exit_code == 2
+    assert reason in result.stderr
+    assert not plans
 
 
 def test_an_unwritable_report_is_refused_first(tmp_path: Path, plans: list[Plan]) -> None:
