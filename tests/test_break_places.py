@@ -16,10 +16,12 @@ from protocol.messages import (
     Bye,
     End,
     Finished,
+    HeldPart,
     Hello,
     Message,
     MissingMap,
     PageData,
+    PageRest,
     Resume,
     Running,
     Setup,
@@ -92,6 +94,8 @@ CASES = {
     "bye": at(PRE, BACKWARD, Bye),
     "resume": Case((FIRST_BREAK, Place(PRE, FORWARD, Resume))),
     "received map": Case((FIRST_BREAK, Place(PRE, BACKWARD, MissingMap, behind=5))),
+    "held part": Case((FIRST_BREAK, Place(PRE, BACKWARD, HeldPart))),
+    "rest of a target page": Case((FIRST_BREAK, Place(PRE, FORWARD, PageRest, behind=500))),
     "standing": Case((FIRST_BREAK, Place(PRE, BACKWARD, Standing))),
     "after a recovery": Case(
         (FIRST_BREAK, Place(PRE, BACKWARD, Standing), Place(PRE, FORWARD, PageData, 50, 1000))

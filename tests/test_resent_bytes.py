@@ -14,7 +14,7 @@ import trio
 from guest.programs import ProgramSpec
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
-from protocol.messages import PageData, Resume
+from protocol.messages import PageData, PageRest, Resume
 from protocol.policy import preset
 from scripts.injection.actions import NetworkAction
 from scripts.injection.proxy import Proxy
@@ -84,6 +84,26 @@ async def test_what_is_held_does_not_go_again(
     assert not run.unreached
     assert not any(counter.again().values())
     assert run.reports["source"]["midstream"]["bytes-sent-twice"] == 0
+    assert all(times.all() for times in counter.times)
+
+
+async def test_nothing_goes_again_of_a_rest(
+    breaking: Breaking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest of a target page may be cut off in its turn, and goes on from there."""
+    counter = Counter(monkeypatch)
+    first = Place(Channel.PRECOPY, Direction.FORWARD, PageData, 5, 1000)
+    again = [Place(Channel.PRECOPY, Direction.FORWARD, PageRest, nth, 700) for nth in (1, 2)]
+    await trio.to_thread.run_sync(int)
+    with nothing_left(), bounded(30):
+        run = await breaking.run(
+            GEOMETRY, dict.fromkeys((first, *again), CUT), policy=preset("vanilla"), rule=RULE,
+            spec=SPEC,
+        )  # fmt: skip
+    assert not run.errors
+    assert not run.unreached
+    assert not any(counter.again().values())
+    assert run.reports["source"]["midstream"]["recoveries"] == 3
     assert all(times.all() for times in counter.times)
 
 
