@@ -19,12 +19,11 @@ TARGET_PAGE_BYTES = 4096
 PAGE_BYTES_CHOICES = (4096, 2 << 20, 1 << 30)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class PageId:
+class PageId(NamedTuple):
     """A page by its block index and its page index in that block, never by the index alone."""
 
     block: int
-    index: int
+    index: int  # type: ignore[assignment] # what a tuple has under this name, nobody asks a page for
 
 
 class Span(NamedTuple):
@@ -76,17 +75,17 @@ class RamBlock:
                 f"{self.page_bytes} bytes"
             )
 
-    @property
+    @cached_property
     def page_count(self) -> int:
         """How many pages the block has."""
         return self.length_bytes // self.page_bytes
 
-    @property
+    @cached_property
     def target_page_count(self) -> int:
         """How many target pages the block has."""
         return self.length_bytes // TARGET_PAGE_BYTES
 
-    @property
+    @cached_property
     def target_pages_per_page(self) -> int:
         """How many target pages make a page: 1 for base pages, 512 for 2 MiB."""
         return self.page_bytes // TARGET_PAGE_BYTES

@@ -33,31 +33,69 @@ class Runs:
 
     Attributes:
         block: Block index.
-        firsts: The index in the block of each run's first target page.
-        counts: How many target pages each run has.
+        offset: Where the first run begins, in bytes from the block's start.
+        end: The first byte offset after the last run.
         length: The bytes of all runs together.
     """
 
-    __slots__ = ("block", "counts", "firsts", "length")
+    __slots__ = ("_form", "block", "end", "length", "offset")
 
-    def __init__(self, block: int, firsts: Numbers, counts: Numbers) -> None:
-        """Take over arrays of the same length, one or more; the caller has them in order."""
+    def __init__(
+        self,
+        block: int,
+        offset: int,
+        end: int,
+        length: int,
+        form: bytearray | Numbers | tuple[Numbers, Numbers],
+    ) -> None:
+        """Take over what is known by now; see the class methods for what that may be."""
         self.block = block
-        self.firsts = firsts
-        self.counts = counts
-        self.length = int(counts.sum()) * TARGET_PAGE_BYTES
+        self.offset = offset
+        self.end = end
+        self.length = length
+        # Marks, indices or parts: one is made of another when somebody asks.
+        self._form = form
+
+    @classmethod
+    def of_parts(cls, block: int, firsts: Numbers, counts: Numbers) -> Runs:
+        """Return runs that are given as arrays of the same length, one or more, in order.
+
+        Args:
+            block: Block index.
+            firsts: The index in the block of each run's first target page.
+            counts: How many target pages each run has.
+        """
+        offset = int(firsts[0]) * TARGET_PAGE_BYTES
+        end = int(firsts[-1] + counts[-1]) * TARGET_PAGE_BYTES
+        return cls(block, offset, end, int(counts.sum()) * TARGET_PAGE_BYTES, (firsts, counts))
 
     @classmethod
     def of_target_pages(cls, block: int, indices: Numbers) -> Runs:
         """Return target pages, given by ascending indices in their block, as runs."""
-        starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 2) != 1)
-        return cls(block, indices[starts], np.diff(starts, append=len(indices)))
+        offset = int(indices[0]) * TARGET_PAGE_BYTES
+        end = (int(indices[-1]) + 1) * TARGET_PAGE_BYTES
+        return cls(block, offset, end, len(indices) * TARGET_PAGE_BYTES, indices)
+
+    @classmethod
+    def of_marks(cls, block: int, first: int, marks: bytearray, count: int) -> Runs:
+        """Return as runs what is marked in a string of one byte a target page, which is taken over.
+
+        Args:
+            block: Block index.
+            first: The index in the block of the first byte's target page.
+            marks: 1 or 0 each; the first and the last are 1.
+            count: How many are 1.
+        """
+        offset = first * TARGET_PAGE_BYTES
+        end = offset + len(marks) * TARGET_PAGE_BYTES
+        return cls(block, offset, end, count * TARGET_PAGE_BYTES, marks)
 
     @classmethod
     def of_span(cls, span: Span) -> Runs:
         """Return a span as a single run."""
         pages = span.target_pages
-        return cls(span.block, np.array([pages.start]), np.array([pages.stop - pages.start]))
+        firsts, counts = np.array([pages.start]), np.array([pages.stop - pages.start])
+        return cls(span.block, span.offset, span.end, span.length, (firsts, counts))
 
     def __len__(self) -> int:
         """Return the number of runs."""
@@ -81,14 +119,14 @@ class Runs:
         return f"Runs(block={self.block}, {[(s.offset, s.length) for s in self.spans()]})"
 
     @property
-    def offset(self) -> int:
-        """Where the first run begins, in bytes from the block's start."""
-        return int(self.firsts[0]) * TARGET_PAGE_BYTES
+    def firsts(self) -> Numbers:
+        """The index in the block of each run's first target page."""
+        return self._divided()[0]
 
     @property
-    def end(self) -> int:
-        """The first byte offset after the last run."""
-        return int(self.firsts[-1] + self.counts[-1]) * TARGET_PAGE_BYTES
+    def counts(self) -> Numbers:
+        """How many target pages each run has."""
+        return self._divided()[1]
 
     @property
     def hull(self) -> Span:
@@ -98,8 +136,15 @@ class Runs:
     @property
     def target_pages(self) -> Numbers:
         """The index in the block of every target page, ascending: as good as a slice to NumPy."""
-        ends = np.cumsum(self.counts)
-        return np.repeat(self.firsts - (ends - self.counts), self.counts) + np.arange(ends[-1])
+        form = self._form
+        if isinstance(form, bytearray):
+            first = self.offset // TARGET_PAGE_BYTES
+            self._form = form = np.frombuffer(form, np.bool_).nonzero()[0] + first
+        if isinstance(form, tuple):
+            firsts, counts = form
+            ends = np.cumsum(counts)
+            return np.repeat(firsts - (ends - counts), counts) + np.arange(ends[-1])
+        return form
 
     def edges(self) -> Iterator[tuple[int, int]]:
         """Yield where each run begins and ends, in bytes from the block's start."""
@@ -144,13 +189,22 @@ class Runs:
         is_start[1:] |= flags[1:] != flags[:-1]
         starts = np.flatnonzero(is_start)
         counts = np.diff(starts, append=len(flags))
-        return Runs(self.block, self.target_pages[starts], counts), flags[starts]
+        return Runs.of_parts(self.block, self.target_pages[starts], counts), flags[starts]
 
     def where(self, flags: Flags) -> Runs | None:
         """Return the runs of which the flag is set, None if there is none."""
         if not flags.any():
             return None
-        return Runs(self.block, self.firsts[flags], self.counts[flags])
+        return Runs.of_parts(self.block, self.firsts[flags], self.counts[flags])
+
+    def _divided(self) -> tuple[Numbers, Numbers]:
+        """Return where each run begins, and how long it is."""
+        if isinstance(self._form, tuple):
+            return self._form
+        indices = self.target_pages
+        starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 2) != 1)
+        self._form = parts = indices[starts], np.diff(starts, append=len(indices))
+        return parts
 
 
 Stretch = Span | Runs
@@ -201,4 +255,4 @@ def unpack_runs(block: int, offset: int, packed: bytes) -> tuple[Runs, Flags]:
     in_order = starts[0] == 0 and bool((starts[1:] >= (starts + counts)[:-1]).all())
     if not (in_order and counts.all()):
         raise RemoteProtocolError("runs of target pages are empty, out of order or overlap")
-    return Runs(block, starts + offset // TARGET_PAGE_BYTES, counts), is_zero
+    return Runs.of_parts(block, starts + offset // TARGET_PAGE_BYTES, counts), is_zero

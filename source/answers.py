@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
 from protocol.channels import Channel
 from protocol.geometry import PageId
@@ -20,7 +19,8 @@ class Answer(Enum):
     POSTPONED = "postponed"
 
 
-class Notice(NamedTuple):
+@dataclass(slots=True)
+class Notice:
     """Something that the scheduler did on the way to a decision, for whoever watches.
 
     Attributes:

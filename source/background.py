@@ -13,11 +13,17 @@ from source.jobs import Job, covers
 # touches next likely lies there.  At 1 Gbit/s this is half a millisecond, 2 MiB are 17.
 POSTCOPY_RUN_BYTES_MAX = 64 * 1024
 
+# See `source.scheduler`: a look at an enumeration's member is not free.
+_PRECOPY = Channel.PRECOPY
+
 
 class Background:
     """Picks what to send when nobody waits.
 
-    It looks at what remains to be sent, and never changes it.
+    It takes out of what remains to be sent what it gives out.
+
+    Attributes:
+        across_pages: Whether several huge pages, or scattered parts of them, go together.
     """
 
     def __init__(self, remaining: PageSet, chunk_bytes: int, *, in_parts: bool) -> None:
@@ -31,18 +37,14 @@ class Background:
         """
         self._remaining = remaining
         self._geometry = remaining.geometry
-        self._chunk_bytes = chunk_bytes
-        self._run_bytes = chunk_bytes
+        self._chunk_pages = chunk_bytes // TARGET_PAGE_BYTES
+        self._run_pages = self._chunk_pages
         self._in_parts = in_parts
-        self._across_pages = False
+        self.across_pages = False
+        # Where the scan goes on: block, target page.
         self._cursor = (0, 0)
         # Pages of which the touched target page went ahead, the newest last, and where that was.
         self._demoted: dict[PageId, int] = {}
-
-    @property
-    def across_pages(self) -> bool:
-        """Whether several huge pages, or scattered parts of them, go together."""
-        return self._across_pages
 
     def restart(self, *, postcopy: bool, across_pages: bool) -> None:
         """Scan from the first block's first page.
@@ -52,15 +54,16 @@ class Background:
             across_pages: Put several huge pages, or scattered parts of them, into one job: nobody
                 waits for a page, and nobody counts how much of one has come.
         """
-        self._across_pages = across_pages
+        self.across_pages = across_pages
         self._cursor = (0, 0)
         self._demoted.clear()
-        longest = POSTCOPY_RUN_BYTES_MAX if postcopy else self._chunk_bytes
-        self._run_bytes = min(self._chunk_bytes, longest)
+        longest = POSTCOPY_RUN_BYTES_MAX // TARGET_PAGE_BYTES if postcopy else self._chunk_pages
+        self._run_pages = min(self._chunk_pages, longest)
 
-    def go_on_at(self, block: int, offset: int) -> None:
-        """Scan from this place on, in bytes from the block's start."""
-        self._cursor = (block, offset)
+    def go_on_behind(self, span: Span) -> None:
+        """Scan from the end of a stretch on."""
+        block, offset, length = span
+        self._cursor = block, (offset + length) // TARGET_PAGE_BYTES
 
     def demote(self, page: PageId, offset: int) -> None:
         """Put what is left of a page before the scan, and before pages demoted earlier.
@@ -75,7 +78,7 @@ class Background:
     def take_back(self, job: Job) -> None:
         """Take back a job of which nothing went; the scan goes on with what it gave out."""
         if job.page not in self._demoted:
-            self._cursor = (job.span.block, job.span.offset)
+            self._cursor = job.span.block, job.span.offset // TARGET_PAGE_BYTES
 
     def next_job(self, avoid: Span | None = None) -> Job | None:
         """Return the next background job, None when nothing remains.
@@ -83,52 +86,49 @@ class Background:
         Args:
             avoid: A page that is being sent elsewhere, and what remains of it, too.
         """
-        return self._demoted_job() or self._scan_job(avoid)
+        if self._demoted and (job := self._demoted_job()) is not None:
+            return job
+        place = self._remaining.first_from(*self._cursor)
+        if avoid is not None and _lies_in(place, avoid):
+            place = self._remaining.first_from(avoid.block, avoid.target_pages.stop)
+            if _lies_in(place, avoid):
+                return None
+        return self._scan_job(*place) if place is not None else None
 
     def _demoted_job(self) -> Job | None:
         while self._demoted:
             page = next(reversed(self._demoted))
-            whole = self._geometry.page_span(page)
-            behind = self._demoted[page]
-            rest = Span(page.block, behind, whole.end - behind)
-            runs = self._remaining.first_runs(rest, self._run_bytes)
-            runs = runs or self._remaining.first_runs(whole, self._run_bytes)
-            if runs is not None:
-                return Job(hull_of(runs), page, Channel.PRECOPY, first=runs)
+            whole = self._geometry.page_span(page).target_pages
+            behind = self._demoted[page] // TARGET_PAGE_BYTES
+            for first in (behind, whole.start):
+                runs = self._remaining.take_first(page.block, first, whole.stop, self._run_pages)
+                if runs is not None:
+                    return Job(hull_of(runs), page, _PRECOPY, runs)
             del self._demoted[page]
         return None
 
-    def _next_place(self, avoid: Span | None) -> tuple[int, int] | None:
-        """Return (block, byte offset) of what the scan comes to next."""
-        place = self._remaining.first_from(*self._cursor)
-        if avoid is not None and _lies_in(place, avoid):
-            place = self._remaining.first_from(avoid.block, avoid.end)
-            if _lies_in(place, avoid):
-                return None
-        return place
-
-    def _scan_job(self, avoid: Span | None) -> Job | None:
-        place = self._next_place(avoid)
-        if place is None:
-            return None
-        block_index, offset = place
+    def _scan_job(self, block_index: int, target_page: int) -> Job:
+        """Return the job for what the scan has come to."""
         block = self._geometry.blocks[block_index]
-        page = PageId(block_index, offset // block.page_bytes)
-        end = block.length_bytes
+        per_page = block.target_pages_per_page
+        page = PageId(block_index, target_page // per_page)
+        stop = block.target_page_count
         # Base pages go as many together as a chunk holds: one frame for one page of 4 KiB would
         # spend more time on its header than on its bytes.
-        if block.page_bytes > TARGET_PAGE_BYTES and not self._across_pages:
-            whole = self._geometry.page_span(page)
+        if per_page > 1 and not self.across_pages:
+            stop = (page.index + 1) * per_page
             if not self._in_parts:
-                self._cursor = (block_index, whole.end)
-                return Job(whole, page, Channel.PRECOPY)
-            end = whole.end
-        runs = self._remaining.first_runs(Span(block_index, offset, end - offset), self._run_bytes)
+                self._cursor = block_index, stop
+                return Job(self._geometry.page_span(page), page, _PRECOPY)
+        runs = self._remaining.take_first(block_index, target_page, stop, self._run_pages)
         assert runs is not None, "the scan has found a member there"
-        span = hull_of(runs)
-        self._cursor = (block_index, span.end)
-        return Job(span, page, Channel.PRECOPY, first=runs)
+        span = runs if isinstance(runs, Span) else runs.hull
+        self.go_on_behind(span)
+        return Job(span, page, _PRECOPY, runs)
 
 
 def _lies_in(place: tuple[int, int] | None, span: Span) -> bool:
-    return place is not None and covers(span, Span(*place, TARGET_PAGE_BYTES))
+    if place is None:
+        return False
+    block, target_page = place
+    return covers(span, Span(block, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
@@ -25,8 +23,9 @@ class Lane(Enum):
     __hash__ = object.__hash__
 
 
-class Chunk(NamedTuple):
-    """A piece of guest memory to send as one frame.
+@dataclass(slots=True)
+class Chunk:
+    """A piece of guest memory to send as one frame; nobody changes it.
 
     Attributes:
         span: The bytes, in one run or in several.
@@ -45,7 +44,6 @@ class Chunk(NamedTuple):
     requested_ns: int | None
 
 
-@dataclass(slots=True)
 class Job:
     """A page (or runs of small pages, or of parts of huge ones) on its way.
 
@@ -62,16 +60,26 @@ class Job:
         first: What its first chunk is to be, where whoever made the job has found that out already.
     """
 
-    span: Span
-    page: PageId
-    channel: Channel
-    requested_ns: int | None = None
     boosted: bool = False
     begun: bool = False
     postponed: bool = False
     chunk: Chunk | None = None
-    given: list[Stretch] = field(default_factory=list)
-    first: Stretch | None = None
+
+    def __init__(
+        self,
+        span: Span,
+        page: PageId,
+        channel: Channel,
+        first: Stretch | None = None,
+        requested_ns: int | None = None,
+    ) -> None:
+        """Begin with nothing given out; what is the same for most jobs is the class's."""
+        self.span = span
+        self.page = page
+        self.channel = channel
+        self.first = first
+        self.requested_ns = requested_ns
+        self.given: list[Stretch] = []
 
     @property
     def urgent(self) -> bool:
@@ -81,48 +89,6 @@ class Job:
     def gave(self, unit: Span) -> bool:
         """Tell whether a chunk of it has bytes of a unit; what lies between two runs it has not."""
         return any(overlap(stretch, unit) for stretch in self.given)
-
-
-class Request(NamedTuple):
-    """A page request.
-
-    Attributes:
-        page: The page that a vCPU waits for.
-        unit: What is urgent of it: all of it, or the target page that was touched.
-        requested_ns: When it came.
-    """
-
-    page: PageId
-    unit: Span
-    requested_ns: int
-
-
-class RequestQueue:
-    """The requests that wait for their turn, oldest first, at most one for each unit."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._requests: deque[Request] = deque()
-        self._units: set[Span] = set()
-
-    def __len__(self) -> int:
-        """Return how many wait."""
-        return len(self._requests)
-
-    def __contains__(self, unit: Span) -> bool:
-        """Tell whether a request for a unit waits."""
-        return unit in self._units
-
-    def append(self, request: Request) -> None:
-        """Put a request behind all others."""
-        self._requests.append(request)
-        self._units.add(request.unit)
-
-    def pop(self) -> Request:
-        """Return the oldest, which no longer waits."""
-        request = self._requests.popleft()
-        self._units.remove(request.unit)
-        return request
 
 
 def covers(outer: Span, inner: Span) -> bool:
@@ -136,15 +102,15 @@ def unit_of(geometry: Geometry, page: PageId, target_page: int, *, critical: boo
     Raises:
         RemoteProtocolError: The guest has no such page, or the page no such target page.
     """
-    inside = geometry.has_page(page) and (
-        0 <= target_page < geometry.blocks[page.block].target_pages_per_page
+    block_index, page_index = page
+    if 0 <= block_index < len(geometry.blocks):
+        block = geometry.blocks[block_index]
+        page_bytes, inside = block.page_bytes, target_page * TARGET_PAGE_BYTES
+        if 0 <= page_index < block.page_count and 0 <= inside < page_bytes:
+            if critical:
+                return Span(block_index, page_index * page_bytes + inside, TARGET_PAGE_BYTES)
+            return Span(block_index, page_index * page_bytes, page_bytes)
+    raise RemoteProtocolError(
+        f"target page {target_page} of page {page_index} of block {block_index} is outside the "
+        "guest"
     )
-    if not inside:
-        raise RemoteProtocolError(
-            f"target page {target_page} of page {page.index} of block {page.block} is outside the "
-            "guest"
-        )
-    span = geometry.page_span(page)
-    if not critical:
-        return span
-    return Span(span.block, span.offset + target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)

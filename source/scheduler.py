@@ -38,7 +38,14 @@ from protocol.policy import HalfSent, Policy
 from protocol.runs import Runs, Stretch
 from source.answers import Answer, Notice, SchedulerCounts
 from source.background import Background
-from source.jobs import Chunk, Job, Lane, Request, RequestQueue, covers, unit_of
+from source.jobs import Chunk, Job, Lane, covers, unit_of
+
+# Before Python 3.12 each look at an enumeration's member costs as much as two calls.
+_PRECOPY = Channel.PRECOPY
+_URGENT, _BACKGROUND = Lane.URGENT, Lane.BACKGROUND
+_QUEUED = Answer.QUEUED
+
+_NO_CHUNK = "there is no chunk that could have been sent"
 
 
 class Scheduler:
@@ -61,10 +68,13 @@ class Scheduler:
         self.lanes = (Lane.URGENT, Lane.BACKGROUND) if policy.concurrent else (Lane.ALL,)
         self._geometry = geometry
         self._policy = policy
-        self._chunk_bytes = chunk_bytes
+        self._chunk_pages = chunk_bytes // TARGET_PAGE_BYTES
         self._remaining = PageSet(geometry)
         self._background = Background(self._remaining, chunk_bytes, in_parts=policy.critical)
-        self._queue = RequestQueue()
+        self._urgent_channel = Channel.POSTCOPY if policy.own_channel else Channel.PRECOPY
+        # The requests that wait for their turn, oldest first, at most one for each unit: what is
+        # urgent of a page, and the job that would serve it were the page untouched.
+        self._queue: dict[Span, Job] = {}
         self._current: dict[Lane, Job] = {}
         self._preempted: Job | None = None
         # Of a page that goes again whole: the frame that was begun and must still end.
@@ -93,13 +103,10 @@ class Scheduler:
     @property
     def wants_preemption(self) -> bool:
         """Whether what is being sent now should be broken off for a request."""
+        if not (self._queue and self._current and self._policy.preempts):
+            return False
         current = self._current.get(Lane.ALL)
-        return (
-            self._policy.preempts
-            and bool(self._queue)
-            and current is not None
-            and not current.urgent
-        )
+        return current is not None and current.requested_ns is None
 
     def take_notices(self) -> list[Notice]:
         """Return what was done since the last call, oldest first."""
@@ -128,7 +135,7 @@ class Scheduler:
 
         Requests come again, and no frame of before will be finished.
         """
-        self._queue = RequestQueue()
+        self._queue.clear()
         self._current.clear()
         self._preempted = self._leftover = None
         self._notices.clear()
@@ -159,20 +166,23 @@ class Scheduler:
         unit = unit_of(self._geometry, page, target_page, critical=self._policy.critical)
         if self._background.across_pages:
             raise LocalProtocolError("there are no page requests while no vCPU runs there")
-        request = Request(page, unit, now_ns)
         self.counts.received += 1
-        under_way = self._under_way(unit)
-        if under_way is not None and (answer := self._answer_under_way(under_way, request)):
-            return answer
+        under_way = self._under_way(unit) if self._current else None
+        if under_way is not None:
+            answer = self._answer_under_way(under_way, page, unit, now_ns)
+            if answer is not None:
+                return answer
         if unit in self._queue:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
-        lies_here = under_way is not None or self._is_preempted(unit)
+        lies_here = under_way is not None or (
+            self._preempted is not None and self._is_preempted(unit)
+        )
         if not lies_here and not self._remaining.holds_any(unit):
             self.counts.already_sent += 1
             return Answer.ALREADY_SENT
-        self._queue.append(request)
-        return Answer.QUEUED
+        self._queue[unit] = Job(unit, page, self._urgent_channel, requested_ns=now_ns)
+        return _QUEUED
 
     def next_chunk(self, lane: Lane = Lane.ALL) -> Chunk | None:
         """Return what to send now, or None when the lane has nothing.
@@ -182,26 +192,29 @@ class Scheduler:
         Raises:
             LocalProtocolError: The lane's chunk before is still out, or there is no such lane.
         """
-        if lane not in self.lanes:
-            raise LocalProtocolError(f"the policy has no lane {lane.value!r}")
         job = self._current.get(lane)
-        if job is not None and job.chunk is not None:
+        if job is None:
+            if lane not in self.lanes:
+                raise LocalProtocolError(f"the policy has no lane {lane.value!r}")
+        elif job.chunk is not None:
             raise LocalProtocolError("the last chunk was neither sent nor interrupted")
-        if lane is Lane.ALL and self.wants_preemption:
+        elif self._queue and self.wants_preemption:
             self._preempt()
-        if lane not in self._current:
-            picked = self._pick(lane)
-            if picked is None:
+            job = None
+        if job is None:
+            job = self._pick(lane)
+            if job is None:
                 return None
-            self._current[lane] = picked
-            self._note(events.PAGE_START, picked)
-        return self._cut(self._current[lane])
+            self._current[lane] = job
+            self._note(events.PAGE_START, job)
+        return self._cut(job)
 
     def chunk_sent(self, lane: Lane = Lane.ALL) -> int:
         """Say that a lane's chunk is whole with the socket; return how many pages now are, too."""
-        job = self._job_with_chunk(lane)
-        sent, job.chunk = job.chunk, None
-        assert sent is not None
+        job = self._current.get(lane)
+        if job is None or (sent := job.chunk) is None:
+            raise LocalProtocolError(_NO_CHUNK)
+        job.chunk = None
         job.begun = True
         if job is self._leftover:
             # Its page went whole by other frames, and was told.
@@ -228,15 +241,16 @@ class Scheduler:
         Raises:
             LocalProtocolError: No chunk is out, or nothing wants it broken off.
         """
-        job = self._job_with_chunk(Lane.ALL)
+        job = self._current.get(Lane.ALL)
+        if job is None or (chunk := job.chunk) is None:
+            raise LocalProtocolError(_NO_CHUNK)
         if not self.wants_preemption:
             raise LocalProtocolError("a chunk was broken off though no request calls for it")
         if begun:
             job.begun = True
         else:
-            assert job.chunk is not None
-            self._remaining.add(job.chunk.span)
-            job.given.remove(job.chunk.span)
+            self._remaining.add(chunk.span)
+            job.given.remove(chunk.span)
             job.chunk = None
         self._preempt()
 
@@ -265,7 +279,7 @@ class Scheduler:
         """Tell whether a unit is one of a job's; what lies between its runs is not."""
         return covers(job.span, unit) and (self._remaining.holds_any(unit) or job.gave(unit))
 
-    def _answer_under_way(self, job: Job, request: Request) -> Answer | None:
+    def _answer_under_way(self, job: Job, page: PageId, unit: Span, now_ns: int) -> Answer | None:
         """Return the answer to a request that a job under way meets, None if it has to queue."""
         if job.urgent:
             self.counts.duplicate += 1
@@ -276,14 +290,9 @@ class Scheduler:
             return Answer.POSTPONED
         if self.wants_preemption:
             return None
-        self._make_urgent(job, request)
+        job.requested_ns = now_ns
+        self._begin_urgent(job, page, unit)
         return Answer.URGENT_IN_PLACE
-
-    def _job_with_chunk(self, lane: Lane) -> Job:
-        job = self._current.get(lane)
-        if job is None or job.chunk is None:
-            raise LocalProtocolError("there is no chunk that could have been sent")
-        return job
 
     def _preempt(self) -> None:
         job = self._current.pop(Lane.ALL)
@@ -301,38 +310,37 @@ class Scheduler:
             self._background.take_back(job)
 
     def _pick(self, lane: Lane) -> Job | None:
-        while self._queue and lane is not Lane.BACKGROUND:
-            job = self._urgent_job(self._queue.pop())
+        while self._queue and lane is not _BACKGROUND:
+            job = self._urgent_job(self._queue.pop(next(iter(self._queue))))
             if job is not None:
                 return job
-        if lane is Lane.URGENT:
+        if lane is _URGENT:
             return None
         if self._leftover is not None:
             return self._leftover
         if self._preempted is not None:
             job, self._preempted = self._preempted, None
             return job
-        beside = self._current.get(Lane.URGENT)
+        beside = self._current.get(_URGENT) if self._current else None
         return self._background.next_job(beside.span if beside else None)
 
-    def _urgent_job(self, request: Request) -> Job | None:
+    def _urgent_job(self, request: Job) -> Job | None:
         """Return the job that serves a request, or None if nothing is to be sent for it now."""
-        if self._is_preempted(request.unit):
+        if self._preempted is not None and self._is_preempted(request.span):
             return self._half_sent_job(request)
         # The background may have come to this page after the request, and be in the middle of it.
-        if self._under_way(request.unit) is not None:
+        if self._current and self._under_way(request.span) is not None:
             self.counts.postponed += 1
             return None
         # Or what was sent since held it.
-        if not self._remaining.holds_any(request.unit):
+        request.first = self._take_first(request.span)
+        if request.first is None:
             self.counts.already_sent += 1
             return None
-        channel = Channel.POSTCOPY if self._policy.own_channel else Channel.PRECOPY
-        job = Job(request.unit, request.page, channel)
-        self._make_urgent(job, request)
-        return job
+        self._begin_urgent(request, request.page, request.span)
+        return request
 
-    def _half_sent_job(self, request: Request) -> Job | None:
+    def _half_sent_job(self, request: Job) -> Job | None:
         """Return the job for a request that the half-sent page meets, as the policy wants it."""
         if self._policy.half_sent is HalfSent.POSTPONE:
             self.counts.postponed += 1
@@ -346,7 +354,8 @@ class Scheduler:
             job.channel = Channel.POSTCOPY
         else:
             job.boosted = True
-        self._make_urgent(job, request)
+        job.requested_ns = request.requested_ns
+        self._begin_urgent(job, request.page, request.span)
         if job.boosted:
             self.counts.boosted += 1
             self._note(events.BOOST, job)
@@ -361,16 +370,22 @@ class Scheduler:
             self._leftover = job
         return Job(job.span, job.page, Channel.POSTCOPY)
 
-    def _make_urgent(self, job: Job, request: Request) -> None:
-        job.requested_ns = request.requested_ns
-        if job.channel is Channel.PRECOPY:
+    def _begin_urgent(self, job: Job, page: PageId, unit: Span) -> None:
+        """Count a job that now is urgent, and have the background go on near what was touched.
+
+        Args:
+            job: The job.
+            page: The page that was requested.
+            unit: What is urgent of it.
+        """
+        if job.channel is _PRECOPY:
             self.counts.on_precopy_channel += 1
         else:
             self.counts.on_postcopy_channel += 1
         if self._policy.locality:
-            self._background.go_on_at(job.span.block, job.span.end)
+            self._background.go_on_behind(job.span)
         if self._policy.critical:
-            self._background.demote(request.page, request.unit.offset)
+            self._background.demote(page, unit.offset)
 
     def _cut(self, job: Job) -> Chunk:
         """Return the job's broken-off chunk as it is by now, or make one of its next runs."""
@@ -378,13 +393,22 @@ class Scheduler:
             runs, channel = job.chunk.span, job.chunk.channel
         else:
             found, job.first = job.first, None
-            found = found or self._remaining.first_runs(job.span, self._chunk_bytes)
+            if found is None:
+                found = self._take_first(job.span)
             assert found is not None, "a job without bytes left is finished by chunk_sent"
             runs, channel = found, job.channel
-            self._remaining.remove(runs)
             job.given.append(runs)
-        job.chunk = Chunk(runs, job.page, channel, job.urgent, job.boosted, job.requested_ns)
+        requested_ns = job.requested_ns
+        job.chunk = Chunk(
+            runs, job.page, channel, requested_ns is not None, job.boosted, requested_ns
+        )
         return job.chunk
+
+    def _take_first(self, span: Span) -> Stretch | None:
+        """Take out of what remains what the next chunk for a stretch carries, None without any."""
+        block, offset, length = span
+        first, stop = offset // TARGET_PAGE_BYTES, (offset + length) // TARGET_PAGE_BYTES
+        return self._remaining.take_first(block, first, stop, self._chunk_pages)
 
     def _is_preempted(self, unit: Span) -> bool:
         return self._preempted is not None and self._carries(self._preempted, unit)
@@ -398,4 +422,5 @@ class Scheduler:
         return lies or self._remaining.holds_page(page)
 
     def _note(self, event: str, job: Job) -> None:
-        self._notices.append(Notice(event, job.page, job.channel, job.urgent, job.boosted))
+        urgent = job.requested_ns is not None
+        self._notices.append(Notice(event, job.page, job.channel, urgent, job.boosted))

@@ -68,7 +68,8 @@ def lose_page() -> None:
             fresh.add_flat(self._dirty_log.harvest())
         dirty.update(fresh)
         snapshot = await stop_guest(self, dirty)
-        dirty.remove(Span(*place, TARGET_PAGE_BYTES))
+        block, target_page = place
+        dirty.remove(Span(block, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES))
         return snapshot
 
     Migration._stop_guest = stop_guest_and_forget  # type: ignore[method-assign]

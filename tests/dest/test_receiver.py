@@ -230,8 +230,9 @@ TWO = Runs.of_target_pages(0, np.array([5, 7]))
         (run_frame(Runs.of_target_pages(9, np.array([5])), payload=b"x" * 4096), "outside"),
         (run_frame(Runs.of_target_pages(0, np.array([5, 2048])), payload=b"x" * 8192), "outside"),
         (run_frame(Runs.of_target_pages(0, np.array([5, 600])), payload=b"x" * 8192), "2 pages"),
-        (run_frame(Runs(0, np.array([0, 500]), np.array([400, 113])), np.array([True, True])),
-         "over the agreed"),
+        (run_frame(
+            Runs.of_parts(0, np.array([0, 500]), np.array([400, 113])), np.array([True, True])
+        ), "over the agreed"),
         ((RunData(block=0, offset=0, runs=PackedRuns(bytes(8))), b""), "empty, out of order"),
         ((RunData(block=0, offset=5, runs=PackedRuns(bytes(8))), b""), "no whole target pages"),
     ],

@@ -19,7 +19,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.limits import RUN_COUNT_MAX
 from protocol.pageset import PageSet
-from protocol.runs import Runs
+from protocol.runs import Runs, Stretch
 from tests.strategies import HUGE_PAGE_BYTES, geometries, spans
 
 # A target page by its block index and its index in the block.
@@ -75,6 +75,12 @@ def packed(targets: set[int], first: int, count: int) -> bytes:
     return number.to_bytes(-(-count // 8), "little")
 
 
+def take_first(pages: PageSet, within: Span, count_max: int) -> Stretch | None:
+    """Take the first members inside a span."""
+    where = within.target_pages
+    return pages.take_first(within.block, where.start, where.stop, count_max)
+
+
 class PageSetMachine(RuleBasedStateMachine):
     """Does the same to a page set and to a set of target pages, and compares all answers."""
 
@@ -126,13 +132,12 @@ class PageSetMachine(RuleBasedStateMachine):
             self.pages.remove(runs)
             self.model -= {(block, target) for target in targets}
 
-    @rule(data=st.data())
-    def look_for_runs(self, data: st.DataObject) -> None:
-        """The first members inside a span are those of the model, as a span if without a gap."""
+    @rule(data=st.data(), count_max=st.integers(1, 40) | st.integers(250, 600))
+    def take_first(self, data: st.DataObject, count_max: int) -> None:
+        """The first members in a span are taken, as a span if without a gap, and no others."""
         within = data.draw(spans(self.geometry))
-        pages_max = data.draw(st.integers(1, 40))
-        members = sorted(self.model & targets_of(within))[:pages_max]
-        found = self.pages.first_runs(within, pages_max * TARGET_PAGE_BYTES)
+        members = sorted(self.model & targets_of(within))[:count_max]
+        found = take_first(self.pages, within, count_max)
         if found is None:
             assert not members
         elif isinstance(found, Span):
@@ -140,6 +145,8 @@ class PageSetMachine(RuleBasedStateMachine):
         else:
             assert len(found) > 1
             assert [(found.block, target) for target in found.target_pages.tolist()] == members
+            assert found.length == len(members) * TARGET_PAGE_BYTES
+        self.model -= set(members)
 
     @rule(data=st.data())
     def remove_one(self, data: st.DataObject) -> None:
@@ -203,33 +210,16 @@ class PageSetMachine(RuleBasedStateMachine):
         expected = bool(self.model & targets_of(self.geometry.page_span(page)))
         assert expected == self.pages.holds_page(page)
 
-    @rule(data=st.data(), target_pages_max=st.integers(1, 600))
-    def find_a_run(self, data: st.DataObject, target_pages_max: int) -> None:
-        """Compare the first run in a span with a walk from member to member."""
-        span = data.draw(spans(self.geometry))
-        actual = self.pages.first_run(span, target_pages_max * TARGET_PAGE_BYTES)
-        inside = sorted(target for _, target in self.model & targets_of(span))
-        if not inside:
-            assert actual is None
-            return
-        run = [inside[0]]
-        while run[-1] + 1 in inside[: len(run) + 1] and len(run) < target_pages_max:
-            run.append(run[-1] + 1)
-        expected = Span(span.block, run[0] * TARGET_PAGE_BYTES, len(run) * TARGET_PAGE_BYTES)
-        assert expected == actual
-
     @rule(data=st.data())
     def find_from_a_place(self, data: st.DataObject) -> None:
         """Compare the next member with the first of a sorted list that goes round."""
         block = data.draw(st.integers(0, len(self.geometry.blocks) - 1))
         # The place behind the last target page is one to go on from, too.
         target = data.draw(st.integers(0, self.geometry.blocks[block].target_page_count))
-        actual = self.pages.first_from(block, target * TARGET_PAGE_BYTES)
+        actual = self.pages.first_from(block, target)
         ordered = sorted(self.model)
         later = [member for member in ordered if member >= (block, target)]
-        first = next(iter(later + ordered), None)
-        expected = first and (first[0], first[1] * TARGET_PAGE_BYTES)
-        assert expected == actual
+        assert next(iter(later + ordered), None) == actual
 
     @rule(data=st.data())
     def pack(self, data: st.DataObject) -> None:
@@ -293,7 +283,7 @@ def test_a_new_set_is_empty() -> None:
     assert len(pages) == 0
     assert members_of(pages) == set()
     assert pages.first_from(1, 0) is None
-    assert pages.first_run(Span(1, 0, 5 * TARGET_PAGE_BYTES), TARGET_PAGE_BYTES) is None
+    assert pages.take_first(1, 0, 5, 1) is None
     assert list(pages.bitmaps(64)) == []
 
 
@@ -314,35 +304,35 @@ def test_a_new_set_is_empty() -> None:
 def test_the_search_wraps_once(members: set[Member], start: Member, expected: Member) -> None:
     """The search goes on to the end, through the blocks behind, and round to where it began."""
     pages = made_of(GUEST, members)
-    actual = pages.first_from(start[0], start[1] * TARGET_PAGE_BYTES)
-    assert (expected[0], expected[1] * TARGET_PAGE_BYTES) == actual
+    assert expected == pages.first_from(*start)
 
 
-def test_a_run_ends_at_its_bounds() -> None:
-    """A run ends at a gap, at the end of where it is looked for, or at its longest length."""
+def test_what_is_taken_ends_at_its_bounds() -> None:
+    """It ends at the end of where it is looked for, or when it is as much as was wanted."""
     pages = PageSet(GUEST)
     pages.add(Span(2, 2 * TARGET_PAGE_BYTES, 6 * TARGET_PAGE_BYTES))
     pages.add(Span(2, 9 * TARGET_PAGE_BYTES, 4 * TARGET_PAGE_BYTES))
 
-    def run(first: int, count: int, most: int) -> tuple[int, int] | None:
-        where = Span(2, first * TARGET_PAGE_BYTES, count * TARGET_PAGE_BYTES)
-        found = pages.first_run(where, most * TARGET_PAGE_BYTES)
-        return found and (found.offset // TARGET_PAGE_BYTES, found.length // TARGET_PAGE_BYTES)
+    def take(first: int, stop: int, most: int) -> list[int]:
+        found = pages.copy().take_first(2, first, stop, most)
+        return np.r_[found.target_pages].tolist() if found is not None else []
 
-    assert run(0, 13, 64) == (2, 6)
-    assert run(0, 13, 3) == (2, 3)
-    assert run(0, 4, 64) == (2, 2)
-    assert run(3, 10, 64) == (3, 5)
-    assert run(8, 5, 64) == (9, 4)
-    assert run(8, 1, 64) is None
-    assert run(0, 2, 64) is None
+    assert take(0, 13, 64) == [2, 3, 4, 5, 6, 7, 9, 10, 11, 12]
+    assert take(0, 13, 7) == [2, 3, 4, 5, 6, 7, 9]
+    assert take(0, 13, 3) == [2, 3, 4]
+    assert take(0, 4, 64) == [2, 3]
+    assert take(3, 13, 64) == [3, 4, 5, 6, 7, 9, 10, 11, 12]
+    assert take(8, 13, 64) == [9, 10, 11, 12]
+    assert take(8, 9, 64) == []
+    assert take(0, 2, 64) == []
 
 
 def test_nothing_is_found_in_no_span() -> None:
     """A span without length has no run, though its block is full."""
     pages = PageSet(GUEST)
     pages.fill()
-    assert pages.first_run(Span(1, 0, 0), TARGET_PAGE_BYTES) is None
+    assert pages.take_first(1, 0, 0, 1) is None
+    assert len(pages) == GUEST.target_page_count
 
 
 @pytest.mark.parametrize("flat", [[], [0], [1023, 1024, 1028, 1029, 1041], list(range(1042))])
@@ -502,9 +492,10 @@ def test_runs_are_as_many_as_a_frame_may_name() -> None:
     geometry = Geometry((RamBlock("ram", 4096 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
     pages = PageSet(geometry)
     pages.add_flat(np.arange(0, 4096, 3))
-    found = pages.first_runs(Span(0, 0, geometry.length_bytes), 64 << 20)
+    found = pages.take_first(0, 0, 4096, 16_384)
     assert isinstance(found, Runs)
     assert found.target_pages.tolist() == list(range(0, 3 * RUN_COUNT_MAX, 3))
+    assert members_of(pages) == {(0, at) for at in range(3 * RUN_COUNT_MAX, 4096, 3)}
 
 
 @pytest.mark.parametrize("few", [0, 256])
@@ -517,9 +508,10 @@ def test_runs_lie_no_further_apart_than_a_frame_can_say(
     geometry = Geometry((RamBlock("ram", 200 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
     pages = PageSet(geometry)
     pages.add_flat(np.array([10, 12, 109, 110]))
-    found = pages.first_runs(Span(0, 0, geometry.length_bytes), 1 << 20)
+    found = pages.take_first(0, 0, 200, 256)
     assert isinstance(found, Runs)
     assert found.target_pages.tolist() == [10, 12, 109]
+    assert members_of(pages) == {(0, 110)}
 
 
 def test_few_pages_and_many_are_the_same() -> None:
@@ -533,16 +525,14 @@ def test_few_pages_and_many_are_the_same() -> None:
     for _ in range(60):
         first, stop = sorted(rng.choice(geometry.target_page_count, 2, replace=False).tolist())
         within = Span(0, first * TARGET_PAGE_BYTES, (stop - first) * TARGET_PAGE_BYTES)
-        most = int(rng.integers(1, 300)) * TARGET_PAGE_BYTES
+        most = int(rng.integers(1, 300))
         answers = []
         for pages, few in zip(sets, (0, 1 << 20), strict=True):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("protocol.pageset._FEW", few)
                 patch.setattr("protocol.pageset._MANY_SET", b"\1" * 1024)
                 patch.setattr("protocol.pageset._MANY_CLEAR", bytes(1024))
-                runs = pages.first_runs(within, most)
-                if runs is not None:
-                    pages.remove(runs)
+                runs = take_first(pages, within, most)
                 answers.append((runs, pages.count_in(within), len(pages)))
         assert answers[0] == answers[1]
     assert members_of(sets[0]) == members_of(sets[1])

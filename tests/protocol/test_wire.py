@@ -159,7 +159,9 @@ FRAMES: list[tuple[Message, bytes]] = [
         RunData(
             payload_bytes=4096, block=1, offset=8192,
             runs=PackedRuns(
-                pack_runs(Runs(1, np.array([2, 9]), np.array([3, 1])), np.array([True, False]))
+                pack_runs(
+                    Runs.of_parts(1, np.array([2, 9]), np.array([3, 1])), np.array([True, False])
+                )
             ),
         ),
         joined(

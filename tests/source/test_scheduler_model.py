@@ -584,7 +584,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Queue entries differ, urgent pages run to their end, and every request is accounted."""
         if not hasattr(self, "model"):
             return
-        queued = [request.unit for request in self.scheduler._queue._requests]
+        queued = list(self.scheduler._queue)
         assert len(set(queued)) == len(queued)
         assert not (self.scheduler.urgent() and self.scheduler.wants_preemption)
         assert len(self.open_frames) <= 1

@@ -91,7 +91,7 @@ def test_zeros_hold_a_page_without_its_bytes() -> None:
 def runs(first: int, *parts: tuple[int, int, bool], short: int = 0) -> bytes:
     """Return a frame of runs, each given as (target page behind the first, count, zero)."""
     firsts, counts, zeros = (np.array(column) for column in zip(*parts, strict=True))
-    packed = pack_runs(Runs(0, firsts + first, counts), zeros)
+    packed = pack_runs(Runs.of_parts(0, firsts + first, counts), zeros)
     length = int(counts[~zeros].sum()) * TARGET_PAGE_BYTES - short
     message = RunData(
         payload_bytes=length, block=0, offset=first * TARGET_PAGE_BYTES, runs=PackedRuns(packed)
