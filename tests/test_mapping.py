@@ -38,6 +38,18 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/account.py": Elsewhere(
         "tests/protocol/test_records.py", "the fields of one record, which cross as all records do"
     ),
+    **{
+        f"protocol/{part}.py": Elsewhere(
+            "tests/protocol/test_messages.py", "some of the messages, which it takes all together"
+        )
+        for part in (
+            "message",
+            "page_messages",
+            "recovery_messages",
+            "session_messages",
+            "switch_messages",
+        )
+    },
     "protocol/channels.py": Elsewhere(
         "tests/protocol/test_messages.py", "two names, which are the roles of Hello"
     ),
