@@ -19,7 +19,7 @@ from guest.states import encode_states
 from protocol.capabilities import CHECKSUM, RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
-from protocol.events import FRAME_CHANGED, GUEST_STOP, PASS_END, Emit
+from protocol.events import FRAME_CHANGED, GUEST_STOP, Emit
 from protocol.geometry import PageId
 from protocol.limits import (
     CLOSING_SECONDS_MAX,
@@ -51,9 +51,10 @@ from protocol.states import Event, Lifecycle, State
 from source.channel import OutChannel
 from source.config import SourceConfig
 from source.connect import Connections
-from source.convergence import NextStep, expected_downtime_ms
+from source.convergence import NextStep
 from source.meter import Meter, sent_bytes
 from source.pacing import Pacer
+from source.passes import Passes
 from source.recovery import Lacking, lost_bytes
 from source.rests import send_rests
 from source.returns import Inbox
@@ -98,6 +99,7 @@ class Migration:
         self._lifecycle = lifecycle
         self._emit = emit
         self._dirty_log = dirty_log
+        self._passes = Passes(config, self.scheduler, dirty_log, self.meter, emit)
         self._snapshot: GuestSnapshot | None = None
         # What is dirty when the guest is handed over, and whether it is sent before or after.
         self._dirty = PageSet(config.geometry)
@@ -108,8 +110,6 @@ class Migration:
         # Target pages that lie there in part, and nothing was sent of the rest.
         self._rests: HeldParts = {}
         self._checked = False
-        # What came changed in precopy, and goes with the next pass.
-        self._changed = PageSet(config.geometry)
         self._confirmations = 0
 
     def attach(self, connections: Connections) -> None:
@@ -149,7 +149,7 @@ class Migration:
             MigrationError: Precopy does not converge.
         """
         await self._set_up()
-        self._dirty, self._step = await self._precopy()
+        self._dirty, self._step = await self._passes.run(self._sender, self._main, self._inbox)
         if RECOVER in self.epochs[-1][Channel.PRECOPY].capabilities:
             self.announced = True
             await self._main.send(SwitchOverAhead())
@@ -223,48 +223,6 @@ class Migration:
         self._lifecycle.fire(Event.PREPARED)
         self.prepared.set()
 
-    async def _precopy(self) -> tuple[PageSet, NextStep]:
-        """Run passes until precopy is over; return what is dirty then, and what comes next."""
-        # Everything is dirty at first, so what was written until now says nothing.
-        self._dirty_log.start()
-        dirty = PageSet(self._config.geometry)
-        dirty.fill()
-        bytes_per_second = 0.0
-        while True:
-            step = self._config.rule.decide(
-                self.meter.pass_count, dirty.length_bytes, bytes_per_second
-            )
-            if step is NextStep.GIVE_UP:
-                raise MigrationError(
-                    f"precopy does not converge: after {self.meter.pass_count} passes "
-                    f"{dirty.length_bytes} bytes are dirty"
-                )
-            if step is not NextStep.ANOTHER_PASS:
-                estimate_ms = expected_downtime_ms(dirty.length_bytes, bytes_per_second)
-                self.meter.expected_downtime_ms = 0.0 if step is NextStep.POSTCOPY else estimate_ms
-                return dirty, step
-            bytes_per_second = await self._pass(dirty)
-            dirty = PageSet(self._config.geometry)
-            self._harvest(dirty)
-
-    async def _pass(self, dirty: PageSet) -> float:
-        """Send all that is dirty once; return the bandwidth in bytes a second."""
-        self._sender.pacer = Pacer(self._config.bandwidth)
-        started_ns = time.monotonic_ns()
-        self.scheduler.add(dirty, across_pages=True)
-        await self._sender.drain()
-        await self._main.send(PassEnd(index=self.meter.pass_count))
-        acked = await self._inbox.expect(PassAck, CLOSING_SECONDS_MAX)
-        if acked.message.index != self.meter.pass_count:
-            raise RemoteProtocolError(
-                f"pass {acked.message.index} was acknowledged, not pass {self.meter.pass_count}"
-            )
-        self.meter.pass_count += 1
-        pass_ns = acked.at_ns - started_ns
-        self.meter.sending_ns += pass_ns
-        self._emit(PASS_END, index=acked.message.index, bytes=dirty.length_bytes, ms=pass_ns / 1e6)
-        return dirty.length_bytes / (pass_ns / 1e9)
-
     async def _stop_guest(self, dirty: PageSet) -> GuestSnapshot:
         """Stop the guest and add its last writes to what is dirty."""
         self.meter.stopped_ns = time.monotonic_ns()
@@ -272,14 +230,8 @@ class Migration:
         self.meter.bytes_at_stop = sent_bytes(self.epochs)
         snapshot = await self._guest.pause()
         self._lifecycle.fire(Event.GUEST_STOPPED)
-        self._harvest(dirty)
+        self._passes.harvest(dirty)
         return snapshot
-
-    def _harvest(self, dirty: PageSet) -> None:
-        dirty.add_flat(self._dirty_log.harvest())
-        dirty.update(self._changed)
-        self._changed = PageSet(self._config.geometry)
-        self.meter.dirty_sync_count += 1
 
     async def _hand_over(self, snapshot: GuestSnapshot) -> None:
         """Make the guest the destination's; the guest stands still."""
@@ -307,7 +259,7 @@ class Migration:
         await self._sender.drain()
         while self._checked:
             await self._confirm(self._main)
-            changed, self._changed = self._changed, PageSet(self._config.geometry)
+            changed = self._passes.take_changed()
             if not len(changed):
                 return
             self.scheduler.add(changed, across_pages=True)
@@ -393,7 +345,7 @@ class Migration:
         if self.handed_over:
             self.scheduler.send_again(runs)
         else:
-            self._changed.add(runs)
+            self._passes.add_changed(runs)
 
     def _on_request(self, request: PageRequest) -> None:
         # One may come before this side has noted that its SwitchOver is sent.

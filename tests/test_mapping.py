@@ -29,6 +29,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/parts.py": Elsewhere(
         "tests/dest/test_assembly_breaks.py", "what a break leaves, which the assembly keeps"
     ),
+    "source/passes.py": Elsewhere(
+        "tests/source/test_migration.py", "the first phase of a migration, which takes one"
+    ),
     "source/rests.py": Elsewhere(
         "tests/test_resent_bytes.py", "what goes first after a break, which takes a break"
     ),
