@@ -1,6 +1,6 @@
 """What holds for all tests."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,20 @@ from tests.processes import Lab, Zygote
 # chose it, which repeats the same examples where the environment says that this is CI.
 settings.register_profile("midstream", settings(deadline=None))
 settings.load_profile("midstream")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Give a test that skips inside a nursery its reason back, which pytest-trio drops."""
+    try:
+        return (yield)
+    except pytest.skip.Exception as skipped:
+        reason = skipped.__context__
+        while isinstance(reason, BaseExceptionGroup) and len(reason.exceptions) == 1:
+            (reason,) = reason.exceptions
+        if isinstance(reason, pytest.skip.Exception):
+            raise reason from None
+        raise
 
 
 @pytest.fixture(scope="session")

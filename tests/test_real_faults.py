@@ -17,6 +17,7 @@ from protocol.geometry import Geometry, RamBlock
 from protocol.policy import preset
 from protocol.units import parse_bytes
 from tests.helpers import HUGE, huge_mapped_bytes
+from tests.huge_pages import huge_pages
 from tests.pairs import PACED, Pair
 from tests.processes import SECONDS_MAX, Lab
 
@@ -60,9 +61,11 @@ async def test_huge_pages_are_mapped_as_such_again(
 
 async def test_hugetlb_pages_are_placed_whole() -> None:
     """Memory of the administrator's huge pages is placed by the kernel, page by page."""
-    skip_without("hugetlb")
-    pair = Pair("userfault", "hugetlb", GEOMETRY, **PACED)
-    await pair.migrate()
+    # Both sides have their memory made of them.
+    with huge_pages(2 * GEOMETRY.blocks[0].page_count):
+        skip_without("hugetlb")
+        pair = Pair("userfault", "hugetlb", GEOMETRY, **PACED)
+        await pair.migrate()
     report = pair.expect_success()
     assert report["midstream"]["backing"] == "hugetlb"
     assert report["midstream"]["placement"] == "userfault"

@@ -11,15 +11,10 @@ from guest import backing
 from guest.backing import check_room, make_block
 from protocol.errors import GuestFailed
 from protocol.geometry import RamBlock
+from tests.huge_pages import huge_pages
 
 HUGE = RamBlock("ram", 4 << 20, 2 << 20)
 SMALL = RamBlock("rom", 64 << 10, 4096)
-
-
-def free_huge_pages() -> int:
-    """Return how many pages of 2 MiB are set aside and free."""
-    path = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
-    return int(path.read_text(encoding="ascii")) if path.exists() else 0
 
 
 @pytest.mark.parametrize("kind", ["auto", "hugetlb", "thp", "base"])
@@ -67,13 +62,11 @@ def test_memory_lies_on_a_multiple_of_its_page_size() -> None:
 
 def test_hugetlb_sets_its_pages_aside() -> None:
     """Where huge pages are free they are reserved at once, so that none is missing later."""
-    before = free_huge_pages()
-    if before < 2:
-        pytest.skip("no two huge pages of 2 MiB are free here")
-    made = make_block(HUGE, "hugetlb")
-    assert made.kind == "hugetlb"
-    assert os.fstat(made.fd).st_blksize == 2 << 20
-    made.close()
+    with huge_pages(2):
+        made = make_block(HUGE, "hugetlb")
+        assert made.kind == "hugetlb"
+        assert os.fstat(made.fd).st_blksize == 2 << 20
+        made.close()
 
 
 @pytest.mark.parametrize("page_bytes", [2 << 20, 1 << 30])

@@ -16,6 +16,7 @@ from guest.slices import finish
 from guest.trace import Trace
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
+from tests.huge_pages import huge_pages
 
 HUGE = 2 << 20
 GUEST = Geometry((RamBlock("ram", 48 << 20, HUGE), RamBlock("rom", 16 << 20, TARGET_PAGE_BYTES)))
@@ -133,15 +134,12 @@ async def test_after_the_stop_writing_costs_nothing(until: Until) -> None:
 
 async def test_a_huge_page_set_aside_is_dirty_as_a_whole(until: Until) -> None:
     """Hugetlb memory is told of page by page, not by 4 KiB."""
-    try:
-        GuestMemory.create(GUEST, "hugetlb").close()
-    except GuestFailed as error:
-        pytest.skip(str(error))
-    async with logged("kernel", writes_to([700]), "hugetlb") as (_, guest, log):
-        log.start()
-        await guest.run()
-        await until(lambda: guest.board.counters(0).step == 1)
-        assert log.harvest().tolist() == list(range(512, 1024))
+    with huge_pages(GUEST.blocks[0].page_count):
+        async with logged("kernel", writes_to([700]), "hugetlb") as (_, guest, log):
+            log.start()
+            await guest.run()
+            await until(lambda: guest.board.counters(0).step == 1)
+            assert log.harvest().tolist() == list(range(512, 1024))
 
 
 async def test_transparent_huge_pages_are_told_of_by_4_kib(until: Until) -> None:

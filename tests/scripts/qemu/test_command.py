@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ import pytest
 from scripts import commands
 from scripts.injection.scenario import read_scenario
 from scripts.qemu.command import PROGRAM
+from tests.huge_pages import huge_pages
 from tests.processes import ROOT, Lab, has_state, until
 
 FOLDER = ROOT / "tests" / "scenarios" / "qemu"
-HUGE_PAGES = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
 
-HUGE_PAGES_NEEDED = {"half-sent-preempt": 8}
+# Of 2 MiB, for scenarios whose QEMU has its memory made of them.
+HUGE_PAGES = {"half-sent-preempt": 8}
 
 
 def need_qemu() -> None:
@@ -41,12 +43,12 @@ def major_version() -> int:
 def test_a_scenario_with_a_real_qemu(lab: Lab, path: Path) -> None:
     """A real QEMU migrates into a destination here, and every byte of its memory arrives."""
     need_qemu()
-    needed = HUGE_PAGES_NEEDED.get(path.stem, 0)
-    if needed and (not HUGE_PAGES.exists() or int(HUGE_PAGES.read_text()) < needed):
-        pytest.skip(f"{needed} huge pages of 2 MiB are not set aside (hugetlb)")
     if path.stem == "half-sent-preempt" and major_version() > 7:
         pytest.skip("QEMU 8.0 and later leave a half-sent page to their bulk stream")
-    process = lab.run("inject", path)
+    with ExitStack() as stack:
+        if path.stem in HUGE_PAGES:
+            stack.enter_context(huge_pages(HUGE_PAGES[path.stem]))
+        process = lab.run("inject", path)
     assert (process.status, process.output) == (0, f"ok {read_scenario(path).name}\n")
 
 
