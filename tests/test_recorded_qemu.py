@@ -20,7 +20,6 @@ from protocol.errors import (
     ConnectionLost,
     MemoryLost,
     MidstreamError,
-    MigrationError,
     RemoteProtocolError,
 )
 from protocol.events import STATE
@@ -52,7 +51,6 @@ class Recording(NamedTuple):
 
 
 _SLOW = "--max-postcopy-bandwidth=2MB/s"
-_RECORDING_ATTEMPTS = 4
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +61,13 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     image = folder / "image"
     image.write_bytes(IMAGE)
     tape = Relay()
-    for attempts_left in reversed(range(_RECORDING_ATTEMPTS)):
-        try:
-            # Slow, so that there is time to ask for pages.
-            trio.run(
-                run_pair,
-                ["--size=4MiB", "--page-size=4KiB", f"--image={image}", _SLOW],
-                ["--access-rate=200", "--vcpus=2"],
-                tape,
-            )
-        except MigrationError:
-            # Not what is tested here: on a busy machine QEMU's migration may fail by itself.
-            if not attempts_left:
-                raise
-            tape = Relay()
-        else:
-            break
+    # Slow, so that there is time to ask for pages.
+    trio.run(
+        run_pair,
+        ["--size=4MiB", "--page-size=4KiB", f"--image={image}", _SLOW],
+        ["--access-rate=200", "--vcpus=2"],
+        tape,
+    )
     magic = FILE_MAGIC.to_bytes(4, "big")
     (main,) = (data for data in tape.said.values() if data.startswith(magic))
     return Recording(main, b"".join(data for data in tape.said.values() if data is not main))

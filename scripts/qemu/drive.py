@@ -23,9 +23,10 @@ _RECONNECT_SECONDS = 0.5
 # QEMU's own words for no limit: what fits in its 64 bits of bytes a second.
 _NO_LIMIT = 1 << 60
 
-# QEMU heeds the order to switch over behind its first 50 ms of precopy; before that a small guest
-# would be over.  It sends one page of 2 MiB in that time.
-_AT_ONCE_BANDWIDTH = 20 << 20
+# The order to switch over can be given only when QEMU migrates already, and on a busy machine comes
+# late: before it comes a small guest would be over.  At this rate no page fits into a tenth of a
+# second's allowance, by which QEMU reckons; a tenth of less than 10 would be none, and no limit.
+_AT_ONCE_BANDWIDTH = 10
 
 
 @dataclass(frozen=True, kw_only=True)
