@@ -25,7 +25,7 @@ from protocol.errors import (
 from protocol.events import STATE
 from protocol.qemu.constants import FILE_MAGIC
 from protocol.qemu.decoder import PreemptDecoder
-from protocol.qemu.messages import Blocks
+from protocol.qemu.messages import Blocks, DiscardRanges, Pages
 from protocol.qemu.ram import block_table
 from protocol.qemu.stream import Decoder
 from scripts.configure import parse_address
@@ -50,6 +50,8 @@ class Recording(NamedTuple):
     preempt: bytes
 
 
+# A few pages come before the switch-over; all would take seconds.
+_EARLY = ("--precopy=64KiB", "--max-bandwidth=100kB/s")
 _SLOW = "--max-postcopy-bandwidth=2MB/s"
 
 
@@ -64,7 +66,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     # Slow, so that there is time to ask for pages.
     trio.run(
         run_pair,
-        ["--size=4MiB", "--page-size=4KiB", f"--image={image}", _SLOW],
+        ["--size=4MiB", "--page-size=4KiB", f"--image={image}", *_EARLY, _SLOW],
         ["--access-rate=200", "--vcpus=2"],
         tape,
     )
@@ -127,6 +129,17 @@ def blocks_of(data: bytes) -> list[tuple[str, int, int]]:
     while not isinstance(message := decoder.next_message(), Blocks):
         assert message is not None
     return list(message.blocks)
+
+
+def is_in_precopy(data: bytes) -> bool:
+    """Tell whether a main stream brings pages before it says which of them are stale."""
+    decoder = Decoder()
+    decoder.receive_data(data)
+    while not isinstance(message := decoder.next_message(), DiscardRanges):
+        assert message is not None
+        if isinstance(message, Pages):
+            return True
+    return False
 
 
 def test_decoders_refuse_what_was_changed(recording: Recording) -> None:
@@ -217,6 +230,7 @@ def test_a_replayed_stream_is_a_migration(recording: Recording, tmp_path: Path) 
         replay = Replay(tmp_path / "memory")
         trio.run(replay.run, *recording)
     assert replay.error is None
+    assert is_in_precopy(recording.main)
     saved = (tmp_path / "memory").read_bytes()
     offset = sum(
         length

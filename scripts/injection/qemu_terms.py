@@ -17,7 +17,7 @@ from scripts.injection.triggers import Passed, Received, Trigger
 from scripts.options import SOURCE, Values
 from scripts.qemu.command import ACCELS, qemu_source
 
-_KEYS = ("qemu", "accel", "preempt", "running")
+_KEYS = ("qemu", "accel", "precopy", "preempt", "running")
 
 # Of [migration], what QEMU takes and what is the destination's own.
 _OF_QEMU = (
@@ -38,17 +38,22 @@ class QemuTerms:
         accel: "auto", "kvm" or "tcg".
         preempt: It has the capability postcopy-preempt.
         running: Its firmware runs.
+        precopy: What it sends before it switches over, a size.
     """
 
     program: str
     accel: str
     preempt: bool
     running: bool
+    precopy: str
 
     def values(self, values: Values) -> dict[str, Any]:
         """Return the values of `midstream qemu` that make what a scenario's values say."""
-        own = {"qemu": self.program, "accel": self.accel, "preempt": self.preempt}
-        return {**{key: values[key] for key in _OF_QEMU}, **own, "running": self.running}
+        own = {
+            "qemu": self.program, "accel": self.accel, "precopy": self.precopy,
+            "preempt": self.preempt, "running": self.running,
+        }  # fmt: skip
+        return {**{key: values[key] for key in _OF_QEMU}, **own}
 
     def arguments(self, values: Values) -> list[str]:
         """Return the command line of `midstream qemu` for it."""
@@ -77,7 +82,10 @@ def read_source(table: Mapping[str, Any], where: Where) -> QemuTerms | None:
     for key, value in switches.items():
         if type(value) is not bool:
             raise where.wrong(key, f"{key} is neither true nor false")
-    return QemuTerms(program, str(accel), **switches)
+    precopy = table.get("precopy", "0")
+    if not isinstance(precopy, str):
+        raise where.wrong("precopy", "precopy is no size")
+    return QemuTerms(program, str(accel), **switches, precopy=precopy)
 
 
 _SWITCHES = {"preempt": True, "running": False}

@@ -16,7 +16,7 @@ from guest.pattern import Pattern
 from guest.slices import in_loop, in_thread
 from protocol.errors import LocalProtocolError, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
-from protocol.units import parse_geometry, parse_rate
+from protocol.units import parse_bytes, parse_geometry, parse_rate
 from scripts.configure import check_outputs, parse_address, seconds_of
 from scripts.files import check_readable, check_writable
 from scripts.options import SOURCE, Values
@@ -75,6 +75,10 @@ class QemuSource:
 @click.option("--image", metavar="FILE", help="Fill the memory from this file, not a pattern.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 64) - 1))
 @click.option("--postcopy-after", default=0, show_default=True, type=click.IntRange(0, 1000))
+@click.option(
+    "--precopy", default="0", show_default=True, metavar="SIZE",
+    help="Switch over when precopy, at --max-bandwidth, has sent so much.",
+)  # fmt: skip
 @click.option("--max-bandwidth", default="0", show_default=True, metavar="RATE")
 @click.option("--max-postcopy-bandwidth", default="0", show_default=True, metavar="RATE")
 @click.option(
@@ -123,6 +127,7 @@ def qemu_source(values: Values) -> QemuSource:
     except MidstreamError as error:
         hint = "--size, --page-size, --max-bandwidth or --max-postcopy-bandwidth"
         raise click.BadParameter(str(error), param_hint=hint) from error
+    precopy_bytes = _precopy_bytes(values, rates[0])
     if values["save"] is not None:
         check_writable("--save", values["save"], beside=True)
     if values["image"] is not None:
@@ -140,11 +145,28 @@ def qemu_source(values: Values) -> QemuSource:
             postcopy_after=int(values["postcopy_after"]),
             bandwidth=rates[0],
             postcopy_bandwidth=rates[1],
+            precopy_bytes=precopy_bytes,
             reconnect_seconds=seconds_of("--reconnect-for", values["reconnect_for"]),
         ),
         window_bytes(values["window"]),
         Path(values["save"]) if values["save"] is not None else None,
     )
+
+
+def _precopy_bytes(values: Values, bandwidth: int) -> int:
+    """Return how much is to be sent before the switch-over, 0 for nothing.
+
+    Raises:
+        click.BadParameter: It is no size, or nobody could say when it has been sent.
+    """
+    try:
+        count = parse_bytes(values["precopy"])
+    except LocalProtocolError as error:
+        raise click.BadParameter(str(error), param_hint="--precopy") from error
+    if count and (int(values["postcopy_after"]) or not bandwidth):
+        reason = "it takes --postcopy-after 0, and a --max-bandwidth at which it is not all over"
+        raise click.BadParameter(reason, param_hint="--precopy")
+    return count
 
 
 async def run_qemu(source: QemuSource, host: str, port: int, emit: Recorder) -> dict[str, Any]:

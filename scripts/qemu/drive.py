@@ -17,6 +17,9 @@ _ENDS = ("completed", "failed", "cancelled", "postcopy-paused")
 # How often, and how long apart, QEMU is asked for the figures of what it has completed.
 _FIGURES_ASKED_MAX, _FIGURES_SECONDS = 50, 0.02
 
+# How often it is asked how much it has sent: it sends for each tenth of a second.
+_SENT_SECONDS = 0.02
+
 # How long QEMU is let alone before it is to try again.
 _RECONNECT_SECONDS = 0.5
 
@@ -36,6 +39,7 @@ class Orders:
     Attributes:
         preempt: With a connection of its own for urgent pages.
         postcopy_after: Precopy passes before the switch-over.
+        precopy_bytes: What is sent before the switch-over at least, where no passes are asked for.
         bandwidth: Bytes a second in precopy; 0 for no limit.
         postcopy_bandwidth: The same in postcopy, for the background.
         reconnect_seconds: How long it is had to try again when its connections break in postcopy.
@@ -46,6 +50,7 @@ class Orders:
     bandwidth: int
     postcopy_bandwidth: int
     reconnect_seconds: float = 0.0
+    precopy_bytes: int = 0
 
 
 async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) -> dict[str, Any]:
@@ -62,9 +67,9 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
         "migrate-set-capabilities",
         capabilities=[{"capability": name, "state": on} for name, on in capabilities.items()],
     )
-    bandwidth = orders.bandwidth or _NO_LIMIT
+    at_once = not (orders.postcopy_after or orders.precopy_bytes)
     parameters = {
-        "max-bandwidth": bandwidth if orders.postcopy_after else _AT_ONCE_BANDWIDTH,
+        "max-bandwidth": _AT_ONCE_BANDWIDTH if at_once else orders.bandwidth or _NO_LIMIT,
         "max-postcopy-bandwidth": orders.postcopy_bandwidth,
         # Precopy alone never ends it.
         "downtime-limit": 0,
@@ -73,6 +78,7 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
     uri = f"tcp:{_bracketed(host)}:{port}"
     await qmp.call("migrate", uri=uri)
     if not orders.postcopy_after:
+        await _wait_sent(qmp, orders.precopy_bytes)
         await qmp.call("migrate-start-postcopy")
     state = await _follow(qmp, orders.postcopy_after, emit)
     with trio.move_on_after(orders.reconnect_seconds):
@@ -85,6 +91,15 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
     if state == "postcopy-paused":
         raise ConnectionLost(f"the destination is gone in postcopy: {reason}")
     raise MigrationError(f"QEMU's migration has {state}: {reason}")
+
+
+async def _wait_sent(qmp: Qmp, count: int) -> None:
+    """Return when QEMU has sent so many bytes, or has ended before."""
+    while count:
+        told: dict[str, Any] = await qmp.call("query-migrate")
+        if told.get("ram", {}).get("transferred", 0) >= count or told.get("status") in _ENDS:
+            return
+        await trio.sleep(_SENT_SECONDS)
 
 
 async def _resume(qmp: Qmp, uri: str, emit: Emit) -> str:

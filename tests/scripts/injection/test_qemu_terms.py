@@ -31,7 +31,7 @@ def test_a_scenario_with_a_qemu(tmp_path: Path) -> None:
     assert scenario.qemu.arguments(scenario.values) == [
         "--preempt", "--size=16MiB", "--page-size=2MiB", "--seed=0", "--max-bandwidth=0",
         "--max-postcopy-bandwidth=1MB/s", "--postcopy-after=0", "--window=64KiB",
-        "--reconnect-for=60s", "--qemu=qemu-system-x86_64", "--accel=auto",
+        "--reconnect-for=60s", "--qemu=qemu-system-x86_64", "--accel=auto", "--precopy=0",
     ]  # fmt: skip
     assert scenario.values["vcpus"] == "2"
     assert scenario.values["window"] == "64KiB"
@@ -58,6 +58,7 @@ def test_switches_of_a_qemu(tmp_path: Path) -> None:
     [
         ("[source]\nother = 1\n" + END, 2, "has no 'other'"),
         ("[source]\npreempt = true\n" + END, 1, "name of QEMU's executable"),
+        (SOURCE + "precopy = 4\n" + GUEST + END, 3, "precopy is no size"),
         (SOURCE + 'accel = "hvf"\n' + END, 3, "none of auto, kvm, tcg"),
         (SOURCE + "preempt = 1\n" + END, 3, "neither true nor false"),
         (SOURCE + '[migration]\npolicy = "drop"\n' + END, 4, "not for a QEMU"),

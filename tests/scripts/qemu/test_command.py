@@ -82,6 +82,8 @@ def test_a_qemu_that_is_lost_in_postcopy(lab: Lab, number: signal.Signals) -> No
         (("qemu", "--connect=:5", "--size=4KiB", "--page-size=4KiB"), "whole number of MiB"),
         (("qemu", "--connect=:5", "--size=a=4MiB"), "one RAMBlock, its name is ram"),
         (("qemu", "--connect=:5", "--max-bandwidth=fast"), "--max-bandwidth"),
+        (("qemu", "--connect=:5", "--precopy=much"), "--precopy"),
+        (("qemu", "--connect=:5", "--precopy=1MiB"), "--max-bandwidth"),
         (("qemu", "--connect=:5", "--image=/nowhere"), "No such file"),
         (("qemu", "--connect=:5", "--image=/"), "is a directory"),
         (("dest", "--listen=:0", "--program=zipf"), "the source says it"),

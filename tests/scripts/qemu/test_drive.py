@@ -80,6 +80,22 @@ async def test_postcopy_at_once() -> None:
     assert emit.states == ["setup", "postcopy-active", "completed"]
 
 
+async def test_postcopy_when_so_much_is_sent(autojump_clock: trio.testing.MockClock) -> None:
+    """QEMU is asked until it has sent so much; one that has ended is not waited for."""
+    qmp = FakeQmp(*entered("completed"), info={"ram": {"transferred": 400}} | DONE)
+    await drive(qmp, orders(precopy_bytes=400, bandwidth=70))
+    assert qmp.calls[1][1]["max-bandwidth"] == 70
+    assert qmp.commands[2:] == [
+        "migrate", "query-migrate", "migrate-start-postcopy", "query-migrate"
+    ]  # fmt: skip
+    ended = FakeQmp(*entered("completed"), info={"ram": {"transferred": 0}} | DONE)
+    await drive(ended, orders(precopy_bytes=400, bandwidth=70))
+    slow = FakeQmp(info={"status": "active", "ram": {"transferred": 399}})
+    with trio.move_on_after(60):
+        await drive(slow, orders(precopy_bytes=400, bandwidth=70))
+    assert "migrate-start-postcopy" not in slow.commands
+
+
 async def test_postcopy_after_a_pass() -> None:
     """The order to switch over comes when as many passes have been made as were asked for."""
     passes: list[tuple[str, dict[str, Any]]] = [
