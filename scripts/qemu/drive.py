@@ -11,6 +11,9 @@ from protocol.errors import ConnectionLost, MigrationError
 from protocol.events import STATE, Emit
 from scripts.qemu.qmp import Qmp
 
+# Where QEMU has no `error-desc`; the destination may know.
+NO_REASON = "it does not say why"
+
 # migration/migration.c: where a migration ends, or goes no further by itself.
 _ENDS = ("completed", "failed", "cancelled", "postcopy-paused")
 
@@ -87,7 +90,7 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
     if state == "completed":
         return await _figures(qmp)
     told: dict[str, Any] = await qmp.call("query-migrate")
-    reason = told.get("error-desc", "it does not say why")
+    reason = told.get("error-desc", NO_REASON)
     if state == "postcopy-paused":
         raise ConnectionLost(f"the destination is gone in postcopy: {reason}")
     raise MigrationError(f"QEMU's migration has {state}: {reason}")

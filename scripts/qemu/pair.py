@@ -9,6 +9,7 @@ import trio
 from protocol.errors import MigrationError
 from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
+from scripts.processes.interrupts import EXIT_CANCELLED
 from scripts.processes.launcher import (
     END_SECONDS_MAX,
     LAST_WORDS_SECONDS_MAX,
@@ -16,6 +17,7 @@ from scripts.processes.launcher import (
     LISTENING,
 )
 from scripts.processes.link import ADDRESSES, NAMESPACES, Link
+from scripts.qemu.drive import NO_REASON
 
 _RUN_SECONDS_MAX = 1800.0
 
@@ -44,10 +46,15 @@ async def run_pair(
                     await child.end(LAST_WORDS_SECONDS_MAX)
         nursery.cancel_scope.cancel()
     failed = [child for child in reversed(children) if child.status and not child.put_down]
+    failed.sort(key=_has_no_reason)
     if failed:
         raise MigrationError(f"the {failed[0].title} has failed: {failed[0].last_words}")
     if any(child.status for child in children):
         raise MigrationError(f"a run with a QEMU took longer than {_RUN_SECONDS_MAX:g} s")
+
+
+def _has_no_reason(child: Child) -> bool:
+    return child.status == EXIT_CANCELLED or child.last_words.endswith(NO_REASON)
 
 
 async def _run(

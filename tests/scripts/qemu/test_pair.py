@@ -70,3 +70,12 @@ async def test_a_pair_whose_qemu_does_not_start() -> None:
     """The QEMU's own words are the reason, and its destination is not left waiting."""
     with nothing_left(), bounded(60), pytest.raises(MigrationError, match="no such program"):
         await run_pair([*SMALL, "--qemu=/nowhere/qemu"], [], LOOPBACK)
+
+
+async def test_a_pair_whose_qemu_does_not_say_why() -> None:
+    """Where QEMU knows only that it has failed, the destination's words are the reason."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed")
+    converged = pytest.raises(MigrationError, match=r"destination has failed: .*before precopy has")
+    with nothing_left(), bounded(60), converged:
+        await run_pair(["--size=1MiB", "--page-size=4KiB", "--postcopy-after=1"], [], LOOPBACK)
