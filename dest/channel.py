@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import socket
 import termios
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -20,7 +22,7 @@ from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted
 from protocol.messages import Abort, Message, Ping
 from protocol.tls import TlsTransport
-from protocol.transport import Transport
+from protocol.transport import PATIENCE_MS, UNTURNED_NS_MAX, Transport
 from protocol.wire import Decoder, encode
 
 # Room for the head of any page frame (below 60 bytes).  What else of a following frame falls in
@@ -29,7 +31,9 @@ _SCRATCH_BYTES = 64
 
 # Where nobody needs to know how far a payload is, so much of it gathers in the kernel before it is
 # read: each wake-up costs both ends time.
-_GATHERED_BYTES = 512 * 1024
+_GATHERED_BYTES = 1 << 20
+# So little comes in one piece or two, and to tell the kernel of it costs as much as a wake-up.
+_UNGATHERED_BYTES_MAX = 64 * 1024
 
 # What is read at once of bytes that nobody wants any more.
 _DRAIN_BYTES = 64 * 1024
@@ -50,6 +54,8 @@ class InChannel:
         self.bytes_sent = 0
         # Somebody waits for bytes.
         self.listening = False
+        # Nothing else is in a hurry: gathered bytes may be waited for without the event loop.
+        self.unhurried = False
         self._sock = sock
         # OpenSSL may hold bytes already that the kernel would be waited for.
         self._may_gather = not isinstance(sock, TlsTransport)
@@ -60,6 +66,9 @@ class InChannel:
         self._unsent = memoryview(b"")
         # As the kernel was told: fewer bytes than these wake nobody.
         self._waking_bytes = 1
+        self._poll = select.poll()
+        # When the event loop had its last turn for certain.
+        self._turned_ns = 0
 
     async def receive(self) -> Message:
         """Return the next message; if it has a payload, `receive_payload` comes next.
@@ -156,6 +165,11 @@ class InChannel:
             self._unsent = memoryview(encode(message) + payload)
             await self._flush()
 
+    def stop_gathering(self) -> None:
+        """Have what lies in the kernel read at once: no more of it may come."""
+        self._may_gather = False
+        self._wake_at(1)
+
     @property
     def arrived_bytes(self) -> int:
         """All that came, also what lies in the kernel until enough of it is gathered."""
@@ -208,8 +222,10 @@ class InChannel:
 
     async def _receive_rest(self, views: list[memoryview], left: int, *, gathered: bool) -> int:
         """Read once of the `left` bytes of a payload; return how many of them came."""
-        gathers = gathered and self._may_gather
-        gathered_bytes = min(left, _GATHERED_BYTES) if gathers else 1
+        gathered_bytes = 1
+        if gathered and self._may_gather and left > _UNGATHERED_BYTES_MAX:
+            # Who waits for a page does not wait, too, until a large last piece of it is copied.
+            gathered_bytes = min(left if self.unhurried else left // 2, _GATHERED_BYTES)
         count = await self._receive_into([*views, self._scratch], gathered_bytes)
         if count > left:
             self._decoder.receive_data(self._scratch[: count - left])
@@ -217,9 +233,7 @@ class InChannel:
 
     async def _receive_into(self, buffers: list[memoryview], gathered_bytes: int = 1) -> int:
         """Read once, when so many bytes are here or no more will come; return how many."""
-        if gathered_bytes != self._waking_bytes:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, gathered_bytes)
-            self._waking_bytes = gathered_bytes
+        self._wake_at(gathered_bytes)
         self.listening = True
         try:
             if gathered_bytes > 1:
@@ -235,12 +249,29 @@ class InChannel:
         self.bytes_received += count
         return count
 
+    def _wake_at(self, count: int) -> None:
+        if count != self._waking_bytes:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._waking_bytes = count
+
     async def _read_gathered(self, buffers: list[memoryview]) -> int:
-        """Read once when the kernel says so, and go through the event loop for it only once."""
+        """Read once when the kernel says so, and go through the event loop for it at most once."""
+        if self.unhurried and await self._is_readable_soon():
+            with suppress(BlockingIOError):
+                return os.readv(self._sock.fileno(), buffers)
         while True:
             await trio.lowlevel.wait_readable(self._sock)
             with suppress(BlockingIOError):
                 return os.readv(self._sock.fileno(), buffers)
+
+    async def _is_readable_soon(self) -> bool:
+        """Wait a moment without the event loop; tell whether there is something to read."""
+        now_ns = time.monotonic_ns()
+        if now_ns - self._turned_ns > UNTURNED_NS_MAX:
+            await trio.lowlevel.checkpoint()
+            self._turned_ns = time.monotonic_ns()
+        self._poll.register(self._sock.fileno(), select.POLLIN)
+        return bool(self._poll.poll(PATIENCE_MS))
 
     def _lost(self, error: OSError) -> ConnectionLost:
         return ConnectionLost(

@@ -82,6 +82,11 @@ class Engine:
         self._emit = emit
         self._watchers: list[Notice] = []
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody wants to know how much of a page has come, and not only when all has."""
+        return bool(self._watchers)
+
     def watch(self, watcher: Notice) -> None:
         """Have a function called with ("received" | "requested" | "placed", page) from now on."""
         self._watchers.append(watcher)

@@ -223,6 +223,8 @@ class Migration:
             await receiver.run()
         except ConnectionLost:
             others = [each for each in self._channels.values() if each is not channel]
+            for each in others:
+                each.stop_gathering()
             with trio.move_on_after(DRAIN_SECONDS_MAX):
                 # The kernel tells nobody when a buffer has run empty.
                 while any(each.has_unread for each in others):  # noqa: ASYNC110

@@ -113,8 +113,7 @@ class Receiver:
             view,
             lambda count: self._engine.progress(self._name, page, count),
             self._is_waste if self._plan.policy.half_sent is HalfSent.RESEND else None,
-            # In precopy no vCPU waits here, and no script looks.
-            gathered=not self._engine.assembly.in_postcopy,
+            gathered=self._gathers(),
         )
         await self._end([view])
 
@@ -143,8 +142,7 @@ class Receiver:
         if self._plan.policy.half_sent is HalfSent.RESEND:
             await self._receive_aside(views, progress)
         elif views:
-            gathered = not self._engine.assembly.in_postcopy
-            await self._channel.receive_scattered(views, progress, gathered=gathered)
+            await self._channel.receive_scattered(views, progress, gathered=self._gathers())
         await self._end(views)
 
     async def _end(self, views: list[memoryview]) -> None:
@@ -166,6 +164,15 @@ class Receiver:
             return
         for view in views:
             view[:], aside = aside[: len(view)], aside[len(view) :]
+
+    def _gathers(self) -> bool:
+        """Tell whether nothing is lost when bytes are looked at in a few large pieces."""
+        in_postcopy = self._engine.assembly.in_postcopy
+        # No vCPU runs here yet, and no script looks.
+        self._channel.unhurried = not in_postcopy
+        if not in_postcopy:
+            return True
+        return not (self._engine.is_watched or self._plan.policy.half_sent is HalfSent.RESEND)
 
     def _is_waste(self) -> bool:
         return self._engine.assembly.is_waste(self._name)

@@ -9,6 +9,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterable
 from typing import Any, Protocol
 
+# In precopy nobody is in a hurry, and a turn of the event loop costs as much as to copy a quarter
+# of a MiB: so long a socket is waited for without one, for a fast connection is ready by then ...
+PATIENCE_MS = 1
+# ... and so long signals, signs of life and the progress line may have to wait for their turn.
+UNTURNED_NS_MAX = 4_000_000
+
 
 class Transport(Protocol):
     """A connection's two directions; every method is as the socket's of that name.

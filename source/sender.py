@@ -118,6 +118,8 @@ class Sender:
 
     async def _send(self, chunk: Chunk, lane: Lane) -> None:
         channel = self._channels[chunk.channel]
+        if chunk.urgent and (background := self._channels[Channel.PRECOPY]) is not channel:
+            background.pause()
         if channel.open_frame is None:
             channel.open_frame = frame_of(
                 self._memory, chunk, *self._waited_us(chunk), checked=self._checked
@@ -153,7 +155,7 @@ class Sender:
         # The clock that the sleep goes by.
         now_ns = int(trio.current_time() * 1e9)
         allowed_bytes = self.pacer.allowance(wanted_bytes, now_ns)
-        if allowed_bytes and (count := channel.send_now(frame, allowed_bytes)):
+        if allowed_bytes and (count := channel.send_in_a_row(frame, allowed_bytes)):
             self.pacer.spend(count)
             # Requests that have come are heard before more is sent.
             await trio.lowlevel.checkpoint()
@@ -165,6 +167,7 @@ class Sender:
                 if allowed_bytes:
                     await channel.wait_room()
                 else:
+                    channel.pause()
                     await trio.sleep(self.pacer.wait_seconds(wanted_bytes, now_ns))
         finally:
             self._waiting = None

@@ -24,6 +24,7 @@ CORE_MODULES = frozenset(
     {
         "source.answers",
         "source.background",
+        "source.buffering",
         "source.jobs",
         "source.scheduler",
         "source.pacing",

@@ -39,17 +39,18 @@ _NOISE_UNJUDGED = "With such noise take the figures for orders of magnitude."
 # What stops a figure, by how its name begins; the longest that fits counts.
 REASONS = {
     "precopy": (
-        "Precopy: the plain pair is two loops of one system call each; here an event loop makes a "
-        "decision, a header and a checkpoint for each frame, and looks for zeros in every page, on "
-        "processors that the two copies keep busy already."
+        "Precopy: the plain pair is two loops of one system call each; here Python runs between "
+        "two of them for each MiB, makes a decision and a header for each frame, and looks into "
+        "one target page in sixteen for zeros, on processors that the two copies keep busy already."
     ),
     "postcopy": (
-        "Postcopy: so that little lies in a request's way, the precopy socket holds 64 KiB in "
-        "postcopy, and the source is woken for each of them; each fault breaks a page off as well."
+        "Postcopy: so that little lies in a request's way, the kernel holds of the background what "
+        "goes in a quarter of a millisecond, and the source is woken for each third of it; each "
+        "fault is five wake-ups of three processes on two processors, which the copies need too."
     ),
     "decisions": (
-        "The scheduler: a decision is some sixty calls in Python, as many for a guest of 4 GiB as "
-        "for one of 64; where each fourth page is to be sent it also makes arrays of a dozen runs."
+        "The scheduler: a decision is some forty calls in Python, and makes half a dozen objects, "
+        "as many for a guest of 4 GiB as for one of 64."
     ),
     "ordered, 4KiB": (
         "A single 4 KiB page: its stages are wake-ups, of the destination, the source, the "

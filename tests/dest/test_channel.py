@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,12 @@ def make_channel() -> Iterator[tuple[InChannel, Peer]]:
         channel = InChannel(near)
         channel.name = Channel.POSTCOPY
         yield channel, Peer(far)
+
+
+async def send_in_pieces(peer: Peer, data: bytes, piece_bytes: int) -> None:
+    """Send bytes a piece at a time."""
+    for start in range(0, len(data), piece_bytes):
+        await peer.send_bytes(data[start : start + piece_bytes])
 
 
 async def receive_page(channel: InChannel, length: int = len(PAGE)) -> tuple[bytes, list[int]]:
@@ -203,6 +210,74 @@ async def test_the_next_head_comes_along_with_a_payload() -> None:
             assert (await receive_page(channel))[0] == PAGE
         # With a read for each head it would be twice as many as there are frames.
         assert reads < 1.5 * frames
+
+
+@pytest.mark.parametrize("unhurried", [False, True])
+async def test_gathered_bytes_are_read_in_few_pieces(unhurried: bool) -> None:
+    """A payload that comes in many pieces is told in few, all of it, with or without hurry."""
+    payload = bytes(range(256)) * 8 * KIB
+    message = PageData(payload_bytes=len(payload), block=0, offset=0)
+    with make_channel() as (channel, peer):
+        channel.unhurried = unhurried
+        memory, told = bytearray(len(payload)), list[int]()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_in_pieces, peer, encode(message) + payload, 16 * KIB)
+            assert await channel.receive() == message
+            await channel.receive_payload(memoryview(memory), told.append, gathered=True)
+        assert memory == payload
+        assert sum(told) == len(payload)
+        # Hurried, it is the half of what is left each time, and the last 64 KiB as they come.
+        assert len(told) <= (6 if unhurried else 16)
+
+
+async def test_who_is_unhurried_lets_others_run() -> None:
+    """However fast the bytes come, the event loop has its turns."""
+    frames, turns = 200, 0
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    with make_channel() as (channel, peer), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dest.channel.UNTURNED_NS_MAX", 0)
+        patch.setattr("dest.channel._UNGATHERED_BYTES_MAX", 0)
+        channel.unhurried = True
+        await peer.send_bytes((encode(PAGE_DATA) + PAGE) * frames)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take_turns)
+            for _ in range(frames):
+                assert await channel.receive() == PAGE_DATA
+                await channel.receive_payload(
+                    memoryview(bytearray(len(PAGE))), lambda _: None, gathered=True
+                )
+            nursery.cancel_scope.cancel()
+    assert turns > frames // 2
+
+
+async def test_what_was_gathered_is_read_at_once_when_no_more_may_come() -> None:
+    """`stop_gathering` wakes who waits for more, and what lies in the kernel is read."""
+    payload = bytes(300 * KIB)
+    message = PageData(payload_bytes=len(payload), block=0, offset=0)
+    with make_channel() as (channel, peer):
+        told: list[int] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.send_bytes, encode(message) + payload[: 200 * KIB])
+            assert await channel.receive() == message
+            view = memoryview(bytearray(len(payload)))
+            nursery.start_soon(partial(channel.receive_payload, view, told.append, gathered=True))
+            await wait_all_tasks_blocked()
+            # The kernel tells nobody when a buffer has filled, or run empty.
+            while channel.arrived_bytes < 200 * KIB:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            assert sum(told) < 200 * KIB
+            channel.stop_gathering()
+            with trio.fail_after(10):
+                while channel.has_unread:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+            assert sum(told) == 200 * KIB
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_payload_without_bytes_is_over_at_once() -> None:

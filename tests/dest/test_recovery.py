@@ -149,10 +149,16 @@ async def make_rig(**config: Any) -> AsyncIterator[Rig]:  # noqa: ANN401 - any f
                 source.close()
 
 
+@pytest.mark.parametrize("gathered", [False, True])
 async def test_a_break_in_the_middle_of_a_target_page(
-    guests: FakeGuests, monkeypatch: pytest.MonkeyPatch
+    guests: FakeGuests, monkeypatch: pytest.MonkeyPatch, gathered: bool
 ) -> None:
-    """What came whole is kept, the rest is missing and comes, and the counts begin anew."""
+    """What came whole is kept, the rest is missing and comes, and the counts begin anew.
+
+    It is the same where it still lay in the kernel, because too little of it had gathered.
+    """
+    if not gathered:
+        monkeypatch.setattr("dest.channel._UNGATHERED_BYTES_MAX", 1 << 30)
     came = trio.Event()
 
     def progress(assembly: Assembly, channel: Channel, count: int) -> None:
@@ -171,9 +177,11 @@ async def test_a_break_in_the_middle_of_a_target_page(
         # Of the next page a chunk, and of another chunk two target pages and a half.
         await source.send_bytes(PRE, 0, HUGE, 256 * KIB)
         await begin_frame(source, HUGE + 256 * KIB, 10 * KIB)
-        await came.wait()
+        if not gathered:
+            await came.wait()
         await rig.break_off()
         standing, missing = await rig.resume(1)
+        assert came.is_set()
         held = 512 + 64 + 2
         assert standing == Standing(
             running=True, target_pages=GEOMETRY.target_page_count - held, dropped_bytes=0

@@ -1,6 +1,9 @@
 """The sending half of a connection: whatever interrupts it, it knows which bytes are sent."""
 
+import os
+import select
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,8 @@ from protocol.messages import Discard, PageData, PassEnd
 from protocol.tls import SMALL_BATCH_BYTES
 from protocol.transport import Transport
 from protocol.wire import encode
-from source.channel import (
-    POSTCOPY_SEND_BUFFER_BYTES,
-    POSTCOPY_UNSENT_BYTES,
-    Frame,
-    OutChannel,
-)
+from source.buffering import SEND_BUFFER_BYTES_MIN, UNSENT_SHARE, Buffering
+from source.channel import Frame, OutChannel
 from tests.certificates import tls_pair
 from tests.helpers import KIB, Peer, tcp_pair
 
@@ -35,6 +34,16 @@ async def receive_exactly(sock: Transport, count: int) -> bytes:
         assert more
         data += more
     return bytes(data)
+
+
+def read_all(fd: int, count: int) -> None:
+    """Read so many bytes from a socket that does not block, in a thread, and close it."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while count > 0:
+        poll.poll()
+        count -= len(os.read(fd, count))
+    os.close(fd)
 
 
 @pytest.mark.parametrize("payload", [b"", b"p", b"some payload"])
@@ -233,6 +242,62 @@ async def test_little_stays_in_the_kernel_in_postcopy() -> None:
         OutChannel(Channel.PRECOPY, near).keep_little_in_the_kernel()
         # The kernel doubles what it is asked for.
         send_bytes = near.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        assert send_bytes == 2 * POSTCOPY_SEND_BUFFER_BYTES
+        assert send_bytes == 2 * SEND_BUFFER_BYTES_MIN
         unsent_bytes = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
-        assert unsent_bytes == POSTCOPY_UNSENT_BYTES
+        assert unsent_bytes == SEND_BUFFER_BYTES_MIN // UNSENT_SHARE
+
+
+async def test_the_send_buffer_follows_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found out about the rate when the kernel took no more is what the kernel is told."""
+    fulls: list[int] = []
+
+    class Measured(Buffering):
+        def full(self, sent_bytes: int, now_ns: int) -> bool:  # type: ignore[explicit-override] # typing.override: from 3.12
+            assert now_ns > 0
+            fulls.append(sent_bytes)
+            self.send_buffer_bytes = 256 * KIB
+            return True
+
+    monkeypatch.setattr("source.channel.Buffering", Measured)
+    with tcp_pair(4 * KIB) as (near, far):
+        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        out.keep_little_in_the_kernel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive_exactly, far, frame.length)
+            while not frame.done:
+                await out.send_some(frame, frame.length)
+        assert 0 < fulls[0] < frame.length
+        send_bytes = near.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        # The kernel may allow less.
+        assert send_bytes > 2 * SEND_BUFFER_BYTES_MIN
+        unsent_bytes = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+        assert unsent_bytes == 256 * KIB // UNSENT_SHARE
+
+
+async def test_in_precopy_room_is_waited_for_without_the_event_loop() -> None:
+    """A peer that goes on reading gets all of a frame from one call, before any other task runs."""
+    with tcp_pair(4 * KIB) as (near, far):
+        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        reader = threading.Thread(target=read_all, args=(os.dup(far.fileno()), frame.length))
+        reader.start()
+        calls = 0
+        # What a machine that has no time for the reader makes of it takes some more.
+        while not frame.done and calls < 1000:
+            calls += 1
+            out.send_in_a_row(frame, frame.length)
+        await trio.to_thread.run_sync(reader.join)
+        assert frame.done
+        assert out.bytes_sent == frame.length
+        # Each call without waiting would have sent what two such buffers hold.
+        assert frame.length / calls > 64 * KIB
+
+
+async def test_in_postcopy_no_room_is_waited_for_outside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There a request may come any moment."""
+    monkeypatch.setattr("source.channel.PATIENCE_MS", 60_000)
+    with tcp_pair(4 * KIB) as (near, _):
+        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        out.keep_little_in_the_kernel()
+        assert 0 < out.send_in_a_row(frame, frame.length) < frame.length

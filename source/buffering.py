@@ -1,0 +1,69 @@
+"""How much of the background may lie in the kernel: what its connection carries in a moment.
+
+Bytes in the kernel cannot be preempted, so they are in every request's way; but each time that they
+run low the source has to be woken, and on a connection that carries gigabytes a second few of them
+are gone before it has come to its senses.  So the size follows from the rate, and is measured anew
+all the time: between two moments at which the kernel took no more, all that it took has left it.
+"""
+
+from __future__ import annotations
+
+# What may lie in a request's way.  At 10 Gbit/s this is 312 KiB; with more the waits grow, and with
+# less it is the source's wake-ups that a fast connection waits for.
+DELAY_NS_MAX = 250_000
+
+# At 1 Gbit/s half a millisecond of line time: with less, a source that gets its processor late
+# leaves the line idle.
+SEND_BUFFER_BYTES_MIN = 64 * 1024
+
+# No memory of two processors is faster.
+SEND_BUFFER_BYTES_MAX = 4 << 20
+
+# Of the buffer, how much may wait to be sent for the first time.
+UNSENT_SHARE = 4
+
+# So long a time is measured together: single moments say more of the machine's than of the line's.
+_MEASURED_NS_MIN = 2_000_000
+
+# In one step the size at most doubles: a line that was idle takes a burst faster than it goes on.
+_GROWTH_MAX = 2
+
+
+class Buffering:
+    """Chooses the size of a send buffer; its user says when the kernel took no more.
+
+    Attributes:
+        send_buffer_bytes: The size by now.
+    """
+
+    def __init__(self) -> None:
+        """Start with the smallest."""
+        self.send_buffer_bytes = SEND_BUFFER_BYTES_MIN
+        self._full_at: tuple[int, int] | None = None
+        self._bytes = 0
+        self._ns = 0
+
+    def full(self, sent_bytes: int, now_ns: int) -> bool:
+        """Say that the kernel takes no more; tell whether another size is due.
+
+        Args:
+            sent_bytes: All that it ever took.
+            now_ns: The time.
+        """
+        if self._full_at is not None:
+            self._bytes += sent_bytes - self._full_at[0]
+            self._ns += now_ns - self._full_at[1]
+        self._full_at = sent_bytes, now_ns
+        if self._ns < _MEASURED_NS_MIN:
+            return False
+        size = self._bytes * DELAY_NS_MAX // self._ns
+        self._bytes = self._ns = 0
+        size = min(size, _GROWTH_MAX * self.send_buffer_bytes, SEND_BUFFER_BYTES_MAX)
+        size = max(size, SEND_BUFFER_BYTES_MIN)
+        changed = size != self.send_buffer_bytes
+        self.send_buffer_bytes = size
+        return changed
+
+    def paused(self) -> None:
+        """Say that what left the kernel since it was full was not made good at once."""
+        self._full_at = None

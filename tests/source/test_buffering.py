@@ -1,0 +1,75 @@
+"""How much may lie in the kernel: in proportion to the rate, never too little, never too much."""
+
+import pytest
+
+from source.buffering import (
+    DELAY_NS_MAX,
+    SEND_BUFFER_BYTES_MAX,
+    SEND_BUFFER_BYTES_MIN,
+    Buffering,
+)
+
+SECOND_NS = 10**9
+
+
+def fill(buffering: Buffering, rate: int, seconds: float = 0.05) -> list[int]:
+    """Have a connection of a rate, in bytes a second, be full time and again; return the sizes."""
+    sent, now_ns, sizes = 0, 0, []
+    while now_ns < seconds * SECOND_NS:
+        if buffering.full(sent, now_ns):
+            sizes.append(buffering.send_buffer_bytes)
+        # A third of the buffer has left it when the source is woken.
+        sent += buffering.send_buffer_bytes // 3
+        now_ns += buffering.send_buffer_bytes * SECOND_NS // (3 * rate)
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [
+        (1_000_000, SEND_BUFFER_BYTES_MIN),
+        (125_000_000, SEND_BUFFER_BYTES_MIN),
+        (1_250_000_000, 1_250_000_000 * DELAY_NS_MAX // SECOND_NS),
+        (3_000_000_000, 3_000_000_000 * DELAY_NS_MAX // SECOND_NS),
+        (100_000_000_000, SEND_BUFFER_BYTES_MAX),
+    ],
+)
+def test_the_size_is_what_goes_in_a_moment(rate: int, expected: int) -> None:
+    """After some milliseconds it is the rate times the delay, within its bounds."""
+    buffering = Buffering()
+    fill(buffering, rate)
+    assert buffering.send_buffer_bytes == pytest.approx(expected, rel=0.001)
+
+
+def test_the_size_at_most_doubles_in_a_step() -> None:
+    """A burst that an idle line takes at once does not make the buffer large at once."""
+    sizes = fill(Buffering(), 3_000_000_000)
+    assert len(sizes) > 2
+    before = [SEND_BUFFER_BYTES_MIN, *sizes]
+    assert all(now <= 2 * last for last, now in zip(before, sizes, strict=False))
+
+
+def test_a_line_that_slows_down_gets_little_again() -> None:
+    """The size follows the rate down at once, to the smallest."""
+    buffering = Buffering()
+    fill(buffering, 3_000_000_000)
+    assert buffering.send_buffer_bytes > 8 * SEND_BUFFER_BYTES_MIN
+    buffering.paused()
+    assert fill(buffering, 125_000_000, 0.005)[-1] == SEND_BUFFER_BYTES_MIN
+
+
+def test_pauses_are_no_part_of_the_rate() -> None:
+    """What left the kernel while something else was sent says nothing of the connection."""
+    buffering = Buffering()
+    fill(buffering, 1_250_000_000)
+    size = buffering.send_buffer_bytes
+    sent, now_ns = 1 << 40, 1 << 50
+    for _ in range(200):
+        buffering.paused()
+        buffering.full(sent, now_ns)
+        sent += size // 3
+        now_ns += size * SECOND_NS // (3 * 1_250_000_000)
+        buffering.full(sent, now_ns)
+        # Hardly anything in a second.
+        sent, now_ns = sent + 1, now_ns + SECOND_NS
+    assert buffering.send_buffer_bytes == pytest.approx(size, rel=0.001)
