@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from tests.processes import Lab, Zygote
 # chose it, which repeats the same examples where the environment says that this is CI.
 settings.register_profile("midstream", settings(deadline=None))
 settings.load_profile("midstream")
+
+# A shell has what it starts in the background ignore Ctrl-C, and whoever is started by that, too:
+# what is tested with Ctrl-C would then wait for it for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

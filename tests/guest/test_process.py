@@ -62,9 +62,11 @@ class Engine:
         self.guest = os.pidfd_open(self.guest_pid)
 
     def guest_ends(self) -> bool:
-        """Wait, not for long, until the guest process has ended."""
+        """Wait, not for long, until the guest process has ended; neither outlives the test."""
         readable, _, _ = select.select([self.guest], [], [], 10)
         os.close(self.guest)
+        if not readable:
+            self.process.kill()
         return bool(readable)
 
     def outcome(self) -> tuple[int, bytes]:
