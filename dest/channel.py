@@ -20,8 +20,8 @@ import trio
 
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted
+from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.messages import Abort, Message, Ping
-from protocol.tls import TlsTransport
 from protocol.transport import PATIENCE_MS, UNTURNED_NS_MAX, Transport
 from protocol.wire import Decoder, encode
 
@@ -58,7 +58,7 @@ class InChannel:
         self.unhurried = False
         self._sock = sock
         # OpenSSL may hold bytes already that the kernel would be waited for.
-        self._may_gather = not isinstance(sock, TlsTransport)
+        self._is_plain = self._may_gather = isinstance(sock, trio.socket.SocketType)
         self._decoder = Decoder()
         self._decoder.receive_data(received)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
@@ -69,6 +69,13 @@ class InChannel:
         self._poll = select.poll()
         # When the event loop had its last turn for certain.
         self._turned_ns = 0
+        # Others have had their turn since something was read without waiting.
+        self._may_read_at_once = False
+        self._rest_left = trio.lowlevel.ParkingLot()
+
+    def expect_small_frames(self) -> None:
+        """Read a head and a target page at once: one system call, though what is read is copied."""
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES + TARGET_PAGE_BYTES))
 
     async def receive(self) -> Message:
         """Return the next message; if it has a payload, `receive_payload` comes next.
@@ -85,7 +92,7 @@ class InChannel:
                 continue
             due = self._decoder.header_bytes_due
             # The head of a frame of runs is long, and nothing that follows it is to be copied.
-            place = memoryview(bytearray(due)) if due > _SCRATCH_BYTES else self._scratch
+            place = memoryview(bytearray(due)) if due > len(self._scratch) else self._scratch
             count = await self._receive_into([place])
             self._decoder.receive_data(place[:count])
         if isinstance(message, Abort):
@@ -170,6 +177,41 @@ class InChannel:
         self._may_gather = False
         self._wake_at(1)
 
+    def send_now(self, message: Message) -> bool:
+        """Send a short message backward without waiting; return False if that cannot be done now.
+
+        Then nothing of it has gone, and `send` sends it in its turn.  Of one that the socket did
+        not take whole, `send_rests` sees to the rest.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        if not self._is_plain or self._unsent or self._send_lock.locked():
+            return False
+        data = memoryview(encode(message))
+        try:
+            count = os.write(self._sock.fileno(), data)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise self._lost(error) from error
+        self.bytes_sent += count
+        self._unsent = data[count:]
+        if self._unsent:
+            self._rest_left.unpark_all()
+        return True
+
+    async def send_rests(self) -> None:
+        """Send what `send_now` leaves of messages, until cancelled.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        while True:
+            await self._rest_left.park()
+            async with self._send_lock:
+                await self._flush()
+
     @property
     def arrived_bytes(self) -> int:
         """All that came, also what lies in the kernel until enough of it is gathered."""
@@ -236,8 +278,8 @@ class InChannel:
         self._wake_at(gathered_bytes)
         self.listening = True
         try:
-            if gathered_bytes > 1:
-                count = await self._read_gathered(buffers)
+            if self._is_plain:
+                count = await self._read(buffers, at_once=gathered_bytes == 1)
             else:
                 count, _, _, _ = await self._sock.recvmsg_into(buffers)
         except OSError as error:
@@ -254,13 +296,26 @@ class InChannel:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
             self._waking_bytes = count
 
-    async def _read_gathered(self, buffers: list[memoryview]) -> int:
-        """Read once when the kernel says so, and go through the event loop for it at most once."""
-        if self.unhurried and await self._is_readable_soon():
+    async def _read(self, buffers: list[memoryview], *, at_once: bool) -> int:
+        """Read once when the kernel says so, or what is here now, but that not twice in a row.
+
+        The second piece of a small frame, which is often here with the first, then costs no turn
+        of the event loop; and who always finds something here keeps nobody else from his turn.
+
+        Args:
+            buffers: Where to.
+            at_once: Nothing is gathered, so what is here will do.
+        """
+        if at_once and self._may_read_at_once:
+            self._may_read_at_once = False
+            with suppress(BlockingIOError):
+                return os.readv(self._sock.fileno(), buffers)
+        elif not at_once and self.unhurried and await self._is_readable_soon():
             with suppress(BlockingIOError):
                 return os.readv(self._sock.fileno(), buffers)
         while True:
             await trio.lowlevel.wait_readable(self._sock)
+            self._may_read_at_once = True
             with suppress(BlockingIOError):
                 return os.readv(self._sock.fileno(), buffers)
 

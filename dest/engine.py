@@ -181,13 +181,15 @@ class Engine:
         last_byte_ns = time.monotonic_ns()
         # Who was stopped before this waits for the page, and is known to: when it is mapped the
         # kernel wakes him and forgets what it has not told.
-        self.take_faults()
+        faults = self._hear_faults()
         span = self.assembly.end(channel)
-        if span is None:
-            return
-        # Runs of base pages, or of target pages, are placed one by one.
-        for each in [span] if isinstance(span, Span) else span.spans():
-            self._place(each, channel, last_byte_ns)
+        if span is not None:
+            # Runs of base pages, or of target pages, are placed one by one.
+            for each in [span] if isinstance(span, Span) else span.spans():
+                self._place(each, channel, last_byte_ns)
+        # What is here now is not asked for.
+        for fault in faults:
+            self._on_fault(*fault)
 
     def refuse(self, channel: Channel) -> list[Message]:
         """Say that the channel's frame has come and its payload is not what was sent.
@@ -269,9 +271,16 @@ class Engine:
 
     def take_faults(self) -> None:
         """Hear of the vCPUs that the kernel has stopped since the last call; cheap if none was."""
-        for vcpu, flat in self._placement.take_faults():
-            # When it touched the page it tells when it wakes.
-            self._on_fault(vcpu, self.fault(vcpu, flat, time.monotonic_ns()))
+        for fault in self._hear_faults():
+            self._on_fault(*fault)
+
+    def _hear_faults(self) -> list[tuple[int, PageRequest | None]]:
+        """Return who was stopped, and the request to send for it."""
+        # When a vCPU touched the page it tells when it wakes.
+        return [
+            (vcpu, self.fault(vcpu, flat, time.monotonic_ns()))
+            for vcpu, flat in self._placement.take_faults()
+        ]
 
     def release_overdue(self) -> int:
         """Wake vCPUs once more that should run since long, and return how many.
@@ -317,12 +326,16 @@ class Engine:
 
         Its page may have come since the fault, and after the last page no request may follow.
         """
-        per_page = self._geometry.blocks[request.block].target_pages_per_page
-        target_page = request.page * per_page + request.target_page
-        if self.assembly.is_placed(self._units.page_of(request.block, target_page)):
+        if self.is_here(request):
             return False
         self._emit(events.PAGE_REQUEST, block=request.block, page=request.page)
         return True
+
+    def is_here(self, request: PageRequest) -> bool:
+        """Tell whether what a request asks for has come."""
+        per_page = self._geometry.blocks[request.block].target_pages_per_page
+        target_page = request.page * per_page + request.target_page
+        return self.assembly.is_placed(self._units.page_of(request.block, target_page))
 
     def requested(self, request: PageRequest) -> None:
         """Say that a request is with the socket."""

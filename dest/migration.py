@@ -19,7 +19,7 @@ from dest.receiver import Receiver
 from dest.script import Step
 from dest.setup import Plan
 from dest.statistics import counted_so_far, dest_part
-from dest.vcpus import Vcpus
+from dest.vcpus import Ask, Vcpus
 from guest.digest import digest
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
@@ -61,6 +61,11 @@ class _Asking:
 
     error: ConnectionLost | None = None
     failed: trio.Event = field(default_factory=trio.Event)
+
+    def fail(self, error: ConnectionLost) -> None:
+        """Say that the epoch's connection is broken."""
+        self.error = error
+        self.failed.set()
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,9 @@ class Migration:
         self._placement = make_placement(memory, guest)
         self._engine = Engine(memory, guest, self._placement, plan.policy, emit, self._note_fault)
         self._vcpus = Vcpus(
-            memory.geometry, self._engine, self._placement, guest, emit, steps, self._ask
-        )
+            memory.geometry, self._engine, self._placement, guest, emit, steps,
+            Ask(self._ask, self._ask_now),
+        )  # fmt: skip
         self._touches: Path | None = None
         self._watching = trio.CancelScope()
         self._asking = _Asking()
@@ -207,6 +213,7 @@ class Migration:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_again)
+            nursery.start_soon(self._main.send_rests)
             async with trio.open_nursery() as receivers:
                 for channel in self._channels.values():
                     receiver = Receiver(
@@ -331,17 +338,29 @@ class Migration:
         raise self._asking.error
 
     async def _ask(self, request: PageRequest) -> None:
-        """Ask for a page now, or after the break."""
+        """Ask for a page, or after a break leave it to the next epoch."""
         if self._lifecycle.state is not State.POSTCOPY_ACTIVE:
             return
         asking = self._asking
         try:
             await self._main.send(request)
         except ConnectionLost as error:
-            asking.error = error
-            asking.failed.set()
+            asking.fail(error)
         else:
             self._engine.requested(request)
+
+    def _ask_now(self, request: PageRequest) -> bool:
+        """Do what `_ask` does, or return False where that would have to wait."""
+        if self._lifecycle.state is not State.POSTCOPY_ACTIVE:
+            return True
+        try:
+            has_gone = self._main.send_now(request)
+        except ConnectionLost as error:
+            self._asking.fail(error)
+            return True
+        if has_gone:
+            self._engine.requested(request)
+        return has_gone
 
     def _note_fault(self, vcpu: int, request: PageRequest | None) -> None:
         self._vcpus.note_fault(vcpu, request)

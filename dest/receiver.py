@@ -58,6 +58,8 @@ class Receiver:
         self._channel = channel
         self._returns = returns
         self._name: Channel = channel.name
+        if self._name is Channel.POSTCOPY:
+            channel.expect_small_frames()
         self._check = FrameCheck(channel.name, agreed=plan.checked)
         self._plan = plan
         self._engine = engine

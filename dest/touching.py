@@ -26,7 +26,7 @@ class Toucher:
         self._geometry = geometry
         self._guest = guest
         self._idle = list(range(guest.spec.vcpu_count))
-        self._changed = trio.Condition()
+        self._changed = trio.lowlevel.ParkingLot()
         self._under_way: int | None = None
         self._ask, self._asked = trio.open_memory_channel[PageId](float("inf"))
 
@@ -34,29 +34,23 @@ class Toucher:
         """Queue a page to be touched."""
         self._ask.send_nowait(page)
 
-    async def faulted(self, vcpu: int) -> None:
+    def faulted(self, vcpu: int) -> None:
         """Say that a vCPU's touch has become a fault; the next touch may go."""
-        async with self._changed:
-            if self._under_way == vcpu:
-                self._under_way = None
-            self._changed.notify_all()
+        if self._under_way == vcpu:
+            self._under_way = None
+        self._changed.unpark_all()
 
-    async def touched(self, vcpu: int) -> None:
+    def touched(self, vcpu: int) -> None:
         """Say that a vCPU's touch is done; the vCPU may have another."""
-        async with self._changed:
-            if self._under_way == vcpu:
-                self._under_way = None
-            self._idle.append(vcpu)
-            self._changed.notify_all()
+        self._idle.append(vcpu)
+        self.faulted(vcpu)
 
     async def run(self) -> None:
         """Have pages touched until cancelled."""
         async for page in self._asked:
-            async with self._changed:
-                while not self._idle or self._under_way is not None:
-                    await self._changed.wait()
-                vcpu = self._idle.pop(0)
-                self._under_way = vcpu
+            while not self._idle or self._under_way is not None:
+                await self._changed.park()
+            vcpu = self._under_way = self._idle.pop(0)
             first = self._geometry.page_span(page).target_pages.start
             await self._guest.touch(vcpu, self._geometry.flat_target_page(page.block, first))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -37,7 +38,17 @@ _WAKE_SECONDS_MAX = 1.0
 # How much of what the guest has said is heard before others have their turn.
 _HEEDED_AT_ONCE_MAX = 64
 
-Ask = Callable[[PageRequest], Awaitable[None]]
+
+class Ask(NamedTuple):
+    """How pages are asked for.
+
+    Attributes:
+        in_turn: Sends a page request when it can, and tells the engine when it has.
+        now: Does so without waiting, or returns False where it would have to.
+    """
+
+    in_turn: Callable[[PageRequest], Awaitable[None]]
+    now: Callable[[PageRequest], bool] = lambda _: False
 
 
 class Vcpus:
@@ -66,7 +77,7 @@ class Vcpus:
             guest: The vCPUs.
             emit: Takes events.
             steps: Scripted faults.
-            ask: Sends a page request, and tells the engine when it has.
+            ask: How pages are asked for.
         """
         self.first_mismatch = ""
         self._engine = engine
@@ -74,10 +85,9 @@ class Vcpus:
         self._guest = guest
         self._emit = emit
         self._ask = ask
-        # Faults of which the kernel told, in their order: the vCPU, and what is to be asked for.
-        self._noted, self._faults = trio.open_memory_channel[tuple[int, PageRequest | None]](
-            float("inf")
-        )
+        # What could not be asked for at once, in its order, and how much that is.
+        self._postpone, self._postponed = trio.open_memory_channel[PageRequest](float("inf"))
+        self._postponed_count = 0
         self._script = Script(steps)
         self._toucher = Toucher(geometry, guest)
         # vCPUs that said that they wait, and not yet that they run again.
@@ -87,9 +97,17 @@ class Vcpus:
             engine.watch(self._on_happening)
 
     def note_fault(self, vcpu: int, request: PageRequest | None) -> None:
-        """Take a fault of which the kernel has told, and what is to be asked for."""
+        """Take a fault, and ask for what is to be asked for: each turn of the loop is waited for.
+
+        Where the connection is busy the request goes in its order, once it can.
+        """
         self._asleep.add(vcpu)
-        self._noted.send_nowait((vcpu, request))
+        self._toucher.faulted(vcpu)
+        if request is None or not self._engine.still_wants(request):
+            return
+        if self._postponed_count or not self._ask.now(request):
+            self._postponed_count += 1
+            self._postpone.send_nowait(request)
 
     async def run(self, touches: Path | None) -> None:
         """Serve until cancelled; have pages touched, too, that come through a pipe.
@@ -101,7 +119,7 @@ class Vcpus:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_guest)
             nursery.start_soon(self._watch_faults)
-            nursery.start_soon(self._answer_faults)
+            nursery.start_soon(self._ask_postponed)
             nursery.start_soon(self._release_overdue)
             nursery.start_soon(self._placement.run)
             nursery.start_soon(self._toucher.run)
@@ -122,7 +140,7 @@ class Vcpus:
                 await self._waking.park()
         snapshot = await self._guest.pause()
         while (event := self._guest.take()) is not None:
-            await self._heed(event)
+            self._heed(event)
         return snapshot
 
     async def _watch_faults(self) -> None:
@@ -131,14 +149,12 @@ class Vcpus:
             await self._placement.wait_faults()
             self._engine.take_faults()
 
-    async def _answer_faults(self) -> None:
-        async for vcpu, request in self._faults:
-            await self._answer_fault(vcpu, request)
-
-    async def _answer_fault(self, vcpu: int, request: PageRequest | None) -> None:
-        await self._toucher.faulted(vcpu)
-        if request is not None and self._engine.still_wants(request):
-            await self._ask(request)
+    async def _ask_postponed(self) -> None:
+        async for request in self._postponed:
+            # Its page may have come meanwhile.
+            if not self._engine.is_here(request):
+                await self._ask.in_turn(request)
+            self._postponed_count -= 1
 
     async def _release_overdue(self) -> None:
         """See to it that no vCPU sleeps on because a wake-up was lost."""
@@ -149,20 +165,21 @@ class Vcpus:
     async def _watch_guest(self) -> None:
         """Serve the guest: send its page requests, note who wakes and what it finds wrong."""
         while True:
-            await self._heed(await self._guest.receive())
+            heard = await self._guest.receive()
+            # Who says that he woke may wait again by now, and his page comes before his word.
+            self._engine.take_faults()
+            self._heed(heard)
             # Between two looks of the event loop many may wake; who waits to say so does not run.
             for _ in range(_HEEDED_AT_ONCE_MAX):
                 event = self._guest.take()
                 if event is None:
                     break
-                await self._heed(event)
+                self._heed(event)
 
-    async def _heed(self, event: GuestEvent) -> None:
+    def _heed(self, event: GuestEvent) -> None:
         match event:
             case Faulted(vcpu, flat, fault_ns):
-                self._asleep.add(vcpu)
-                request = self._engine.fault(vcpu, flat, fault_ns)
-                await self._answer_fault(vcpu, request)
+                self.note_fault(vcpu, self._engine.fault(vcpu, flat, fault_ns))
             case Woke(vcpu, _, fault_ns, woke_ns):
                 self._engine.woke(vcpu, woke_ns, fault_ns)
                 self._asleep.discard(vcpu)
@@ -176,7 +193,7 @@ class Vcpus:
                 )
                 self._emit(MISMATCH, vcpu=vcpu, target_page=flat, step=step)
             case Touched(vcpu, _):
-                await self._toucher.touched(vcpu)
+                self._toucher.touched(vcpu)
 
     def _on_happening(self, what: str, page: PageId) -> None:
         # In precopy no vCPU runs here, and what has come is not kept account of.

@@ -203,9 +203,11 @@ class OutChannel:
         Raises:
             ConnectionLost: The connection is broken.
         """
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         while not (count := self.send_now(frame, limit)):
             await self.wait_room()
+        # Others have their turn behind the bytes, for which somebody waits.
+        await trio.lowlevel.cancel_shielded_checkpoint()
         return count
 
     async def send(self, message: Message, payload: memoryview | bytes = b"") -> None:

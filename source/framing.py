@@ -15,6 +15,7 @@ from source.channel import Frame
 from source.jobs import Chunk
 
 _WORDS = TARGET_PAGE_BYTES // 8
+_ZERO_WORD = bytes(8)
 
 # Of a long stretch of a huge page one target page in so many is looked at first, and if none of
 # these begins with zeros the stretch is taken for data.  Untouched memory lies in long runs; a cold
@@ -85,6 +86,11 @@ def _zero_target_pages(view: memoryview, stretch: Stretch, step: int) -> Flags |
         stretch: Where to look.
         step: Of a single run, look at one in so many first, and no further if none looks zero.
     """
+    # Of a single one that is asked without NumPy, which takes its time to begin: a vCPU waits.
+    if stretch.length == TARGET_PAGE_BYTES and isinstance(stretch, Span):
+        first = view[stretch.offset : stretch.offset + len(_ZERO_WORD)]
+        if first != _ZERO_WORD:
+            return None
     words = np.frombuffer(view, np.uint64).reshape(-1, _WORDS)
     where = stretch.target_pages
     if step > 1 and isinstance(where, slice):

@@ -117,7 +117,7 @@ class Migration:
         self.epochs.append(connections)
         self._checked = CHECKSUM in connections[Channel.PRECOPY].capabilities
         self.inboxes = {
-            name: Inbox(connection.returns, self._on_request, self._on_resend)
+            name: Inbox(connection.returns, self._on_request, self._on_resend, self._serve)
             for name, connection in connections.items()
         }
         outs = {name: connection.out for name, connection in connections.items()}
@@ -354,3 +354,6 @@ class Migration:
                 f"PageRequest came in state {self._lifecycle.state.value}, no vCPU runs there"
             )
         self._sender.request(PageId(request.block, request.page), request.target_page)
+
+    def _serve(self) -> None:
+        self._sender.serve()

@@ -6,6 +6,7 @@ waits for `expect`.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +25,8 @@ from protocol.wire import Decoder
 M = TypeVar("M", bound=Message)
 
 _RECEIVE_BYTES = 64 * 1024
+# Page requests come one at a time; a peer that floods must not keep anybody from his turn.
+_READ_IN_A_ROW_MAX = 16
 
 # Without digests, which come in proportion to the guest.
 PAYLOAD_BYTES_MAX = DEVICE_STATE_BYTES_MAX + REPORT_BYTES_MAX
@@ -39,6 +42,12 @@ class ReturnPath:
         self._name = name
         self._sock = sock
         self._decoder = Decoder()
+        # OpenSSL may hold bytes that the kernel knows nothing of.
+        self._is_plain = isinstance(sock, trio.socket.SocketType)
+        # How often was read since others had their turn.
+        self._read_in_a_row = 0
+        # Called before others have it: all that has come was given out.
+        self.on_idle: Callable[[], None] = lambda: None
         # Somebody waits for bytes.
         self.listening = False
 
@@ -84,7 +93,7 @@ class ReturnPath:
     async def _receive_some(self, most_bytes: int = _RECEIVE_BYTES) -> bytes:
         self.listening = True
         try:
-            data = await self._sock.recv(min(most_bytes, _RECEIVE_BYTES))
+            data = await self._read(min(most_bytes, _RECEIVE_BYTES))
         except OSError as error:
             raise ConnectionLost(
                 f"the {self._name.value} connection broke: {error.strerror or error}",
@@ -98,6 +107,28 @@ class ReturnPath:
             )
         self.bytes_received += len(data)
         return data
+
+    async def _read(self, most_bytes: int) -> bytes:
+        """Return what is there; others have their turn before it only where that is nothing.
+
+        So all page requests that have come are known before anything else is done.
+        """
+        self._read_in_a_row += 1
+        if self._is_plain and self._read_in_a_row <= _READ_IN_A_ROW_MAX:
+            with suppress(BlockingIOError):
+                return os.read(self._sock.fileno(), most_bytes)
+        self.on_idle()
+        if not self._is_plain:
+            return await self._sock.recv(most_bytes)
+        if self._read_in_a_row <= _READ_IN_A_ROW_MAX:
+            # That takes its time, and more may have come meanwhile.
+            with suppress(BlockingIOError):
+                return os.read(self._sock.fileno(), most_bytes)
+        while True:
+            await trio.lowlevel.wait_readable(self._sock.fileno())
+            self._read_in_a_row = 0
+            with suppress(BlockingIOError):
+                return os.read(self._sock.fileno(), most_bytes)
 
 
 @dataclass(frozen=True)
@@ -117,6 +148,7 @@ class Inbox:
         path: ReturnPath,
         on_request: Callable[[PageRequest], None],
         on_resend: Callable[[Resend], None],
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare; `run` reads.
 
@@ -124,10 +156,12 @@ class Inbox:
             path: Where messages come from.
             on_request: Called with each page request as soon as it is read.
             on_resend: Called with each word of pages that came changed, likewise.
+            on_idle: Called when all that has come was handed on.
         """
         self._path = path
         self._on_request = on_request
         self._on_resend = on_resend
+        path.on_idle = on_idle
         # A correct destination is never this many messages ahead of what the source awaits.
         self._send, self._receive = trio.open_memory_channel[Received[Message]](16)
 

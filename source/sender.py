@@ -2,7 +2,8 @@
 
 One task sends, or one a lane; `request` may be called by another at any time.  A background send is
 broken off even while it waits for the socket or for its bandwidth limit; an urgent one runs to its
-end.
+end.  While the background waits requests are served by whoever brings them, and the sending task
+need not be woken.
 """
 
 from __future__ import annotations
@@ -52,8 +53,13 @@ class Sender:
         self._channels = channels
         self._emit = emit
         self._checked = checked
-        # Where the background waits, for its socket or for its limit.
+        # Where the background waits, for its socket or for its limit, and with which channel.
         self._waiting: trio.CancelScope | None = None
+        self._waiting_on: OutChannel | None = None
+        # What was decided while the background waited, and is not sent whole.
+        self._given: Chunk | None = None
+        # What the background waits with was broken off meanwhile.
+        self._is_broken_off = False
         self._requested = trio.Event()
         self._background_done = False
         # When the request being served came, and when its first urgent frame was made.
@@ -77,7 +83,7 @@ class Sender:
             await self._drain_urgent()
 
     def request(self, page: PageId, target_page: int) -> Answer:
-        """Take a page request of the destination; what is being sent may be broken off for it.
+        """Take a page request of the destination; when all that have come are taken, `serve`.
 
         Args:
             page: The page that a vCPU waits for.
@@ -89,18 +95,62 @@ class Sender:
         answer = self._scheduler.request(page, target_page, time.monotonic_ns())
         self._requested.set()
         self._emit(events.PAGE_REQUEST, block=page.block, page=page.index, answer=answer.value)
-        if self._waiting is not None and (
-            self._scheduler.wants_preemption or answer is Answer.URGENT_IN_PLACE
-        ):
+        if self._waiting is not None and answer is Answer.URGENT_IN_PLACE:
             self._waiting.cancel()
         return answer
 
+    def serve(self) -> None:
+        """Send what is asked for, as far as the sockets take it, if the background waits.
+
+        Else the sending task does, when it comes to that.
+
+        Raises:
+            ConnectionLost: The connection is broken.
+        """
+        if self._waiting is None or self._given is not None:
+            return
+        if self._is_broken_off or self._scheduler.wants_preemption:
+            self._serve(self._waiting)
+
     async def _drain(self, lane: Lane) -> None:
-        while (chunk := self._scheduler.next_chunk(lane)) is not None:
-            self._tell_notices()
+        while (chunk := self._next_chunk(lane)) is not None:
             await self._send(chunk, lane)
         # With nothing to send there was no checkpoint, and a caller's loop must have one.
         await trio.lowlevel.checkpoint()
+
+    def _next_chunk(self, lane: Lane) -> Chunk | None:
+        """Return what a lane is to send now, which may have been decided already."""
+        if self._given is not None:
+            chunk, self._given = self._given, None
+            return chunk
+        given = self._scheduler.next_chunk(lane)
+        self._tell_notices()
+        return given
+
+    def _serve(self, waiting: trio.CancelScope) -> None:
+        assert self._waiting_on is not None
+        if not self._is_broken_off:
+            self._break_off(self._waiting_on)
+            self._is_broken_off = True
+        while self._scheduler.queued_requests or self._scheduler.urgent():
+            chunk = self._next_chunk(Lane.ALL)
+            if chunk is None:
+                return
+            if not (self._scheduler.urgent() and self._send_whole(chunk)):
+                self._given = chunk
+                # It waits for something else, now.
+                waiting.cancel()
+                return
+
+    def _send_whole(self, chunk: Chunk) -> bool:
+        """Send what is left of an urgent chunk; return False where that would have to wait."""
+        channel = self._channels[chunk.channel]
+        frame = self._frame_of(channel, chunk)
+        while not frame.done:
+            if not channel.send_now(frame, frame.length):
+                return False
+        self._sent(chunk, channel, frame, Lane.ALL)
+        return True
 
     async def _drain_background(self) -> None:
         await self._drain(Lane.BACKGROUND)
@@ -118,23 +168,46 @@ class Sender:
 
     async def _send(self, chunk: Chunk, lane: Lane) -> None:
         channel = self._channels[chunk.channel]
+        frame = self._frame_of(channel, chunk)
+        while not frame.done:
+            if self._scheduler.urgent(lane):
+                await channel.send_some(frame, frame.length)
+            elif self._scheduler.wants_preemption:
+                self._break_off(channel)
+                return
+            else:
+                await self._send_background(channel, frame)
+                if self._is_broken_off:
+                    self._is_broken_off = False
+                    # What was asked for while others were served comes before what was left.
+                    await trio.lowlevel.checkpoint()
+                    return
+        was_urgent = self._scheduler.urgent(lane)
+        self._sent(chunk, channel, frame, lane)
+        if was_urgent and not self._scheduler.queued_requests:
+            # Likewise.  One turn was had behind the bytes: in it requests were noticed, not read.
+            await trio.lowlevel.checkpoint()
+
+    def _frame_of(self, channel: OutChannel, chunk: Chunk) -> Frame:
+        """Return the frame of a chunk: that which its channel is in the middle of, or a new one."""
         if chunk.urgent and (background := self._channels[Channel.PRECOPY]) is not channel:
             background.pause()
         if channel.open_frame is None:
             channel.open_frame = frame_of(
                 self._memory, chunk, *self._waited_us(chunk), checked=self._checked
             )
-        frame = channel.open_frame
-        while not frame.done:
-            if self._scheduler.urgent(lane):
-                await channel.send_some(frame, frame.length)
-            elif self._scheduler.wants_preemption:
-                self._scheduler.chunk_interrupted(begun=frame.sent > 0)
-                if not frame.sent:
-                    channel.open_frame = None
-                return
-            else:
-                await self._send_background(channel, frame)
+        return channel.open_frame
+
+    def _break_off(self, channel: OutChannel) -> None:
+        """Leave the background's frame for a request."""
+        assert channel.open_frame is not None
+        begun = channel.open_frame.sent > 0
+        self._scheduler.chunk_interrupted(begun=begun)
+        if not begun:
+            channel.open_frame = None
+
+    def _sent(self, chunk: Chunk, channel: OutChannel, frame: Frame, lane: Lane) -> None:
+        """Count and tell what is whole with the socket."""
         channel.open_frame = None
         channel.target_pages_sent += chunk.span.length // TARGET_PAGE_BYTES
         channel.data_bytes_sent += frame.payload_bytes
@@ -162,6 +235,7 @@ class Sender:
             return
         # A scope is made to wait in, and not for each piece that goes at once: it costs as much as
         # copying a tenth of a huge page.
+        self._waiting_on = channel
         try:
             with trio.CancelScope() as self._waiting:
                 if allowed_bytes:
@@ -170,7 +244,7 @@ class Sender:
                     channel.pause()
                     await trio.sleep(self.pacer.wait_seconds(wanted_bytes, now_ns))
         finally:
-            self._waiting = None
+            self._waiting = self._waiting_on = None
 
     def _waited_us(self, chunk: Chunk) -> tuple[int, int]:
         """Return how long a request waited until its send began, and how long ago that was."""

@@ -283,8 +283,6 @@ async def play_dest(stream: bytes, piece_bytes: int, *, checks: bool = False) ->
     """Receive a stream as a destination does, from the Setup to the Verdict."""
     channel = InChannel(Said(stream, piece_bytes).transport)
     channel.name = Channel.PRECOPY
-    # There is no socket to wait for.
-    channel._may_gather = False
     capabilities = (CHECKSUM,) if checks else ()
     session = Session(bytes(16), {Channel.PRECOPY: channel}, capabilities)
     session.paired.set()

@@ -19,7 +19,7 @@ from dest.qemu.listen import QemuListener
 from dest.qemu.wire import Wire
 from dest.script import Step
 from dest.statistics import counted_so_far, dest_part
-from dest.vcpus import Vcpus
+from dest.vcpus import Ask, Vcpus
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from protocol.channels import Channel
@@ -110,7 +110,7 @@ class QemuMigration:
         self._emit = emit
         self._requests = PageRequests()
         self._vcpus = Vcpus(
-            memory.geometry, self.engine, self._placement, guest, emit, steps, self._ask
+            memory.geometry, self.engine, self._placement, guest, emit, steps, Ask(self._ask)
         )
         self._stream = Decoder()
         self._watching = trio.CancelScope()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -350,6 +351,113 @@ async def test_several_tasks_may_send() -> None:
         assert sorted(acks) == list(range(5))
         expected = 5 * len(encode(account) + payload + encode(PassAck(index=0)))
         assert channel.bytes_sent == expected
+
+
+async def test_a_message_goes_without_a_turn_of_the_loop() -> None:
+    """What can go at once is with the socket when the call returns, and is counted."""
+    with make_channel() as (channel, peer):
+        assert channel.send_now(Ready())
+        assert channel.bytes_sent == len(encode(Ready()))
+        message, _ = await peer.receive()
+        assert message == Ready()
+
+
+async def test_nothing_goes_into_the_midst_of_another_message() -> None:
+    """While a message is on its way none goes at once; nothing of the refused one is sent."""
+    with unix_pair(4 * KIB) as (near, far):
+        channel, peer = InChannel(near), Peer(far)
+        account = Account(payload_bytes=MIB)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send, account, bytes(MIB))
+            await wait_all_tasks_blocked()
+            assert not channel.send_now(Ready())
+            assert (await peer.receive())[0] == account
+        # A cancelled one's rest comes first, too.
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send, account, bytes(MIB))
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert not channel.send_now(Ready())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send, Ready())
+            assert (await peer.receive())[0] == account
+            assert (await peer.receive())[0] == Ready()
+
+
+async def test_what_does_not_go_at_once_goes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a message that the socket takes in part the rest follows by itself, before others."""
+    write = os.write
+    with make_channel() as (channel, peer):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send_rests)
+            await wait_all_tasks_blocked()
+            monkeypatch.setattr("dest.channel.os.write", lambda fd, data: write(fd, data[:3]))
+            assert channel.send_now(PassAck(index=7))
+            assert channel.bytes_sent == 3
+            assert not channel.send_now(Ready())
+            assert (await peer.receive())[0] == PassAck(index=7)
+            await channel.send(Ready())
+            assert (await peer.receive())[0] == Ready()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_full_socket_takes_nothing_at_once() -> None:
+    """A message of which nothing can go is refused, and may be sent in its turn."""
+    with unix_pair(4 * KIB) as (near, far):
+        channel, peer = InChannel(near), Peer(far)
+        count = 0
+        while channel.send_now(PassAck(index=count)):
+            count += 1
+        assert not channel._unsent
+        for index in range(count):
+            assert (await peer.receive())[0] == PassAck(index=index)
+
+
+async def test_over_tls_nothing_goes_at_once(tmp_path: Path) -> None:
+    """Encrypted messages are sent in their turn."""
+    async with tls_pair(tmp_path) as (near, _):
+        assert not InChannel(near).send_now(Ready())
+
+
+async def test_a_lost_connection_is_told_at_once() -> None:
+    """Who asks over a connection that broke hears of it."""
+    with make_channel() as (channel, _):
+        channel.close()
+        with pytest.raises(ConnectionLost):
+            channel.send_now(Ready())
+
+
+async def test_small_frames_come_in_one_piece() -> None:
+    """A target page and its head take one read where such frames are expected."""
+    with make_channel() as (channel, peer):
+        channel.expect_small_frames()
+        await peer.send(PAGE_DATA, PAGE)
+        assert await channel.receive() == PAGE_DATA
+        assert channel.bytes_received == len(encode(PAGE_DATA)) + len(PAGE)
+        assert await receive_page(channel) == (PAGE, [len(PAGE)])
+
+
+async def test_who_always_finds_bytes_lets_others_have_their_turn() -> None:
+    """However much lies there, tasks that wait for something else run while it is read."""
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    with tcp_pair() as (near, far):
+        channel, peer = InChannel(near), Peer(far)
+        for _ in range(20):
+            await peer.send(PAGE_DATA, PAGE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            for _ in range(20):
+                await channel.receive()
+                await receive_page(channel)
+            nursery.cancel_scope.cancel()
+    assert turns >= 5
 
 
 async def test_a_cancelled_send_does_not_break_the_stream() -> None:

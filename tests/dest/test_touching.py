@@ -37,7 +37,7 @@ async def test_a_page_is_touched_at_its_first_target_page() -> None:
     async with touching(2) as (toucher, guest):
         toucher.ask(PageId(0, 3))
         await wait_all_tasks_blocked()
-        await toucher.faulted(0)
+        toucher.faulted(0)
         toucher.ask(PageId(1, 7))
         await wait_all_tasks_blocked()
         assert guest.touches == [(0, 3 * PER_PAGE), (1, 4 * PER_PAGE + 7)]
@@ -51,7 +51,7 @@ async def test_the_next_touch_waits_until_the_one_before_has_faulted() -> None:
         for done in range(1, 4):
             await wait_all_tasks_blocked()
             assert guest.touches == [(vcpu, vcpu * PER_PAGE) for vcpu in range(done)]
-            await toucher.faulted(done - 1)
+            toucher.faulted(done - 1)
 
 
 async def test_a_touch_that_does_not_fault_lets_the_next_one_go() -> None:
@@ -61,7 +61,7 @@ async def test_a_touch_that_does_not_fault_lets_the_next_one_go() -> None:
         toucher.ask(PageId(0, 1))
         await wait_all_tasks_blocked()
         assert len(guest.touches) == 1
-        await toucher.touched(0)
+        toucher.touched(0)
         await wait_all_tasks_blocked()
         assert guest.touches == [(0, 0), (0, PER_PAGE)]
 
@@ -73,17 +73,17 @@ async def test_a_vcpu_that_waits_for_a_page_is_given_no_other() -> None:
             toucher.ask(PageId(0, index))
         for vcpu in range(2):
             await wait_all_tasks_blocked()
-            await toucher.faulted(vcpu)
+            toucher.faulted(vcpu)
         await wait_all_tasks_blocked()
         assert [vcpu for vcpu, _ in guest.touches] == [0, 1]
-        await toucher.touched(1)
+        toucher.touched(1)
         await wait_all_tasks_blocked()
         assert [vcpu for vcpu, _ in guest.touches] == [0, 1, 1]
         # The other one's end does not let a touch go before the one under way has faulted.
-        await toucher.touched(0)
+        toucher.touched(0)
         await wait_all_tasks_blocked()
         assert len(guest.touches) == 3
-        await toucher.faulted(1)
+        toucher.faulted(1)
         await wait_all_tasks_blocked()
         assert [vcpu for vcpu, _ in guest.touches] == [0, 1, 1, 0]
 
@@ -93,14 +93,14 @@ async def test_a_fault_of_another_vcpu_lets_nothing_go() -> None:
     async with touching(3) as (toucher, guest):
         toucher.ask(PageId(0, 0))
         await wait_all_tasks_blocked()
-        await toucher.faulted(0)
+        toucher.faulted(0)
         toucher.ask(PageId(0, 1))
         toucher.ask(PageId(0, 2))
         await wait_all_tasks_blocked()
-        await toucher.faulted(0)
+        toucher.faulted(0)
         await wait_all_tasks_blocked()
         assert len(guest.touches) == 2
-        await toucher.faulted(1)
+        toucher.faulted(1)
         await wait_all_tasks_blocked()
         assert len(guest.touches) == 3
 

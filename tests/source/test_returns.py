@@ -37,13 +37,19 @@ class Rig:
         """Put them together."""
         self.path = ReturnPath(Channel.PRECOPY, near)
         self.resends: list[Resend] = []
-        self.inbox = Inbox(self.path, self.take, self.resends.append)
+        self.inbox = Inbox(self.path, self.take, self.resends.append, self.rest)
+        # How many requests there were each time that nothing more had come.
+        self.rests: list[int] = []
         self.peer = Peer(far)
         self.requests: list[PageRequest] = []
 
     def take(self, request: PageRequest) -> None:
         """Keep a request."""
         self.requests.append(request)
+
+    def rest(self) -> None:
+        """Note that nothing more has come."""
+        self.rests.append(len(self.requests))
 
 
 @contextmanager
@@ -244,3 +250,28 @@ async def test_a_flood_of_requests_is_no_fault() -> None:
             await wait_all_tasks_blocked()
             assert rig.requests == requests
             nursery.cancel_scope.cancel()
+
+
+async def test_all_that_have_come_are_told_of_together() -> None:
+    """Who serves requests is called when there are no more, however many pieces they came in."""
+    with make_rig() as rig:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.inbox.run)
+            await wait_all_tasks_blocked()
+            assert rig.rests == [0]
+            # One read takes what fits; all of these are known before anything else is done.
+            await rig.peer.send_bytes(b"".join(encode(request(index)) for index in range(10_000)))
+            while len(rig.requests) < 10_000:
+                await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+            assert rig.rests[-1] == 10_000
+            assert rig.rests.count(10_000) == 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_floods_lets_others_have_their_turn() -> None:
+    """However much lies there, others run, and are told, before the seventeenth read in a row."""
+    with make_rig() as rig:
+        await rig.peer.send_bytes(b"".join(encode(request(index)) for index in range(100)))
+        assert [len(await rig.path._read(8)) for _ in range(40)] == [8] * 40
+        assert rig.rests == [0, 0]

@@ -89,8 +89,10 @@ class Rig:
         self.scheduler.add(pending)
 
     def request(self, page: PageId, target_page: int = 0) -> Answer:
-        """Request a page for a vCPU that touched one of its target pages."""
-        return self.sender.request(page, target_page)
+        """Request a page for a vCPU that touched one of its target pages, alone."""
+        answer = self.sender.request(page, target_page)
+        self.sender.serve()
+        return answer
 
     async def read(self, name: Channel) -> None:
         """Take what comes over a channel, until cancelled; each byte once and as in memory."""
@@ -553,6 +555,79 @@ async def test_each_urgent_page_says_how_long_it_waited(
         steps = [1000 * step for step in range(CHUNKS_PER_PAGE)]
         assert [frame.send_us for _, frame in first] == steps
         assert [frame.send_us for _, frame in second] == steps
+
+
+async def test_a_request_is_served_by_who_brings_it(memory: GuestMemory) -> None:
+    """While the background waits a page is with its socket when `request` returns, all of it."""
+    with make_rig(memory, "critical-first") as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            stopped_at = rig.open_sent
+            for count, touched in enumerate((100, 7), start=1):
+                rig.request(PageId(0, 2), touched)
+                assert rig.out[POST].target_pages_sent == count
+                assert rig.out[POST].open_frame is None
+            # What was broken off stays as it is.
+            assert rig.open_sent == stopped_at
+            assert rig.scheduler.queued_requests == 0
+            for name in Channel:
+                nursery.start_soon(rig.read, name)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+        assert rig.events.names(events.PREEMPT) == [events.PREEMPT]
+
+
+async def test_all_that_have_come_are_taken_before_one_is_served(memory: GuestMemory) -> None:
+    """What is asked for at once is served in its order, the half-sent page in its turn."""
+    with make_rig(memory, "critical-first") as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            for index in (2, 0, 3):
+                rig.sender.request(PageId(0, index), 511)
+            assert rig.scheduler.queued_requests == 3
+            assert rig.out[POST].bytes_sent == 0
+            rig.sender.serve()
+            assert rig.out[POST].target_pages_sent == 3
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_the_socket_does_not_take_at_once_is_sent_by_the_task(
+    memory: GuestMemory, mock_clock: MockClock
+) -> None:
+    """Of pages larger than the socket the rest follows, in order, though the limit lets none go."""
+    with make_rig(memory) as rig:
+        rig.add()
+        rig.sender.pacer = Pacer(KIB)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            for index in (2, 3, 1):
+                rig.request(PageId(0, index))
+            assert 0 < rig.out[POST].bytes_sent < CHUNK
+            assert rig.out[POST].open_frame is not None
+            nursery.start_soon(rig.read, POST)
+            await wait_all_tasks_blocked()
+            assert rig.pages(POST) == numbered(2, 3, 1)
+            assert trio.current_time() == 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_request_over_a_broken_connection_is_a_lost_one(memory: GuestMemory) -> None:
+    """Who brings a request hears that its page cannot be sent."""
+    with make_rig(memory, "critical-first") as rig:
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            rig.peers[POST].sock.close()
+            with pytest.raises(ConnectionLost):
+                rig.request(PageId(0, 2))
+            nursery.cancel_scope.cancel()
 
 
 # A concurrent policy: requests and background, each in a task of its own.
