@@ -171,6 +171,10 @@ class TlsTransport:
         """Set an option of the TCP connection."""
         self._sock.setsockopt(level, option, value)
 
+    def getsockopt(self, level: int, option: int, length: int) -> bytes:
+        """Return an option of the TCP connection."""
+        return self._sock.getsockopt(level, option, length)
+
     def close(self) -> None:
         """Close the connection at once; its end says nothing, so it needs no farewell of TLS."""
         self._sock.close()

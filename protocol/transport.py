@@ -43,6 +43,9 @@ class Transport(Protocol):
     def setsockopt(self, level: int, option: int, value: int, /) -> None:
         """Set an option of the TCP connection."""
 
+    def getsockopt(self, level: int, option: int, length: int, /) -> bytes:
+        """Return an option of the TCP connection."""
+
     def close(self) -> None:
         """Close it at once; harmless when done twice."""
 

@@ -6,9 +6,12 @@ channel before its rest has.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
+import sys
+import termios
 import time
 from itertools import accumulate
 
@@ -20,6 +23,7 @@ from protocol.messages import Checksum, Message, Ping
 from protocol.tls import SMALL_BATCH_BYTES, TlsTransport
 from protocol.transport import PATIENCE_MS, UNTURNED_NS_MAX, Transport
 from protocol.wire import encode
+from source.backlog import TCP_INFO_BYTES, Backlog
 from source.buffering import UNSENT_SHARE, Buffering
 
 
@@ -187,6 +191,15 @@ class OutChannel:
 
     def _write(self, data: memoryview) -> int:
         return os.write(self._sock.fileno(), data)
+
+    def backlog(self) -> Backlog:
+        """Return what the kernel has not delivered; nothing of what is no TCP connection."""
+        try:
+            unacknowledged = fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, bytes(4))
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        except OSError:
+            return Backlog(0, 0, 0)
+        return Backlog.of_tcp_info(int.from_bytes(unacknowledged, sys.byteorder), info)
 
     async def wait_room(self) -> None:
         """Wait until the socket takes bytes again, or is broken."""

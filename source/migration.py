@@ -121,7 +121,10 @@ class Migration:
             for name, connection in connections.items()
         }
         outs = {name: connection.out for name, connection in connections.items()}
-        self._sender = Sender(self.scheduler, self.memory, outs, self._emit, checked=self._checked)
+        self._sender = Sender(
+            self.scheduler, self.memory, outs, self._emit,
+            checked=self._checked, yields=self._config.policy.preempts,
+        )  # fmt: skip
         self._main = outs[Channel.PRECOPY]
         self._inbox = self.inboxes[Channel.PRECOPY]
 

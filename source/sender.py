@@ -25,6 +25,10 @@ from source.jobs import Chunk, Lane
 from source.pacing import Pacer
 from source.scheduler import Scheduler
 
+# How long the background leaves the link to urgent bytes: what has not been delivered by then is
+# held up by something else, and may be for ever.
+YIELD_SECONDS_MAX = 2.0
+
 
 class Sender:
     """Sends what a scheduler has, over the channels of one migration."""
@@ -37,6 +41,7 @@ class Sender:
         emit: Emit,
         *,
         checked: bool = False,
+        yields: bool = False,
     ) -> None:
         """Send nothing yet; `drain` does.
 
@@ -46,6 +51,8 @@ class Sender:
             channels: Where it goes.
             emit: Takes events.
             checked: Checksums go with frames.
+            yields: The background waits until urgent bytes that the kernel has taken are on their
+                way, and does not share the link with them.
         """
         self.pacer = Pacer(0)
         self._scheduler = scheduler
@@ -53,6 +60,9 @@ class Sender:
         self._channels = channels
         self._emit = emit
         self._checked = checked
+        self._yields = yields
+        # Until when the background waits at most for urgent bytes that went; 0 for none.
+        self._yields_until = 0.0
         # Where the background waits, for its socket or for its limit, and with which channel.
         self._waiting: trio.CancelScope | None = None
         self._waiting_on: OutChannel | None = None
@@ -209,6 +219,8 @@ class Sender:
     def _sent(self, chunk: Chunk, channel: OutChannel, frame: Frame, lane: Lane) -> None:
         """Count and tell what is whole with the socket."""
         channel.open_frame = None
+        if self._yields and chunk.channel is Channel.POSTCOPY:
+            self._yields_until = trio.current_time() + YIELD_SECONDS_MAX
         channel.target_pages_sent += chunk.span.length // TARGET_PAGE_BYTES
         channel.data_bytes_sent += frame.payload_bytes
         urgent = self._scheduler.urgent(lane)
@@ -224,6 +236,12 @@ class Sender:
 
     async def _send_background(self, channel: OutChannel, frame: Frame) -> None:
         """Send of a frame what the socket and the limit allow, or wait until they allow some."""
+        if self._yields_until:
+            seconds = self._channels[Channel.POSTCOPY].backlog().wait_seconds()
+            if seconds and trio.current_time() < self._yields_until:
+                await self._wait(channel, seconds)
+                return
+            self._yields_until = 0.0
         wanted_bytes = frame.length - frame.sent
         # The clock that the sleep goes by.
         now_ns = int(trio.current_time() * 1e9)
@@ -233,16 +251,22 @@ class Sender:
             # Requests that have come are heard before more is sent.
             await trio.lowlevel.checkpoint()
             return
+        # What is allowed and did not go waits for room.
+        pause = None if allowed_bytes else self.pacer.wait_seconds(wanted_bytes, now_ns)
+        await self._wait(channel, pause)
+
+    async def _wait(self, channel: OutChannel, seconds: float | None) -> None:
+        """Wait with the background's frame: for its socket, or so long; a request may end it."""
         # A scope is made to wait in, and not for each piece that goes at once: it costs as much as
         # copying a tenth of a huge page.
         self._waiting_on = channel
         try:
             with trio.CancelScope() as self._waiting:
-                if allowed_bytes:
+                if seconds is None:
                     await channel.wait_room()
                 else:
                     channel.pause()
-                    await trio.sleep(self.pacer.wait_seconds(wanted_bytes, now_ns))
+                    await trio.sleep(seconds)
         finally:
             self._waiting = self._waiting_on = None
 

@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 CORE_MODULES = frozenset(
     {
         "source.answers",
+        "source.backlog",
         "source.background",
         "source.buffering",
         "source.jobs",

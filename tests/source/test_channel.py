@@ -16,10 +16,11 @@ from protocol.messages import Discard, PageData, PassEnd
 from protocol.tls import SMALL_BATCH_BYTES
 from protocol.transport import Transport
 from protocol.wire import encode
+from source.backlog import Backlog
 from source.buffering import SEND_BUFFER_BYTES_MIN, UNSENT_SHARE, Buffering
 from source.channel import Frame, OutChannel
 from tests.certificates import tls_pair
-from tests.helpers import KIB, Peer, tcp_pair
+from tests.helpers import BOUND_SECONDS, KIB, Peer, tcp_pair, unix_pair
 
 PAYLOAD = bytes(range(256)) * 4 * KIB
 DATA = PageData(payload_bytes=len(PAYLOAD), block=0, offset=0)
@@ -301,3 +302,25 @@ async def test_in_postcopy_no_room_is_waited_for_outside_the_event_loop(
         out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
         out.keep_little_in_the_kernel()
         assert 0 < out.send_in_a_row(frame, frame.length) < frame.length
+
+
+async def test_what_was_not_delivered_is_known() -> None:
+    """Bytes that nobody has acknowledged are a backlog, until somebody has."""
+    with tcp_pair() as (near, far):
+        out = OutChannel(Channel.POSTCOPY, near)
+        assert out.backlog().unacknowledged_bytes == 0
+        frame = Frame(DATA, PAYLOAD)
+        while out.send_now(frame, frame.length):
+            pass
+        left_bytes = out.backlog().unacknowledged_bytes
+        assert 0 < left_bytes <= frame.sent
+        await receive_exactly(far, frame.sent)
+        with trio.fail_after(BOUND_SECONDS):
+            while out.backlog().unacknowledged_bytes:  # noqa: ASYNC110 - the kernel tells nobody
+                await trio.sleep(0.001)
+
+
+async def test_what_is_no_tcp_connection_is_left_alone() -> None:
+    """It has no backlog that would be waited for."""
+    with unix_pair(4 * KIB) as (near, _):
+        assert OutChannel(Channel.POSTCOPY, near).backlog() == Backlog(0, 0, 0)

@@ -24,11 +24,12 @@ from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.runs import Runs, Stretch, unpack_runs
 from source.answers import Answer
+from source.backlog import SLACK_BYTES, Backlog
 from source.channel import OutChannel
 from source.jobs import Lane
 from source.pacing import Pacer
 from source.scheduler import Scheduler
-from source.sender import Sender
+from source.sender import YIELD_SECONDS_MAX, Sender
 from tests.certificates import tls_pair
 from tests.helpers import (
     HUGE,
@@ -628,6 +629,64 @@ async def test_a_request_over_a_broken_connection_is_a_lost_one(memory: GuestMem
             with pytest.raises(ConnectionLost):
                 rig.request(PageId(0, 2))
             nursery.cancel_scope.cancel()
+
+
+async def test_the_background_leaves_the_link_to_urgent_bytes(
+    memory: GuestMemory, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on when few of them are left in the kernel, and requests do not wait with it."""
+    with make_rig(memory, "critical-first") as rig:
+        rig.sender = Sender(rig.scheduler, memory, rig.out, rig.events, yields=True)
+        left_bytes = [SLACK_BYTES + 125_000] * 3 + [0]
+        asked: list[float] = []
+
+        def backlog(channel: OutChannel) -> Backlog:
+            assert channel is rig.out[POST]
+            asked.append(trio.current_time())
+            return Backlog(left_bytes[len(asked) - 1], 125_000_000, 0)
+
+        monkeypatch.setattr(OutChannel, "backlog", backlog)
+        rig.add()
+        rig.request(PageId(0, 2), 5)
+        async with trio.open_nursery() as nursery:
+            for name in Channel:
+                nursery.start_soon(rig.read, name)
+            nursery.start_soon(rig.sender.drain)
+            await trio.sleep(0.0005)
+            assert rig.out[PRE].bytes_sent == 0
+            rig.request(PageId(0, 3), 7)
+            assert rig.out[POST].target_pages_sent == 2
+            # A millisecond for each look at it, and nobody is woken before.
+            await trio.sleep(1)
+            assert asked == pytest.approx([0, 0.001, 0.002, 0.003])
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+
+
+async def test_the_background_does_not_wait_for_ever(
+    memory: GuestMemory, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on, beside urgent bytes that a connection does not get rid of."""
+    with make_rig(memory, "critical-first") as rig:
+        rig.sender = Sender(rig.scheduler, memory, rig.out, rig.events, yields=True)
+        monkeypatch.setattr(OutChannel, "backlog", lambda _: Backlog(64 * SLACK_BYTES, 1, 0))
+        rig.add()
+        rig.request(PageId(0, 2), 5)
+        await rig.drain_and_read()
+        assert rig.complete
+        assert trio.current_time() == pytest.approx(YIELD_SECONDS_MAX, abs=0.01)
+
+
+async def test_without_urgent_bytes_nobody_asks_for_them(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A background that nothing interrupts does not look at the other connection."""
+    with make_rig(memory) as rig:
+        rig.sender = Sender(rig.scheduler, memory, rig.out, rig.events, yields=True)
+        monkeypatch.delattr(OutChannel, "backlog")
+        rig.add()
+        await rig.drain_and_read()
+        assert rig.complete
 
 
 # A concurrent policy: requests and background, each in a task of its own.
