@@ -20,8 +20,9 @@ from dest.resumes import Resumes
 from dest.script import check_steps
 from dest.setup import Plan, receive_setup
 from dest.stopping import check_granted, may_use_hugetlb, service_for
-from guest.handle import open_guest
+from guest.handle import open_guest, start_process
 from guest.image import save_image
+from guest.launch import GuestProcess
 from guest.memory import GuestMemory
 from guest.slices import in_thread
 from protocol.channels import Channel
@@ -87,8 +88,9 @@ class DestSession:
                 self._config.silence_seconds_max,
             ) as listener:
                 self._on_listening(listener.address)
-                session = await listener.accept_session()
-                return await self._serve(listener, session)
+                async with start_process() as process:
+                    session = await listener.accept_session()
+                    return await self._serve(listener, session, process)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             if isinstance(cause, trio.Cancelled):
@@ -97,7 +99,7 @@ class DestSession:
                 self._lifecycle.fail()
             raise cause from None
 
-    async def _serve(self, listener: Listener, session: Session) -> Result:
+    async def _serve(self, listener: Listener, session: Session, process: GuestProcess) -> Result:
         self._lifecycle.fire(Event.CONNECTED)
         try:
             plan = await receive_setup(session)
@@ -111,10 +113,15 @@ class DestSession:
             await _say_farewell(session.channels[Channel.PRECOPY], cause)
             raise cause from None
         with memory_in as memory:
-            return await self._take_guest(listener, session, plan, memory)
+            return await self._take_guest(listener, session, plan, memory, process)
 
     async def _take_guest(
-        self, listener: Listener, session: Session, plan: Plan, memory: GuestMemory
+        self,
+        listener: Listener,
+        session: Session,
+        plan: Plan,
+        memory: GuestMemory,
+        process: GuestProcess,
     ) -> Result:
         channels = {name: session.channels[name] for name in plan.channels}
         resumes = Resumes(session.session_id, plan.channels, session.capabilities)
@@ -126,7 +133,7 @@ class DestSession:
             placement = self._config.placement
             service, reason = service_for(placement, plan.policy, memory.kinds)
             check_granted(placement, reason)
-            async with open_guest(memory, plan.spec, service) as guest:
+            async with open_guest(memory, plan.spec, service, process) as guest:
                 reason = reason or guest.service.reason
                 check_granted(placement, reason)
                 migration = Migration(

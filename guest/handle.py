@@ -41,6 +41,7 @@ __all__ = [
     "Touched",
     "Woke",
     "open_guest",
+    "start_process",
 ]
 
 # A vCPU stops before its next access, within microseconds unless the machine is overloaded.
@@ -214,8 +215,27 @@ class GuestHandle:
 
 
 @asynccontextmanager
+async def start_process() -> AsyncIterator[GuestProcess]:
+    """Start a process for `open_guest`; it is gone when the block is left.
+
+    It loads what it needs while whoever has it does something else, and waits.
+
+    Raises:
+        GuestFailed: The system refused to start a process.
+    """
+    process = GuestProcess()
+    try:
+        yield process
+    finally:
+        await process.end()
+
+
+@asynccontextmanager
 async def open_guest(
-    memory: GuestMemory, spec: ProgramSpec, service: str = services.NONE
+    memory: GuestMemory,
+    spec: ProgramSpec,
+    service: str = services.NONE,
+    process: GuestProcess | None = None,
 ) -> AsyncIterator[GuestHandle]:
     """Start a guest process over `memory`, paused at step 0, all its pages absent.
 
@@ -226,6 +246,7 @@ async def open_guest(
         spec: What they do.
         service: What the kernel is to do for the engine (guest/services.py); where it cannot be
             had, `GuestHandle.service` says why.
+        process: One that was started before; None to start one now.
 
     Raises:
         GuestFailed: It did not start.
@@ -233,7 +254,7 @@ async def open_guest(
     with ExitStack() as stack:
         board = stack.enter_context(closing(Board.create(memory.geometry, spec.vcpu_count)))
         wake_fds = tuple(stack.enter_context(_eventfd()) for _ in range(spec.vcpu_count))
-        process = GuestProcess()
+        process = process or GuestProcess()
         try:
             # A long trace takes its time.
             spec_fd = await trio.to_thread.run_sync(_write_spec, memory.geometry, spec)

@@ -14,7 +14,7 @@ import trio
 
 from guest import services
 from guest.dirty_log import DirtyLog, choose_dirty_log
-from guest.handle import GuestHandle, GuestSnapshot, Mismatch, open_guest
+from guest.handle import GuestHandle, GuestSnapshot, Mismatch, open_guest, start_process
 from guest.image import load_image
 from guest.memory import GuestMemory
 from guest.pattern import Pattern
@@ -116,12 +116,13 @@ class SourceSession:
             vcpus=self._config.spec.vcpu_count, program=self._config.spec.name,
         )  # fmt: skip
         try:
-            with GuestMemory.create(self._config.geometry, self._config.backing) as memory:
-                await self._fill(memory)
-                wants_kernel = self._config.dirty_log != "software"
-                service = services.DIRTY_LOG if wants_kernel else services.NONE
-                async with open_guest(memory, self._config.spec, service) as guest:
-                    return await self._migrate(memory, guest)
+            async with start_process() as process:
+                with GuestMemory.create(self._config.geometry, self._config.backing) as memory:
+                    await self._fill(memory)
+                    wants_kernel = self._config.dirty_log != "software"
+                    service = services.DIRTY_LOG if wants_kernel else services.NONE
+                    async with open_guest(memory, self._config.spec, service, process) as guest:
+                        return await self._migrate(memory, guest)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             if isinstance(cause, trio.Cancelled):

@@ -177,6 +177,7 @@ class Breaking:
         self.guests = {"source": FakeGuests(), "dest": FakeGuests()}
         for side, guests in self.guests.items():
             monkeypatch.setattr(f"{side}.session.open_guest", guests.open)
+            monkeypatch.setattr(f"{side}.session.start_process", guests.start)
         monkeypatch.setattr(Tap, "_take_head", take_head)
 
     async def run(

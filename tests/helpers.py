@@ -25,6 +25,7 @@ from trio.testing import MockClock
 from guest.board import Board
 from guest.digest import digest
 from guest.handle import GuestHandle, GuestSnapshot
+from guest.launch import GuestProcess
 from guest.memory import GuestMemory
 from guest.messages import Faulted, GuestEvent, Touched, Woke
 from guest.pattern import Pattern
@@ -514,10 +515,21 @@ class FakeGuests:
         self.made: list[FakeGuest] = []
 
     @asynccontextmanager
+    async def start(self) -> AsyncIterator[None]:
+        """Stand in for `start_process`: there is none."""
+        await trio.lowlevel.checkpoint()
+        yield
+
+    @asynccontextmanager
     async def open(
-        self, memory: GuestMemory, spec: ProgramSpec, service: str = NONE
+        self,
+        memory: GuestMemory,
+        spec: ProgramSpec,
+        service: str = NONE,
+        process: GuestProcess | None = None,
     ) -> AsyncIterator[GuestHandle]:
         """Make one, which has nothing of the kernel."""
+        assert process is None
         await trio.lowlevel.checkpoint()
         with fake_guest(memory.geometry, spec) as guest:
             reason = "there is no guest process" if service != NONE else ""

@@ -12,6 +12,7 @@ import pytest
 from dest.engine import Engine
 from guest.digest import digest
 from guest.handle import GuestHandle, open_guest
+from guest.launch import GuestProcess
 from guest.memory import GuestMemory
 from guest.probe import can_stop_at_faults
 from guest.programs import ProgramSpec
@@ -146,9 +147,9 @@ async def test_a_guest_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     @asynccontextmanager
     async def open_mortal(
-        memory: GuestMemory, spec: ProgramSpec, service: str
+        memory: GuestMemory, spec: ProgramSpec, service: str, process: GuestProcess
     ) -> AsyncIterator[GuestHandle]:
-        async with open_guest(memory, spec, service) as guest:
+        async with open_guest(memory, spec, service, process) as guest:
             pair.dest.events.on(
                 events.STATE, lambda: os.kill(guest.pid, signal.SIGKILL), state="postcopy-active"
             )

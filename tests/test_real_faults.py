@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from guest.handle import GuestHandle, open_guest
+from guest.launch import GuestProcess
 from guest.memory import GuestMemory
 from guest.probe import can_back, can_stop_at_faults
 from guest.programs import ProgramSpec
@@ -44,9 +45,9 @@ async def test_huge_pages_are_mapped_as_such_again(
 
     @asynccontextmanager
     async def open_watched(
-        memory: GuestMemory, spec: ProgramSpec, service: str
+        memory: GuestMemory, spec: ProgramSpec, service: str, process: GuestProcess
     ) -> AsyncIterator[GuestHandle]:
-        async with open_guest(memory, spec, service) as guest:
+        async with open_guest(memory, spec, service, process) as guest:
             yield guest
             mapped_bytes.append(huge_mapped_bytes(guest.service.addresses[0], guest.pid))
 

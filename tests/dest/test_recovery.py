@@ -59,6 +59,7 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
     """Guests without processes."""
     guests = FakeGuests()
     monkeypatch.setattr("dest.session.open_guest", guests.open)
+    monkeypatch.setattr("dest.session.start_process", guests.start)
     return guests
 
 

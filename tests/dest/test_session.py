@@ -61,6 +61,7 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
     """Guests without processes, for all sessions of a test."""
     guests = FakeGuests()
     monkeypatch.setattr("dest.session.open_guest", guests.open)
+    monkeypatch.setattr("dest.session.start_process", guests.start)
     return guests
 
 

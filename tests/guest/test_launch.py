@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from guest.handle import open_guest
+from guest.handle import open_guest, start_process
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
 from guest.messages import pack
@@ -57,6 +57,21 @@ async def test_a_killed_process_is_reported_to_all_who_wait(memory: GuestMemory)
             with pytest.raises(GuestFailed, match="SIGKILL"):
                 await guest.touch(0, 0)
     assert len(failures) == 2
+
+
+async def test_a_process_may_be_started_ahead(memory: GuestMemory) -> None:
+    """A guest takes the process that loads already, and that is gone with either of them."""
+    with trio.fail_after(20):
+        async with start_process() as process:
+            async with open_guest(memory, SCRIPTED, process=process) as guest:
+                assert guest.pid == process.pid
+                await guest.run()
+                await guest.pause()
+            assert process._child.returncode == -signal.SIGKILL
+        with pytest.raises(KeyError):
+            async with start_process() as unused:
+                raise KeyError
+        assert unused._child.returncode == -signal.SIGKILL
 
 
 async def test_an_exit_status_is_reported(memory: GuestMemory) -> None:

@@ -66,6 +66,7 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
     """Guests without processes, for all sessions of a test."""
     guests = FakeGuests()
     monkeypatch.setattr("source.session.open_guest", guests.open)
+    monkeypatch.setattr("source.session.start_process", guests.start)
     return guests
 
 
