@@ -177,6 +177,11 @@ class InChannel:
         self._may_gather = False
         self._wake_at(1)
 
+    @property
+    def can_send_now(self) -> bool:
+        """Whether nothing is before a message that is sent now."""
+        return self._is_plain and not self._unsent and not self._send_lock.locked()
+
     def send_now(self, message: Message) -> bool:
         """Send a short message backward without waiting; return False if that cannot be done now.
 
@@ -186,7 +191,7 @@ class InChannel:
         Raises:
             ConnectionLost: The connection broke.
         """
-        if not self._is_plain or self._unsent or self._send_lock.locked():
+        if not self.can_send_now:
             return False
         data = memoryview(encode(message))
         try:

@@ -112,7 +112,7 @@ class Migration:
         self._engine = Engine(memory, guest, self._placement, plan.policy, emit, self._note_fault)
         self._vcpus = Vcpus(
             memory.geometry, self._engine, self._placement, guest, emit, steps,
-            Ask(self._ask, self._ask_now),
+            Ask(self._ask, self._ask_now, lambda: self._main.can_send_now),
         )  # fmt: skip
         self._touches: Path | None = None
         self._watching = trio.CancelScope()

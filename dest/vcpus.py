@@ -45,10 +45,12 @@ class Ask(NamedTuple):
     Attributes:
         in_turn: Sends a page request when it can, and tells the engine when it has.
         now: Does so without waiting, or returns False where it would have to.
+        is_free: Tells whether it probably would not.
     """
 
     in_turn: Callable[[PageRequest], Awaitable[None]]
     now: Callable[[PageRequest], bool] = lambda _: False
+    is_free: Callable[[], bool] = lambda: False
 
 
 class Vcpus:
@@ -103,11 +105,14 @@ class Vcpus:
         """
         self._asleep.add(vcpu)
         self._toucher.faulted(vcpu)
-        if request is None or not self._engine.still_wants(request):
+        if request is None or self._engine.is_here(request):
             return
-        if self._postponed_count or not self._ask.now(request):
-            self._postponed_count += 1
-            self._postpone.send_nowait(request)
+        at_once = not self._postponed_count and self._ask.is_free()
+        # It is told before it goes: what comes of it must not seem to come before it.
+        if at_once and self._engine.still_wants(request) and self._ask.now(request):
+            return
+        self._postponed_count += 1
+        self._postpone.send_nowait(request)
 
     async def run(self, touches: Path | None) -> None:
         """Serve until cancelled; have pages touched, too, that come through a pipe.
@@ -152,7 +157,7 @@ class Vcpus:
     async def _ask_postponed(self) -> None:
         async for request in self._postponed:
             # Its page may have come meanwhile.
-            if not self._engine.is_here(request):
+            if self._engine.still_wants(request):
                 await self._ask.in_turn(request)
             self._postponed_count -= 1
 
