@@ -9,7 +9,7 @@ from __future__ import annotations
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.limits import HELD_COUNT_MAX
-from protocol.missing import HeldParts
+from protocol.missing import HeldParts, span_of_part
 from protocol.runs import Runs, Stretch, overlap
 
 
@@ -52,14 +52,9 @@ class Parts:
 
     def forget(self, stretch: Stretch) -> int:
         """Hold nothing of a stretch any more; return how many bytes that were."""
-        keys = [key for key in self.held if overlap(stretch, _span(key))]
+        keys = [key for key in self.held if overlap(stretch, span_of_part(key))]
         return sum(self.held.pop(key) for key in keys)
 
     def bytes_in(self, span: Span) -> int:
         """Return how many bytes are held of a page."""
-        return sum(count for key, count in self.held.items() if overlap(span, _span(key)))
-
-
-def _span(key: tuple[int, int]) -> Span:
-    block, target_page = key
-    return Span(block, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+        return sum(count for key, count in self.held.items() if overlap(span, span_of_part(key)))

@@ -32,6 +32,12 @@ def missing_maps(missing: PageSet) -> Iterator[tuple[MissingMap, bytes]]:
         yield MissingMap(payload_bytes=len(payload), block=block, first=first, count=count), payload
 
 
+def span_of_part(key: tuple[int, int]) -> Span:
+    """Return the bytes of a target page, of (block, target page)."""
+    block, target_page = key
+    return Span(block, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+
+
 def held_parts(held: HeldParts) -> Iterator[HeldPart]:
     """Yield the messages that name parts of missing target pages."""
     for (block, target_page), held_bytes in held.items():
@@ -77,10 +83,9 @@ class MissingReader:
         """
         if len(self.held) == HELD_COUNT_MAX:
             raise RemoteProtocolError(f"more than {HELD_COUNT_MAX} target pages are held in part")
-        offset = message.target_page * TARGET_PAGE_BYTES
-        span = Span(message.block, offset, TARGET_PAGE_BYTES)
-        named = self._missing.geometry.has_span(span) and self._missing.holds_any(span)
         key = message.block, message.target_page
+        span = span_of_part(key)
+        named = self._missing.geometry.has_span(span) and self._missing.holds_any(span)
         if not named or key in self.held or not 0 < message.held_bytes < TARGET_PAGE_BYTES:
             raise RemoteProtocolError(
                 f"{message.held_bytes} bytes of target page {message.target_page} of block "

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol.errors import RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, Span
-from protocol.missing import HeldParts
+from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.missing import HeldParts, span_of_part
 from protocol.pageset import PageSet
 
 # The first attempt comes at once, the others later and later: what is gone for a moment costs no
@@ -37,14 +37,8 @@ class Lacking:
         """Return the target pages of which nothing is there."""
         result = self.missing.copy()
         for key in self.held:
-            result.remove(span_of(key))
+            result.remove(span_of_part(key))
         return result
-
-
-def span_of(key: tuple[int, int]) -> Span:
-    """Return the bytes of a target page, of (block, target page)."""
-    block, target_page = key
-    return Span(block, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
 
 
 def lost_bytes(
@@ -71,7 +65,7 @@ def lost_bytes(
         raise RemoteProtocolError(f"{never_sent} target pages are said to be there that never went")
     if not rests.items() <= lacking.held.items():
         raise RemoteProtocolError("other parts of target pages are said to be there than were")
-    if any(unsent.holds_any(span_of(key)) for key in lacking.held):
+    if any(unsent.holds_any(span_of_part(key)) for key in lacking.held):
         raise RemoteProtocolError("parts of target pages are said to be there that never went")
     unsent_bytes = sum(TARGET_PAGE_BYTES - held_bytes for held_bytes in rests.values())
     there_bytes = sum(lacking.held.values())
