@@ -8,7 +8,7 @@ carries them after the header.  `protocol/README.md` shows who sends what, when.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from protocol.message import Message
 from protocol.page_messages import (
@@ -94,9 +94,10 @@ MESSAGE_TYPES: tuple[type[Message], ...] = tuple(
 BY_KIND = {message_type.kind: message_type for message_type in MESSAGE_TYPES}
 assert len(BY_KIND) == len(MESSAGE_TYPES)
 
-FIELD_TYPES = {
-    message_type: {
-        field.name: get_type_hints(message_type)[field.name] for field in fields(message_type)
-    }
-    for message_type in MESSAGE_TYPES
-}
+
+def _field_types(message_type: type[Message]) -> dict[str, Any]:
+    hints = get_type_hints(message_type)
+    return {field.name: hints[field.name] for field in fields(message_type)}
+
+
+FIELD_TYPES = {message_type: _field_types(message_type) for message_type in MESSAGE_TYPES}

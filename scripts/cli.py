@@ -10,6 +10,7 @@ import sys
 
 try:
     from scripts.processes.interrupts import exit_when_signalled, ignore_signals
+    from scripts.processes.loading import loading, spare_threads
 except KeyboardInterrupt:
     # Even this takes a moment; what the interpreter does before it is out of reach.
     sys.stderr.write("midstream: cancelled by SIGINT\n")
@@ -19,8 +20,10 @@ except KeyboardInterrupt:
 def main() -> None:
     """Run the command line and exit."""
     exit_when_signalled()
-    # Imported here: it takes a moment, in which Ctrl-C should not print a traceback either.
-    from scripts.commands import run  # noqa: PLC0415
+    spare_threads()
+    with loading():
+        # Imported here: it takes a moment, in which Ctrl-C should not print a traceback either.
+        from scripts.commands import run  # noqa: PLC0415
 
     status = run(sys.argv[1:])
     ignore_signals()

@@ -22,6 +22,7 @@ from click.core import ParameterSource
 from protocol.errors import MidstreamError, root_cause
 from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, with_options
 from scripts.processes.interrupts import EXIT_CANCELLED, ignore_signals
+from scripts.processes.loading import loading
 from scripts.processes.parent import follow_parent
 from scripts.screen.output import tell, tell_failure
 
@@ -156,14 +157,21 @@ def midstream(context: click.Context) -> None:
 @with_options(options_of(SOURCE, DEST, LAUNCH))
 def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     """Migrate a guest between two processes on this machine and report."""
-    import trio
+    with loading():
+        import trio
 
-    from scripts.configure import check_outputs, check_pair, dest_config, link_rate, source_config
-    from scripts.credentials import check_certificates, read_or_make_secret
-    from scripts.processes.launcher import Launcher
-    from scripts.processes.link import link_of_rate
-    from scripts.views.spool import viewed
-    from scripts.views.watchers import watchers_of
+        from scripts.configure import (
+            check_outputs,
+            check_pair,
+            dest_config,
+            link_rate,
+            source_config,
+        )
+        from scripts.credentials import check_certificates, read_or_make_secret
+        from scripts.processes.launcher import Launcher
+        from scripts.processes.link import link_of_rate
+        from scripts.views.spool import viewed
+        from scripts.views.watchers import watchers_of
 
     check_pair(values)
     check_outputs(values)
@@ -199,9 +207,10 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 @_SPOOL
 def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
-    from scripts.configure import check_outputs, check_session, parse_address, source_config
-    from scripts.credentials import credentials
-    from scripts.source_side import resume_paused, run_source
+    with loading():
+        from scripts.configure import check_outputs, check_session, parse_address, source_config
+        from scripts.credentials import credentials
+        from scripts.source_side import resume_paused, run_source
 
     if resume is not None:
         parse_address(connect, "--connect", port_min=1)
@@ -240,10 +249,11 @@ def dest(
 
     What vCPUs do is the source's to say; with --peer qemu it is said here, and they only read.
     """
-    from scripts.configure import check_outputs, dest_config, parse_address
-    from scripts.credentials import credentials
-    from scripts.dest_side import run_dest, run_qemu_dest
-    from scripts.qemu.configure import check_heeded, qemu_dest_config
+    with loading():
+        from scripts.configure import check_outputs, dest_config, parse_address
+        from scripts.credentials import credentials
+        from scripts.dest_side import run_dest, run_qemu_dest
+        from scripts.qemu.configure import check_heeded, qemu_dest_config
 
     host, port = parse_address(listen, "--listen")
     check_outputs(values)
