@@ -8,7 +8,7 @@ tracking).  QEMU keeps the same three apart in `include/exec/ramblock.h` and `mi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -42,6 +42,12 @@ class Span(NamedTuple):
     def target_pages(self) -> slice:
         """The span's target page indices in its block; offset and length are whole ones."""
         return slice(self.offset // TARGET_PAGE_BYTES, self.end // TARGET_PAGE_BYTES)
+
+
+# What `Span(...)` and `PageId(...)` make, of a tuple, in less than half the time: a named tuple's
+# own constructor is Python code.  For where a hundred thousand are made a second.
+new_span = partial(tuple.__new__, Span)
+new_page_id = partial(tuple.__new__, PageId)
 
 
 @dataclass(frozen=True)

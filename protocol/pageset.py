@@ -17,18 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span, new_span
 from protocol.limits import RUN_COUNT_MAX, RUNS_EXTENT_BYTES_MAX
 from protocol.runs import Runs, Stretch
-
-# Up to here bytes are counted and written one after the other sooner than NumPy would begin.
-_FEW = 256
-_MANY_SET = b"\1" * _FEW
-_MANY_CLEAR = bytes(_FEW)
 
 # Where scattered members are wanted, so many times their number is looked at first, and so many
 # times that if it was not enough.
 _NEAR = 8
+
+# Up to here bytes are counted and written one after the other sooner than NumPy would begin.
+_FEW = 256
+_MANY_SET = bytearray(b"\1" * _FEW)
+_MANY_CLEAR = bytearray(_FEW * _NEAR)
 
 assert _FEW <= RUN_COUNT_MAX, "of few members no frame names too many runs"
 assert _FEW * _NEAR * TARGET_PAGE_BYTES <= RUNS_EXTENT_BYTES_MAX, "nor can they lie too far apart"
@@ -127,13 +127,24 @@ class PageSet:
         """Tell whether any target page of a stretch is a member."""
         if isinstance(stretch, Span):
             block, offset, length = stretch
-            first, stop = offset // TARGET_PAGE_BYTES, (offset + length) // TARGET_PAGE_BYTES
-            return self._raw[block].find(1, first, stop) >= 0
+            raw, first = self._raw[block], offset // TARGET_PAGE_BYTES
+            if length == TARGET_PAGE_BYTES:
+                return raw[first] == 1
+            return raw.find(1, first, first + length // TARGET_PAGE_BYTES) >= 0
         return bool(self._member[stretch.block][stretch.target_pages].any())
 
     def holds_page(self, page: PageId) -> bool:
         """Tell whether any target page of a page is a member."""
         return self.holds_any(self.geometry.page_span(page))
+
+    def discard(self, block: int, target_page: int) -> bool:
+        """Remove one target page of a block; tell whether it was a member."""
+        raw = self._raw[block]
+        if not raw[target_page]:
+            return False
+        raw[target_page] = 0
+        self._count -= 1
+        return True
 
     def take_first(self, block: int, first: int, stop: int, count_max: int) -> Stretch | None:
         """Remove and return the first members between two places of a block, None without any.
@@ -150,29 +161,30 @@ class PageSet:
             An unbroken run as a span, else several runs.
         """
         raw = self._raw[block]
+        far = first + count_max * _NEAR
+        if far <= stop and count_max <= _FEW:
+            # A single search finds the first and the last, without gaps between or with.
+            near = _members(count_max).match(raw, first, far)
+            if near is not None:
+                start, end = near.span(1)
+                extent, offset = end - start, start * TARGET_PAGE_BYTES
+                members = raw[start:end]
+                raw[start:end] = _MANY_CLEAR[:extent]
+                self._count -= count_max
+                length = count_max * TARGET_PAGE_BYTES
+                if extent == count_max:
+                    return new_span((block, offset, length))
+                return Runs(block, offset, end * TARGET_PAGE_BYTES, length, members)
         start = raw.find(1, first, stop)
         if start < 0:
             return None
-        end = start + count_max
-        end = min(end, stop)
+        end = min(start + count_max, stop)
         if raw.find(0, start, end) >= 0:
-            return self._take_scattered(block, start, stop, count_max)
+            stop = min(stop, start + RUNS_EXTENT_BYTES_MAX // TARGET_PAGE_BYTES)
+            return self._take_thin(block, start, stop, count_max)
         count = end - start
         self._clear(block, start, end, count)
         return Span(block, start * TARGET_PAGE_BYTES, count * TARGET_PAGE_BYTES)
-
-    def _take_scattered(self, block: int, start: int, stop: int, count: int) -> Stretch:
-        """Remove and return members from a first one on, behind whose run others may follow."""
-        if count <= _FEW:
-            raw = self._raw[block]
-            match = _members(count).match(raw, start, min(stop, start + count * _NEAR))
-            if match is not None:
-                end = match.end()
-                members = raw[start:end]
-                self._clear(block, start, end, count)
-                return Runs.of_marks(block, start, members, count)
-        stop = min(stop, start + RUNS_EXTENT_BYTES_MAX // TARGET_PAGE_BYTES)
-        return self._take_thin(block, start, stop, count)
 
     def _take_thin(self, block: int, start: int, stop: int, count_max: int) -> Stretch:
         """Do the same where they are many, or lie far apart.
@@ -299,11 +311,13 @@ class PageSet:
 
 @cache
 def _members(count: int) -> re.Pattern[bytes]:
-    """Return what matches so many members, with what lies between them.
+    """Return what matches so many members; its group begins with the first, and ends with the last.
 
-    It finds the last of sixteen in less time than NumPy takes to begin.
+    It finds the last of sixteen in less time than NumPy takes to begin: written out, because each
+    turn of a loop costs more than the bytes it looks at, and with the unbroken run, a single look.
     """
-    return re.compile(b"(?:\0*+\1){%d}" % count)
+    scattered = b"\1" + b"\0*+\1" * (count - 1)
+    return re.compile(b"\0*+(\1{%d}|%b)" % (count, scattered))
 
 
 def _edges(span: Span) -> tuple[int, int]:

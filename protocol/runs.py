@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.errors import RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.geometry import TARGET_PAGE_BYTES, Span, new_span
 from protocol.limits import RUN_COUNT_MAX, RUNS_EXTENT_BYTES_MAX
 
 Numbers = NDArray[np.int64]
@@ -48,7 +48,17 @@ class Runs:
         length: int,
         form: bytearray | Numbers | tuple[Numbers, Numbers],
     ) -> None:
-        """Take over what is known by now; see the class methods for what that may be."""
+        """Take over what is known by now.
+
+        Args:
+            block: Block index.
+            offset: Where the first run begins, in bytes from the block's start.
+            end: The first byte offset after the last run.
+            length: The bytes of all runs together.
+            form: The runs: where each begins and how long it is, or the index of each target page
+                (see the class methods), or from `offset` to `end` one byte for each target page,
+                1 for those in a run and 0 for those between.
+        """
         self.block = block
         self.offset = offset
         self.end = end
@@ -75,20 +85,6 @@ class Runs:
         offset = int(indices[0]) * TARGET_PAGE_BYTES
         end = (int(indices[-1]) + 1) * TARGET_PAGE_BYTES
         return cls(block, offset, end, len(indices) * TARGET_PAGE_BYTES, indices)
-
-    @classmethod
-    def of_marks(cls, block: int, first: int, marks: bytearray, count: int) -> Runs:
-        """Return as runs what is marked in a string of one byte a target page, which is taken over.
-
-        Args:
-            block: Block index.
-            first: The index in the block of the first byte's target page.
-            marks: 1 or 0 each; the first and the last are 1.
-            count: How many are 1.
-        """
-        offset = first * TARGET_PAGE_BYTES
-        end = offset + len(marks) * TARGET_PAGE_BYTES
-        return cls(block, offset, end, count * TARGET_PAGE_BYTES, marks)
 
     @classmethod
     def of_span(cls, span: Span) -> Runs:
@@ -131,7 +127,7 @@ class Runs:
     @property
     def hull(self) -> Span:
         """The stretch from the first run to the last, with all that lies between."""
-        return Span(self.block, self.offset, self.end - self.offset)
+        return new_span((self.block, self.offset, self.end - self.offset))
 
     @property
     def target_pages(self) -> Numbers:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from protocol.channels import Channel
-from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
+from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span, new_page_id
 from protocol.pageset import PageSet
-from protocol.runs import hull_of
+from protocol.runs import Stretch
 from source.jobs import Job, covers
 
 # Where requests may come, small pages go in runs of at most so much, and so do parts of huge pages:
@@ -41,6 +41,11 @@ class Background:
         self._run_pages = self._chunk_pages
         self._in_parts = in_parts
         self.across_pages = False
+        blocks = self._geometry.blocks
+        # Base pages go as many together as a chunk holds: one frame for one page of 4 KiB would
+        # spend more time on its header than on its bytes.
+        self._goes_in_runs = [block.page_bytes == TARGET_PAGE_BYTES for block in blocks]
+        self._block_stops = [block.target_page_count for block in blocks]
         # Where the scan goes on: block, target page.
         self._cursor = (0, 0)
         # Pages of which the touched target page went ahead, the newest last, and where that was.
@@ -60,10 +65,9 @@ class Background:
         longest = POSTCOPY_RUN_BYTES_MAX // TARGET_PAGE_BYTES if postcopy else self._chunk_pages
         self._run_pages = min(self._chunk_pages, longest)
 
-    def go_on_behind(self, span: Span) -> None:
+    def go_on_behind(self, stretch: Stretch) -> None:
         """Scan from the end of a stretch on."""
-        block, offset, length = span
-        self._cursor = block, (offset + length) // TARGET_PAGE_BYTES
+        self._cursor = stretch.block, stretch.end // TARGET_PAGE_BYTES
 
     def demote(self, page: PageId, offset: int) -> None:
         """Put what is left of a page before the scan, and before pages demoted earlier.
@@ -80,7 +84,7 @@ class Background:
         if job.page not in self._demoted:
             self._cursor = job.span.block, job.span.offset // TARGET_PAGE_BYTES
 
-    def next_job(self, avoid: Span | None = None) -> Job | None:
+    def next_job(self, avoid: Stretch | None = None) -> Job | None:
         """Return the next background job, None when nothing remains.
 
         Args:
@@ -88,9 +92,14 @@ class Background:
         """
         if self._demoted and (job := self._demoted_job()) is not None:
             return job
+        block_index, target_page = self._cursor
+        if avoid is None and (self.across_pages or self._goes_in_runs[block_index]):
+            job = self._run_job(block_index, target_page, self._block_stops[block_index])
+            if job is not None:
+                return job
         place = self._remaining.first_from(*self._cursor)
         if avoid is not None and _lies_in(place, avoid):
-            place = self._remaining.first_from(avoid.block, avoid.target_pages.stop)
+            place = self._remaining.first_from(avoid.block, avoid.end // TARGET_PAGE_BYTES)
             if _lies_in(place, avoid):
                 return None
         return self._scan_job(*place) if place is not None else None
@@ -103,32 +112,37 @@ class Background:
             for first in (behind, whole.start):
                 runs = self._remaining.take_first(page.block, first, whole.stop, self._run_pages)
                 if runs is not None:
-                    return Job(hull_of(runs), page, _PRECOPY, runs)
+                    return Job(runs, page, _PRECOPY, first=runs)
             del self._demoted[page]
         return None
 
     def _scan_job(self, block_index: int, target_page: int) -> Job:
         """Return the job for what the scan has come to."""
-        block = self._geometry.blocks[block_index]
-        per_page = block.target_pages_per_page
-        page = PageId(block_index, target_page // per_page)
-        stop = block.target_page_count
-        # Base pages go as many together as a chunk holds: one frame for one page of 4 KiB would
-        # spend more time on its header than on its bytes.
-        if per_page > 1 and not self.across_pages:
-            stop = (page.index + 1) * per_page
+        stop = self._block_stops[block_index]
+        if not (self.across_pages or self._goes_in_runs[block_index]):
+            page = self._geometry.page_of(block_index, target_page)
+            whole = self._geometry.page_span(page)
+            stop = whole.target_pages.stop
             if not self._in_parts:
                 self._cursor = block_index, stop
-                return Job(self._geometry.page_span(page), page, _PRECOPY)
+                return Job(whole, page, _PRECOPY)
+        job = self._run_job(block_index, target_page, stop)
+        assert job is not None, "the scan has found a member there"
+        return job
+
+    def _run_job(self, block_index: int, target_page: int, stop: int) -> Job | None:
+        """Return the job for what goes together from a place on, None if nothing remains there."""
         runs = self._remaining.take_first(block_index, target_page, stop, self._run_pages)
-        assert runs is not None, "the scan has found a member there"
-        span = runs if isinstance(runs, Span) else runs.hull
-        self.go_on_behind(span)
-        return Job(span, page, _PRECOPY, runs)
+        if runs is None:
+            return None
+        self.go_on_behind(runs)
+        page_bytes = self._geometry.blocks[block_index].page_bytes
+        page = new_page_id((block_index, runs.offset // page_bytes))
+        return Job(runs, page, _PRECOPY, first=runs)
 
 
-def _lies_in(place: tuple[int, int] | None, span: Span) -> bool:
+def _lies_in(place: tuple[int, int] | None, stretch: Stretch) -> bool:
     if place is None:
         return False
     block, target_page = place
-    return covers(span, Span(block, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES))
+    return covers(stretch, Span(block, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES))

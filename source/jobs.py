@@ -7,7 +7,7 @@ from enum import Enum
 
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span, new_span
 from protocol.runs import Stretch, overlap
 
 
@@ -67,11 +67,11 @@ class Job:
 
     def __init__(
         self,
-        span: Span,
+        span: Stretch,
         page: PageId,
         channel: Channel,
-        first: Stretch | None = None,
         requested_ns: int | None = None,
+        first: Stretch | None = None,
     ) -> None:
         """Begin with nothing given out; what is the same for most jobs is the class's."""
         self.span = span
@@ -91,25 +91,27 @@ class Job:
         return any(overlap(stretch, unit) for stretch in self.given)
 
 
-def covers(outer: Span, inner: Span) -> bool:
-    """Tell whether a span holds all of another."""
+def covers(outer: Stretch, inner: Span) -> bool:
+    """Tell whether a span lies between where a stretch begins and where it ends."""
     return outer.block == inner.block and outer.offset <= inner.offset and inner.end <= outer.end
 
 
-def unit_of(geometry: Geometry, page: PageId, target_page: int, *, critical: bool) -> Span:
+def unit_of(geometry: Geometry, page: PageId, target_page: int, critical: bool) -> Span:
     """Return what is urgent of a requested page: all of it, or the target page that was touched.
 
     Raises:
         RemoteProtocolError: The guest has no such page, or the page no such target page.
     """
     block_index, page_index = page
-    if 0 <= block_index < len(geometry.blocks):
-        block = geometry.blocks[block_index]
+    blocks = geometry.blocks
+    if 0 <= block_index < len(blocks):
+        block = blocks[block_index]
         page_bytes, inside = block.page_bytes, target_page * TARGET_PAGE_BYTES
-        if 0 <= page_index < block.page_count and 0 <= inside < page_bytes:
+        offset = page_index * page_bytes
+        if 0 <= offset < block.length_bytes and 0 <= inside < page_bytes:
             if critical:
-                return Span(block_index, page_index * page_bytes + inside, TARGET_PAGE_BYTES)
-            return Span(block_index, page_index * page_bytes, page_bytes)
+                return new_span((block_index, offset + inside, TARGET_PAGE_BYTES))
+            return new_span((block_index, offset, page_bytes))
     raise RemoteProtocolError(
         f"target page {target_page} of page {page_index} of block {block_index} is outside the "
         "guest"

@@ -29,6 +29,8 @@ A concurrent policy has two users, one a lane, each with a chunk of its own.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
@@ -74,7 +76,7 @@ class Scheduler:
         self._urgent_channel = Channel.POSTCOPY if policy.own_channel else Channel.PRECOPY
         # The requests that wait for their turn, oldest first, at most one for each unit: what is
         # urgent of a page, and the job that would serve it were the page untouched.
-        self._queue: dict[Span, Job] = {}
+        self._queue: OrderedDict[Span, Job] = OrderedDict()
         self._current: dict[Lane, Job] = {}
         self._preempted: Job | None = None
         # Of a page that goes again whole: the frame that was begun and must still end.
@@ -163,7 +165,7 @@ class Scheduler:
             RemoteProtocolError: The guest has no such page.
             LocalProtocolError: What is being sent was added as what nobody can wait for.
         """
-        unit = unit_of(self._geometry, page, target_page, critical=self._policy.critical)
+        unit = unit_of(self._geometry, page, target_page, self._policy.critical)
         if self._background.across_pages:
             raise LocalProtocolError("there are no page requests while no vCPU runs there")
         self.counts.received += 1
@@ -181,7 +183,7 @@ class Scheduler:
         if not lies_here and not self._remaining.holds_any(unit):
             self.counts.already_sent += 1
             return Answer.ALREADY_SENT
-        self._queue[unit] = Job(unit, page, self._urgent_channel, requested_ns=now_ns)
+        self._queue[unit] = Job(unit, page, self._urgent_channel, now_ns)
         return _QUEUED
 
     def next_chunk(self, lane: Lane = Lane.ALL) -> Chunk | None:
@@ -222,7 +224,7 @@ class Scheduler:
             del self._current[lane]
             self._note(events.PART_SENT, job)
             return 0
-        if self._remaining.holds_any(job.span):
+        if sent.span is not job.span and self._remaining.holds_any(job.span):
             return 0
         del self._current[lane]
         page_count = self._pages_ended(sent)
@@ -311,7 +313,7 @@ class Scheduler:
 
     def _pick(self, lane: Lane) -> Job | None:
         while self._queue and lane is not _BACKGROUND:
-            job = self._urgent_job(self._queue.pop(next(iter(self._queue))))
+            job = self._urgent_job(*self._queue.popitem(last=False))
             if job is not None:
                 return job
         if lane is _URGENT:
@@ -324,23 +326,23 @@ class Scheduler:
         beside = self._current.get(_URGENT) if self._current else None
         return self._background.next_job(beside.span if beside else None)
 
-    def _urgent_job(self, request: Job) -> Job | None:
+    def _urgent_job(self, unit: Span, request: Job) -> Job | None:
         """Return the job that serves a request, or None if nothing is to be sent for it now."""
-        if self._preempted is not None and self._is_preempted(request.span):
-            return self._half_sent_job(request)
+        if self._preempted is not None and self._is_preempted(unit):
+            return self._half_sent_job(unit, request)
         # The background may have come to this page after the request, and be in the middle of it.
-        if self._current and self._under_way(request.span) is not None:
+        if self._current and self._under_way(unit) is not None:
             self.counts.postponed += 1
             return None
         # Or what was sent since held it.
-        request.first = self._take_first(request.span)
+        request.first = self._take_first(unit)
         if request.first is None:
             self.counts.already_sent += 1
             return None
-        self._begin_urgent(request, request.page, request.span)
+        self._begin_urgent(request, request.page, unit)
         return request
 
-    def _half_sent_job(self, request: Job) -> Job | None:
+    def _half_sent_job(self, unit: Span, request: Job) -> Job | None:
         """Return the job for a request that the half-sent page meets, as the policy wants it."""
         if self._policy.half_sent is HalfSent.POSTPONE:
             self.counts.postponed += 1
@@ -355,7 +357,7 @@ class Scheduler:
         else:
             job.boosted = True
         job.requested_ns = request.requested_ns
-        self._begin_urgent(job, request.page, request.span)
+        self._begin_urgent(job, request.page, unit)
         if job.boosted:
             self.counts.boosted += 1
             self._note(events.BOOST, job)
@@ -382,15 +384,17 @@ class Scheduler:
             self.counts.on_precopy_channel += 1
         else:
             self.counts.on_postcopy_channel += 1
-        if self._policy.locality:
+        policy = self._policy
+        if policy.locality:
             self._background.go_on_behind(job.span)
-        if self._policy.critical:
+        if policy.critical:
             self._background.demote(page, unit.offset)
 
     def _cut(self, job: Job) -> Chunk:
         """Return the job's broken-off chunk as it is by now, or make one of its next runs."""
-        if job.chunk is not None:
-            runs, channel = job.chunk.span, job.chunk.channel
+        requested_ns, broken_off = job.requested_ns, job.chunk
+        if broken_off is not None:
+            runs, channel = broken_off.span, broken_off.channel
         else:
             found, job.first = job.first, None
             if found is None:
@@ -398,16 +402,17 @@ class Scheduler:
             assert found is not None, "a job without bytes left is finished by chunk_sent"
             runs, channel = found, job.channel
             job.given.append(runs)
-        requested_ns = job.requested_ns
-        job.chunk = Chunk(
+        job.chunk = chunk = Chunk(
             runs, job.page, channel, requested_ns is not None, job.boosted, requested_ns
         )
-        return job.chunk
+        return chunk
 
-    def _take_first(self, span: Span) -> Stretch | None:
+    def _take_first(self, stretch: Stretch) -> Stretch | None:
         """Take out of what remains what the next chunk for a stretch carries, None without any."""
-        block, offset, length = span
-        first, stop = offset // TARGET_PAGE_BYTES, (offset + length) // TARGET_PAGE_BYTES
+        block, first = stretch.block, stretch.offset // TARGET_PAGE_BYTES
+        if stretch.length == TARGET_PAGE_BYTES:
+            return stretch if self._remaining.discard(block, first) else None
+        stop = stretch.end // TARGET_PAGE_BYTES
         return self._remaining.take_first(block, first, stop, self._chunk_pages)
 
     def _is_preempted(self, unit: Span) -> bool:
@@ -422,5 +427,6 @@ class Scheduler:
         return lies or self._remaining.holds_page(page)
 
     def _note(self, event: str, job: Job) -> None:
-        urgent = job.requested_ns is not None
-        self._notices.append(Notice(event, job.page, job.channel, urgent, job.boosted))
+        self._notices.append(
+            Notice(event, job.page, job.channel, job.requested_ns is not None, job.boosted)
+        )

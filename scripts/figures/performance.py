@@ -49,8 +49,8 @@ REASONS = {
         "fault is five wake-ups of three processes on two processors, which the copies need too."
     ),
     "decisions": (
-        "The scheduler: a decision is some forty calls in Python, and makes half a dozen objects, "
-        "as many for a guest of 4 GiB as for one of 64."
+        "The scheduler: a decision is some twenty calls in Python, and makes half a dozen "
+        "objects, as many for a guest of 4 GiB as for one of 64."
     ),
     "ordered, 4KiB": (
         "A single 4 KiB page: on its way are four wake-ups, of the destination, the source, the "

@@ -157,6 +157,18 @@ class PageSetMachine(RuleBasedStateMachine):
             self.model.discard((block, target))
 
     @rule(data=st.data())
+    def discard(self, data: st.DataObject) -> None:
+        """Remove one target page, member or not, and hear which it was."""
+        span = data.draw(spans(self.geometry))
+        block, target = min(targets_of(span))
+        was_member = (block, target) in self.model
+        one = Span(block, target * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+        assert self.pages.holds_any(one) is was_member
+        assert self.pages.discard(block, target) is was_member
+        assert self.pages.holds_any(one) is False
+        self.model.discard((block, target))
+
+    @rule(data=st.data())
     def add_flat(self, data: st.DataObject) -> None:
         """Add target pages by their flat numbers."""
         flat = data.draw(st.sets(st.integers(0, self.geometry.target_page_count - 1)))

@@ -45,7 +45,7 @@ def test_runs_are_the_pages_that_they_are_made_of(pages: list[int]) -> None:
     assert runs == runs_of(pages)
     assert runs != runs_of(pages, block=1)
     marks = bytearray(at in pages for at in range(pages[0], pages[-1] + 1))
-    marked = Runs.of_marks(0, pages[0], marks, len(pages))
+    marked = Runs(0, runs.offset, runs.end, runs.length, marks)
     assert (marked.length, marked.offset, marked.end) == (runs.length, runs.offset, runs.end)
     assert marked.target_pages.tolist() == pages
     assert marked == runs

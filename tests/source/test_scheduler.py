@@ -1056,3 +1056,23 @@ def test_after_a_break_exactly_what_is_missing_goes(mid_chunk: bool) -> None:
 def page_span(index: int) -> Span:
     """Return the bytes of a page."""
     return HUGE_PAGES.page_span(page(index))
+
+
+@pytest.mark.parametrize("asked_for", [False, True], ids=["background", "urgent"])
+def test_what_came_changed_goes_again_behind_what_is_out(asked_for: bool) -> None:
+    """Pages that are wanted again while their chunk is out end with it, and go a second time."""
+    scheduler = Wire("ordered", MIXED, chunk_bytes=64 * BASE).scheduler
+    if asked_for:
+        scheduler.request(page(0), 0, 1)
+    first = scheduler.next_chunk()
+    assert first is not None
+    assert first.urgent is asked_for
+    scheduler.send_again(target_pages(0, 1))
+    assert scheduler.chunk_sent() == first.span.length // BASE
+    sent = []
+    while (chunk := scheduler.next_chunk()) is not None:
+        sent.append(chunk.span)
+        scheduler.chunk_sent()
+    assert sent[-1] == target_pages(0, 1)
+    whole = sum(block.length_bytes for block in MIXED.blocks)
+    assert sum(span.length for span in [first.span, *sent]) == whole + BASE
