@@ -8,6 +8,11 @@ from pathlib import Path
 from dest.script import Step
 from protocol.credentials import NOTHING, Credentials
 
+# Who stops a vCPU at a missing page: the kernel, or the vCPU itself, which looks first.
+USERFAULT = "userfault"
+SIMULATED = "simulated"
+PLACEMENT_CHOICES = ("auto", USERFAULT, SIMULATED)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DestConfig:
@@ -17,7 +22,7 @@ class DestConfig:
         host: A name or address to listen on.
         port: The TCP port; 0 picks one.
         backing: See `guest.memory`.
-        placement: See `dest.placement`.
+        placement: One of PLACEMENT_CHOICES.
         save: Where the guest's memory is written when the migration is complete; None for nowhere.
         steps: Scripted faults; they need a guest whose program is "scripted".
         wait_seconds: How long a guest whose memory is half here waits for its source to come back.

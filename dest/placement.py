@@ -11,6 +11,7 @@ from typing import Protocol
 
 import trio
 
+from dest.config import SIMULATED, USERFAULT
 from dest.stretches import at_most
 from guest.handle import GuestHandle
 from guest.memory import GuestMemory
@@ -19,10 +20,6 @@ from guest.services import Service
 from guest.userfaultfd import Userfaultfd
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, Span
-
-SIMULATED = "simulated"
-USERFAULT = "userfault"
-PLACEMENT_CHOICES = ("auto", USERFAULT, SIMULATED)
 
 # How long the guest's huge pages are given to be mapped as such at the end.  They are when that
 # takes longer, too; nobody waits for it then.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from dest.channel import InChannel
 from dest.listen import Session
 from guest.patience import patience
-from guest.programs import ProgramSpec
+from guest.spec import ProgramSpec
 from protocol.capabilities import CHECKSUM
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError

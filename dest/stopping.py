@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dest.placement import SIMULATED, USERFAULT
+from dest.config import SIMULATED, USERFAULT
 from guest import services
 from protocol.errors import GuestFailed
 from protocol.policy import Policy

@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guest.mixing import Words, chain, key_of, permute
+from guest.spec import BAND_PROGRAMS
 
-BAND_PROGRAMS = ("uniform", "sequential", "zipf", "hotspot")
+__all__ = ["BAND_PROGRAMS", "Bands", "Visits"]
 
 
 @dataclass(frozen=True, eq=False)

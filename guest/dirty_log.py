@@ -27,8 +27,6 @@ from guest.services import Service
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 
-DIRTY_LOG_CHOICES = ("auto", "kernel", "software")
-
 # How many dirty stretches one call may tell of: 384 KiB of room for the answer.  Where there are
 # more of them the next call goes on behind the last.
 _REGION_COUNT = 16 * 1024

@@ -25,8 +25,8 @@ from guest.messages import (
     pack,
     pack_ranges,
 )
-from guest.programs import ProgramSpec
 from guest.services import Service
+from guest.spec import ProgramSpec
 from guest.states import VcpuState
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import Geometry

@@ -26,7 +26,8 @@ from guest.board import Board
 from guest.collapser import Collapser
 from guest.mapping import GuestMapping
 from guest.messages import MESSAGE_BYTES_MAX, ORDER_BYTES_MAX, pack, unpack, unpack_ranges
-from guest.programs import Program, ProgramSpec
+from guest.programs import Program
+from guest.spec import ProgramSpec
 from guest.vcpu import Vcpu
 from protocol.errors import MidstreamError
 from protocol.geometry import Geometry, RamBlock

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # It takes longer to load than most commands take to read their options.
+    import ssl
 
 
 @dataclass(frozen=True, kw_only=True)

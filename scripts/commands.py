@@ -158,8 +158,6 @@ def midstream(context: click.Context) -> None:
 def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     """Migrate a guest between two processes on this machine and report."""
     with loading():
-        import trio
-
         from scripts.configure import (
             check_outputs,
             check_pair,
@@ -168,10 +166,10 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
             source_config,
         )
         from scripts.credentials import check_certificates, read_or_make_secret
-        from scripts.processes.launcher import Launcher
         from scripts.processes.link import link_of_rate
+        from scripts.processes.pair import both_sides
         from scripts.views.spool import viewed
-        from scripts.views.watchers import watchers_of
+        from scripts.views.watchers import is_drawn, screens_of, servers_of
 
     check_pair(values)
     check_outputs(values)
@@ -179,12 +177,21 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     dest_config(values, "", 0)
     check_certificates(values)
     secret = read_or_make_secret(values)
-    watchers = watchers_of(values)
+    servers = servers_of(values)
+    watched = bool(servers) or is_drawn(values)
     with (
         link_of_rate(link_rate(values["link"])) as link,
-        viewed(values, live=bool(watchers)) as spool,
+        viewed(values, live=watched) as spool,
+        both_sides(values, secret, link, spool, watched=watched) as sides,
     ):
-        launcher = Launcher(values, secret, link, spool, watchers)
+        # Both sides load by now; so does what this process needs from here on.
+        with loading():
+            import trio
+
+            from scripts.processes.launcher import Launcher
+
+            watchers = [*servers, *screens_of(values)]
+        launcher = Launcher(values, sides, link, spool, watchers)
         try:
             trio.run(launcher.run)
         finally:
@@ -252,12 +259,15 @@ def dest(
     with loading():
         from scripts.configure import check_outputs, dest_config, parse_address
         from scripts.credentials import credentials
-        from scripts.dest_side import run_dest, run_qemu_dest
-        from scripts.qemu.configure import check_heeded, qemu_dest_config
+        from scripts.dest_side import run_dest
 
     host, port = parse_address(listen, "--listen")
     check_outputs(values)
     if peer == "qemu":
+        with loading():
+            from scripts.qemu.configure import check_heeded, qemu_dest_config
+            from scripts.qemu.dest_side import run_qemu_dest
+
         check_heeded(values)
         run_qemu_dest(qemu_dest_config(values, host, port), values)
         return

@@ -6,17 +6,14 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from dest.config import DestConfig
-from dest.placement import PLACEMENT_CHOICES
+from dest.config import PLACEMENT_CHOICES, DestConfig
 from dest.script import Step, check_steps
 from guest.backing import BACKING_CHOICES
-from guest.dirty_log import DIRTY_LOG_CHOICES
-from guest.programs import PROGRAM_NAMES, ProgramSpec
-from guest.trace import read_trace
+from guest.spec import PROGRAM_NAMES, ProgramSpec
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
@@ -30,9 +27,11 @@ from protocol.policy import preset
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_twice_readable, check_writable
 from scripts.options import Values
-from scripts.screen.steps import read_steps
-from source.config import SourceConfig
+from source.config import DIRTY_LOG_CHOICES, SourceConfig
 from source.convergence import SwitchRule
+
+if TYPE_CHECKING:
+    from guest.trace import Trace
 
 T = TypeVar("T")
 
@@ -193,7 +192,12 @@ def _geometry(values: Values) -> Geometry:
 
 
 def _steps(path: str | None) -> tuple[Step, ...]:
-    return () if path is None else _parsed("--steps", lambda: read_steps(Path(path)))
+    if path is None:
+        return ()
+    # Imported late, as below: most runs start without it, and it takes its time.
+    from scripts.screen.steps import read_steps  # noqa: PLC0415
+
+    return _parsed("--steps", lambda: read_steps(Path(path)))
 
 
 def _image(path: str | None, geometry: Geometry) -> Path | None:
@@ -260,8 +264,14 @@ def program_spec(values: Values, geometry: Geometry) -> ProgramSpec:
     _parsed("--access-rate", lambda: ProgramSpec(vcpu_count=vcpus, access_rates=rates))
     _parsed("--write-ratio", lambda: ProgramSpec(write_ratio=ratio))
     _parsed("--seed", lambda: ProgramSpec(seed=seed))
-    trace = _parsed("--program", lambda: read_trace(path, geometry, vcpus)) if path else None
+    trace = _trace(path, geometry, vcpus) if path else None
     return ProgramSpec(name, vcpus, rates, ratio, seed, values["image"] is not None, trace)
+
+
+def _trace(path: str, geometry: Geometry, vcpus: int) -> Trace:
+    from guest.trace import read_trace  # noqa: PLC0415 - NumPy, which no other option takes
+
+    return _parsed("--program", lambda: read_trace(path, geometry, vcpus))
 
 
 def _chunk_bytes(text: str) -> int:

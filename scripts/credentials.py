@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
-import ssl
 import stat
+from typing import TYPE_CHECKING
 
 import click
 
 from protocol.credentials import Credentials
 from protocol.limits import SECRET_BYTES_MAX, SECRET_BYTES_MIN
-from scripts.files import check_readable
+from scripts.files import check_readable, unusable
 from scripts.options import Values
+
+if TYPE_CHECKING:
+    import ssl
 
 SECRET_OPTION = "--secret-file"
 TLS_OPTIONS = ("--tls-cert", "--tls-key", "--tls-ca")
@@ -45,7 +47,7 @@ def read_or_make_secret(values: Values) -> bytes:
         click.BadParameter: The file is no good.
     """
     path = values["secret_file"]
-    return secrets.token_hex(SECRET_BYTES_MIN).encode() if path is None else read_secret(path)
+    return os.urandom(SECRET_BYTES_MIN).hex().encode() if path is None else read_secret(path)
 
 
 def check_certificates(values: Values) -> None:
@@ -67,16 +69,16 @@ def read_secret(path: str) -> bytes:
         # A pipe that nobody writes to is no reason to wait for ever.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise _unusable(SECRET_OPTION, path, error.strerror) from error
+        raise unusable(SECRET_OPTION, path, error.strerror) from error
     try:
         data = _read_if_private(fd, path)
     except OSError as error:
-        raise _unusable(SECRET_OPTION, path, error.strerror) from error
+        raise unusable(SECRET_OPTION, path, error.strerror) from error
     finally:
         os.close(fd)
     secret = data.removesuffix(b"\n").removesuffix(b"\r")
     if not SECRET_BYTES_MIN <= len(secret) <= SECRET_BYTES_MAX:
-        raise _unusable(
+        raise unusable(
             SECRET_OPTION, path,
             f"a secret has {SECRET_BYTES_MIN} to {SECRET_BYTES_MAX} bytes, not "
             f"{'more' if len(secret) > SECRET_BYTES_MAX else len(secret)}",
@@ -88,9 +90,9 @@ def _read_if_private(fd: int, path: str) -> bytes:
     """Return what an open file holds, or more than a secret can have."""
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
-        raise _unusable(SECRET_OPTION, path, "is neither a regular file nor a pipe")
+        raise unusable(SECRET_OPTION, path, "is neither a regular file nor a pipe")
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise _unusable(
+        raise unusable(
             SECRET_OPTION, path, f"others may use it (mode {stat.S_IMODE(mode):o}), chmod 600 it"
         )
     os.set_blocking(fd, True)
@@ -109,45 +111,7 @@ def _tls_context(values: Values, *, server: bool) -> ssl.SSLContext | None:
         if path is None:
             raise click.BadParameter(f"{', '.join(TLS_OPTIONS)} go together", param_hint=option)
         check_readable(option, path)
+    # Imported late: few runs are encrypted, and what it takes takes its time.
+    from scripts.certificates import tls_context  # noqa: PLC0415
+
     return tls_context(*paths, server=server)
-
-
-def tls_context(certificate: str, key: str, authority: str, *, server: bool) -> ssl.SSLContext:
-    """Return a context that shows a certificate and demands one, with TLS 1.3 or later.
-
-    Args:
-        certificate: This side's, and what leads from it to its authority, as PEM.
-        key: Its private key.
-        authority: Who must have signed the other side's.
-        server: Whether this is the destination.
-
-    Raises:
-        click.BadParameter: A file does not hold what it should.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    if server:
-        # Nobody resumes a session of TLS here, so none needs a ticket.
-        context.num_tickets = 0
-    _load_certificates("--tls-ca", authority, context)
-    _load_certificates("--tls-cert", certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    try:
-        # Asked for a password, it would ask the terminal.
-        context.load_cert_chain(certificate, key, lambda: b"")
-    except (ssl.SSLError, ValueError) as error:
-        raise _unusable(
-            "--tls-key", key, f"is not the plain private key that {certificate!r} is for"
-        ) from error
-    return context
-
-
-def _load_certificates(option: str, path: str, context: ssl.SSLContext) -> None:
-    try:
-        context.load_verify_locations(path)
-    except OSError as error:
-        raise _unusable(option, path, "has no certificate in it") from error
-
-
-def _unusable(option: str, path: str, reason: str | None) -> click.BadParameter:
-    return click.BadParameter(f"{path!r}: {reason}", param_hint=option)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from dest.config import DestConfig
-from dest.qemu.config import QemuDestConfig
-from dest.qemu.session import QemuSession
 from dest.session import DestSession
 from protocol.events import Emit
-from protocol.report import assemble_failed
+from protocol.report import DestPart, Result, assemble_failed
 from scripts.options import DEST, Values
+from scripts.reports import Report
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
-from scripts.sides import Outcome, Report, run_side
+from scripts.sides import Outcome, run_side
 
 
 def run_dest(config: DestConfig, values: Values) -> None:
@@ -22,20 +22,30 @@ def run_dest(config: DestConfig, values: Values) -> None:
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
-    _run(values, lambda emit: DestSession(config, emit, _say_listening(values), tell))
+    run_session(values, lambda emit: DestSession(config, emit, say_listening(values), tell))
 
 
-def run_qemu_dest(config: QemuDestConfig, values: Values) -> None:
-    """Run a destination for a QEMU to its end.
+class Session(Protocol):
+    """A destination's, of either kind."""
+
+    def part_so_far(self) -> DestPart | None:
+        """Return what there is for a report when `run` has failed."""
+
+    async def run(self) -> Result:
+        """See one migration through."""
+
+
+def run_session(values: Values, open_session: Callable[[Emit], Session]) -> None:
+    """Run a destination's session to its end.
+
+    Args:
+        values: The command line's.
+        open_session: Makes it, of who takes its events.
 
     Raises:
-        MidstreamError: It failed or was cancelled.
+        MidstreamError: It failed, was cancelled, or found wrong memory.
     """
-    _run(values, lambda emit: QemuSession(config, emit, _say_listening(values), tell))
-
-
-def _run(values: Values, open_session: Callable[[Emit], DestSession | QemuSession]) -> None:
-    sessions: list[DestSession | QemuSession] = []
+    sessions: list[Session] = []
 
     def report_failure(status: str, reason: str) -> Report:
         part = sessions[0].part_so_far() if sessions else None
@@ -50,7 +60,7 @@ def _run(values: Values, open_session: Callable[[Emit], DestSession | QemuSessio
     run_side(DEST, values, run, report_failure)
 
 
-def _say_listening(values: Values) -> Callable[[str], None]:
+def say_listening(values: Values) -> Callable[[str], None]:
     """Return what tells the address; standard output may be the report's alone."""
     if values["report"] == "-":
         return lambda address: tell(f"listening on {address}")

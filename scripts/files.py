@@ -21,11 +21,11 @@ def check_readable(option: str, path: str) -> os.stat_result:
     try:
         status = Path(path).stat()
     except OSError as error:
-        raise _unusable(option, path, error.strerror) from error
+        raise unusable(option, path, error.strerror) from error
     if stat.S_ISDIR(status.st_mode):
-        raise _unusable(option, path, "is a directory")
+        raise unusable(option, path, "is a directory")
     if not os.access(path, os.R_OK):
-        raise _unusable(option, path, "Permission denied")
+        raise unusable(option, path, "Permission denied")
     return status
 
 
@@ -36,7 +36,7 @@ def check_twice_readable(option: str, path: str) -> None:
         click.BadParameter: It is one, or cannot be read at all.
     """
     if not stat.S_ISREG(check_readable(option, path).st_mode):
-        raise _unusable(option, path, "is not a regular file, and must be read twice")
+        raise unusable(option, path, "is not a regular file, and must be read twice")
 
 
 def check_writable(option: str, path: str, *, beside: bool = False) -> None:
@@ -58,21 +58,22 @@ def check_writable(option: str, path: str, *, beside: bool = False) -> None:
         _check_folder(option, path, folder)
         return
     except OSError as error:
-        raise _unusable(option, path, error.strerror) from error
+        raise unusable(option, path, error.strerror) from error
     if stat.S_ISDIR(mode):
-        raise _unusable(option, path, "is a directory")
+        raise unusable(option, path, "is a directory")
     if beside and stat.S_ISREG(mode):
         _check_folder(option, path, Path(os.path.realpath(path)).parent)
     elif not os.access(path, os.W_OK):
-        raise _unusable(option, path, "Permission denied")
+        raise unusable(option, path, "Permission denied")
 
 
 def _check_folder(option: str, path: str, folder: Path) -> None:
     if not folder.is_dir():
-        raise _unusable(option, path, "its folder does not exist")
+        raise unusable(option, path, "its folder does not exist")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise _unusable(option, path, "its folder is not writable")
+        raise unusable(option, path, "its folder is not writable")
 
 
-def _unusable(option: str, path: str, reason: str | None) -> click.BadParameter:
+def unusable(option: str, path: str, reason: str | None) -> click.BadParameter:
+    """Return the complaint about a file that an option names."""
     return click.BadParameter(f"{path!r}: {reason}", param_hint=option)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, WrongMemory, root_cause
 from protocol.report import assemble_failed
-from protocol.states import State
-from protocol.text import one_line
 from scripts.options import Values
 from scripts.processes.interrupts import SIGNALS
+from scripts.reports import Report, report_error, tell_of_link, write_report
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
 from scripts.views.spool import Spool, viewed
 from scripts.views.watch import watching
 from scripts.views.watchers import servers_of
-
-Report = dict[str, Any]
 
 # What both sides' sessions return, as far as this module cares.
 Outcome = tuple[Report, WrongMemory | None]
@@ -95,23 +89,6 @@ def record_side(
             raise
 
 
-def report_error(
-    error: MidstreamError, report_failure: Callable[[str, str], Report], values: Values
-) -> None:
-    """Write the report of a migration that failed, if one was wanted; why it failed comes first."""
-    if values["report"] is None:
-        return
-    report = report_failure(_status_of(error), one_line(str(error)))
-    _tell_of_link(report, values)
-    with suppress(MidstreamError):
-        _write_report(values["report"], report)
-
-
-def _status_of(error: MidstreamError) -> str:
-    state = State.CANCELLED if isinstance(error, MigrationCancelled) else State.FAILED
-    return state.value
-
-
 async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
     """Run until the end or the first SIGINT or SIGTERM, which cancels.
 
@@ -155,44 +132,11 @@ def _spool_path(values: Values, spool: Spool | None) -> Path | None:
 def _finish(outcome: Outcome, values: Values) -> None:
     """Write the report and print the table; the memory's problem, if there is one, comes last."""
     report, problem = outcome
-    _tell_of_link(report, values)
+    tell_of_link(report, values)
     target = values["report"]
     if target is not None:
-        _write_report(target, report)
+        write_report(target, report)
     if not values["quiet"] and target != "-":
         print_result(table(report))
     if problem is not None:
         raise problem
-
-
-def put_reason(path: Path, error: MidstreamError) -> bool:
-    """Put into the report that a file holds why the command failed; return whether it holds one.
-
-    Who wrote it may have been called off because of that: then it was not cancelled by its user.
-    """
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        report = json.loads(path.read_text(encoding="utf-8"))
-        report["midstream"]["reason"] = one_line(str(error))
-        if report["status"] == State.CANCELLED.value:
-            report["status"] = _status_of(error)
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        return True
-    return False
-
-
-def _tell_of_link(report: dict[str, Any], values: Values) -> None:
-    """Add what whoever started this side has put between it and the other, if anything."""
-    if values.get("on_link"):
-        kind, _, rate = values["on_link"].partition(":")
-        report["midstream"]["link"] = {"kind": kind, "bytes-per-second": int(rate)}
-
-
-def _write_report(target: str, report: Report) -> None:
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    if target == "-":
-        print_result(text)
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MidstreamError(f"cannot write {target}: {error.strerror}") from error

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from guest.digest import differing_stretches, digest
 from guest.handle import GuestSnapshot
 from guest.memory import GuestMemory
-from guest.programs import Program, ProgramSpec
+from guest.programs import Program
 from guest.replay import replay
 from guest.slices import in_thread
+from guest.spec import ProgramSpec
 from guest.states import decode_states
 from protocol.account import AccountRecord
 from protocol.geometry import Geometry, Span

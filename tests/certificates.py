@@ -13,7 +13,7 @@ import trustme
 
 from protocol.credentials import Credentials
 from protocol.tls import TlsTransport
-from scripts.credentials import tls_context
+from scripts.certificates import tls_context
 from tests.helpers import KIB, unix_pair
 
 # Whom both sides of a test trust.

@@ -109,6 +109,16 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
     "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
     "scripts/dest_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
+    "scripts/certificates.py": Elsewhere(
+        "tests/scripts/test_credentials.py", "the files of TLS, which credentials are made of"
+    ),
+    "scripts/processes/spawn.py": Elsewhere(
+        "tests/scripts/processes/test_child.py", "the beginning of a child"
+    ),
+    "scripts/qemu/dest_side.py": Elsewhere(
+        "tests/scripts/qemu/test_pair.py", "a session, and how it is run"
+    ),
+    "guest/spec.py": Elsewhere("tests/guest/test_programs.py", "what programs are told"),
     "scripts/bench/plan.py": Elsewhere(
         "tests/scripts/bench/test_command.py", "what the command line says"
     ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dest.script import Step
-from guest.programs import ProgramSpec
+from guest.spec import ProgramSpec
 from protocol.geometry import Geometry
 
 

@@ -10,8 +10,8 @@ from guest import services
 from guest.dirty_log import choose_dirty_log
 from guest.handle import open_guest
 from guest.memory import GuestMemory
-from guest.programs import ProgramSpec
 from guest.slices import in_thread
+from guest.spec import ProgramSpec
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from scripts.bench.figure import Figure, Target
 from scripts.bench.plan import LeftOut, Plan

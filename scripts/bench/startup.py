@@ -9,7 +9,7 @@ import time
 from scripts.bench.figure import Figure, Target
 from scripts.bench.plan import Plan
 from scripts.bench.single_run import migrate_with_events
-from scripts.processes.child import package_environment
+from scripts.processes.spawn import package_environment
 
 SECTION = "start"
 

@@ -24,6 +24,7 @@ from scripts.processes.child import Child
 from scripts.processes.interrupts import SIGNALS, exit_when_signalled
 from scripts.processes.link import LOOPBACK, Link
 from scripts.processes.parent import follow_parent
+from scripts.processes.spawn import spawn
 from scripts.screen.output import print_result, tell_failure
 
 PIECE_BYTES = 2 << 20
@@ -63,7 +64,9 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> RawRun:
 
     def start(side: str, *arguments: str) -> Child:
         arguments = (*arguments, str(length_bytes), backing)
-        child = Child(side, [*arguments], module=_MODULE, capture=True, prefix=link.prefixes[side])
+        child = Child(
+            spawn(side, arguments, module=_MODULE, capture=True, prefix=link.prefixes[side])
+        )
         children.append(child)
         return child
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from protocol.errors import MidstreamError, MigrationError
-from scripts.processes.child import package_environment
 from scripts.processes.link import PROXY
 from scripts.processes.parent import PARENT_VARIABLE
+from scripts.processes.spawn import package_environment
 from scripts.screen.output import tell
 from scripts.screen.table import link_title
 

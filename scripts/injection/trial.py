@@ -33,6 +33,7 @@ from scripts.options import DEST, QEMU, SOURCE, options_of, to_arguments
 from scripts.processes.child import Child
 from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
 from scripts.processes.link import PROXY, Link
+from scripts.processes.spawn import spawn
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
 
@@ -166,7 +167,7 @@ class Trial:
         own = [f"--events={self._folder / 'events.pipe'}", "--events-append", "--events-now"]
         # A QEMU knows of no secret, so its destination demands none.
         secret = self._secret if self._scenario.qemu is None else None
-        child = Child(command, [*arguments, *own], capture=True, secret=secret)
+        child = Child(spawn(command, [*arguments, *own], capture=True, secret=secret))
         self._children[side] = child
         self._start_soon(child.collect_errors, lambda _: None)
         return child

@@ -1,30 +1,22 @@
-"""A side of a migration as a child process of `midstream migrate`."""
+"""Hears a side of a migration that is a child process, and sees to its end."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 import trio
 
 from protocol.errors import MigrationError
-from scripts.processes.interrupts import SIGNALS
-from scripts.processes.parent import PARENT_VARIABLE, REASON_VARIABLE
-
-__all__ = ["PARENT_VARIABLE", "Child", "package_environment"]
+from scripts.processes.spawn import Spawned, title_of
 
 # What is kept of a side's standard error: its last lines are its reason.
 _STDERR_BYTES_MAX = 64 * 1024
 
 # What a pipe holds, so what a side that ended may have printed that nobody has read.
 _STDOUT_BYTES_MAX = 64 * 1024
-
-_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Child:
@@ -37,66 +29,16 @@ class Child:
         put_down: `kill` ended it, or `end` when it took too long, or `call_off`.
     """
 
-    def __init__(
-        self,
-        side: str,
-        arguments: list[str],
-        *,
-        capture: bool,
-        prefix: Sequence[str] = (),
-        module: str = "scripts",
-        secret: bytes | None = None,
-    ) -> None:
-        """Start `python -m MODULE SIDE ARGUMENTS`, which is `midstream SIDE ARGUMENTS`.
-
-        The process leaves the terminal's group, so that Ctrl-C reaches only its parent.  It is
-        started from the main thread: the kernel ends it when the thread that started it ends.
-
-        Args:
-            side: "source" or "dest".
-            arguments: Its command line.
-            capture: Read its standard output and error here instead of letting them through.
-            prefix: The command line that brings a process to where it is to run.
-            module: What has sides too, if it is not midstream itself.
-            secret: Given to it through a pipe, which nobody else sees.
-
-        Raises:
-            MigrationError: The system refused to start a process.
-        """
-        self.side = side
+    def __init__(self, spawned: Spawned) -> None:
+        """Take a side over that `spawn` has started."""
+        self.side = spawned.side
         self.reason = ""
         self.output = ""
         self.put_down = False
+        self._spawned = spawned
+        self._process = spawned.process
         self._errors = b""
         self._output = b""
-        # What the side says of why it fails.
-        self._reason, far_reason = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        inherited = [far_reason]
-        if secret is not None:
-            inherited.append(_pipe_with(secret))
-            arguments = [*arguments, f"--secret-file=/dev/fd/{inherited[-1]}"]
-        environment = {PARENT_VARIABLE: str(os.getpid()), REASON_VARIABLE: str(far_reason)}
-        pipe = subprocess.PIPE if capture else None
-        # An interpreter that is interrupted while it starts prints a traceback.  The process
-        # unblocks the signals as soon as it can answer them in its own words.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            self._process = subprocess.Popen(
-                [*prefix, sys.executable, "-P", "-m", module, side, *arguments],
-                env={**package_environment(), **environment},
-                stdin=subprocess.PIPE,
-                stdout=pipe,
-                stderr=pipe,
-                pass_fds=inherited,
-                process_group=0,
-            )
-        except OSError as error:
-            os.close(self._reason)
-            raise MigrationError(f"cannot start the {self.title}: {error.strerror}") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            for fd in inherited:
-                os.close(fd)
 
     @property
     def status(self) -> int | None:
@@ -118,7 +60,7 @@ class Child:
     @property
     def title(self) -> str:
         """The side's name in a sentence."""
-        return "destination" if self.side == "dest" else self.side
+        return title_of(self.side)
 
     def interrupt(self) -> None:
         """Do to it what Ctrl-C does."""
@@ -197,31 +139,11 @@ class Child:
         self._close()
 
     def _close(self) -> None:
-        if self._reason >= 0:
+        spawned, stdout = self._spawned, self._process.stdout
+        if not spawned.reason.closed:
+            self.reason = (spawned.reason.read(_STDERR_BYTES_MAX) or b"").decode(errors="replace")
+        if stdout is not None and not stdout.closed:
+            os.set_blocking(stdout.fileno(), False)
             with contextlib.suppress(BlockingIOError):
-                self.reason = os.read(self._reason, _STDERR_BYTES_MAX).decode(errors="replace")
-            os.close(self._reason)
-            self._reason = -1
-        if self._process.stdout is not None and not self._process.stdout.closed:
-            fd = self._process.stdout.fileno()
-            os.set_blocking(fd, False)
-            with contextlib.suppress(BlockingIOError):
-                self.output = os.read(fd, _STDOUT_BYTES_MAX).decode(errors="replace")
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
-
-
-def _pipe_with(data: bytes) -> int:
-    """Return the reading end of a pipe that holds these bytes and no more."""
-    near, far = os.pipe2(os.O_CLOEXEC)
-    # Far less than any pipe takes.
-    os.write(far, data)
-    os.close(far)
-    return near
-
-
-def package_environment() -> dict[str, str]:
-    """Return an environment in which a child finds this very package, wherever it is started."""
-    path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "PYTHONPATH": path}
+                self.output = os.read(stdout.fileno(), _STDOUT_BYTES_MAX).decode(errors="replace")
+        spawned.close()

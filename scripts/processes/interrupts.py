@@ -22,6 +22,16 @@ def exit_when_signalled() -> None:
     """Have both signals end this process; those that came while they were blocked do it now."""
     for number in SIGNALS:
         signal.signal(number, _exit)
+    release_signals()
+
+
+def hold_signals() -> None:
+    """Let both signals wait, as long as nothing can answer them in order."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def release_signals() -> None:
+    """Take those that wait, and those to come."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -18,13 +17,12 @@ from pathlib import Path
 import trio
 
 from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
-from protocol.report import assemble_failed
-from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
+from scripts.options import DEST, SOURCE, Values
 from scripts.processes.child import Child
-from scripts.processes.interrupts import SIGNALS
+from scripts.processes.interrupts import SIGNALS, release_signals
 from scripts.processes.link import LOOPBACK, Link
+from scripts.processes.spawn import Spawned
 from scripts.screen.output import print_result, tell
-from scripts.sides import put_reason, report_error
 from scripts.views.spool import Spool
 from scripts.views.watch import Watcher, watching
 
@@ -42,9 +40,6 @@ _REPORTED = frozenset({0, 1, 3, 4, 130})
 
 # Of the process that shows a run, once both sides have started.
 _NICE = 10
-
-# Names that mean another file in another process.
-_OWN_FILE = re.compile(r"/dev/(?:std(?P<name>in|out|err)|fd/(?P<fd>[0-9]+))")
 
 
 class SideFailed(MidstreamError):
@@ -66,16 +61,16 @@ class Launcher:
     def __init__(
         self,
         values: Values,
-        secret: bytes | None = None,
+        sides: Sequence[Spawned] = (),
         link: Link = LOOPBACK,
         spool: Spool | None = None,
         watchers: Sequence[Watcher] = (),
     ) -> None:
-        """Prepare; nothing is started yet.
+        """Take over sides that have been started.
 
         Args:
             values: The options of `midstream migrate`.
-            secret: What both sides prove to each other to know.
+            sides: The destination and the source.
             link: What lies between the two sides.
             spool: Where both sides leave their events for who watches; None if nobody does.
             watchers: Who is shown the run while it goes on; they need a spool.
@@ -85,9 +80,8 @@ class Launcher:
         # What the source says while it is being watched: printed at once, it would be drawn over.
         self._said: list[str] = []
         self._link = link
-        self._values = {"events": None, "report": None, **values}
-        self._secret = secret
-        self._sides: list[Child] = []
+        self._values = values
+        self._sides = [Child(side) for side in sides]
         # The name of the signal by which the user cancelled.
         self._cancelled_by = ""
         # The destination has heard of a source, and learns from it, or from its end, when to end.
@@ -99,7 +93,6 @@ class Launcher:
         Raises:
             SideFailed: A side failed.
             MigrationCancelled: The user cancelled.
-            MigrationError: A side could not be started.
         """
         try:
             await self._run()
@@ -110,8 +103,8 @@ class Launcher:
             raise
 
     async def _run(self) -> None:
-        self._clear_outputs()
         with trio.open_signal_receiver(*SIGNALS) as signals:
+            release_signals()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._heed, signals, nursery)
                 async with (
@@ -139,13 +132,8 @@ class Launcher:
                 print_result(side.output)
 
     async def _run_sides(self, readers: trio.Nursery, nursery: trio.Nursery) -> None:
-        # It is verbose so that this process hears when it meets a source.
-        arguments = [f"--listen={self._link.listen_host}:0", "--quiet", "--verbose"]
-        dest = self._start(DEST, arguments, capture=True)
+        dest, source = self._sides
         readers.start_soon(dest.collect_errors, self._pass_on)
-        # Loading takes both sides longest, so they do it at the same time.
-        arguments = ["--connect=-", *self._link.note]
-        source = self._start(SOURCE, arguments, capture=bool(self._watchers))
         if self._watchers:
             readers.start_soon(source.collect_errors, self._said.append)
         with trio.move_on_after(LISTEN_SECONDS_MAX) as patience:
@@ -201,42 +189,6 @@ class Launcher:
             await side.wait()
         return side.status is None
 
-    def _start(self, side: str, arguments: list[str], *, capture: bool) -> Child:
-        ours = [option for option in options_of(side) if self._is_for(side, option.name)]
-        if self._values["events"] is not None:
-            arguments = [*arguments, "--events-append"]
-        if self._spool is not None:
-            arguments = [*arguments, f"--spool={self._spool.path}"]
-        values = {name: _for_children(name, value) for name, value in self._values.items()}
-        child = Child(
-            side,
-            [*arguments, *to_arguments(values, ours)],
-            capture=capture,
-            prefix=self._link.prefixes[side],
-            secret=self._secret,
-        )
-        self._sides.append(child)
-        return child
-
-    def _is_for(self, side: str, name: str) -> bool:
-        """Tell whether an option goes to a side: the source alone prints and reports.
-
-        What shows both sides' events is this process's to make, and of the secret's file what it
-        holds was read, and is handed on.
-        """
-        if name in {"secret_file", "trace", "html", "serve"}:
-            return False
-        return side == SOURCE or name not in {"report", "quiet", "verbose"}
-
-    def _clear_outputs(self) -> None:
-        """Let no file of an earlier run be taken for one of this."""
-        for path in (self._values["events"], self._values["report"]):
-            if path is not None and Path(path).is_file():
-                try:
-                    os.truncate(path, 0)
-                except OSError as error:
-                    raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
-
     def _pass_on(self, line: str) -> None:
         """Hear, and perhaps show, what the destination logs."""
         self._met = self._met or line.startswith(f"{DEST}: ")
@@ -283,6 +235,10 @@ class Launcher:
 
         The source writes one however it ends, unless it is killed.  It may not know the cause.
         """
+        # Imported late: only who fails waits for what it takes.
+        from protocol.report import assemble_failed  # noqa: PLC0415
+        from scripts.reports import put_reason, report_error  # noqa: PLC0415
+
         target = self._values["report"]
         source = next((side for side in self._sides if side.side == SOURCE), None)
         if target is not None and Path(target).is_file():
@@ -302,12 +258,3 @@ class Launcher:
         killed = [side for side in self._sides if (side.status or 0) < 0 and not side.put_down]
         failed = [side for side in reversed(self._sides) if side.status and not side.put_down]
         return [*killed, *failed, *self._sides][0]
-
-
-def _for_children(name: str, value: object) -> object:
-    """Return a value as a child must have it: `/dev/stdin` there means its own, which is empty."""
-    match = _OWN_FILE.fullmatch(value) if name in FILES and isinstance(value, str) else None
-    if match is None:
-        return value
-    number = match["fd"] or ("in", "out", "err").index(match["name"])
-    return f"/proc/{os.getpid()}/fd/{number}"

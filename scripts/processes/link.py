@@ -20,17 +20,18 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-
-import trio
+from typing import TYPE_CHECKING
 
 from protocol.errors import MigrationError
 from protocol.text import one_line
 from scripts.configure import parse_address
-from scripts.processes.child import package_environment
 from scripts.processes.parent import PARENT_VARIABLE
-from scripts.processes.throttle import Throttle
+from scripts.processes.spawn import package_environment
 from scripts.screen.output import tell
 from scripts.screen.table import link_title
+
+if TYPE_CHECKING:
+    import trio
 
 TOOLS: tuple[str, ...] = ("ip", "tc", "unshare", "nsenter")
 
@@ -96,6 +97,9 @@ class Link:
         """
         if self.kind != PROXY:
             return address
+        # Imported late: both sides are started before this process has an event loop.
+        from scripts.processes.throttle import Throttle  # noqa: PLC0415
+
         throttle = Throttle(self.bytes_per_second)
         near: str = await nursery.start(throttle.serve, *parse_address(address, "--listen"))
         return near

@@ -16,7 +16,7 @@ import trio
 from guest.memory import GuestMemory
 from protocol.errors import GuestFailed, MigrationError, root_cause
 from protocol.geometry import RamBlock
-from scripts.processes.child import package_environment
+from scripts.processes.spawn import package_environment
 from scripts.qemu.qmp import Qmp
 
 # What is kept of QEMU's standard error: its last line is its reason.

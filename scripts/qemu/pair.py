@@ -17,6 +17,7 @@ from scripts.processes.launcher import (
     LISTENING,
 )
 from scripts.processes.link import ADDRESSES, NAMESPACES, Link
+from scripts.processes.spawn import spawn
 from scripts.qemu.drive import NO_REASON
 
 _RUN_SECONDS_MAX = 1800.0
@@ -65,7 +66,7 @@ async def _run(
     link: Link,
 ) -> None:
     def start(command: str, side: str, arguments: Sequence[str]) -> Child:
-        child = Child(command, list(arguments), capture=True, prefix=link.prefixes[side])
+        child = Child(spawn(command, arguments, capture=True, prefix=link.prefixes[side]))
         children.append(child)
         nursery.start_soon(child.collect_errors, lambda _: None)
         return child

@@ -7,7 +7,6 @@ no view can hold up a migration, however slow it is.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +53,8 @@ def open_spool() -> Iterator[Spool]:
     Raises:
         MidstreamError: There is no place for one.
     """
+    import tempfile  # noqa: PLC0415 - most runs have no spool
+
     try:
         file = tempfile.TemporaryFile(prefix="midstream-events-")  # noqa: SIM115 - below
     except OSError as error:

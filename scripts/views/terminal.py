@@ -6,7 +6,6 @@ the end.
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from itertools import islice
@@ -168,15 +167,6 @@ def _figures(state: LiveState) -> Text:
     )
     return Text(
         f"{waits.count} waits: {told}; {state.preempted} preempted, {state.boosted} boosted"
-    )
-
-
-def can_show(stream: TextIO | None) -> bool:
-    """Tell whether a stream is a terminal that can be drawn on."""
-    return (
-        stream is not None
-        and stream.isatty()
-        and os.environ.get("TERM", "dumb") not in {"dumb", ""}
     )
 
 

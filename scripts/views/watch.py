@@ -6,13 +6,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from scripts.views.live import LiveState
-from scripts.views.saved import parse_event
 from scripts.views.spool import Spool
+
+if TYPE_CHECKING:
+    from scripts.views.live import LiveState
 
 # Four times a second is smooth enough to follow.
 PERIOD_SECONDS = 0.25
@@ -53,6 +54,9 @@ async def watching(spool: Spool | None, watchers: Sequence[Watcher]) -> AsyncIte
     if spool is None or not watchers:
         yield
         return
+    # Imported late: only who watches waits for what it takes.
+    from scripts.views.live import LiveState  # noqa: PLC0415
+
     state = LiveState()
     with ExitStack() as stack:
         for watcher in watchers:
@@ -80,6 +84,8 @@ async def _follow(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -
 
 
 def _step(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -> None:
+    from scripts.views.saved import parse_event  # noqa: PLC0415 - as above
+
     for line in spool.read_new(_READ_BYTES_MAX):
         state.take(parse_event(line, "the spool"))
     for watcher in watchers:

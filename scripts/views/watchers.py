@@ -1,30 +1,16 @@
-"""Who watches a run, as the command line says."""
+"""Who watches a run, as the command line and the terminal say."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from scripts.configure import parse_address
-from scripts.views.watch import Watcher
 
-
-def watchers_of(values: Mapping[str, Any]) -> list[Watcher]:
-    """Return who is shown a run while it goes on, for these options and this terminal.
-
-    Raises:
-        click.BadParameter, MidstreamError: As `servers_of`.
-    """
-    watchers: list[Watcher] = servers_of(values)
-    # Between log lines a picture would only be in their way.
-    if not (values["quiet"] or values["verbose"]) and sys.stderr is not None:
-        # Imported late: only who draws waits for what it takes.
-        from scripts.views.terminal import Screen, can_show  # noqa: PLC0415
-
-        if can_show(sys.stderr):
-            watchers.append(Screen())
-    return watchers
+if TYPE_CHECKING:
+    from scripts.views.watch import Watcher
 
 
 def servers_of(values: Mapping[str, Any]) -> list[Watcher]:
@@ -36,7 +22,32 @@ def servers_of(values: Mapping[str, Any]) -> list[Watcher]:
     """
     if values.get("serve") is None:
         return []
-    # Imported late, as above.
+    # Imported late: only who serves waits for what it takes.
     from scripts.views.serve import Server  # noqa: PLC0415
 
     return [Server(*parse_address(values["serve"], "--serve"))]
+
+
+def is_drawn(values: Mapping[str, Any]) -> bool:
+    """Tell whether a run is drawn on standard error, for these options and this terminal."""
+    # Between log lines a picture would only be in their way.
+    return not (values["quiet"] or values["verbose"]) and can_show(sys.stderr)
+
+
+def can_show(stream: TextIO | None) -> bool:
+    """Tell whether a stream is a terminal that can be drawn on."""
+    return (
+        stream is not None
+        and stream.isatty()
+        and os.environ.get("TERM", "dumb") not in {"dumb", ""}
+    )
+
+
+def screens_of(values: Mapping[str, Any]) -> list[Watcher]:
+    """Return what draws a run on standard error, if it is drawn."""
+    if not is_drawn(values):
+        return []
+    # Imported late, as above; it takes longer than all that is needed to start both sides.
+    from scripts.views.terminal import Screen  # noqa: PLC0415
+
+    return [Screen()]

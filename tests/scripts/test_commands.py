@@ -1,5 +1,6 @@
 """The command line in this process: every end is an exit status and at most one line."""
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from protocol.errors import ConnectionLost, GuestFailed, MemoryLost, WrongMemory
 from scripts import commands
 from scripts.commands import ELSEWHERE, midstream, run
 from scripts.processes import interrupts
-from scripts.processes.child import package_environment
+from scripts.processes.spawn import package_environment
 
 
 @pytest.fixture(autouse=True)
@@ -151,6 +152,41 @@ def test_what_is_told_of_a_command_elsewhere_is_what_it_says(name: str) -> None:
 
     assert command is not None
     assert command.get_short_help_str(1000) == ELSEWHERE[name].help
+
+
+# Whatever takes long to load, and not every process needs.
+HEAVY = {
+    "dest.qemu", "hypercorn", "matplotlib", "numpy", "orjson", "rich", "source.session", "ssl",
+    "tomllib", "trio",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("load", "needed"),
+    [
+        ("from scripts.processes import pair; pair.spawn = told; run(['migrate'])", set()),
+        ("import scripts.processes.launcher; told()", {"trio", "ssl"}),
+        ("import guest.process; told()", {"numpy"}),
+        (
+            "import scripts.source_side; told()",
+            {"numpy", "trio", "ssl", "orjson", "source.session"},
+        ),
+        ("import scripts.dest_side; told()", {"numpy", "trio", "ssl", "orjson"}),
+    ],
+    ids=["migrate-until-it-starts-sides", "launcher", "guest", "source", "dest"],
+)
+def test_a_process_loads_little_else_than_what_it_needs(load: str, needed: set[str]) -> None:
+    """Nobody waits for a module that this run does not use."""
+    code = (
+        "import sys\n"
+        "import scripts.commands\n"
+        "from scripts.commands import run\n"
+        "def told(*_, **__):\n"
+        f"    print(sorted({HEAVY!r} & sys.modules.keys()))\n"
+        "    sys.exit()\n"
+    )
+    done = trio.run(_run_python, code + load)
+    assert set(ast.literal_eval(done)) == needed
 
 
 def test_help_loads_no_command() -> None:

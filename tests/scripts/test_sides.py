@@ -19,7 +19,7 @@ from protocol.errors import (
 from protocol.events import STATE
 from protocol.report import DestPart, SourcePart, assemble
 from scripts.screen.recorder import Recorder
-from scripts.sides import Outcome, put_reason, run_side, until_signalled
+from scripts.sides import Outcome, run_side, until_signalled
 
 
 def report() -> dict[str, Any]:
@@ -217,31 +217,3 @@ def test_a_report_that_cannot_be_written_hides_no_failure() -> None:
 
     with pytest.raises(ConnectionLost):
         run_side("source", values(report="/dev/full"), run)
-
-
-def test_a_reason_is_put_into_a_report_only(tmp_path: Path) -> None:
-    """What holds no report is left as it is, for who then writes one."""
-    path, cut = tmp_path / "report", ConnectionLost("cut")
-    for text in ("", "[]", '{"status": "completed"}'):
-        path.write_text(text, encoding="utf-8")
-        assert not put_reason(path, cut)
-        assert path.read_text(encoding="utf-8") == text
-    assert not put_reason(tmp_path / "missing", cut)
-    path.write_text('{"status": "failed", "midstream": {"reason": "?"}}', encoding="utf-8")
-    assert put_reason(path, cut)
-    told = json.loads(path.read_text(encoding="utf-8"))
-    assert told == {"status": "failed", "midstream": {"reason": "cut"}}
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(ConnectionLost("cut"), "failed"), (MigrationCancelled("why"), "cancelled")],
-)
-def test_who_was_called_off_was_not_cancelled(
-    tmp_path: Path, error: MidstreamError, status: str
-) -> None:
-    """A side that is ended because the other has died reports a failure, not what a user wanted."""
-    path = tmp_path / "report"
-    path.write_text('{"status": "cancelled", "midstream": {"reason": "?"}}', encoding="utf-8")
-    assert put_reason(path, error)
-    assert json.loads(path.read_text(encoding="utf-8"))["status"] == status

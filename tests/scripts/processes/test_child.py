@@ -12,6 +12,7 @@ import trio
 
 from protocol.errors import MigrationError
 from scripts.processes.child import Child
+from scripts.processes.spawn import spawn
 
 # Serves nobody, until it is ended.
 LISTENING = ["--listen=127.0.0.1:0", "--verbose"]
@@ -21,7 +22,7 @@ LISTENING = ["--listen=127.0.0.1:0", "--verbose"]
 async def started(side: str, *arguments: str) -> AsyncIterator[Child]:
     """Start a side whose output is read here; it is gone when the block is left."""
     with trio.fail_after(30):
-        child = Child(side, list(arguments), capture=True)
+        child = Child(spawn(side, arguments, capture=True))
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(child.collect_errors, lambda _: None)
@@ -97,6 +98,6 @@ def test_a_side_that_cannot_be_started_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "executable", "/nonexistent")
     before = sorted(Path("/proc/self/fd").iterdir())
     with pytest.raises(MigrationError, match="cannot start the source: No such file"):
-        Child("source", [], capture=False)
+        spawn("source", [], capture=False)
     assert sorted(Path("/proc/self/fd").iterdir()) == before
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

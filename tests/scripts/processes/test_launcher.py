@@ -1,6 +1,5 @@
 """What `migrate` makes of two sides; tests/test_migrate.py and test_errors.py run it for real."""
 
-import os
 from dataclasses import dataclass
 from typing import cast
 
@@ -8,7 +7,7 @@ import pytest
 
 from protocol.errors import MidstreamError
 from scripts.processes.child import Child
-from scripts.processes.launcher import Launcher, _for_children
+from scripts.processes.launcher import Launcher
 
 
 @dataclass
@@ -82,26 +81,3 @@ def test_who_had_to_be_put_down_is_not_to_blame() -> None:
         judge(-9, 1, put_down="dest")
     with pytest.raises(MidstreamError, match="the dest's reason"):
         judge(1, -9, put_down="source")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "handed_on"),
-    [
-        ("image", "/dev/stdin", "/proc/{pid}/fd/0"),
-        ("save", "/dev/stdout", "/proc/{pid}/fd/1"),
-        ("events", "/dev/stderr", "/proc/{pid}/fd/2"),
-        ("image", "/dev/fd/63", "/proc/{pid}/fd/63"),
-        ("image", "/dev/null", "/dev/null"),
-        ("image", "/dev/fd/63/x", "/dev/fd/63/x"),
-        ("report", "-", "-"),
-        ("image", None, None),
-        ("size", "/dev/stdin", "/dev/stdin"),
-        ("quiet", True, True),
-    ],
-)
-def test_a_file_of_this_process_is_named_for_others(
-    name: str, value: object, handed_on: object
-) -> None:
-    """A name that means something else in another process is handed on as one that does not."""
-    expected = handed_on.format(pid=os.getpid()) if isinstance(handed_on, str) else handed_on
-    assert _for_children(name, value) == expected

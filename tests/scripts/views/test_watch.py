@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from scripts.views.live import LiveState
 from scripts.views.spool import open_spool
 from scripts.views.watch import PERIOD_SECONDS, watching
-from scripts.views.watchers import watchers_of
+from scripts.views.watchers import is_drawn, screens_of
 from tests.stories import half_sent, write
 
 
@@ -70,7 +70,10 @@ def test_who_wants_no_picture_gets_none(switch: str, monkeypatch: pytest.MonkeyP
     """Neither with `--quiet` nor between the lines of `--verbose`, nor without a terminal."""
     plain = {"quiet": False, "verbose": False}
     monkeypatch.setenv("TERM", "xterm")
-    assert watchers_of(plain) == []
+    assert not is_drawn(plain)
+    assert screens_of(plain) == []
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    assert len(watchers_of(plain)) == 1
-    assert watchers_of(plain | {switch: True}) == []
+    assert is_drawn(plain)
+    assert len(screens_of(plain)) == 1
+    assert not is_drawn(plain | {switch: True})
+    assert screens_of(plain | {switch: True}) == []

@@ -1,0 +1,112 @@
+"""Starts a destination and a source for `midstream migrate`, before anything else is loaded.
+
+Loading takes a process longer than most of what it does afterwards.  So both sides begin with that
+while this process has not begun itself: what is imported here is what reading options takes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from protocol.errors import MidstreamError
+from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
+from scripts.processes.interrupts import hold_signals, release_signals
+from scripts.processes.link import Link
+from scripts.processes.spawn import Spawned, spawn
+from scripts.views.spool import Spool
+
+# Names that mean another file in another process.
+_OWN_FILE = re.compile(r"/dev/(?:std(?P<name>in|out|err)|fd/(?P<fd>[0-9]+))")
+
+
+@contextmanager
+def both_sides(
+    values: Values, secret: bytes, link: Link, spool: Spool | None, *, watched: bool
+) -> Iterator[list[Spawned]]:
+    """Start a destination and a source; neither is left when the block is.
+
+    From then on SIGINT and SIGTERM wait until somebody releases them who can end both in order.
+
+    Args:
+        values: The options of `midstream migrate`.
+        secret: What both sides prove to each other to know.
+        link: What lies between the two.
+        spool: Where both leave their events for who watches; None if nobody does.
+        watched: What the source says is captured: printed, it would be drawn over.
+
+    Raises:
+        MidstreamError: One cannot be started, or a file of results cannot be written; then the
+            report says so.
+    """
+    values = {"events": None, "report": None, **values}
+    sides: list[Spawned] = []
+    hold_signals()
+    try:
+        try:
+            _clear_outputs(values)
+            # It is verbose so that this process hears when it meets a source.
+            own = [f"--listen={link.listen_host}:0", "--quiet", "--verbose"]
+            own += _arguments(DEST, values, spool)
+            sides.append(spawn(DEST, own, capture=True, prefix=link.prefixes[DEST], secret=secret))
+            own = ["--connect=-", *link.note, *_arguments(SOURCE, values, spool)]
+            sides.append(
+                spawn(SOURCE, own, capture=watched, prefix=link.prefixes[SOURCE], secret=secret)
+            )
+        except MidstreamError as error:
+            _report(error, values)
+            raise
+        yield sides
+    finally:
+        for side in sides:
+            side.put_down()
+        release_signals()
+
+
+def _report(error: MidstreamError, values: Values) -> None:
+    # Imported late: only who fails waits for what it takes.
+    from protocol.report import assemble_failed  # noqa: PLC0415
+    from scripts.reports import report_error  # noqa: PLC0415
+
+    report_error(error, assemble_failed, {"report": values["report"]})
+
+
+def _arguments(side: str, values: Values, spool: Spool | None) -> list[str]:
+    ours = [option for option in options_of(side) if _is_for(side, option.name)]
+    own = ["--events-append"] if values["events"] is not None else []
+    own += [f"--spool={spool.path}"] if spool is not None else []
+    given = {name: _for_children(name, value) for name, value in values.items()}
+    return [*own, *to_arguments(given, ours)]
+
+
+def _is_for(side: str, name: str) -> bool:
+    """Tell whether an option goes to a side: the source alone prints and reports.
+
+    What shows both sides' events is this process's to make, and of the secret's file what it holds
+    was read, and is handed on.
+    """
+    if name in {"secret_file", "trace", "html", "serve"}:
+        return False
+    return side == SOURCE or name not in {"report", "quiet", "verbose"}
+
+
+def _clear_outputs(values: Values) -> None:
+    """Let no file of an earlier run be taken for one of this."""
+    for path in (values["events"], values["report"]):
+        if path is not None and Path(path).is_file():
+            try:
+                os.truncate(path, 0)
+            except OSError as error:
+                raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _for_children(name: str, value: object) -> object:
+    """Return a value as a child must have it: `/dev/stdin` there means its own, which is empty."""
+    match = _OWN_FILE.fullmatch(value) if name in FILES and isinstance(value, str) else None
+    if match is None:
+        return value
+    number = match["fd"] or ("in", "out", "err").index(match["name"])
+    return f"/proc/{os.getpid()}/fd/{number}"

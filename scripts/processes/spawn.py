@@ -1,0 +1,128 @@
+"""Starts a side of a migration as a child process.
+
+It takes no event loop: who starts sides does it first, and loads while they do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+from protocol.errors import MigrationError
+from scripts.processes.interrupts import SIGNALS
+from scripts.processes.parent import PARENT_VARIABLE, REASON_VARIABLE
+
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Spawned:
+    """A side that has been started; it is for a `Child` to talk to, and to end.
+
+    Attributes:
+        side: "source" or "dest".
+        process: Its process; standard output and error are pipes if they are captured.
+        reason: Where it says why it fails; does not block.
+    """
+
+    side: str
+    process: subprocess.Popen[bytes]
+    reason: FileIO
+
+    def put_down(self) -> None:
+        """End it at once, if it has not ended; returns with it gone.
+
+        For whoever has started it, whatever has become of who took it over.
+        """
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Close all that leads to it; more calls do nothing."""
+        process = self.process
+        for pipe in (self.reason, process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def spawn(
+    side: str,
+    arguments: Sequence[str],
+    *,
+    capture: bool,
+    prefix: Sequence[str] = (),
+    module: str = "scripts",
+    secret: bytes | None = None,
+) -> Spawned:
+    """Start `python -m MODULE SIDE ARGUMENTS`, which is `midstream SIDE ARGUMENTS`.
+
+    The process leaves the terminal's group, so that Ctrl-C reaches only its parent.  It is started
+    from the main thread: the kernel ends it when the thread that started it ends.
+
+    Args:
+        side: "source" or "dest".
+        arguments: Its command line.
+        capture: Read its standard output and error here instead of letting them through.
+        prefix: The command line that brings a process to where it is to run.
+        module: What has sides too, if it is not midstream itself.
+        secret: Given to it through a pipe, which nobody else sees.
+
+    Raises:
+        MigrationError: The system refused to start a process.
+    """
+    near_reason, far_reason = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    inherited = [far_reason]
+    if secret is not None:
+        inherited.append(_pipe_with(secret))
+        arguments = [*arguments, f"--secret-file=/dev/fd/{inherited[-1]}"]
+    environment = {PARENT_VARIABLE: str(os.getpid()), REASON_VARIABLE: str(far_reason)}
+    pipe = subprocess.PIPE if capture else None
+    # An interpreter that is interrupted while it starts prints a traceback.  The process unblocks
+    # the signals as soon as it can answer them in its own words.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-P", "-m", module, side, *arguments],
+            env={**package_environment(), **environment},
+            stdin=subprocess.PIPE,
+            stdout=pipe,
+            stderr=pipe,
+            pass_fds=inherited,
+            process_group=0,
+        )
+    except OSError as error:
+        os.close(near_reason)
+        raise MigrationError(f"cannot start the {title_of(side)}: {error.strerror}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for fd in inherited:
+            os.close(fd)
+    return Spawned(side, process, FileIO(near_reason))
+
+
+def title_of(side: str) -> str:
+    """Return a side's name in a sentence."""
+    return "destination" if side == "dest" else side
+
+
+def _pipe_with(data: bytes) -> int:
+    """Return the reading end of a pipe that holds these bytes and no more."""
+    near, far = os.pipe2(os.O_CLOEXEC)
+    # Far less than any pipe takes.
+    os.write(far, data)
+    os.close(far)
+    return near
+
+
+def package_environment() -> dict[str, str]:
+    """Return an environment in which a child finds this very package, wherever it is started."""
+    path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
