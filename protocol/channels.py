@@ -10,3 +10,7 @@ class Channel(Enum):
 
     PRECOPY = "precopy"
     POSTCOPY = "postcopy"
+
+    # Each is the only one of its kind.  Enum's own hash, that of a name, is Python code, and for
+    # every frame it is looked up several times what its channel is about.
+    __hash__ = object.__hash__

@@ -52,6 +52,9 @@ class State(Enum):
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
 
+    # As of `Channel`: with every message it is looked up what may come in this state.
+    __hash__ = object.__hash__
+
 
 class Event(Enum):
     """What can happen to a migration."""

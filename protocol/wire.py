@@ -21,6 +21,8 @@ from protocol.limits import HEADER_ARRAY_ITEMS_MAX, HEADER_BYTES_MAX
 from protocol.messages import Message
 
 _LENGTH = struct.Struct(">I")
+# To make one takes as long as to pack a header.
+_PACKER = msgpack.Packer()
 
 
 def encode(message: Message) -> bytes:
@@ -29,7 +31,7 @@ def encode(message: Message) -> bytes:
     Raises:
         LocalProtocolError: The message is out of its bounds.
     """
-    header: bytes = msgpack.packb(to_fields(message))
+    header: bytes = _PACKER.pack(to_fields(message))
     if len(header) > HEADER_BYTES_MAX:
         raise LocalProtocolError(f"a header of {len(header)} bytes is over {HEADER_BYTES_MAX}")
     return _LENGTH.pack(len(header)) + header
@@ -103,9 +105,10 @@ class Decoder:
         Raises:
             LocalProtocolError: No payload of that length is due.
         """
-        start = self.take_payload_start(len(view))
-        view[: len(start)] = start
-        return len(start)
+        count = self._payload_start(len(view))
+        view[:count] = self._buffer[:count]
+        del self._buffer[:count]
+        return count
 
     def take_payload_start(self, payload_bytes: int) -> bytes:
         """Return what is buffered of the payload, as `take_payload`, for more places than one.
@@ -113,36 +116,42 @@ class Decoder:
         Raises:
             LocalProtocolError: No payload of that length is due.
         """
+        count = self._payload_start(payload_bytes)
+        start = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return start
+
+    def _payload_start(self, payload_bytes: int) -> int:
+        """Have no payload due any more; return how many of its bytes are buffered."""
         self._check_not_broken()
         if payload_bytes != self._payload_bytes_due:
             raise LocalProtocolError(
                 f"a payload of {self._payload_bytes_due} bytes is due, not {payload_bytes}"
             )
-        start = bytes(self._buffer[:payload_bytes])
-        del self._buffer[:payload_bytes]
         self._payload_bytes_due = 0
-        return start
+        return min(payload_bytes, len(self._buffer))
 
     def _check_not_broken(self) -> None:
         if self._broken is not None:
             raise self._broken
 
     def _cut_message(self) -> Message | None:
-        if len(self._buffer) < _LENGTH.size:
+        buffer = self._buffer
+        if len(buffer) < _LENGTH.size:
             return None
-        (length,) = _LENGTH.unpack_from(self._buffer)
+        (length,) = _LENGTH.unpack_from(buffer)
         # The check comes before the bytes do: a peer that claims gigabytes gets no buffer for them.
         if not 0 < length <= HEADER_BYTES_MAX:
             raise RemoteProtocolError(f"a header of {length} bytes is not 1 to {HEADER_BYTES_MAX}")
         end = _LENGTH.size + length
-        if len(self._buffer) < end:
+        if len(buffer) < end:
             return None
-        header = bytes(self._buffer[_LENGTH.size : end])
-        del self._buffer[:end]
+        header = buffer[_LENGTH.size : end]
+        del buffer[:end]
         return from_fields(_unpack(header))
 
 
-def _unpack(header: bytes) -> object:
+def _unpack(header: bytearray) -> object:
     try:
         return msgpack.unpackb(
             header,

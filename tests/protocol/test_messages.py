@@ -155,7 +155,7 @@ def test_fields_and_back(message: Message) -> None:
     values = to_fields(message)
     actual = from_fields(tuple(values))
     assert message == actual
-    assert [message.kind, message.payload_bytes] == values[:2]
+    assert (message.kind, message.payload_bytes) == values[:2]
 
 
 @every_field
@@ -163,8 +163,8 @@ def test_a_field_at_its_bound(message_type: type[Message], name: str, hint: obje
     """A value at the edge of its bounds passes, both ways."""
     for value in ALLOWED[hint]:
         fields = least_fields(message_type) | {name: value}
-        expected = [message_type.kind, *fields.values()]
-        actual = to_fields(from_fields(tuple(expected)))
+        expected = (message_type.kind, *fields.values())
+        actual = to_fields(from_fields(expected))
         assert expected == actual
 
 
@@ -272,4 +272,4 @@ def test_any_reason_can_be_told(reason: str, expected: str) -> None:
     sent = to_fields(Abort(reason=reason))
     actual = from_fields(sent)
     assert Abort(reason=expected) == actual
-    assert [Abort.kind, 0, expected, False] == sent
+    assert (Abort.kind, 0, expected, False) == sent
