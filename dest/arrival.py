@@ -10,7 +10,7 @@ from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.runs import Runs, Stretch
 
 
-@dataclass
+@dataclass(slots=True)
 class Arrival:
     """A frame that has begun.
 

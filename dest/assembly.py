@@ -333,9 +333,10 @@ class Assembly:
         return arrival
 
     def _arrival(self, channel: Channel) -> Arrival:
-        if channel not in self._arriving:
+        arrival = self._arriving.get(channel)
+        if arrival is None:
             raise LocalProtocolError(f"no frame is under way on the {channel.value} channel")
-        return self._arriving[channel]
+        return arrival
 
     def _claim(self, channel: Channel, span: Stretch, missing: PageSet) -> bool:
         """Take a frame's bytes for no longer missing; return whether they are waste."""
@@ -347,10 +348,13 @@ class Assembly:
             )
         if self._resends and not is_base:
             return self._claim_again(channel, span, missing)
-        _check_all_in(missing, span)
-        if not (is_base or self._policy.mixes_channels):
+        if is_base or self._policy.mixes_channels:
+            if not missing.remove_whole(span):
+                raise _came_again(span)
+        else:
+            _check_all_in(missing, span)
             self._bind(channel, self._page_of(span))
-        missing.remove(span)
+            missing.remove(span)
         return False
 
     def _bind(self, channel: Channel, page: PageId) -> None:
@@ -405,11 +409,15 @@ class Assembly:
         return geometry.blocks[block].page_bytes == TARGET_PAGE_BYTES
 
     def _is_arriving(self, span: Span) -> bool:
-        return any(
+        return bool(self._arriving) and any(
             overlap(arrival.span, span) and not arrival.waste for arrival in self._arriving.values()
         )
 
 
 def _check_all_in(target_pages: PageSet, span: Stretch) -> None:
     if target_pages.count_in(span) * TARGET_PAGE_BYTES != span.length:
-        raise RemoteProtocolError(f"target pages at {span.offset} of block {span.block} came again")
+        raise _came_again(span)
+
+
+def _came_again(span: Stretch) -> RemoteProtocolError:
+    return RemoteProtocolError(f"target pages at {span.offset} of block {span.block} came again")

@@ -27,7 +27,7 @@ class Outcome(Enum):
     PLACED = "placed"
 
 
-@dataclass
+@dataclass(slots=True)
 class Wait:
     """One vCPU's wait for one page; times in nanoseconds of the machine's monotonic clock.
 
@@ -61,7 +61,7 @@ class Wait:
         return self.wake_ns - self.fault_ns if self.wake_ns is not None else 0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Request:
     """A page that is asked for, and what its urgent frames say."""
 

@@ -52,6 +52,8 @@ class Parts:
 
     def forget(self, stretch: Stretch) -> int:
         """Hold nothing of a stretch any more; return how many bytes that were."""
+        if not self.held:
+            return 0
         keys = [key for key in self.held if overlap(stretch, span_of_part(key))]
         return sum(self.held.pop(key) for key in keys)
 

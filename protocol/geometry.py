@@ -125,17 +125,17 @@ class Geometry:
                 f"a guest of {self.length_bytes} bytes is larger than {GUEST_BYTES_MAX}"
             )
 
-    @property
+    @cached_property
     def length_bytes(self) -> int:
         """The guest's memory in bytes, all blocks together."""
         return sum(block.length_bytes for block in self.blocks)
 
-    @property
+    @cached_property
     def page_count(self) -> int:
         """The number of pages of all blocks together, of whatever size."""
         return sum(block.page_count for block in self.blocks)
 
-    @property
+    @cached_property
     def target_page_count(self) -> int:
         """The number of target pages of all blocks together."""
         return self.length_bytes // TARGET_PAGE_BYTES
@@ -177,12 +177,13 @@ class Geometry:
 
     def page_of(self, block: int, target_page: int) -> PageId:
         """Return the page that a target page of a block belongs to."""
-        return PageId(block, target_page // self.blocks[block].target_pages_per_page)
+        return new_page_id((block, target_page // self.blocks[block].target_pages_per_page))
 
     def page_span(self, page: PageId) -> Span:
         """Return the bytes of a page."""
-        page_bytes = self.blocks[page.block].page_bytes
-        return Span(page.block, page.index * page_bytes, page_bytes)
+        block, index = page
+        page_bytes = self.blocks[block].page_bytes
+        return new_span((block, index * page_bytes, page_bytes))
 
     def has_page(self, page: PageId) -> bool:
         """Tell whether the guest has this page."""
@@ -192,16 +193,18 @@ class Geometry:
 
     def has_span(self, span: Span) -> bool:
         """Tell whether a span is a non-empty run of whole target pages inside one block."""
+        block, offset, length = span
         return (
-            0 <= span.block < len(self.blocks)
-            and span.offset >= 0
-            and span.length > 0
-            and span.offset % TARGET_PAGE_BYTES == 0
-            and span.length % TARGET_PAGE_BYTES == 0
-            and span.end <= self.blocks[span.block].length_bytes
+            0 <= block < len(self.blocks)
+            and offset >= 0
+            and length > 0
+            and offset % TARGET_PAGE_BYTES == 0
+            and length % TARGET_PAGE_BYTES == 0
+            and offset + length <= self.blocks[block].length_bytes
         )
 
     def pages_of(self, span: Span) -> range:
         """Return the page indices that a span touches, first to last, whole or in part."""
-        page_bytes = self.blocks[span.block].page_bytes
-        return range(span.offset // page_bytes, -(-span.end // page_bytes))
+        block, offset, length = span
+        page_bytes = self.blocks[block].page_bytes
+        return range(offset // page_bytes, -(-(offset + length) // page_bytes))

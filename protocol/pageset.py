@@ -146,6 +146,15 @@ class PageSet:
         self._count -= 1
         return True
 
+    def remove_whole(self, stretch: Stretch) -> bool:
+        """Remove a stretch if all of its target pages are members; tell whether they were."""
+        if stretch.length == TARGET_PAGE_BYTES:
+            return self.discard(stretch.block, stretch.offset // TARGET_PAGE_BYTES)
+        if self.count_in(stretch) * TARGET_PAGE_BYTES != stretch.length:
+            return False
+        self.remove(stretch)
+        return True
+
     def take_first(self, block: int, first: int, stop: int, count_max: int) -> Stretch | None:
         """Remove and return the first members between two places of a block, None without any.
 

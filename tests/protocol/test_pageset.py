@@ -157,6 +157,24 @@ class PageSetMachine(RuleBasedStateMachine):
             self.model.discard((block, target))
 
     @rule(data=st.data())
+    def remove_whole(self, data: st.DataObject) -> None:
+        """Remove a run or some runs only if all of it is there."""
+        span = data.draw(spans(self.geometry))
+        stretch: Stretch = span
+        targets = targets_of(span)
+        if data.draw(st.booleans()):
+            targets = data.draw(st.sets(st.sampled_from(sorted(targets)), min_size=1))
+            indices = np.array(sorted(target for _, target in targets))
+            stretch = Runs.of_target_pages(span.block, indices)
+        if data.draw(st.booleans()):
+            self.pages.add(stretch)
+            self.model |= targets
+        was_there = targets <= self.model
+        assert self.pages.remove_whole(stretch) is was_there
+        if was_there:
+            self.model -= targets
+
+    @rule(data=st.data())
     def discard(self, data: st.DataObject) -> None:
         """Remove one target page, member or not, and hear which it was."""
         span = data.draw(spans(self.geometry))
