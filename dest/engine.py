@@ -13,7 +13,7 @@ import numpy as np
 
 from dest.assembly import Assembly
 from dest.faults import FaultTable, Outcome
-from dest.latency import Latencies, stages_ns
+from dest.latency import Latencies
 from dest.nonzero import NonZero
 from dest.placement import Placement
 from guest.handle import GuestHandle
@@ -345,9 +345,9 @@ class Engine:
         """Take the word of a vCPU that it runs again, and when it touched the page."""
         wait = self.faults.woke(vcpu, wake_ns, fault_ns)
         if wait is not None:
-            self.latencies.record(wait)
+            lengths_ns = self.latencies.record(wait)
             first = self._units.page_span(wait.page).target_pages.start
-            stages = {f"{name}_us": time_ns / 1000 for name, time_ns in stages_ns(wait).items()}
+            stages = {f"{name}_us": time_ns / 1000 for name, time_ns in lengths_ns.items()}
             self._emit(
                 events.VCPU_WAKE, vcpu=vcpu, block=wait.page.block,
                 page=self._geometry.page_of(wait.page.block, first).index,

@@ -10,6 +10,7 @@ from itertools import accumulate
 
 import numpy as np
 from hdrh.histogram import HdrHistogram
+from numpy.typing import NDArray
 
 from dest.faults import Wait
 from protocol.report import LATENCY_BIN_COUNT, STAGES, StageSummary, Summary
@@ -18,6 +19,10 @@ from protocol.report import LATENCY_BIN_COUNT, STAGES, StageSummary, Summary
 _LOWEST_NS, _HIGHEST_NS, _DIGITS = 1, 3_600_000_000_000, 3
 
 _PERCENTILES = (50, 90, 99, 99.9)
+
+# The vCPU runs again and may touch the next page, which is heard of when its last wait is recorded;
+# into eight histograms one by one that takes as long as to ask for the page.
+_GATHERED_WAITS = 1024
 
 
 def new_histogram() -> HdrHistogram:
@@ -94,6 +99,18 @@ def _marks_ns(wait: Wait, urgent_ns: int) -> list[int]:
     return [min(mark_ns, wait.wake_ns) for mark_ns in in_order]
 
 
+def _record(histogram: HdrHistogram, values_ns: NDArray[np.int64]) -> None:
+    """Do as `record_value` for each value, in a hundredth of the time."""
+    halves = histogram.sub_bucket_half_count_magnitude
+    # How many bits a value has; up to the longest wait a float says it exactly.
+    bits = np.frexp((values_ns | histogram.sub_bucket_mask).astype(np.float64))[1]
+    buckets = bits - (halves + 1)
+    indices = (buckets << halves) + (values_ns >> buckets)
+    counts = np.frombuffer(histogram.counts, dtype=np.uint64)
+    np.add.at(counts, indices, 1)
+    histogram.total_count += len(values_ns)
+
+
 class Latencies:
     """Collects complete waits."""
 
@@ -101,28 +118,42 @@ class Latencies:
         """Start with none."""
         self._faults = new_histogram()
         self._stages = {stage: new_histogram() for stage in STAGES}
+        # What is not in the histograms yet: of each wait its length, and those of its stages.
+        self._gathered: list[tuple[int, ...]] = []
         self._bins = [0] * LATENCY_BIN_COUNT
         self._vcpu_ns = [0] * vcpu_count
         self._vcpu_waits = [0] * vcpu_count
 
-    def record(self, wait: Wait) -> None:
-        """Take a complete wait."""
-        self._faults.record_value(min(wait.latency_ns, _HIGHEST_NS))
-        for stage, value_ns in stages_ns(wait).items():
-            self._stages[stage].record_value(min(value_ns, _HIGHEST_NS))
+    def record(self, wait: Wait) -> dict[str, int]:
+        """Take a complete wait; return its `stages_ns`."""
+        stages = stages_ns(wait)
+        self._gathered.append((wait.latency_ns, *stages.values()))
+        if len(self._gathered) == _GATHERED_WAITS:
+            self._sort_in()
         bin_index = max(wait.latency_ns // 1000, 1).bit_length() - 1
         self._bins[min(bin_index, LATENCY_BIN_COUNT - 1)] += 1
         self._vcpu_ns[wait.vcpu] += wait.latency_ns
         self._vcpu_waits[wait.vcpu] += 1
+        return stages
+
+    def _sort_in(self) -> None:
+        """Have all waits in the histograms."""
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            histograms = (self._faults, *self._stages.values())
+            for histogram, values_ns in zip(histograms, np.array(gathered).T, strict=True):
+                _record(histogram, np.minimum(values_ns, _HIGHEST_NS))
 
     @property
     def faults(self) -> Summary:
         """All waits, fault to wake-up."""
+        self._sort_in()
         return summarize(self._faults)
 
     @property
     def stages(self) -> tuple[StageSummary, ...]:
         """Each stage of all waits, in the order in which they happen."""
+        self._sort_in()
         return tuple(
             StageSummary(stage, summarize(histogram)) for stage, histogram in self._stages.items()
         )

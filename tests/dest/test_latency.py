@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dest.faults import Wait
@@ -228,6 +228,18 @@ def test_a_summary_is_what_the_values_are(lengths_ns: list[int]) -> None:
     assert summary.mean_us == pytest.approx(values_us.mean(), rel=PRECISION, abs=0.001)
     ordered = [*figures.values(), summary.max_us]
     assert all(one <= other for one, other in pairwise(ordered))
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2_500), st.integers(0, 1 << 32))
+def test_waits_are_sorted_in_as_one_by_one(count: int, seed: int) -> None:
+    """Many waits at once come to where the histogram's own method puts each of them."""
+    lengths_ns = np.exp2(np.random.default_rng(seed).uniform(0, 42, count)).astype(np.int64)
+    latencies, histogram = Latencies(1), new_histogram()
+    for latency_ns in np.minimum(lengths_ns, HOUR_NS).tolist():
+        latencies.record(wait_of(latency_ns))
+        histogram.record_value(latency_ns)
+    assert latencies.faults == summarize(histogram)
 
 
 def test_percentiles_of_many_values_are_theirs() -> None:
