@@ -33,11 +33,15 @@ from protocol.messages import (
     ZeroData,
 )
 from protocol.policy import Policy
+from protocol.report import STAGES
 from protocol.runs import Flags, Runs, Stretch, overlap, pack_runs
 
 # A vCPU runs within microseconds of its page being placed; on a machine that is overloaded one may
 # be woken once more for nothing.
 _WAKE_NS_MAX = 100_000_000
+
+# As the stages of a wait are named in its event.
+_STAGES_US = tuple(f"{name}_us" for name in STAGES)
 
 Notice = Callable[[str, PageId], None]
 
@@ -347,7 +351,8 @@ class Engine:
         if wait is not None:
             lengths_ns = self.latencies.record(wait)
             first = self._units.page_span(wait.page).target_pages.start
-            stages = {f"{name}_us": time_ns / 1000 for name, time_ns in lengths_ns.items()}
+            lengths_us = [length_ns / 1000 for length_ns in lengths_ns.values()]
+            stages = dict(zip(_STAGES_US, lengths_us, strict=True))
             self._emit(
                 events.VCPU_WAKE, vcpu=vcpu, block=wait.page.block,
                 page=self._geometry.page_of(wait.page.block, first).index,

@@ -154,6 +154,8 @@ class FaultTable:
             for page, request in self._requests.items()
             if page.block == block and page.index in pages
         }
+        if not here:
+            return []
         waits = [wait for wait in self._waiting.values() if wait.page in here]
         for wait in waits:
             request = here[wait.page]

@@ -6,7 +6,7 @@ than a short one.  Stages add up to the fault they are of.
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, islice
 
 import numpy as np
 from hdrh.histogram import HdrHistogram
@@ -69,8 +69,17 @@ def stages_ns(wait: Wait) -> dict[str, int]:
     page, or was noted only after it ran again, takes none of its time.
     """
     assert wait.last_byte_ns is not None
+    assert wait.placed_ns is not None
+    assert wait.wake_ns is not None
     urgent_ns = wait.last_byte_ns if wait.urgent_ns is None else wait.urgent_ns
-    fault_ns, detect_ns, urgent_ns, last_byte_ns, placed_ns, wake_ns = _marks_ns(wait, urgent_ns)
+    marks_ns = (wait.detect_ns, urgent_ns, wait.last_byte_ns, wait.placed_ns)
+    detect_ns, urgent_ns, last_byte_ns, placed_ns = marks_ns
+    fault_ns, wake_ns = wait.fault_ns, wait.wake_ns
+    if not fault_ns <= detect_ns <= urgent_ns <= last_byte_ns <= placed_ns <= wake_ns:
+        # A vCPU may join a wait that goes on, and may run again before the engine has noted why it
+        # can: no mark is outside the wait or before the one before it.
+        in_order = islice(accumulate(marks_ns, max, initial=fault_ns), 1, None)
+        detect_ns, urgent_ns, last_byte_ns, placed_ns = (min(mark, wake_ns) for mark in in_order)
     away_ns, coming_ns = urgent_ns - detect_ns, last_byte_ns - urgent_ns
     queue_ns = min(wait.queue_us * 1000, away_ns)
     send_ns = min(wait.send_us * 1000, coming_ns)
@@ -84,19 +93,6 @@ def stages_ns(wait: Wait) -> dict[str, int]:
         wake_ns - placed_ns,
     )
     return dict(zip(STAGES, lengths_ns, strict=True))
-
-
-def _marks_ns(wait: Wait, urgent_ns: int) -> list[int]:
-    """Return the fault and the stages' ends, none outside the wait or before the one before it.
-
-    A vCPU may join a wait that goes on, and may run again before the engine has noted why it can.
-    """
-    assert wait.last_byte_ns is not None
-    assert wait.placed_ns is not None
-    assert wait.wake_ns is not None
-    marks_ns = (wait.detect_ns, urgent_ns, wait.last_byte_ns, wait.placed_ns, wait.wake_ns)
-    in_order = accumulate(marks_ns, max, initial=wait.fault_ns)
-    return [min(mark_ns, wait.wake_ns) for mark_ns in in_order]
 
 
 def _record(histogram: HdrHistogram, values_ns: NDArray[np.int64]) -> None:
@@ -126,14 +122,14 @@ class Latencies:
 
     def record(self, wait: Wait) -> dict[str, int]:
         """Take a complete wait; return its `stages_ns`."""
-        stages = stages_ns(wait)
-        self._gathered.append((wait.latency_ns, *stages.values()))
+        stages, vcpu, latency_ns = stages_ns(wait), wait.vcpu, wait.latency_ns
+        self._gathered.append((latency_ns, *stages.values()))
         if len(self._gathered) == _GATHERED_WAITS:
             self._sort_in()
-        bin_index = max(wait.latency_ns // 1000, 1).bit_length() - 1
+        bin_index = max(latency_ns // 1000, 1).bit_length() - 1
         self._bins[min(bin_index, LATENCY_BIN_COUNT - 1)] += 1
-        self._vcpu_ns[wait.vcpu] += wait.latency_ns
-        self._vcpu_waits[wait.vcpu] += 1
+        self._vcpu_ns[vcpu] += latency_ns
+        self._vcpu_waits[vcpu] += 1
         return stages
 
     def _sort_in(self) -> None:

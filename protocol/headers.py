@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import Any
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.fields import CHECKS, INTEGER_MAX, WORDS
@@ -32,18 +33,23 @@ class _Layout:
         values: tuple[object, ...] = self._values_of(message)
         return values
 
-    def problem(self, values: tuple[object, ...]) -> str:
+    def problem(self, values: tuple[Any, ...]) -> str:
         """Return what is wrong with the first bad field, or an empty string.
 
         Args:
             values: The fields' values, as many as there are fields.
         """
-        if not (self._is_plain and tuple(map(type, values)) == self._types and _are_counts(values)):
+        is_right = (
+            self._is_plain
+            and tuple(map(type, values)) == self._types
+            and min(values) >= 0
+            and max(values) <= INTEGER_MAX
+        )
+        if not is_right:
             for name, expected, value in zip(self.names, self._types, values, strict=True):
                 if not CHECKS[expected](value):
                     return f"{name} is not {WORDS[expected]}"
-        payload_bytes = values[0]
-        assert isinstance(payload_bytes, int)
+        payload_bytes: int = values[0]
         if payload_bytes > self.message_type.payload_bytes_max:
             return (
                 f"a payload of {payload_bytes} bytes is over {self.message_type.payload_bytes_max}"
@@ -86,11 +92,12 @@ def from_fields(values: object) -> Message:
     layout = _LAYOUT_BY_KIND.get(kind)
     if layout is None:
         raise RemoteProtocolError(f"unknown message kind {kind}")
-    message_type, names, rest = layout.message_type, layout.names, tuple(values[1:])
-    if len(rest) != len(names):
+    message_type, names = layout.message_type, layout.names
+    if len(values) != len(names) + 1:
         raise RemoteProtocolError(
-            f"{message_type.__name__} has {len(names)} fields, not {len(rest)}"
+            f"{message_type.__name__} has {len(names)} fields, not {len(values) - 1}"
         )
+    rest = tuple(values[1:])
     problem = layout.problem(rest)
     if problem:
         raise RemoteProtocolError(f"{message_type.__name__}: {problem}")
@@ -99,8 +106,3 @@ def from_fields(values: object) -> Message:
     message = object.__new__(message_type)
     vars(message).update(zip(names, rest, strict=True))
     return message
-
-
-def _are_counts(values: tuple[object, ...]) -> bool:
-    """Tell whether numbers and truth values are all in the bounds of a field."""
-    return min(values) >= 0 and max(values) <= INTEGER_MAX  # type: ignore[type-var, operator]

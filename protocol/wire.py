@@ -70,7 +70,8 @@ class Decoder:
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the peer; call `next_message` until it returns None afterwards."""
-        self._check_not_broken()
+        if self._broken is not None:
+            raise self._broken
         self._buffer += data
 
     def next_message(self) -> Message | None:
@@ -81,7 +82,8 @@ class Decoder:
         Raises:
             LocalProtocolError: The payload of the message before was not taken.
         """
-        self._check_not_broken()
+        if self._broken is not None:
+            raise self._broken
         if self._payload_bytes_due:
             raise LocalProtocolError("a payload is due, take it before the next message")
         try:
@@ -123,17 +125,14 @@ class Decoder:
 
     def _payload_start(self, payload_bytes: int) -> int:
         """Have no payload due any more; return how many of its bytes are buffered."""
-        self._check_not_broken()
+        if self._broken is not None:
+            raise self._broken
         if payload_bytes != self._payload_bytes_due:
             raise LocalProtocolError(
                 f"a payload of {self._payload_bytes_due} bytes is due, not {payload_bytes}"
             )
         self._payload_bytes_due = 0
         return min(payload_bytes, len(self._buffer))
-
-    def _check_not_broken(self) -> None:
-        if self._broken is not None:
-            raise self._broken
 
     def _cut_message(self) -> Message | None:
         buffer = self._buffer
