@@ -7,6 +7,7 @@ tracking).  QEMU keeps the same three apart in `include/exec/ramblock.h` and `mi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate
@@ -170,9 +171,8 @@ class Geometry:
             LocalProtocolError: The guest has no such target page.
         """
         if 0 <= flat < self.target_page_count:
-            for block in reversed(range(len(self.blocks))):
-                if flat >= self.target_page_bases[block]:
-                    return block, flat - self.target_page_bases[block]
+            block = bisect_right(self.target_page_bases, flat) - 1
+            return block, flat - self.target_page_bases[block]
         raise LocalProtocolError(f"target page {flat} is outside the guest")
 
     def page_of(self, block: int, target_page: int) -> PageId:
