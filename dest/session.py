@@ -24,7 +24,7 @@ from guest.handle import open_guest, start_process
 from guest.image import save_image
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
-from guest.slices import in_thread
+from guest.slices import in_thread, in_threads
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
@@ -129,7 +129,7 @@ class DestSession:
         # Who is yet to be told why this ends.
         main: InChannel | None = channels[Channel.PRECOPY]
         try:
-            await in_thread(memory.populate())
+            await in_threads(memory.populate_slice, memory.slices())
             placement = self._config.placement
             service, reason = service_for(placement, plan.policy, memory.kinds)
             check_granted(placement, reason)

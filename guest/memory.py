@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -18,11 +19,11 @@ from guest import abi, libc
 from guest.backing import BACKING_CHOICES, COLLAPSED_BYTES, BackedBlock, check_room, make_block
 from guest.slices import Job
 from protocol.errors import GuestFailed, LocalProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, Span
 
 # Populating 16 MiB that the host must fetch first takes some 40 ms where this was tried: short
 # enough to answer Ctrl-C in between.
-_POPULATE_SLICE_BYTES = 16 << 20
+_SLICE_BYTES = 16 << 20
 
 
 class GuestMemory:
@@ -86,14 +87,23 @@ class GuestMemory:
         Raises:
             GuestFailed: The machine has not enough memory after all.
         """
-        for block in range(len(self.views)):
-            length_bytes = len(self.views[block])
-            for start in range(0, length_bytes, _POPULATE_SLICE_BYTES):
-                end = min(start + _POPULATE_SLICE_BYTES, length_bytes)
-                self._populate_slice(block, start, end)
-                yield end - start
+        for span in self.slices():
+            self.populate_slice(span)
+            yield span.length
 
-    def _populate_slice(self, block: int, start: int, end: int) -> None:
+    def slices(self) -> Iterator[Span]:
+        """Yield all of the memory in slices that do not take long to populate."""
+        for block, view in enumerate(self.views):
+            for start in range(0, len(view), _SLICE_BYTES):
+                yield Span(block, start, min(_SLICE_BYTES, len(view) - start))
+
+    def populate_slice(self, span: Span) -> None:
+        """Allocate every page of one slice now; several threads may do so at once.
+
+        Raises:
+            GuestFailed: The machine has not enough memory after all.
+        """
+        block, start, end = span.block, span.offset, span.end
         backed = self._blocks[block]
         address = backed.address + start
         if backed.collapses:

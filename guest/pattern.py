@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from guest.mixing import Words, chain, key_of
-from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.geometry import TARGET_PAGE_BYTES, Span
 
 if TYPE_CHECKING:
     # The guest process knows the pattern, but holds no GuestMemory and starts without trio.
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from guest.slices import Job
 
 WORDS_PER_TARGET_PAGE = TARGET_PAGE_BYTES // 8
-
-# 16 MiB: some ten milliseconds.
-_SLICE_TARGET_PAGES = 4096
 
 
 class Pattern:
@@ -36,16 +32,15 @@ class Pattern:
 
     def fill(self, memory: GuestMemory) -> Job[None]:
         """Write the pattern over the whole guest, in slices (guest/slices.py); yields bytes."""
-        for block, base in enumerate(memory.geometry.target_page_bases):
-            count = memory.geometry.blocks[block].target_page_count
-            for start in range(0, count, _SLICE_TARGET_PAGES):
-                stop = min(start + _SLICE_TARGET_PAGES, count)
-                self._fill_slice(memory.words(block), base, start, stop)
-                yield (stop - start) * TARGET_PAGE_BYTES
+        for span in memory.slices():
+            self.fill_slice(memory, span)
+            yield span.length
 
-    def _fill_slice(self, words: NDArray[np.uint64], base: int, start: int, stop: int) -> None:
-        pages = words.reshape(-1, WORDS_PER_TARGET_PAGE)[start:stop]
-        keys = self._keys(np.arange(base + start, base + stop, dtype=np.uint64))
+    def fill_slice(self, memory: GuestMemory, span: Span) -> None:
+        """Write the pattern over some pages of a block; several threads may do so at once."""
+        pages = memory.words(span.block).reshape(-1, WORDS_PER_TARGET_PAGE)[span.target_pages]
+        first = memory.geometry.target_page_bases[span.block] + span.offset // TARGET_PAGE_BYTES
+        keys = self._keys(np.arange(first, first + len(pages), dtype=np.uint64))
         np.add(self._template, keys[:, np.newaxis], out=pages)
 
     def initial_values(self, flat_pages: Words, word_indices: Words) -> Words:

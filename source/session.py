@@ -18,7 +18,7 @@ from guest.handle import GuestHandle, GuestSnapshot, Mismatch, open_guest, start
 from guest.image import load_image
 from guest.memory import GuestMemory
 from guest.pattern import Pattern
-from guest.slices import in_thread
+from guest.slices import in_thread, in_threads
 from protocol.capabilities import KEEPALIVE
 from protocol.channels import Channel
 from protocol.errors import (
@@ -31,7 +31,7 @@ from protocol.errors import (
 )
 from protocol.events import CHANNEL_LOST, MISMATCH, RECOVERED, VERDICT, Emit, tell_run
 from protocol.garbled import Garbled
-from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
 from protocol.messages import Account, Bye, Verdict
 from protocol.records import pack_record
@@ -145,11 +145,16 @@ class SourceSession:
         return dirty_log
 
     async def _fill(self, memory: GuestMemory) -> None:
-        await in_thread(memory.populate())
-        if self._config.image is None:
-            await in_thread(Pattern(self._config.spec.seed).fill(memory))
-        else:
-            await in_thread(load_image(self._config.image, memory))
+        image, pattern = self._config.image, Pattern(self._config.spec.seed)
+
+        def fill(span: Span) -> None:
+            memory.populate_slice(span)
+            if image is None:
+                pattern.fill_slice(memory, span)
+
+        await in_threads(fill, memory.slices())
+        if image is not None:
+            await in_thread(load_image(image, memory))
 
     async def _migrate(self, memory: GuestMemory, guest: GuestHandle) -> Result:
         """Migrate over one set of connections after another, until both sides agree."""

@@ -25,7 +25,7 @@ from dest.stopping import check_granted, may_use_hugetlb, service_for
 from guest.handle import open_guest
 from guest.image import save_image
 from guest.memory import GuestMemory
-from guest.slices import in_thread
+from guest.slices import in_thread, in_threads
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, MemoryLost, MidstreamError, root_cause
 from protocol.events import Emit
@@ -99,7 +99,7 @@ class QemuSession:
             with GuestMemory.create(
                 geometry, config.backing, hugetlb=may_use_hugetlb(placement, QEMU_POLICY)
             ) as memory:
-                await in_thread(memory.populate())
+                await in_threads(memory.populate_slice, memory.slices())
                 service, reason = service_for(placement, QEMU_POLICY, memory.kinds)
                 async with open_guest(memory, spec, service) as guest:
                     reason = reason or guest.service.reason

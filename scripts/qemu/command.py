@@ -13,7 +13,7 @@ import click
 from guest.image import load_image, save_image
 from guest.memory import GuestMemory
 from guest.pattern import Pattern
-from guest.slices import in_loop, in_thread
+from guest.slices import in_loop, in_thread, in_threads
 from protocol.errors import LocalProtocolError, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.units import parse_bytes, parse_geometry, parse_rate
@@ -178,7 +178,7 @@ async def run_qemu(source: QemuSource, host: str, port: int, emit: Recorder) -> 
     huge = source.geometry.blocks[0].page_bytes > TARGET_PAGE_BYTES
     # QEMU takes a page size from the file: of transparent huge pages it knows nothing.
     with GuestMemory.create(source.geometry, "hugetlb" if huge else "base") as memory:
-        await in_thread(memory.populate())
+        await in_threads(memory.populate_slice, memory.slices())
         if source.image is not None:
             await in_thread(load_image(source.image, memory))
         else:

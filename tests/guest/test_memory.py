@@ -45,6 +45,7 @@ def test_populate_allocates_everything_in_slices(geometry: Geometry) -> None:
         slices = list(memory.populate())
         assert max(slices) <= 64 << 20
         assert sum(slices) == geometry.length_bytes
+        assert slices == [span.length for span in memory.slices()]
         for fd, view in zip(memory.fds, memory.views, strict=True):
             assert os.fstat(fd).st_blocks * 512 == len(view)
 

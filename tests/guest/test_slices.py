@@ -1,13 +1,16 @@
 """Long jobs are driven to their end, answered in between, and cleaned up when cancelled."""
 
 import os
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
 
-from guest.slices import Job, finish, in_loop, in_thread
+from guest.slices import Job, finish, in_loop, in_thread, in_threads
+from protocol.errors import GuestFailed
 
 
 class Countdown:
@@ -100,3 +103,33 @@ async def test_in_thread_leaves_a_blocked_job_behind(tmp_path: Path) -> None:
         assert scope.cancelled_caught
     # Let the abandoned thread go.
     os.close(os.open(fifo, os.O_WRONLY))
+
+
+async def test_threads_do_every_slice_once() -> None:
+    """Whoever is free takes the next; there are as many as processors, and two work together."""
+    together = threading.Barrier(min(len(os.sched_getaffinity(0)), 2))
+    done: list[int] = []
+
+    def do(part: int) -> None:
+        if part < together.parties:
+            together.wait(5)
+        done.append(part)
+
+    with trio.fail_after(10):
+        await in_threads(do, range(100))
+    assert sorted(done) == list(range(100))
+
+
+async def test_what_a_slice_raises_ends_all_threads() -> None:
+    """The error is the only one that is heard, and the rest is left undone."""
+    done: list[int] = []
+
+    def do(part: int) -> None:
+        if part == 10:
+            raise GuestFailed("no memory")
+        done.append(part)
+        time.sleep(0.001)
+
+    with trio.fail_after(10), pytest.raises(GuestFailed, match="no memory"):
+        await in_threads(do, range(10_000))
+    assert len(done) < 10_000
