@@ -22,8 +22,6 @@ from guest import abi, libc
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, RamBlock
 
-BACKING_CHOICES = ("auto", "hugetlb", "thp", "base")
-
 # A machine that is filled to the last page starts to kill processes rather than to refuse memory.
 _SPARE_BYTES = 64 << 20
 
@@ -64,7 +62,7 @@ def make_block(block: RamBlock, backing: str, *, hugetlb: bool = True) -> Backed
 
     Args:
         block: Its name, length and page size.
-        backing: One of BACKING_CHOICES; "auto" takes the largest pages that can be had.
+        backing: One of guest.spec.BACKING_CHOICES; "auto" takes the largest pages that can be had.
         hugetlb: Whether "auto" may take hugetlb pages.
 
     Raises:

@@ -24,16 +24,18 @@ import mmap
 import os
 import threading
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 from guest.latency import BIN_COUNT, histogram_of
 from protocol.errors import GuestFailed
 from protocol.geometry import Geometry
 from protocol.limits import VCPU_COUNT_MAX
+
+if TYPE_CHECKING:
+    from hdrh.histogram import HdrHistogram
 
 _PAGE_BYTES = 4096
 # vCPUs count in cache lines of their own.

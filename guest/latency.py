@@ -6,9 +6,13 @@ lost in the conversion; its `record_value` alone would cost a third of an access
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from hdrh.histogram import HdrHistogram
 
 # An hour; what takes longer counts as an hour.
 LATENCY_NS_MAX = 3600 * 10**9
@@ -23,6 +27,9 @@ BIN_COUNT = (LATENCY_NS_MAX.bit_length() - _FINE_BITS + 2) * _HALF
 
 def new_histogram() -> HdrHistogram:
     """Return an empty histogram of latencies in nanoseconds."""
+    # Imported late: vCPUs only count, and a guest process is waited for while it loads.
+    from hdrh.histogram import HdrHistogram  # noqa: PLC0415
+
     return HdrHistogram(1, LATENCY_NS_MAX, _SIGNIFICANT_FIGURES)
 
 

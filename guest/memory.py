@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guest import abi, libc
-from guest.backing import BACKING_CHOICES, COLLAPSED_BYTES, BackedBlock, check_room, make_block
+from guest.backing import COLLAPSED_BYTES, BackedBlock, check_room, make_block
 from guest.slices import Job
+from guest.spec import BACKING_CHOICES
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, Span
 

@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
@@ -136,6 +135,8 @@ def _report_failure_on(
             os._exit(0)
         reason = str(error)
         if not issubclass(kind, MidstreamError):
+            import traceback  # noqa: PLC0415 - who does not fail need not wait for it
+
             last = traceback.extract_tb(trace)[-1]
             reason = f"{kind.__name__} in {last.filename}:{last.lineno}: {error}"
         with contextlib.suppress(OSError):

@@ -1,6 +1,7 @@
-"""What the vCPUs of a guest are to do, as the source says it and the destination learns it.
+"""What a guest may be made of, and what its vCPUs are to do.
 
-The command line is checked with this, in a process that has no guest: it starts without NumPy.
+The source says the latter, and the destination learns it.  The command line is checked with this,
+in a process that has no guest: it takes neither NumPy nor the kernel.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from protocol.limits import VCPU_COUNT_MAX
 
 if TYPE_CHECKING:
     from guest.trace import Trace
+
+# The kind of its memory (guest/backing.py); "auto" takes the largest pages that can be had.
+BACKING_CHOICES = ("auto", "hugetlb", "thp", "base")
 
 # Those whose order of accesses guest/bands.py makes.
 BAND_PROGRAMS = ("uniform", "sequential", "zipf", "hotspot")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from array import array
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import Geometry, PageId
 from protocol.limits import GUEST_SPEC_BYTES_MAX
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # An access takes 10 bytes where it crosses: one for the vCPU, eight for the page, one for r or w.
 TRACE_ACCESS_COUNT_MAX = 16 << 20
@@ -88,6 +91,9 @@ def read_trace(path: str | Path, geometry: Geometry, vcpu_count: int) -> Trace:
     Raises:
         LocalProtocolError: The file cannot be read, or a line is wrong: "FILE:LINE: reason".
     """
+    # Imported late: guests know traces, but read no files.
+    from pathlib import Path  # noqa: PLC0415
+
     vcpus, flat_pages, is_write = array("B"), array("Q"), array("B")
     blocks = {block.name: index for index, block in enumerate(geometry.blocks)}
     number = 0

@@ -9,7 +9,6 @@ than anything else, and each needs a part of midstream only.
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -298,6 +297,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _bug(error: BaseException, arguments: Sequence[str]) -> str:
     """Return a line about an error that nobody foresaw; --verbose tells its traceback first."""
+    import traceback
+
     if "--verbose" in arguments:
         tell("".join(traceback.format_exception(error)).rstrip())
     frames = traceback.extract_tb(error.__traceback__)

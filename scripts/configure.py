@@ -12,8 +12,7 @@ import click
 
 from dest.config import PLACEMENT_CHOICES, DestConfig
 from dest.script import Step, check_steps
-from guest.backing import BACKING_CHOICES
-from guest.spec import PROGRAM_NAMES, ProgramSpec
+from guest.spec import BACKING_CHOICES, PROGRAM_NAMES, ProgramSpec
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry

@@ -156,8 +156,8 @@ def test_what_is_told_of_a_command_elsewhere_is_what_it_says(name: str) -> None:
 
 # Whatever takes long to load, and not every process needs.
 HEAVY = {
-    "dest.qemu", "hypercorn", "matplotlib", "numpy", "orjson", "rich", "source.session", "ssl",
-    "tomllib", "trio",
+    "dest.qemu", "hdrh", "hypercorn", "matplotlib", "numpy", "orjson", "rich",
+    "source.session", "ssl", "tomllib", "trio",
 }  # fmt: skip
 
 
@@ -171,7 +171,7 @@ HEAVY = {
             "import scripts.source_side; told()",
             {"numpy", "trio", "ssl", "orjson", "source.session"},
         ),
-        ("import scripts.dest_side; told()", {"numpy", "trio", "ssl", "orjson"}),
+        ("import scripts.dest_side; told()", {"numpy", "trio", "ssl", "orjson", "hdrh"}),
     ],
     ids=["migrate-until-it-starts-sides", "launcher", "guest", "source", "dest"],
 )
