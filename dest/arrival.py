@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from protocol.geometry import TARGET_PAGE_BYTES, Span
-from protocol.runs import Runs, Stretch
+from protocol.runs import Runs, Stretch, overlap, overlap_bytes
 
 
 @dataclass(slots=True)
@@ -21,6 +21,7 @@ class Arrival:
         held: Of these, how many an earlier epoch brought: the frame has the rest of a target page.
         waste: Its page comes, or came, over the other channel: what is still to come is not
             written.
+        early: Target pages of it that were placed before its end, because a vCPU waited for them.
     """
 
     span: Stretch
@@ -28,6 +29,7 @@ class Arrival:
     received: int = 0
     held: int = 0
     waste: bool = False
+    early: set[int] = field(default_factory=set)
 
     @property
     def data_bytes(self) -> int:
@@ -45,19 +47,37 @@ class Arrival:
         is_zero_span = isinstance(self.data, Span) and not self.received
         return is_zero_span or self.received == self.data_bytes
 
+    def has_come(self, target_page: int) -> bool:
+        """Tell whether a target page of its block is one of its, and here."""
+        if _position(self.span, target_page) is None:
+            return False
+        position = _position(self.data, target_page) if self.data is not None else None
+        # Zeros came with the head.
+        return position is None or position < self.received // TARGET_PAGE_BYTES
+
+    def is_open_in(self, span: Span) -> bool:
+        """Tell whether a span has bytes of the frame that wait for its end to be placed."""
+        if not self.early:
+            return overlap(self.span, span)
+        early_count = sum(_position(span, page) is not None for page in self.early)
+        return overlap_bytes(self.span, span) > early_count * TARGET_PAGE_BYTES
+
+    def due(self) -> Stretch | None:
+        """Return what is to be placed at its end, None if all of it was before."""
+        if not self.early:
+            return self.span
+        pages = np.r_[self.span.target_pages]
+        pages = pages[~np.isin(pages, list(self.early))]
+        return Runs.of_target_pages(self.span.block, pages) if len(pages) else None
+
     def unreceived_in(self, span: Span) -> int:
         """Return how many bytes of a span lie in the part that has not come; zeros came at once."""
         if self.waste or self.data is None:
             return 0
-        if isinstance(self.data, Runs):
-            return self.data.overlap_bytes(span, self.received)
-        if self.data.block != span.block:
-            return 0
-        first = max(self.data.offset + self.received, span.offset)
-        return max(0, min(self.data.end, span.end) - first)
+        return overlap_bytes(self.data, span, self.received)
 
     def divided(self, *, aside: bool = False) -> tuple[list[Span], Runs | None]:
-        """Return what has come in whole target pages, and the rest.
+        """Return what has come in whole target pages and is not placed, and the rest.
 
         Args:
             aside: The frame's bytes are not in memory before all of them have come.
@@ -69,9 +89,19 @@ class Arrival:
             rest = pages[:0]
         else:
             rest = np.r_[self.data.target_pages][self.received // TARGET_PAGE_BYTES :]
-        kept = pages[~np.isin(pages, rest)]
+        kept = pages[~np.isin(pages, np.r_[rest, list(self.early)])]
         block = self.span.block
         return (
             list(Runs.of_target_pages(block, kept).spans()) if len(kept) else [],
             Runs.of_target_pages(block, rest) if len(rest) else None,
         )
+
+
+def _position(stretch: Stretch, target_page: int) -> int | None:
+    """Return which one of a stretch's target pages this is, from 0; None if it is none of them."""
+    if isinstance(stretch, Span):
+        position = target_page - stretch.offset // TARGET_PAGE_BYTES
+        return position if 0 <= position < stretch.length // TARGET_PAGE_BYTES else None
+    pages = stretch.target_pages
+    position = int(np.searchsorted(pages, target_page))
+    return position if position < len(pages) and pages[position] == target_page else None

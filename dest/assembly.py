@@ -15,7 +15,7 @@ written to the page by then, so its bytes are counted and never written to memor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,6 +130,7 @@ class Assembly:
         for arrival in self._arriving.values():
             if arrival.span.block == block and not arrival.waste:
                 flags[self._units_of(arrival.span)] = 1
+                flags[list(arrival.early)] = 0
         edges = np.flatnonzero(np.diff(flags, prepend=0, append=0))
         for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
             yield Span(block, first * unit_bytes, (last - first) * unit_bytes)
@@ -211,17 +212,40 @@ class Assembly:
             )
         arrival.received += count
 
+    def come_early(self, channel: Channel, units: Iterable[PageId]) -> list[PageId]:
+        """Return which of some units the channel's frame has brought, though not yet all it brings.
+
+        Only where a unit is a target page, and none comes twice.
+        """
+        arrival = self._arrival(channel)
+        if self._missing is None or self._resends or arrival.may_end:
+            return []
+        return [unit for unit in units if self._brings_early(arrival, unit)]
+
+    def take_early(self, unit: PageId) -> Channel | None:
+        """Take a unit that has `come_early` for whole; return its channel, None if it has not.
+
+        Not to be used where a frame may turn out to have changed on its way.
+        """
+        if self._missing is None or self._resends:
+            return None
+        for channel, arrival in self._arriving.items():
+            if not arrival.may_end and self._brings_early(arrival, unit):
+                arrival.early.add(unit.index)
+                return channel
+        return None
+
     def end(self, channel: Channel) -> Stretch | None:
         """Say that the channel's frame is whole; return the units that now are, if any.
 
-        The stretch is one huge page, or the units that the frame held.  In precopy, where
-        pages may still change, nothing is ever whole.
+        The stretch is one huge page, or the units that the frame held and that were not taken
+        early.  In precopy, where pages may still change, nothing is ever whole.
         """
         arrival = self._take_whole(channel)
         if self._missing is None or arrival.waste:
             return None
         if self._is_base(self.units, arrival.span.block):
-            return arrival.span
+            return arrival.due()
         page = self._page_of(arrival.span)
         if not self.is_placed(page):
             return None
@@ -319,6 +343,15 @@ class Assembly:
         """Return the channel that a huge page not yet whole comes over, None if either may do."""
         return self._owner.get(page)
 
+    def _brings_early(self, arrival: Arrival, unit: PageId) -> bool:
+        offset = unit.index * TARGET_PAGE_BYTES
+        return (
+            arrival.span.block == unit.block
+            and arrival.span.offset <= offset < arrival.span.end
+            and self._is_base(self.units, unit.block)
+            and arrival.has_come(unit.index)
+        )
+
     def _take_whole(self, channel: Channel) -> Arrival:
         """Return the channel's frame, which is whole, and count it."""
         arrival = self._arrival(channel)
@@ -410,7 +443,7 @@ class Assembly:
 
     def _is_arriving(self, span: Span) -> bool:
         return bool(self._arriving) and any(
-            overlap(arrival.span, span) and not arrival.waste for arrival in self._arriving.values()
+            not arrival.waste and arrival.is_open_in(span) for arrival in self._arriving.values()
         )
 
 

@@ -62,6 +62,8 @@ class Engine:
         policy: Policy,
         emit: Emit,
         on_fault: Callable[[int, PageRequest | None], None] = lambda _vcpu, _request: None,
+        *,
+        checked: bool = False,
     ) -> None:
         """Start in precopy, nothing received.
 
@@ -73,6 +75,7 @@ class Engine:
             emit: Takes events.
             on_fault: Takes each fault of which `take_faults` hears: the vCPU, and the request to
                 send for it, if one is due.
+            checked: A frame's bytes are held against its checksum when all have come.
         """
         self._geometry: Geometry = memory.geometry
         self.assembly = Assembly(memory.geometry, policy)
@@ -85,6 +88,7 @@ class Engine:
         self._placement = placement
         self._emit = emit
         self._watchers: list[Notice] = []
+        self._places_early = not checked
 
     @property
     def is_watched(self) -> bool:
@@ -178,6 +182,8 @@ class Engine:
     def progress(self, channel: Channel, page: PageId, count: int) -> None:
         """Say that so many more bytes of the channel's frame are in memory."""
         self.assembly.progress(channel, count)
+        if self._places_early and (waited_for := self.faults.requested_pages):
+            self._place_early(self.assembly.come_early(channel, waited_for))
         self._notify("received", page)
 
     def end(self, channel: Channel) -> None:
@@ -250,6 +256,22 @@ class Engine:
         if self.assembly.is_whole(self._geometry.span_of(span.block, pages)):
             self._tell_placed(span.block, pages, channel)
 
+    def _place_early(self, units: list[PageId]) -> None:
+        """Place what vCPUs wait for and has come; they do not wait for the end of its frame."""
+        if units:
+            # As before each placement: see `end`.
+            self.take_faults()
+        for unit in units:
+            self._is_placed_early(unit)
+
+    def _is_placed_early(self, unit: PageId) -> bool:
+        """Place a unit if its bytes are here, though those of its frame are not; tell whether."""
+        channel = self.assembly.take_early(unit) if self._places_early else None
+        if channel is None:
+            return False
+        self._place(self._units.page_span(unit), channel, time.monotonic_ns())
+        return True
+
     def received_share(self, page: PageId) -> float:
         """Return which share of a page's bytes is here."""
         return self.assembly.received_bytes(page) / self._geometry.page_span(page).length
@@ -305,10 +327,10 @@ class Engine:
         block, target_page = self._geometry.locate(flat)
         page = self._geometry.page_of(block, target_page)
         unit = self._units.page_of(block, target_page)
+        placed = self.assembly.is_placed(unit) or self._is_placed_early(unit)
         outcome = self.faults.fault(
-            vcpu, unit,
-            fault_ns=fault_ns, now_ns=time.monotonic_ns(), placed=self.assembly.is_placed(unit),
-        )  # fmt: skip
+            vcpu, unit, fault_ns=fault_ns, now_ns=time.monotonic_ns(), placed=placed
+        )
         self._emit(
             events.VCPU_WAIT, vcpu=vcpu, block=block, page=page.index, fault_ns=fault_ns
         )  # fmt: skip

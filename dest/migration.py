@@ -109,7 +109,15 @@ class Migration:
         self._lifecycle = lifecycle
         self._emit = emit
         self._placement = make_placement(memory, guest)
-        self._engine = Engine(memory, guest, self._placement, plan.policy, emit, self._note_fault)
+        self._engine = Engine(
+            memory,
+            guest,
+            self._placement,
+            plan.policy,
+            emit,
+            self._note_fault,
+            checked=plan.checked,
+        )
         self._vcpus = Vcpus(
             memory.geometry, self._engine, self._placement, guest, emit, steps,
             Ask(self._ask, self._ask_now, lambda: self._main.can_send_now),

@@ -219,6 +219,15 @@ def overlap(one: Stretch, other: Stretch) -> bool:
     return bool(np.isin(one.target_pages, other.target_pages).any())
 
 
+def overlap_bytes(stretch: Stretch, span: Span, received: int = 0) -> int:
+    """Return how many bytes of a span a stretch holds, behind the first `received` of its own."""
+    if isinstance(stretch, Runs):
+        return stretch.overlap_bytes(span, received)
+    if stretch.block != span.block:
+        return 0
+    return max(0, min(stretch.end, span.end) - max(stretch.offset + received, span.offset))
+
+
 def hull_of(stretch: Stretch) -> Span:
     """Return a stretch with all that lies between its first byte and its last."""
     return stretch if isinstance(stretch, Span) else stretch.hull

@@ -4,7 +4,7 @@ The model keeps each missing target page in a plain set and counts everything an
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
 from typing import ClassVar
@@ -50,6 +50,13 @@ class Frame:
     data: list[tuple[int, int]]
     received: int = 0
     waste: bool = False
+    # What was placed before the frame's end.
+    early: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def open(self) -> frozenset[tuple[int, int]]:
+        """What waits for the frame's end to be placed."""
+        return target_pages_of(self.span) - self.early
 
     @property
     def left(self) -> int:
@@ -166,7 +173,11 @@ class Model:
         if self.missing is None or frame.waste:
             return None
         if self.unit_bytes(frame.span.block) == BASE:
-            return frame.span
+            if not frame.early or not frame.open:
+                return None if frame.early else frame.span
+            return Runs.of_target_pages(
+                frame.span.block, np.array(sorted(page for _, page in frame.open))
+            )
         page = self.pages_of(frame.span)[0]
         if not self.is_whole(self.geometry.page_span(page)):
             return None
@@ -178,10 +189,22 @@ class Model:
         if self.missing is None:
             return True
         target_pages = target_pages_of(span)
-        under_way = (frame.span for frame in self.frames.values() if not frame.waste)
+        under_way = (frame.open for frame in self.frames.values() if not frame.waste)
         return target_pages.isdisjoint(self.missing) and all(
-            target_pages.isdisjoint(target_pages_of(each)) for each in under_way
+            map(target_pages.isdisjoint, under_way)
         )
+
+    def take_early(self, unit: PageId) -> Channel | None:
+        """Take a unit whose bytes are here for whole, though its frame's are not; say whose."""
+        if self.missing is None or self.resends or self.unit_bytes(unit.block) != BASE:
+            return None
+        for channel, frame in self.frames.items():
+            come = frame.data[: frame.received // BASE]
+            here = target_pages_of(frame.span) - set(frame.data[len(come) :])
+            if frame.left and frame.data and (unit.block, unit.index) in here:
+                frame.early.add((unit.block, unit.index))
+                return channel
+        return None
 
     def received_bytes(self, page: PageId) -> int:
         """Count the bytes of a page that are here."""
@@ -197,8 +220,8 @@ class Model:
     def incomplete(self, block: int) -> list[Span]:
         """Return the units of a block that are not whole, neighbours put together."""
         spans: list[Span] = []
-        under_way = (frame.span for frame in self.frames.values() if not frame.waste)
-        wanted = (self.missing or set()).union(*(target_pages_of(each) for each in under_way))
+        under_way = (frame.open for frame in self.frames.values() if not frame.waste)
+        wanted = (self.missing or set()).union(*under_way)
         for unit in self.units if self.missing is not None else ():
             span = self.unit_span(unit)
             if unit.block != block or target_pages_of(span).isdisjoint(wanted):
@@ -371,6 +394,20 @@ class AssemblyMachine(RuleBasedStateMachine):
             with pytest.raises(LocalProtocolError):
                 self.assembly.end(channel)
 
+    @precondition(lambda self: self.model.frames)
+    @rule(seed=st.integers(0, 1 << 32))
+    def take_early(self, seed: int) -> None:
+        """Have vCPUs wait for units of frames under way, which are here or not."""
+        chance = Random(seed)
+        channel, frame = chance.choice(list(self.model.frames.items()))
+        near = sorted(target_pages_of(frame.span))
+        for block, index in chance.sample(near, min(len(near), 3)):
+            unit = PageId(block, index // (self.model.unit_bytes(block) // BASE))
+            expected = self.model.take_early(unit)
+            come = self.assembly.come_early(channel, [unit])
+            assert come == ([unit] if expected is channel else [])
+            assert self.assembly.take_early(unit) is expected
+
     @rule(channel=st.sampled_from(Channel))
     def go_on_without_a_frame(self, channel: Channel) -> None:
         """Have bytes come, or a frame end, where there is none."""
@@ -388,7 +425,8 @@ class AssemblyMachine(RuleBasedStateMachine):
         for _ in range(count):
             channel = chance.choice(list(Channel))
             if channel in self.model.frames:
-                self.go_on(chance.randrange(1 << 32))
+                again = self.take_early if chance.random() < 0.3 else self.go_on
+                again(chance.randrange(1 << 32))
             else:
                 (self.begin_runs if chance.random() < 0.5 else self.begin)(
                     channel, chance.getrandbits(32)

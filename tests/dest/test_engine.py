@@ -31,13 +31,17 @@ HALF = HUGE // 2
 class Rig:
     """An engine, and what it is connected to."""
 
-    def __init__(self, memory: GuestMemory, guest: FakeGuest, policy: str = "ordered") -> None:
+    def __init__(
+        self, memory: GuestMemory, guest: FakeGuest, policy: str, *, checked: bool = False
+    ) -> None:
         """Start in precopy."""
         self.guest = guest
         self.memory = memory
         self.events = Recorder()
         placement = SimulatedPlacement(memory.geometry, guest.handle)
-        self.engine = Engine(memory, guest.handle, placement, preset(policy), self.events)
+        self.engine = Engine(
+            memory, guest.handle, placement, preset(policy), self.events, checked=checked
+        )
 
     def start_postcopy(self, *pages: PageId) -> None:
         """Discard pages, all of the guest if none is named, and switch over."""
@@ -95,14 +99,14 @@ class Rig:
 
 
 @contextmanager
-def make_rig(policy: str = "ordered") -> Iterator[Rig]:
+def make_rig(policy: str = "ordered", *, checked: bool = False) -> Iterator[Rig]:
     """Make an engine over four huge pages, 32 base pages and four vCPUs."""
     geometry = small_geometry()
     with (
         GuestMemory.create(geometry, "base") as memory,
         fake_guest(geometry, ProgramSpec(vcpu_count=4)) as guest,
     ):
-        yield Rig(memory, guest, policy)
+        yield Rig(memory, guest, policy, checked=checked)
 
 
 @pytest.fixture
@@ -424,6 +428,54 @@ async def test_a_page_placed_in_parts_is_told_once(critical: Rig) -> None:
     ]
     assert heard.count(("placed", 0)) == 1
     assert heard[-1] == ("placed", 0)
+
+
+async def test_who_waits_does_not_wait_for_the_end_of_a_frame(critical: Rig) -> None:
+    """A unit is placed when its own bytes are here, whatever of its frame is still to come."""
+    rig = critical
+    rig.start_postcopy()
+    rig.fault(0, 5)
+    rig.fault(1, 7)
+    rig.begin(PRE, 0, 0, HALF)
+    rig.engine.progress(PRE, PageId(0, 0), 5 * TARGET_PAGE_BYTES)
+    assert rig.guest.woken == []
+    rig.engine.progress(PRE, PageId(0, 0), TARGET_PAGE_BYTES)
+    assert rig.guest.woken == [0]
+    # Who comes to what is here is not told to wait, and nothing is asked for.
+    rig.guest.fault(2, 3)
+    assert rig.engine.fault(2, 3, 5) is None
+    assert rig.guest.woken == [0, 2]
+    assert np.flatnonzero(rig.guest.board.present[:PER_PAGE]).tolist() == [3, 5]
+    rig.engine.progress(PRE, PageId(0, 0), HALF - 6 * TARGET_PAGE_BYTES)
+    rig.engine.end(PRE)
+    assert rig.guest.woken == [0, 2, 1]
+    assert rig.guest.board.present[: PER_PAGE // 2].all()
+
+
+async def test_base_pages_placed_early_are_told_once() -> None:
+    """Of a run of base pages the one that a vCPU waits for is told when it is placed, not again."""
+    with make_rig() as rig:
+        rig.start_postcopy()
+        base = rig.memory.geometry.target_page_bases[1]
+        rig.fault(0, base + 5)
+        rig.begin(PRE, 1, 4 * TARGET_PAGE_BYTES, 4 * TARGET_PAGE_BYTES)
+        for _ in range(4):
+            rig.engine.progress(PRE, PageId(1, 4), TARGET_PAGE_BYTES)
+        rig.engine.end(PRE)
+        told = [(each["page"], each["pages"]) for each in rig.events.of(events.PAGE_PLACED)]
+        assert told == [(5, 1), (4, 1), (6, 2)]
+        assert rig.guest.woken == [0]
+
+
+async def test_what_may_have_changed_on_its_way_is_not_placed_early() -> None:
+    """Where checksums go with frames, who waits waits until all of the frame is right."""
+    with make_rig("critical-first", checked=True) as rig:
+        rig.start_postcopy()
+        rig.fault(0, 5)
+        rig.begin(PRE, 0, 0, HALF)
+        rig.engine.progress(PRE, PageId(0, 0), HALF - 1)
+        assert rig.engine.fault(1, 3, 5) == PageRequest(block=0, page=0, target_page=3)
+        assert rig.guest.woken == []
 
 
 async def test_a_page_is_not_told_while_a_frame_of_it_is_under_way(critical: Rig) -> None:
