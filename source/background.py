@@ -8,10 +8,10 @@ from protocol.pageset import PageSet
 from protocol.runs import Stretch
 from source.jobs import Job, covers
 
-# Where requests may come, small pages go in runs of at most so much, and so do parts of huge pages:
-# a vCPU that touches what lies in the frame under way waits for the frame's end, and what it
-# touches next likely lies there.  At 1 Gbit/s this is half a millisecond, 2 MiB are 17.
-POSTCOPY_RUN_BYTES_MAX = 64 * 1024
+# Where requests may come, small pages go in short runs, and so do parts of huge pages: a vCPU that
+# touches what lies in the frame under way waits for its turn in it.  At least they are as long as
+# this; with each frame go a decision, a head and a turn of two event loops.
+POSTCOPY_RUN_BYTES_MIN = 64 * 1024
 
 # See `source.scheduler`: a look at an enumeration's member is not free.
 _PRECOPY = Channel.PRECOPY
@@ -62,8 +62,14 @@ class Background:
         self.across_pages = across_pages
         self._cursor = (0, 0)
         self._demoted.clear()
-        longest = POSTCOPY_RUN_BYTES_MAX // TARGET_PAGE_BYTES if postcopy else self._chunk_pages
-        self._run_pages = min(self._chunk_pages, longest)
+        self._run_pages = self._chunk_pages
+        if postcopy:
+            self.keep_runs(POSTCOPY_RUN_BYTES_MIN)
+
+    def keep_runs(self, run_bytes: int) -> None:
+        """Have small pages, and parts of huge ones, go in runs of at most so many bytes."""
+        longest_bytes = max(run_bytes, POSTCOPY_RUN_BYTES_MIN)
+        self._run_pages = min(self._chunk_pages, longest_bytes // TARGET_PAGE_BYTES)
 
     def go_on_behind(self, stretch: Stretch) -> None:
         """Scan from the end of a stretch on."""

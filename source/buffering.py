@@ -19,6 +19,11 @@ SEND_BUFFER_BYTES_MIN = 64 * 1024
 # No memory of two processors is faster.
 SEND_BUFFER_BYTES_MAX = 4 << 20
 
+# So long the connection is busy with one run of small pages, or of parts of a huge page: a vCPU
+# that touches something in a run under way waits for its turn in it.  With shorter ones both ends
+# are busy with heads and turns of their event loops instead of with page requests.
+RUN_NS_MAX = 4_000_000
+
 # Of the buffer, how much may wait to be sent for the first time.
 UNSENT_SHARE = 4
 
@@ -34,11 +39,13 @@ class Buffering:
 
     Attributes:
         send_buffer_bytes: The size by now.
+        run_bytes: What goes in one run; 0 until the rate was measured.
     """
 
     def __init__(self) -> None:
         """Start with the smallest."""
         self.send_buffer_bytes = SEND_BUFFER_BYTES_MIN
+        self.run_bytes = 0
         self._full_at: tuple[int, int] | None = None
         self._bytes = 0
         self._ns = 0
@@ -57,6 +64,7 @@ class Buffering:
         if self._ns < _MEASURED_NS_MIN:
             return False
         size = self._bytes * DELAY_NS_MAX // self._ns
+        self.run_bytes = self._bytes * RUN_NS_MAX // self._ns
         self._bytes = self._ns = 0
         size = min(size, _GROWTH_MAX * self.send_buffer_bytes, SEND_BUFFER_BYTES_MAX)
         size = max(size, SEND_BUFFER_BYTES_MIN)

@@ -113,6 +113,11 @@ class OutChannel:
         ):
             self._sock.setsockopt(level, option, value)
 
+    @property
+    def run_bytes(self) -> int | None:
+        """What one run of small pages may hold by now; None while nobody can wait for one."""
+        return self._buffering.run_bytes if self._buffering is not None else None
+
     def pause(self) -> None:
         """Say that what is sent next does not follow at once on what was sent before."""
         if self._buffering is not None:

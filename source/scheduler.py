@@ -132,6 +132,10 @@ class Scheduler:
         self._remaining.update(pages)
         self._background.restart(postcopy=postcopy, across_pages=across_pages)
 
+    def keep_runs(self, run_bytes: int) -> None:
+        """Have what goes in runs in postcopy go in runs of at most so many bytes, from now on."""
+        self._background.keep_runs(run_bytes)
+
     def begin_again(self, missing: PageSet) -> None:
         """Forget what was under way and asked for: after a break, exactly this is to be sent.
 

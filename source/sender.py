@@ -264,6 +264,8 @@ class Sender:
             with trio.CancelScope() as self._waiting:
                 if seconds is None:
                     await channel.wait_room()
+                    if channel.run_bytes is not None:
+                        self._scheduler.keep_runs(channel.run_bytes)
                 else:
                     channel.pause()
                     await trio.sleep(seconds)

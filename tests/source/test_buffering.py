@@ -4,6 +4,7 @@ import pytest
 
 from source.buffering import (
     DELAY_NS_MAX,
+    RUN_NS_MAX,
     SEND_BUFFER_BYTES_MAX,
     SEND_BUFFER_BYTES_MIN,
     Buffering,
@@ -73,3 +74,11 @@ def test_pauses_are_no_part_of_the_rate() -> None:
         # Hardly anything in a second.
         sent, now_ns = sent + 1, now_ns + SECOND_NS
     assert buffering.send_buffer_bytes == pytest.approx(size, rel=0.001)
+
+
+def test_a_run_is_as_long_as_the_connection_carries_in_a_while() -> None:
+    """Nothing is said of it before the rate is known; then it follows the rate."""
+    buffering = Buffering()
+    assert buffering.run_bytes == 0
+    fill(buffering, 125_000_000)
+    assert buffering.run_bytes == pytest.approx(125_000_000 * RUN_NS_MAX / SECOND_NS, rel=0.001)

@@ -16,7 +16,7 @@ from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, preset
 from protocol.runs import hull_of
 from source.answers import Answer, Notice
-from source.background import POSTCOPY_RUN_BYTES_MAX
+from source.background import POSTCOPY_RUN_BYTES_MIN
 from source.jobs import Chunk
 from source.scheduler import Scheduler
 from tests.scheduled import (
@@ -1028,7 +1028,20 @@ def test_where_requests_may_come_runs_are_short(policy: str) -> None:
         postcopy: max(c.span.length for c in Wire(policy, blocks, postcopy=postcopy).drain())
         for postcopy in (False, True)
     }
-    assert longest == {False: CHUNK, True: POSTCOPY_RUN_BYTES_MAX}
+    assert longest == {False: CHUNK, True: POSTCOPY_RUN_BYTES_MIN}
+
+
+@pytest.mark.parametrize("policy", ["ordered", "critical-first"])
+def test_runs_become_as_long_as_the_connection_deserves(policy: str) -> None:
+    """A fast connection gets longer runs, never over a chunk; a slow one those of before."""
+    for run_bytes, longest in (
+        (3 * BASE, POSTCOPY_RUN_BYTES_MIN),
+        (40 * BASE, 40 * BASE),
+        (1 << 40, CHUNK),
+    ):
+        wire = Wire(policy, guest((300, BASE)), postcopy=True)
+        wire.scheduler.keep_runs(run_bytes)
+        assert max(chunk.span.length for chunk in wire.drain()) == longest
 
 
 @BROKEN_OFF

@@ -30,7 +30,7 @@ from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, Policy, preset
 from protocol.runs import Runs, Stretch
 from source.answers import Answer, SchedulerCounts
-from source.background import POSTCOPY_RUN_BYTES_MAX
+from source.background import POSTCOPY_RUN_BYTES_MIN
 from source.jobs import Chunk, Lane
 from source.scheduler import Scheduler
 
@@ -128,7 +128,7 @@ class Model:
         """Owe target pages, and look for them from the start."""
         self.owed.update(flats)
         self.across_pages = across_pages
-        shortest = POSTCOPY_RUN_BYTES_MAX // TARGET_PAGE_BYTES
+        shortest = POSTCOPY_RUN_BYTES_MIN // TARGET_PAGE_BYTES
         self.run_pages = min(self.chunk_pages, shortest) if postcopy else self.chunk_pages
         self.cursor = 0
         self.demoted = []

@@ -12,7 +12,7 @@ from protocol.geometry import Span
 from protocol.pageset import PageSet
 from protocol.runs import Stretch
 from source.answers import Answer, Notice
-from source.background import POSTCOPY_RUN_BYTES_MAX
+from source.background import POSTCOPY_RUN_BYTES_MIN
 from source.jobs import Chunk, Lane
 from tests.scheduled import (
     BASE,
@@ -288,7 +288,7 @@ def test_split_finishes_a_page_of_which_only_the_frame_is_left() -> None:
 
 # critical-first: of a requested page only the touched target page is urgent.
 
-SMALL = POSTCOPY_RUN_BYTES_MAX // BASE
+SMALL = POSTCOPY_RUN_BYTES_MIN // BASE
 
 
 def test_critical_sends_the_touched_target_page_alone() -> None:
@@ -398,7 +398,7 @@ def test_critical_makes_the_frame_under_way_urgent_for_a_request_inside_it() -> 
     after = wire.send()
     assert not after.urgent
     # The rest of the touched page goes on from behind the frame, in small chunks.
-    assert after.span == Span(0, frame.span.end, POSTCOPY_RUN_BYTES_MAX)
+    assert after.span == Span(0, frame.span.end, POSTCOPY_RUN_BYTES_MIN)
     wire.drain()
     wire.assert_all_sent_once()
 

@@ -473,6 +473,20 @@ async def test_base_pages_go_in_runs(memory: GuestMemory) -> None:
         assert told[1]["channel_bytes"] == rig.out[PRE].bytes_sent
 
 
+@pytest.mark.parametrize("run_bytes", [None, 300_000])
+async def test_runs_are_as_long_as_the_channel_says(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch, run_bytes: int | None
+) -> None:
+    """Each time that the background has waited for its socket, the scheduler hears how long."""
+    heard: list[int] = []
+    monkeypatch.setattr(OutChannel, "run_bytes", run_bytes)
+    with make_rig(memory) as rig:
+        monkeypatch.setattr(rig.scheduler, "keep_runs", heard.append)
+        rig.add()
+        await rig.drain_and_read()
+    assert set(heard) == ({run_bytes} if run_bytes else set())
+
+
 async def test_scattered_pages_go_in_few_frames(memory: GuestMemory) -> None:
     """Of a pass's scattered target pages many share a frame, over the borders of huge pages."""
     with make_rig(memory) as rig:
