@@ -15,6 +15,7 @@ from dest.engine import Engine
 from dest.placement import Placement
 from dest.script import Script, Step
 from dest.touching import Toucher, read_touches
+from guest.busy_poll import BusyPoll
 from guest.handle import (
     Collapsed,
     Faulted,
@@ -95,6 +96,7 @@ class Vcpus:
         # vCPUs that said that they wait, and not yet that they run again.
         self._asleep: set[int] = set()
         self._waking = trio.lowlevel.ParkingLot()
+        self._busy_poll = BusyPoll()
         if steps:
             engine.watch(self._on_happening)
 
@@ -103,6 +105,7 @@ class Vcpus:
 
         Where the connection is busy the request goes in its order, once it can.
         """
+        self._busy_poll.prolong()
         self._asleep.add(vcpu)
         self._toucher.faulted(vcpu)
         if request is None or self._engine.is_here(request):
@@ -122,6 +125,7 @@ class Vcpus:
             GuestFailed: The guest process is gone.
         """
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._busy_poll.run)
             nursery.start_soon(self._watch_guest)
             nursery.start_soon(self._watch_faults)
             nursery.start_soon(self._ask_postponed)
@@ -186,6 +190,7 @@ class Vcpus:
             case Faulted(vcpu, flat, fault_ns):
                 self.note_fault(vcpu, self._engine.fault(vcpu, flat, fault_ns))
             case Woke(vcpu, _, fault_ns, woke_ns):
+                self._busy_poll.prolong()
                 self._engine.woke(vcpu, woke_ns, fault_ns)
                 self._asleep.discard(vcpu)
                 self._waking.unpark_all()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgpack
 import trio
 
+from guest.busy_poll import BusyPoll
 from guest.dirty_log import DirtyLog
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
@@ -93,6 +94,7 @@ class Migration:
         self.announced = False
         self.handed_over = False
         self.prepared = trio.Event()
+        self.busy_poll = BusyPoll()
         self._config = config
         self.memory = memory
         self._guest = guest
@@ -356,6 +358,7 @@ class Migration:
             raise RemoteProtocolError(
                 f"PageRequest came in state {self._lifecycle.state.value}, no vCPU runs there"
             )
+        self.busy_poll.prolong()
         self._sender.request(PageId(request.block, request.page), request.target_page)
 
     def _serve(self) -> None:

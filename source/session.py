@@ -220,6 +220,7 @@ class SourceSession:
                 for inbox in migration.inboxes.values():
                     nursery.start_soon(inbox.run)
                 nursery.start_soon(self._watch, guest)
+                nursery.start_soon(migration.busy_poll.run)
                 for connection in migration.epochs[-1].values():
                     nursery.start_soon(self._keep_alive, migration, connection)
                 snapshot = await transfer()

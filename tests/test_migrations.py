@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from dest.engine import Engine
+from guest.busy_poll import BusyPoll
 from guest.digest import digest
 from guest.handle import GuestHandle, open_guest
 from guest.launch import GuestProcess
@@ -98,6 +99,28 @@ async def test_a_lost_bit_is_wrong_memory_on_both_sides() -> None:
         assert "page 2 of block ram" in str(side.problem)
         assert side.report["midstream"]["verified"]["digest-equal"] is False
         assert side.report["midstream"]["passes"] == 1
+
+
+async def test_both_ends_stay_awake_for_page_requests_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each request keeps the loops of both ends awake for a moment; a precopy pass keeps none."""
+    prolonged: list[BusyPoll] = []
+
+    def count(poll: BusyPoll) -> None:
+        prolonged.append(poll)
+
+    monkeypatch.setattr(BusyPoll, "prolong", count)
+    rule = SwitchRule(postcopy_after=None, downtime_ms_max=300)
+    await Pair(spec=QUIET, rule=rule).migrate()
+    assert prolonged == []
+    pair = Pair(**PACED)
+    await pair.migrate()
+    requests = len(pair.source.events.of(events.PAGE_REQUEST))
+    of_source, of_dest = sorted(prolonged.count(each) for each in set(prolonged))
+    assert of_source == requests > 0
+    # Here it is done when a vCPU runs again, too.
+    assert of_dest > of_source
 
 
 @pytest.fixture

@@ -1,0 +1,82 @@
+"""How long an event loop stays awake, by a clock that stands still until it is told."""
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from guest.busy_poll import BUSY_NS, BusyPoll
+
+
+class Clock:
+    """A clock that counts how often it is looked at."""
+
+    def __init__(self) -> None:
+        """Start at an hour that is not 0."""
+        self.now_ns = 10**9
+        self.looks = 0
+
+    def __call__(self) -> int:
+        """Return the time."""
+        self.looks += 1
+        return self.now_ns
+
+
+@pytest.fixture
+def processors(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
+    """So many processors are this process's."""
+    count: int = getattr(request, "param", 2)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(count)))
+    return count
+
+
+@pytest.mark.usefixtures("processors")
+async def test_the_loop_stays_awake_for_a_moment_and_others_run() -> None:
+    """From each word that more is expected on, the loop goes round until the moment is over."""
+    clock = Clock()
+    poll = BusyPoll(clock)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll.run)
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            poll.prolong()
+            clock.now_ns += BUSY_NS - 1
+            before = clock.looks
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+            # Two tasks take turns, whichever is first.
+            assert 19 <= clock.looks - before <= 21
+            clock.now_ns += 1
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("processors")
+async def test_the_moment_is_prolonged_by_each_word() -> None:
+    """What comes before the moment is over makes it as long as if it had just begun."""
+    clock = Clock()
+    poll = BusyPoll(clock)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll.run)
+        for _ in range(3):
+            poll.prolong()
+            clock.now_ns += BUSY_NS - 1
+            await trio.lowlevel.checkpoint()
+        before = clock.looks
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert clock.looks - before >= 19
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("processors", [1], indirect=True)
+@pytest.mark.usefixtures("processors")
+async def test_the_only_processor_is_left_to_others() -> None:
+    """Where there is no other processor the loop sleeps when it has nothing to do."""
+    clock = Clock()
+    poll = BusyPoll(clock)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll.run)
+        poll.prolong()
+        await wait_all_tasks_blocked()
+        assert clock.looks == 1
+        nursery.cancel_scope.cancel()
