@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from protocol.fields import Digest, PackedRuns
@@ -10,10 +9,10 @@ from protocol.limits import (
     CHUNK_BYTES_MAX,
     DISCARD_BYTES_MAX,
 )
-from protocol.message import Message
+from protocol.message import Message, message
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class PageData(Message):
     """Bytes of guest memory, as the payload: one unbroken stretch.
 
@@ -34,7 +33,7 @@ class PageData(Message):
     send_us: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class ZeroData(Message):
     """A stretch of guest memory that is all zero; like PageData, without the bytes.
 
@@ -51,7 +50,7 @@ class ZeroData(Message):
     send_us: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class RunData(Message):
     """Scattered stretches of one block; the payload is the bytes of those that are not zero.
 
@@ -74,7 +73,7 @@ class RunData(Message):
     send_us: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Checksum(Message):
     """What the frame that comes next must be: before each that carries pages, where both agreed.
 
@@ -88,7 +87,7 @@ class Checksum(Message):
     body: Digest
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class PassEnd(Message):
     """All pages of a precopy pass are before this message."""
 
@@ -96,7 +95,7 @@ class PassEnd(Message):
     index: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class PassAck(Message):
     """The destination has received everything before that PassEnd."""
 
@@ -104,7 +103,7 @@ class PassAck(Message):
     index: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Discard(Message):
     """Target pages of which the destination's copy is stale; the payload is a bitmap.
 
@@ -123,7 +122,7 @@ class Discard(Message):
     count: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class PageRequest(Message):
     """A vCPU of the destination waits for this page.
 
@@ -139,7 +138,7 @@ class PageRequest(Message):
     target_page: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Resend(Message):
     """Bytes of pages came changed: they count as not received.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import (
     MISSING_MAP_BYTES_MAX,
 )
-from protocol.message import Message
+from protocol.message import Message, message
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class MissingMap(Message):
     """Target pages that the destination has not received; the payload is a deflated bitmap.
 
@@ -32,7 +31,7 @@ class MissingMap(Message):
     count: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class HeldPart(Message):
     """Of a missing target page that a break left half-received, what is here.
 
@@ -48,7 +47,7 @@ class HeldPart(Message):
     held_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Standing(Message):
     """Where the destination stands after a break; the maps of what is missing are before it.
 
@@ -65,7 +64,7 @@ class Standing(Message):
     dropped_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class PageRest(Message):
     """The bytes of a target page of which the destination holds the others, as the payload.
 

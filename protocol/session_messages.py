@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from protocol.limits import (
     GUEST_SPEC_BYTES_MAX,
 )
-from protocol.message import Message
+from protocol.message import Message, message
 from protocol.text import one_line
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Hello(Message):
     """Opens each connection, source to destination: which session, which role in it.
 
@@ -30,7 +29,7 @@ class Hello(Message):
     capabilities: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Welcome(Message):
     """Answers a Hello: the connection is accepted, with these capabilities in force."""
 
@@ -39,7 +38,7 @@ class Welcome(Message):
     capabilities: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Abort(Message):
     """Ends the session from either side; the last message on the connection.
 
@@ -57,7 +56,7 @@ class Abort(Message):
         object.__setattr__(self, "reason", one_line(self.reason))
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Setup(Message):
     """What migrates and how; the payload is the guest's specification.
 
@@ -74,21 +73,21 @@ class Setup(Message):
     chunk_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Ready(Message):
     """The destination has the memory and the vCPUs of a Setup; pages may come."""
 
     kind: ClassVar[int] = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Ping(Message):
     """Says that the sender is alive, where it has had nothing else to say for a while."""
 
     kind: ClassVar[int] = 20
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Resume(Message):
     """Opens each connection of a session that is broken, in the place of a Hello.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from protocol.limits import (
@@ -10,24 +9,24 @@ from protocol.limits import (
     DEVICE_STATE_BYTES_MAX,
     REPORT_BYTES_MAX,
 )
-from protocol.message import Message
+from protocol.message import Message, message
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class SwitchOverAhead(Message):
     """The switch-over comes next: from here on the destination may not forget the session."""
 
     kind: ClassVar[int] = 21
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class SwitchOverAck(Message):
     """The destination keeps what it has through a break, and waits for the source to come back."""
 
     kind: ClassVar[int] = 22
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class SwitchOver(Message):
     """The guest stands still; the payload is its device state; now it is the destination's.
 
@@ -40,14 +39,14 @@ class SwitchOver(Message):
     postcopy: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Running(Message):
     """The guest runs on the destination: the downtime is over."""
 
     kind: ClassVar[int] = 12
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class End(Message):
     """The last frame with pages on a channel, with what went over it since it was opened.
 
@@ -61,7 +60,7 @@ class End(Message):
     data_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Finished(Message):
     """Every page is placed; the counts are the destination's own.
 
@@ -77,7 +76,7 @@ class Finished(Message):
     data_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Account(Message):
     """The destination's closing account as payload: final states, digests, statistics."""
 
@@ -85,7 +84,7 @@ class Account(Message):
     payload_bytes_max: ClassVar[int] = CLOSING_BYTES_MAX
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Verdict(Message):
     """The source's comparison of the account with what must be there, its report as payload.
 
@@ -100,7 +99,7 @@ class Verdict(Message):
     detail: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@message
 class Bye(Message):
     """The destination has the verdict: the session is complete, both sides may close."""
 

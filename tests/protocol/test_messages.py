@@ -30,7 +30,9 @@ from protocol.messages import (
     MESSAGE_TYPES,
     Abort,
     Account,
+    Bye,
     Discard,
+    End,
     Hello,
     Message,
     MissingMap,
@@ -38,6 +40,7 @@ from protocol.messages import (
     PageRest,
     Ready,
     RunData,
+    Running,
     Setup,
     SwitchOver,
     Verdict,
@@ -273,3 +276,20 @@ def test_any_reason_can_be_told(reason: str, expected: str) -> None:
     actual = from_fields(sent)
     assert Abort(reason=expected) == actual
     assert (Abort.kind, 0, expected, False) == sent
+
+
+def test_messages_are_equal_by_kind_and_fields() -> None:
+    """One that was read equals one that was made; another kind with the same fields does not."""
+    made = End(target_pages=1, data_bytes=2)
+    read = from_fields(to_fields(made))
+    assert made == read
+    assert len({made, read, End(target_pages=1, data_bytes=3)}) == 2
+    assert made != dataclasses.replace(made, data_bytes=3)
+    assert Running() != Bye()
+    assert repr(read) == "End(payload_bytes=0, target_pages=1, data_bytes=2)"
+
+
+def test_a_message_does_not_change() -> None:
+    """Who keeps one may rely on it."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Bye().payload_bytes = 1  # type: ignore[misc]
