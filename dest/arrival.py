@@ -1,7 +1,8 @@
-"""A frame of pages on its way in: what it names, what has come, what a break leaves.  Pure."""
+"""Frames of pages on their way in: what one names, what has come, what a break leaves.  Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,9 +48,12 @@ class Arrival:
         is_zero_span = isinstance(self.data, Span) and not self.received
         return is_zero_span or self.received == self.data_bytes
 
-    def has_come(self, target_page: int) -> bool:
-        """Tell whether a target page of its block is one of its, and here."""
-        if _position(self.span, target_page) is None:
+    def has_come(self, block: int, target_page: int) -> bool:
+        """Tell whether a target page is one of its, and here."""
+        span = self.span
+        if block != span.block or not span.offset <= target_page * TARGET_PAGE_BYTES < span.end:
+            return False
+        if _position(span, target_page) is None:
             return False
         position = _position(self.data, target_page) if self.data is not None else None
         # Zeros came with the head.
@@ -57,6 +61,8 @@ class Arrival:
 
     def is_open_in(self, span: Span) -> bool:
         """Tell whether a span has bytes of the frame that wait for its end to be placed."""
+        if self.waste:
+            return False
         if not self.early:
             return overlap(self.span, span)
         early_count = sum(_position(span, page) is not None for page in self.early)
@@ -95,6 +101,24 @@ class Arrival:
             list(Runs.of_target_pages(block, kept).spans()) if len(kept) else [],
             Runs.of_target_pages(block, rest) if len(rest) else None,
         )
+
+
+@dataclass(slots=True)
+class ChannelCounts:
+    """What came over one channel in whole frames; compared with the source's `End`."""
+
+    target_pages: int = 0
+    data_bytes: int = 0
+
+    def add(self, arrival: Arrival) -> None:
+        """Count a frame that is whole."""
+        self.target_pages += arrival.span.length // TARGET_PAGE_BYTES
+        self.data_bytes += arrival.came_bytes
+
+
+def any_open_in(arrivals: Iterable[Arrival], span: Span) -> bool:
+    """Tell whether a span has bytes of any of some frames that wait for its end to be placed."""
+    return any(arrival.is_open_in(span) for arrival in arrivals)
 
 
 def _position(stretch: Stretch, target_page: int) -> int | None:

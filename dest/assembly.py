@@ -7,37 +7,26 @@ that are not missing, two channels in one page; of scattered runs all, if one is
 the same knowledge in `PostcopyTmpPage` and `receivedmap` (`migration/postcopy-ram.c`), a page at a
 time; here any number may be under way.
 
-The policy says which chunks of a huge page may come over which channel: all over one; or any over
-either; or the page over the precopy channel, in part, and whole over the postcopy channel.  In that
-last case the two connections may overtake each other, and one copy is *waste*: a vCPU may have
-written to the page by then, so its bytes are counted and never written to memory.
+Which channel may bring what of a huge page, and which copy of it is waste, `dest/claims.py` says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dest.arrival import Arrival
+from dest.arrival import Arrival, ChannelCounts, any_open_in
+from dest.claims import Claims
 from dest.parts import Parts
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.missing import HeldParts
 from protocol.pageset import PageSet
-from protocol.policy import HalfSent, Policy
-from protocol.runs import Flags, Runs, Stretch, hull_of, overlap
-
-
-@dataclass
-class ChannelCounts:
-    """What came over one channel; compared with the source's `End`."""
-
-    target_pages: int = 0
-    data_bytes: int = 0
+from protocol.policy import Policy
+from protocol.runs import Flags, Runs, Stretch, hull_of
 
 
 class Assembly:
@@ -54,24 +43,18 @@ class Assembly:
             geometry: The guest's blocks.
             policy: Says which chunks may come over which channel, and what a unit is.
         """
-        self._policy = policy
-        self._resends = policy.half_sent is HalfSent.RESEND
         # A unit is what is placed at once: a page, or where the policy is critical a target page.
         self.units = geometry.in_target_pages() if policy.critical else geometry
         self.counts = {channel: ChannelCounts() for channel in Channel}
         self._geometry = geometry
+        self._places_target_pages = [
+            block.page_bytes == TARGET_PAGE_BYTES for block in self.units.blocks
+        ]
         self._stale = PageSet(self.units)
         self._missing: PageSet | None = None
-        # What may come of huge pages over each channel, where pages may come again.
-        self._due: dict[Channel, PageSet] = {}
+        self._claims = Claims(geometry, policy, self._stale)
         self._arriving: dict[Channel, Arrival] = {}
-        # Bytes that came and that a break made worthless: they come again.
-        self.dropped_bytes = 0
         self._parts = Parts()
-        # Over which channel the first bytes of a page came that is not whole yet.
-        self._owner: dict[PageId, Channel] = {}
-        # Huge pages not whole yet of which bytes go again, over whichever channel.
-        self._mended: set[PageId] = set()
 
     @property
     def in_postcopy(self) -> bool:
@@ -105,8 +88,7 @@ class Assembly:
         if self._arriving:
             raise LocalProtocolError("postcopy cannot start in the middle of a frame")
         self._missing = self._stale
-        if self._resends:
-            self._due = {channel: self._stale.copy() for channel in Channel}
+        self._claims.restart()
 
     def missing_units(self, block: int) -> NDArray[np.bool_]:
         """Return for each unit of a block whether anything of it has not begun to come.
@@ -126,10 +108,11 @@ class Assembly:
         if self._missing is None:
             return
         unit_bytes = self.units.blocks[block].page_bytes
+        unit_pages = unit_bytes // TARGET_PAGE_BYTES
         flags = self._missing.pages_with_members(block).astype(np.int8)
         for arrival in self._arriving.values():
             if arrival.span.block == block and not arrival.waste:
-                flags[self._units_of(arrival.span)] = 1
+                flags[np.r_[arrival.span.target_pages] // unit_pages] = 1
                 flags[list(arrival.early)] = 0
         edges = np.flatnonzero(np.diff(flags, prepend=0, append=0))
         for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
@@ -143,7 +126,10 @@ class Assembly:
         """Tell whether nothing of a stretch is missing or under way, which never is in precopy."""
         if self._missing is None:
             return True
-        return not (self._missing.holds_any(span) or self._is_arriving(span))
+        return not (
+            self._missing.holds_any(span)
+            or (self._arriving and any_open_in(self._arriving.values(), span))
+        )
 
     def begin(self, channel: Channel, span: Stretch, is_zero: Flags | None = None) -> None:
         """Admit a frame; only after this may its bytes be written.
@@ -166,7 +152,8 @@ class Assembly:
             )
         waste = False
         if self._missing is not None:
-            waste = self._claim(channel, span, self._missing)
+            self._parts.forget(span)
+            waste = self._claims.claim(channel, span, self._arriving)
         elif channel is not Channel.PRECOPY:
             raise RemoteProtocolError(f"page bytes on the {channel.value} channel in precopy")
         data = span.where(~is_zero) if isinstance(span, Runs) and is_zero is not None else span
@@ -198,6 +185,11 @@ class Assembly:
         """How many bytes are here of which missing target pages, if not none."""
         return dict(self._parts.held)
 
+    @property
+    def dropped_bytes(self) -> int:
+        """How many bytes came that a break made worthless: they come again."""
+        return self._parts.dropped_bytes
+
     def is_waste(self, channel: Channel) -> bool:
         """Tell whether what comes of the channel's frame must not be written; ask each time."""
         return self._arrival(channel).waste
@@ -218,19 +210,19 @@ class Assembly:
         Only where a unit is a target page, and none comes twice.
         """
         arrival = self._arrival(channel)
-        if self._missing is None or self._resends or arrival.may_end:
+        if self._missing is None or self._claims.come_again or arrival.may_end:
             return []
-        return [unit for unit in units if self._brings_early(arrival, unit)]
+        return [unit for unit in units if self._brings(arrival, unit)]
 
     def take_early(self, unit: PageId) -> Channel | None:
         """Take a unit that has `come_early` for whole; return its channel, None if it has not.
 
         Not to be used where a frame may turn out to have changed on its way.
         """
-        if self._missing is None or self._resends:
+        if self._missing is None or self._claims.come_again:
             return None
         for channel, arrival in self._arriving.items():
-            if not arrival.may_end and self._brings_early(arrival, unit):
+            if not arrival.may_end and self._brings(arrival, unit):
                 arrival.early.add(unit.index)
                 return channel
         return None
@@ -244,13 +236,14 @@ class Assembly:
         arrival = self._take_whole(channel)
         if self._missing is None or arrival.waste:
             return None
-        if self._is_base(self.units, arrival.span.block):
+        if self._places_target_pages[arrival.span.block]:
             return arrival.due()
-        page = self._page_of(arrival.span)
-        if not self.is_placed(page):
+        page = self._geometry.page_of(arrival.span.block, arrival.span.offset // TARGET_PAGE_BYTES)
+        whole = self._geometry.page_span(page)
+        if not self.is_whole(whole):
             return None
-        self._owner.pop(page, None)
-        return self._geometry.page_span(page)
+        self._claims.release(page)
+        return whole
 
     def refuse(self, channel: Channel) -> tuple[list[Span], Runs | None]:
         """Say that the channel's frame is whole and its payload not what was sent.
@@ -268,15 +261,8 @@ class Assembly:
         kept, rest = arrival.divided()
         if self._missing is None or rest is None:
             return [], rest
-        self._missing.add(rest)
-        for due in self._due.values():
-            due.add(rest)
-        if self._is_base(self._geometry, rest.block):
-            return kept, rest
-        page = self._page_of(rest)
-        self._owner.pop(page, None)
-        self._mended.add(page)
-        return (kept if self._is_base(self.units, rest.block) else []), rest
+        self._claims.reopen(rest)
+        return (kept if self._places_target_pages[rest.block] else []), rest
 
     def missing(self) -> PageSet:
         """Return a copy of what has not begun to come; empty in precopy."""
@@ -298,33 +284,22 @@ class Assembly:
             The units that are whole by now.
         """
         arrivals, self._arriving = list(self._arriving.values()), {}
-        self._owner.clear()
-        self._mended.clear()
         self.counts = {channel: ChannelCounts() for channel in Channel}
-        whole = []
+        whole: list[Span] = []
+        if self._missing is None:
+            return whole
         for arrival in arrivals:
-            if self._missing is not None and not arrival.waste:
-                whole += self._cut_off(arrival, self._missing, checked=checked)
-        if self._resends and self._missing is not None:
-            self._due = {channel: self._missing.copy() for channel in Channel}
+            if arrival.waste:
+                continue
+            kept, rest = self._parts.cut_off(
+                arrival, checked=checked, come_again=self._claims.come_again
+            )
+            if rest is not None:
+                self._missing.add(rest)
+            if self._places_target_pages[arrival.span.block]:
+                whole += kept
+        self._claims.restart()
         return whole
-
-    def _cut_off(self, arrival: Arrival, missing: PageSet, *, checked: bool) -> list[Span]:
-        """Take what has not come of a frame for missing; return the units that are whole by now."""
-        # Scattered bytes of a page that may come twice are not written before all have come.
-        aside = self._resends and isinstance(arrival.span, Runs)
-        dropped_bytes = arrival.received
-        if checked:
-            arrival.received = 0
-        kept, rest = arrival.divided(aside=aside)
-        if rest is not None:
-            missing.add(rest)
-        if not (aside or checked):
-            dropped_bytes %= TARGET_PAGE_BYTES
-            if rest is not None and not self._resends:
-                dropped_bytes -= self._parts.hold(rest, dropped_bytes)
-        self.dropped_bytes += dropped_bytes
-        return kept if self._is_base(self.units, arrival.span.block) else []
 
     def received_bytes(self, page: PageId) -> int:
         """Return how many of a page's bytes are here, those of frames under way included.
@@ -341,16 +316,10 @@ class Assembly:
 
     def channel_of(self, page: PageId) -> Channel | None:
         """Return the channel that a huge page not yet whole comes over, None if either may do."""
-        return self._owner.get(page)
+        return self._claims.channel_of(page)
 
-    def _brings_early(self, arrival: Arrival, unit: PageId) -> bool:
-        offset = unit.index * TARGET_PAGE_BYTES
-        return (
-            arrival.span.block == unit.block
-            and arrival.span.offset <= offset < arrival.span.end
-            and self._is_base(self.units, unit.block)
-            and arrival.has_come(unit.index)
-        )
+    def _brings(self, arrival: Arrival, unit: PageId) -> bool:
+        return self._places_target_pages[unit.block] and arrival.has_come(*unit)
 
     def _take_whole(self, channel: Channel) -> Arrival:
         """Return the channel's frame, which is whole, and count it."""
@@ -360,9 +329,7 @@ class Assembly:
                 f"a frame of {arrival.data_bytes} bytes cannot end after {arrival.received}"
             )
         del self._arriving[channel]
-        counts = self.counts[channel]
-        counts.target_pages += arrival.span.length // TARGET_PAGE_BYTES
-        counts.data_bytes += arrival.came_bytes
+        self.counts[channel].add(arrival)
         return arrival
 
     def _arrival(self, channel: Channel) -> Arrival:
@@ -370,87 +337,3 @@ class Assembly:
         if arrival is None:
             raise LocalProtocolError(f"no frame is under way on the {channel.value} channel")
         return arrival
-
-    def _claim(self, channel: Channel, span: Stretch, missing: PageSet) -> bool:
-        """Take a frame's bytes for no longer missing; return whether they are waste."""
-        self.dropped_bytes += self._parts.forget(span)
-        is_base = self._is_base(self._geometry, span.block)
-        if not is_base and len(pages := self._geometry.pages_of(hull_of(span))) > 1:
-            raise RemoteProtocolError(
-                f"one frame holds parts of {len(pages)} pages of block {span.block}"
-            )
-        if self._resends and not is_base:
-            return self._claim_again(channel, span, missing)
-        if is_base or self._policy.mixes_channels:
-            if not missing.remove_whole(span):
-                raise _came_again(span)
-        else:
-            _check_all_in(missing, span)
-            self._bind(channel, self._page_of(span))
-            missing.remove(span)
-        return False
-
-    def _bind(self, channel: Channel, page: PageId) -> None:
-        """Bind a huge page to the channel that its first bytes come over."""
-        if page in self._mended:
-            return
-        if self._owner.setdefault(page, channel) is not channel:
-            raise RemoteProtocolError(
-                f"page {page.index} of block {page.block} came over both channels"
-            )
-
-    def _claim_again(self, channel: Channel, span: Stretch, missing: PageSet) -> bool:
-        """Claim bytes of a huge page that may come over both channels, over each once."""
-        due = self._due[channel]
-        _check_all_in(due, span)
-        page = self._page_of(span)
-        is_waste = self.is_placed(page)
-        if page in self._mended:
-            # Neither channel has all of it: what is here already came over the other.
-            is_waste = is_waste or not missing.holds_any(span)
-        elif not is_waste:
-            owner = self._owner.setdefault(page, channel)
-            if (owner, channel) == (Channel.PRECOPY, Channel.POSTCOPY):
-                self._supersede(page, missing)
-            is_waste = (owner, channel) == (Channel.POSTCOPY, Channel.PRECOPY)
-        due.remove(span)
-        if not is_waste:
-            missing.remove(span)
-        return is_waste
-
-    def _supersede(self, page: PageId, missing: PageSet) -> None:
-        """Forget what came of a page over the precopy channel: it begins again on the other."""
-        whole = self._geometry.page_span(page)
-        # Nothing of it has come over this channel yet.
-        self._due[Channel.POSTCOPY].copy_into(missing, whole)
-        arrival = self._arriving.get(Channel.PRECOPY)
-        if arrival is not None and overlap(arrival.span, whole):
-            arrival.waste = True
-        self._owner[page] = Channel.POSTCOPY
-
-    def _page_of(self, span: Stretch) -> PageId:
-        return self._geometry.page_of(span.block, span.offset // TARGET_PAGE_BYTES)
-
-    def _units_of(self, span: Stretch) -> slice | NDArray[np.int64]:
-        """Return which units of its block a frame touches."""
-        if self._is_base(self.units, span.block):
-            return span.target_pages
-        units = self.units.pages_of(hull_of(span))
-        return slice(units.start, units.stop)
-
-    def _is_base(self, geometry: Geometry, block: int) -> bool:
-        return geometry.blocks[block].page_bytes == TARGET_PAGE_BYTES
-
-    def _is_arriving(self, span: Span) -> bool:
-        return bool(self._arriving) and any(
-            not arrival.waste and arrival.is_open_in(span) for arrival in self._arriving.values()
-        )
-
-
-def _check_all_in(target_pages: PageSet, span: Stretch) -> None:
-    if target_pages.count_in(span) * TARGET_PAGE_BYTES != span.length:
-        raise _came_again(span)
-
-
-def _came_again(span: Stretch) -> RemoteProtocolError:
-    return RemoteProtocolError(f"target pages at {span.offset} of block {span.block} came again")

@@ -34,6 +34,7 @@ CORE_MODULES = frozenset(
         "dest.arrival",
         "dest.assembly",
         "dest.checking",
+        "dest.claims",
         "dest.complaints",
         "dest.faults",
         "dest.latency",

@@ -280,25 +280,6 @@ def test_what_was_not_stale_does_not_come() -> None:
         assembly.begin(PRECOPY, page_span(1))
 
 
-@pytest.mark.parametrize(("first", "second"), [(PRECOPY, POSTCOPY), (POSTCOPY, PRECOPY)])
-@pytest.mark.parametrize("ended", [False, True])
-def test_a_huge_page_comes_over_one_channel(first: Channel, second: Channel, ended: bool) -> None:
-    """A page that began on one channel is refused on the other, and goes on where it began."""
-    assembly = in_postcopy()
-    assembly.begin(first, Span(0, 0, HALF))
-    assembly.progress(first, HALF)
-    if ended:
-        assembly.end(first)
-    assert assembly.channel_of(PageId(0, 0)) is first
-    with pytest.raises(RemoteProtocolError, match="over both channels"):
-        assembly.begin(second, Span(0, HALF, HALF))
-    if not ended:
-        assembly.end(first)
-    assert assembly.missing_bytes == GUEST.length_bytes - HALF
-    assert receive(assembly, first, Span(0, HALF, HALF)) == page_span(0)
-    assert assembly.channel_of(PageId(0, 0)) is None
-
-
 def test_a_page_is_its_block_and_its_index() -> None:
     """The same index in two blocks may come over two channels, byte offsets alike."""
     assembly = in_postcopy()
@@ -311,16 +292,6 @@ def test_a_page_is_its_block_and_its_index() -> None:
     assert receive(assembly, POSTCOPY, Span(1, HUGE + HALF, HALF)) == page_span(1, block=1)
     assert assembly.channel_of(PageId(0, 1)) is PRECOPY
     assert not assembly.is_placed(PageId(0, 1))
-
-
-def test_a_frame_holds_bytes_of_one_huge_page() -> None:
-    """A frame across the border of two huge pages is refused and claims neither."""
-    assembly = in_postcopy()
-    with pytest.raises(RemoteProtocolError, match="parts of 2 pages"):
-        assembly.begin(PRECOPY, Span(0, HALF, HUGE))
-    assert assembly.channel_of(PageId(0, 0)) is None
-    assert assembly.missing_bytes == GUEST.length_bytes
-    assert receive(assembly, POSTCOPY, page_span(0)) == page_span(0)
 
 
 @pytest.mark.parametrize("seed", range(50))

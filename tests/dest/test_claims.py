@@ -1,11 +1,17 @@
-"""What the policies let come of a huge page, and what is done about bytes that came changed."""
+"""What the policies let come of a huge page, and what is done about bytes that came changed.
+
+Most of it is asked of an assembly, in which a frame is admitted, comes and ends.
+"""
 
 import pytest
 
+from dest.arrival import Arrival
 from dest.assembly import Assembly
+from dest.claims import Claims
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import PageId, Span
+from protocol.pageset import PageSet
 from protocol.policy import PRESETS, preset
 from protocol.runs import Runs, Stretch
 from tests.assembled import (
@@ -22,9 +28,90 @@ from tests.assembled import (
     receive,
 )
 
-# What policies let a huge page do.
-
 FIRST_HALF, SECOND_HALF = Span(0, 0, HALF), Span(0, HALF, HALF)
+
+
+# The claims alone.
+
+
+def claims_of(*missing: Span, policy: str = "ordered") -> tuple[Claims, PageSet]:
+    """Return claims on some spans, and what is missing."""
+    target_pages = PageSet(GUEST)
+    for span in missing:
+        target_pages.add(span)
+    claims = Claims(GUEST, preset(policy), target_pages)
+    claims.restart()
+    return claims, target_pages
+
+
+@pytest.mark.parametrize("policy", sorted(PRESETS))
+@pytest.mark.parametrize(
+    "span", [page_span(1), Span(0, HALF, BASE), Span(0, HALF, HUGE), base_pages(3, 2)]
+)
+def test_a_refused_claim_changes_nothing(span: Span, policy: str) -> None:
+    """Of a frame with anything in it that may not come nothing is claimed, nor its page bound."""
+    claims, missing = claims_of(FIRST_HALF, base_pages(4, 4), policy=policy)
+    before = list(missing.bitmaps(1 << 20))
+    with pytest.raises(RemoteProtocolError):
+        claims.claim(PRECOPY, span, {})
+    assert list(missing.bitmaps(1 << 20)) == before
+    assert all(claims.channel_of(PageId(0, index)) is None for index in range(4))
+    assert not claims.claim(POSTCOPY, FIRST_HALF, {})
+    assert not claims.claim(POSTCOPY, base_pages(4, 4), {})
+    assert len(missing) == 0
+
+
+def test_a_page_is_bound_until_it_is_released() -> None:
+    """The first claim binds a huge page to its channel, and a base page never is."""
+    claims, _ = claims_of(page_span(0), base_pages(0, 2))
+    claims.claim(POSTCOPY, FIRST_HALF, {})
+    claims.claim(POSTCOPY, base_pages(0, 1), {})
+    assert claims.channel_of(PageId(0, 0)) is POSTCOPY
+    assert claims.channel_of(PageId(2, 0)) is None
+    claims.release(PageId(0, 0))
+    assert claims.channel_of(PageId(0, 0)) is None
+
+
+@pytest.mark.parametrize("policy", ["ordered", "resend"])
+def test_a_restart_binds_nothing(policy: str) -> None:
+    """What is missing then may come over either channel, and what is not over none."""
+    claims, missing = claims_of(page_span(0), policy=policy)
+    claims.claim(PRECOPY, FIRST_HALF, {})
+    claims.restart()
+    assert claims.channel_of(PageId(0, 0)) is None
+    with pytest.raises(RemoteProtocolError, match="came again"):
+        claims.claim(POSTCOPY, FIRST_HALF, {})
+    assert not claims.claim(POSTCOPY, SECOND_HALF, {})
+    assert len(missing) == 0
+
+
+@pytest.mark.parametrize("other", [0, 1])
+def test_only_the_frame_of_the_page_that_begins_again_is_waste(other: int) -> None:
+    """A frame under way is waste as soon as its page begins over the postcopy channel."""
+    claims, missing = claims_of(page_span(0), page_span(1), policy="resend")
+    claims.claim(PRECOPY, Span(0, 0, BASE), {})
+    under_way = Span(0, other * HUGE + BASE, BASE)
+    claims.claim(PRECOPY, under_way, {})
+    arrival = Arrival(under_way, under_way)
+    assert not claims.claim(POSTCOPY, FIRST_HALF, {PRECOPY: arrival})
+    assert arrival.waste == (other == 0)
+    assert missing.count_in(page_span(0)) == 256
+    assert claims.channel_of(PageId(0, 0)) is POSTCOPY
+
+
+def test_what_is_opened_again_may_come_over_both_channels() -> None:
+    """Bytes that came changed are missing, and their page is bound no more."""
+    claims, missing = claims_of(page_span(0), page_span(1))
+    claims.claim(PRECOPY, FIRST_HALF, {})
+    claims.reopen(Runs.of_span(FIRST_HALF))
+    assert missing.count_in(page_span(0)) == 512
+    assert claims.channel_of(PageId(0, 0)) is None
+    for channel, span in ((POSTCOPY, FIRST_HALF), (PRECOPY, SECOND_HALF)):
+        assert not claims.claim(channel, span, {})
+    assert missing.count_in(page_span(0)) == 0
+
+
+# What policies let a huge page do.
 
 
 @pytest.mark.parametrize("policy", sorted(PRESETS))
@@ -70,59 +157,33 @@ def test_one_frame_is_for_one_huge_page(policy: str) -> None:
         assembly.begin(PRECOPY, Span(0, HUGE - BASE, 2 * BASE))
 
 
-# critical-first: units are target pages.
-
-
-def test_a_critical_unit_is_whole_by_itself() -> None:
-    """Under a critical policy what has come of a huge page is placed, and the rest is not."""
-    assembly = in_postcopy([page_span(0), page_span(1)], "critical-first")
-    touched = Span(0, 7 * BASE, BASE)
-    assert receive(assembly, POSTCOPY, touched) == touched
-    rest = Span(0, 8 * BASE, 16 * BASE)
-    assert receive(assembly, PRECOPY, rest) == rest
-    assert [assembly.is_placed(PageId(0, unit)) for unit in (6, 7, 8, 23, 24, 1024)] == [
-        False, True, True, True, False, True,
-    ]  # fmt: skip
-    assert incomplete(assembly) == [Span(0, 0, 7 * BASE), Span(0, 24 * BASE, 1000 * BASE)]
-    assert not assembly.is_whole(page_span(0))
-    assert assembly.received_bytes(PageId(0, 0)) == 17 * BASE
+@pytest.mark.parametrize(("first", "second"), [(PRECOPY, POSTCOPY), (POSTCOPY, PRECOPY)])
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_huge_page_comes_over_one_channel(first: Channel, second: Channel, ended: bool) -> None:
+    """A page that began on one channel is refused on the other, and goes on where it began."""
+    assembly = in_postcopy()
+    assembly.begin(first, Span(0, 0, HALF))
+    assembly.progress(first, HALF)
+    if ended:
+        assembly.end(first)
+    assert assembly.channel_of(PageId(0, 0)) is first
+    with pytest.raises(RemoteProtocolError, match="over both channels"):
+        assembly.begin(second, Span(0, HALF, HALF))
+    if not ended:
+        assembly.end(first)
+    assert assembly.missing_bytes == GUEST.length_bytes - HALF
+    assert receive(assembly, first, Span(0, HALF, HALF)) == page_span(0)
     assert assembly.channel_of(PageId(0, 0)) is None
 
 
-def test_a_unit_is_whole_before_its_frame_is() -> None:
-    """What has come of a frame under way can be taken for whole, once, and nothing else of it."""
-    assembly = in_postcopy([page_span(0)], "critical-first")
-    assembly.begin(PRECOPY, Span(0, 8 * BASE, 4 * BASE))
-    assembly.progress(PRECOPY, 2 * BASE - 1)
-    units = [PageId(block, unit) for block in (0, 1) for unit in (7, 8, 9, 12)]
-    assert assembly.come_early(PRECOPY, units) == [PageId(0, 8)]
-    assert assembly.take_early(PageId(0, 9)) is None
-    assert assembly.take_early(PageId(0, 8)) is PRECOPY
-    assert assembly.is_placed(PageId(0, 8))
-    assert not assembly.is_placed(PageId(0, 9))
-    assembly.progress(PRECOPY, 2 * BASE + 1)
-    assert assembly.end(PRECOPY) == Runs.of_span(Span(0, 9 * BASE, 3 * BASE))
-    assert incomplete(assembly) == [Span(0, 0, 8 * BASE), Span(0, 12 * BASE, 500 * BASE)]
-
-
-def test_what_was_taken_early_stays_whole_when_its_frame_breaks_off() -> None:
-    """After a break only what came and was not taken before is told as whole."""
-    assembly = in_postcopy([page_span(0)], "critical-first")
-    assembly.begin(PRECOPY, Span(0, 0, 8 * BASE))
-    assembly.progress(PRECOPY, 3 * BASE)
-    assert assembly.take_early(PageId(0, 1)) is PRECOPY
-    assert assembly.interrupt() == [Span(0, 0, BASE), Span(0, 2 * BASE, BASE)]
-    assert incomplete(assembly) == [Span(0, 3 * BASE, 509 * BASE)]
-
-
-@pytest.mark.parametrize("policy", ["ordered", "resend"])
-def test_no_part_of_a_huge_page_is_whole_early(policy: str) -> None:
-    """Where a huge page is placed at once, or may come twice, nothing of it is whole early."""
-    assembly = in_postcopy([page_span(0)], policy)
-    assembly.begin(PRECOPY, page_span(0))
-    assembly.progress(PRECOPY, HALF)
-    assert assembly.take_early(PageId(0, 0)) is None
-    assert not assembly.is_placed(PageId(0, 0))
+def test_a_frame_holds_bytes_of_one_huge_page() -> None:
+    """A frame across the border of two huge pages is refused and claims neither."""
+    assembly = in_postcopy()
+    with pytest.raises(RemoteProtocolError, match="parts of 2 pages"):
+        assembly.begin(PRECOPY, Span(0, HALF, HUGE))
+    assert assembly.channel_of(PageId(0, 0)) is None
+    assert assembly.missing_bytes == GUEST.length_bytes
+    assert receive(assembly, POSTCOPY, page_span(0)) == page_span(0)
 
 
 # resend: one copy of a page is waste, whichever that is.
