@@ -96,7 +96,7 @@ class Vcpus:
         # vCPUs that said that they wait, and not yet that they run again.
         self._asleep: set[int] = set()
         self._waking = trio.lowlevel.ParkingLot()
-        self._busy_poll = BusyPoll()
+        self._busy_poll = BusyPoll(yields=True)
         if steps:
             engine.watch(self._on_happening)
 

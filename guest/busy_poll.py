@@ -23,12 +23,15 @@ BUSY_NS = 2_000_000
 class BusyPoll:
     """Keeps the event loop awake in which `run` runs, for a moment after each `prolong`."""
 
-    def __init__(self, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, *, yields: bool, clock: Callable[[], int] = time.monotonic_ns) -> None:
         """Expect nothing yet.
 
         Args:
+            yields: Whoever else wants the processor has it between two looks, as the vCPUs do where
+                they run.  A source that keeps a link busy had better not wait for its turn.
             clock: The time in nanoseconds.
         """
+        self._yields = yields
         self._clock = clock
         self._until_ns = 0
         self._idle = trio.lowlevel.ParkingLot()
@@ -45,7 +48,7 @@ class BusyPoll:
         """Have the loop go round while something is expected, until cancelled."""
         while True:
             while self._clock() < self._until_ns:
-                # Whoever else wants this processor has it between two looks.
-                os.sched_yield()
+                if self._yields:
+                    os.sched_yield()
                 await trio.lowlevel.checkpoint()
             await self._idle.park()

@@ -94,7 +94,7 @@ class Migration:
         self.announced = False
         self.handed_over = False
         self.prepared = trio.Event()
-        self.busy_poll = BusyPoll()
+        self.busy_poll = BusyPoll(yields=False)
         self._config = config
         self.memory = memory
         self._guest = guest

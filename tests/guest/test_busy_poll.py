@@ -33,7 +33,7 @@ def processors(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
 async def test_the_loop_stays_awake_for_a_moment_and_others_run() -> None:
     """From each word that more is expected on, the loop goes round until the moment is over."""
     clock = Clock()
-    poll = BusyPoll(clock)
+    poll = BusyPoll(yields=False, clock=clock)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poll.run)
         await wait_all_tasks_blocked()
@@ -54,7 +54,7 @@ async def test_the_loop_stays_awake_for_a_moment_and_others_run() -> None:
 async def test_the_moment_is_prolonged_by_each_word() -> None:
     """What comes before the moment is over makes it as long as if it had just begun."""
     clock = Clock()
-    poll = BusyPoll(clock)
+    poll = BusyPoll(yields=False, clock=clock)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poll.run)
         for _ in range(3):
@@ -73,10 +73,28 @@ async def test_the_moment_is_prolonged_by_each_word() -> None:
 async def test_the_only_processor_is_left_to_others() -> None:
     """Where there is no other processor the loop sleeps when it has nothing to do."""
     clock = Clock()
-    poll = BusyPoll(clock)
+    poll = BusyPoll(yields=False, clock=clock)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poll.run)
         poll.prolong()
         await wait_all_tasks_blocked()
         assert clock.looks == 1
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("yields", [True, False])
+@pytest.mark.usefixtures("processors")
+async def test_who_shares_a_processor_with_vcpus_yields_it(
+    monkeypatch: pytest.MonkeyPatch, yields: bool
+) -> None:
+    """Between two looks the processor is offered to others, or it is not."""
+    yielded: list[int] = []
+    monkeypatch.setattr("os.sched_yield", lambda: yielded.append(1))
+    poll = BusyPoll(yields=yields, clock=Clock())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll.run)
+        poll.prolong()
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert (len(yielded) > 10) == yields
