@@ -8,6 +8,7 @@ from enum import Enum
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span, new_span
+from protocol.pageset import PageSet
 from protocol.runs import Stretch, overlap
 
 
@@ -86,9 +87,16 @@ class Job:
         """Whether a vCPU waits for it."""
         return self.requested_ns is not None
 
-    def gave(self, unit: Span) -> bool:
-        """Tell whether a chunk of it has bytes of a unit; what lies between two runs it has not."""
-        return any(overlap(stretch, unit) for stretch in self.given)
+    def carries(self, unit: Span, remaining: PageSet) -> bool:
+        """Tell whether a unit is one of its; what lies between two of its runs is not.
+
+        Args:
+            unit: A page, or a target page.
+            remaining: What no chunk was made of yet.
+        """
+        return covers(self.span, unit) and (
+            remaining.holds_any(unit) or any(overlap(given, unit) for given in self.given)
+        )
 
 
 def covers(outer: Stretch, inner: Span) -> bool:

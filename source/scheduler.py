@@ -40,7 +40,8 @@ from protocol.policy import HalfSent, Policy
 from protocol.runs import Runs, Stretch
 from source.answers import Answer, Notice, SchedulerCounts
 from source.background import Background
-from source.jobs import Chunk, Job, Lane, covers, unit_of
+from source.halfsent import HalfSentPage
+from source.jobs import Chunk, Job, Lane, unit_of
 
 # Before Python 3.12 each look at an enumeration's member costs as much as two calls.
 _PRECOPY = Channel.PRECOPY
@@ -78,9 +79,7 @@ class Scheduler:
         # urgent of a page, and the job that would serve it were the page untouched.
         self._queue: OrderedDict[Span, Job] = OrderedDict()
         self._current: dict[Lane, Job] = {}
-        self._preempted: Job | None = None
-        # Of a page that goes again whole: the frame that was begun and must still end.
-        self._leftover: Job | None = None
+        self._half_sent = HalfSentPage(self._remaining, policy, self.counts)
         self._notices: list[Notice] = []
 
     @property
@@ -96,7 +95,8 @@ class Scheduler:
     @property
     def preempted_page(self) -> PageId | None:
         """The page that lies half-sent, if there is one."""
-        return self._preempted.page if self._preempted else None
+        job = self._half_sent.job
+        return job.page if job is not None else None
 
     def urgent(self, lane: Lane = Lane.ALL) -> bool:
         """Tell whether what a lane is sending is urgent; it may become so while it is sent."""
@@ -127,7 +127,7 @@ class Scheduler:
         Raises:
             LocalProtocolError: A page is on its way; its new bytes could overtake its old ones.
         """
-        if self._current or self._preempted or self._leftover:
+        if self._current or self._half_sent.job or self._half_sent.leftover:
             raise LocalProtocolError("pages cannot be added while one is being sent")
         self._remaining.update(pages)
         self._background.restart(postcopy=postcopy, across_pages=across_pages)
@@ -143,7 +143,7 @@ class Scheduler:
         """
         self._queue.clear()
         self._current.clear()
-        self._preempted = self._leftover = None
+        self._half_sent.forget()
         self._notices.clear()
         self._remaining.replace(missing)
         self._background.restart(postcopy=True, across_pages=False)
@@ -181,9 +181,8 @@ class Scheduler:
         if unit in self._queue:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
-        lies_here = under_way is not None or (
-            self._preempted is not None and self._is_preempted(unit)
-        )
+        half_sent = self._half_sent
+        lies_here = under_way is not None or (half_sent.job is not None and half_sent.holds(unit))
         if not lies_here and not self._remaining.holds_any(unit):
             self.counts.already_sent += 1
             return Answer.ALREADY_SENT
@@ -222,9 +221,9 @@ class Scheduler:
             raise LocalProtocolError(_NO_CHUNK)
         job.chunk = None
         job.begun = True
-        if job is self._leftover:
+        if job is self._half_sent.leftover:
             # Its page went whole by other frames, and was told.
-            self._leftover = None
+            self._half_sent.leftover = None
             del self._current[lane]
             self._note(events.PART_SENT, job)
             return 0
@@ -277,13 +276,9 @@ class Scheduler:
     def _under_way(self, unit: Span) -> Job | None:
         """Return the job that is sending a unit; a leftover frame is not sending its page."""
         for job in self._current.values():
-            if job is not self._leftover and self._carries(job, unit):
+            if job is not self._half_sent.leftover and job.carries(unit, self._remaining):
                 return job
         return None
-
-    def _carries(self, job: Job, unit: Span) -> bool:
-        """Tell whether a unit is one of a job's; what lies between its runs is not."""
-        return covers(job.span, unit) and (self._remaining.holds_any(unit) or job.gave(unit))
 
     def _answer_under_way(self, job: Job, page: PageId, unit: Span, now_ns: int) -> Answer | None:
         """Return the answer to a request that a job under way meets, None if it has to queue."""
@@ -303,12 +298,12 @@ class Scheduler:
     def _preempt(self) -> None:
         job = self._current.pop(Lane.ALL)
         assert not job.urgent
-        assert self._preempted is None
-        if job is self._leftover:
+        assert self._half_sent.job is None
+        if job is self._half_sent.leftover:
             return
         # A page that was asked for and put off comes next when the queue is empty, begun or not.
         if job.begun or job.postponed:
-            self._preempted = job
+            self._half_sent.job = job
             self.counts.preemptions += 1
             self._note(events.PREEMPT, job)
         else:
@@ -322,17 +317,18 @@ class Scheduler:
                 return job
         if lane is _URGENT:
             return None
-        if self._leftover is not None:
-            return self._leftover
-        if self._preempted is not None:
-            job, self._preempted = self._preempted, None
-            return job
+        half_sent = self._half_sent
+        if half_sent.leftover is not None:
+            return half_sent.leftover
+        if half_sent.job is not None:
+            return half_sent.take()
         beside = self._current.get(_URGENT) if self._current else None
         return self._background.next_job(beside.span if beside else None)
 
     def _urgent_job(self, unit: Span, request: Job) -> Job | None:
         """Return the job that serves a request, or None if nothing is to be sent for it now."""
-        if self._preempted is not None and self._is_preempted(unit):
+        half_sent = self._half_sent
+        if half_sent.job is not None and half_sent.holds(unit):
             return self._half_sent_job(unit, request)
         # The background may have come to this page after the request, and be in the middle of it.
         if self._current and self._under_way(unit) is not None:
@@ -348,33 +344,14 @@ class Scheduler:
 
     def _half_sent_job(self, unit: Span, request: Job) -> Job | None:
         """Return the job for a request that the half-sent page meets, as the policy wants it."""
-        if self._policy.half_sent is HalfSent.POSTPONE:
-            self.counts.postponed += 1
+        job = self._half_sent.answer(request)
+        if job is None:
             return None
-        job, self._preempted = self._preempted, None
-        assert job is not None
-        if self._policy.half_sent is HalfSent.RESEND and not self._is_base(job):
-            job = self._resend(job)
-        elif self._policy.half_sent is HalfSent.SPLIT and self._remaining.holds_any(job.span):
-            # A frame that was begun ends where it began; `_cut` gives it out as it was.
-            job.channel = Channel.POSTCOPY
-        else:
-            job.boosted = True
-        job.requested_ns = request.requested_ns
         self._begin_urgent(job, request.page, unit)
         if job.boosted:
             self.counts.boosted += 1
             self._note(events.BOOST, job)
         return job
-
-    def _resend(self, job: Job) -> Job:
-        """Forget what went of the half-sent page; a frame that was begun must end all the same."""
-        for stretch in job.given:
-            self._remaining.add(stretch)
-            self.counts.resent_bytes += stretch.length
-        if job.chunk is not None:
-            self._leftover = job
-        return Job(job.span, job.page, Channel.POSTCOPY)
 
     def _begin_urgent(self, job: Job, page: PageId, unit: Span) -> None:
         """Count a job that now is urgent, and have the background go on near what was touched.
@@ -419,16 +396,9 @@ class Scheduler:
         stop = stretch.end // TARGET_PAGE_BYTES
         return self._remaining.take_first(block, first, stop, self._chunk_pages)
 
-    def _is_preempted(self, unit: Span) -> bool:
-        return self._preempted is not None and self._carries(self._preempted, unit)
-
-    def _is_base(self, job: Job) -> bool:
-        return self._geometry.blocks[job.page.block].page_bytes == TARGET_PAGE_BYTES
-
     def _is_partial(self, page: PageId) -> bool:
         """Tell whether anything of a page is still to be sent, or lies half-sent."""
-        lies = self._preempted is not None and self._preempted.page == page
-        return lies or self._remaining.holds_page(page)
+        return self._half_sent.is_page(page) or self._remaining.holds_page(page)
 
     def _note(self, event: str, job: Job) -> None:
         self._notices.append(

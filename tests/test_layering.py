@@ -26,6 +26,7 @@ CORE_MODULES = frozenset(
         "source.backlog",
         "source.background",
         "source.buffering",
+        "source.halfsent",
         "source.jobs",
         "source.scheduler",
         "source.pacing",
