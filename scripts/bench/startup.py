@@ -14,13 +14,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from guest.memory import GuestMemory
-from guest.slices import finish
-from protocol.geometry import Geometry, RamBlock
 from protocol.units import parse_bytes
 from scripts.bench.figure import Figure, Target
 from scripts.bench.plan import Plan
 from scripts.bench.single_run import migrate_with_events
+from scripts.bench.warming import warm_memory
 from scripts.options import OPTIONS
 from scripts.processes.spawn import package_environment
 
@@ -31,13 +29,7 @@ _HELP = Target(0.3, of_ratio=False)
 _FIRST_PAGE = Target(1.0, of_ratio=False)
 
 _SIZE = next(option.default or "" for option in OPTIONS if option.flag == "--size")
-_PAGE_BYTES = 2 << 20
-# Both sides' memory, and a quarter more: who else is busy takes some of it.
-_WARM_BYTES = parse_bytes(_SIZE) * 5 // 2
-# What was freed before has gone to the host two seconds later (mm/page_reporting.c), so that for
-# the next two seconds nothing goes.
-_SETTLE_SECONDS = 2.5
-
+_SIZE_BYTES = parse_bytes(_SIZE)
 # Whose interpreters compile all modules anew each time.
 _NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
@@ -56,7 +48,7 @@ def measure_startup(plan: Plan) -> list[Figure]:
         for number in range(1, plan.runs + 1):
             plan.say(f"{SECTION}: run {number} of {plan.runs}")
             helps.append(_help_seconds())
-            warm_memory(_WARM_BYTES)
+            warm_memory(_SIZE_BYTES)
             firsts.append(_first_page_seconds())
     return [
         Figure(SECTION, "midstream --help", "s", tuple(helps), target=_HELP),
@@ -64,18 +56,6 @@ def measure_startup(plan: Plan) -> list[Figure]:
             SECTION, "midstream migrate, to its first page", "s", tuple(firsts), target=_FIRST_PAGE
         ),
     ]
-
-
-def warm_memory(length_bytes: int) -> None:
-    """See to it that the memory of guests that are made next is not first fetched from a host.
-
-    Raises:
-        GuestFailed: There is not so much.
-    """
-    # The memory of a guest itself: what is freed of another kind is not what the next one gets.
-    with GuestMemory.create(Geometry((RamBlock("warm", length_bytes, _PAGE_BYTES),))) as memory:
-        finish(memory.populate())
-        time.sleep(_SETTLE_SECONDS)
 
 
 @contextmanager

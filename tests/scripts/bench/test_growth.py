@@ -34,8 +34,12 @@ def test_memory_left_is_the_kernels_word(tmp_path: Path) -> None:
 
 def test_cost_stands_beside_that_of_a_gib(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 times the memory may cost 17 times as much; with too little memory that is told."""
+    warm: list[int] = []
 
     def told(options: Mapping[str, str]) -> dict[str, Any]:
+        if "access-rate" not in options:
+            assert warm == [parse_bytes(options["size"])]
+            warm.clear()
         gib = parse_bytes(options["size"]) / (1 << 30)
         if "image" in options:
             assert Path(options["image"]).stat().st_size == gib * (1 << 24)
@@ -44,6 +48,7 @@ def test_cost_stands_beside_that_of_a_gib(plan: Plan, monkeypatch: pytest.Monkey
     monkeypatch.setattr(growth, "_SIZES_MIB", (256, 1024, 4096))
     monkeypatch.setattr(growth, "available_bytes", lambda: 5 << 30)
     monkeypatch.setattr(growth, "migrate", told)
+    monkeypatch.setattr(growth, "warm_memory", warm.append)
 
     figures = measure_growth(replace(plan, quick=False))
 

@@ -1,7 +1,6 @@
 """How long it takes to begin."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,19 +36,3 @@ def test_the_first_page_ends_the_start(plan: Plan, monkeypatch: pytest.MonkeyPat
     assert first.values == (0.75,)
     assert first.is_met
     assert os.environ["PYTHONDONTWRITEBYTECODE"] == "1"
-
-
-def test_warm_memory_was_all_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until what was freed before has gone to the host, none of it is free."""
-    seen: list[int] = []
-
-    def look(_: float) -> None:
-        fields = Path("/proc/self/status").read_text(encoding="ascii").split()
-        seen.append(int(fields[fields.index("RssShmem:") + 1]) << 10)
-
-    monkeypatch.setattr("time.sleep", look)
-    look(0)
-    startup.warm_memory(32 << 20)
-    look(0)
-    assert seen[1] - seen[0] >= 32 << 20
-    assert seen[2] == seen[0]
