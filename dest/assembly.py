@@ -47,9 +47,7 @@ class Assembly:
         self.units = geometry.in_target_pages() if policy.critical else geometry
         self.counts = {channel: ChannelCounts() for channel in Channel}
         self._geometry = geometry
-        self._places_target_pages = [
-            block.page_bytes == TARGET_PAGE_BYTES for block in self.units.blocks
-        ]
+        self._places_target_pages = self.units.has_base_pages
         self._stale = PageSet(self.units)
         self._missing: PageSet | None = None
         self._claims = Claims(geometry, policy, self._stale)

@@ -40,7 +40,7 @@ class Claims:
         self._geometry = geometry
         self._missing = missing
         self._mixes_channels = policy.mixes_channels
-        self._has_base_pages = [block.page_bytes == TARGET_PAGE_BYTES for block in geometry.blocks]
+        self._has_base_pages = geometry.has_base_pages
         # What may come of huge pages over each channel, where they may come again.
         self._due: dict[Channel, PageSet] = {}
         # Over which channel the first bytes of a page came that is not whole yet.

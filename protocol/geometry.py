@@ -147,6 +147,11 @@ class Geometry:
         counts = (block.target_page_count for block in self.blocks)
         return tuple(accumulate(counts, initial=0))[:-1]
 
+    @cached_property
+    def has_base_pages(self) -> tuple[bool, ...]:
+        """For each block, whether a page of it is a single target page."""
+        return tuple(block.page_bytes == TARGET_PAGE_BYTES for block in self.blocks)
+
     def span_of(self, block: int, pages: range) -> Span:
         """Return the bytes of consecutive pages of a block."""
         page_bytes = self.blocks[block].page_bytes

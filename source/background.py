@@ -41,11 +41,10 @@ class Background:
         self._run_pages = self._chunk_pages
         self._in_parts = in_parts
         self.across_pages = False
-        blocks = self._geometry.blocks
         # Base pages go as many together as a chunk holds: one frame for one page of 4 KiB would
         # spend more time on its header than on its bytes.
-        self._goes_in_runs = [block.page_bytes == TARGET_PAGE_BYTES for block in blocks]
-        self._block_stops = [block.target_page_count for block in blocks]
+        self._goes_in_runs = self._geometry.has_base_pages
+        self._block_stops = [block.target_page_count for block in self._geometry.blocks]
         # Where the scan goes on: block, target page.
         self._cursor = (0, 0)
         # Pages of which the touched target page went ahead, the newest last, and where that was.

@@ -8,7 +8,7 @@ frame that was begun ends on its channel whatever it says.
 from __future__ import annotations
 
 from protocol.channels import Channel
-from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
+from protocol.geometry import PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, Policy
 from source.answers import SchedulerCounts
@@ -66,7 +66,8 @@ class HalfSentPage:
             return None
         job = self.take()
         assert job is not None
-        if half_sent is HalfSent.RESEND and not self._is_base(job):
+        is_base = self._remaining.geometry.has_base_pages[job.page.block]
+        if half_sent is HalfSent.RESEND and not is_base:
             job = self._again(job)
         elif half_sent is HalfSent.SPLIT and self._remaining.holds_any(job.span):
             # A frame that was begun ends where it began: the job's chunk has its own channel.
@@ -84,7 +85,3 @@ class HalfSentPage:
         if job.chunk is not None:
             self.leftover = job
         return Job(job.span, job.page, Channel.POSTCOPY)
-
-    def _is_base(self, job: Job) -> bool:
-        page_bytes = self._remaining.geometry.blocks[job.page.block].page_bytes
-        return page_bytes == TARGET_PAGE_BYTES

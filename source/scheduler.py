@@ -262,7 +262,7 @@ class Scheduler:
     def _pages_ended(self, sent: Chunk) -> int:
         """Return how many pages have all of their bytes on the wire with a job's last chunk."""
         block = self._geometry.blocks[sent.page.block]
-        if block.page_bytes == TARGET_PAGE_BYTES:
+        if self._geometry.has_base_pages[sent.page.block]:
             return sent.span.length // TARGET_PAGE_BYTES
         if not self._background.across_pages:
             return 0 if self._policy.critical and self._is_partial(sent.page) else 1

@@ -214,3 +214,10 @@ def test_the_end_of_a_span() -> None:
     span = Span(0, 8192, 4096)
     assert span.end == 12288
     assert span.target_pages == slice(2, 3)
+
+
+def test_blocks_of_base_pages_are_told_from_others() -> None:
+    """A block has base pages where a page is a single target page."""
+    geometry = Geometry((RamBlock("huge", 2 << 20, 2 << 20), RamBlock("base", 8192, 4096)))
+    assert geometry.has_base_pages == (False, True)
+    assert geometry.in_target_pages().has_base_pages == (True, True)
