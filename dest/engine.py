@@ -183,7 +183,7 @@ class Engine:
         """Say that so many more bytes of the channel's frame are in memory."""
         self.assembly.progress(channel, count)
         if self._places_early and (waited_for := self.faults.requested_pages):
-            self._place_early(self.assembly.come_early(channel, waited_for))
+            self._place_waited_for(self.assembly.come_early(channel, waited_for))
         self._notify("received", page)
 
     def end(self, channel: Channel) -> None:
@@ -256,15 +256,15 @@ class Engine:
         if self.assembly.is_whole(self._geometry.span_of(span.block, pages)):
             self._tell_placed(span.block, pages, channel)
 
-    def _place_early(self, units: list[PageId]) -> None:
+    def _place_waited_for(self, units: list[PageId]) -> None:
         """Place what vCPUs wait for and has come; they do not wait for the end of its frame."""
         if units:
             # As before each placement: see `end`.
             self.take_faults()
         for unit in units:
-            self._is_placed_early(unit)
+            self._place_early(unit)
 
-    def _is_placed_early(self, unit: PageId) -> bool:
+    def _place_early(self, unit: PageId) -> bool:
         """Place a unit if its bytes are here, though those of its frame are not; tell whether."""
         channel = self.assembly.take_early(unit) if self._places_early else None
         if channel is None:
@@ -327,7 +327,7 @@ class Engine:
         block, target_page = self._geometry.locate(flat)
         page = self._geometry.page_of(block, target_page)
         unit = self._units.page_of(block, target_page)
-        placed = self.assembly.is_placed(unit) or self._is_placed_early(unit)
+        placed = self.assembly.is_placed(unit) or self._place_early(unit)
         outcome = self.faults.fault(
             vcpu, unit, fault_ns=fault_ns, now_ns=time.monotonic_ns(), placed=placed
         )

@@ -22,9 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guest.mixing import Words, chain, key_of, permute
-from guest.spec import BAND_PROGRAMS
-
-__all__ = ["BAND_PROGRAMS", "Bands", "Visits"]
 
 
 @dataclass(frozen=True, eq=False)

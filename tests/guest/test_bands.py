@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.bands import BAND_PROGRAMS, Bands
+from guest.bands import Bands
+from guest.spec import BAND_PROGRAMS
 
 NAMES = st.sampled_from(BAND_PROGRAMS)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.bands import BAND_PROGRAMS
 from guest.pattern import Pattern
 from guest.programs import PROGRAM_NAMES, AccessBatch, Program, ProgramSpec
+from guest.spec import BAND_PROGRAMS
 from guest.states import STEP_MAX
 from guest.trace import Trace
 from protocol.errors import LocalProtocolError, RemoteProtocolError

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.bands import BAND_PROGRAMS
 from guest.memory import GuestMemory
 from guest.pattern import Pattern
 from guest.programs import Program, ProgramSpec
 from guest.replay import replay
 from guest.slices import finish
+from guest.spec import BAND_PROGRAMS
 from guest.states import VcpuState
 from guest.trace import Trace
 from protocol.errors import RemoteProtocolError
