@@ -1,5 +1,8 @@
 """How long an event loop stays awake, by a clock that stands still until it is told."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -29,13 +32,21 @@ def processors(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
     return count
 
 
+@asynccontextmanager
+async def running(clock: Clock, *, yields: bool = False) -> AsyncIterator[BusyPoll]:
+    """Have a loop run that nothing is expected in yet."""
+    poll = BusyPoll(yields=yields, clock=clock)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll.run)
+        yield poll
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.usefixtures("processors")
 async def test_the_loop_stays_awake_for_a_moment_and_others_run() -> None:
     """From each word that more is expected on, the loop goes round until the moment is over."""
     clock = Clock()
-    poll = BusyPoll(yields=False, clock=clock)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(poll.run)
+    async with running(clock) as poll:
         await wait_all_tasks_blocked()
         for _ in range(3):
             poll.prolong()
@@ -47,16 +58,13 @@ async def test_the_loop_stays_awake_for_a_moment_and_others_run() -> None:
             assert 19 <= clock.looks - before <= 21
             clock.now_ns += 1
             await wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.usefixtures("processors")
 async def test_the_moment_is_prolonged_by_each_word() -> None:
     """What comes before the moment is over makes it as long as if it had just begun."""
     clock = Clock()
-    poll = BusyPoll(yields=False, clock=clock)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(poll.run)
+    async with running(clock) as poll:
         for _ in range(3):
             poll.prolong()
             clock.now_ns += BUSY_NS - 1
@@ -65,7 +73,6 @@ async def test_the_moment_is_prolonged_by_each_word() -> None:
         for _ in range(20):
             await trio.lowlevel.checkpoint()
         assert clock.looks - before >= 19
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("processors", [1], indirect=True)
@@ -73,13 +80,10 @@ async def test_the_moment_is_prolonged_by_each_word() -> None:
 async def test_the_only_processor_is_left_to_others() -> None:
     """Where there is no other processor the loop sleeps when it has nothing to do."""
     clock = Clock()
-    poll = BusyPoll(yields=False, clock=clock)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(poll.run)
+    async with running(clock) as poll:
         poll.prolong()
         await wait_all_tasks_blocked()
         assert clock.looks == 1
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("yields", [True, False])
@@ -90,11 +94,8 @@ async def test_who_shares_a_processor_with_vcpus_yields_it(
     """Between two looks the processor is offered to others, or it is not."""
     yielded: list[int] = []
     monkeypatch.setattr("os.sched_yield", lambda: yielded.append(1))
-    poll = BusyPoll(yields=yields, clock=Clock())
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(poll.run)
+    async with running(Clock(), yields=yields) as poll:
         poll.prolong()
         for _ in range(20):
             await trio.lowlevel.checkpoint()
-        nursery.cancel_scope.cancel()
     assert (len(yielded) > 10) == yields
