@@ -13,6 +13,7 @@ from protocol.geometry import Geometry
 
 RUN = "run"
 RAM_BLOCK = "ram-block"
+SESSION = "session"
 STATE = "state"
 PROGRESS = "progress"
 PASS_END = "pass-end"

@@ -39,6 +39,9 @@ _EVENTS_APPEND = click.option("--events-append", is_flag=True, hidden=True)
 _EVENTS_NOW = click.option("--events-now", is_flag=True, hidden=True)
 _ON_LINK = click.option("--on-link", hidden=True)
 _SPOOL = click.option("--spool", hidden=True)
+
+# What `--resume` without a name stands for: the only source.
+ONLY = "only"
 _TOUCHES = click.option("--touches", hidden=True)
 
 
@@ -203,8 +206,9 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     help="Where the destination listens; - to read it from standard input.",
 )  # fmt: skip
 @click.option(
-    "--resume", metavar="SESSION",
-    help="Hold no guest; tell the paused source of that session to connect there, and end.",
+    "--resume", metavar="SESSION", is_flag=False, flag_value=ONLY,
+    help="Hold no guest; tell the paused source of that session to connect there, and end. "
+    "Without a name: the only source of this user. Also its control socket's path.",
 )  # fmt: skip
 @with_options(options_of(SOURCE))
 @_EVENTS_APPEND
@@ -214,13 +218,15 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
     with loading():
-        from scripts.configure import check_outputs, check_session, parse_address, source_config
+        from scripts.configure import check_outputs, parse_address, source_config
+        from scripts.control import check_session, tell_session
         from scripts.credentials import credentials
-        from scripts.source_side import resume_paused, run_source
+        from scripts.source_side import run_source
 
     if resume is not None:
         parse_address(connect, "--connect", port_min=1)
-        resume_paused(check_session(resume), connect)
+        session = None if resume == ONLY else check_session(resume, "--resume")
+        tell_session(session, "resume", connect)
         return
     check_outputs(values)
     address = sys.stdin.readline().strip() if connect == "-" else connect

@@ -18,7 +18,6 @@ from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.limits import (
     CHUNK_BYTES_MAX,
-    SESSION_ID_BYTES,
     SILENCE_SECONDS_MAX,
     SILENCE_SECONDS_MIN,
 )
@@ -152,20 +151,6 @@ def check_outputs(values: Values) -> None:
         # Not every command that writes events has views, too.
         if values.get(name) is not None:
             check_writable(f"--{name}", values[name])
-
-
-def check_session(text: str) -> str:
-    """Return a session's name.
-
-    Raises:
-        click.BadParameter: It is none.
-    """
-    if not re.fullmatch(rf"[0-9a-f]{{{2 * SESSION_ID_BYTES}}}", text):
-        raise click.BadParameter(
-            f"{_quoted(text)} is not {2 * SESSION_ID_BYTES} hexadecimal digits",
-            param_hint="--resume",
-        )
-    return text
 
 
 def check_pair(values: Values) -> None:

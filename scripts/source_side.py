@@ -14,7 +14,6 @@ from scripts.screen.progress import show_progress, tell_progress
 from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, run_side
 from source.config import SourceConfig
-from source.control import tell_paused
 from source.session import SourceSession
 
 
@@ -31,7 +30,10 @@ def run_source(config: SourceConfig, values: Values) -> None:
         return assemble_failed(status, reason, source=part)
 
     async def run(recorder: Recorder) -> Outcome:
-        session = SourceSession(config, recorder, tell, _pause_teller(values))
+        session = SourceSession(
+            config, recorder, tell,
+            on_pause=_unless(values["quiet"]), on_session=_unless(not values["verbose"]),
+        )  # fmt: skip
         sessions.append(session)
         async with trio.open_nursery() as nursery:
             # A progress line between log lines would only be in their way.
@@ -46,15 +48,6 @@ def run_source(config: SourceConfig, values: Values) -> None:
     run_side(SOURCE, values, run, report_failure)
 
 
-def resume_paused(session: str, address: str) -> None:
-    """Tell a paused source of this user where to connect.
-
-    Raises:
-        MidstreamError: There is none, or it does not take the address.
-    """
-    trio.run(tell_paused, session, address)
-
-
-def _pause_teller(values: Values) -> Callable[[str], None]:
-    """Return who tells the user of pauses."""
-    return (lambda _: None) if values["quiet"] else tell
+def _unless(unwanted: bool) -> Callable[[str], None]:
+    """Return who tells the user something, or nobody."""
+    return (lambda _: None) if unwanted else tell

@@ -1,147 +1,193 @@
-"""The door of a paused source: another process tells it where the destination can be reached now.
+"""The control socket of a source: its user's commands, from another process, while it migrates.
 
-A paused source holds the only copy of what the destination misses, so nobody can resume for it.
-While it is paused it listens on a unix socket in a folder that only its user can enter; it takes
-one line, HOST:PORT, and answers with one.
+It is there from the start of the session to its end, in a folder that only its user can enter.  A
+conversation is one line each way:
+
+    NAME [ARGUMENT]         at most REQUEST_BYTES_MAX bytes
+    ok [TEXT]               it is done, or has begun
+    error TEXT              it is not, and why; nothing has changed
+
+A command is a name and a handler; who has more commands adds rows to the mapping.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import socket
-import stat
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from protocol.errors import MigrationError
+from protocol.errors import MidstreamError, MigrationError
+from protocol.text import one_line
+from source.control_paths import SUFFIX, check_length, folders_to_make, make_folder, sweep
 
-# A host's name, a port, and what there is around them.
-_LINE_BYTES_MAX = 512
-_TALK_SECONDS_MAX = 5.0
-# How long a socket may be there before somebody listens on it.
-_MAKING_SECONDS_MAX = 60.0
+# A command's name, a host's name, a port, and what there is around them.
+REQUEST_BYTES_MAX = 512
+ANSWER_BYTES_MAX = 4096
+
 OK = "ok"
+ERROR = "error"
 
-Redirect = Callable[[str, int], None]
+# How long a visitor has for his line, and to take the answer.
+TALK_SECONDS_MAX = 5.0
+# Who comes while so many are answered waits in the socket's backlog.
+_VISITORS_MAX = 16
+_BACKLOG = 64
+# What is read at once: what is left unread would take the answer with it.
+_READ_BYTES = 64 * 1024
+# A folder may go, with the last other source, between being made and being used.
+_TRIES_MAX = 3
+
+# Takes the argument, empty where none is given; returns what to answer.  Raises a MidstreamError to
+# refuse.
+Handler = Callable[[str], Awaitable[str]]
+Commands = Mapping[str, Handler]
 
 
-def runtime_folder() -> Path:
-    """Return the folder for the sockets of this user's paused sources; it may not be there."""
-    given = os.environ.get("XDG_RUNTIME_DIR")
-    if given and Path(given).is_dir():
-        return Path(given) / "midstream"
-    return Path("/tmp") / f"midstream-{os.geteuid()}"
+@dataclass(frozen=True)
+class ControlSocket:
+    """Where a source can be told something.
+
+    Attributes:
+        path: The socket; None where it could not be made.
+        problem: Why it is not there, or not where it should be; empty if all is well.
+    """
+
+    path: Path | None
+    problem: str = ""
 
 
 @asynccontextmanager
-async def control_socket(session: str, redirect: Redirect) -> AsyncIterator[bool]:
-    """Listen for a user's word until the block is left; yields whether that can be done here.
+async def control_socket(session: str, commands: Commands) -> AsyncIterator[ControlSocket]:
+    """Listen for a user's commands until the block is left; without a socket it goes on, too.
 
     Args:
         session: The session's name.
-        redirect: Called with a host and a port.
+        commands: What can be said, by name; read anew for each request.
     """
-    path = runtime_folder() / f"{session}.sock"
-    try:
-        _make_folder(path.parent)
-        _sweep(path.parent)
-        sock = trio.socket.socket(trio.socket.AF_UNIX)
-    except OSError:
-        yield False
+    sock, control = await _listen(f"{session}{SUFFIX}")
+    if sock is None or control.path is None:
+        yield control
         return
     with sock:
         try:
-            await sock.bind(str(path))
-            sock.listen(1)
-        except OSError:
-            yield False
-            return
-        try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_serve, sock, redirect)
-                yield True
+                nursery.start_soon(_serve, sock, commands)
+                yield control
                 nursery.cancel_scope.cancel()
         finally:
-            path.unlink(missing_ok=True)
+            control.path.unlink(missing_ok=True)
             with suppress(OSError):
-                # Not while another paused source of this user needs it.
-                path.parent.rmdir()
+                # Not while another source of this user needs it.
+                control.path.parent.rmdir()
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the sockets of sources that were killed while they were paused."""
-    for path in folder.glob("*.sock"):
-        with socket.socket(socket.AF_UNIX) as probe, suppress(OSError):
-            probe.setblocking(False)
-            # One that is being made refuses, too.
-            if time.time() - path.stat().st_mtime < _MAKING_SECONDS_MAX:
-                continue
-            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-                path.unlink()
+async def _listen(name: str) -> tuple[trio.socket.SocketType | None, ControlSocket]:
+    """Return a listening socket in the first folder that can be had."""
+    problems: list[str] = []
+    for folder in folders_to_make():
+        path = folder / name
+        for left in reversed(range(_TRIES_MAX)):
+            try:
+                return await _bind(path), ControlSocket(path, "; ".join(problems))
+            except FileNotFoundError as error:
+                if not left:
+                    problems.append(_words(error, path))
+            except OSError as error:
+                problems.append(_words(error, path))
+                break
+    return None, ControlSocket(None, "; ".join(problems))
 
 
-async def tell_paused(session: str, address: str) -> None:
-    """Tell a paused source of this user to resume at an address.
+async def _bind(path: Path) -> trio.socket.SocketType:
+    """Listen on a socket that was not there.
 
     Raises:
-        MigrationError: There is none of that name, or it does not take the address.
+        OSError: It cannot be had.
     """
-    path = runtime_folder() / f"{session}.sock"
-    answer = b""
+    check_length(path)
+    make_folder(path.parent)
+    sweep(path.parent)
+    sock = trio.socket.socket(trio.socket.AF_UNIX)
     try:
-        with trio.fail_after(_TALK_SECONDS_MAX):
-            async with await trio.open_unix_socket(str(path)) as stream:
-                await stream.send_all(f"{address}\n".encode())
-                async for data in stream:
-                    answer = (answer + data)[:_LINE_BYTES_MAX]
-    except (OSError, trio.BrokenResourceError):
-        raise MigrationError(f"no source of session {session} is paused here") from None
-    except trio.TooSlowError:
-        raise MigrationError(f"the source of session {session} does not answer") from None
-    text = answer.decode(errors="replace").strip()
-    if text != OK:
-        raise MigrationError(f"the source of session {session} says: {text}")
+        await sock.bind(str(path))
+        sock.listen(_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
-async def _serve(sock: trio.socket.SocketType, redirect: Redirect) -> None:
-    """Answer one after the other until cancelled."""
-    while True:
-        near, _ = await sock.accept()
-        stream = trio.SocketStream(near)
-        with trio.move_on_after(_TALK_SECONDS_MAX), suppress(trio.BrokenResourceError):
-            async with stream:
-                await _converse(stream, redirect)
+def _words(error: OSError, path: Path) -> str:
+    return f"{error.filename or path} is no control socket's: {error.strerror or error}"
 
 
-async def _converse(stream: trio.SocketStream, redirect: Redirect) -> None:
+async def _serve(sock: trio.socket.SocketType, commands: Commands) -> None:
+    """Answer whoever comes until cancelled; a command that takes its time keeps nobody waiting."""
+    limit = trio.CapacityLimiter(_VISITORS_MAX)
+    async with trio.open_nursery() as nursery:
+        while True:
+            await limit.acquire_on_behalf_of(token := object())
+            try:
+                near, _ = await sock.accept()
+            except OSError:
+                # Out of descriptors, perhaps: the migration's, and not this visitor's, count.
+                limit.release_on_behalf_of(token)
+                await trio.sleep(1)
+                continue
+            nursery.start_soon(_receive, near, commands, limit, token)
+
+
+async def _receive(
+    near: trio.socket.SocketType, commands: Commands, limit: trio.CapacityLimiter, token: object
+) -> None:
+    try:
+        async with trio.SocketStream(near) as stream:
+            with suppress(trio.BrokenResourceError):
+                await _converse(stream, commands)
+    finally:
+        limit.release_on_behalf_of(token)
+
+
+async def _converse(stream: trio.SocketStream, commands: Commands) -> None:
     line = b""
-    while b"\n" not in line and len(line) < _LINE_BYTES_MAX:
-        data = await stream.receive_some()
-        if not data:
-            return
-        line += data
-    host, _, port = line.partition(b"\n")[0].decode(errors="replace").rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
-        await stream.send_all(b"that is no HOST:PORT\n")
-        return
-    redirect(host.removeprefix("[").removesuffix("]"), int(port))
-    await stream.send_all(f"{OK}\n".encode())
+    with trio.move_on_after(TALK_SECONDS_MAX):
+        while b"\n" not in line and len(line) < REQUEST_BYTES_MAX:
+            data = await stream.receive_some(_READ_BYTES)
+            if not data:
+                return
+            line += data
+    if b"\n" not in line[:REQUEST_BYTES_MAX]:
+        answer = f"{ERROR} that is no line of at most {REQUEST_BYTES_MAX} bytes"
+    else:
+        answer = await _answer(line.partition(b"\n")[0].decode(errors="replace"), commands)
+    with trio.move_on_after(TALK_SECONDS_MAX):
+        await stream.send_all(f"{answer[: ANSWER_BYTES_MAX - 1]}\n".encode())
 
 
-def _make_folder(path: Path) -> None:
-    """Make a folder that is this user's alone, or see that it is.
+async def _answer(request: str, commands: Commands) -> str:
+    name, _, argument = request.strip().partition(" ")
+    handler = commands.get(name)
+    if handler is None:
+        known = ", ".join(sorted(commands))
+        return f"{ERROR} {one_line(name)!r} is no command here; there are: {known}"
+    try:
+        return f"{OK} {one_line(await handler(argument.strip()))}".rstrip()
+    except MidstreamError as error:
+        return f"{ERROR} {one_line(str(error))}"
+    except Exception as error:  # noqa: BLE001 - no mistake in a command may cost a guest
+        return f"{ERROR} internal: {type(error).__name__}: {one_line(str(error))}"
+
+
+def parse_target(text: str) -> tuple[str, int]:
+    """Return the host and the port of HOST:PORT.
 
     Raises:
-        OSError: It is somebody else's, or others can enter it.
+        MigrationError: It is none.
     """
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    status = path.lstat()
-    mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-    if not mine or stat.S_IMODE(status.st_mode) & 0o077:
-        raise PermissionError(f"{path} is not private")
+    host, _, port = text.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        raise MigrationError("that is no HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -23,6 +23,7 @@ class Reconnector:
 
     Attributes:
         session: What pairs the migration's connections.
+        address: The host and port of the next attempt.
     """
 
     def __init__(self, config: SourceConfig) -> None:
@@ -32,7 +33,7 @@ class Reconnector:
             config: Says where the destination listens, and how long a break may last.
         """
         self.session = new_session()
-        self._address = (config.host, config.port)
+        self.address = (config.host, config.port)
         self._config = config
         self._attempt = 0
         self._break_count = 0
@@ -58,12 +59,12 @@ class Reconnector:
 
     def redirect(self, host: str, port: int) -> None:
         """Try another address from now on, and at once."""
-        self._address = (host, port)
+        self.address = (host, port)
         self._redirected.set()
 
     def connect(self) -> AbstractAsyncContextManager[Connections]:
         """Return what opens connections, and closes them in the end, as `connect` does."""
-        host, port = self._address
+        host, port = self.address
         config = self._config
         capabilities = offer(CHECKSUM) if config.checksum else offer()
         return connect(

@@ -6,6 +6,7 @@ leaves no process, socket or mapping behind.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -29,7 +30,15 @@ from protocol.errors import (
     WrongMemory,
     root_cause,
 )
-from protocol.events import CHANNEL_LOST, MISMATCH, RECOVERED, VERDICT, Emit, tell_run
+from protocol.events import (
+    CHANNEL_LOST,
+    MISMATCH,
+    RECOVERED,
+    SESSION,
+    VERDICT,
+    Emit,
+    tell_run,
+)
 from protocol.garbled import Garbled
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
@@ -40,7 +49,7 @@ from protocol.states import POSTCOPY, Event, Lifecycle, State
 from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connection, Connections
-from source.control import control_socket
+from source.control import Commands, ControlSocket, control_socket, parse_target
 from source.farewell import explain, say_farewell, say_farewell_anew
 from source.keepalive import keep_alive
 from source.migration import Migration
@@ -65,6 +74,7 @@ class SourceSession:
         emit: Emit,
         log: Callable[[str], None] = lambda _: None,
         on_pause: Callable[[str], None] = lambda _: None,
+        on_session: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -73,11 +83,13 @@ class SourceSession:
             emit: Takes events.
             log: Takes a line about what this machine cannot do as it was wanted.
             on_pause: Takes a line about each pause.
+            on_session: Takes a line about how this session can be told something.
         """
         self._config = config
         self._emit = emit
         self._log = log
         self._on_pause = on_pause
+        self._on_session = on_session
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
         self._first_mismatch = ""
@@ -86,6 +98,9 @@ class SourceSession:
         self._verdict_sent = False
         self._reconnector = Reconnector(config)
         self._garbled = Garbled()
+        self._control = ControlSocket(None)
+        # What this session's user can tell it while it runs, by name.
+        self._commands: Commands = {"resume": self._resume_at, "status": self._tell_status}
 
     def progress(self) -> Progress | None:
         """Return how far the migration is, None before it has connections."""
@@ -116,13 +131,9 @@ class SourceSession:
             vcpus=self._config.spec.vcpu_count, program=self._config.spec.name,
         )  # fmt: skip
         try:
-            async with start_process() as process:
-                with GuestMemory.create(self._config.geometry, self._config.backing) as memory:
-                    await self._fill(memory)
-                    wants_kernel = self._config.dirty_log != "software"
-                    service = services.DIRTY_LOG if wants_kernel else services.NONE
-                    async with open_guest(memory, self._config.spec, service, process) as guest:
-                        return await self._migrate(memory, guest)
+            async with control_socket(self.name, self._commands) as self._control:
+                self._introduce()
+                return await self._run()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             if isinstance(cause, trio.Cancelled):
@@ -130,6 +141,41 @@ class SourceSession:
             else:
                 self._lifecycle.fail()
             raise cause from None
+
+    async def _run(self) -> Result:
+        async with start_process() as process:
+            with GuestMemory.create(self._config.geometry, self._config.backing) as memory:
+                await self._fill(memory)
+                wants_kernel = self._config.dirty_log != "software"
+                service = services.DIRTY_LOG if wants_kernel else services.NONE
+                async with open_guest(memory, self._config.spec, service, process) as guest:
+                    return await self._migrate(memory, guest)
+
+    @property
+    def name(self) -> str:
+        """The session's name, for whoever has something to tell it."""
+        return self._reconnector.session.hex()
+
+    def _introduce(self) -> None:
+        """Tell how this session can be told something."""
+        control = self._control
+        path = str(control.path) if control.path is not None else ""
+        self._emit(SESSION, session=self.name, control=path)
+        where = f"control socket {path}" if path else "no control socket"
+        problem = f" ({control.problem})" if control.problem else ""
+        self._on_session(f"session {self.name}, {where}{problem}")
+
+    async def _resume_at(self, address: str) -> str:
+        """Try another address from now on."""
+        host, port = parse_target(address)
+        if self._lifecycle.state is not State.POSTCOPY_PAUSED:
+            raise MigrationError(f"it is not paused, its state is {self._lifecycle.state.value}")
+        self._reconnector.redirect(host, port)
+        return f"trying {address}"
+
+    async def _tell_status(self, _: str) -> str:
+        host, port = self._reconnector.address
+        return f"{self._lifecycle.state.value}, to {host}:{port}, process {os.getpid()}"
 
     def _choose_dirty_log(self, guest: GuestHandle) -> DirtyLog:
         """Return the log that the user wants, or the one that there is, and then say why.
@@ -179,9 +225,8 @@ class SourceSession:
         """Wait until the destination can be reached, and go on; return how that ended."""
         reconnector = self._reconnector
         async with AsyncExitStack() as stack:
-            async with control_socket(reconnector.session.hex(), reconnector.redirect) as is_there:
-                self._on_pause(_paused_line(loss, reconnector.session, can_be_told=is_there))
-                connections = await reconnector.reconnect(loss, stack)
+            self._on_pause(_paused_line(loss, self.name, self._control))
+            connections = await reconnector.reconnect(loss, stack)
             self._lifecycle.go_on(Event.RECONNECTED)
             try:
                 standing, lacking = await hear_standing(connections, self._config.geometry)
@@ -337,7 +382,9 @@ class SourceSession:
         return None
 
 
-def _paused_line(loss: ConnectionLost, session: bytes, *, can_be_told: bool) -> str:
+def _paused_line(loss: ConnectionLost, session: str, control: ControlSocket) -> str:
     """Return what to tell the user of a pause."""
-    by_hand = f"; by hand: midstream source --resume {session.hex()} --connect HOST:PORT"
-    return f"paused: {loss}; trying to resume{by_hand if can_be_told else ''}"
+    by_hand = f"; by hand: midstream source --resume {session} --connect HOST:PORT"
+    if control.path is None:
+        by_hand = f"; by hand: not at all, {control.problem}"
+    return f"paused: {loss}; trying to resume{by_hand}"

@@ -1,30 +1,47 @@
-"""The door of a paused source: who may come in, what is taken, and that it is gone afterwards."""
+"""The control socket of a source: who may come in, what is answered, and that it is gone after."""
 
 from __future__ import annotations
 
 import os
 import socket
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
 from protocol.errors import MigrationError
-from source.control import control_socket, runtime_folder, tell_paused
+from source import control_paths
+from source.control import (
+    ANSWER_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    TALK_SECONDS_MAX,
+    Commands,
+    control_socket,
+    parse_target,
+)
+from source.control_client import tell_source
 from tests.helpers import bounded, nothing_left
 
 NAME = "0" * 32
 
 
-@pytest.fixture(autouse=True)
-def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A runtime folder of the test's own; a socket's path must be short."""
-    with tempfile.TemporaryDirectory(prefix="m") as name:
-        monkeypatch.setenv("XDG_RUNTIME_DIR", name)
-        yield Path(name) / "midstream"
+async def echo(argument: str) -> str:
+    """Answer with what was said."""
+    return argument
+
+
+async def refuse(argument: str) -> str:
+    """Refuse, in more words than one line has."""
+    raise MigrationError(f"not {argument}\nnot now")
+
+
+async def stumble(argument: str) -> str:
+    """Make a mistake."""
+    raise ValueError(argument)
+
+
+COMMANDS: Commands = {"echo": echo, "refuse": refuse, "stumble": stumble}
 
 
 def entries(folder: Path) -> int | None:
@@ -34,7 +51,7 @@ def entries(folder: Path) -> int | None:
 
 def mode_of(folder: Path) -> int:
     """Return who may do what with a folder."""
-    return folder.stat().st_mode
+    return stat.S_IMODE(folder.stat().st_mode)
 
 
 def make(folder: Path, how: str) -> None:
@@ -43,65 +60,180 @@ def make(folder: Path, how: str) -> None:
         folder.write_text("")
     else:
         folder.mkdir(mode=0o755)
+        folder.chmod(0o755)
 
 
-def nobody(_host: str, _port: int) -> None:
-    """Be told what nobody should be told."""
-    pytest.fail("an address was taken")
+async def say(path: Path, data: bytes) -> bytes:
+    """Return what is answered to some bytes."""
+    answer = b""
+    async with await trio.open_unix_socket(str(path)) as stream:
+        await stream.send_all(data)
+        await stream.send_eof()
+        async for more in stream:
+            answer += more
+    return answer
 
 
-@pytest.mark.parametrize(
-    ("address", "taken"), [("there:5", ("there", 5)), ("[::1]:65535", ("::1", 65535))]
-)
-async def test_an_address_is_taken(address: str, taken: tuple[str, int], folder: Path) -> None:
-    """What another process says reaches the source; the socket is private, and gone at the end."""
-    heard: list[tuple[str, int]] = []
+async def test_a_command_is_answered(control_folder: Path) -> None:
+    """What another process says reaches its handler; the socket is private, and gone at the end."""
     await trio.to_thread.run_sync(int)
     with nothing_left(), bounded():
-        async with control_socket(NAME, lambda *where: heard.append(where)) as is_there:
-            assert is_there
-            assert stat.S_IMODE(mode_of(folder)) == 0o700
-            await tell_paused(NAME, address)
-            await tell_paused(NAME, address)
-        assert heard == [taken, taken]
-        assert entries(folder) is None
+        async with control_socket(NAME, COMMANDS) as control:
+            assert control.path == control_folder / f"{NAME}.sock"
+            assert not control.problem
+            assert mode_of(control_folder) == 0o700
+            assert await tell_source(NAME, "echo", "there:5") == "there:5"
+            assert await tell_source(str(control.path), "echo") == ""
+        assert entries(control_folder) is None
+
+
+async def test_what_is_not_done_is_said() -> None:
+    """A refusal, an unknown command and a mistake are answered in one line; others follow."""
+    with bounded():
+        async with control_socket(NAME, COMMANDS):
+            for command, why in (
+                ("refuse", "session 0000.*says: not there:5 not now$"),
+                ("dance", "'dance' is no command here; there are: echo, refuse, stumble"),
+                ("stumble", "internal: ValueError: there:5"),
+            ):
+                with pytest.raises(MigrationError, match=why):
+                    await tell_source(NAME, command, "there:5")
+            assert await tell_source(NAME, "echo", "still here") == "still here"
 
 
 @pytest.mark.parametrize(
-    "address", ["", "there", "there:", ":5", "there:0", "there:99999", "x" * 600]
+    ("data", "answer"),
+    [
+        (b"echo a b \n", b"ok a b\n"),
+        (b"echo a\necho b\n", b"ok a\n"),
+        (b"echo", b""),
+        (b"", b""),
+        (b"\n", b"error '' is no command here; there are: echo, refuse, stumble\n"),
+        (b"\xff\xfe\n", b"error"),
+        (b"echo " + b"x" * REQUEST_BYTES_MAX + b"\n", b"error that is no line of at most 512"),
+        (b"echo \x1b[2J\n", b"ok [2J\n"),
+    ],
 )
-async def test_what_is_no_address_is_refused(address: str) -> None:
-    """Anything else is answered with why, and changes nothing."""
+async def test_any_bytes(data: bytes, answer: bytes) -> None:
+    """Whatever is said, the answer is one line or none, and the next is heard."""
     with bounded():
-        async with control_socket(NAME, nobody):
-            with pytest.raises(MigrationError, match="that is no HOST:PORT"):
-                await tell_paused(NAME, address)
+        async with control_socket(NAME, COMMANDS) as control:
+            assert control.path is not None
+            heard = await say(control.path, data)
+            assert heard.startswith(answer)
+            assert heard.count(b"\n") == bool(answer)
+            assert len(heard) <= ANSWER_BYTES_MAX
+            assert await tell_source(NAME, "echo") == ""
 
 
-async def test_nobody_is_paused() -> None:
-    """Without a paused source of that name there is nobody to be told."""
-    with pytest.raises(MigrationError, match="no source of session 0000"):
-        await tell_paused(NAME, "there:5")
+async def test_nobody_keeps_others_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    """Silent visitors and a command that takes its time keep nobody else from being heard."""
+    autojump_clock.autojump_threshold = 0.1
+    begun = trio.Event()
+
+    async def wait(_: str) -> str:
+        begun.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with bounded(100):
+        async with (
+            control_socket(NAME, {**COMMANDS, "wait": wait}) as control,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(tell_source, NAME, "wait")
+            await begun.wait()
+            silent = [await trio.open_unix_socket(str(control.path)) for _ in range(40)]
+            began = trio.current_time()
+            assert await tell_source(NAME, "echo", "now") == "now"
+            assert trio.current_time() - began <= 3 * TALK_SECONDS_MAX
+            for stream in silent:
+                await stream.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_session_that_ends_answers_no_more() -> None:
+    """Who waits for an answer when the source ends hears that it ended."""
+    begun = trio.Event()
+
+    async def wait(_: str) -> str:
+        begun.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def ask() -> None:
+        with pytest.raises(MigrationError, match="ended before it answered"):
+            await tell_source(NAME, "wait")
+
+    with bounded():
+        async with trio.open_nursery() as nursery, control_socket(NAME, {"wait": wait}):
+            nursery.start_soon(ask)
+            await begun.wait()
 
 
 @pytest.mark.parametrize("how", ["open to all", "a file"])
-async def test_a_folder_that_is_not_private_is_not_used(how: str, folder: Path) -> None:
-    """Where others could reach the socket there is none; the source goes on without."""
-    make(folder, how)
+async def test_a_folder_that_is_not_private_is_not_used(
+    how: str, control_folder: Path, fallback: Path
+) -> None:
+    """Where others could reach the socket there is none: it is in the other folder, or nowhere."""
+    make(control_folder, how)
     with bounded():
-        async with control_socket(NAME, nobody) as is_there:
-            assert not is_there
+        async with control_socket(NAME, COMMANDS) as control:
+            assert control.path == fallback / f"{NAME}.sock"
+            assert control.problem == (
+                f"{control_folder} is no control socket's: not this user's alone"
+            )
+            assert await tell_source(NAME, "echo", "found") == "found"
+        make(fallback, how)
+        async with control_socket(NAME, COMMANDS) as control:
+            assert control.path is None
+            assert control.problem.count("not this user's alone") == 2
             await trio.lowlevel.checkpoint()
 
 
-async def test_two_paused_sources_share_the_folder(folder: Path) -> None:
+async def test_a_path_too_long_for_a_socket(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fallback: Path
+) -> None:
+    """A runtime folder whose name leaves no room is said, and the other folder is used."""
+    deep = tmp_path / ("d" * 80)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    async with control_socket(NAME, COMMANDS) as control:
+        assert control.path == fallback / f"{NAME}.sock"
+        assert "too long for a socket" in control.problem
+        assert "107 at most" in control.problem
+        assert await tell_source(NAME, "echo", "found") == "found"
+    assert not list(deep.iterdir())
+
+
+async def test_two_sources_share_the_folder(control_folder: Path) -> None:
     """The folder stays as long as one needs it."""
     with bounded():
-        async with control_socket("1" * 32, nobody):
-            async with control_socket(NAME, nobody):
-                assert entries(folder) == 2
-            assert entries(folder) == 1
-        assert entries(folder) is None
+        async with control_socket("1" * 32, COMMANDS):
+            async with control_socket(NAME, COMMANDS):
+                assert entries(control_folder) == 2
+            assert entries(control_folder) == 1
+        assert entries(control_folder) is None
+
+
+async def test_a_folder_that_goes_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, control_folder: Path
+) -> None:
+    """A folder that its last other user removes before the socket is in it is made anew."""
+    removals = 2
+    sweep = control_paths.sweep
+
+    def remove(folder: Path) -> None:
+        nonlocal removals
+        sweep(folder)
+        if removals:
+            removals -= 1
+            folder.rmdir()
+
+    monkeypatch.setattr("source.control.sweep", remove)
+    async with control_socket(NAME, COMMANDS) as control:
+        assert control.path == control_folder / f"{NAME}.sock"
+        assert not control.problem
 
 
 def leave(folder: Path, name: str, age_seconds: float) -> None:
@@ -125,17 +257,26 @@ def names(folder: Path) -> set[str]:
     return {path.stem for path in folder.iterdir()}
 
 
-async def test_what_killed_sources_left_is_removed(folder: Path) -> None:
+async def test_what_killed_sources_left_is_removed(control_folder: Path) -> None:
     """A socket without a listener goes, unless it is new; those of living sources stay."""
-    leave(folder, "killed", 3600)
-    leave(folder, "being-made", 0)
-    async with control_socket(NAME, nobody):
-        make_old(folder, NAME)
-        async with control_socket("f" * 32, nobody):
-            assert names(folder) == {NAME, "f" * 32, "being-made"}
+    leave(control_folder, "killed", 3600)
+    leave(control_folder, "being-made", 0)
+    async with control_socket(NAME, COMMANDS):
+        make_old(control_folder, NAME)
+        async with control_socket("f" * 32, COMMANDS):
+            assert names(control_folder) == {NAME, "f" * 32, "being-made"}
 
 
-def test_without_a_runtime_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system gives none, the folder is one of this user's in /tmp."""
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert runtime_folder().name.startswith("midstream-")
+@pytest.mark.parametrize(
+    ("text", "target"), [("there:5", ("there", 5)), ("[::1]:65535", ("::1", 65535))]
+)
+def test_targets(text: str, target: tuple[str, int]) -> None:
+    """A host and a port are told apart, brackets or none."""
+    assert parse_target(text) == target
+
+
+@pytest.mark.parametrize("text", ["", "there", "there:", ":5", "there:0", "there:99999", "a:²"])
+def test_what_is_no_target(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(MigrationError, match="that is no HOST:PORT"):
+        parse_target(text)

@@ -1,0 +1,46 @@
+"""Tells a running source of this user something, over its control socket."""
+
+from __future__ import annotations
+
+import re
+
+import click
+import trio
+
+from protocol.limits import SESSION_ID_BYTES
+from scripts.screen.output import print_result
+from source.control_client import tell_source
+
+SESSION = click.option(
+    "--session", metavar="SESSION",
+    help="Which source: the session's name or its control socket's path, as --verbose tells them. "
+    "Not needed where only one source of this user runs.",
+)  # fmt: skip
+
+
+def tell_session(session: str | None, command: str, argument: str = "") -> None:
+    """Tell a source something and print what it answers.
+
+    Args:
+        session: As `check_session` returns it.
+        command: The command's name.
+        argument: What goes with it, one line.
+
+    Raises:
+        MidstreamError: There is no such source, or several; or it refuses.
+    """
+    print_result(f"{trio.run(tell_source, session, command, argument)}\n")
+
+
+def check_session(text: str | None, option: str = "--session") -> str | None:
+    """Return a session's name or its control socket's path, None for the only session.
+
+    Raises:
+        click.BadParameter: It is neither.
+    """
+    if text is None or "/" in text or re.fullmatch(rf"[0-9a-f]{{{2 * SESSION_ID_BYTES}}}", text):
+        return text
+    raise click.BadParameter(
+        f"{text[:40]!r} is not {2 * SESSION_ID_BYTES} hexadecimal digits, and no path with a slash",
+        param_hint=option,
+    )

@@ -1,0 +1,31 @@
+"""Folders of the tests' own for control sockets."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from source import control_paths
+
+
+@pytest.fixture(autouse=True)
+def control_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Have control sockets be in folders of the test's own; a socket's path must be short."""
+    with tempfile.TemporaryDirectory(prefix="m") as name:
+        runtime, fallback = Path(name, "runtime"), Path(name, "fallback")
+        runtime.mkdir(mode=0o700)
+        fallback.mkdir()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        monkeypatch.setattr(control_paths, "LOGINS", Path(name, "logins"))
+        monkeypatch.setattr(control_paths, "FALLBACK", fallback)
+        yield runtime / "midstream"
+
+
+@pytest.fixture
+def fallback(control_folder: Path) -> Path:
+    """The folder that is used where the first cannot be had."""
+    return control_folder.parents[1] / "fallback" / f"midstream-{os.geteuid()}"
