@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import accumulate
 
+from dest.latency import summary_of
 from scripts.views.records import Wait
-
-PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """Return the smallest value that so large a share of the values does not exceed.
-
-    Args:
-        ordered: Ascending.
-        share: Over 0 to 1.
-    """
-    if not ordered:
-        return 0.0
-    rank = -(-share * len(ordered) // 1)
-    return ordered[max(int(rank), 1) - 1]
 
 
 def percentiles_us(waits: Iterable[Wait]) -> dict[str, float]:
-    """Return the percentiles of the waits that ended, in microseconds; 0 where there are none."""
-    ordered = sorted(wait.latency_us for wait in waits if wait.wake_ns is not None)
-    return {name: quantile(ordered, share) for name, share in PERCENTILES.items()}
+    """Return the percentiles of the waits that ended, in microseconds; 0 where there are none.
+
+    They are those of the run's own report, see `dest.latency.summarize`.
+    """
+    summary = summary_of(wait.wake_ns - wait.start_ns for wait in waits if wait.wake_ns is not None)
+    return {
+        "p50": summary.p50_us, "p90": summary.p90_us, "p99": summary.p99_us,
+        "p99.9": summary.p999_us, "max": summary.max_us,
+    }  # fmt: skip
 
 
 def waiting_over_time(waits: Iterable[Wait], end_ns: int) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from dest.latency import summary_of
 from protocol.errors import LocalProtocolError
 from protocol.report import STAGES
 from protocol.units import format_bytes
@@ -16,7 +17,7 @@ from scripts.files import check_writable
 from scripts.screen.table import time_us
 from scripts.views.history import History
 from scripts.views.outputs import history_of, write_page, write_trace
-from scripts.views.quantiles import percentiles_us, quantile
+from scripts.views.quantiles import percentiles_us
 from scripts.views.saved import read_saved
 
 # A page has as many colours and dashes to tell runs apart by.
@@ -99,10 +100,11 @@ def stage_table(runs: Sequence[Run]) -> Table:
     for number, stage in enumerate(STAGES):
         cells = []
         for _, history in runs:
-            values = sorted(wait.stages_us[number] for wait in history.waits if wait.stages_us)
-            mean = sum(values) / len(values) if values else 0.0
-            told = [time_us(mean), time_us(quantile(values, 0.99))] if values else ["none", "none"]
-            cells += told
+            summary = summary_of(
+                round(wait.stages_us[number] * 1000) for wait in history.waits if wait.stages_us
+            )
+            figures = (summary.mean_us, summary.p99_us)
+            cells += [time_us(figure) if summary.count else "none" for figure in figures]
         table.add_row(stage, *cells)
     return table
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dest.faults import Wait
-from dest.latency import Latencies, new_histogram, stages_ns, summarize
+from dest.latency import Latencies, new_histogram, stages_ns, summarize, summary_of
 from protocol.geometry import PageId
 from protocol.report import LATENCY_BIN_COUNT, STAGES, Summary
 
@@ -218,12 +218,9 @@ def test_a_summary_is_what_the_values_are(lengths_ns: list[int]) -> None:
     }  # fmt: skip
     values_us = np.array(lengths_ns) / 1000
     for percentile, figure_us in figures.items():
-        # Between two values either of them is right.
-        lower = np.percentile(values_us, percentile, method="inverted_cdf")
-        below = np.percentile(values_us, percentile, method="lower")
-        above = np.percentile(values_us, percentile, method="higher")
-        assert min(lower, below) * (1 - PRECISION) - 0.001 <= figure_us
-        assert figure_us <= max(lower, above) * (1 + PRECISION) + 0.001
+        # Nearest rank, rounded up: the first value that enough of them do not exceed.
+        expected_us = np.percentile(values_us, percentile, method="inverted_cdf")
+        assert figure_us == pytest.approx(expected_us, rel=PRECISION, abs=0.001)
     assert summary.max_us == pytest.approx(values_us.max(), rel=PRECISION, abs=0.001)
     assert summary.mean_us == pytest.approx(values_us.mean(), rel=PRECISION, abs=0.001)
     ordered = [*figures.values(), summary.max_us]
@@ -240,6 +237,13 @@ def test_waits_are_sorted_in_as_one_by_one(count: int, seed: int) -> None:
         latencies.record(wait_of(latency_ns))
         histogram.record_value(latency_ns)
     assert latencies.faults == summarize(histogram)
+
+
+@pytest.mark.parametrize(("count", "p90_ms"), [(1, 1), (4, 4), (5, 5), (9, 9), (10, 9), (11, 10)])
+def test_a_percentile_is_rounded_up_to_the_next_value(count: int, p90_ms: int) -> None:
+    """Of few values p90 is the first that nine tenths of them do not exceed, and not less."""
+    summary = summary_of(value * 10**6 for value in range(1, count + 1))
+    assert summary.p90_us == pytest.approx(1000 * p90_ms, rel=PRECISION)
 
 
 def test_percentiles_of_many_values_are_theirs() -> None:
