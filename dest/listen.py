@@ -9,20 +9,22 @@ why, closed and forgotten; when many are on their way, the silent ones give way 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import trio
 
 from dest.accepting import accept
-from dest.addresses import address_text, is_loopback
+from dest.addresses import address_text, host_text, is_loopback
+from dest.binding import listen_on, places_of
 from dest.channel import InChannel
 from dest.complaints import Complaints
 from dest.greeting import Newcomer, prove
 from dest.newcomers import Newcomers
 from dest.resumes import Attempt, Resumes
 from guest.patience import patience
+from protocol.addresses import host_port
 from protocol.capabilities import in_force
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
@@ -71,18 +73,22 @@ class Session:
 
 
 class Listener:
-    """A listening socket and the connections that it brings; made by `open_listener`."""
+    """Listening sockets and the connections that they bring; made by `open_listener`.
+
+    Attributes:
+        address: Of the first, as HOST:PORT.
+    """
 
     def __init__(
         self,
-        sock: trio.socket.SocketType,
+        socks: Sequence[trio.socket.SocketType],
         log: Log,
         credentials: Credentials = NOTHING,
         silence_seconds_max: float = 10.0,
     ) -> None:
-        """Take a listening socket."""
-        self.address = address_text(sock.getsockname())
-        self._sock = sock
+        """Take sockets that listen, at least one."""
+        self.address = address_text(socks[0].getsockname())
+        self._socks = socks
         self._complaints = Complaints(log)
         self._credentials = credentials
         self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
@@ -96,17 +102,8 @@ class Listener:
     async def run(self) -> None:
         """Accept until cancelled."""
         async with trio.open_nursery() as nursery:
-            while True:
-                sock, address = await accept(self._sock, self._complain)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                # What was sent and not acknowledged for so long never will be.
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._silence_ms_max)
-                self._open.add(sock)
-                scope = trio.CancelScope()
-                loser = self._newcomers.enter(scope, address[0])
-                if loser is not None:
-                    loser.cancel()
-                nursery.start_soon(self._receive, sock, address_text(address), scope)
+            for sock in self._socks:
+                nursery.start_soon(self._accept, sock, nursery)
 
     async def accept_session(self) -> Session:
         """Wait for a precopy connection; its session is from then on the only one."""
@@ -120,9 +117,21 @@ class Listener:
 
     def close(self) -> None:
         """Close the listening socket and every connection it brought."""
-        self._sock.close()
-        for sock in self._open:
+        for sock in (*self._socks, *self._open):
             sock.close()
+
+    async def _accept(self, listening: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        while True:
+            sock, name = await accept(listening, self._complain)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # What was sent and not acknowledged for so long never will be.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._silence_ms_max)
+            self._open.add(sock)
+            scope = trio.CancelScope()
+            loser = self._newcomers.enter(scope, host_text(name))
+            if loser is not None:
+                loser.cancel()
+            nursery.start_soon(self._receive, sock, address_text(name), scope)
 
     async def _receive(
         self, sock: trio.socket.SocketType, address: str, scope: trio.CancelScope
@@ -234,35 +243,27 @@ async def open_listener(
     credentials: Credentials = NOTHING,
     silence_seconds_max: float = 10.0,
 ) -> AsyncIterator[Listener]:
-    """Listen; everything is closed when the block is left.
+    """Listen on all addresses of a name; everything is closed when the block is left.
 
     Args:
-        host: A name or address.
-        port: A TCP port; 0 picks one.
-        log: Takes a line about each connection that is refused.
+        host: A name or address; `::` is every address of this machine, of IPv4 too.
+        port: A TCP port; 0 picks one that is free at all addresses.
+        log: Takes a line about each connection that is refused, and about further addresses.
         credentials: What a connection has to prove.
         silence_seconds_max: How long what is sent may go without being acknowledged.
 
     Raises:
         MigrationError: The address cannot be listened on, or only with credentials.
     """
-    try:
-        listeners = await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
+    places = await places_of(host, port)
+    typed = host_port(host, port)
+    if not (credentials.demanding or all(is_loopback(place.name) for place in places)):
         raise MigrationError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}"
-        ) from error
-    # Nothing has been accepted yet.
-    addresses = [listener.socket.getsockname() for listener in listeners]
-    for other in listeners[1:]:
-        other.socket.close()
-    result = Listener(listeners[0].socket, log, credentials, silence_seconds_max)
+            f"{typed} is not on loopback: listening there needs --secret-file, or --tls-cert, "
+            "--tls-key and --tls-ca, so that nobody uninvited migrates to it"
+        )
+    result = Listener(listen_on(places, typed, log), log, credentials, silence_seconds_max)
     try:
-        if not (credentials.demanding or all(map(is_loopback, addresses))):
-            raise MigrationError(
-                f"{host} is not on loopback: listening there needs --secret-file, or --tls-cert, "
-                "--tls-key and --tls-ca, so that nobody uninvited migrates to it"
-            )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(result.run)
             yield result

@@ -237,7 +237,8 @@ def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: AN
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)
 @click.option(
     "--listen", required=True, metavar="HOST:PORT",
-    help="Where to listen; port 0 picks one. The line `listening on HOST:PORT` tells which.",
+    help="Where to listen, on all addresses of HOST ([::]: of this machine, IPv4 too); port 0 "
+    "picks one. The line `listening on HOST:PORT` tells which.",
 )  # fmt: skip
 @click.option(
     "--peer", default="midstream", show_default=True, type=click.Choice(["midstream", "qemu"]),

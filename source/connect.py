@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from guest.patience import patience
+from protocol.addresses import host_port
 from protocol.capabilities import in_force, offer
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
@@ -30,11 +31,13 @@ class Connection:
 
     Attributes:
         capabilities: What both sides can do, as the destination's Welcome says.
+        reached: The address at its other end, of those that the host's name has.
     """
 
     out: OutChannel
     returns: ReturnPath
     capabilities: tuple[str, ...] = ()
+    reached: str = ""
 
 
 Connections = Mapping[Channel, Connection]
@@ -101,11 +104,15 @@ async def connect(
     opening = opening or Opening(new_session())
     names = list(Channel) if policy.own_channel else [Channel.PRECOPY]
     connections: dict[Channel, Connection] = {}
+    reached: str | None = None
     try:
         for name in names:
+            # A name's addresses may be those of several machines: the one that answered it is.
             connections[name] = await connect_channel(
-                host, port, name, opening, credentials, silence_seconds_max=silence_seconds_max
-            )
+                host, port, name, opening, credentials,
+                silence_seconds_max=silence_seconds_max, reached=reached,
+            )  # fmt: skip
+            reached = connections[name].reached
         yield connections
     finally:
         for connection in connections.values():
@@ -120,15 +127,27 @@ async def connect_channel(
     credentials: Credentials = NOTHING,
     *,
     silence_seconds_max: float = 10.0,
+    reached: str | None = None,
 ) -> Connection:
     """Open one connection of a session: connect, prove, say hello, hear the welcome.
+
+    Args:
+        host: As `connect`, and the other arguments too.
+        port: On which TCP port.
+        name: The connection's role.
+        opening: What it begins with.
+        credentials: What both sides have to prove to each other.
+        silence_seconds_max: How long what is sent may go without being acknowledged.
+        reached: The address that the session's other connection has found; None to try all that
+            the host's name has.
 
     Raises:
         AuthenticationFailed, ConnectionLost, PeerAborted, RemoteProtocolError: As `connect`.
     """
-    sock = await _open(host, port, silence_seconds_max)
-    address = f"{host}:{port}"
+    address = host_port(host, port)
+    sock = await _open(reached or host, port, address, silence_seconds_max)
     try:
+        reached = _peer_host(sock)
         # Longer than the destination gives each newcomer: others may be before us.
         with patience(HELLO_SECONDS_MAX, f"{address} did not prove itself", ConnectionLost):
             transport = await prove(sock, host, name, opening.session, credentials)
@@ -139,18 +158,20 @@ async def connect_channel(
     except BaseException:
         sock.close()
         raise
-    return Connection(out, returns, common)
+    return Connection(out, returns, common, reached)
 
 
-async def _open(host: str, port: int, silence_seconds_max: float) -> trio.socket.SocketType:
+async def _open(
+    host: str, port: int, typed: str, silence_seconds_max: float
+) -> trio.socket.SocketType:
     try:
         with trio.fail_after(HELLO_SECONDS_MAX):
             stream = await trio.open_tcp_stream(host, port)
     except OSError as error:
-        raise ConnectionLost(f"cannot connect to {host}:{port}: {_reason(error)}") from error
+        raise ConnectionLost(f"cannot connect to {typed}: {_reason(error)}") from error
     except trio.TooSlowError:
         raise ConnectionLost(
-            f"cannot connect to {host}:{port}: no answer in {HELLO_SECONDS_MAX:g} s"
+            f"cannot connect to {typed}: no answer in {HELLO_SECONDS_MAX:g} s"
         ) from None
     # What was sent and not acknowledged for so long never will be.
     stream.socket.setsockopt(
@@ -162,6 +183,15 @@ async def _open(host: str, port: int, silence_seconds_max: float) -> trio.socket
     # postcopy, when it is worth that, the system's default holds.
     stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
     return stream.socket
+
+
+def _peer_host(sock: trio.socket.SocketType) -> str:
+    """Return the address at the other end, with the interface that a link-local one needs."""
+    try:
+        numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+        return socket.getnameinfo(sock.getpeername(), numeric)[0]
+    except OSError as error:
+        raise ConnectionLost(f"the new connection broke: {_reason(error)}") from error
 
 
 def _reason(error: OSError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+from protocol.addresses import unmapped
 from protocol.channels import Channel
 from protocol.credentials import Credentials
 from protocol.errors import ConnectionLost
@@ -35,7 +36,7 @@ async def prove(
             # A destination that reads frames only can make nothing of TLS, and say nothing to it.
             hint = ", does the destination speak TLS?"
             transport = tls = TlsTransport(
-                sock, credentials.tls, server_name=host.partition("%")[0]
+                sock, credentials.tls, server_name=unmapped(host.partition("%")[0])
             )
             await tls.handshake()
             hint = ""

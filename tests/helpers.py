@@ -877,6 +877,48 @@ async def dial(address: str, buffer_bytes: int | None = None) -> Peer:
     return Peer(sock)
 
 
+class _Names(trio.abc.HostnameResolver):
+    """Knows one name, which has addresses of IPv4, and what is an address already."""
+
+    def __init__(self, name: str, hosts: list[str]) -> None:
+        self._known = {name.encode(): hosts}
+
+    async def getaddrinfo(  # type: ignore[explicit-override]
+        self,
+        host: bytes | None,
+        port: bytes | str | int | None,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - the interface's
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[Any]:
+        """Look a name up."""
+        await trio.lowlevel.checkpoint()
+        assert host is not None
+        found = []
+        for each in self._known.get(host, [host.decode()]):
+            found += socket.getaddrinfo(each, port, family, type, proto, flags)
+        return found
+
+    async def getnameinfo(  # type: ignore[explicit-override]
+        self, sockaddr: tuple[str, int] | tuple[str, int, int, int], flags: int
+    ) -> tuple[str, str]:
+        """Look an address up."""
+        await trio.lowlevel.checkpoint()
+        return socket.getnameinfo(sockaddr, flags)
+
+
+@contextmanager
+def knowing(name: str, *hosts: str) -> Iterator[list[str]]:
+    """Have a name stand for these addresses inside the block, for trio; yield them to change."""
+    known = list(hosts)
+    before = trio.socket.set_custom_hostname_resolver(_Names(name, known))
+    try:
+        yield known
+    finally:
+        trio.socket.set_custom_hostname_resolver(before)
+
+
 def unused_port() -> int:
     """Return a TCP port of loopback on which nobody listens."""
     with socket.socket() as sock:

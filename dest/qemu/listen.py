@@ -8,17 +8,19 @@ one, later at the switch-over (migration/postcopy-ram.c, postcopy_preempt_new_ch
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 
 from dest.accepting import accept
-from dest.addresses import address_text, is_loopback
+from dest.addresses import address_text, host_text, is_loopback
+from dest.binding import listen_on, places_of
 from dest.complaints import Complaints
 from dest.newcomers import Newcomers
 from dest.qemu.channel import QemuChannel
+from protocol.addresses import host_port
 from protocol.errors import MigrationError, RemoteProtocolError
 from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
 from protocol.qemu.constants import FILE_MAGIC, MULTIFD_MAGIC, TLS_HANDSHAKE, Section
@@ -37,23 +39,27 @@ class _Silent(Exception):
 
 
 class QemuListener:
-    """A listening socket and QEMU's connections; made by `open_qemu_listener`.
+    """Listening sockets and QEMU's connections; made by `open_qemu_listener`.
 
     Attributes:
+        address: Of the first socket, as HOST:PORT.
         preempt: The second connection; None until it has said something.
         preempt_came: Set when that is.
     """
 
     def __init__(
-        self, sock: trio.socket.SocketType, log: Log, only_from: str | None = None
+        self,
+        socks: Sequence[trio.socket.SocketType],
+        log: Log,
+        only_from: str | None = None,
     ) -> None:
-        """Take a listening socket."""
-        self.address = address_text(sock.getsockname())
+        """Take sockets that listen, at least one."""
+        self.address = address_text(socks[0].getsockname())
         self.preempt: QemuChannel | None = None
         self.preempt_came = trio.Event()
         self._main: QemuChannel | None = None
         self._main_came = trio.Event()
-        self._sock = sock
+        self._socks = socks
         self._only_from = only_from
         self._complaints = Complaints(log)
         self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
@@ -79,27 +85,30 @@ class QemuListener:
     async def run(self) -> None:
         """Accept until cancelled."""
         async with trio.open_nursery() as nursery:
-            while True:
-                sock, name = await accept(self._sock, self._complain)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._open.add(sock)
-                scope = trio.CancelScope()
-                loser = self._newcomers.enter(scope, name[0])
-                if loser is not None:
-                    loser.cancel()
-                nursery.start_soon(self._receive, sock, name, scope)
+            for sock in self._socks:
+                nursery.start_soon(self._accept, sock, nursery)
 
     def close(self) -> None:
         """Close the listening socket and every connection it brought."""
-        self._sock.close()
-        for sock in self._open:
+        for sock in (*self._socks, *self._open):
             sock.close()
+
+    async def _accept(self, listening: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        while True:
+            sock, name = await accept(listening, self._complain)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._open.add(sock)
+            scope = trio.CancelScope()
+            loser = self._newcomers.enter(scope, host_text(name))
+            if loser is not None:
+                loser.cancel()
+            nursery.start_soon(self._receive, sock, name, scope)
 
     async def _receive(
         self, sock: trio.socket.SocketType, name: tuple[Any, ...], scope: trio.CancelScope
     ) -> None:
         """See a connection to its place in the migration, or turn it away."""
-        host: str = name[0]
+        host = host_text(name)
         with scope:
             try:
                 self._check_host(host)
@@ -196,37 +205,31 @@ def _keep_short(sock: trio.socket.SocketType, window_bytes: int) -> None:
 async def open_qemu_listener(
     host: str, port: int, log: Log, window_bytes: int = 0, only_from: str | None = None
 ) -> AsyncIterator[QemuListener]:
-    """Listen; everything is closed when the block is left.
+    """Listen on all addresses of a name; everything is closed when the block is left.
 
     Args:
-        host: A name or address.
-        port: A TCP port; 0 picks one.
-        log: Takes a line about each connection that is refused.
+        host: A name or address; `::` is every address of this machine, of IPv4 too.
+        port: A TCP port; 0 picks one that is free at all addresses.
+        log: Takes a line about each connection that is refused, and about further addresses.
         window_bytes: What may lie in each connection's sockets, about; 0 for what the kernel lets.
         only_from: The address that connections must be from; None for any.
 
     Raises:
         MigrationError: The address cannot be listened on, or only for somebody.
     """
-    try:
-        (listener, *more) = await trio.open_tcp_listeners(port, host=host)
-    except OSError as error:
+    places = await places_of(host, port)
+    typed = host_port(host, port)
+    if only_from is None and not all(is_loopback(place.name) for place in places):
         raise MigrationError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}"
-        ) from error
+            f"{typed} is not on loopback: listening there needs --only-from, for a QEMU cannot "
+            "prove who it is"
+        )
+    socks = listen_on(places, typed, log)
     # Nothing has been accepted yet.
-    names = [each.socket.getsockname() for each in (listener, *more)]
-    for other in more:
-        other.socket.close()
-    if window_bytes:
-        _keep_short(listener.socket, window_bytes)
-    result = QemuListener(listener.socket, log, only_from)
+    for sock in socks if window_bytes else ():
+        _keep_short(sock, window_bytes)
+    result = QemuListener(socks, log, only_from)
     try:
-        if only_from is None and not all(map(is_loopback, names)):
-            raise MigrationError(
-                f"{host} is not on loopback: listening there needs --only-from, for a QEMU cannot "
-                "prove who it is"
-            )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(result.run)
             yield result

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 import click
 
 from dest.qemu.config import QemuDestConfig
+from protocol.addresses import unmapped
 from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.units import parse_bytes
@@ -74,7 +75,7 @@ def check_heeded(values: Values) -> None:
 
 def _only_from(text: str | None) -> str | None:
     try:
-        return None if text is None else str(ip_address(text))
+        return None if text is None else unmapped(str(ip_address(text)))
     except ValueError as error:
         raise click.BadParameter(f"{text!r} is no IP address", param_hint="--only-from") from error
 

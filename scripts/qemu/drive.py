@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from protocol.addresses import host_port
 from protocol.errors import ConnectionLost, MigrationError
 from protocol.events import STATE, Emit
 from scripts.qemu.qmp import Qmp
@@ -78,7 +79,7 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
         "downtime-limit": 0,
     }
     await qmp.call("migrate-set-parameters", **parameters)
-    uri = f"tcp:{_bracketed(host)}:{port}"
+    uri = f"tcp:{host_port(host, port)}"
     await qmp.call("migrate", uri=uri)
     if not orders.postcopy_after:
         await _wait_sent(qmp, orders.precopy_bytes)
@@ -137,7 +138,3 @@ async def _follow(qmp: Qmp, postcopy_after: int, emit: Emit) -> str:
                 if number == postcopy_after + 1 and postcopy_after:
                     await qmp.call("migrate-start-postcopy")
         await trio.lowlevel.checkpoint()
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -19,6 +19,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
+from protocol.addresses import host_port
 from protocol.errors import MidstreamError
 from scripts.screen.output import tell
 from scripts.views.broadcast import Broadcast, TooManyClients
@@ -54,9 +55,9 @@ class Server:
             self._socket = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
         except OSError as error:
             reason = error.strerror or error
-            raise MidstreamError(f"cannot serve on {host}:{port}: {reason}") from error
+            raise MidstreamError(f"cannot serve on {host_port(host, port)}: {reason}") from error
         name, number = self._socket.getsockname()[:2]
-        self.address = f"[{name}]:{number}" if ":" in name else f"{name}:{number}"
+        self.address = host_port(name, number)
         self._is_open = not ipaddress.ip_address(name).is_loopback
         self._page, policy = live_page()
         self._headers = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
@@ -10,9 +12,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from dest import listen
+from dest.binding import Place
 from dest.complaints import LINES_A_SECOND_MAX
 from dest.listen import Listener, Session, open_listener
 from dest.resumes import Resumes
+from protocol.addresses import host_port
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import MigrationError, PeerAborted
@@ -290,19 +295,54 @@ async def test_a_second_genuine_source_is_refused() -> None:
             await rig.join(PRE, OTHER_SESSION, SECRET)
 
 
-async def test_far_from_loopback_something_is_demanded() -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0", "::ffff:192.0.2.1"])
+async def test_far_from_loopback_something_is_demanded(host: str) -> None:
     """Where others can connect, a destination without a secret or certificates does not listen."""
     log: list[str] = []
-    with (
-        nothing_left(),
-        bounded(),
-        pytest.raises(MigrationError, match=r"0\.0\.0\.0 is not on loop"),
-    ):
-        async with open_listener("0.0.0.0", 0, log.append):
+    wanted = rf"{re.escape(host_port(host, 0))} is not on loop"
+    with nothing_left(), bounded(), pytest.raises(MigrationError, match=wanted):
+        async with open_listener(host, 0, log.append):
             pytest.fail("it listens")
     with bounded():
         async with open_listener("0.0.0.0", 0, log.append, SECRET) as listener:
             assert listener.address.startswith("0.0.0.0:")
+
+
+async def test_one_address_far_from_loopback_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with an address on loopback and another demands as much as the other."""
+    names = [Place(socket.AF_INET, (host, 0)) for host in ("127.0.0.1", "0.0.0.0")]
+
+    async def places_of(_host: str, _port: int) -> list[Place]:
+        await trio.lowlevel.checkpoint()
+        return names
+
+    monkeypatch.setattr(listen, "places_of", places_of)
+    with nothing_left(), bounded(), pytest.raises(MigrationError, match="is not on loop"):
+        async with open_listener("here.example", 0, pytest.fail):
+            pytest.fail("it listens")
+
+
+async def test_both_connections_may_come_to_different_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All addresses that are listened on are of one destination."""
+    names = [Place(socket.AF_INET, (f"127.0.0.{number}", 0)) for number in (1, 2)]
+
+    async def places_of(_host: str, _port: int) -> list[Place]:
+        await trio.lowlevel.checkpoint()
+        return names
+
+    monkeypatch.setattr(listen, "places_of", places_of)
+    with nothing_left(), bounded():
+        async with open_listener("here.example", 0, lambda _: None) as listener:
+            port = listener.address.rpartition(":")[2]
+            peers = [await dial(f"127.0.0.{number}:{port}") for number in (1, 2)]
+            for peer, channel in zip(peers, (PRE, POST), strict=True):
+                await peer.send(hello(channel))
+            session = await listener.accept_session()
+            await session.paired.wait()
+            for peer in peers:
+                peer.close()
 
 
 async def test_an_early_postcopy_connection_expires(autojump_clock: MockClock) -> None:
@@ -396,7 +436,7 @@ async def test_an_address_that_cannot_be_listened_on() -> None:
             async with open_listener(host, int(port), rig.log.append):
                 pytest.fail("two listen on one port")
     with bounded(), pytest.raises(MigrationError, match="cannot listen on 192"):
-        async with open_listener("192.0.2.1", 0, rig.log.append):
+        async with open_listener("192.0.2.1", 0, rig.log.append, SECRET):
             pytest.fail("this machine has no such address")
 
 
@@ -413,11 +453,12 @@ async def test_a_connection_that_cannot_be_accepted_is_logged(
                 await trio.lowlevel.checkpoint()
                 for failure in failures:
                     raise failure
-                return await listening.accept()
+                return await taken()
 
-        listening = rig.listener._sock
         # The listener waits in accept already; what it calls next is ours.
-        monkeypatch.setattr(rig.listener, "_sock", Failing())
+        (listening,) = rig.listener._socks
+        taken = listening.accept
+        monkeypatch.setattr(listening, "accept", Failing().accept)
         await rig.refusal(Ready())
         await rig.accept()
         monkeypatch.undo()

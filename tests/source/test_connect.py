@@ -17,7 +17,7 @@ from protocol.limits import HELLO_SECONDS_MAX
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, PassEnd, Ready, Welcome
 from protocol.policy import preset
 from source.connect import connect
-from tests.helpers import Peer, bounded, nothing_left, unused_port
+from tests.helpers import Peer, bounded, knowing, nothing_left, unused_port
 
 Answer = Callable[[Peer], Awaitable[None]]
 
@@ -118,6 +118,40 @@ async def test_one_stream_needs_one_connection() -> None:
     ):
         assert list(connections) == [Channel.PRECOPY]
         assert len(there.peers) == 1
+
+
+async def test_all_addresses_of_a_name_are_tried() -> None:
+    """Where nobody listens at one, the next is taken, and the second connection goes there, too."""
+    with knowing("two.example", "127.0.0.2", "127.0.0.1"):
+        async with (
+            listening(welcome) as there,
+            connect("two.example", there.port, ORDERED) as connections,
+        ):
+            assert [each.reached for each in connections.values()] == ["127.0.0.1"] * 2
+
+
+async def test_both_connections_go_to_one_address() -> None:
+    """Of a name with several machines' addresses the one that answered first gets both."""
+    with knowing("moving.example", "127.0.0.1") as addresses:
+
+        async def move(peer: Peer) -> None:
+            await welcome(peer)
+            # From now on the name is another machine's.
+            addresses[:] = ["127.0.0.2"]
+
+        async with (
+            listening(move) as there,
+            connect("moving.example", there.port, ORDERED) as connections,
+        ):
+            assert [each.reached for each in connections.values()] == ["127.0.0.1"] * 2
+            assert len(there.peers) == 2
+
+
+async def test_an_address_stands_in_brackets_in_a_message() -> None:
+    """What is printed can be typed again."""
+    with bounded(), pytest.raises(ConnectionLost, match=r"cannot connect to \[::1\]:1: "):
+        async with connect("::1", 1, ORDERED):
+            pytest.fail("somebody listens there")
 
 
 async def test_sockets_do_not_hold_frames_back() -> None:

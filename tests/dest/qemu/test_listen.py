@@ -13,6 +13,7 @@ from dest.qemu.listen import QemuListener, open_qemu_listener
 from protocol.errors import MigrationError
 from protocol.limits import HELLO_CONNECTIONS_MAX
 from tests import qemu_streams as qemu
+from tests.dest.test_binding import needs_ipv6
 from tests.helpers import bounded, nothing_left
 
 
@@ -145,11 +146,29 @@ async def test_one_machine_alone_may_come() -> None:
         await rig.listener.accept_main()
 
 
-async def test_off_loopback_one_machine_has_to_be_named() -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0"])
+async def test_off_loopback_one_machine_has_to_be_named(host: str) -> None:
     """Nobody listens for everybody: a QEMU proves nothing."""
     with nothing_left(), bounded(), pytest.raises(MigrationError, match="--only-from"):
-        async with open_qemu_listener("0.0.0.0", 0, print):
+        async with open_qemu_listener(host, 0, print):
             pass
+
+
+@needs_ipv6
+async def test_a_qemu_comes_over_either_family() -> None:
+    """On all addresses of the machine the one that may come is known by its own, of IPv4."""
+    log: list[str] = []
+    with nothing_left(), bounded():
+        async with open_qemu_listener("::", 0, log.append, only_from="127.0.0.1") as listener:
+            port = int(listener.address.rpartition(":")[2])
+            assert listener.address == f"[::]:{port}"
+            async with await trio.open_tcp_stream("::1", port) as wrong:
+                assert await wrong.receive_some() == b""
+            assert "it is not from 127.0.0.1" in log[-1]
+            assert "from [::1]:" in log[-1]
+            async with await trio.open_tcp_stream("127.0.0.1", port) as right:
+                await right.send_all(qemu.head())
+                await listener.accept_main()
 
 
 async def test_an_address_that_cannot_be_had() -> None:
