@@ -51,6 +51,7 @@ CORE_MODULES = frozenset(
         "scripts.views.embed",
         "scripts.views.history",
         "scripts.views.live",
+        "scripts.views.open_waits",
         "scripts.views.perfetto",
         "scripts.views.quantiles",
         "scripts.views.records",

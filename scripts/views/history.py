@@ -14,6 +14,7 @@ from typing import Any
 from protocol import events
 from protocol.channels import Channel
 from protocol.report import STAGES
+from scripts.views.open_waits import OpenWaits, fault_ns, page_of
 from scripts.views.records import (
     BACKGROUND,
     BOOSTED,
@@ -73,7 +74,7 @@ class History:
         self._asked: list[Event] = []
         self._came: list[Event] = []
         self._open: dict[str, _Open] = {}
-        self._waiting: dict[int, Event] = {}
+        self._waiting = OpenWaits()
         self._page_counts: dict[int, int] = {}
         self._takers = {
             events.RUN: self._take_run,
@@ -114,10 +115,10 @@ class History:
         """
         came: dict[tuple[int, int], deque[Event]] = {}
         for event in self._came:
-            came.setdefault(_page(event), deque()).append(event)
+            came.setdefault(page_of(event), deque()).append(event)
         requests = []
         for event in self._asked or self._came:
-            queue = came.get(_page(event))
+            queue = came.get(page_of(event))
             answer = queue.popleft() if queue else {}
             requests.append(
                 Request(
@@ -133,8 +134,8 @@ class History:
         return [
             *self.waits,
             *(
-                Wait(vcpu, event["block"], event["page"], _fault_ns(event), None, None)
-                for vcpu, event in self._waiting.items()
+                Wait(wait["vcpu"], *page_of(wait), fault_ns(wait), None, None)
+                for wait in self._waiting.present
             ),
         ]
 
@@ -210,7 +211,7 @@ class History:
         self._came.append(event)
         if event.get("answer") == "urgent-in-place":
             for send in self._open.values():
-                if _page(send.event) == _page(event):
+                if page_of(send.event) == page_of(event):
                     send.urgent_ns = event["t-ns"]
 
     def _take_start(self, event: Event) -> None:
@@ -220,7 +221,7 @@ class History:
 
     def _take_end(self, event: Event) -> None:
         start = self._open.get(event["channel"])
-        if start is None or _page(start.event) != _page(event):
+        if start is None or page_of(start.event) != page_of(event):
             return
         del self._open[event["channel"]]
         pages = event.get("pages", 1)
@@ -274,20 +275,15 @@ class History:
 
     def _take_wait(self, event: Event) -> None:
         self._see(event["block"], event["page"] + 1)
-        # A vCPU that faults again, as it does after a pause, makes its wait before one never made.
-        self._waiting[event["vcpu"]] = event
+        self._waiting.begin(event)
 
     def _take_wake(self, event: Event) -> None:
-        # Where the kernel tells of faults, the next one may be heard of before this wake-up.
-        begun_ns = event["t-ns"] - round(event["latency-us"] * 1000)
-        start = self._waiting.get(event["vcpu"])
-        if start is not None and _page(start) == _page(event):
-            del self._waiting[event["vcpu"]]
-            begun_ns = _fault_ns(start)
+        start = self._waiting.end(event)
         if len(self.waits) >= WAITS_MAX:
             self.left_out["waits"] += 1
             return
         latency_ns = round(event["latency-us"] * 1000)
+        begun_ns = event["t-ns"] - latency_ns if start is None else fault_ns(start)
         start_ns = event.get("fault-ns", begun_ns)
         stages = tuple(float(event.get(f"{name}-us", -1.0)) for name in STAGES)
         self.waits.append(
@@ -310,12 +306,3 @@ _HEAD = frozenset({"t-ns", "side", "event"})
 
 
 _OF_PAGE = ("block", "page", "channel", "urgent", "boosted")
-
-
-def _page(event: Event) -> tuple[int, int]:
-    return event["block"], event["page"]
-
-
-def _fault_ns(event: Event) -> int:
-    time_ns: int = event["t-ns"] if "fault-ns" not in event else event["fault-ns"]
-    return time_ns

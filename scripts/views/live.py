@@ -19,6 +19,7 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.report import Summary
 from protocol.states import FINAL, POSTCOPY
+from scripts.views.open_waits import OpenWaits, fault_ns
 from scripts.views.records import DEST, SOURCE
 
 Event = dict[str, Any]
@@ -102,7 +103,7 @@ class LiveState:
         self.first_ns: int | None = None
         self.last_ns = 0
         self.in_postcopy = False
-        self._waiting: dict[int, Waiter] = {}
+        self._waiting = OpenWaits()
         self._marks: deque[tuple[int, dict[str, int]]] = deque()
         self._histogram = new_histogram()
         self._takers = {
@@ -137,7 +138,11 @@ class LiveState:
     @property
     def waiters(self) -> list[Waiter]:
         """Who waits, longest first."""
-        return sorted(self._waiting.values(), key=lambda waiter: waiter.since_ns)
+        waiters = [
+            Waiter(wait["vcpu"], wait["block"], wait["page"], fault_ns(wait))
+            for wait in self._waiting.present
+        ]
+        return sorted(waiters, key=lambda waiter: waiter.since_ns)
 
     @property
     def waits(self) -> Summary:
@@ -245,10 +250,8 @@ class LiveState:
             self._mark(event, HERE, pages)
 
     def _take_wait(self, event: Event) -> None:
-        since_ns: int = event["t-ns"] if "fault-ns" not in event else event["fault-ns"]
-        waiter = Waiter(event["vcpu"], event["block"], event["page"], since_ns)
-        self._waiting[event["vcpu"]] = waiter
+        self._waiting.begin(event)
 
     def _take_wake(self, event: Event) -> None:
-        self._waiting.pop(event["vcpu"], None)
+        self._waiting.end(event)
         self._histogram.record_value(min(max(round(event["latency-us"] * 1000), 1), 3600 * 10**9))

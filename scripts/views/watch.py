@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 # Four times a second is smooth enough to follow.
 PERIOD_SECONDS = 0.25
-# Whatever it takes to read and to draw, so much longer nothing is done: the processor is the
-# migration's.
+# Whatever processor time it takes to read and to draw, so much longer nothing is done: the
+# processor is the migration's.  How long others had it meanwhile does not count: on a busy machine
+# that would leave nothing to see.
 _REST_FACTOR = 50.0
+# But a picture that is older than this is no longer the present.
+REST_SECONDS_MAX = 1.0
 # The most that is read at once; when more comes, what is shown lags behind.
 _READ_BYTES_MAX = 4 << 20
 
@@ -77,10 +80,14 @@ async def watching(spool: Spool | None, watchers: Sequence[Watcher]) -> AsyncIte
 
 async def _follow(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -> None:
     while True:
-        began = time.monotonic()
+        before = time.thread_time()
         _step(spool, state, watchers)
-        took = time.monotonic() - began
-        await trio.sleep(max(PERIOD_SECONDS, took * _REST_FACTOR))
+        await trio.sleep(rest_seconds(time.thread_time() - before))
+
+
+def rest_seconds(cpu_seconds: float) -> float:
+    """Return how long to do nothing after a picture that took so much processor time."""
+    return min(max(PERIOD_SECONDS, cpu_seconds * _REST_FACTOR), REST_SECONDS_MAX)
 
 
 def _step(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -> None:
