@@ -18,10 +18,13 @@ class Credentials:
         secret: Both sides' secret; it is in no text that is made of this.
         tls: The context of this side, which demands the other side's certificate; None for a plain
             connection.
+        server_name: A source's: the name or address that the destination's certificate must be for,
+            where that is not the one it is connected to; None for that one.
     """
 
     secret: bytes | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
+    server_name: str | None = None
 
     @property
     def demanding(self) -> bool:

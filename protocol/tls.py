@@ -25,6 +25,10 @@ _RECEIVE_BYTES = 64 * 1024
 # With TLS 1.3 a client hears what the server thinks of its certificate when it first reads.
 _REFUSING_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
 
+# X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH (openssl/x509_vfy.h), and what helps.
+_OTHER_NAME_CODES = frozenset({62, 64})
+_OTHER_NAME_HINT = "; --tls-hostname names what it is for"
+
 # What OpenSSL may want to say by itself while it only receives: a peer that asks for new keys again
 # and again must not fill memory with the answers.
 _ANSWERS_BYTES_MAX = 64 * 1024
@@ -251,5 +255,7 @@ class TlsTransport:
 def _reason(error: ssl.SSLError) -> str:
     """Return what OpenSSL says, in words and without where in its code."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the peer's certificate is not accepted: {error.verify_message}"
+        reason = error.verify_message.rstrip(".")
+        hint = _OTHER_NAME_HINT if error.verify_code in _OTHER_NAME_CODES else ""
+        return f"the peer's certificate is not accepted: {reason}{hint}"
     return (error.reason or str(error)).replace("_", " ").lower()

@@ -60,7 +60,7 @@ def parse_address(text: str, option: str, *, port_min: int = 0) -> tuple[str, in
         and re.fullmatch(r"[0-9]{1,5}", port)
         and port_min <= int(port) <= 65535
         and bracketed == (":" in host)
-        and _is_host(host)
+        and is_host(host)
     ):
         raise click.BadParameter(
             f"{_quoted(text)} is not HOST:PORT or [ADDRESS]:PORT, "
@@ -70,7 +70,7 @@ def parse_address(text: str, option: str, *, port_min: int = 0) -> tuple[str, in
     return host or "localhost", int(port)
 
 
-def _is_host(text: str) -> bool:
+def is_host(text: str) -> bool:
     """Tell whether a name is one that the resolver can be asked for without complaining."""
     try:
         return text.isprintable() and len(text.encode("idna")) <= _HOST_CHARS_MAX

@@ -10,6 +10,7 @@ import click
 
 from protocol.credentials import Credentials
 from protocol.limits import SECRET_BYTES_MAX, SECRET_BYTES_MIN
+from scripts.configure import is_host
 from scripts.files import check_readable, unusable
 from scripts.options import Values
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SECRET_OPTION = "--secret-file"
 TLS_OPTIONS = ("--tls-cert", "--tls-key", "--tls-ca")
+HOSTNAME_OPTION = "--tls-hostname"
 
 # A line break at the end of what was read; an editor's or `openssl rand`'s, and no part of it.
 _LINE_BREAK_BYTES = 2
@@ -36,7 +38,9 @@ def credentials(values: Values, *, server: bool) -> Credentials:
     """
     path = values["secret_file"]
     return Credentials(
-        secret=None if path is None else read_secret(path), tls=_tls_context(values, server=server)
+        secret=None if path is None else read_secret(path),
+        tls=_tls_context(values, server=server),
+        server_name=None if server else _server_name(values),
     )
 
 
@@ -51,12 +55,13 @@ def read_or_make_secret(values: Values) -> bytes:
 
 
 def check_certificates(values: Values) -> None:
-    """Check the files of TLS, for who hands their names on.
+    """Check the options of TLS, for who hands them on.
 
     Raises:
-        click.BadParameter: One is missing or wrong.
+        click.BadParameter: A file is missing or wrong, or the name is none.
     """
     _tls_context(values, server=True)
+    _server_name(values)
 
 
 def read_secret(path: str) -> bytes:
@@ -101,6 +106,25 @@ def _read_if_private(fd: int, path: str) -> bytes:
     while len(data) < most_bytes and (more := os.read(fd, most_bytes - len(data))):
         data += more
     return data
+
+
+def _server_name(values: Values) -> str | None:
+    """Return the name that the destination's certificate must be for, None for where it is.
+
+    Raises:
+        click.BadParameter: It is no name or address, or no certificate is asked for.
+    """
+    name: str | None = values["tls_hostname"]
+    if name is None:
+        return None
+    if values["tls_ca"] is None:
+        raise click.BadParameter(
+            f"it is of use only with {', '.join(TLS_OPTIONS)}", param_hint=HOSTNAME_OPTION
+        )
+    if not is_host(name) or not name.strip("."):
+        raise click.BadParameter(f"{name!r} is no host's name", param_hint=HOSTNAME_OPTION)
+    # Brackets are typed with a port; a certificate has the address alone.
+    return name.removeprefix("[").removesuffix("]")
 
 
 def _tls_context(values: Values, *, server: bool) -> ssl.SSLContext | None:

@@ -189,6 +189,12 @@ OPTIONS = (
         None, "FILE",
     ),
     Option(
+        "--tls-hostname", SOURCE, ACCESS,
+        "The name or address that the destination's certificate is for; default: where it is "
+        "connected to.",
+        None, "NAME",
+    ),
+    Option(
         "--only-from", QEMU, ACCESS,
         "The one machine whose QEMU may connect, by its IP address; needed off loopback.",
         None, "ADDRESS",

@@ -21,7 +21,8 @@ async def prove(
 
     Args:
         sock: A new connection.
-        host: The name or address that the destination's certificate must be for.
+        host: The name or address that the destination's certificate must be for, unless the
+            credentials name another.
         name: The connection's role.
         session: The session's id.
         credentials: What both sides have to prove; if nothing, nothing is sent.
@@ -35,9 +36,9 @@ async def prove(
         if credentials.tls is not None:
             # A destination that reads frames only can make nothing of TLS, and say nothing to it.
             hint = ", does the destination speak TLS?"
-            transport = tls = TlsTransport(
-                sock, credentials.tls, server_name=unmapped(host.partition("%")[0])
-            )
+            # A certificate knows neither interfaces nor IPv4 in an address of IPv6.
+            wanted = credentials.server_name or unmapped(host.partition("%")[0])
+            transport = tls = TlsTransport(sock, credentials.tls, server_name=wanted)
             await tls.handshake()
             hint = ""
         if credentials.secret is not None:

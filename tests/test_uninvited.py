@@ -79,6 +79,26 @@ def test_migrate_takes_certificates(lab: Lab) -> None:
     lab.fork("migrate", *options, *SMALL).succeed()
 
 
+@pytest.mark.parametrize("name", ["there.example", "192.0.2.1", "2001:db8::1"])
+def test_a_certificate_of_another_name(lab: Lab, name: str) -> None:
+    """Through a tunnel, or by an address, the source is told what the certificate is for."""
+    dest, connect = start_dest(lab, *write_certificates(lab.folder, "dest", name))
+    options = write_certificates(lab.folder, "source")
+    lab.fork("source", connect, *options, *SMALL).fail(1, "not valid for", "--tls-hostname")
+    wrong = lab.fork("source", connect, *options, "--tls-hostname=else.example", *SMALL)
+    wrong.fail(1, "not valid for 'else.example'")
+    right = lab.fork("source", connect, *options, f"--tls-hostname={name}", *SMALL)
+    assert right.wait() == 0, right.errors
+    assert dest.wait() == 0
+
+
+def test_migrate_takes_the_name_of_a_certificate(lab: Lab) -> None:
+    """`migrate` hands it on to the source."""
+    options = write_certificates(lab.folder, "both", "there.example")
+    lab.fork("migrate", *options, *SMALL).fail(1, "not valid for")
+    lab.fork("migrate", *options, "--tls-hostname=there.example", *SMALL).succeed()
+
+
 def test_a_certificate_of_another_authority(lab: Lab) -> None:
     """Both users are told which side's certificate is not accepted."""
     dest, connect = start_dest(lab, *write_certificates(lab.folder, "dest"))

@@ -173,3 +173,28 @@ def test_a_key_with_a_password_asks_nobody(tmp_path: Path) -> None:
         )
     )
     assert "plain private key" in complaint("--tls-key", *options)
+
+
+def test_the_name_of_a_certificate(tmp_path: Path) -> None:
+    """A source may be told what the destination's certificate is for; a destination has no use."""
+    options = write_certificates(tmp_path, "side")
+    assert credentials(values(*options), server=False).server_name is None
+    for typed, name in (("there.example", "there.example"), ("[::1]", "::1"), ("::1", "::1")):
+        given = values(*options, f"--tls-hostname={typed}")
+        assert credentials(given, server=False).server_name == name
+        assert credentials(given, server=True).server_name is None
+        check_certificates(given)
+
+
+@pytest.mark.parametrize("name", ["", ".", "a..b", "x" * 300, "a\nb"])
+def test_what_is_no_name_of_a_certificate(tmp_path: Path, name: str) -> None:
+    """No host has such a name, so no certificate can be for it."""
+    options = [*write_certificates(tmp_path, "side"), f"--tls-hostname={name}"]
+    assert "is no host's name" in complaint("--tls-hostname", *options)
+    with pytest.raises(click.BadParameter, match="is no host's name"):
+        check_certificates(values(*options))
+
+
+def test_a_name_without_certificates() -> None:
+    """Nothing would be compared with it."""
+    assert "only with --tls-cert" in complaint("--tls-hostname", "--tls-hostname=there")
