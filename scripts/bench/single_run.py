@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from scripts.figures.runs import run_migration
+from scripts.views.saved import read_all
 
 Record = dict[str, Any]
 
@@ -36,5 +35,5 @@ def migrate_with_events(options: Mapping[str, str]) -> tuple[Record, list[Record
     with tempfile.TemporaryDirectory(prefix="midstream-bench-") as folder:
         path = Path(folder) / "events.jsonl"
         report = run_migration({**options, "events": str(path)}, Path(folder))
-        events = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    return report, sorted(events, key=lambda event: event["t-ns"])
+        events = sorted(read_all(path), key=lambda event: int(event["t-ns"]))
+    return report, events

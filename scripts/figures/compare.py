@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from scripts.figures.runs import run_migration, write_json
 from scripts.processes.interrupts import raise_when_signalled
 from scripts.processes.link import link_of_rate
 from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
+from scripts.views.saved import read_all
 
 _SCHEMA = "midstream-compare/1"
 
@@ -131,12 +131,9 @@ def _run_qemu(peer: Peer, row: str, folder: Path, options: Mapping[str, str], ra
 
 
 def _outcome(report: dict[str, Any], told: Path) -> Outcome:
-    latencies_us = []
-    with told.open(encoding="utf-8") as lines:
-        for line in lines:
-            event = json.loads(line)
-            if event["event"] == events.VCPU_WAKE:
-                latencies_us.append(event["latency-us"])
+    latencies_us = [
+        event["latency-us"] for event in read_all(told) if event["event"] == events.VCPU_WAKE
+    ]
     if len(latencies_us) != report["midstream"]["faults"]["count"]:
         raise MigrationError("the events and the report tell different numbers of faults")
     return Outcome(report, tuple(latencies_us))

@@ -8,7 +8,6 @@ many others that the queue never runs empty until the last of them is served.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from protocol import events
 from protocol.errors import MigrationError
 from protocol.limits import VCPU_COUNT_MAX
 from scripts.figures.runs import run_migration, write_json
+from scripts.views.saved import read_all
 
 _HALF_SENT, _FIRST = 5, 10
 _PAGE_BYTES = 2 << 20
@@ -63,8 +63,7 @@ def measure_wait_ms(policy: str, requests: int, link: str, background: str = "0"
             },
             folder,
         )
-        for line in (folder / "events.jsonl").read_text(encoding="utf-8").splitlines():
-            event = json.loads(line)
+        for event in read_all(folder / "events.jsonl"):
             if (event["event"], event.get("page")) == (events.VCPU_WAKE, _HALF_SENT):
                 wait_ms: float = event["latency-us"] / 1000
                 return wait_ms

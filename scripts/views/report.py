@@ -14,6 +14,7 @@ from protocol.errors import LocalProtocolError
 from protocol.report import STAGES
 from protocol.units import format_bytes
 from scripts.files import check_writable
+from scripts.screen.output import tell
 from scripts.screen.table import time_us
 from scripts.views.history import History
 from scripts.views.outputs import history_of, write_page, write_trace
@@ -36,7 +37,8 @@ Run = tuple[str, History]
 def report(events: tuple[str, ...], html: str | None, trace: str | None, quiet: bool) -> None:
     """Show runs again from files that --events wrote; each file is a run of its own.
 
-    If the two sides wrote a file each, on one machine, put one behind the other first.
+    If the two sides wrote a file each, on one machine, put one behind the other first. An
+    unfinished last line, as a full disk leaves it, is left out, and that is said.
     """
     if len(events) > RUNS_MAX:
         raise click.BadParameter(f"more than {RUNS_MAX} runs", param_hint="EVENTS")
@@ -61,7 +63,7 @@ def report(events: tuple[str, ...], html: str | None, trace: str | None, quiet: 
 
 def _read(path: Path) -> History:
     try:
-        return history_of(read_saved(path))
+        return history_of(read_saved(path, lambda line: tell(f"midstream: {line}")))
     except LocalProtocolError as error:
         raise click.BadParameter(str(error), param_hint="EVENTS") from error
 
@@ -79,8 +81,8 @@ def _names(paths: Sequence[str]) -> list[str]:
 def summary_table(runs: Sequence[Run]) -> Table:
     """Return what runs came to, a column a run."""
     table = _table("", [name for name, _ in runs])
-    for title, tell in _ROWS:
-        table.add_row(title, *(tell(history) for _, history in runs))
+    for title, words in _ROWS:
+        table.add_row(title, *(words(history) for _, history in runs))
     for name in percentiles_us(()):
         figures = [percentiles_us(history.waits)[name] for _, history in runs]
         table.add_row(

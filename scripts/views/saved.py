@@ -6,7 +6,7 @@ events that they know.  Events of other names are let through.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,14 @@ _ENDS = {
 _CHANNELS = frozenset(channel.value for channel in Channel)
 
 
-def read_saved(path: Path) -> Iterator[Event]:
+def read_saved(path: Path, tell: Callable[[str], None]) -> Iterator[Event]:
     """Yield a file's events in the order of its lines.
+
+    A last line without its end is what a full disk or a killed writer leaves: it is left out.
+
+    Args:
+        path: The file.
+        tell: Is told of such a line.
 
     Raises:
         LocalProtocolError: The file cannot be read, or a line is no event: which, and why.
@@ -84,12 +90,38 @@ def read_saved(path: Path) -> Iterator[Event]:
                 where = f"{path}, line {number}"
                 if number > EVENT_COUNT_MAX:
                     raise LocalProtocolError(f"{where}: more than {EVENT_COUNT_MAX} events")
-                if line.strip():
+                if number > 1 and _is_unfinished(line):
+                    tell(f"{where}: the last line is unfinished and left out")
+                elif line.strip():
                     yield parse_event(line, where)
             if not number:
                 raise LocalProtocolError(f"{path} is empty")
     except OSError as error:
         raise LocalProtocolError(f"{path}: {error.strerror}") from error
+
+
+def read_all(path: Path) -> Iterator[Event]:
+    """Yield a file's events, as `read_saved`, for who needs all that were told.
+
+    Raises:
+        LocalProtocolError: As there, and for an unfinished last line.
+    """
+    return read_saved(path, _refuse)
+
+
+def _refuse(what: str) -> None:
+    raise LocalProtocolError(what)
+
+
+def _is_unfinished(line: bytes) -> bool:
+    """Tell whether a line, as `readline` returns it, is a file's last one and not whole."""
+    if line.endswith(b"\n") or len(line) > LINE_BYTES_MAX:
+        return False
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return True
+    return False
 
 
 def parse_event(line: bytes, where: str) -> Event:

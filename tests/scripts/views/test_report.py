@@ -50,6 +50,23 @@ def test_a_name_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "[bold]x[b]" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_events_that_were_cut_off_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], quiet: bool
+) -> None:
+    """A full disk or a kill cuts the last line off; all before it is shown, and a line says so."""
+    path = write(tmp_path / "events", half_sent())
+    path.write_bytes(path.read_bytes()[:-5])
+    page = tmp_path / "page"
+    assert run(["report", str(path), f"--html={page}", *(["--quiet"] if quiet else [])]) == 0
+    said = capsys.readouterr()
+    assert said.err == (
+        f"midstream: {path}, line {len(half_sent())}: the last line is unfinished and left out\n"
+    )
+    assert ("wait max" in said.out) is not quiet
+    assert page.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -72,7 +89,8 @@ def test_what_is_wrong_is_said_in_a_line(
     """The exit status is 2, the line names file, line and reason, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     good = write(tmp_path / "good", half_sent()).read_bytes()
-    (tmp_path / "bad").write_bytes(good[: good.index(b"\n") + 20])
+    first = good.index(b"\n") + 1
+    (tmp_path / "bad").write_bytes(good[: first + 20] + b"\n" + good[first:])
     assert run(["report", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
