@@ -88,6 +88,8 @@ class OutChannel:
         self.name = name
         self.open_frame: Frame | None = None
         self.bytes_sent = 0
+        # What the connections before this one carried; a break begins a new one.
+        self.bytes_carried_before = 0
         self.target_pages_sent = 0
         self.data_bytes_sent = 0
         self._sock = sock
@@ -112,6 +114,11 @@ class OutChannel:
             (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size // UNSENT_SHARE),
         ):
             self._sock.setsockopt(level, option, value)
+
+    @property
+    def bytes_carried(self) -> int:
+        """What the channel has carried over all its connections, heads and all."""
+        return self.bytes_carried_before + self.bytes_sent
 
     @property
     def run_bytes(self) -> int | None:

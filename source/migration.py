@@ -53,7 +53,7 @@ from source.channel import OutChannel
 from source.config import SourceConfig
 from source.connect import Connections
 from source.convergence import NextStep
-from source.meter import Meter, sent_bytes
+from source.meter import Meter, channel_bytes, sent_bytes
 from source.pacing import Pacer
 from source.passes import Passes
 from source.recovery import Lacking, lost_bytes
@@ -116,6 +116,8 @@ class Migration:
 
     def attach(self, connections: Connections) -> None:
         """Take the connections of a new epoch; their inboxes are the caller's to run."""
+        for name, connection in connections.items():
+            connection.out.bytes_carried_before = channel_bytes(self.epochs, name)
         self.epochs.append(connections)
         self._checked = CHECKSUM in connections[Channel.PRECOPY].capabilities
         self.inboxes = {

@@ -40,6 +40,6 @@ async def send_rests(
         if page not in also and not remaining.holds_page(page):
             emit(
                 PAGE_SENT, block=block, page=page.index, channel=out.name.value, urgent=False,
-                boosted=False, pages=1, channel_bytes=out.bytes_sent,
+                boosted=False, pages=1, channel_bytes=out.bytes_carried,
                 remaining_bytes=remaining.length_bytes,
             )  # fmt: skip

@@ -231,7 +231,8 @@ class Sender:
                 events.PAGE_SENT, block=chunk.page.block, page=chunk.page.index,
                 channel=chunk.channel.value, urgent=urgent, boosted=chunk.boosted,
                 pages=page_count,
-                channel_bytes=channel.bytes_sent, remaining_bytes=self._scheduler.remaining_bytes,
+                channel_bytes=channel.bytes_carried,
+                remaining_bytes=self._scheduler.remaining_bytes,
             )  # fmt: skip
 
     async def _send_background(self, channel: OutChannel, frame: Frame) -> None:
@@ -287,6 +288,6 @@ class Sender:
             self._emit(
                 notice.event, block=notice.page.block, page=notice.page.index,
                 channel=notice.channel.value, urgent=notice.urgent, boosted=notice.boosted,
-                channel_bytes=self._channels[notice.channel].bytes_sent,
+                channel_bytes=self._channels[notice.channel].bytes_carried,
                 remaining_bytes=self._scheduler.remaining_bytes,
             )  # fmt: skip

@@ -117,6 +117,42 @@ def half_sent() -> list[Event]:
     return story.events
 
 
+def broken_once(*, counts_anew: bool = False) -> list[Event]:
+    """Return the story of a break in postcopy: what was asked for before it is asked for again.
+
+    Args:
+        counts_anew: `channel-bytes` count from the new connections' begin, as they once did.
+    """
+    story = Story()
+    story.state(1, "active")
+    story.state(2, "postcopy-active")
+    story.start(3, 2, "precopy")
+    story.end(40, 2, "precopy", PAGE_BYTES)
+    story.start(40, 3, "precopy")
+    story.wait(45, 0, 3)
+    story.tell(50, "dest", "channel-lost", channel="precopy")
+    story.tell(51, "source", "channel-lost", channel="precopy")
+    story.state(52, "postcopy-paused")
+    story.state(100, "postcopy-recover")
+    story.state(101, "postcopy-active")
+    story.tell(102, "source", "recovered")
+    story.tell(103, "dest", "page-request", block=0, page=3)
+    story.tell(104, "source", "page-request", block=0, page=3, answer="queued")
+    if counts_anew:
+        story._bytes["precopy"] = 0
+    story.start(104, 3, "precopy", urgent=True)
+    story.end(140, 3, "precopy", PAGE_BYTES, urgent=True)
+    story.wake(142, 0, 3, 97)
+    story.tell(
+        143, "source", "progress",
+        remaining_bytes=0, queued=0, precopy_bytes=2 * PAGE_BYTES, postcopy_bytes=0,
+    )  # fmt: skip
+    # The page goes again, and is placed again, long after its vCPU ran.
+    story.tell(190, "dest", "page-placed", block=0, page=3, pages=1, channel="precopy")
+    story.state(200, "completed")
+    return story.events
+
+
 def write(path: Path, events: list[Event]) -> Path:
     """Write events as a side does."""
     path.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in events))

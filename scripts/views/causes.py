@@ -1,9 +1,12 @@
-"""Which send a wait was waiting for: the arrows between what a vCPU asked and what came."""
+"""What belongs together: a wait and the send that ended it, a request and the wait it was for."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
+
 from scripts.views.history import History
-from scripts.views.records import Wait
+from scripts.views.records import Request, Wait
 
 
 def serving_sends(history: History, waits: list[Wait]) -> list[list[int]]:
@@ -40,3 +43,32 @@ def serving_sends(history: History, waits: list[Wait]) -> list[list[int]]:
 def served_by(history: History, waits: list[Wait]) -> list[int | None]:
     """Return for each wait the number of the send that ended it, as far as the events tell."""
     return [numbers[-1] if numbers else None for numbers in serving_sends(history, waits)]
+
+
+def request_ends(history: History, requests: Sequence[Request]) -> list[int | None]:
+    """Return when each page request was over: its vCPU ran again; None if that never happened.
+
+    A request is for the wait for its page that had begun last when it was made: the same wait's
+    again after a break.  Where no wait is told, it is over when the page was placed.
+    """
+    waits: dict[tuple[int, int], list[Wait]] = {}
+    for wait in sorted(history.all_waits, key=lambda wait: wait.start_ns):
+        waits.setdefault((wait.block, wait.page), []).append(wait)
+    placed: dict[tuple[int, int], list[int]] = {}
+    wanted = {(request.block, request.page) for request in requests}
+    for each in history.placed:
+        for page in range(each.page, each.page + each.pages):
+            if (each.block, page) in wanted:
+                placed.setdefault((each.block, page), []).append(each.time_ns)
+    ends: list[int | None] = []
+    for request in requests:
+        page_of = request.block, request.page
+        mine = waits.get(page_of, [])
+        number = bisect_right(mine, request.asked_ns, key=lambda wait: wait.start_ns)
+        if number:
+            ends.append(mine[number - 1].wake_ns)
+        else:
+            times = placed.get(page_of, [])
+            at = bisect_right(times, request.asked_ns)
+            ends.append(times[at] if at < len(times) else None)
+    return ends

@@ -227,8 +227,8 @@ class _Embedding:
             if not marks:
                 continue
             edges = np.linspace(begin, max(end, begin + 1), min(POINTS_MAX, 4 * len(marks)) + 1)
-            times = [begin, *(self._tick(mark.time_ns) for mark in marks)]
-            carried = [0, *(mark.channel_bytes for mark in marks)]
+            times = [self._tick(mark.time_ns) for mark in marks]
+            carried = [mark.channel_bytes for mark in marks]
             seconds = np.diff(edges) * self._tick_ns / 1e9
             rate = np.diff(np.interp(edges, times, carried)) / seconds
             rates[channel] = [round(float(each)) for each in rate]

@@ -7,8 +7,10 @@ both sides' events must come from one machine.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from protocol import events
@@ -73,8 +75,12 @@ class History:
         self.last_ns = 0
         self._asked: list[Event] = []
         self._came: list[Event] = []
+        self._breaks_ns: list[int] = []
         self._open: dict[str, _Open] = {}
         self._waiting = OpenWaits()
+        # By channel: what the connections before carried, and what the last event counted.
+        self._counted: dict[str, tuple[int, int]] = {}
+        self._carried: Counter[str] = Counter()
         self._page_counts: dict[int, int] = {}
         self._takers = {
             events.RUN: self._take_run,
@@ -111,15 +117,18 @@ class History:
         """All page requests, in the order in which they were made.
 
         The return path keeps their order, so the n-th for a page that the destination made is the
-        n-th for it that the source got.
+        n-th for it that the source got; but none gets over a break.
         """
+        epoch = partial(bisect_left, sorted(self._breaks_ns))
         came: dict[tuple[int, int], deque[Event]] = {}
         for event in self._came:
             came.setdefault(page_of(event), deque()).append(event)
         requests = []
         for event in self._asked or self._came:
             queue = came.get(page_of(event))
-            answer = queue.popleft() if queue else {}
+            answer = {}
+            if queue and epoch(event["t-ns"]) == epoch(queue[0]["t-ns"]):
+                answer = queue.popleft()
             requests.append(
                 Request(
                     event["block"], event["page"], event["t-ns"], answer.get("t-ns"),
@@ -217,7 +226,7 @@ class History:
     def _take_start(self, event: Event) -> None:
         # One that is still open was taken back before a byte of it went.
         self._open[event["channel"]] = _Open(event)
-        self._mark(event)
+        self._mark_page(event)
 
     def _take_end(self, event: Event) -> None:
         start = self._open.get(event["channel"])
@@ -226,7 +235,7 @@ class History:
         del self._open[event["channel"]]
         pages = event.get("pages", 1)
         self._see(event["block"], event["page"] + pages)
-        self._mark(event)
+        self._mark_page(event)
         kind = URGENT if event["urgent"] else BACKGROUND
         if len(self.sends) >= SENDS_MAX:
             self.left_out["sends"] += 1
@@ -244,6 +253,7 @@ class History:
 
     def _take_lost(self, event: Event) -> None:
         """End what was under way, on all connections: where one breaks, all are closed."""
+        self._breaks_ns.append(event["t-ns"])
         if event["side"] != SOURCE:
             return
         end = {"t-ns": event["t-ns"], "event": events.CHANNEL_LOST}
@@ -251,19 +261,31 @@ class History:
             start = opened.event
             self._take_end({name: start[name] for name in _OF_PAGE if name in start} | end)
 
-    def _mark(self, event: Event) -> None:
-        if "channel-bytes" in event and len(self.marks) < SENDS_MAX:
-            self.marks.append(
-                Mark(
-                    event["t-ns"], event["channel"], event["channel-bytes"],
-                    event.get("remaining-bytes", 0),
-                )
-            )  # fmt: skip
+    def _mark_page(self, event: Event) -> None:
+        """Mark what the channel had carried by an event about a page.
+
+        In files of old that counts from the connection's begin, and begins anew after a break.
+        """
+        if "channel-bytes" not in event:
+            return
+        count = event["channel-bytes"]
+        before, last = self._counted.get(event["channel"], (0, 0))
+        if count < last:
+            before += last
+        self._counted[event["channel"]] = before, count
+        self._mark(event, event["channel"], before + count)
+
+    def _mark(self, event: Event, channel: str, carried_bytes: int) -> None:
+        # What a channel has carried never becomes less.
+        self._carried[channel] = max(self._carried[channel], carried_bytes)
+        if len(self.marks) < SENDS_MAX:
+            remaining_bytes = event.get("remaining-bytes", 0)
+            mark = Mark(event["t-ns"], channel, self._carried[channel], remaining_bytes)
+            self.marks.append(mark)
 
     def _take_progress(self, event: Event) -> None:
         for channel in Channel:
-            fields = {"channel": channel.value, "channel-bytes": event[f"{channel.value}-bytes"]}
-            self._mark(event | fields)
+            self._mark(event, channel.value, event[f"{channel.value}-bytes"])
 
     def _take_placed(self, event: Event) -> None:
         pages = event.get("pages", 1)

@@ -2,8 +2,8 @@
 
 Format: "Trace Event Format" (Google, 2016), JSON object form; times are microseconds, here with
 three decimals.  The source and the destination are processes; each channel, each vCPU and each
-side's state is a thread of one.  What overlaps, the way of each page from its request until it is
-placed, is told in asynchronous events; arrows (flow events) lead from a vCPU's touch to the send
+side's state is a thread of one.  What overlaps, the way of each page request until its vCPU runs
+again, is told in asynchronous events; arrows (flow events) lead from a vCPU's touch to the send
 that served it and to the moment when the vCPU runs again.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from protocol.channels import Channel
 from protocol.report import STAGES
 from protocol.states import FINAL
-from scripts.views.causes import served_by
+from scripts.views.causes import request_ends, served_by
 from scripts.views.history import History
 from scripts.views.quantiles import waiting_over_time
 from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Note, Send, Wait
@@ -166,13 +166,11 @@ class TraceWriter:
         yield {**common, **vcpu, "ph": "f", "bp": "e", "ts": self._us(end_ns)}
 
     def _requests(self) -> Iterator[TraceEvent]:
-        """Yield each requested page's way until it is placed; many are under way at a time."""
-        placed: dict[tuple[int, int], int] = {}
-        for each in self._history.placed:
-            for page in range(each.page, each.page + each.pages):
-                placed[each.block, page] = each.time_ns
-        for number, request in enumerate(self._history.requests, 1):
-            end_ns = placed.get((request.block, request.page), self._history.last_ns)
+        """Yield each request's way until its vCPU runs again; many are under way at a time."""
+        requests = self._history.requests
+        ends = request_ends(self._history, requests)
+        for number, (request, woke_ns) in enumerate(zip(requests, ends, strict=True), 1):
+            end_ns = self._history.last_ns if woke_ns is None else woke_ns
             common = {
                 "cat": "page", "id": f"request-{number}", "pid": _PIDS[SOURCE],
                 "tid": _REQUEST_TID, "name": f"page {request.page}",

@@ -6,10 +6,10 @@ import pytest
 
 from protocol.report import STAGES
 from scripts.views import history as module
-from scripts.views.causes import served_by
+from scripts.views.causes import request_ends, served_by
 from scripts.views.history import History
 from scripts.views.records import BACKGROUND, BOOSTED, URGENT
-from tests.stories import MS, PAGE_BYTES, ZERO_NS, Story, half_sent
+from tests.stories import MS, PAGE_BYTES, ZERO_NS, Story, broken_once, half_sent
 
 
 def read(events: list[dict[str, Any]]) -> History:
@@ -107,6 +107,54 @@ def test_requests_are_paired_page_by_page() -> None:
     requests = read(half_sent()).requests
     assert [(each.page, each.answer) for each in requests] == [(9, "queued"), (5, "queued")]
     assert [each.came_ns for each in requests] == [at(15.3), at(15.5)]
+
+
+def test_no_request_gets_over_a_break() -> None:
+    """What was asked for before a break was never heard; asked again, it was."""
+    # The source had closed its end before the first one could come.
+    story = [event for event in broken_once() if "answer" not in event or event["t-ns"] > at(100)]
+    first, again = read(story).requests
+    assert (first.asked_ns, first.came_ns) == (at(45.15), None)
+    assert (again.asked_ns, again.came_ns, again.answer) == (at(103), at(104), "queued")
+
+
+@pytest.mark.parametrize("counts_anew", [False, True])
+def test_what_a_channel_carried_never_becomes_less(counts_anew: bool) -> None:
+    """A break begins new connections; a channel goes on, also where events counted anew."""
+    marks = read(broken_once(counts_anew=counts_anew)).marks
+    counts = [mark.channel_bytes for mark in marks if mark.channel == "precopy"]
+    assert counts == sorted(counts)
+    assert counts[-1] == 2 * PAGE_BYTES
+
+
+def test_a_request_is_over_when_its_vcpu_runs() -> None:
+    """Not with a placement before or after; both requests of one wait end with it."""
+    history = read(broken_once())
+    assert request_ends(history, history.requests) == [at(142), at(142)]
+    history = read(half_sent())
+    assert request_ends(history, history.requests) == [at(32), at(43.8 + 0.2)]
+
+
+def test_requests_of_waits_that_nobody_told() -> None:
+    """They are over when their page is placed after them; or never, as far as is known."""
+    story = Story()
+    for ms, page in ((1, 3), (1, 4), (6, 3)):
+        story.tell(ms, "dest", "page-request", block=0, page=page)
+    for placed_ms in (0.5, 5, 9):
+        story.tell(placed_ms, "dest", "page-placed", block=0, page=2, pages=2, channel="precopy")
+    story.wait(10, 0, 5)
+    history = read(story.events)
+    assert request_ends(history, history.requests) == [at(5), None, at(9), None]
+
+
+def test_a_page_asked_for_part_by_part() -> None:
+    """Each request belongs to the wait that had begun last, though all are for one page."""
+    story = Story()
+    for begin in (1, 10):
+        story.wait(begin, 0, 3)
+        story.wake(begin + 5, 0, 3, 5)
+    history = read(story.events)
+    assert request_ends(history, history.requests) == [at(6), at(15)]
 
 
 def test_the_run_is_summed_up() -> None:

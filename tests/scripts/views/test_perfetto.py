@@ -8,7 +8,7 @@ import pytest
 
 from scripts.views.history import History
 from scripts.views.perfetto import TraceWriter
-from tests.stories import Story, half_sent
+from tests.stories import PAGE_BYTES, Story, broken_once, half_sent
 from tests.traces import TraceEvent, check_rules
 
 
@@ -92,3 +92,20 @@ def test_a_run_that_broke_makes_a_trace_too() -> None:
     (wait,) = [each for each in trace if each.get("cat") == "wait"]
     assert (wait["ts"], wait["dur"], wait["args"]["ended"]) == (1000, 4000, False)
     assert Counter(each["ph"] for each in trace)["s"] == 0
+
+
+@pytest.mark.parametrize("counts_anew", [False, True])
+def test_a_break_takes_nothing_back(counts_anew: bool) -> None:
+    """What a channel has sent never becomes less, and requests end when their vCPU runs again."""
+    trace = trace_of(broken_once(counts_anew=counts_anew))
+    check_rules(trace)
+    sent = [
+        each["args"]["sent"] for each in trace
+        if each["ph"] == "C" and each["name"] == "precopy channel, sent (bytes)"
+    ]  # fmt: skip
+    assert sent == sorted(sent)
+    assert sent[-1] == 2 * PAGE_BYTES
+    spans = [
+        (each["ph"], each["ts"]) for each in trace if each["ph"] in "be" and each["cat"] == "page"
+    ]
+    assert spans == [("b", 45_150), ("e", 142_000), ("b", 103_000), ("e", 142_000)]
