@@ -96,7 +96,7 @@ class InChannel:
             count = await self._receive_into([place])
             self._decoder.receive_data(place[:count])
         if isinstance(message, Abort):
-            raise PeerAborted(f"the source ended the migration: {message.reason}")
+            raise PeerAborted(f"the source ended the migration: {message.reason}", message.reason)
         return message
 
     async def receive_payload(

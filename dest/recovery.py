@@ -28,9 +28,10 @@ from protocol.errors import (
     root_cause,
 )
 from protocol.events import CHANNEL_LOST, MEMORY_LOST, Emit
-from protocol.garbled import Garbled
+from protocol.garbled import as_loss
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.pageset import PageSet
+from protocol.pausing import PauseLimit
 from protocol.states import Lifecycle, State
 
 # How long a destination that has the last word stays for a source that did not hear it.
@@ -61,7 +62,8 @@ class Recovery:
         self._capabilities = capabilities
         self._lifecycle = lifecycle
         self._emit = emit
-        self._garbled = Garbled()
+        self._limit = PauseLimit(config.wait_seconds)
+        self._least_missing = float("inf")
 
     async def run(self) -> None:
         """Migrate; return when the source's verdict is known.
@@ -73,19 +75,27 @@ class Recovery:
         migration = self._migration
         loss = await self._epoch(migration.begin)
         while loss is not None:
-            with trio.move_on_after(self._wait_seconds()) as patience:
+            with trio.move_on_after(self._seconds_to_wait()) as patience:
                 channels = await self._resumes.take()
             if patience.cancelled_caught:
                 if migration.closing is not None:
                     return
-                raise ConnectionLost(
-                    f"{loss}, and the source did not come back in {self._wait_seconds():g} s"
-                )
+                seconds = self._config.wait_seconds
+                raise ConnectionLost(f"{loss}, and the source did not come back in {seconds:g} s")
+            self._limit.go_on(trio.current_time())
             loss = await self._epoch(partial(migration.resume, channels))
 
-    def _wait_seconds(self) -> float:
+    def _seconds_to_wait(self) -> float:
+        """Begin a pause; return how long it may last."""
+        # Where nothing has come since the break before, the pauses add up.
+        missing = len(self._migration.missing) if self._migration.handed_over else float("inf")
+        if missing < self._least_missing:
+            self._least_missing = missing
+            self._limit.renew()
+        now = trio.current_time()
+        self._limit.pause(now)
         known = self._migration.closing is not None
-        return min(self._config.wait_seconds, LAST_WORD_SECONDS_MAX if known else float("inf"))
+        return min(self._limit.seconds_left(now), LAST_WORD_SECONDS_MAX if known else float("inf"))
 
     async def _epoch(self, opening: Callable[[], Awaitable[None]]) -> ConnectionLost | None:
         """Migrate over the present connections; return why they are gone, None at the end."""
@@ -102,7 +112,7 @@ class Recovery:
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             if self._resumable:
-                cause = self._garbled.as_loss(cause)
+                cause = as_loss(cause)
             if not isinstance(cause, ConnectionLost):
                 raise cause from None
             self._emit(CHANNEL_LOST, channel=cause.channel, reason=str(cause))

@@ -45,7 +45,16 @@ class MigrationError(MidstreamError):
 
 
 class PeerAborted(MigrationError):
-    """The peer ended the migration and said why."""
+    """The peer ended the migration and said why.
+
+    Attributes:
+        reason: In the peer's words.
+    """
+
+    def __init__(self, text: str, reason: str = "") -> None:
+        """Say who it was, and why."""
+        super().__init__(text)
+        self.reason = reason
 
 
 class AuthenticationFailed(MigrationError):

@@ -35,6 +35,7 @@ MISMATCH = "mismatch"
 ACCESSES = "accesses"
 VERDICT = "verdict"
 CHANNEL_LOST = "channel-lost"
+RESUME_ATTEMPT = "resume-attempt"
 RECOVERED = "recovered"
 MEMORY_LOST = "memory-lost"
 

@@ -106,18 +106,9 @@ SILENCE_SECONDS_MAX = 3600.0
 # How long a destination is given to tell what it holds, once a broken session is connected again.
 RECOVER_SECONDS_MAX = 30.0
 
-# A session that broke so often will not be repaired by one more attempt.
-RECOVERY_COUNT_MAX = 1000
-
 # A break leaves a target page half-received on each connection, and the next breaks may come before
 # the rest has.
 HELD_COUNT_MAX = 64
-
-# How often what makes no sense is laid to the network: one bit in a head may change, also twice.
-GARBLED_COUNT_MAX = 8
-
-# How often a destination may turn away who resumes, which a changed bit may bring about, too.
-REFUSAL_COUNT_MAX = 3
 
 assert PULSE_SECONDS < PING_SECONDS < SILENCE_SECONDS_MIN
 assert BLOCK_COUNT_MAX * (BLOCK_NAME_CHARS_MAX + 32) < HEADER_BYTES_MAX

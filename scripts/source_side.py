@@ -32,7 +32,7 @@ def run_source(config: SourceConfig, values: Values) -> None:
     async def run(recorder: Recorder) -> Outcome:
         session = SourceSession(
             config, recorder, tell,
-            on_pause=_unless(values["quiet"]), on_session=_unless(not values["verbose"]),
+            on_pause=_unless(values["quiet"]), tell_more=_unless(not values["verbose"]),
         )  # fmt: skip
         sessions.append(session)
         async with trio.open_nursery() as nursery:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import trio
 
-from protocol.errors import MidstreamError, MigrationError
+from protocol.errors import MidstreamError
 from protocol.text import one_line
 from source.control_paths import SUFFIX, check_length, folders_to_make, make_folder, sweep
 
@@ -179,15 +179,3 @@ async def _answer(request: str, commands: Commands) -> str:
         return f"{ERROR} {one_line(str(error))}"
     except Exception as error:  # noqa: BLE001 - no mistake in a command may cost a guest
         return f"{ERROR} internal: {type(error).__name__}: {one_line(str(error))}"
-
-
-def parse_target(text: str) -> tuple[str, int]:
-    """Return the host and the port of HOST:PORT.
-
-    Raises:
-        MigrationError: It is none.
-    """
-    host, _, port = text.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
-        raise MigrationError("that is no HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)

@@ -148,6 +148,11 @@ class Migration:
         capabilities = self.epochs[-1][Channel.PRECOPY].capabilities
         return RECOVER in capabilities and self._config.reconnect_seconds > 0
 
+    @property
+    def has_sent(self) -> bool:
+        """Whether memory has left over the present connections."""
+        return any(connection.out.target_pages_sent for connection in self.epochs[-1].values())
+
     async def transfer(self) -> GuestSnapshot:
         """Bring the guest over; return it as it was when it stopped here.
 
@@ -165,21 +170,37 @@ class Migration:
         await self._hand_over(self._snapshot)
         return await self._finish()
 
-    async def resume(self, standing: Standing, lacking: Lacking) -> GuestSnapshot:
-        """Go on after a break, over new connections.
+    def check_left(self, standing: Standing, lacking: Lacking) -> None:
+        """Check that a destination can be the one that was left; nothing changes.
 
         Args:
-            standing: What the destination says of itself.
+            standing: What it says of itself.
             lacking: What it has not received, if it runs the guest.
 
         Raises:
-            ConnectionLost, RemoteProtocolError: It broke again, or is not the one that was left.
+            RemoteProtocolError: It cannot.
+        """
+        if not standing.running:
+            if self._runs_there:
+                raise RemoteProtocolError("the destination ran the guest and says that it does not")
+            return
+        self._lost_bytes(lacking)
+        if standing.dropped_bytes < self._dropped_bytes:
+            raise RemoteProtocolError("the destination takes back what it dropped")
+
+    async def resume(self, standing: Standing, lacking: Lacking) -> GuestSnapshot:
+        """Go on after a break, over new connections, with the destination that was left.
+
+        Args:
+            standing: What it says of itself, and `check_left` found right.
+            lacking: What it has not received, if it runs the guest.
+
+        Raises:
+            ConnectionLost, RemoteProtocolError: It broke again.
         """
         assert self._snapshot is not None, "only what was handed over is resumed"
         self.scheduler.counts.recoveries += 1
         if not standing.running:
-            if self._runs_there:
-                raise RemoteProtocolError("the destination ran the guest and says that it does not")
             self._lifecycle.go_on(Event.SWITCH_OVER_AGAIN)
             self.scheduler.begin_again(PageSet(self._config.geometry))
             await self._hand_over(self._snapshot)
@@ -197,18 +218,24 @@ class Migration:
             self._runs_there = True
             self.meter.running_ns = time.monotonic_ns()
         counts = self.scheduler.counts
-        geometry = self._config.geometry
-        left_to_miss = self._dirty if self._step is NextStep.POSTCOPY else PageSet(geometry)
-        counts.lost_bytes += lost_bytes(
-            left_to_miss, self.scheduler.remaining, self._rests, lacking,
-            goes_twice=self._config.policy.half_sent is HalfSent.RESEND,
-        )  # fmt: skip
-        if standing.dropped_bytes < self._dropped_bytes:
-            raise RemoteProtocolError("the destination takes back what it dropped")
+        counts.lost_bytes += self._lost_bytes(lacking)
         counts.resent_bytes += standing.dropped_bytes - self._dropped_bytes
         self._dropped_bytes = standing.dropped_bytes
         self._rests = dict(lacking.held)
         self.scheduler.begin_again(lacking.untouched())
+
+    def _lost_bytes(self, lacking: Lacking) -> int:
+        """Return how many bytes went and did not arrive.
+
+        Raises:
+            RemoteProtocolError: That cannot be.
+        """
+        geometry = self._config.geometry
+        left_to_miss = self._dirty if self._step is NextStep.POSTCOPY else PageSet(geometry)
+        return lost_bytes(
+            left_to_miss, self.scheduler.remaining, self._rests, lacking,
+            goes_twice=self._config.policy.half_sent is HalfSent.RESEND,
+        )  # fmt: skip
 
     async def _set_up(self) -> None:
         if self._config.checksum and not self._checked:

@@ -1,21 +1,61 @@
-"""Connects a paused migration again, by itself and by hand, until it goes on or time is up."""
+"""Connects a paused migration again, by itself and by hand, until it goes on or time is up.
+
+A paused source holds the only copy of what the destination misses.  So nothing that anybody answers
+ends it: whoever is found at the address, and whatever goes wrong with him, is told, and another
+attempt follows.  Only the time limit ends them, or the user.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import trio
 
 from protocol.capabilities import CHECKSUM, offer
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
+from protocol.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    MidstreamError,
+    MigrationError,
+    PeerAborted,
+    RemoteProtocolError,
+    root_cause,
+)
+from protocol.events import RESUME_ATTEMPT, Emit
 from protocol.geometry import Geometry
-from protocol.limits import RECOVER_SECONDS_MAX, RECOVERY_COUNT_MAX, REFUSAL_COUNT_MAX
+from protocol.limits import RECOVER_SECONDS_MAX
 from protocol.messages import HeldPart, MissingMap, Standing
 from protocol.missing import MissingReader
+from protocol.pausing import PauseLimit
 from source.config import SourceConfig
 from source.connect import Connections, Opening, connect, new_session
 from source.recovery import Lacking, Retries
+from source.targets import target_text
+
+T = TypeVar("T")
+
+# What an attempt has at the least, also when it begins as time is up.
+ATTEMPT_SECONDS_MIN = 1.0
+# How long who resumes by hand waits to hear how it went.
+ORDER_SECONDS_MAX = 45.0
+
+
+@dataclass
+class _Order:
+    """A user's word to try an address, and what came of the first attempt there."""
+
+    failure: str = ""
+    done: trio.Event = field(default_factory=trio.Event)
+
+    def settle(self, failure: str = "") -> None:
+        """Say how it went."""
+        if not self.done.is_set():
+            self.failure = failure
+            self.done.set()
 
 
 class Reconnector:
@@ -24,43 +64,100 @@ class Reconnector:
     Attributes:
         session: What pairs the migration's connections.
         address: The host and port of the next attempt.
+        trying: Whether attempts are being made.
     """
 
-    def __init__(self, config: SourceConfig) -> None:
+    def __init__(
+        self, config: SourceConfig, emit: Emit, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
         """Prepare; nothing is broken yet.
 
         Args:
             config: Says where the destination listens, and how long a break may last.
+            emit: Takes an event about each attempt.
+            tell: Takes a line about each attempt.
         """
         self.session = new_session()
         self.address = (config.host, config.port)
+        self.trying = False
         self._config = config
-        self._attempt = 0
-        self._break_count = 0
-        self._retries = Retries(until=0.0)
+        self._emit = emit
+        self._tell = tell
+        self._number = 0
+        self._limit = PauseLimit(config.reconnect_seconds)
+        self._this_until = float("inf")
+        self._seconds_max = config.reconnect_seconds
+        self._retries = Retries()
+        self._least_missing = float("inf")
+        # The user has said something that no attempt has followed yet.
         self._redirected = trio.Event()
+        self._order = _Order()
+        self._attempt = trio.CancelScope()
 
-    def broke(self, seconds_max: float | None = None) -> None:
+    def broke(self, seconds_max: float | None = None, *, has_sent: bool = False) -> None:
         """Say that a migration that went well is interrupted now.
 
         Args:
             seconds_max: How long it is tried to be resumed, if not as long as any other.
+            has_sent: Memory has left since it last went on.
+        """
+        now = trio.current_time()
+        if has_sent:
+            self._limit.renew()
+        self._limit.pause(now)
+        self._seconds_max = self._config.reconnect_seconds
+        self._this_until = float("inf")
+        if seconds_max is not None and seconds_max < self._seconds_max:
+            self._seconds_max, self._this_until = seconds_max, now + seconds_max
+
+    def went_on(self, missing_pages: float) -> None:
+        """Say that the migration goes on.
+
+        Args:
+            missing_pages: How many target pages the destination lacks; infinite where it has not
+                taken the guest.
+        """
+        self._limit.go_on(trio.current_time())
+        if missing_pages < self._least_missing:
+            self._least_missing = missing_pages
+            self._limit.renew()
+            self._retries = Retries()
+
+    @property
+    def redirected(self) -> bool:
+        """Whether the present attempt gives way to one at another address."""
+        return self._redirected.is_set()
+
+    def seconds_left(self) -> float:
+        """Return how much longer attempts are made."""
+        now = trio.current_time()
+        return min(self._limit.seconds_left(now), max(self._this_until - now, 0.0))
+
+    async def try_at(self, host: str, port: int) -> str:
+        """Try another address, at once and from now on; return what came of the first attempt.
 
         Raises:
-            ConnectionLost: It has been interrupted too often.
+            MigrationError: It came to nothing, and why; attempts there go on.
         """
-        self._break_count += 1
-        if self._break_count > RECOVERY_COUNT_MAX:
-            raise ConnectionLost(f"the connection broke more than {RECOVERY_COUNT_MAX} times")
-        seconds = self._config.reconnect_seconds
-        if seconds_max is not None:
-            seconds = min(seconds, seconds_max)
-        self._retries = Retries(until=trio.current_time() + seconds)
-
-    def redirect(self, host: str, port: int) -> None:
-        """Try another address from now on, and at once."""
+        self._order.settle("the source was told of another address meanwhile")
+        order = self._order = _Order()
         self.address = (host, port)
         self._redirected.set()
+        self._attempt.cancel()
+        address = target_text(host, port)
+        with trio.move_on_after(ORDER_SECONDS_MAX) as patience:
+            await order.done.wait()
+        failure = order.failure
+        if patience.cancelled_caught:
+            failure = f"nothing came of it in {ORDER_SECONDS_MAX:g} s"
+        if not failure:
+            return f"resumed at {address}"
+        if not self.trying:
+            raise MigrationError(f"{failure}; it does not go on trying, time is up")
+        raise MigrationError(
+            f"{failure}; it goes on trying {target_text(*self.address)} for "
+            f"{self.seconds_left():.0f} s"
+        )
 
     def connect(self) -> AbstractAsyncContextManager[Connections]:
         """Return what opens connections, and closes them in the end, as `connect` does."""
@@ -69,46 +166,108 @@ class Reconnector:
         capabilities = offer(CHECKSUM) if config.checksum else offer()
         return connect(
             host, port, config.policy, config.credentials,
-            opening=Opening(self.session, self._attempt, capabilities),
+            opening=Opening(self.session, self._number, capabilities),
             silence_seconds_max=config.silence_seconds_max,
         )  # fmt: skip
 
     def connect_again(self) -> AbstractAsyncContextManager[Connections]:
         """Return what opens connections that resume the session, once."""
-        self._attempt += 1
+        self._number += 1
         return self.connect()
 
-    async def reconnect(self, loss: ConnectionLost, stack: AsyncExitStack) -> Connections:
-        """Open connections that resume the session.
+    async def reconnect(
+        self,
+        loss: ConnectionLost,
+        stack: AsyncExitStack,
+        recover: Callable[[Connections], Awaitable[T]],
+    ) -> tuple[Connections, T]:
+        """Open connections that resume the session, and recover over them.
 
         Args:
             loss: Why the last ones are gone.
             stack: Closes the new ones in the end.
+            recover: Hears over new connections what the destination has; fails where whoever
+                welcomed them is not the destination that was left.
 
         Raises:
             ConnectionLost: Time is up.
-            PeerAborted: The destination has no such session any more, and says so again.
-            RemoteProtocolError: What listens there is no midstream destination, time after time.
         """
-        reason, refusal_count = "", 0
-        while (delay := self._retries.next_delay(trio.current_time())) is not None:
-            await self._pause(delay)
-            try:
-                return await stack.enter_async_context(self.connect_again())
-            except (PeerAborted, RemoteProtocolError) as error:
-                refusal_count += 1
-                if refusal_count == REFUSAL_COUNT_MAX:
-                    raise
-                reason = f": {error}"
-            except ConnectionLost as error:
-                reason = f": {error}"
-        raise ConnectionLost(f"{loss}; it could not be resumed{reason}", loss.channel)
+        failure = ""
+        self.trying = True
+        try:
+            while (delay := self._next_delay()) is not None:
+                await self._pause(delay)
+                order = self._order
+                connections, found, failure = await self._try(stack, recover)
+                if connections is not None and found is not None:
+                    order.settle()
+                    return connections, found
+                order.settle(failure)
+        finally:
+            self.trying = False
+            self._order.settle("the source has given up")
+        seconds = self._config.reconnect_seconds
+        last = f": {failure}" if failure else ""
+        raise ConnectionLost(
+            f"{loss}; it could not be resumed in {seconds:g} s{last}", loss.channel
+        )
+
+    def _next_delay(self) -> float | None:
+        """Return how long to wait before the next attempt, None when it is too late for one."""
+        if self._redirected.is_set():
+            return 0.0
+        return self._retries.next_delay(self.seconds_left())
 
     async def _pause(self, seconds: float) -> None:
         """Sleep, no longer than until there is another address to try."""
         with trio.move_on_after(seconds):
             await self._redirected.wait()
+
+    async def _try(
+        self, stack: AsyncExitStack, recover: Callable[[Connections], Awaitable[T]]
+    ) -> tuple[Connections | None, T | None, str]:
+        """Make one attempt; return what came of it, or why nothing did."""
+        # By hand it has the time that connecting has; else it is over when time is up.
+        by_hand = self._redirected.is_set()
         self._redirected = trio.Event()
+        seconds = max(self.seconds_left(), ATTEMPT_SECONDS_MIN)
+        deadline = float("inf") if by_hand else trio.current_time() + seconds
+        host, port = self.address
+        connections: Connections | None = None
+        found: T | None = None
+        failure = "another address is tried"
+        async with AsyncExitStack() as opened:
+            try:
+                with trio.CancelScope(deadline=deadline) as self._attempt:
+                    failure = f"{target_text(host, port)} did not answer in time"
+                    connections = await opened.enter_async_context(self.connect_again())
+                    # From here on it is no stranger that is waited for.
+                    self._attempt.deadline = float("inf")
+                    found = await recover(connections)
+                    failure = ""
+                    await stack.enter_async_context(opened.pop_all())
+            except Exception as error:  # noqa: BLE001 - no answer whatsoever may end a paused source
+                failure = _words(root_cause(error))
+        if self._redirected.is_set() and failure:
+            failure = "another address is tried"
+        self._report(target_text(host, port), failure)
+        return connections, found, failure
+
+    def _report(self, address: str, failure: str) -> None:
+        number, outcome = self._number, "failed" if failure else "resumed"
+        self._emit(RESUME_ATTEMPT, attempt=number, address=address, outcome=outcome, reason=failure)
+        self._tell(f"attempt {number} to resume at {address}: {failure or outcome}")
+
+
+def _words(error: BaseException) -> str:
+    """Return why an attempt failed, as its user should read it."""
+    if isinstance(error, PeerAborted):
+        return f"refused: {error.reason or error}"
+    if isinstance(error, (AuthenticationFailed, RemoteProtocolError)):
+        return f"refused: {error}"
+    if isinstance(error, MidstreamError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 async def hear_standing(connections: Connections, geometry: Geometry) -> tuple[Standing, Lacking]:

@@ -74,19 +74,18 @@ def lost_bytes(
 
 @dataclass
 class Retries:
-    """When to try again after a break; one for each break.
+    """When to try again after a break; made anew when memory has arrived since the last one."""
 
-    Attributes:
-        until: The time after which nothing is tried any more.
-    """
-
-    until: float
     _delay: float = 0.0
 
-    def next_delay(self, now: float) -> float | None:
-        """Return how long to wait before the next attempt, None when it is too late for one."""
-        if now >= self.until:
+    def next_delay(self, seconds_left: float) -> float | None:
+        """Return how long to wait before the next attempt, None when it is too late for one.
+
+        Args:
+            seconds_left: How much longer attempts may be made.
+        """
+        if seconds_left <= 0:
             return None
         delay = self._delay
         self._delay = min(max(2 * delay, RETRY_SECONDS_FIRST), RETRY_SECONDS_MAX)
-        return min(delay, self.until - now)
+        return min(delay, seconds_left)

@@ -65,7 +65,9 @@ class ReturnPath:
             if message is None:
                 self._decoder.receive_data(await self._receive_some())
         if isinstance(message, Abort):
-            raise PeerAborted(f"the destination ended the migration: {message.reason}")
+            raise PeerAborted(
+                f"the destination ended the migration: {message.reason}", message.reason
+            )
         return message, await self._receive_payload(message)
 
     async def wait_closed(self) -> None:

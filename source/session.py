@@ -39,23 +39,25 @@ from protocol.events import (
     Emit,
     tell_run,
 )
-from protocol.garbled import Garbled
+from protocol.garbled import as_loss
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
-from protocol.messages import Account, Bye, Verdict
+from protocol.messages import Account, Bye, Standing, Verdict
 from protocol.records import pack_record
 from protocol.report import Result, SourcePart, assemble
 from protocol.states import POSTCOPY, Event, Lifecycle, State
 from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connection, Connections
-from source.control import Commands, ControlSocket, control_socket, parse_target
+from source.control import Commands, ControlSocket, control_socket
 from source.farewell import explain, say_farewell, say_farewell_anew
 from source.keepalive import keep_alive
 from source.migration import Migration
 from source.progress import Progress, progress_of
 from source.reconnect import Reconnector, hear_standing
+from source.recovery import Lacking
 from source.reporting import source_part
+from source.targets import parse_target, target_text
 
 # The guest is the destination's by then.
 _HANDED_OVER = POSTCOPY | {State.COMPLETED}
@@ -74,7 +76,7 @@ class SourceSession:
         emit: Emit,
         log: Callable[[str], None] = lambda _: None,
         on_pause: Callable[[str], None] = lambda _: None,
-        on_session: Callable[[str], None] = lambda _: None,
+        tell_more: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -82,22 +84,22 @@ class SourceSession:
             config: What the user said.
             emit: Takes events.
             log: Takes a line about what this machine cannot do as it was wanted.
-            on_pause: Takes a line about each pause.
-            on_session: Takes a line about how this session can be told something.
+            on_pause: Takes a line about each pause, and about its end.
+            tell_more: Takes a line about how this session can be told something, and about each
+                attempt to resume it.
         """
         self._config = config
         self._emit = emit
         self._log = log
         self._on_pause = on_pause
-        self._on_session = on_session
+        self._tell_more = tell_more
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
         self._first_mismatch = ""
         # The account that the memory was compared with, and how that came out.
         self._comparison: tuple[bytes, Comparison] | None = None
         self._verdict_sent = False
-        self._reconnector = Reconnector(config)
-        self._garbled = Garbled()
+        self._reconnector = Reconnector(config, emit, tell_more)
         self._control = ControlSocket(None)
         # What this session's user can tell it while it runs, by name.
         self._commands: Commands = {"resume": self._resume_at, "status": self._tell_status}
@@ -163,19 +165,18 @@ class SourceSession:
         self._emit(SESSION, session=self.name, control=path)
         where = f"control socket {path}" if path else "no control socket"
         problem = f" ({control.problem})" if control.problem else ""
-        self._on_session(f"session {self.name}, {where}{problem}")
+        self._tell_more(f"session {self.name}, {where}{problem}")
 
     async def _resume_at(self, address: str) -> str:
-        """Try another address from now on."""
+        """Try another address, at once and from now on; return how the first attempt went."""
         host, port = parse_target(address)
-        if self._lifecycle.state is not State.POSTCOPY_PAUSED:
+        if not self._reconnector.trying:
             raise MigrationError(f"it is not paused, its state is {self._lifecycle.state.value}")
-        self._reconnector.redirect(host, port)
-        return f"trying {address}"
+        return await self._reconnector.try_at(host, port)
 
     async def _tell_status(self, _: str) -> str:
-        host, port = self._reconnector.address
-        return f"{self._lifecycle.state.value}, to {host}:{port}, process {os.getpid()}"
+        address = target_text(*self._reconnector.address)
+        return f"{self._lifecycle.state.value}, to {address}, process {os.getpid()}"
 
     def _choose_dirty_log(self, guest: GuestHandle) -> DirtyLog:
         """Return the log that the user wants, or the one that there is, and then say why.
@@ -226,21 +227,39 @@ class SourceSession:
         reconnector = self._reconnector
         async with AsyncExitStack() as stack:
             self._on_pause(_paused_line(loss, self.name, self._control))
-            connections = await reconnector.reconnect(loss, stack)
-            self._lifecycle.go_on(Event.RECONNECTED)
-            try:
-                standing, lacking = await hear_standing(connections, self._config.geometry)
-            except BaseException as error:
-                again = self._garbled.as_loss(error)
-                if isinstance(again, ConnectionLost):
-                    self._lose(again)
-                    return again
-                await say_farewell(connections, error)
-                raise
+            recover = partial(self._recover, migration)
+            connections, (standing, lacking) = await reconnector.reconnect(loss, stack, recover)
+            reconnector.went_on(len(lacking.missing) if standing.running else float("inf"))
+            self._on_pause(f"resumed at {target_text(*reconnector.address)}")
             self._attach(migration, connections)
             missing_bytes = lacking.missing.length_bytes
             self._emit(RECOVERED, missing_bytes=missing_bytes, running=standing.running)
             return await self._epoch(migration, guest, partial(migration.resume, standing, lacking))
+
+    async def _recover(
+        self, migration: Migration, connections: Connections
+    ) -> tuple[Standing, Lacking]:
+        """Return what whoever welcomed new connections says that he has.
+
+        Raises:
+            MidstreamError: He is not the destination that was left, or is gone; the migration is
+                paused as before.
+        """
+        self._lifecycle.go_on(Event.RECONNECTED)
+        try:
+            standing, lacking = await hear_standing(connections, self._config.geometry)
+            migration.check_left(standing, lacking)
+        except BaseException as error:
+            cause = as_loss(root_cause(error))
+            if isinstance(cause, ConnectionLost):
+                self._emit(CHANNEL_LOST, channel=cause.channel, reason=str(cause))
+            if isinstance(cause, trio.Cancelled) and not self._reconnector.redirected:
+                # The user ends it, and the destination need not wait.
+                await say_farewell(connections, cause)
+            else:
+                self._lifecycle.interrupt()
+            raise
+        return standing, lacking
 
     def _attach(self, migration: Migration, connections: Connections) -> None:
         # The digests in the account are in proportion to the guest: 16 bytes for 2 MiB.
@@ -276,11 +295,12 @@ class SourceSession:
             cause = await explain(connections, error)
             resumable = migration.handed_over and migration.recoverable
             if resumable:
-                cause = self._garbled.as_loss(cause)
+                cause = as_loss(cause)
             if isinstance(cause, ConnectionLost):
                 self._lose(cause)
                 if resumable:
-                    self._reconnector.broke(LAST_WORD_SECONDS_MAX if self._verdict_sent else None)
+                    seconds_max = LAST_WORD_SECONDS_MAX if self._verdict_sent else None
+                    self._reconnector.broke(seconds_max, has_sent=migration.has_sent)
                     return cause
             if not migration.handed_over and not (guest.is_running or self._config.hold):
                 # It had stood still for the switch-over that came to nothing.

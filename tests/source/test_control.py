@@ -18,7 +18,6 @@ from source.control import (
     TALK_SECONDS_MAX,
     Commands,
     control_socket,
-    parse_target,
 )
 from source.control_client import tell_source
 from tests.helpers import bounded, nothing_left
@@ -265,18 +264,3 @@ async def test_what_killed_sources_left_is_removed(control_folder: Path) -> None
         make_old(control_folder, NAME)
         async with control_socket("f" * 32, COMMANDS):
             assert names(control_folder) == {NAME, "f" * 32, "being-made"}
-
-
-@pytest.mark.parametrize(
-    ("text", "target"), [("there:5", ("there", 5)), ("[::1]:65535", ("::1", 65535))]
-)
-def test_targets(text: str, target: tuple[str, int]) -> None:
-    """A host and a port are told apart, brackets or none."""
-    assert parse_target(text) == target
-
-
-@pytest.mark.parametrize("text", ["", "there", "there:", ":5", "there:0", "there:99999", "a:²"])
-def test_what_is_no_target(text: str) -> None:
-    """Anything else is refused."""
-    with pytest.raises(MigrationError, match="that is no HOST:PORT"):
-        parse_target(text)

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import re
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
-from protocol.limits import RECOVER_SECONDS_MAX, RECOVERY_COUNT_MAX, REFUSAL_COUNT_MAX
+from protocol.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    MigrationError,
+    PeerAborted,
+    RemoteProtocolError,
+)
+from protocol.events import RESUME_ATTEMPT, ignore
+from protocol.limits import RECOVER_SECONDS_MAX
 from protocol.messages import PROTOCOL_VERSION, Abort, Ready, Resume, Standing, Welcome
 from protocol.missing import held_parts, missing_maps
 from protocol.pageset import PageSet
 from source.channel import OutChannel
-from source.connect import Connection
+from source.connect import Connection, Connections
 from source.reconnect import Reconnector, hear_standing
 from source.returns import ReturnPath
 from tests.helpers import (
     BOUND_SECONDS,
     Peer,
+    Recorder,
     bounded,
     small_geometry,
     source_config,
@@ -33,97 +44,304 @@ from tests.helpers import (
 LOSS = ConnectionLost("the cable is out", "precopy")
 
 
+async def nothing_more(connections: Connections) -> int:
+    """Recover without hearing anything; return how many connections there are."""
+    return len(connections)
+
+
+async def welcome(stream: trio.SocketStream, heard: list[Resume]) -> None:
+    """Be the destination that was left."""
+    peer = Peer(stream.socket)
+    heard.append(await peer.expect(Resume))
+    await peer.send(Welcome(version=PROTOCOL_VERSION, capabilities=("recover",)))
+    await peer.wait_closed()
+
+
+async def say_nothing(stream: trio.SocketStream) -> None:
+    """Listen, until the other side has enough of it."""
+    with suppress(trio.BrokenResourceError):
+        async for _ in stream:
+            pass
+
+
+@asynccontextmanager
+async def serving(
+    answer: Callable[[trio.SocketStream], Awaitable[None]],
+) -> AsyncIterator[tuple[trio.Nursery, int]]:
+    """Answer connections on loopback; yields a nursery, too."""
+    with bounded():
+        async with trio.open_nursery() as nursery:
+            serve = partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
+            (listener,) = await nursery.start(serve)
+            yield nursery, listener.socket.getsockname()[1]
+            nursery.cancel_scope.cancel()
+
+
 async def test_time_is_up(autojump_clock: MockClock) -> None:
     """Where nobody listens attempts are made until the time is over, and not much longer."""
     config = source_config(small_geometry(), unused_port(), reconnect_seconds=7.0)
-    reconnector = Reconnector(config)
+    told = Recorder()
+    reconnector = Reconnector(config, told)
     with bounded(100):
         reconnector.broke()
         began = trio.current_time()
         async with AsyncExitStack() as stack:
             with pytest.raises(ConnectionLost) as caught:
-                await reconnector.reconnect(LOSS, stack)
+                await reconnector.reconnect(LOSS, stack, nothing_more)
         assert 7 <= trio.current_time() - began < 8
-    assert str(caught.value).startswith("the cable is out; it could not be resumed: cannot connect")
+    assert str(caught.value).startswith(
+        "the cable is out; it could not be resumed in 7 s: cannot connect to 127.0.0.1:"
+    )
     assert caught.value.channel == "precopy"
+    assert not reconnector.trying
+    attempts = told.of(RESUME_ATTEMPT)
+    assert [attempt["attempt"] for attempt in attempts] == list(range(1, len(attempts) + 1))
+    assert len(attempts) == 9
+    assert {attempt["outcome"] for attempt in attempts} == {"failed"}
+    assert all("Connection refused" in attempt["reason"] for attempt in attempts)
 
 
-async def test_a_session_does_not_break_for_ever() -> None:
-    """There is a break after which no other is repaired."""
-    reconnector = Reconnector(source_config(small_geometry(), 1))
-    for _ in range(RECOVERY_COUNT_MAX):
+async def test_a_session_may_break_for_ever(autojump_clock: MockClock) -> None:
+    """The time is given anew when memory has left, or has arrived; else pauses add up."""
+    reconnector = Reconnector(source_config(small_geometry(), 1, reconnect_seconds=60.0), ignore)
+    for missing in range(3000, 0, -1):
         reconnector.broke()
-    with pytest.raises(ConnectionLost, match=f"more than {RECOVERY_COUNT_MAX} times"):
-        reconnector.broke()
+        await trio.sleep(50)
+        assert reconnector.seconds_left() == pytest.approx(10)
+        reconnector.went_on(missing)
+    for _ in range(3000):
+        reconnector.broke(has_sent=True)
+        await trio.sleep(50)
+        assert reconnector.seconds_left() == pytest.approx(10)
+        reconnector.went_on(1)
+    reconnector.broke()
+    await trio.sleep(5)
+    assert reconnector.seconds_left() == pytest.approx(5)
+
+
+async def test_a_last_word_is_not_waited_for_as_long() -> None:
+    """A source that only wants to hear that all is well gives up sooner."""
+    reconnector = Reconnector(source_config(small_geometry(), 1, reconnect_seconds=60.0), ignore)
+    reconnector.broke(3.0)
+    assert reconnector.seconds_left() <= 3
+    reconnector.broke()
+    assert reconnector.seconds_left() > 3
 
 
 async def test_another_address() -> None:
-    """A source that is told of another address tries it at once, with its session and its count."""
+    """A source that is told of another address tries it at once, with its session and its count.
+
+    Whoever told it hears how that went, and what goes on.
+    """
     heard: list[Resume] = []
+    lines: list[str] = []
     config = source_config(small_geometry(), unused_port(), reconnect_seconds=BOUND_SECONDS)
-    reconnector = Reconnector(config)
-
-    async def answer(stream: trio.SocketStream) -> None:
-        peer = Peer(stream.socket)
-        heard.append(await peer.expect(Resume))
-        await peer.send(Welcome(version=PROTOCOL_VERSION, capabilities=("recover",)))
-        await peer.wait_closed()
-
-    with bounded():
+    reconnector = Reconnector(config, ignore, lines.append)
+    async with serving(partial(welcome, heard=heard)) as (nursery, port):
         reconnector.broke()
-        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
-            serve = partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
-            (listener,) = await nursery.start(serve)
+        wrong = unused_port()
 
-            async def tell() -> None:
-                # The first attempts have come to nothing by then.
-                await trio.sleep(0.2)
-                reconnector.redirect("127.0.0.1", listener.socket.getsockname()[1])
+        async def tell() -> None:
+            with pytest.raises(MigrationError) as caught:
+                await reconnector.try_at("127.0.0.1", wrong)
+            assert re.fullmatch(
+                f"cannot connect to 127.0.0.1:{wrong}: Connection refused; "
+                f"it goes on trying 127.0.0.1:{wrong} for [0-9]+ s",
+                str(caught.value),
+            )
+            assert await reconnector.try_at("127.0.0.1", port) == f"resumed at 127.0.0.1:{port}"
 
+        async with AsyncExitStack() as stack:
             nursery.start_soon(tell)
-            connections = await reconnector.reconnect(LOSS, stack)
-            assert list(connections) == list(Channel)
-            nursery.cancel_scope.cancel()
+            connections, count = await reconnector.reconnect(LOSS, stack, nothing_more)
+            assert (list(connections), count) == (list(Channel), 2)
+            await trio.testing.wait_all_tasks_blocked()
     assert [resume.role for resume in heard] == ["precopy", "postcopy"]
     assert {resume.session for resume in heard} == {reconnector.session}
     (attempt,) = {resume.attempt for resume in heard}
-    assert attempt > 1
+    assert lines[-1] == f"attempt {attempt} to resume at 127.0.0.1:{port}: resumed"
+    assert "Connection refused" in lines[-2]
 
 
-@pytest.mark.parametrize("refusal_count", [REFUSAL_COUNT_MAX - 1, REFUSAL_COUNT_MAX])
-async def test_a_refusal_may_be_a_changed_bit(
-    refusal_count: int, autojump_clock: MockClock
-) -> None:
-    """Who is turned away tries again at once, and believes it when it is told so often."""
-    autojump_clock.autojump_threshold = 0.1
-    count = 0
+async def test_another_address_does_not_wait_for_an_attempt() -> None:
+    """A stranger that says nothing is let go as soon as there is another address to try."""
+    met = trio.Event()
+
+    async def meet(stream: trio.SocketStream) -> None:
+        met.set()
+        await say_nothing(stream)
+
+    heard: list[Resume] = []
+    told = Recorder()
+    async with (
+        serving(meet) as (_, silent),
+        serving(partial(welcome, heard=heard)) as (nursery, port),
+    ):
+        config = source_config(small_geometry(), silent, reconnect_seconds=BOUND_SECONDS)
+        reconnector = Reconnector(config, told)
+        reconnector.broke()
+
+        async def tell() -> None:
+            await met.wait()
+            await reconnector.try_at("127.0.0.1", port)
+
+        async with AsyncExitStack() as stack:
+            nursery.start_soon(tell)
+            await reconnector.reconnect(LOSS, stack, nothing_more)
+    assert [attempt["outcome"] for attempt in told.of(RESUME_ATTEMPT)] == ["failed", "resumed"]
+    assert told.of(RESUME_ATTEMPT)[0]["reason"] == "another address is tried"
+
+
+async def test_an_address_is_superseded() -> None:
+    """Who told of an address hears it when another word follows before anything came of his."""
+    async with serving(say_nothing) as (_, silent):
+        config = source_config(small_geometry(), silent, reconnect_seconds=BOUND_SECONDS)
+        reconnector = Reconnector(config, ignore)
+        reconnector.broke()
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+            nursery.start_soon(reconnector.reconnect, LOSS, stack, nothing_more)
+            first = Outcome()
+            nursery.start_soon(first.of, reconnector.try_at, "127.0.0.1", silent)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(Outcome().of, reconnector.try_at, "127.0.0.1", silent)
+            await first.known.wait()
+            assert "told of another address meanwhile; it goes on" in first.text
+            nursery.cancel_scope.cancel()
+
+
+class Outcome:
+    """What becomes of a call that fails."""
+
+    def __init__(self) -> None:
+        """Wait for it."""
+        self.text = ""
+        self.known = trio.Event()
+
+    async def of(self, call: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """Make the call."""
+        with pytest.raises(MigrationError) as caught:
+            await call(*arguments)
+        self.text = str(caught.value)
+        self.known.set()
+
+
+async def refuse(stream: trio.SocketStream) -> None:
+    """Turn away who resumes, as a destination does that knows of no such session."""
+    peer = Peer(stream.socket)
+    await peer.expect(Resume)
+    await peer.send(Abort(reason="no migration is under way here"))
+    stream.socket.shutdown(socket.SHUT_WR)
+    await peer.wait_closed()
+
+
+async def be_of_another_version(stream: trio.SocketStream) -> None:
+    """Welcome as a later version would."""
+    peer = Peer(stream.socket)
+    await peer.expect(Resume)
+    await peer.send(Welcome(version=PROTOCOL_VERSION + 1, capabilities=()))
+    await peer.wait_closed()
+
+
+def say(data: bytes) -> Callable[[trio.SocketStream], Awaitable[None]]:
+    """Return who says some bytes to everybody, and closes."""
 
     async def answer(stream: trio.SocketStream) -> None:
-        nonlocal count
-        peer = Peer(stream.socket)
-        await peer.expect(Resume)
-        count += 1
-        if count <= refusal_count:
-            await peer.send(Abort(reason="the first message is no hello"))
-            stream.socket.shutdown(socket.SHUT_WR)
-        else:
-            await peer.send(Welcome(version=PROTOCOL_VERSION, capabilities=("recover",)))
-        await peer.wait_closed()
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(data)
+            await stream.receive_some()
 
-    with bounded():
-        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
-            serve = partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
-            (listener,) = await nursery.start(serve)
-            port = listener.socket.getsockname()[1]
-            config = source_config(small_geometry(), port, reconnect_seconds=BOUND_SECONDS)
-            reconnector = Reconnector(config)
-            reconnector.broke()
-            if refusal_count < REFUSAL_COUNT_MAX:
-                assert len(await reconnector.reconnect(LOSS, stack)) == 2
-            else:
-                with pytest.raises(PeerAborted, match="no hello"):
-                    await reconnector.reconnect(LOSS, stack)
-            nursery.cancel_scope.cancel()
+    return answer
+
+
+STRANGERS: dict[str, Callable[[trio.SocketStream], Awaitable[None]]] = {
+    "refuses": refuse,
+    "another version": be_of_another_version,
+    "SSH": say(b"SSH-2.0-OpenSSH_9.2p1\r\n"),
+    "HTTP": say(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"),
+    "TLS alert": say(bytes.fromhex("15030300020246")),
+    "zeros": say(bytes(64)),
+    "nothing": say(b""),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+async def test_no_answer_ends_the_attempts(kind: str) -> None:
+    """Whatever is found at the address, however often: attempts go on until time is up."""
+    met = 0
+
+    async def answer(stream: trio.SocketStream) -> None:
+        nonlocal met
+        met += 1
+        if met <= 4:
+            await STRANGERS[kind](stream)
+        else:
+            await welcome(stream, [])
+
+    told = Recorder()
+    async with serving(answer) as (_, port):
+        config = source_config(small_geometry(), port, reconnect_seconds=BOUND_SECONDS)
+        reconnector = Reconnector(config, told)
+        reconnector.broke()
+        async with AsyncExitStack() as stack:
+            await reconnector.reconnect(LOSS, stack, nothing_more)
+    outcomes = [attempt["outcome"] for attempt in told.of(RESUME_ATTEMPT)]
+    assert outcomes == ["failed"] * 4 + ["resumed"]
+    assert all(attempt["reason"] for attempt in told.of(RESUME_ATTEMPT)[:4])
+
+
+async def test_who_welcomes_and_is_not_the_one_is_a_stranger_too() -> None:
+    """What fails between the welcome and the recovery is a failed attempt, even a mistake here."""
+    errors = [
+        PeerAborted("the destination ended the migration: no", "no"),
+        RemoteProtocolError("Ready came where Standing was due"),
+        AuthenticationFailed("no"),
+        ConnectionLost("gone"),
+        ValueError("a mistake"),
+        ExceptionGroup("several", [ConnectionLost("one"), RemoteProtocolError("another")]),
+    ]
+    expected = [
+        "refused: no", "refused: Ready came where Standing was due", "refused: no", "gone",
+        "ValueError: a mistake", "refused: another",
+    ]  # fmt: skip
+    rest = list(errors)
+
+    async def recover(_: Connections) -> str:
+        if rest:
+            raise rest.pop(0)
+        return "the right one"
+
+    told = Recorder()
+    heard: list[Resume] = []
+    async with serving(partial(welcome, heard=heard)) as (_, port):
+        config = source_config(small_geometry(), port, reconnect_seconds=BOUND_SECONDS)
+        reconnector = Reconnector(config, told)
+        reconnector.broke()
+        async with AsyncExitStack() as stack:
+            _, found = await reconnector.reconnect(LOSS, stack, recover)
+    assert found == "the right one"
+    assert [each["reason"] for each in told.of(RESUME_ATTEMPT)] == [*expected, ""]
+    # Each attempt has closed its connections before the next.
+    assert [resume.attempt for resume in heard] == [n for n in range(1, 8) for _ in Channel]
+
+
+@pytest.mark.parametrize("host", ["a" * 70, "x..y", "no such host", "a\0b"])
+async def test_a_host_that_cannot_be_one(host: str) -> None:
+    """A mistake in an address that a user types is told, and costs nothing."""
+    heard: list[Resume] = []
+    async with serving(partial(welcome, heard=heard)) as (nursery, port):
+        config = source_config(small_geometry(), unused_port(), reconnect_seconds=BOUND_SECONDS)
+        reconnector = Reconnector(config, ignore)
+        reconnector.broke()
+
+        async def tell() -> None:
+            with pytest.raises(MigrationError, match="it goes on trying"):
+                await reconnector.try_at(host, 1)
+            await reconnector.try_at("127.0.0.1", port)
+
+        async with AsyncExitStack() as stack:
+            nursery.start_soon(tell)
+            await reconnector.reconnect(LOSS, stack, nothing_more)
+    assert len(heard) == 2
 
 
 async def test_what_the_destination_says() -> None:
