@@ -38,6 +38,7 @@ CHANNEL_LOST = "channel-lost"
 RESUME_ATTEMPT = "resume-attempt"
 RECOVERED = "recovered"
 MEMORY_LOST = "memory-lost"
+EVENTS_DROPPED = "events-dropped"
 
 
 class Emit(Protocol):

@@ -6,6 +6,7 @@ found wrong memory; 4 the destination holds the guest but memory is lost; 130 ca
 
 from __future__ import annotations
 
+import os
 import sys
 
 try:
@@ -21,10 +22,27 @@ def main() -> None:
     """Run the command line and exit."""
     exit_when_signalled()
     spare_threads()
+    _occupy_closed()
     with loading():
         # Imported here: it takes a moment, in which Ctrl-C should not print a traceback either.
         from scripts.commands import run  # noqa: PLC0415
+        from scripts.screen.output import finish_messages, guard_streams  # noqa: PLC0415
 
+    guard_streams()
     status = run(sys.argv[1:])
     ignore_signals()
+    finish_messages()
     sys.exit(status)
+
+
+def _occupy_closed() -> None:
+    """Let no file or socket get the number of a standard stream that is closed (`>&-`).
+
+    Whatever is said to that number would go into it.  The stream itself stays closed: nobody is
+    told that something has been written.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

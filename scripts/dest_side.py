@@ -11,7 +11,7 @@ from protocol.events import Emit
 from protocol.report import DestPart, Result, assemble_failed
 from scripts.options import DEST, Values
 from scripts.reports import Report
-from scripts.screen.output import print_result, tell
+from scripts.screen.output import announce, tell
 from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, run_side
 
@@ -64,4 +64,4 @@ def say_listening(values: Values) -> Callable[[str], None]:
     """Return what tells the address; standard output may be the report's alone."""
     if values["report"] == "-":
         return lambda address: tell(f"listening on {address}")
-    return lambda address: print_result(f"listening on {address}\n")
+    return lambda address: announce(f"listening on {address}")

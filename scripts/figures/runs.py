@@ -15,7 +15,7 @@ from protocol.errors import MidstreamError, MigrationError
 from scripts.processes.link import PROXY
 from scripts.processes.parent import PARENT_VARIABLE
 from scripts.processes.spawn import package_environment
-from scripts.screen.output import tell
+from scripts.screen.output import print_result, tell
 from scripts.screen.table import link_title
 
 _RUN_SECONDS_MAX = 1800.0
@@ -67,7 +67,7 @@ def write_json(target: str, plain: object) -> None:
     """
     text = json.dumps(plain, indent=2) + "\n"
     if target == "-":
-        sys.stdout.write(text)
+        print_result(text)
         return
     try:
         Path(target).write_text(text, encoding="utf-8")

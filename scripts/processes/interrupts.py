@@ -6,6 +6,7 @@ modules load and options are read, nothing is under way that would need an order
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -16,6 +17,9 @@ from scripts.processes.parent import has_listener
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CANCELLED = 130
+
+# What the last line of a process may take to be written.
+_SAY_SECONDS_MAX = 0.5
 
 
 def exit_when_signalled() -> None:
@@ -66,6 +70,21 @@ def ignore_signals() -> None:
 def _exit(number: int, _frame: FrameType | None) -> None:
     # An exception would not do: the import that it hits may swallow it, or die of something else.
     if not has_listener():
-        with contextlib.suppress(OSError):
-            os.write(2, f"midstream: cancelled by {signal.Signals(number).name}\n".encode())
+        _say(f"midstream: cancelled by {signal.Signals(number).name}\n".encode())
     os._exit(EXIT_CANCELLED)
+
+
+def _say(line: bytes) -> None:
+    """Write to standard error; who does not read it does not keep this process from ending."""
+    said = _thread.allocate_lock()
+    said.acquire()
+
+    def write() -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, line)
+        said.release()
+
+    # No module may be imported here: the signal may have come in the midst of that.
+    with contextlib.suppress(RuntimeError):
+        _thread.start_new_thread(write, ())
+        said.acquire(timeout=_SAY_SECONDS_MAX)

@@ -1,18 +1,200 @@
-"""The two standard streams: results on one, everything said about them on the other."""
+"""The two standard streams: results on one, everything said about them on the other.
+
+Neither holds a migration up.  What is said never waits for its reader (scripts/screen/outlet); what
+does not fit is dropped and counted.  A result waits, when all is over: its reader has time.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import IO, TextIO, cast
 
 from protocol.errors import MidstreamError
 from protocol.text import one_line
 from scripts.processes.parent import has_listener, tell_parent
+from scripts.screen.outlet import PIECE_BYTES_MAX, Outlet, may_block, write_all
 
 # Clears what a progress line may have left where a message is to begin.
 CLEAR_LINE = "\r\x1b[K"
+
+# What is said of a run is some lines; a crowd of strangers makes it many.
+_MESSAGES_BYTES_MAX = 64 * 1024
+# In the end, since the reader last took something, and in all.
+_MESSAGES_PATIENCE = (0.25, 1.0)
+
+# A program that has taken nothing of a result for so long never will.  A person who has stopped a
+# terminal reads what is on it, and goes on.
+_RESULT_SECONDS_MAX = 5.0
+_RESULT_ON_TERMINAL_SECONDS_MAX = 60.0
+# What is announced while a migration is under way, or about to be.
+_ANNOUNCED_SECONDS_MAX = 0.25
+
+
+class _Stream:
+    """What a standard stream needs to be `sys.stdout`, but for `write` and `flush`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._text = ""
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:
+        return self._stream.errors
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    def _keep(self, text: str) -> int:
+        # Libraries find out in this way whether a stream takes texts or bytes.
+        if not isinstance(text, str):
+            raise TypeError(f"{type(text).__name__} is no text")
+        self._text += text
+        return len(text)
+
+    def _take(self) -> bytes:
+        text, self._text = self._text, ""
+        return text.encode(self._stream.encoding, "backslashreplace")
+
+
+class Messages(_Stream):
+    """A standard error that keeps nobody waiting.
+
+    Each write that ends a line, and each flush, is written whole or not at all.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Stand in front of a stream."""
+        super().__init__(stream)
+        self._outlet = Outlet(
+            stream.fileno(), owned=False, bytes_max=_MESSAGES_BYTES_MAX, tell_gap=_tell_gap
+        )
+
+    @property
+    def dropped(self) -> int:
+        """How many messages were."""
+        return self._outlet.dropped
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether its reader has not taken all yet."""
+        return self._outlet.is_behind
+
+    def write(self, text: str) -> int:
+        """Take a text; hand it on if it ends a line."""
+        count = self._keep(text)
+        if text.endswith("\n"):
+            self.flush()
+        return count
+
+    def flush(self) -> None:
+        """Hand on what there is."""
+        if data := self._take():
+            self._outlet.put(data)
+
+    def wait(self) -> None:
+        """Let the reader have what waits, if it reads."""
+        self.flush()
+        self._outlet.wait(*_MESSAGES_PATIENCE)
+
+    def finish(self) -> None:
+        """Do as `wait` does; then everything goes nowhere."""
+        self.flush()
+        self._outlet.finish(*_MESSAGES_PATIENCE)
+
+
+class Results(_Stream):
+    """A standard output that waits for its reader, but not for ever, and says when it has not."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Stand in front of a stream."""
+        super().__init__(stream)
+        fd = stream.fileno()
+        # A disk keeps nobody waiting, and says at once what is wrong with it.
+        self._outlet = Outlet(fd, owned=False, bytes_max=sys.maxsize) if may_block(fd) else None
+
+    def write(self, text: str) -> int:
+        """Take a text."""
+        return self._keep(text)
+
+    def flush(self) -> None:
+        """Write what there is; what was announced goes first.
+
+        Raises:
+            MidstreamError: It cannot be written, or nobody takes it.
+        """
+        if not self._text:
+            return
+        if isinstance(sys.stderr, Messages):
+            # Both may be one terminal.
+            sys.stderr.wait()
+        is_terminal = self.isatty()
+        self._write(_RESULT_ON_TERMINAL_SECONDS_MAX if is_terminal else _RESULT_SECONDS_MAX)
+        if self._outlet is not None and self._outlet.is_behind:
+            # What follows would only be the end of something that nobody has the beginning of.
+            self._outlet.finish(0, 0)
+        if self._outlet is not None and self._outlet.dropped:
+            raise MidstreamError("cannot write standard output: nobody reads it")
+
+    def announce(self) -> None:
+        """Write what there is, and wait only a moment for it to be read.
+
+        Raises:
+            MidstreamError: It cannot be written.
+        """
+        self._write(_ANNOUNCED_SECONDS_MAX)
+
+    def _write(self, seconds_max: float) -> None:
+        data = self._take()
+        error: OSError | None = None
+        if self._outlet is not None:
+            for start in range(0, len(data), PIECE_BYTES_MAX):
+                self._outlet.put(data[start : start + PIECE_BYTES_MAX])
+            self._outlet.wait(seconds_max)
+            error = self._outlet.error
+        else:
+            try:
+                write_all(self.fileno(), data)
+            except OSError as failed:
+                error = failed
+        if error is not None:
+            raise MidstreamError(f"cannot write standard output: {error.strerror}") from error
+
+
+def guard_streams() -> None:
+    """Have nothing that this process says wait for ever; for a process of its own, at its start."""
+    # None when the shell closed it (`>&-`).
+    if sys.stdout is not None:
+        sys.stdout = cast(TextIO, Results(sys.stdout))
+    if sys.stderr is not None and may_block(sys.stderr.fileno()):
+        sys.stderr = cast(TextIO, Messages(sys.stderr))
+
+
+def finish_messages() -> None:
+    """Let whoever reads standard error have what was said; bounded."""
+    if isinstance(sys.stderr, Messages):
+        sys.stderr.finish()
+
+
+def dropped_messages() -> int:
+    """Return how much of what was said nobody has taken."""
+    return sys.stderr.dropped if isinstance(sys.stderr, Messages) else 0
+
+
+def is_behind(stream: IO[str]) -> bool:
+    """Tell whether a stream's reader has not taken yet what was written before."""
+    return isinstance(stream, Messages) and stream.is_behind
 
 
 def print_result(text: str) -> None:
@@ -21,6 +203,8 @@ def print_result(text: str) -> None:
     Raises:
         MidstreamError: It is closed, full, or nobody reads it.
     """
+    if not text:
+        return
     # None when the shell closed it (`>&-`).
     stream: TextIO | None = sys.stdout
     if stream is None:
@@ -33,8 +217,21 @@ def print_result(text: str) -> None:
         raise MidstreamError(f"cannot write standard output: {error.strerror}") from error
 
 
+def announce(line: str) -> None:
+    """Write a line to standard output while a migration is waited for, or runs.
+
+    Raises:
+        MidstreamError: It is closed or full, or whoever read it is gone.
+    """
+    if isinstance(sys.stdout, Results):
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.announce()
+    else:
+        print_result(f"{line}\n")
+
+
 def tell(line: str) -> None:
-    """Write a line to standard error, or nowhere if that is closed."""
+    """Write a line to standard error, or nowhere if that is closed; waits for nobody."""
     stream: TextIO | None = sys.stderr
     if stream is None:
         return
@@ -49,6 +246,10 @@ def tell_failure(reason: str) -> None:
         tell_parent(one_line(reason))
     else:
         tell(f"midstream: {one_line(reason)}")
+
+
+def _tell_gap(count: int) -> bytes:
+    return b"midstream: %d messages were dropped: standard error is not read\n" % count
 
 
 def _forget(stream: TextIO) -> None:

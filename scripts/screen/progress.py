@@ -11,7 +11,7 @@ import trio
 
 from protocol.events import PROGRESS, Emit
 from protocol.units import format_bytes
-from scripts.screen.output import CLEAR_LINE
+from scripts.screen.output import CLEAR_LINE, is_behind
 from source.progress import Progress
 
 # Four times a second is smooth enough to follow and far too seldom to cost anything.
@@ -36,7 +36,8 @@ async def show_progress(
     try:
         while True:
             now = progress()
-            if now is not None:
+            # What a terminal has not taken yet, under Ctrl-S, a newer line does not hurry.
+            if now is not None and not is_behind(stream):
                 rate = (now.sent_bytes - last_bytes) / _PERIOD_SECONDS
                 last_bytes = now.sent_bytes
                 _write(stream, CLEAR_LINE + progress_line(now, rate, _columns()))

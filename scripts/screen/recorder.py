@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import orjson
 import trio
 
-from protocol.errors import MidstreamError
-from protocol.events import STATE
+from guest.descriptors import open_named, own_descriptor
+from protocol.errors import MidstreamError, MigrationCancelled
+from protocol.events import EVENTS_DROPPED, STATE
+from scripts.screen.outlet import PIECE_BYTES_MAX, Outlet, may_block, write_all
 from scripts.screen.output import tell
 
 # Lines are written together once so many have come, or so much time has passed: a write for each
@@ -28,43 +30,90 @@ _SECONDS_MAX = 0.1
 # reads.
 SPOOL_BYTES_MAX = 2 << 30
 
-# What a pipe takes in one piece, so that two processes' lines cannot mix in it.
-_PIPE_BYTES = select.PIPE_BUF
+# In the end a reader is waited for as long as it takes something, but not for ever: since it last
+# took something, and in all.  A user who has cancelled is not kept waiting.
+_PATIENCE = (1.0, 10.0)
+_PATIENCE_CANCELLED = (0.25, 0.5)
 
 
-class _Out:
-    """A file or a pipe that lines go to."""
+class _Out(Protocol):
+    """Something that lines go to."""
 
-    def __init__(self, path: Path, *, append: bool, bytes_max: int | None = None) -> None:
-        """Open it.
+    @property
+    def dropped(self) -> int:
+        """How many lines it did not get."""
 
-        Raises:
-            MidstreamError: It cannot be opened.
-        """
-        self._fd = _open(path, append=append)
-        self._bytes_max = bytes_max
-        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+    @property
+    def failure(self) -> OSError | None:
+        """Why it gets none any more, if that is so."""
 
     def write(self, lines: list[bytes]) -> None:
-        """Write whole lines.
+        """Write whole lines, or drop them."""
 
-        Raises:
-            OSError: They cannot be written, or the file is as large as it may be.
-        """
+    def close(self, *, hurry: bool) -> None:
+        """Close it; if there is a hurry, with less time for a reader to take what waits."""
+
+
+class _File:
+    """A file on a disk, or a device; also a pipe whose reader is relied on to read."""
+
+    def __init__(self, fd: int, bytes_max: int | None = None) -> None:
+        self._fd = fd
+        self._bytes_max = bytes_max
+        self.dropped = 0
+        self.failure: OSError | None = None
+
+    def write(self, lines: list[bytes]) -> None:
+        if self.failure is None:
+            try:
+                self._check_size()
+                write_all(self._fd, b"".join(lines))
+            except OSError as error:
+                self.failure = error
+            else:
+                return
+        self.dropped += len(lines)
+
+    def _check_size(self) -> None:
         if self._bytes_max is not None and os.fstat(self._fd).st_size >= self._bytes_max:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        for piece in [b"".join(lines)] if self._is_file else _pieces(lines):
-            data = memoryview(piece)
-            while data:
-                data = data[os.write(self._fd, data) :]
 
-    def close(self) -> None:
-        """Close it."""
+    def close(self, *, hurry: bool) -> None:  # noqa: ARG002 - nobody reads it
         os.close(self._fd)
 
 
+class _Watched:
+    """A pipe, a socket or a terminal that somebody reads, or does not: nothing waits for that."""
+
+    def __init__(self, output: int | Callable[[], int], tell_gap: Callable[[int], bytes]) -> None:
+        self._outlet = Outlet(output, owned=True, tell_gap=tell_gap)
+
+    @property
+    def dropped(self) -> int:
+        return self._outlet.dropped
+
+    @property
+    def failure(self) -> OSError | None:
+        return self._outlet.error
+
+    def write(self, lines: list[bytes]) -> None:
+        for piece, count in _pieces(lines):
+            self._outlet.put(piece, count)
+
+    def close(self, *, hurry: bool) -> None:
+        self._outlet.finish(*(_PATIENCE_CANCELLED if hurry else _PATIENCE))
+
+
 class Recorder:
-    """Is the `Emit` of one side; a context manager that loses no line."""
+    """Is the `Emit` of one side; a context manager that loses no line that somebody takes.
+
+    What is on a disk is written at once.  A pipe, a socket or a terminal may have a reader that has
+    stopped reading: lines that it does not take are dropped and counted, and its events say where.
+
+    Attributes:
+        dropped: How many lines of `path` were lost.
+        failure: Why `path` is not whole, if a disk or a device is to blame and no reader.
+    """
 
     def __init__(
         self,
@@ -85,23 +134,30 @@ class Recorder:
             append: Keep what the file holds.  Each write is of whole lines, at the file's end, so
                 two processes may share a file, or a pipe; its lines are then only nearly in order
                 of time.
-            at_once: Write each event before anything else happens, whatever that costs.
+            at_once: Write each event before anything else happens, whatever that costs, even if it
+                is a pipe: its reader is the one who asked for this.
             on_state: Called with a line for each change of state.
 
         Raises:
             MidstreamError: The file cannot be opened.
         """
         self._side = side
+        self._path = path
         self._lines_max = 1 if at_once else _LINES_MAX
         self._on_state = on_state
         self._lines: list[bytes] = []
-        self._outs = [] if path is None else [_Out(path, append=append)]
+        self._outs: list[_Out] = []
+        self._given_up: list[_Out] = []
+        self.dropped = 0
+        self.failure: MidstreamError | None = None
         try:
-            self._outs += (
-                [] if spool is None else [_Out(spool, append=True, bytes_max=SPOOL_BYTES_MAX)]
-            )
+            if path is not None:
+                self._outs.append(self._open(path, append=append, wait=at_once))
+            if spool is not None:
+                fd = _open_file(spool, append=True)
+                self._outs.append(_File(fd, SPOOL_BYTES_MAX))
         except MidstreamError:
-            self._close()
+            self._close(hurry=True)
             raise
 
     def __call__(self, event: str, **fields: str | int | float | bool | None) -> None:
@@ -110,33 +166,32 @@ class Recorder:
             self._on_state(f"{self._side}: {fields['state']}")
         if not self._outs:
             return
-        line = {"t-ns": time.monotonic_ns(), "side": self._side, "event": event}
-        line.update(zip(_in_file(*fields), fields.values(), strict=True))
-        self._lines.append(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        self._lines.append(self._line(event, fields))
         if len(self._lines) >= self._lines_max or event == STATE:
             self.flush()
+
+    def _line(self, event: str, fields: Mapping[str, str | int | float | bool | None]) -> bytes:
+        line = {"t-ns": time.monotonic_ns(), "side": self._side, "event": event}
+        line.update(zip(_in_file(*fields), fields.values(), strict=True))
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
     @property
     def is_heard(self) -> bool:
         """Whether events go anywhere."""
-        return bool(self._outs)
+        return any(out.failure is None for out in self._outs)
 
     async def keep_flushing(self) -> None:
         """Write what has come every moment until cancelled, so that a reader need not wait."""
-        while self._outs:
+        while self.is_heard:
             await trio.sleep(_SECONDS_MAX)
             self.flush()
 
     def flush(self) -> None:
         """Write what has come; a file that cannot be written is given up, not the guest."""
         lines, self._lines = self._lines, []
-        for out in tuple(self._outs):
-            try:
-                out.write(lines)
-            except OSError as error:
-                tell(f"{self._side}: from here on events are lost: {error.strerror}")
-                out.close()
-                self._outs.remove(out)
+        for out in self._outs:
+            out.write(lines)
+            self._tell_failure(out)
 
     def __enter__(self) -> Recorder:
         """Return the recorder itself."""
@@ -150,12 +205,39 @@ class Recorder:
     ) -> None:
         """Write the rest and close the file."""
         self.flush()
-        self._close()
+        self._close(hurry=isinstance(error, MigrationCancelled))
 
-    def _close(self) -> None:
+    def _open(self, path: Path, *, append: bool, wait: bool) -> _Out:
+        if not wait and _is_fifo(path):
+            # Opening it would wait for its reader.
+            return _Watched(lambda: _open_file(path, append=append), self._gap)
+        fd = _open_file(path, append=append)
+        if not wait and may_block(fd):
+            return _Watched(fd, self._gap)
+        return _File(fd)
+
+    def _gap(self, count: int) -> bytes:
+        return self._line(EVENTS_DROPPED, {"count": count})
+
+    def _tell_failure(self, out: _Out) -> None:
+        if out.failure is not None and out not in self._given_up:
+            self._given_up.append(out)
+            tell(f"{self._side}: from here on events are lost: {out.failure.strerror}")
+
+    def _close(self, *, hurry: bool) -> None:
         for out in self._outs:
-            out.close()
+            out.close(hurry=hurry)
+            self._tell_failure(out)
+        if self._path is not None and self._outs:
+            self._sum_up(self._outs[0], self._path)
         self._outs.clear()
+
+    def _sum_up(self, out: _Out, path: Path) -> None:
+        self.dropped = out.dropped
+        if isinstance(out, _File) and out.failure is not None:
+            self.failure = MidstreamError(f"cannot write {path}: {out.failure.strerror}")
+        elif out.dropped and out.failure is None:
+            tell(f"{self._side}: {out.dropped} events were dropped: {path} is not read fast enough")
 
 
 @cache
@@ -164,21 +246,34 @@ def _in_file(*names: str) -> tuple[str, ...]:
     return tuple(name.replace("_", "-") for name in names)
 
 
-def _pieces(lines: list[bytes]) -> Iterator[bytes]:
-    """Yield whole lines, as many together as a pipe takes in one piece."""
-    piece = b""
+def _pieces(lines: list[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Yield whole lines and how many, as many together as a pipe takes in one piece."""
+    piece, count = b"", 0
     for line in lines:
-        if piece and len(piece) + len(line) > _PIPE_BYTES:
-            yield piece
-            piece = b""
+        if piece and len(piece) + len(line) > PIECE_BYTES_MAX:
+            yield piece, count
+            piece, count = b"", 0
         piece += line
+        count += 1
     if piece:
-        yield piece
+        yield piece, count
 
 
-def _open(path: Path, *, append: bool) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | (0 if append else os.O_TRUNC)
+def _is_fifo(path: Path) -> bool:
     try:
-        return os.open(path, flags, 0o666)
+        return own_descriptor(path) is None and stat.S_ISFIFO(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _open_file(path: Path, *, append: bool) -> int:
+    """Open a file for writing, at its end; one of this process's own where it stands.
+
+    Raises:
+        MidstreamError: It cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if append else os.O_TRUNC)
+    try:
+        return open_named(path, flags)
     except OSError as error:
         raise MidstreamError(f"cannot write {path}: {error.strerror}") from error

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from protocol.units import format_bytes
+from scripts.screen.output import is_behind
 from scripts.screen.table import time_us
 from scripts.views.live import (
     ARRIVING,
@@ -182,7 +183,9 @@ class Screen:
         )  # fmt: skip
 
     def show(self, state: LiveState, now_ns: int) -> None:
-        """Draw the present."""
+        """Draw the present, if the terminal has taken what was drawn before."""
+        if is_behind(self._console.file):
+            return
         columns, rows = self._console.size
         unicode = self._console.encoding.lower().startswith("utf")
         # A terminal that went away is no reason to end a migration.

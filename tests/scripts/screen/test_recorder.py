@@ -2,16 +2,19 @@
 
 import json
 import os
+import select
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
-from protocol.errors import MidstreamError
+from protocol.errors import MidstreamError, MigrationCancelled
 from protocol.events import PAGE_SENT, STATE
 from scripts.screen.recorder import Recorder
 from tests.helpers import nothing_left
+from tests.processes import until
 
 
 def test_an_event_is_a_line_with_time_and_side(tmp_path: Path) -> None:
@@ -98,6 +101,88 @@ def test_a_full_disk_costs_the_events_alone(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == (
         "source: from here on events are lost: No space left on device\n"
     )
+
+
+def test_a_full_disk_is_a_failure_of_the_file_and_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the user asked for is not there: whoever ends the command has to say so."""
+    with Recorder("source", Path("/dev/full")) as recorder:
+        for page in range(3):
+            recorder(PAGE_SENT, page=page)
+        heard = [recorder.is_heard]
+        recorder.flush()
+        heard.append(recorder.is_heard)
+        recorder(PAGE_SENT, page=3)
+    assert heard == [True, False]
+    assert recorder.dropped == 4
+    assert str(recorder.failure) == "cannot write /dev/full: No space left on device"
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("is_opened", [False, True])
+def test_a_reader_that_stops_reading_holds_nobody_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_opened: bool
+) -> None:
+    """What it does not take is counted, whether it has opened the pipe or not; lines are whole."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if is_opened else -1
+    with suppress(MigrationCancelled), Recorder("dest", path) as recorder:
+        for page in range(50_000):
+            recorder(PAGE_SENT, page=page, channel="postcopy", urgent=False)
+        # So that the reader is not waited for long.
+        raise MigrationCancelled
+    reader = reader if is_opened else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    lines = b"".join(iter(lambda: os.read(reader, 1 << 16), b"")).splitlines()
+    os.close(reader)
+    assert [json.loads(line)["page"] for line in lines] == list(range(len(lines)))
+    # The piece on which the thread sat may have gone when its reader was let go.
+    assert 50_000 - recorder.dropped <= len(lines) < 50_000
+    assert is_opened == bool(lines)
+    # It is the reader's doing, not a failure of the run.
+    assert recorder.failure is None
+    assert capsys.readouterr().err == (
+        f"dest: {recorder.dropped} events were dropped: {path} is not read fast enough\n"
+    )
+
+
+def test_a_reader_that_goes_away_is_told_of_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is no failure either: `head` has read what it wanted."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with Recorder("dest", tmp_path / "pipe") as recorder:
+        recorder(STATE, state="setup")
+        until(lambda: select.select([reader], [], [], 0)[0])
+        os.close(reader)
+        recorder(STATE, state="active")
+    assert recorder.dropped == 1
+    assert recorder.failure is None
+    assert capsys.readouterr().err == "dest: from here on events are lost: Broken pipe\n"
+
+
+def test_a_reader_that_is_relied_on_is_waited_for(tmp_path: Path) -> None:
+    """With `at_once` each event is in the pipe before anything else happens."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with Recorder("dest", tmp_path / "pipe", at_once=True) as recorder:
+        for page in range(3):
+            recorder(PAGE_SENT, page=page)
+            assert json.loads(os.read(reader, 1 << 16))["page"] == page
+    os.close(reader)
+
+
+def test_a_descriptor_of_this_process_is_written_where_it_stands(tmp_path: Path) -> None:
+    """/dev/fd/N is that descriptor: what its file holds already stays."""
+    with (tmp_path / "file").open("wb") as file:
+        file.write(b"of before\n")
+        file.flush()
+        with Recorder("dest", Path(f"/dev/fd/{file.fileno()}")) as recorder:
+            recorder(STATE, state="setup")
+    assert (tmp_path / "file").read_bytes().startswith(b'of before\n{"t-ns":')
 
 
 def test_a_file_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
