@@ -5,7 +5,7 @@ Reads like the sequence diagram in `protocol/README.md`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -122,6 +122,7 @@ class Migration:
             memory.geometry, self._engine, self._placement, guest, emit, steps,
             Ask(self._ask, self._ask_now, lambda: self._main.can_send_now),
         )  # fmt: skip
+        self._keep: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._touches: Path | None = None
         self._watching = trio.CancelScope()
         self._asking = _Asking()
@@ -131,6 +132,10 @@ class Migration:
     def listen_to(self, touches: Path | None) -> None:
         """Have pages touched that are named in a pipe, too; call it before `watch`."""
         self._touches = touches
+
+    def keep_with(self, keep: Callable[[], Awaitable[None]]) -> None:
+        """Have the guest's memory kept before the source is told that it may go."""
+        self._keep = keep
 
     @property
     def first_mismatch(self) -> str:
@@ -247,14 +252,15 @@ class Migration:
             raise
 
     async def close(self) -> None:
-        """Give account of the memory, hear the verdict, say goodbye.
+        """Give account of the memory, hear the verdict, keep the guest, say goodbye.
 
         Raises:
+            GuestFailed: It cannot be kept; the source is to hear of that, and not that all is well.
             ConnectionLost, PeerAborted, RemoteProtocolError: The source did not see it through.
         """
         if self._part is None:
             self._part = await self._settle()
-        with trio.move_on_after(CLOSING_SECONDS_MAX):
+        with trio.move_on_after(CLOSING_SECONDS_MAX) as patience:
             await self._main.send(Account(payload_bytes=len(self._account)), self._account)
             verdict = await self._main.receive()
             if not isinstance(verdict, Verdict):
@@ -263,15 +269,16 @@ class Migration:
             await self._main.receive_payload(memoryview(payload), lambda _: None)
             source = unpack_record(SourcePart, bytes(payload))
             self.closing = Closing(self._part, verdict, source)
-            await self._main.send(Bye())
-            # The source closes first, so that it cannot take our closing for a lost connection.
-            orderly = True
-            with trio.move_on_after(_LINGER_SECONDS_MAX):
-                orderly = await self._main.wait_closed()
-            if not orderly:
-                raise ConnectionLost("the source may not have heard the last word")
-            return
-        raise RemoteProtocolError(f"no verdict in {CLOSING_SECONDS_MAX:g} s")
+        if patience.cancelled_caught:
+            raise RemoteProtocolError(f"no verdict in {CLOSING_SECONDS_MAX:g} s")
+        await self._keep()
+        await self._main.send(Bye())
+        # The source closes first, so that it cannot take our closing for a lost connection.
+        orderly = True
+        with trio.move_on_after(_LINGER_SECONDS_MAX):
+            orderly = await self._main.wait_closed()
+        if not orderly:
+            raise ConnectionLost("the source may not have heard the last word")
 
     async def _settle(self) -> DestPart:
         """Bring the guest to a stand for good and make the account of it."""

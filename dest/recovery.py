@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
-from typing import Protocol
 
 import trio
 
 from dest.config import DestConfig
 from dest.keepalive import keep_alive
-from dest.lost import describe_lost, missing_to_plain
 from dest.migration import DRAIN_SECONDS_MAX, Migration
 from dest.resumes import Resumes
-from guest.handle import GuestHandle
-from guest.image import save_image
-from guest.memory import GuestMemory
-from guest.slices import in_thread
 from protocol.capabilities import KEEPALIVE, RECOVER
 from protocol.errors import (
     ConnectionLost,
-    MemoryLost,
-    PeerAborted,
-    RemoteProtocolError,
     root_cause,
 )
-from protocol.events import CHANNEL_LOST, MEMORY_LOST, Emit
+from protocol.events import CHANNEL_LOST, Emit
 from protocol.garbled import as_loss
-from protocol.limits import CLOSING_SECONDS_MAX
-from protocol.pageset import PageSet
 from protocol.pausing import PauseLimit
 from protocol.states import Lifecycle, State
 
@@ -136,77 +123,3 @@ class Recovery:
 
     def _has(self, capability: str) -> bool:
         return capability in self._capabilities
-
-
-class Losing(Protocol):
-    """What `outcome_of_loss` has to know of a migration."""
-
-    @property
-    def paused(self) -> bool:
-        """Whether the source is waited for."""
-
-    @property
-    def handed_over(self) -> bool:
-        """Whether the guest is this side's."""
-
-    @property
-    def missing(self) -> PageSet:
-        """What of the guest's memory has not come."""
-
-    def forget_frames(self) -> None:
-        """Count what is half-received as missing."""
-
-    def stop_watching(self) -> None:
-        """Hear no more of the guest."""
-
-
-async def outcome_of_loss(
-    cause: BaseException,
-    migration: Losing,
-    memory: GuestMemory,
-    guest: GuestHandle,
-    save: Path | None,
-    emit: Emit,
-) -> BaseException:
-    """Return how a failed migration is to be told; keep what is here of a guest that ran here.
-
-    Args:
-        cause: Why it failed.
-        migration: What failed.
-        memory: The guest's.
-        guest: Ended if its memory is saved.
-        save: Where to write the memory; a map of what it lacks goes beside it.
-        emit: Takes events.
-    """
-    paused = migration.paused and isinstance(cause, trio.Cancelled)
-    over = isinstance(cause, (ConnectionLost, PeerAborted, RemoteProtocolError))
-    if not (migration.handed_over and (paused or over)):
-        return cause
-    migration.forget_frames()
-    missing = migration.missing
-    reason = "its user waits no longer for the source" if paused else str(cause)
-    told = ""
-    if save is not None:
-        # Whoever cancels wants no more waiting, and would want the guest.
-        with trio.move_on_after(CLOSING_SECONDS_MAX) as scope:
-            scope.shield = True
-            told = await _save(migration, memory, guest, save)
-    if not len(missing):
-        return cause if paused else type(cause)(f"{reason}; all memory of the guest is here{told}")
-    emit(MEMORY_LOST, target_pages=len(missing), bytes=missing.length_bytes)
-    return MemoryLost(f"{reason}; {describe_lost(missing)}{told}")
-
-
-async def _save(migration: Losing, memory: GuestMemory, guest: GuestHandle, save: Path) -> str:
-    """Write what is here; return in words what became of that."""
-    try:
-        migration.stop_watching()
-        # It has no future, and a vCPU that waits for what is lost could not be paused.
-        await guest.kill()
-        await in_thread(save_image(memory, save))
-        beside = Path(f"{save}.missing.json")
-        text = json.dumps(missing_to_plain(migration.missing)) + "\n"
-        await trio.to_thread.run_sync(partial(beside.write_text, text, encoding="utf-8"))
-    except OSError as error:
-        return f"; what is here is saved, but not what is missing: {error.strerror}"
-    return f"; what is here is in {save}, what is missing in {beside.name}"

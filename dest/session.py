@@ -13,23 +13,24 @@ import trio
 
 from dest.channel import InChannel
 from dest.config import DestConfig
+from dest.keeping import Keeper, outcome_of_loss
 from dest.listen import Listener, Session, open_listener
 from dest.migration import Migration
-from dest.recovery import Recovery, outcome_of_loss
+from dest.recovery import Recovery
 from dest.resumes import Resumes
 from dest.script import check_steps
 from dest.setup import Plan, receive_setup
 from dest.stopping import check_granted, may_use_hugetlb, service_for
 from guest.handle import open_guest, start_process
-from guest.image import save_image
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
-from guest.slices import in_thread, in_threads
+from guest.slices import in_threads
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
     MemoryLost,
     MidstreamError,
+    MigrationCancelled,
     PeerAborted,
     WrongMemory,
     root_cause,
@@ -93,7 +94,7 @@ class DestSession:
                     return await self._serve(listener, session, process)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
-            if isinstance(cause, trio.Cancelled):
+            if isinstance(cause, (trio.Cancelled, MigrationCancelled)):
                 self._lifecycle.cancel()
             else:
                 self._lifecycle.fail()
@@ -129,6 +130,7 @@ class DestSession:
         # Who is yet to be told why this ends.
         main: InChannel | None = channels[Channel.PRECOPY]
         try:
+            keeper = Keeper(memory, self._config.save)
             await in_threads(memory.populate_slice, memory.slices())
             placement = self._config.placement
             service, reason = service_for(placement, plan.policy, memory.kinds)
@@ -142,6 +144,7 @@ class DestSession:
                 migration.placement_reason = reason
                 self._migration = migration
                 migration.listen_to(self._config.touches)
+                migration.keep_with(keeper.save)
                 recovery = Recovery(
                     self._config, migration, resumes, session.capabilities,
                     self._lifecycle, self._emit,
@@ -149,27 +152,28 @@ class DestSession:
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(migration.watch)
+                        nursery.start_soon(keeper.run)
                         await recovery.run()
+                        # It may have ended without the source's last word, and before this.
+                        await keeper.save()
                         nursery.cancel_scope.cancel()
                 except BaseException as error:  # noqa: BLE001 - raised again as its outcome
                     main, cause = None, root_cause(error)
                     # Before the guest is saved, which takes its time.
                     await _say_farewell(migration.channels[Channel.PRECOPY], cause)
                     raise await outcome_of_loss(
-                        cause, migration, memory, guest, self._config.save, self._emit
+                        cause, migration, keeper, guest, self._emit
                     ) from None
-                return await self._result(migration, memory)
+                return self._result(migration)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             if main is not None:
                 await _say_farewell(main, cause)
             raise cause from None
 
-    async def _result(self, migration: Migration, memory: GuestMemory) -> Result:
+    def _result(self, migration: Migration) -> Result:
         closing = migration.closing
         assert closing is not None, "a recovery that ends well has the verdict"
-        if self._config.save is not None:
-            await in_thread(save_image(memory, self._config.save))
         problem = None
         mismatches = closing.part.mismatches + closing.source.mismatches
         if mismatches:

@@ -1,28 +1,17 @@
-"""Fill a guest from a file, and save one to a file.
+"""Fill a guest from a file of any kind: a regular one, a pipe (a shell's `<(...)`), a device.
 
-Both take files of any kind: regular ones, pipes (also a shell's process substitution), devices.
-Both may block for as long as the other end of a pipe likes: drive them with `slices.in_thread`.
+A pipe may block for as long as its other end likes: drive this with `slices.in_thread`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 import stat
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from guest.memory import GuestMemory
 from guest.slices import Job
-from protocol.errors import GuestFailed, LocalProtocolError
-
-_SLICE_BYTES = 4 << 20
-
-# A stretch of zeros shorter than this is not worth a hole in the file.
-_HOLE_BYTES = 64 << 10
+from protocol.errors import LocalProtocolError
 
 
 def load_image(path: str | Path, memory: GuestMemory) -> Job[int]:
@@ -43,7 +32,7 @@ def load_image(path: str | Path, memory: GuestMemory) -> Job[int]:
     try:
         _check_size(path, fd, memory)
         read_bytes = 0
-        for part in _slices(memory):
+        for part in memory.parts():
             with part:
                 filled_bytes = _read_into(fd, part)
                 is_end = filled_bytes < len(part)
@@ -59,24 +48,6 @@ def load_image(path: str | Path, memory: GuestMemory) -> Job[int]:
         return read_bytes
     finally:
         os.close(fd)
-
-
-def save_image(memory: GuestMemory, path: str | Path) -> Job[None]:
-    """Write all blocks to a file, one after another; yields bytes.
-
-    A regular file appears under its name when it is complete and on the disk, not before.  It has
-    holes where the guest has zeros.
-
-    Raises:
-        GuestFailed: Writing failed; nothing half-written is left behind.
-    """
-    try:
-        if _is_regular_target(path):
-            yield from _save_beside(memory, Path(os.path.realpath(path)))
-        else:
-            yield from _write_through(memory, path)
-    except OSError as error:
-        raise GuestFailed(f"cannot save the guest to {path}: {error.strerror}") from error
 
 
 def _check_size(path: str | Path, fd: int, memory: GuestMemory) -> None:
@@ -119,69 +90,3 @@ def _too_large(path: str | Path, size_bytes: int | None, memory: GuestMemory) ->
 
 def _unusable(path: str | Path, error: OSError) -> LocalProtocolError:
     return LocalProtocolError(f"image {path}: {error.strerror}")
-
-
-def _slices(memory: GuestMemory) -> Iterator[memoryview]:
-    for view in memory.views:
-        for start in range(0, len(view), _SLICE_BYTES):
-            yield view[start : start + _SLICE_BYTES]
-
-
-def _is_regular_target(path: str | Path) -> bool:
-    """Whether a regular file is, or would be made, at this path."""
-    try:
-        return stat.S_ISREG(Path(path).stat().st_mode)
-    except FileNotFoundError:
-        return True
-
-
-def _save_beside(memory: GuestMemory, path: Path) -> Job[None]:
-    """Write a temporary file in the same directory, then rename it."""
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.part")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.fchmod(fd, stat.S_IMODE(path.stat().st_mode))
-        for part in _slices(memory):
-            with part:
-                _write_sparse(fd, part)
-                length_bytes = len(part)
-            yield length_bytes
-        os.ftruncate(fd, memory.geometry.length_bytes)
-        os.fsync(fd)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(fd)
-
-
-def _write_through(memory: GuestMemory, path: str | Path) -> Job[None]:
-    """Write to a pipe or device as it is."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        for part in _slices(memory):
-            with part:
-                _write_all(fd, part)
-                length_bytes = len(part)
-            yield length_bytes
-    finally:
-        os.close(fd)
-
-
-def _write_sparse(fd: int, part: memoryview) -> None:
-    """Write what is not zero, and step over the rest."""
-    for start in range(0, len(part), _HOLE_BYTES):
-        with part[start : start + _HOLE_BYTES] as stretch:
-            if np.frombuffer(stretch, dtype=np.uint64).any():
-                _write_all(fd, stretch)
-            else:
-                os.lseek(fd, len(stretch), os.SEEK_CUR)
-
-
-def _write_all(fd: int, part: memoryview) -> None:
-    written_bytes = 0
-    while written_bytes < len(part):
-        with part[written_bytes:] as rest:
-            written_bytes += os.write(fd, rest)

@@ -98,6 +98,11 @@ class GuestMemory:
             for start in range(0, len(view), _SLICE_BYTES):
                 yield Span(block, start, min(_SLICE_BYTES, len(view) - start))
 
+    def parts(self) -> Iterator[memoryview]:
+        """Yield views of the same slices, which are the caller's to release."""
+        for span in self.slices():
+            yield self.views[span.block][span.offset : span.end]
+
     def populate_slice(self, span: Span) -> None:
         """Allocate every page of one slice now; several threads may do so at once.
 

@@ -48,8 +48,9 @@ def main(arguments: list[str]) -> NoReturn:
     Args:
         arguments: The number of the control socket, and the engine's process id.
     """
-    # Ctrl-C is the engine's business: it ends this process when it is done with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What ends a command is the engine's business: it ends this process when it is done with it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(arguments[0]))
     libc.die_with_parent(int(arguments[1]))
     sys.excepthook = _report_failure_on(control)

@@ -75,7 +75,7 @@ class ConnectionLost(MigrationError):
 
 
 class MigrationCancelled(MigrationError):
-    """The user cancelled the migration (Ctrl-C or SIGTERM)."""
+    """The user cancelled the migration (Ctrl-C, SIGTERM, SIGHUP or SIGQUIT)."""
 
     exit_status = 130
 
@@ -119,11 +119,11 @@ def _vagueness(error: BaseException) -> int:
     # Most telling first; an error counts as the nearest of its classes that is named here.
     order: tuple[type[BaseException], ...] = (
         Exception,
-        # Whoever cancels must hear of it, too.
+        # Whoever cancels must hear of it, too, and of where the guest is.
         MemoryLost,
+        MigrationCancelled,
         # What ends a task from outside: a cancelled scope, an interrupt.
         BaseException,
-        MigrationCancelled,
         LocalProtocolError,
         RemoteProtocolError,
         WrongMemory,

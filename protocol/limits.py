@@ -89,6 +89,9 @@ HELLO_CONNECTIONS_MAX = 16
 SETUP_SECONDS_MAX = 300.0
 CLOSING_SECONDS_MAX = 600.0
 
+# A destination that is alive may take so long to save the guest: 4 TiB to a disk of 50 MB/s.
+SAVING_SECONDS_MAX = 24 * 3600.0
+
 # Precopy that has not converged after so many passes never will.
 PASS_COUNT_MAX = 1000
 

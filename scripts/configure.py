@@ -23,7 +23,7 @@ from protocol.limits import (
 )
 from protocol.policy import preset
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
-from scripts.files import check_readable, check_twice_readable, check_writable
+from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
 from scripts.options import Values
 from source.config import DIRTY_LOG_CHOICES, SourceConfig
 from source.convergence import SwitchRule
@@ -124,7 +124,7 @@ def dest_config(
         click.BadParameter: An option's value is none that it can have.
     """
     if values["save"] is not None:
-        check_writable("--save", values["save"], beside=True)
+        check_savable("--save", values["save"])
     return DestConfig(
         host=host,
         port=port,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from guest.save_names import partial_names, try_to_save
+
 
 def check_readable(option: str, path: str) -> os.stat_result:
     """Return what kind of file it is, and how large.
@@ -65,6 +67,21 @@ def check_writable(option: str, path: str, *, beside: bool = False) -> None:
         _check_folder(option, path, Path(os.path.realpath(path)).parent)
     elif not os.access(path, os.W_OK):
         raise unusable(option, path, "Permission denied")
+
+
+def check_savable(option: str, path: str) -> None:
+    """Refuse what a guest's memory could not be saved to, or the map beside it if some is missing.
+
+    Raises:
+        click.BadParameter: One of the names cannot be had, or there is no room at all.
+    """
+    check_writable(option, path, beside=True)
+    for name in partial_names(path):
+        check_writable(option, str(name), beside=True)
+    try:
+        try_to_save(path)
+    except OSError as error:
+        raise unusable(option, path, error.strerror) from error
 
 
 def _check_folder(option: str, path: str, folder: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NoReturn
 
 import trio
 
 from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, WrongMemory, root_cause
 from protocol.report import assemble_failed
 from scripts.options import Values
-from scripts.processes.interrupts import SIGNALS
+from scripts.processes.interrupts import SIGNALS, end_at_once, insists
 from scripts.reports import Report, report_error, tell_of_link, write_report
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
@@ -82,15 +83,25 @@ def record_side(
                 nursery.cancel_scope.cancel()
             return outcome
 
+        def leave(reason: str) -> NoReturn:
+            report_error(MigrationCancelled(reason), report_failure, values)
+            end_at_once(reason)
+
         try:
-            return trio.run(until_signalled, run_recorded)
+            return trio.run(until_signalled, run_recorded, leave)
         except MidstreamError as error:
             report_error(error, report_failure, values)
             raise
 
 
-async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
-    """Run until the end or the first SIGINT or SIGTERM, which cancels.
+async def until_signalled(
+    run: Callable[[], Awaitable[Outcome]], leave: Callable[[str], NoReturn] = end_at_once
+) -> Outcome:
+    """Run until the end or the first signal that ends a command, which cancels.
+
+    Args:
+        run: What is run; it may go on for a while when it is cancelled, to save a guest.
+        leave: Called with the reason at a second signal: ends this process at once.
 
     Raises:
         MidstreamError: The one error that says best what went wrong.
@@ -102,17 +113,24 @@ async def until_signalled(run: Callable[[], Awaitable[Outcome]]) -> Outcome:
     async def listen(scope: trio.CancelScope) -> None:
         nonlocal received
         async for number in signals:
+            if received and insists(number):
+                leave(f"cancelled by {received}")
             received = received or signal.Signals(number).name
             scope.cancel()
 
     with trio.open_signal_receiver(*SIGNALS) as signals:
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(listen, nursery.cancel_scope)
-                outcome = await run()
+                # Who listens goes on when what runs is cancelled: it may take its time.
+                scope = trio.CancelScope()
+                nursery.start_soon(listen, scope)
+                with scope:
+                    outcome = await run()
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
+            if received and isinstance(cause, MigrationCancelled):
+                raise MigrationCancelled(f"cancelled by {received}; {cause}") from None
             # What fails while a side is being cancelled fails because of that; lost memory is lost.
             follows = isinstance(cause, MidstreamError) and not isinstance(cause, MemoryLost)
             if not (received and follows):

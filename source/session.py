@@ -41,7 +41,12 @@ from protocol.events import (
 )
 from protocol.garbled import as_loss
 from protocol.geometry import TARGET_PAGE_BYTES, Span
-from protocol.limits import CLOSING_SECONDS_MAX, REASON_CHARS_MAX, REPORT_BYTES_MAX
+from protocol.limits import (
+    CLOSING_SECONDS_MAX,
+    REASON_CHARS_MAX,
+    REPORT_BYTES_MAX,
+    SAVING_SECONDS_MAX,
+)
 from protocol.messages import Account, Bye, Standing, Verdict
 from protocol.records import pack_record
 from protocol.report import Result, SourcePart, assemble
@@ -343,7 +348,9 @@ class SourceSession:
         )
         self._verdict_sent = True
         await connection.out.send(verdict, payload)
-        await inbox.expect(Bye, CLOSING_SECONDS_MAX)
+        # The destination may have a large guest to save first; keepalive tells if it is gone.
+        kept_alive = KEEPALIVE in connection.capabilities
+        await inbox.expect(Bye, SAVING_SECONDS_MAX if kept_alive else CLOSING_SECONDS_MAX)
         self._emit(
             VERDICT,
             equal=comparison.equal, mismatches=part.mismatches + comparison.account.part.mismatches,

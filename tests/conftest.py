@@ -15,10 +15,13 @@ from tests.processes import Lab, Zygote
 settings.register_profile("midstream", settings(deadline=None))
 settings.load_profile("midstream")
 
-# A shell has what it starts in the background ignore Ctrl-C, and whoever is started by that, too:
-# what is tested with Ctrl-C would then wait for it for ever.
+# A shell has what it starts in the background ignore Ctrl-C, `nohup` a terminal that is closed, and
+# so does whoever is started by that: what is tested with a signal would wait for it for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -669,10 +669,14 @@ class HandSource:
 
     async def say_verdict(self, *, equal: bool = True, detail: str = "") -> None:
         """Say how the memories compare, and hear Bye."""
+        await self.send_verdict(equal=equal, detail=detail)
+        await self.main.expect(Bye)
+
+    async def send_verdict(self, *, equal: bool = True, detail: str = "") -> None:
+        """Say how the memories compare."""
         payload = pack_record(source_part())
         verdict = Verdict(payload_bytes=len(payload), equal=equal, detail=detail)
         await self.main.send(verdict, payload)
-        await self.main.expect(Bye)
 
     def pages(self) -> list[PageId]:
         """Return all pages of the guest."""

@@ -4,6 +4,8 @@
     lose-page            the source takes a target page that the guest has written to for clean
     misplace-chunk       the destination writes a chunk's bytes to where the chunk before belongs
     place-early          the destination lets vCPUs touch pages that have not come
+    stop-saving          stop this process (SIGSTOP) when a part of the guest's memory is written
+    block-saving         the destination saves a part of the guest's memory, and no more, ever
     no-namespaces        the tools that make network namespaces are not there
     unprivileged         run as a user who owns nothing, if that may be had
 
@@ -17,13 +19,16 @@ import codecs
 import ctypes
 import os
 import signal
+import threading
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 import trio
 
 from dest.engine import Engine
 from dest.placement import SimulatedPlacement, UserfaultPlacement
+from guest import saving
 from guest.handle import GuestSnapshot
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Span
@@ -102,6 +107,36 @@ def place_early() -> None:
     UserfaultPlacement.discard = discard_nothing  # type: ignore[method-assign]
 
 
+def stop_saving() -> None:
+    """Rig what saves."""
+    _rig_saving(lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def block_saving() -> None:
+    """Rig what saves; its file `saving` says that it has begun."""
+
+    def block() -> None:
+        Path("saving").touch()
+        threading.Event().wait()
+
+    _rig_saving(block)
+
+
+def _rig_saving(once: Callable[[], object]) -> None:
+    """Do something when the first part of a guest's memory has been written."""
+    write = saving._write_sparse
+    written = False
+
+    def write_and_do(fd: int, part: memoryview) -> None:
+        nonlocal written
+        write(fd, part)
+        if not written:
+            written = True
+            once()
+
+    saving._write_sparse = write_and_do
+
+
 def no_namespaces() -> None:
     """Rig what makes a link."""
     link.TOOLS = ("no-such-tool",)
@@ -126,6 +161,8 @@ RIGS: dict[str, Callable[..., None]] = {
     "lose-page": lose_page,
     "misplace-chunk": misplace_chunk,
     "place-early": place_early,
+    "stop-saving": stop_saving,
+    "block-saving": block_saving,
     "no-namespaces": no_namespaces,
     "unprivileged": unprivileged,
 }

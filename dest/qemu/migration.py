@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -113,9 +114,14 @@ class QemuMigration:
             memory.geometry, self.engine, self._placement, guest, emit, steps, Ask(self._ask)
         )
         self._stream = Decoder()
+        self._keep: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._watching = trio.CancelScope()
         self._snapshot: GuestSnapshot | None = None
         self._whole = trio.Event()
+
+    def keep_with(self, keep: Callable[[], Awaitable[None]]) -> None:
+        """Have the guest's memory kept before QEMU is told that all is well."""
+        self._keep = keep
 
     @property
     def paused(self) -> bool:
@@ -162,6 +168,7 @@ class QemuMigration:
             self._snapshot = await self._vcpus.stop()
             nursery.cancel_scope.cancel()
         self._emit(ACCESSES, **asdict(self.part().accesses))
+        await self._keep()
         await self.main.send(encode_shut(failed=False))
         self._lifecycle.fire(Event.ALL_PLACED)
         if self._listener.preempt is not None:

@@ -12,22 +12,27 @@ from contextlib import suppress
 
 import trio
 
+from dest.keeping import Keeper, outcome_of_loss
 from dest.qemu.channel import QemuChannel
 from dest.qemu.config import QemuDestConfig
 from dest.qemu.handshakes import receive_opening
 from dest.qemu.listen import QemuListener, open_qemu_listener
 from dest.qemu.migration import QEMU_POLICY, QemuMigration
 from dest.qemu.report import QemuPart, assemble_qemu
-from dest.recovery import outcome_of_loss
 from dest.script import check_steps
 from dest.session import FAREWELL_SECONDS_MAX
 from dest.stopping import check_granted, may_use_hugetlb, service_for
 from guest.handle import open_guest
-from guest.image import save_image
 from guest.memory import GuestMemory
-from guest.slices import in_thread, in_threads
+from guest.slices import in_threads
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, MemoryLost, MidstreamError, root_cause
+from protocol.errors import (
+    ConnectionLost,
+    MemoryLost,
+    MidstreamError,
+    MigrationCancelled,
+    root_cause,
+)
 from protocol.events import Emit
 from protocol.qemu.returns import encode_shut
 from protocol.report import DestPart, Result
@@ -81,7 +86,7 @@ class QemuSession:
                 return await self._serve(listener, main)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
-            if isinstance(cause, trio.Cancelled):
+            if isinstance(cause, (trio.Cancelled, MigrationCancelled)):
                 self._lifecycle.cancel()
             else:
                 self._lifecycle.fail()
@@ -99,6 +104,7 @@ class QemuSession:
             with GuestMemory.create(
                 geometry, config.backing, hugetlb=may_use_hugetlb(placement, QEMU_POLICY)
             ) as memory:
+                keeper = Keeper(memory, config.save)
                 await in_threads(memory.populate_slice, memory.slices())
                 service, reason = service_for(placement, QEMU_POLICY, memory.kinds)
                 async with open_guest(memory, spec, service) as guest:
@@ -111,20 +117,20 @@ class QemuSession:
                     migration.placement_reason = reason
                     self._migration = migration
                     self._ready_s = time.monotonic()
+                    migration.keep_with(keeper.save)
                     try:
-                        await migration.receive(config.touches, config.wait_seconds)
+                        async with trio.open_nursery() as nursery:
+                            nursery.start_soon(keeper.run)
+                            await migration.receive(config.touches, config.wait_seconds)
+                            nursery.cancel_scope.cancel()
                     except BaseException as error:  # noqa: BLE001 - raised again as its outcome
                         main, cause = migration.main, root_cause(error)
-                        outcome = await outcome_of_loss(
-                            cause, migration, memory, guest, config.save, self._emit
-                        )
+                        outcome = await outcome_of_loss(cause, migration, keeper, guest, self._emit)
                         if isinstance(outcome, MemoryLost):
                             # QEMU may be there, and have said what it should not.
                             await _say_farewell(main, cause)
                         raise outcome from None
                     part = migration.part()
-                if config.save is not None:
-                    await in_thread(save_image(memory, config.save))
                 qemu = self._qemu_part(machine, migration)
             status = self._lifecycle.state.value
             return Result(assemble_qemu(status, qemu, part, geometry), None)

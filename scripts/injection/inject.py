@@ -188,7 +188,7 @@ def _keep(folder: Path, target: Path) -> None:
 
 
 async def _until_signalled(trial: Trial) -> Outcome:
-    """Run a trial to its end, or to the first SIGINT or SIGTERM.
+    """Run a trial to its end, or to the first signal that ends a command.
 
     Raises:
         MigrationCancelled: A signal came; nothing of the trial is left.

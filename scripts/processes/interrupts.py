@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while no event loop listens for them: one line, exit status 130.
+"""Signals that end a command while no event loop listens for them: one line, exit status 130.
+
+They are SIGINT (Ctrl-C), SIGTERM, SIGHUP (the terminal was closed) and SIGQUIT: whichever comes, a
+command ends in the same order.
 
 During a migration trio's signal receivers have the signals and end it in order.  Before that, while
 modules load and options are read, nothing is under way that would need an order.
@@ -12,10 +15,19 @@ import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 from scripts.processes.parent import has_listener
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+def _heeded() -> tuple[signal.Signals, ...]:
+    """Return the signals that end a command; one that `nohup` has it ignore does not."""
+    asked = (signal.SIGINT, signal.SIGTERM)
+    hung_up = (signal.SIGHUP, signal.SIGQUIT)
+    return asked + tuple(each for each in hung_up if signal.getsignal(each) != signal.SIG_IGN)
+
+
+SIGNALS = _heeded()
 EXIT_CANCELLED = 130
 
 # What the last line of a process may take to be written.
@@ -23,14 +35,14 @@ _SAY_SECONDS_MAX = 0.5
 
 
 def exit_when_signalled() -> None:
-    """Have both signals end this process; those that came while they were blocked do it now."""
+    """Have signals end this process; those that came while they were blocked do it now."""
     for number in SIGNALS:
         signal.signal(number, _exit)
     release_signals()
 
 
 def hold_signals() -> None:
-    """Let both signals wait, as long as nothing can answer them in order."""
+    """Let signals wait, as long as nothing can answer them in order."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
@@ -61,6 +73,21 @@ def raise_when_signalled() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def insists(number: int) -> bool:
+    """Tell whether a second signal says that its user waits no longer for what the first has begun.
+
+    A terminal that is closed says so twice, by the kernel and by its shell.
+    """
+    return number != signal.SIGHUP
+
+
+def end_at_once(reason: str) -> NoReturn:
+    """End this process as one that was cancelled, whatever its threads are at."""
+    if not has_listener():
+        _say(f"midstream: {reason}\n".encode())
+    os._exit(EXIT_CANCELLED)
+
+
 def ignore_signals() -> None:
     """Let nothing cut the end short: the outcome stands, and is about to be told."""
     for number in SIGNALS:
@@ -69,9 +96,7 @@ def ignore_signals() -> None:
 
 def _exit(number: int, _frame: FrameType | None) -> None:
     # An exception would not do: the import that it hits may swallow it, or die of something else.
-    if not has_listener():
-        _say(f"midstream: cancelled by {signal.Signals(number).name}\n".encode())
-    os._exit(EXIT_CANCELLED)
+    end_at_once(f"cancelled by {signal.Signals(number).name}")
 
 
 def _say(line: bytes) -> None:

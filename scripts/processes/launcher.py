@@ -19,7 +19,7 @@ import trio
 from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
 from scripts.options import DEST, SOURCE, Values
 from scripts.processes.child import Child
-from scripts.processes.interrupts import SIGNALS, release_signals
+from scripts.processes.interrupts import SIGNALS, insists, release_signals
 from scripts.processes.link import LOOPBACK, Link
 from scripts.processes.spawn import Spawned
 from scripts.screen.output import print_result, tell
@@ -199,7 +199,8 @@ class Launcher:
         """Cancel at the first signal, kill at the second or when nothing comes of the first."""
         async for number in signals:
             if self._cancelled_by:
-                self._kill()
+                if insists(number):
+                    self._kill()
                 continue
             self._cancelled_by = signal.Signals(number).name
             running = [side for side in self._sides if side.status is None]

@@ -29,7 +29,7 @@ def both_sides(
 ) -> Iterator[list[Spawned]]:
     """Start a destination and a source; neither is left when the block is.
 
-    From then on SIGINT and SIGTERM wait until somebody releases them who can end both in order.
+    From then on signals wait until somebody releases them who can end both in order.
 
     Args:
         values: The options of `midstream migrate`.

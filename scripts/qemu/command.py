@@ -10,15 +10,16 @@ from typing import Any
 
 import click
 
-from guest.image import load_image, save_image
+from guest.image import load_image
 from guest.memory import GuestMemory
 from guest.pattern import Pattern
+from guest.saving import check_room, save_image
 from guest.slices import in_loop, in_thread, in_threads
 from protocol.errors import LocalProtocolError, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.units import parse_bytes, parse_geometry, parse_rate
 from scripts.configure import check_outputs, parse_address, seconds_of
-from scripts.files import check_readable, check_writable
+from scripts.files import check_readable, check_savable
 from scripts.options import SOURCE, Values
 from scripts.qemu.configure import window_bytes
 from scripts.qemu.drive import Orders, migrate
@@ -129,7 +130,7 @@ def qemu_source(values: Values) -> QemuSource:
         raise click.BadParameter(str(error), param_hint=hint) from error
     precopy_bytes = _precopy_bytes(values, rates[0])
     if values["save"] is not None:
-        check_writable("--save", values["save"], beside=True)
+        check_savable("--save", values["save"])
     if values["image"] is not None:
         status = check_readable("--image", values["image"])
         if stat.S_ISREG(status.st_mode) and status.st_size > geometry.length_bytes:
@@ -175,6 +176,8 @@ async def run_qemu(source: QemuSource, host: str, port: int, emit: Recorder) -> 
     Raises:
         MidstreamError: It failed.
     """
+    if source.save is not None:
+        check_room(source.save, source.geometry.length_bytes)
     huge = source.geometry.blocks[0].page_bytes > TARGET_PAGE_BYTES
     # QEMU takes a page size from the file: of transparent huge pages it knows nothing.
     with GuestMemory.create(source.geometry, "hugetlb" if huge else "base") as memory:

@@ -151,6 +151,18 @@ async def test_a_migration_to_its_end(guests: FakeGuests, tmp_path: Path) -> Non
     assert rig.log == []
 
 
+async def test_a_guest_that_cannot_be_saved_is_told_to_the_source() -> None:
+    """The source hears that before it hears that all is well: both tell of one end."""
+    async with make_rig(save=Path("/dev/full")) as rig:
+        await migrate(rig.source)
+        await rig.source.send_verdict()
+        abort = await rig.source.main.expect(Abort)
+        assert abort.reason == "cannot save the guest to /dev/full: No space left on device"
+        rig.source.close()
+    assert isinstance(rig.error, GuestFailed)
+    assert str(rig.error) == abort.reason
+
+
 async def test_a_verdict_of_unequal_is_wrong_memory() -> None:
     """When the source finds a difference both end properly, and the user is told where it is."""
     async with make_rig() as rig:
@@ -278,6 +290,12 @@ async def test_cancelled_in_each_phase(phase: Phase, state: str) -> None:
         abort = await rig.source.main.skip_to(Abort)
         assert abort == Abort(reason="cancelled by its user", cancelled=True)
         rig.source.close()
+    if state == "postcopy-active":
+        # The guest is here, and what its user does not wait for is lost.
+        assert isinstance(rig.error, MemoryLost)
+        assert str(rig.error).startswith("cancelled by its user; memory of the guest is lost: ")
+        assert rig.events.states[-1] == "failed"
+        return
     assert rig.scope.cancelled_caught
     assert rig.events.states[-1] == ("completed" if state == "completed" else "cancelled")
 

@@ -1,8 +1,7 @@
-"""A guest is filled from a file of any kind and saved to one, or one line says why not."""
+"""A guest is filled from a file of any kind, or one line says why not."""
 
 import contextlib
 import os
-import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ import numpy as np
 import pytest
 import trio
 
-from guest.image import load_image, save_image
+from guest.image import load_image
 from guest.memory import GuestMemory
 from guest.slices import finish, in_thread
-from protocol.errors import GuestFailed, LocalProtocolError
+from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, RamBlock
 
 GUEST = Geometry((RamBlock("ram", 8 << 20, 2 << 20), RamBlock("rom", 64 << 10, 4096)))
@@ -120,75 +119,3 @@ async def test_loading_from_a_silent_fifo_can_be_cancelled(
             await in_thread(load_image(fifo, memory))
         assert scope.cancelled_caught
     os.close(os.open(fifo, os.O_WRONLY))
-
-
-def test_a_saved_guest_is_all_blocks(memory: GuestMemory, tmp_path: Path, content: bytes) -> None:
-    """The file has the guest's bytes, and nothing lies beside it."""
-    (tmp_path / "old").write_bytes(content)
-    finish(load_image(tmp_path / "old", memory))
-    assert sum(save_image(memory, tmp_path / "new")) == GUEST_BYTES
-    assert (tmp_path / "new").read_bytes() == content
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "old"]
-
-
-def test_zeros_are_holes(memory: GuestMemory, tmp_path: Path) -> None:
-    """An empty guest takes no space, and has its length all the same."""
-    memory.views[0][5 << 20] = 1
-    finish(save_image(memory, tmp_path / "image"))
-    assert (tmp_path / "image").stat().st_blocks * 512 < 1 << 20
-    assert (tmp_path / "image").read_bytes() == bytes_of(memory)
-
-
-def test_saving_over_a_file_keeps_its_mode_and_links(memory: GuestMemory, tmp_path: Path) -> None:
-    """An existing file is replaced as a whole; a symbolic link to it stays one."""
-    (tmp_path / "image").write_bytes(b"old")
-    (tmp_path / "image").chmod(0o600)
-    (tmp_path / "link").symlink_to("image")
-    finish(save_image(memory, tmp_path / "link"))
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "image").stat().st_size == GUEST_BYTES
-    assert (tmp_path / "image").stat().st_mode & 0o777 == 0o600
-
-
-def test_a_pipe_is_written_straight(memory: GuestMemory, tmp_path: Path) -> None:
-    """A reader of a FIFO gets every byte, zeros too."""
-    memory.words(1)[:] = 7
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    received: list[bytes] = []
-    reader = threading.Thread(target=lambda: received.append(fifo.read_bytes()))
-    reader.start()
-    finish(save_image(memory, fifo))
-    reader.join(10)
-    assert received == [bytes_of(memory)]
-
-
-def test_a_failed_save_leaves_nothing(memory: GuestMemory, tmp_path: Path, content: bytes) -> None:
-    """When the file cannot grow, the old one is still there and no half of the new one."""
-    memory.views[0][:] = content[: 8 << 20]
-    (tmp_path / "image").write_bytes(b"old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, hard))
-    try:
-        with pytest.raises(GuestFailed, match=r"cannot save.*image: File too large"):
-            finish(save_image(memory, tmp_path / "image"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert [path.name for path in tmp_path.iterdir()] == ["image"]
-    assert (tmp_path / "image").read_bytes() == b"old"
-
-
-def test_a_save_that_is_broken_off_leaves_nothing(memory: GuestMemory, tmp_path: Path) -> None:
-    """Closing the job between two slices takes the temporary file away."""
-    job = save_image(memory, tmp_path / "image")
-    next(job)
-    assert len(list(tmp_path.iterdir())) == 1
-    job.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_targets_that_cannot_be_written_are_named(memory: GuestMemory, tmp_path: Path) -> None:
-    """A full device, a directory and a path that leads nowhere end in one line."""
-    for path in (Path("/dev/full"), tmp_path, tmp_path / "missing" / "image", Path("/dev/null/x")):
-        with pytest.raises(GuestFailed, match=f"{path}: "):
-            finish(save_image(memory, path))

@@ -34,8 +34,8 @@ class Faulty(ConnectionLost):
 TELLING: list[BaseException] = [
     ValueError("a bug"),
     MemoryLost("gone"),
-    Interrupted(),
     MigrationCancelled("cancelled"),
+    Interrupted(),
     LocalProtocolError("a bug or bad input here"),
     RemoteProtocolError("the peer broke the rules"),
     WrongMemory("torn"),

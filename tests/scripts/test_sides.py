@@ -18,6 +18,7 @@ from protocol.errors import (
 )
 from protocol.events import STATE
 from protocol.report import DestPart, SourcePart, assemble
+from scripts.processes.interrupts import SIGNALS
 from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, run_side, until_signalled
 
@@ -45,7 +46,7 @@ async def wait_for_ever() -> Outcome:
     await trio.sleep_forever()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 async def test_a_signal_cancels(number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end what runs, in order, and say which it was."""
     cleaned_up = False

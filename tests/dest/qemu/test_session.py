@@ -203,6 +203,16 @@ async def test_a_migration_with_two_channels(guests: FakeGuests, tmp_path: Path)
     assert max(map(len, text.splitlines())) < 80
 
 
+async def test_a_guest_that_cannot_be_saved_is_told_to_qemu() -> None:
+    """QEMU hears that it failed, and not that all is well: both sides tell of one end."""
+    async with make_rig(save=Path("/dev/full")) as rig:
+        await rig.open(qemu.part(huge(0)))
+        await rig.switch_over(qemu.part(huge(0), huge(1), rom(), last=True) + b"\0")
+        assert await rig.hear_end() == SHUT_FAILED
+    assert str(rig.error) == "cannot save the guest to /dev/full: No space left on device"
+    assert rig.result is None
+
+
 async def test_a_migration_with_one_channel(guests: FakeGuests) -> None:
     """Without the capability everything comes over the main channel, pings in the package too."""
     async with make_rig() as rig:

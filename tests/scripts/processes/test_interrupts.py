@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from protocol.errors import MigrationCancelled
-from scripts.processes.interrupts import raise_when_signalled
+from scripts.processes.interrupts import SIGNALS, raise_when_signalled
 from tests.processes import ROOT
 
 RAISE = "import signal\nfor _ in range(2):\n    signal.raise_signal(signal.{name})\nprint('on')"
@@ -24,7 +24,7 @@ def run(call: str, name: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", [number.name for number in SIGNALS])
 def test_a_signal_ends_the_process(name: str) -> None:
     """The first signal is the last thing that happens."""
     done = run("exit_when_signalled", name)
@@ -32,7 +32,7 @@ def test_a_signal_ends_the_process(name: str) -> None:
     assert done.stderr == f"midstream: cancelled by {name}\n"
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", [number.name for number in SIGNALS])
 def test_an_end_that_is_decided_is_not_disturbed(name: str) -> None:
     """Once the outcome is to be told, signals change nothing."""
     done = run("ignore_signals", name)
@@ -56,7 +56,7 @@ def test_signals_that_came_too_early_count() -> None:
     assert done.stderr == "midstream: cancelled by SIGINT\n"
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", [number.name for number in SIGNALS])
 def test_a_block_can_clean_up(name: str) -> None:
     """The first signal leaves the block by an exception, the second does not disturb it."""
     number = signal.Signals[name]

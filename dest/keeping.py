@@ -1,0 +1,256 @@
+"""Keeps a guest that is this side's: saves its memory, whole or as much as there will ever be.
+
+From the switch-over on, this side holds what nobody else has.  So whatever ends a migration from
+then on, its user included, what is here is saved first, if there is a file for it.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import trio
+
+from dest.lost import describe_lost, missing_to_plain
+from guest.handle import GuestHandle
+from guest.memory import GuestMemory
+from guest.saving import Partial, check_room, save_image, save_partial
+from guest.slices import Job, in_thread
+from guest.whole_file import is_regular_target
+from protocol.errors import (
+    ConnectionLost,
+    GuestFailed,
+    MemoryLost,
+    MigrationCancelled,
+    PeerAborted,
+    RemoteProtocolError,
+    root_cause,
+)
+from protocol.events import MEMORY_LOST, Emit
+from protocol.pageset import PageSet
+
+T = TypeVar("T")
+
+# How long a pipe or device may take for some megabytes once the user wants the end.  A disk takes
+# what it takes: a second signal ends that, too.
+STALL_SECONDS_MAX = 1.0
+
+
+class Keeper:
+    """Saves one guest, if its user wants that: once, whoever asks and however often."""
+
+    def __init__(self, memory: GuestMemory, path: Path | None) -> None:
+        """Take the guest's memory.
+
+        Args:
+            memory: The guest's.
+            path: Where it is saved; None for nowhere.
+
+        Raises:
+            GuestFailed: There is no room for it.
+        """
+        self.path = path
+        self.is_saved = False
+        self._memory = memory
+        self._wanted, self._done = trio.Event(), trio.Event()
+        self._failure: GuestFailed | None = None
+        if path is not None:
+            check_room(path, memory.geometry.length_bytes)
+
+    async def run(self) -> None:
+        """Save the whole guest once `save` has been called; run it beside the migration.
+
+        What is cancelled meanwhile waits until a file is complete: nobody else has that guest.
+
+        Raises:
+            GuestFailed: It cannot be saved.
+        """
+        await self._wanted.wait()
+        assert self.path is not None
+        try:
+            await _see_through(save_image(self._memory, self.path), self.path)
+        except GuestFailed as error:
+            self._failure = error
+            raise
+        self.is_saved = True
+        self._done.set()
+
+    async def save(self) -> None:
+        """Have all of the guest's memory saved; return when it is.  Safe to cancel."""
+        if self.path is not None:
+            self._wanted.set()
+            await self._done.wait()
+
+    async def save_rest(self, missing: PageSet, *, hurried: bool) -> str:
+        """Save what is here of a guest whose migration has ended; return in words what came of it.
+
+        Args:
+            missing: What is not here.
+            hurried: The user wants the end: a pipe that nobody reads is not waited for.
+        """
+        if self.path is None:
+            return ""
+        if self._failure is not None:
+            # It would fail again, and a pipe has had the beginning.
+            return f"; {self._failure}"
+        try:
+            if len(missing):
+                lacking = json.dumps(missing_to_plain(missing)).encode() + b"\n"
+                job = save_partial(self._memory, self.path, lacking)
+                return _told(self.path, await _see_through(job, self.path, hurried=hurried))
+            if not self.is_saved:
+                job_of_all = save_image(self._memory, self.path)
+                await _see_through(job_of_all, self.path, hurried=hurried)
+                self.is_saved = True
+        except GuestFailed as error:
+            return f"; {error}"
+        return f", in {self.path}"
+
+
+class Losing(Protocol):
+    """What `outcome_of_loss` has to know of a migration."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether the source is waited for."""
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the guest is this side's."""
+
+    @property
+    def missing(self) -> PageSet:
+        """What of the guest's memory has not come."""
+
+    def forget_frames(self) -> None:
+        """Count what is half-received as missing."""
+
+    def stop_watching(self) -> None:
+        """Hear no more of the guest."""
+
+
+async def outcome_of_loss(
+    cause: BaseException, migration: Losing, keeper: Keeper, guest: GuestHandle, emit: Emit
+) -> BaseException:
+    """Return how a failed migration is to be told; keep what is here of a guest that ran here.
+
+    It makes no difference in which state of postcopy the user cancels: memory that has not come by
+    then is lost.
+
+    Args:
+        cause: Why it failed.
+        migration: What failed.
+        keeper: Saves the guest.
+        guest: Ended if its memory is saved.
+        emit: Takes events.
+    """
+    cancelled = isinstance(cause, trio.Cancelled)
+    over = isinstance(cause, (ConnectionLost, PeerAborted, RemoteProtocolError))
+    if not (migration.handed_over and (cancelled or over)):
+        return cause
+    migration.forget_frames()
+    missing = migration.missing
+    reason = str(cause)
+    if cancelled:
+        waiting = migration.paused
+        reason = "its user waits no longer for the source" if waiting else "cancelled by its user"
+    told = ""
+    if keeper.path is not None:
+        # Whoever cancels wants no more waiting, and would want the guest.
+        with trio.CancelScope(shield=True):
+            migration.stop_watching()
+            # It has no future, and a vCPU that waits for what is lost could not be paused.
+            await guest.kill()
+        told = await keeper.save_rest(missing, hurried=cancelled)
+    if len(missing):
+        emit(MEMORY_LOST, target_pages=len(missing), bytes=missing.length_bytes)
+        return MemoryLost(f"{reason}; {describe_lost(missing)}{told}")
+    kept = f"all memory of the guest is here{told}"
+    if cancelled:
+        return MigrationCancelled(kept) if told else cause
+    return type(cause)(f"{reason}; {kept}")
+
+
+def _told(path: Path, partial: Partial) -> str:
+    """Return in words where a part of a guest and its map are."""
+    told = f"; what is here is in {partial.path}"
+    if partial.map_path is not None:
+        told += f", what is missing in {partial.map_path.name}"
+    return told if partial.path == path else f"{told}; {path}, saved before, is left as it was"
+
+
+async def _see_through(job: Job[T], path: Path, *, hurried: bool = False) -> T:
+    """Run a job that writes to a path to its end, cancelled or not.
+
+    A file is waited for though its user wants the end.  A pipe or device that takes nothing is not.
+
+    Args:
+        job: Writes.
+        path: Where to.
+        hurried: The user wants the end already.
+
+    Raises:
+        GuestFailed: It failed, or nobody reads the pipe and the user wants the end.
+    """
+    if is_regular_target(path):
+        with trio.CancelScope(shield=True):
+            return await in_thread(job)
+    progress = _Progress()
+    result: list[T] = []
+    try:
+        async with trio.open_nursery() as nursery:
+            writing = trio.CancelScope(shield=True)
+            nursery.start_soon(_lose_patience, progress, writing, hurried)
+            with writing:
+                result.append(await in_thread(progress.follow(job)))
+            progress.is_done = True
+            nursery.cancel_scope.cancel()
+    except BaseException as error:  # noqa: BLE001 - raised again as its root cause
+        if not result:
+            raise root_cause(error) from None
+    if not result:
+        raise GuestFailed(f"cannot save the guest to {path}: nobody reads it")
+    return result[0]
+
+
+class _Progress:
+    """How far a job is; its thread writes, the event loop reads.
+
+    Attributes:
+        bytes: What it has done so far.
+        is_done: It has ended, this way or that.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.is_done = False
+
+    def follow(self, job: Job[T]) -> Job[T]:
+        """Return the same job, counted."""
+        try:
+            while True:
+                try:
+                    done_bytes = next(job)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                self.bytes += done_bytes
+                yield done_bytes
+        finally:
+            job.close()
+
+
+async def _lose_patience(progress: _Progress, writing: trio.CancelScope, hurried: bool) -> None:
+    """Once this task is cancelled, or at once, end what makes no progress."""
+    if not hurried:
+        with suppress(trio.Cancelled):
+            await trio.sleep_forever()
+    with trio.CancelScope(shield=True):
+        while not progress.is_done:
+            before_bytes = progress.bytes
+            await trio.sleep(STALL_SECONDS_MAX)
+            if progress.bytes == before_bytes:
+                writing.cancel()
+                return

@@ -1,0 +1,300 @@
+"""A guest that is this side's is saved once, seen through, and its loss told in every state."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from dest import keeping
+from dest.keeping import Keeper, outcome_of_loss
+from guest.memory import GuestMemory
+from guest.saving import save_image
+from guest.slices import Job
+from protocol import events
+from protocol.errors import (
+    ConnectionLost,
+    GuestFailed,
+    MemoryLost,
+    MigrationCancelled,
+    PeerAborted,
+    RemoteProtocolError,
+)
+from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.pageset import PageSet
+from tests.helpers import Recorder, bounded, fake_guest, patterned_memory, small_geometry
+
+GEOMETRY = small_geometry()
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    """A guest's memory, full of a pattern."""
+    with patterned_memory(GEOMETRY) as memory:
+        yield memory
+
+
+def content(memory: GuestMemory) -> bytes:
+    """Return all blocks one after another."""
+    return b"".join(bytes(view) for view in memory.views)
+
+
+def names(folder: Path) -> list[str]:
+    """Return what lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+class Held:
+    """A save that stands still after its first slice until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Hold whoever saves from now on."""
+        self.begun, self.released = threading.Event(), threading.Event()
+        self.count = 0
+        self._save = save_image
+        monkeypatch.setattr(keeping, "save_image", self._held)
+
+    def _held(self, memory: GuestMemory, path: Path) -> Job[None]:
+        self.count += 1
+        for done_bytes in self._save(memory, path):
+            yield done_bytes
+            self.begun.set()
+            assert self.released.wait(30)
+
+    async def has_begun(self) -> None:
+        """Wait for the first slice."""
+        assert await trio.to_thread.run_sync(self.begun.wait, 30)
+
+
+async def test_a_guest_is_saved_once(memory: GuestMemory, tmp_path: Path) -> None:
+    """Whoever asks, and however often: all return when it is there."""
+    keeper = Keeper(memory, tmp_path / "guest")
+    with bounded():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper.run)
+            async with trio.open_nursery() as callers:
+                for _ in range(3):
+                    callers.start_soon(keeper.save)
+            assert (tmp_path / "guest").read_bytes() == content(memory)
+            (tmp_path / "guest").unlink()
+            await keeper.save()
+            nursery.cancel_scope.cancel()
+    assert keeper.is_saved
+    assert not (tmp_path / "guest").exists()
+
+
+async def test_who_wants_no_file_waits_for_none(memory: GuestMemory) -> None:
+    """Without a path nothing is done, and nothing is said."""
+    keeper = Keeper(memory, None)
+    await keeper.save()
+    assert await keeper.save_rest(PageSet(GEOMETRY), hurried=False) == ""
+
+
+async def test_a_guest_that_does_not_fit_is_refused(memory: GuestMemory, tmp_path: Path) -> None:
+    """Before it has come, and while its source has all of it."""
+
+    def statvfs(_: Path) -> os.statvfs_result:
+        return os.statvfs_result((4096, 4096, 100, 99, 99, 0, 0, 0, 0, 255))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "statvfs", statvfs)
+        with pytest.raises(GuestFailed, match=r"cannot save.*guest: 396 KiB are free there"):
+            Keeper(memory, tmp_path / "guest")
+
+
+async def test_a_cancelled_save_is_seen_through(
+    memory: GuestMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who cancels while a file is written waits for it; it is not begun anew, and is told of."""
+    held = Held(monkeypatch)
+    keeper = Keeper(memory, tmp_path / "guest")
+    lost = Losing(handed_over=True)
+    with bounded(), trio.CancelScope() as scope, fake_guest(GEOMETRY) as guest:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keeper.run)
+                nursery.start_soon(keeper.save)
+                await held.has_begun()
+                scope.cancel()
+                held.released.set()
+        except trio.Cancelled as cancelled:
+            outcome = await outcome_of_loss(cancelled, lost, keeper, guest.handle, Recorder())
+            assert isinstance(outcome, MigrationCancelled)
+            assert str(outcome) == f"all memory of the guest is here, in {tmp_path / 'guest'}"
+            raise
+    assert scope.cancelled_caught
+    assert held.count == 1
+    assert (tmp_path / "guest").read_bytes() == content(memory)
+
+
+@contextmanager
+def unread_pipe(folder: Path) -> Iterator[Path]:
+    """A named pipe that somebody has opened and does not read."""
+    path = folder / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        yield path
+    finally:
+        os.close(reader)
+
+
+async def test_a_pipe_that_nobody_reads_does_not_hold_who_cancels(
+    memory: GuestMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing moves, so nothing is waited for; what comes to the pipe was written once."""
+    monkeypatch.setattr(keeping, "STALL_SECONDS_MAX", 0.02)
+    with unread_pipe(tmp_path) as path, bounded():
+        keeper = Keeper(memory, path)
+        with trio.CancelScope() as scope, suppress(BaseExceptionGroup):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keeper.run)
+                nursery.start_soon(keeper.save)
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        failure = f"; cannot save the guest to {path}: nobody reads it"
+        assert await keeper.save_rest(PageSet(GEOMETRY), hurried=True) == failure
+        keeper = Keeper(memory, path)
+        assert await keeper.save_rest(PageSet(GEOMETRY), hurried=True) == failure
+
+
+async def test_a_pipe_that_is_read_is_waited_for(memory: GuestMemory, tmp_path: Path) -> None:
+    """As long as somebody takes what comes, who cancels gets a whole guest."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    taken: list[bytes] = []
+    reader = threading.Thread(target=lambda: taken.append(path.read_bytes()))
+    reader.start()
+    keeper = Keeper(memory, path)
+    with bounded(), trio.CancelScope() as scope:
+        scope.cancel()
+        told = await keeper.save_rest(PageSet(GEOMETRY), hurried=True)
+    reader.join(30)
+    assert told == f", in {path}"
+    assert taken == [content(memory)]
+
+
+class Losing:
+    """A migration that is about to be told as lost."""
+
+    def __init__(self, *, handed_over: bool, paused: bool = False, missing: int = 0) -> None:
+        """Miss so many target pages."""
+        self.handed_over = handed_over
+        self.paused = paused
+        self.missing = PageSet(GEOMETRY)
+        if missing:
+            self.missing.add(Span(0, 0, missing * TARGET_PAGE_BYTES))
+        self.calls: list[str] = []
+
+    def forget_frames(self) -> None:
+        """Note it."""
+        self.calls.append("forget")
+
+    def stop_watching(self) -> None:
+        """Note it."""
+        self.calls.append("stop")
+
+
+async def outcome(
+    lost: Losing, memory: GuestMemory, save: Path | None, cause: BaseException | None = None
+) -> tuple[BaseException, Recorder]:
+    """Return what becomes of a migration that its user cancels, or of another cause."""
+    emit = Recorder()
+    result: list[BaseException] = []
+    with bounded(), fake_guest(GEOMETRY) as guest, trio.CancelScope() as scope:
+        call = partial(
+            outcome_of_loss, migration=lost, keeper=Keeper(memory, save), guest=guest.handle,
+            emit=emit,
+        )  # fmt: skip
+        if cause is not None:
+            result.append(await call(cause))
+        else:
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled as cancelled:
+                result.append(await call(cancelled))
+    return result[0], emit
+
+
+@pytest.mark.parametrize("paused", [False, True])
+@pytest.mark.parametrize("save", [False, True])
+async def test_who_cancels_in_postcopy_loses_memory(
+    memory: GuestMemory, tmp_path: Path, paused: bool, save: bool
+) -> None:
+    """Paused or not: what is missing is lost and told, what is here is saved with its map."""
+    path = tmp_path / "guest" if save else None
+    lost = Losing(handed_over=True, paused=paused, missing=3)
+    error, emit = await outcome(lost, memory, path)
+    assert isinstance(error, MemoryLost)
+    reason = "its user waits no longer for the source" if paused else "cancelled by its user"
+    told = f"{reason}; memory of the guest is lost: 3 target pages (12 KiB), ram 0-2"
+    saved = f"; what is here is in {path}, what is missing in guest.missing.json" if save else ""
+    assert str(error) == told + saved
+    assert lost.calls == ["forget", "stop"] if save else ["forget"]
+    assert [event["bytes"] for event in emit.of(events.MEMORY_LOST)] == [3 * TARGET_PAGE_BYTES]
+    assert names(tmp_path) == (["guest", "guest.missing.json"] if save else [])
+
+
+async def test_who_cancels_with_all_memory_here(memory: GuestMemory, tmp_path: Path) -> None:
+    """Nothing is lost: it is saved whole, and else it was a cancellation like any other."""
+    error, _ = await outcome(Losing(handed_over=True), memory, tmp_path / "guest")
+    assert isinstance(error, MigrationCancelled)
+    assert (tmp_path / "guest").read_bytes() == content(memory)
+    assert names(tmp_path) == ["guest"]
+    error, _ = await outcome(Losing(handed_over=True), memory, None)
+    assert isinstance(error, trio.Cancelled)
+
+
+@pytest.mark.parametrize(
+    "cause", [ConnectionLost("cut"), PeerAborted("no power"), RemoteProtocolError("nonsense")]
+)
+async def test_a_source_that_is_gone(memory: GuestMemory, tmp_path: Path, cause: Exception) -> None:
+    """Its reason is told, with what is lost; or with where the whole guest is."""
+    lost = Losing(handed_over=True, missing=1)
+    error, _ = await outcome(lost, memory, tmp_path / "part", cause)
+    assert isinstance(error, MemoryLost)
+    assert str(error).startswith(f"{cause}; memory of the guest is lost: 1 target page")
+    error, _ = await outcome(Losing(handed_over=True), memory, tmp_path / "whole", cause)
+    assert type(error) is type(cause)
+    assert str(error) == f"{cause}; all memory of the guest is here, in {tmp_path / 'whole'}"
+
+
+@pytest.mark.parametrize("cause", [None, ConnectionLost("cut")])
+async def test_a_guest_that_is_not_here_is_not_lost(
+    memory: GuestMemory, tmp_path: Path, cause: Exception | None
+) -> None:
+    """Until the switch-over the source has it: nothing is saved, nothing is said of memory."""
+    lost = Losing(handed_over=False, missing=5)
+    error, _ = await outcome(lost, memory, tmp_path / "guest", cause)
+    assert error is cause if cause else isinstance(error, trio.Cancelled)
+    assert lost.calls == []
+    assert names(tmp_path) == []
+
+
+async def test_a_good_guest_is_left(memory: GuestMemory, tmp_path: Path) -> None:
+    """The line says where the part is, and that the file before it is as it was."""
+    path = tmp_path / "guest"
+    path.write_bytes(b"whole")
+    error, _ = await outcome(Losing(handed_over=True, missing=1), memory, path)
+    assert f"what is here is in {path}.partial, what is missing in guest.partial" in str(error)
+    assert f"{path}, saved before, is left as it was" in str(error)
+    assert path.read_bytes() == b"whole"
+
+
+async def test_a_save_that_fails_is_told_with_the_loss(memory: GuestMemory, tmp_path: Path) -> None:
+    """Memory is lost whether the rest can be saved or not; the line has both."""
+    (tmp_path / "guest.missing.json").mkdir()
+    error: Any
+    error, _ = await outcome(Losing(handed_over=True, missing=1), memory, tmp_path / "guest")
+    assert isinstance(error, MemoryLost)
+    assert "1 target page" in str(error)
+    assert "cannot save the guest to" in str(error)
