@@ -7,22 +7,17 @@ frame costs no system call of its own for its header.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import select
-import socket
-import termios
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 import trio
 
+from guest.streams.exchange import receive_into
+from guest.streams.stream import UNTURNED_NS_MAX, Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.messages import Abort, Message, Ping
-from protocol.transport import PATIENCE_MS, UNTURNED_NS_MAX, Transport
 from protocol.wire import Decoder, encode
 
 # Room for the head of any page frame (below 60 bytes).  What else of a following frame falls in
@@ -42,11 +37,11 @@ _DRAIN_BYTES = 64 * 1024
 class InChannel:
     """The receiving half of one connection, and the backward direction for small messages."""
 
-    def __init__(self, sock: Transport, received: bytes = b"") -> None:
+    def __init__(self, stream: Stream, received: bytes = b"") -> None:
         """Take a connection and close it in `close`.
 
         Args:
-            sock: A connected socket, or what stands for one.
+            stream: The connection.
             received: What was read of it already.
         """
         self.name: Channel | None = None
@@ -56,17 +51,15 @@ class InChannel:
         self.listening = False
         # Nothing else is in a hurry: gathered bytes may be waited for without the event loop.
         self.unhurried = False
-        self._sock = sock
-        # OpenSSL may hold bytes already that the kernel would be waited for.
-        self._is_plain = self._may_gather = isinstance(sock, trio.socket.SocketType)
+        self._stream = stream
+        self._may_gather = stream.gathers
         self._decoder = Decoder()
         self._decoder.receive_data(received)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._send_lock = trio.Lock()
         self._unsent = memoryview(b"")
-        # As the kernel was told: fewer bytes than these wake nobody.
+        # As the stream was told: fewer bytes than these wake nobody.
         self._waking_bytes = 1
-        self._poll = select.poll()
         # When the event loop had its last turn for certain.
         self._turned_ns = 0
         # Others have had their turn since something was read without waiting.
@@ -180,12 +173,12 @@ class InChannel:
     @property
     def can_send_now(self) -> bool:
         """Whether nothing is before a message that is sent now."""
-        return self._is_plain and not self._unsent and not self._send_lock.locked()
+        return not self._unsent and not self._send_lock.locked()
 
     def send_now(self, message: Message) -> bool:
         """Send a short message backward without waiting; return False if that cannot be done now.
 
-        Then nothing of it has gone, and `send` sends it in its turn.  Of one that the socket did
+        Then nothing of it has gone, and `send` sends it in its turn.  Of one that the stream did
         not take whole, `send_rests` sees to the rest.
 
         Raises:
@@ -195,11 +188,11 @@ class InChannel:
             return False
         data = memoryview(encode(message))
         try:
-            count = os.write(self._sock.fileno(), data)
-        except BlockingIOError:
-            return False
+            count = self._stream.try_write([data])
         except OSError as error:
             raise self._lost(error) from error
+        if not count:
+            return False
         self.bytes_sent += count
         self._unsent = data[count:]
         if self._unsent:
@@ -220,16 +213,12 @@ class InChannel:
     @property
     def arrived_bytes(self) -> int:
         """All that came, also what lies in the kernel until enough of it is gathered."""
-        return self.bytes_received + self._pending_bytes()
+        return self.bytes_received + self._stream.unread_bytes()
 
     @property
     def has_unread(self) -> bool:
         """Whether something lies in the kernel that somebody waits for."""
-        return self.listening and self._pending_bytes() > 0
-
-    def _pending_bytes(self) -> int:
-        pending = fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, b"\0" * 4)
-        return int.from_bytes(pending, "little")
+        return self.listening and self._stream.unread_bytes() > 0
 
     async def ping(self) -> None:
         """Send a sign of life; nothing while something is being sent, which is as good.
@@ -245,21 +234,24 @@ class InChannel:
 
         It is if the source closed it.
         """
+        drain = [memoryview(bytearray(_DRAIN_BYTES))]
         try:
-            while await self._sock.recv(_DRAIN_BYTES):
+            while await receive_into(self._stream, drain):
                 pass
         except OSError:
             return False
         return True
 
     def close(self) -> None:
-        """Close the socket; at once, and harmless when done twice."""
-        self._sock.close()
+        """Close the stream; at once, and harmless when done twice."""
+        self._stream.close()
 
     async def _flush(self) -> None:
         while self._unsent:
             try:
-                count = await self._sock.send(self._unsent)
+                count = self._stream.try_write([self._unsent])
+                if not count:
+                    await self._stream.wait_writable()
             except OSError as error:
                 raise self._lost(error) from error
             except trio.ClosedResourceError:
@@ -283,10 +275,7 @@ class InChannel:
         self._wake_at(gathered_bytes)
         self.listening = True
         try:
-            if self._is_plain:
-                count = await self._read(buffers, at_once=gathered_bytes == 1)
-            else:
-                count, _, _, _ = await self._sock.recvmsg_into(buffers)
+            count = await self._read(buffers, at_once=gathered_bytes == 1)
         except OSError as error:
             raise self._lost(error) from error
         finally:
@@ -298,11 +287,11 @@ class InChannel:
 
     def _wake_at(self, count: int) -> None:
         if count != self._waking_bytes:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+            self._stream.wake_at(count)
             self._waking_bytes = count
 
     async def _read(self, buffers: list[memoryview], *, at_once: bool) -> int:
-        """Read once when the kernel says so, or what is here now, but that not twice in a row.
+        """Read once when the stream says so, or what is here now, but that not twice in a row.
 
         The second piece of a small frame, which is often here with the first, then costs no turn
         of the event loop; and who always finds something here keeps nobody else from his turn.
@@ -311,18 +300,17 @@ class InChannel:
             buffers: Where to.
             at_once: Nothing is gathered, so what is here will do.
         """
+        count = None
         if at_once and self._may_read_at_once:
             self._may_read_at_once = False
-            with suppress(BlockingIOError):
-                return os.readv(self._sock.fileno(), buffers)
+            count = self._stream.try_read_into(buffers)
         elif not at_once and self.unhurried and await self._is_readable_soon():
-            with suppress(BlockingIOError):
-                return os.readv(self._sock.fileno(), buffers)
-        while True:
-            await trio.lowlevel.wait_readable(self._sock)
+            count = self._stream.try_read_into(buffers)
+        while count is None:
+            await self._stream.wait_readable()
             self._may_read_at_once = True
-            with suppress(BlockingIOError):
-                return os.readv(self._sock.fileno(), buffers)
+            count = self._stream.try_read_into(buffers)
+        return count
 
     async def _is_readable_soon(self) -> bool:
         """Wait a moment without the event loop; tell whether there is something to read."""
@@ -330,8 +318,7 @@ class InChannel:
         if now_ns - self._turned_ns > UNTURNED_NS_MAX:
             await trio.lowlevel.checkpoint()
             self._turned_ns = time.monotonic_ns()
-        self._poll.register(self._sock.fileno(), select.POLLIN)
-        return bool(self._poll.poll(PATIENCE_MS))
+        return self._stream.is_readable_soon()
 
     def _lost(self, error: OSError) -> ConnectionLost:
         return ConnectionLost(

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from dest.channel import InChannel
+from guest.streams.exchange import receive_exactly, send_all
+from guest.streams.stream import Stream
+from guest.streams.tls import TlsStream
 from protocol.credentials import Credentials
 from protocol.errors import AuthenticationFailed, ConnectionLost, RemoteProtocolError
 from protocol.limits import NONCE_BYTES
@@ -25,8 +28,6 @@ from protocol.proof import (
     Refusal,
     refusal,
 )
-from protocol.tls import TlsTransport
-from protocol.transport import Transport, receive_exactly, send_all
 from protocol.wire import encode
 
 # The type of a TLS record that begins a handshake; a frame's first byte is zero.
@@ -57,7 +58,7 @@ class Newcomer:
             raise RemoteProtocolError("the hello is not for what was proved")
 
 
-async def prove(sock: Transport, credentials: Credentials) -> Newcomer:
+async def prove(stream: Stream, credentials: Credentials) -> Newcomer:
     """Have a new connection prove that it may take part; it has been told why if it may not.
 
     Raises:
@@ -65,45 +66,45 @@ async def prove(sock: Transport, credentials: Credentials) -> Newcomer:
         ConnectionLost: It is gone.
     """
     try:
-        return await _prove(sock, credentials)
+        return await _prove(stream, credentials)
     except EOFError:
         raise ConnectionLost("the source closed the new connection") from None
     except OSError as error:
         raise ConnectionLost(f"the new connection broke: {error.strerror or error}") from error
 
 
-async def _prove(sock: Transport, credentials: Credentials) -> Newcomer:
-    transport = sock
-    begin = await receive_exactly(sock, TAG_BYTES)
+async def _prove(plain: Stream, credentials: Credentials) -> Newcomer:
+    stream = plain
+    begin = await receive_exactly(plain, TAG_BYTES)
     if credentials.tls is not None:
         if begin[0] != _TLS_FIRST_BYTE:
-            await _refuse(sock, begin, Refusal.TLS_DEMANDED)
-        transport = tls = TlsTransport(sock, credentials.tls, received=begin)
+            await _refuse(plain, begin, Refusal.TLS_DEMANDED)
+        stream = tls = TlsStream(plain, credentials.tls, received=begin)
         await tls.handshake()
-        begin = await receive_exactly(transport, TAG_BYTES)
+        begin = await receive_exactly(stream, TAG_BYTES)
     elif begin[0] == _TLS_FIRST_BYTE:
         raise AuthenticationFailed("the source speaks TLS and the destination does not")
     if credentials.secret is None:
         if begin == TAG:
-            await _refuse(transport, begin, Refusal.NO_SECRET_HERE)
-        return Newcomer(InChannel(transport, begin), None)
+            await _refuse(stream, begin, Refusal.NO_SECRET_HERE)
+        return Newcomer(InChannel(stream, begin), None)
     if begin != TAG:
-        await _refuse(transport, begin, Refusal.SECRET_DEMANDED)
-    return await _challenge(transport, credentials.secret)
+        await _refuse(stream, begin, Refusal.SECRET_DEMANDED)
+    return await _challenge(stream, credentials.secret)
 
 
-async def _challenge(transport: Transport, secret: bytes) -> Newcomer:
-    opening = TAG + await receive_exactly(transport, OPENING_BYTES - TAG_BYTES)
+async def _challenge(stream: Stream, secret: bytes) -> Newcomer:
+    opening = TAG + await receive_exactly(stream, OPENING_BYTES - TAG_BYTES)
     proof = DestProof(secret, opening, secrets.token_bytes(NONCE_BYTES))
-    await send_all(transport, proof.challenge)
-    if not proof.holds(await receive_exactly(transport, PROOF_BYTES)):
-        await _refuse(transport, TAG, Refusal.SECRETS_DIFFER)
-    await send_all(transport, proof.answer)
-    return Newcomer(InChannel(transport), proof)
+    await send_all(stream, proof.challenge)
+    if not proof.holds(await receive_exactly(stream, PROOF_BYTES)):
+        await _refuse(stream, TAG, Refusal.SECRETS_DIFFER)
+    await send_all(stream, proof.answer)
+    return Newcomer(InChannel(stream), proof)
 
 
-async def _refuse(transport: Transport, begin: bytes, why: Refusal) -> NoReturn:
+async def _refuse(stream: Stream, begin: bytes, why: Refusal) -> NoReturn:
     """Say why, in the language that a connection has begun with."""
     told = refusal(why) if begin == TAG else encode(Abort(reason=why.reason))
-    await send_all(transport, told)
+    await send_all(stream, told)
     raise AuthenticationFailed(why.reason)

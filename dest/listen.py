@@ -24,6 +24,7 @@ from dest.greeting import Newcomer, prove
 from dest.newcomers import Newcomers
 from dest.resumes import Attempt, Resumes
 from guest.patience import patience
+from guest.streams.tcp import TcpStream
 from protocol.addresses import host_port
 from protocol.capabilities import in_force
 from protocol.channels import Channel
@@ -160,7 +161,7 @@ class Listener:
             MidstreamError: Nothing came of it, and it has been told.
         """
         with patience(PROOF_SECONDS_MAX, "it has not proved itself", ConnectionLost):
-            newcomer = await prove(sock, self._credentials)
+            newcomer = await prove(TcpStream(sock), self._credentials)
         if self._credentials.demanding:
             self._newcomers.make_known(scope)
         channel = newcomer.channel

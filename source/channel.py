@@ -6,24 +6,16 @@ channel before its rest has.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import select
-import socket
-import sys
-import termios
 import time
 from itertools import accumulate
 
 import trio
 
+from guest.streams.stream import UNTURNED_NS_MAX, Delivery, Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
 from protocol.messages import Checksum, Message, Ping
-from protocol.tls import SMALL_BATCH_BYTES, TlsTransport
-from protocol.transport import PATIENCE_MS, UNTURNED_NS_MAX, Transport
 from protocol.wire import encode
-from source.backlog import TCP_INFO_BYTES, Backlog
 from source.buffering import UNSENT_SHARE, Buffering
 
 
@@ -60,7 +52,7 @@ class Frame:
 
     @property
     def done(self) -> bool:
-        """Whether the socket has taken all of it."""
+        """Whether the stream has taken all of it."""
         return self.sent == self.length
 
     def rest(self, limit: int) -> list[memoryview]:
@@ -83,7 +75,7 @@ class Frame:
 class OutChannel:
     """The sending half of one connection."""
 
-    def __init__(self, name: Channel, sock: Transport) -> None:
+    def __init__(self, name: Channel, stream: Stream) -> None:
         """Take a connection and close it in `close`."""
         self.name = name
         self.open_frame: Frame | None = None
@@ -92,28 +84,19 @@ class OutChannel:
         self.bytes_carried_before = 0
         self.target_pages_sent = 0
         self.data_bytes_sent = 0
-        self._sock = sock
-        # A sign of life of which the socket has not taken all: nothing may go before its rest.
+        self._stream = stream
+        # A sign of life of which the stream has not taken all: nothing may go before its rest.
         self._ping: Frame | None = None
-        self._tls = sock if isinstance(sock, TlsTransport) else None
-        self._poll = select.poll()
         # None while the kernel may hold what it likes, and no request can come.
         self._buffering: Buffering | None = None
 
     def keep_little_in_the_kernel(self) -> None:
-        """Keep the send buffer of a TCP connection small from now on, for postcopy."""
+        """Bound what lies in front of a page request from now on, for postcopy."""
         self._buffering = Buffering()
-        self._set_send_buffer(self._buffering.send_buffer_bytes)
-        if self._tls is not None:
-            self._tls.batch_bytes = SMALL_BATCH_BYTES
+        self._bound_unsent(self._buffering.send_buffer_bytes)
 
-    def _set_send_buffer(self, size: int) -> None:
-        """Have the kernel hold so much; it doubles the value to pay for its own bookkeeping."""
-        for level, option, value in (
-            (socket.SOL_SOCKET, socket.SO_SNDBUF, size),
-            (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size // UNSENT_SHARE),
-        ):
-            self._sock.setsockopt(level, option, value)
+    def _bound_unsent(self, size: int) -> None:
+        self._stream.bound_unsent(size, size // UNSENT_SHARE)
 
     @property
     def bytes_carried(self) -> int:
@@ -131,12 +114,12 @@ class OutChannel:
             self._buffering.paused()
 
     def close(self) -> None:
-        """Close the socket and forget the open frame, whose payload holds on to guest memory."""
+        """Close the stream and forget the open frame, whose payload holds on to guest memory."""
         self.open_frame = None
-        self._sock.close()
+        self._stream.close()
 
     def send_now(self, frame: Frame, limit: int) -> int:
-        """Hand the socket what it takes of a frame at once; return how many bytes, maybe none.
+        """Hand the stream what it takes of a frame at once; return how many bytes, maybe none.
 
         Raises:
             ConnectionLost: The connection is broken.
@@ -154,11 +137,10 @@ class OutChannel:
             ConnectionLost: The connection is broken.
         """
         count = self.send_now(frame, limit)
-        if self._buffering is not None or self._tls is not None:
+        if self._buffering is not None:
             return count
         until_ns = time.monotonic_ns() + UNTURNED_NS_MAX
-        self._poll.register(self._sock.fileno(), select.POLLOUT)
-        while count < limit and self._poll.poll(PATIENCE_MS) and time.monotonic_ns() < until_ns:
+        while count < limit and self._stream.is_writable_soon() and time.monotonic_ns() < until_ns:
             count += self.send_now(frame, limit - count)
         return count
 
@@ -185,13 +167,7 @@ class OutChannel:
 
     def _write_now(self, frame: Frame, limit: int) -> int:
         try:
-            if self._tls is None:
-                count = os.writev(self._sock.fileno(), frame.rest(limit))
-            else:
-                rest = frame.rest(min(limit, self._tls.batch_bytes))
-                count = self._tls.write_now(rest, self._write)
-        except BlockingIOError:
-            return 0
+            count = self._stream.try_write(frame.rest(limit))
         except OSError as error:
             raise ConnectionLost(
                 f"the {self.name.value} connection broke: {error.strerror or error}",
@@ -201,29 +177,21 @@ class OutChannel:
         self.bytes_sent += count
         return count
 
-    def _write(self, data: memoryview) -> int:
-        return os.write(self._sock.fileno(), data)
-
-    def backlog(self) -> Backlog:
-        """Return what the kernel has not delivered; nothing of what is no TCP connection."""
-        try:
-            unacknowledged = fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, bytes(4))
-            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-        except OSError:
-            return Backlog(0, 0, 0)
-        return Backlog.of_tcp_info(int.from_bytes(unacknowledged, sys.byteorder), info)
+    def delivery(self) -> Delivery:
+        """Return what the stream has taken and not delivered, and how fast it delivers."""
+        return self._stream.delivery()
 
     async def wait_room(self) -> None:
-        """Wait until the socket takes bytes again, or is broken."""
+        """Wait until the stream takes bytes again, or is broken."""
         buffering = self._buffering
         if buffering is not None and buffering.full(self.bytes_sent, time.monotonic_ns()):
-            self._set_send_buffer(buffering.send_buffer_bytes)
-        await trio.lowlevel.wait_writable(self._sock)
+            self._bound_unsent(buffering.send_buffer_bytes)
+        await self._stream.wait_writable()
 
     async def send_some(self, frame: Frame, limit: int) -> int:
-        """Hand bytes of a frame to the socket, waiting until it takes some; return how many.
+        """Hand bytes of a frame to the stream, waiting until it takes some; return how many.
 
-        Cancelling is safe: the frame's `sent` counts exactly what the kernel took.
+        Cancelling is safe: the frame's `sent` counts exactly what the stream took.
 
         Raises:
             ConnectionLost: The connection is broken.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from guest.patience import patience
+from guest.streams.tcp import TcpStream
 from protocol.addresses import host_port
 from protocol.capabilities import in_force, offer
 from protocol.channels import Channel
@@ -150,8 +151,8 @@ async def connect_channel(
         reached = _peer_host(sock)
         # Longer than the destination gives each newcomer: others may be before us.
         with patience(HELLO_SECONDS_MAX, f"{address} did not prove itself", ConnectionLost):
-            transport = await prove(sock, host, name, opening.session, credentials)
-        out, returns = OutChannel(name, transport), ReturnPath(name, transport)
+            stream = await prove(TcpStream(sock), host, name, opening.session, credentials)
+        out, returns = OutChannel(name, stream), ReturnPath(name, stream)
         with patience(HELLO_SECONDS_MAX, f"{address} did not answer the hello", ConnectionLost):
             hello = opening.hello(name)
             common = await _greet(out, returns, hello, address)

@@ -6,7 +6,6 @@ waits for `expect`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,11 +14,11 @@ from typing import Generic, TypeVar
 
 import trio
 
+from guest.streams.stream import Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.limits import DEVICE_STATE_BYTES_MAX, REPORT_BYTES_MAX
 from protocol.messages import Abort, Message, PageRequest, Ping, Resend
-from protocol.transport import Transport
 from protocol.wire import Decoder
 
 M = TypeVar("M", bound=Message)
@@ -35,15 +34,14 @@ PAYLOAD_BYTES_MAX = DEVICE_STATE_BYTES_MAX + REPORT_BYTES_MAX
 class ReturnPath:
     """The receiving half of one connection to the destination."""
 
-    def __init__(self, name: Channel, sock: Transport) -> None:
+    def __init__(self, name: Channel, stream: Stream) -> None:
         """Take a connection; it is closed by its `OutChannel`."""
         self.bytes_received = 0
         self.payload_bytes_max = PAYLOAD_BYTES_MAX
         self._name = name
-        self._sock = sock
+        self._stream = stream
+        self._buffer = memoryview(bytearray(_RECEIVE_BYTES))
         self._decoder = Decoder()
-        # OpenSSL may hold bytes that the kernel knows nothing of.
-        self._is_plain = isinstance(sock, trio.socket.SocketType)
         # How often was read since others had their turn.
         self._read_in_a_row = 0
         # Called before others have it: all that has come was given out.
@@ -84,18 +82,21 @@ class ReturnPath:
             )
         if not message.payload_bytes:
             return b""
-        payload = bytearray(message.payload_bytes)
-        have = self._decoder.take_payload(memoryview(payload))
+        payload = memoryview(bytearray(message.payload_bytes))
+        have = self._decoder.take_payload(payload)
         while have < len(payload):
-            data = await self._receive_some(len(payload) - have)
-            payload[have : have + len(data)] = data
-            have += len(data)
+            have += await self._receive_into(payload[have:])
         return bytes(payload)
 
-    async def _receive_some(self, most_bytes: int = _RECEIVE_BYTES) -> bytes:
+    async def _receive_some(self) -> memoryview:
+        """Return what comes next; it is overwritten by the next call."""
+        return self._buffer[: await self._receive_into(self._buffer)]
+
+    async def _receive_into(self, place: memoryview) -> int:
+        """Read once; return how many bytes came."""
         self.listening = True
         try:
-            data = await self._read(min(most_bytes, _RECEIVE_BYTES))
+            count = await self._read([place])
         except OSError as error:
             raise ConnectionLost(
                 f"the {self._name.value} connection broke: {error.strerror or error}",
@@ -103,34 +104,35 @@ class ReturnPath:
             ) from error
         finally:
             self.listening = False
-        if not data:
+        if not count:
             raise ConnectionLost(
                 f"the destination closed the {self._name.value} connection", self._name.value
             )
-        self.bytes_received += len(data)
-        return data
+        self.bytes_received += count
+        return count
 
-    async def _read(self, most_bytes: int) -> bytes:
-        """Return what is there; others have their turn before it only where that is nothing.
+    async def _read(self, places: list[memoryview]) -> int:
+        """Read what is there; others have their turn before it only where that is nothing.
 
         So all page requests that have come are known before anything else is done.
         """
         self._read_in_a_row += 1
-        if self._is_plain and self._read_in_a_row <= _READ_IN_A_ROW_MAX:
-            with suppress(BlockingIOError):
-                return os.read(self._sock.fileno(), most_bytes)
-        self.on_idle()
-        if not self._is_plain:
-            return await self._sock.recv(most_bytes)
         if self._read_in_a_row <= _READ_IN_A_ROW_MAX:
-            # That takes its time, and more may have come meanwhile.
-            with suppress(BlockingIOError):
-                return os.read(self._sock.fileno(), most_bytes)
+            count = self._stream.try_read_into(places)
+            if count is None:
+                self.on_idle()
+                # That takes its time, and more may have come meanwhile.
+                count = self._stream.try_read_into(places)
+            if count is not None:
+                return count
+        else:
+            self.on_idle()
         while True:
-            await trio.lowlevel.wait_readable(self._sock.fileno())
+            await self._stream.wait_readable()
             self._read_in_a_row = 0
-            with suppress(BlockingIOError):
-                return os.read(self._sock.fileno(), most_bytes)
+            count = self._stream.try_read_into(places)
+            if count is not None:
+                return count
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from source.answers import Answer
+from source.backlog import wait_seconds
 from source.channel import Frame, OutChannel
 from source.framing import frame_of
 from source.jobs import Chunk, Lane
@@ -238,7 +239,7 @@ class Sender:
     async def _send_background(self, channel: OutChannel, frame: Frame) -> None:
         """Send of a frame what the socket and the limit allow, or wait until they allow some."""
         if self._yields_until:
-            seconds = self._channels[Channel.POSTCOPY].backlog().wait_seconds()
+            seconds = wait_seconds(self._channels[Channel.POSTCOPY].delivery())
             if seconds and trio.current_time() < self._yields_until:
                 await self._wait(channel, seconds)
                 return

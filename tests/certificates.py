@@ -11,8 +11,9 @@ from pathlib import Path
 import trio
 import trustme
 
+from guest.streams.tcp import TcpStream
+from guest.streams.tls import TlsStream
 from protocol.credentials import Credentials
-from protocol.tls import TlsTransport
 from scripts.certificates import tls_context
 from tests.helpers import KIB, unix_pair
 
@@ -62,7 +63,7 @@ def tls_credentials(folder: Path, secret: bytes | None = None) -> tuple[Credenti
 @asynccontextmanager
 async def tls_pair(
     folder: Path, *names: str, buffer_bytes: int = 8 * KIB
-) -> AsyncIterator[tuple[TlsTransport, TlsTransport]]:
+) -> AsyncIterator[tuple[TlsStream, TlsStream]]:
     """Make a client and a server that have shaken hands, with a small socket between them.
 
     Args:
@@ -72,8 +73,8 @@ async def tls_pair(
     """
     source, dest = contexts(folder, *names)
     with unix_pair(buffer_bytes) as (near, far):
-        client = TlsTransport(near, source, server_name="127.0.0.1")
-        server = TlsTransport(far, dest)
+        client = TlsStream(TcpStream(near), source, server_name="127.0.0.1")
+        server = TlsStream(TcpStream(far), dest)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.handshake)
             nursery.start_soon(server.handshake)

@@ -33,6 +33,9 @@ from guest.programs import ProgramSpec
 from guest.services import NONE, Service
 from guest.slices import finish
 from guest.states import VcpuState
+from guest.streams.exchange import receive_into, send_all
+from guest.streams.stream import Stream
+from guest.streams.tcp import TcpStream
 from protocol import events
 from protocol.account import AccountRecord
 from protocol.channels import Channel
@@ -188,6 +191,13 @@ def tcp_pair(
 
 
 @contextmanager
+def tcp_streams() -> Iterator[tuple[TcpStream, TcpStream]]:
+    """Make two ends of a TCP connection as `tcp_pair` does, as streams."""
+    with tcp_pair() as (near, far):
+        yield TcpStream(near), TcpStream(far)
+
+
+@contextmanager
 def unix_pair(
     buffer_bytes: int,
 ) -> Iterator[tuple[trio.socket.SocketType, trio.socket.SocketType]]:
@@ -295,9 +305,14 @@ async def loss_while(
 class Peer:
     """The other side of a connection, played by hand: messages in and out, and plain bytes."""
 
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        """Take a connected socket."""
-        self.sock = sock
+    def __init__(self, sock: trio.socket.SocketType | Stream) -> None:
+        """Take a connected socket, or a stream.
+
+        Attributes:
+            sock: The socket; not to be used where a stream was given.
+        """
+        self.sock = cast("trio.socket.SocketType", sock)
+        self._stream = TcpStream(sock) if isinstance(sock, trio.socket.SocketType) else sock
         self._decoder = Decoder()
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
@@ -306,9 +321,7 @@ class Peer:
 
     async def send_bytes(self, data: bytes) -> None:
         """Send what may be no message at all."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[await self.sock.send(rest) :]
+        await send_all(self._stream, data)
 
     async def receive(self) -> tuple[Message, bytes]:
         """Return the next message and its payload.
@@ -358,7 +371,7 @@ class Peer:
 
     def close(self) -> None:
         """End the connection, as a process does that exits."""
-        self.sock.close()
+        self._stream.close()
 
     def reset(self) -> None:
         """End the connection, as a machine does that has lost it."""
@@ -367,12 +380,13 @@ class Peer:
 
     async def _receive_some(self, most_bytes: int) -> bytes:
         try:
-            data = await self.sock.recv(most_bytes)
+            place = memoryview(bytearray(most_bytes))
+            count = await receive_into(self._stream, [place])
         except OSError as error:
             raise EOFError from error
-        if not data:
+        if not count:
             raise EOFError
-        return data
+        return bytes(place[:count])
 
 
 # A guest without a process.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -30,6 +30,7 @@ from dest.setup import receive_setup
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.states import VcpuState, decode_states, encode_states
+from guest.streams.stream import Stream
 from protocol.account import AccountRecord
 from protocol.capabilities import CHECKSUM
 from protocol.channels import Channel
@@ -74,7 +75,6 @@ from protocol.records import pack_record, unpack_record
 from protocol.report import SourcePart
 from protocol.runs import Runs, unpack_runs
 from protocol.states import Event, Lifecycle, State
-from protocol.transport import Transport
 from protocol.wire import encode
 from source.recovery import Lacking, lost_bytes
 from source.returns import ReturnPath
@@ -226,38 +226,36 @@ CHANGES = st.lists(
 
 
 class Said:
-    """A connection over which a stream comes, in pieces, and then its end."""
+    """A stream over which something comes, in pieces, and then its end."""
+
+    gathers = False
 
     def __init__(self, stream: bytes, piece_bytes: int) -> None:
-        """Hold a stream ready."""
+        """Hold bytes ready."""
         self._rest = memoryview(stream)
         self._piece_bytes = piece_bytes
 
-    @property
-    def transport(self) -> Transport:
-        """This, for who wants a real one."""
-        return cast("Transport", self)
-
-    async def send(self, data: memoryview) -> int:
+    def try_write(self, buffers: Sequence[memoryview]) -> int:
         """Take everything, and forget it."""
-        await trio.lowlevel.checkpoint()
-        return len(data)
+        return sum(map(len, buffers))
 
-    async def recv(self, most_bytes: int) -> bytes:
-        """Return the next piece."""
-        count = min(most_bytes, self._piece_bytes)
-        data, self._rest = self._rest[:count], self._rest[count:]
-        return bytes(data)
-
-    async def recvmsg_into(self, buffers: Iterable[memoryview]) -> tuple[int, list[Any], int, Any]:
+    def try_read_into(self, buffers: Sequence[memoryview]) -> int:
         """Fill buffers with the next piece."""
-        places = list(buffers)
-        data = await self.recv(sum(map(len, places)))
-        count = len(data)
-        for place in places:
-            place[: len(data)] = data[: len(place)]
-            data = data[len(place) :]
-        return count, [], 0, None
+        count = 0
+        for place in buffers:
+            data = self._rest[: min(len(place), self._piece_bytes - count)]
+            place[: len(data)] = data
+            self._rest = self._rest[len(data) :]
+            count += len(data)
+        return count
+
+    async def wait_writable(self) -> None:
+        """Be ready for more."""
+        await trio.lowlevel.checkpoint()
+
+    async def wait_readable(self) -> None:
+        """Have the next piece ready."""
+        await trio.lowlevel.checkpoint()
 
 
 class GuardedMemory:
@@ -281,7 +279,7 @@ class GuardedMemory:
 
 async def play_dest(stream: bytes, piece_bytes: int, *, checks: bool = False) -> None:
     """Receive a stream as a destination does, from the Setup to the Verdict."""
-    channel = InChannel(Said(stream, piece_bytes).transport)
+    channel = InChannel(cast("Stream", Said(stream, piece_bytes)))
     channel.name = Channel.PRECOPY
     capabilities = (CHECKSUM,) if checks else ()
     session = Session(bytes(16), {Channel.PRECOPY: channel}, capabilities)
@@ -327,7 +325,7 @@ async def play_dest(stream: bytes, piece_bytes: int, *, checks: bool = False) ->
 
 async def play_source(stream: bytes, piece_bytes: int) -> None:
     """Receive a stream as a source does, from the Welcome to the Bye, and act on it."""
-    path = ReturnPath(Channel.PRECOPY, Said(stream, piece_bytes).transport)
+    path = ReturnPath(Channel.PRECOPY, cast("Stream", Said(stream, piece_bytes)))
     handed_over = PageSet(GEOMETRY)
     handed_over.fill()
     scheduler = Scheduler(GEOMETRY, preset("critical-first"), CHUNK_BYTES)

@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 # only together with what it decides.
 CORE_MODULES = frozenset(
     {
+        "guest.streams.stream",
         "source.answers",
         "source.backlog",
         "source.background",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +13,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from dest.channel import InChannel
+from guest.streams.exchange import receive_exactly, send_all
+from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.messages import (
@@ -28,7 +29,6 @@ from protocol.messages import (
     ZeroData,
 )
 from protocol.runs import Runs
-from protocol.transport import receive_exactly, send_all
 from protocol.wire import encode
 from tests.certificates import tls_pair
 from tests.helpers import KIB, MIB, Peer, run_frame, tcp_pair, unix_pair
@@ -41,7 +41,7 @@ PAGE_DATA = PageData(payload_bytes=len(PAGE), block=0, offset=0)
 def make_channel() -> Iterator[tuple[InChannel, Peer]]:
     """Connect a channel and a peer; the block is bounded."""
     with tcp_pair() as (near, far):
-        channel = InChannel(near)
+        channel = InChannel(TcpStream(near))
         channel.name = Channel.POSTCOPY
         yield channel, Peer(far)
 
@@ -340,7 +340,7 @@ async def test_several_tasks_may_send() -> None:
     payload = bytes(MIB)
     account = Account(payload_bytes=len(payload))
     with unix_pair(16 * KIB) as (near, far):
-        channel, peer = InChannel(near), Peer(far)
+        channel, peer = InChannel(TcpStream(near)), Peer(far)
         async with trio.open_nursery() as nursery:
             for index in range(5):
                 nursery.start_soon(channel.send, account, payload)
@@ -365,7 +365,7 @@ async def test_a_message_goes_without_a_turn_of_the_loop() -> None:
 async def test_nothing_goes_into_the_midst_of_another_message() -> None:
     """While a message is on its way none goes at once; nothing of the refused one is sent."""
     with unix_pair(4 * KIB) as (near, far):
-        channel, peer = InChannel(near), Peer(far)
+        channel, peer = InChannel(TcpStream(near)), Peer(far)
         account = Account(payload_bytes=MIB)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(channel.send, account, bytes(MIB))
@@ -386,12 +386,14 @@ async def test_nothing_goes_into_the_midst_of_another_message() -> None:
 
 async def test_what_does_not_go_at_once_goes_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a message that the socket takes in part the rest follows by itself, before others."""
-    write = os.write
+    write = TcpStream.try_write
     with make_channel() as (channel, peer):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(channel.send_rests)
             await wait_all_tasks_blocked()
-            monkeypatch.setattr("dest.channel.os.write", lambda fd, data: write(fd, data[:3]))
+            monkeypatch.setattr(
+                TcpStream, "try_write", lambda stream, data: write(stream, [data[0][:3]])
+            )
             assert channel.send_now(PassAck(index=7))
             assert channel.bytes_sent == 3
             assert not channel.send_now(Ready())
@@ -404,7 +406,7 @@ async def test_what_does_not_go_at_once_goes_later(monkeypatch: pytest.MonkeyPat
 async def test_a_full_socket_takes_nothing_at_once() -> None:
     """A message of which nothing can go is refused, and may be sent in its turn."""
     with unix_pair(4 * KIB) as (near, far):
-        channel, peer = InChannel(near), Peer(far)
+        channel, peer = InChannel(TcpStream(near)), Peer(far)
         count = 0
         while channel.send_now(PassAck(index=count)):
             count += 1
@@ -413,10 +415,18 @@ async def test_a_full_socket_takes_nothing_at_once() -> None:
             assert (await peer.receive())[0] == PassAck(index=index)
 
 
-async def test_over_tls_nothing_goes_at_once(tmp_path: Path) -> None:
-    """Encrypted messages are sent in their turn."""
-    async with tls_pair(tmp_path) as (near, _):
-        assert not InChannel(near).send_now(Ready())
+async def test_over_tls_it_goes_at_once_too(tmp_path: Path) -> None:
+    """Encrypted messages are handed over, or what is left of one goes before the next."""
+    async with tls_pair(tmp_path) as (near, far):
+        channel = InChannel(near)
+        count = 0
+        while channel.send_now(PassAck(index=count)):
+            count += 1
+        assert count
+        said = b"".join(encode(PassAck(index=index)) for index in range(count + 1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(channel.send, PassAck(index=count))
+            assert await receive_exactly(far, len(said)) == said
 
 
 async def test_a_lost_connection_is_told_at_once() -> None:
@@ -448,7 +458,7 @@ async def test_who_always_finds_bytes_lets_others_have_their_turn() -> None:
             turns += 1
 
     with tcp_pair() as (near, far):
-        channel, peer = InChannel(near), Peer(far)
+        channel, peer = InChannel(TcpStream(near)), Peer(far)
         for _ in range(20):
             await peer.send(PAGE_DATA, PAGE)
         async with trio.open_nursery() as nursery:
@@ -465,7 +475,7 @@ async def test_a_cancelled_send_does_not_break_the_stream() -> None:
     payload = bytes(range(256)) * KIB
     account = Account(payload_bytes=len(payload))
     with unix_pair(16 * KIB) as (near, far):
-        channel, peer = InChannel(near), Peer(far)
+        channel, peer = InChannel(TcpStream(near)), Peer(far)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(channel.send, account, payload)
             await wait_all_tasks_blocked()

@@ -9,13 +9,15 @@ import pytest
 import trio
 
 from dest.greeting import Newcomer, prove
+from guest.streams.exchange import receive_exactly, send_all
+from guest.streams.stream import Stream
+from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import AuthenticationFailed, ConnectionLost, MidstreamError
 from protocol.limits import NONCE_BYTES
 from protocol.messages import PROTOCOL_VERSION, Hello, Welcome
 from protocol.proof import OPENING_BYTES, PROOF_BYTES, TAG, SourceProof
-from protocol.transport import Transport, receive_exactly, send_all
 from source import proving
 from source.channel import OutChannel
 from source.returns import ReturnPath
@@ -63,29 +65,29 @@ class Pair:
         """Connect, prove, say hello and hear the welcome, or why not."""
         with tcp_pair() as (near, far):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._play_source, near)
-                nursery.start_soon(self._play_dest, far)
+                nursery.start_soon(self._play_source, TcpStream(near))
+                nursery.start_soon(self._play_dest, TcpStream(far))
 
-    async def _play_source(self, sock: Transport) -> None:
+    async def _play_source(self, plain: Stream) -> None:
         name = Channel.POSTCOPY
         try:
-            transport = await proving.prove(sock, "127.0.0.1", name, SESSION, self.source)
-            await OutChannel(name, transport).send(HELLO)
-            answer, _ = await ReturnPath(name, transport).receive()
+            stream = await proving.prove(plain, "127.0.0.1", name, SESSION, self.source)
+            await OutChannel(name, stream).send(HELLO)
+            answer, _ = await ReturnPath(name, stream).receive()
             self.welcome = isinstance(answer, Welcome)
         except MidstreamError as error:
             self.reasons.append(str(error))
 
-    async def _play_dest(self, sock: Transport) -> None:
+    async def _play_dest(self, plain: Stream) -> None:
         try:
-            newcomer = await prove(sock, self.dest)
+            newcomer = await prove(plain, self.dest)
             hello = await newcomer.channel.receive()
             assert isinstance(hello, Hello)
             newcomer.check(hello)
             await newcomer.channel.send(Welcome(version=PROTOCOL_VERSION))
         except MidstreamError as error:
             self.reasons.append(str(error))
-            sock.close()
+            plain.close()
 
 
 @pytest.mark.parametrize(("source", "dest", "reason"), CASES)
@@ -112,8 +114,8 @@ async def test_both_sides_agree_or_say_why(
 async def test_a_hello_may_come_with_what_is_looked_at() -> None:
     """Without anything to prove, the bytes that tell the language are the hello's own."""
     with tcp_pair() as (near, far):
-        await OutChannel(Channel.PRECOPY, near).send(HELLO)
-        newcomer = await prove(far, NOTHING)
+        await OutChannel(Channel.PRECOPY, TcpStream(near)).send(HELLO)
+        newcomer = await prove(TcpStream(far), NOTHING)
         assert await newcomer.channel.receive() == HELLO
 
 
@@ -122,10 +124,10 @@ async def test_who_goes_in_between_is_a_lost_connection(after: int) -> None:
     """Wherever the source breaks off, nothing else is made of it."""
     opening = SourceProof(SECRET, Channel.PRECOPY, SESSION, bytes(NONCE_BYTES)).opening
     with tcp_pair() as (near, far):
-        await send_all(near, (opening + bytes(PROOF_BYTES))[:after])
+        await send_all(TcpStream(near), (opening + bytes(PROOF_BYTES))[:after])
         near.shutdown(1)
         with pytest.raises(ConnectionLost, match="closed the new connection"):
-            await prove(far, Credentials(secret=SECRET))
+            await prove(TcpStream(far), Credentials(secret=SECRET))
 
 
 async def test_nothing_is_told_before_the_source_has_proved() -> None:
@@ -134,11 +136,11 @@ async def test_nothing_is_told_before_the_source_has_proved() -> None:
     answers = set()
     for _ in range(2):
         with tcp_pair() as (near, far):
-            await send_all(near, opening + bytes(PROOF_BYTES))
+            await send_all(TcpStream(near), opening + bytes(PROOF_BYTES))
             with pytest.raises(AuthenticationFailed, match=DIFFER):
-                await prove(far, Credentials(secret=SECRET))
-            challenge = await receive_exactly(near, len(TAG) + NONCE_BYTES)
-            answers.add(await receive_exactly(near, len(TAG) + 32))
+                await prove(TcpStream(far), Credentials(secret=SECRET))
+            challenge = await receive_exactly(TcpStream(near), len(TAG) + NONCE_BYTES)
+            answers.add(await receive_exactly(TcpStream(near), len(TAG) + 32))
             assert challenge[: len(TAG)] == TAG
     # The same refusal each time: it depends on nothing secret.
     assert len(answers) == 1
@@ -148,11 +150,11 @@ async def test_a_stranger_gets_no_memory() -> None:
     """However much a stranger sends, a few hundred bytes of it are held before it has proved."""
     with tcp_pair() as (near, far):
         opening = SourceProof(OTHER, Channel.PRECOPY, SESSION, bytes(NONCE_BYTES)).opening
-        await send_all(near, opening + b"x" * 60_000)
+        await send_all(TcpStream(near), opening + b"x" * 60_000)
         tracemalloc.start()
         try:
             with pytest.raises(AuthenticationFailed, match=DIFFER):
-                await prove(far, Credentials(secret=SECRET))
+                await prove(TcpStream(far), Credentials(secret=SECRET))
             peak_bytes = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -7,6 +7,7 @@ from trio.testing import MockClock
 
 from dest.channel import InChannel
 from dest.keepalive import keep_alive
+from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.limits import PULSE_SECONDS
 from protocol.messages import PassEnd, Ping
@@ -16,7 +17,7 @@ from tests.helpers import Peer, loss_while, tcp_pair
 async def test_a_silent_source_is_lost(autojump_clock: MockClock) -> None:
     """Nothing from the source for the limit breaks the connection; pings went meanwhile."""
     with tcp_pair(seconds=100) as (near, far):
-        channel = InChannel(near)
+        channel = InChannel(TcpStream(near))
         channel.name = Channel.POSTCOPY
         began = trio.current_time()
         error = await loss_while(channel.receive, partial(keep_alive, channel, 4.0))
@@ -31,7 +32,7 @@ async def test_a_silent_source_is_lost(autojump_clock: MockClock) -> None:
 async def test_who_does_not_read_blames_nobody(autojump_clock: MockClock) -> None:
     """While nobody reads a connection, as in a long set-up, its silence means nothing."""
     with tcp_pair(seconds=100) as (near, _):
-        channel = InChannel(near)
+        channel = InChannel(TcpStream(near))
         channel.name = Channel.PRECOPY
         with trio.move_on_after(60) as scope:
             await keep_alive(channel, 2.0)
@@ -41,7 +42,7 @@ async def test_who_does_not_read_blames_nobody(autojump_clock: MockClock) -> Non
 async def test_pings_are_read_over() -> None:
     """A message is what comes between pings."""
     with tcp_pair() as (near, far):
-        channel, peer = InChannel(near), Peer(far)
+        channel, peer = InChannel(TcpStream(near)), Peer(far)
         for _ in range(3):
             await peer.send(Ping())
         await peer.send(PassEnd(index=1))

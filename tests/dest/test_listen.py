@@ -17,6 +17,7 @@ from dest.binding import Place
 from dest.complaints import LINES_A_SECOND_MAX
 from dest.listen import Listener, Session, open_listener
 from dest.resumes import Resumes
+from guest.streams.tcp import TcpStream
 from protocol.addresses import host_port
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
@@ -73,7 +74,7 @@ class Rig:
     async def join(self, name: Channel, session: bytes, credentials: Credentials) -> None:
         """Connect as a source does, up to the Welcome."""
         connection = await connect_channel(*self.place, name, Opening(session), credentials)
-        self.peers.append(Peer(cast("trio.socket.SocketType", connection.out._sock)))
+        self.peers.append(Peer(cast("TcpStream", connection.out._stream)._sock))
 
     async def refusal(self, message: Message) -> str:
         """Say something and return why it is refused; the connection must then be closed."""
@@ -254,7 +255,7 @@ async def test_a_hello_is_for_what_was_proved(changed: Hello) -> None:
     """A proof for one session and role opens no other."""
     async with make_rig(credentials=SECRET) as rig:
         peer = await rig.dial()
-        await prove(peer.sock, "127.0.0.1", PRE, SESSION, SECRET)
+        await prove(TcpStream(peer.sock), "127.0.0.1", PRE, SESSION, SECRET)
         await peer.send(changed)
         assert (await peer.expect(Abort)).reason == "the hello is not for what was proved"
 
@@ -279,7 +280,7 @@ async def test_who_resumes_proves_it_too() -> None:
         rig.listener.take_resumes(resumes)
         assert "demands a secret" in await rig.refusal(message)
         peer = await rig.dial()
-        await prove(peer.sock, "127.0.0.1", POST, SESSION, SECRET)
+        await prove(TcpStream(peer.sock), "127.0.0.1", POST, SESSION, SECRET)
         await peer.send(message)
         assert (await peer.expect(Abort)).reason == "the hello is not for what was proved"
         opening = Opening(SESSION, attempt=2)

@@ -23,6 +23,7 @@ from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.slices import finish
 from guest.states import VcpuState, decode_states
+from guest.streams.tcp import TcpStream
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import (
@@ -96,7 +97,7 @@ class Rig:
         self, name: Channel, sockets: tuple[trio.socket.SocketType, trio.socket.SocketType]
     ) -> None:
         """Have a connection that has said hello."""
-        channel = self.session.channels[name] = InChannel(sockets[0])
+        channel = self.session.channels[name] = InChannel(TcpStream(sockets[0]))
         channel.name = name
         self.source.peers[name] = Peer(sockets[1])
 

@@ -18,6 +18,7 @@ from dest.receiver import Receiver
 from dest.setup import Plan
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
+from guest.streams.tcp import TcpStream
 from protocol import events
 from protocol.channels import Channel
 from protocol.checksums import checksum_of
@@ -100,7 +101,7 @@ class Rig:
         self.lifecycle = Lifecycle(self.events)
         for event in past:
             self.lifecycle.fire(event)
-        channel = InChannel(sockets[0])
+        channel = InChannel(TcpStream(sockets[0]))
         channel.name = name
         self.peer = Peer(sockets[1])
         self.memory = memory

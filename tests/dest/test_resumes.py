@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from typing import cast
 
 import pytest
 import trio
 
 from dest.channel import InChannel
 from dest.resumes import Resumes
+from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.messages import PROTOCOL_VERSION, Resume
@@ -36,7 +38,7 @@ class Rig:
         near, far = trio.socket.socketpair()
         self._stack.callback(near.close)
         self._stack.callback(far.close)
-        return InChannel(near)
+        return InChannel(TcpStream(near))
 
     def come(self, name: Channel, attempt: int = 1) -> InChannel:
         """Have a connection come, and be welcomed."""
@@ -58,7 +60,7 @@ async def rig() -> AsyncIterator[Rig]:
 
 def is_open(channel: InChannel) -> bool:
     """Tell whether a connection was not closed here."""
-    return channel._sock.fileno() >= 0
+    return cast("TcpStream", channel._stream)._sock.fileno() >= 0
 
 
 @pytest.mark.parametrize("order", [(PRE, POST), (POST, PRE)])

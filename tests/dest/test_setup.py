@@ -17,6 +17,7 @@ from dest.channel import InChannel
 from dest.listen import Session
 from dest.setup import Plan, receive_setup
 from guest.programs import ProgramSpec
+from guest.streams.tcp import TcpStream
 from guest.trace import Trace
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
@@ -43,7 +44,7 @@ class Rig:
     def __init__(self, near: trio.socket.SocketType, far: trio.socket.SocketType) -> None:
         """Make the session as the listener does."""
         self.session = Session(SESSION)
-        channel = self.session.channels[Channel.PRECOPY] = InChannel(near)
+        channel = self.session.channels[Channel.PRECOPY] = InChannel(TcpStream(near))
         channel.name = Channel.PRECOPY
         self.session.welcomed(Channel.PRECOPY)
         self.peer = Peer(far)

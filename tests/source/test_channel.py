@@ -10,13 +10,14 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from guest.streams import exchange
+from guest.streams.stream import Delivery
+from guest.streams.tcp import TcpStream
+from guest.streams.tls import SMALL_BATCH_BYTES
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
 from protocol.messages import Discard, PageData, PassEnd
-from protocol.tls import SMALL_BATCH_BYTES
-from protocol.transport import Transport
 from protocol.wire import encode
-from source.backlog import Backlog
 from source.buffering import SEND_BUFFER_BYTES_MIN, UNSENT_SHARE, Buffering
 from source.channel import Frame, OutChannel
 from tests.certificates import tls_pair
@@ -27,14 +28,9 @@ DATA = PageData(payload_bytes=len(PAYLOAD), block=0, offset=0)
 WHOLE = encode(DATA) + PAYLOAD
 
 
-async def receive_exactly(sock: Transport, count: int) -> bytes:
+async def receive_exactly(sock: trio.socket.SocketType, count: int) -> bytes:
     """Return the next bytes that come."""
-    data = bytearray()
-    while len(data) < count:
-        more = await sock.recv(count - len(data))
-        assert more
-        data += more
-    return bytes(data)
+    return await exchange.receive_exactly(TcpStream(sock), count)
 
 
 def read_all(fd: int, count: int) -> None:
@@ -97,7 +93,7 @@ def test_a_payload_must_be_as_long_as_its_message_says(payload: bytes) -> None:
 async def test_messages_arrive_whole_and_counted() -> None:
     """What `send` takes comes out at the other end, and `bytes_sent` counts heads and payloads."""
     with tcp_pair() as (near, far):
-        out, peer = OutChannel(Channel.PRECOPY, near), Peer(far)
+        out, peer = OutChannel(Channel.PRECOPY, TcpStream(near)), Peer(far)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(out.send, DATA, PAYLOAD)
             assert await peer.receive() == (DATA, PAYLOAD)
@@ -110,7 +106,7 @@ async def test_messages_arrive_whole_and_counted() -> None:
 async def test_send_some_hands_over_no_more_than_the_limit() -> None:
     """A frame goes in pieces as small as its sender wants them, across its head as well."""
     with tcp_pair() as (near, far):
-        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        out, frame = OutChannel(Channel.PRECOPY, TcpStream(near)), Frame(DATA, PAYLOAD)
         counts = [await out.send_some(frame, 7) for _ in range(8)]
         assert counts == [7] * 8
         assert frame.sent == out.bytes_sent == 56
@@ -120,7 +116,7 @@ async def test_send_some_hands_over_no_more_than_the_limit() -> None:
 async def test_a_cancelled_send_counts_what_the_kernel_took() -> None:
     """A send cancelled at a full socket, again and again, loses no byte and sends none twice."""
     with tcp_pair(4 * KIB) as (near, far):
-        out = OutChannel(Channel.PRECOPY, near)
+        out = OutChannel(Channel.PRECOPY, TcpStream(near))
         received = bytearray()
         cancelled = 0
         out.open_frame = frame = Frame(DATA, PAYLOAD)
@@ -140,7 +136,7 @@ async def test_a_cancelled_send_counts_what_the_kernel_took() -> None:
 async def test_cancelled_while_the_kernel_takes_it_is_counted(steps: int) -> None:
     """Whichever step of the event loop a cancellation hits, what went is counted."""
     with tcp_pair() as (near, far):
-        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        out, frame = OutChannel(Channel.PRECOPY, TcpStream(near)), Frame(DATA, PAYLOAD)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(out.send_some, frame, 10)
             for _ in range(steps):
@@ -167,21 +163,23 @@ async def test_over_tls_every_byte_is_counted_once(tmp_path: Path) -> None:
             # A frame that has begun says so, and one of which a byte is on its way is not done.
             assert frame.sent == out.bytes_sent > 0
             # Read what is there, which may be a part of a record and give nothing.
-            await far._receive()
+            await far._stream.wait_readable()
+            far._receive()
             received += place[: far._open([memoryview(place)])]
             assert len(received) <= frame.sent + 1
-        received += await receive_exactly(far, len(WHOLE) - len(received))
+        received += await exchange.receive_exactly(far, len(WHOLE) - len(received))
         assert len(stops) > 10
         assert bytes(received) == WHOLE
         # Nothing of it was left for the next message to push out.
         await out.send(PassEnd(index=7))
-        assert await receive_exactly(far, len(encode(PassEnd(index=7)))) == encode(PassEnd(index=7))
+        last = encode(PassEnd(index=7))
+        assert await exchange.receive_exactly(far, len(last)) == last
 
 
 async def test_cancelled_before_it_began_sends_nothing() -> None:
     """A call that was cancelled already takes no byte of its frame."""
     with tcp_pair() as (near, _):
-        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        out, frame = OutChannel(Channel.PRECOPY, TcpStream(near)), Frame(DATA, PAYLOAD)
         with trio.CancelScope() as scope:
             scope.cancel()
             await out.send_some(frame, frame.length)
@@ -192,7 +190,7 @@ async def test_cancelled_before_it_began_sends_nothing() -> None:
 async def test_nothing_overtakes_a_half_sent_frame() -> None:
     """While a frame is half-sent another is refused; when it is finished the next one follows."""
     with tcp_pair(4 * KIB) as (near, far):
-        out, peer = OutChannel(Channel.POSTCOPY, near), Peer(far)
+        out, peer = OutChannel(Channel.POSTCOPY, TcpStream(near)), Peer(far)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(out.send, DATA, PAYLOAD)
             await wait_all_tasks_blocked()
@@ -213,7 +211,7 @@ async def test_nothing_overtakes_a_half_sent_frame() -> None:
 async def test_a_broken_connection_is_named() -> None:
     """A send to a peer that is gone ends in ConnectionLost, which says which connection broke."""
     with tcp_pair(4 * KIB) as (near, far):
-        out = OutChannel(Channel.POSTCOPY, near)
+        out = OutChannel(Channel.POSTCOPY, TcpStream(near))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_expect_loss, out)
             await wait_all_tasks_blocked()
@@ -228,7 +226,7 @@ async def _expect_loss(out: OutChannel) -> None:
 async def test_close_lets_go_of_socket_and_memory() -> None:
     """A closed channel has no socket, and no half-sent frame that would hold guest memory."""
     with tcp_pair() as (near, far):
-        out, peer = OutChannel(Channel.PRECOPY, near), Peer(far)
+        out, peer = OutChannel(Channel.PRECOPY, TcpStream(near)), Peer(far)
         memory = bytearray(PAYLOAD)
         out.open_frame = Frame(DATA, memoryview(memory))
         out.close()
@@ -240,7 +238,7 @@ async def test_close_lets_go_of_socket_and_memory() -> None:
 async def test_little_stays_in_the_kernel_in_postcopy() -> None:
     """After the switch the socket holds a small buffer, of which little may wait unsent."""
     with tcp_pair() as (near, _):
-        OutChannel(Channel.PRECOPY, near).keep_little_in_the_kernel()
+        OutChannel(Channel.PRECOPY, TcpStream(near)).keep_little_in_the_kernel()
         # The kernel doubles what it is asked for.
         send_bytes = near.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         assert send_bytes == 2 * SEND_BUFFER_BYTES_MIN
@@ -261,7 +259,7 @@ async def test_the_send_buffer_follows_the_rate(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("source.channel.Buffering", Measured)
     with tcp_pair(4 * KIB) as (near, far):
-        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        out, frame = OutChannel(Channel.PRECOPY, TcpStream(near)), Frame(DATA, PAYLOAD)
         out.keep_little_in_the_kernel()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(receive_exactly, far, frame.length)
@@ -278,7 +276,7 @@ async def test_the_send_buffer_follows_the_rate(monkeypatch: pytest.MonkeyPatch)
 async def test_in_precopy_room_is_waited_for_without_the_event_loop() -> None:
     """A peer that goes on reading gets all of a frame from one call, before any other task runs."""
     with tcp_pair(4 * KIB) as (near, far):
-        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        out, frame = OutChannel(Channel.PRECOPY, TcpStream(near)), Frame(DATA, PAYLOAD)
         reader = threading.Thread(target=read_all, args=(os.dup(far.fileno()), frame.length))
         reader.start()
         calls = 0
@@ -297,9 +295,9 @@ async def test_in_postcopy_no_room_is_waited_for_outside_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """There a request may come any moment."""
-    monkeypatch.setattr("source.channel.PATIENCE_MS", 60_000)
+    monkeypatch.setattr("guest.streams.tcp.PATIENCE_MS", 60_000)
     with tcp_pair(4 * KIB) as (near, _):
-        out, frame = OutChannel(Channel.PRECOPY, near), Frame(DATA, PAYLOAD)
+        out, frame = OutChannel(Channel.PRECOPY, TcpStream(near)), Frame(DATA, PAYLOAD)
         out.keep_little_in_the_kernel()
         assert 0 < out.send_in_a_row(frame, frame.length) < frame.length
 
@@ -307,20 +305,20 @@ async def test_in_postcopy_no_room_is_waited_for_outside_the_event_loop(
 async def test_what_was_not_delivered_is_known() -> None:
     """Bytes that nobody has acknowledged are a backlog, until somebody has."""
     with tcp_pair() as (near, far):
-        out = OutChannel(Channel.POSTCOPY, near)
-        assert out.backlog().unacknowledged_bytes == 0
+        out = OutChannel(Channel.POSTCOPY, TcpStream(near))
+        assert out.delivery().unacknowledged_bytes == 0
         frame = Frame(DATA, PAYLOAD)
         while out.send_now(frame, frame.length):
             pass
-        left_bytes = out.backlog().unacknowledged_bytes
+        left_bytes = out.delivery().unacknowledged_bytes
         assert 0 < left_bytes <= frame.sent
         await receive_exactly(far, frame.sent)
         with trio.fail_after(BOUND_SECONDS):
-            while out.backlog().unacknowledged_bytes:  # noqa: ASYNC110 - the kernel tells nobody
+            while out.delivery().unacknowledged_bytes:  # noqa: ASYNC110 - the kernel tells nobody
                 await trio.sleep(0.001)
 
 
 async def test_what_is_no_tcp_connection_is_left_alone() -> None:
     """It has no backlog that would be waited for."""
     with unix_pair(4 * KIB) as (near, _):
-        assert OutChannel(Channel.POSTCOPY, near).backlog() == Backlog(0, 0, 0)
+        assert OutChannel(Channel.POSTCOPY, TcpStream(near)).delivery() == Delivery()

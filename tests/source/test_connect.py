@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, MidstreamError, PeerAborted, RemoteProtocolError
 from protocol.limits import HELLO_SECONDS_MAX
@@ -161,7 +162,7 @@ async def test_sockets_do_not_hold_frames_back() -> None:
         connect("127.0.0.1", there.port, ORDERED) as connections,
     ):
         for connection in connections.values():
-            sock = cast("trio.socket.SocketType", connection.out._sock)
+            sock = cast("TcpStream", connection.out._stream)._sock
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
 

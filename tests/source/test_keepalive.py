@@ -6,6 +6,7 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
+from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.limits import PING_SECONDS, PULSE_SECONDS
 from protocol.messages import Message, PageData, PassEnd, Ping
@@ -21,7 +22,7 @@ PRE = Channel.PRECOPY
 async def test_a_silent_destination_is_lost(autojump_clock: MockClock) -> None:
     """Nothing from the destination for the limit breaks the connection; pings went meanwhile."""
     with tcp_pair(seconds=100) as (near, far):
-        connection = Connection(OutChannel(PRE, near), ReturnPath(PRE, near))
+        connection = Connection(OutChannel(PRE, TcpStream(near)), ReturnPath(PRE, TcpStream(near)))
         began = trio.current_time()
         error = await loss_while(connection.returns.receive, partial(keep_alive, connection, 6.0))
         assert "silent on the precopy connection for 6 s" in str(error)
@@ -38,7 +39,7 @@ async def test_a_silent_destination_is_lost(autojump_clock: MockClock) -> None:
 async def test_a_destination_that_pings_lives(autojump_clock: MockClock) -> None:
     """Pings keep a connection over which nobody has anything to say, and nobody sees them."""
     with tcp_pair(seconds=100) as (near, far):
-        connection = Connection(OutChannel(PRE, near), ReturnPath(PRE, near))
+        connection = Connection(OutChannel(PRE, TcpStream(near)), ReturnPath(PRE, TcpStream(near)))
         peer = Peer(far)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_alive, connection, 2.0)
@@ -52,7 +53,7 @@ async def test_a_destination_that_pings_lives(autojump_clock: MockClock) -> None
 async def test_a_frame_that_was_broken_off_goes_on_instead() -> None:
     """A Ping would land in the bytes of an open frame, so the frame's next byte goes."""
     with tcp_pair() as (near, far):
-        out = OutChannel(PRE, near)
+        out = OutChannel(PRE, TcpStream(near))
         peer = Peer(far)
         out.ping()
         assert await peer.expect(Ping) == Ping()
@@ -67,7 +68,7 @@ async def test_a_ping_and_a_frame_do_not_mix() -> None:
     """Frames and pings that two tasks send into a full socket arrive whole, one after the other."""
     payload = bytes(range(256)) * 256
     with tcp_pair(buffer_bytes=4096) as (near, far):
-        out, peer = OutChannel(PRE, near), Peer(far)
+        out, peer = OutChannel(PRE, TcpStream(near)), Peer(far)
         heard: list[type[Message]] = []
 
         async def ping() -> None:

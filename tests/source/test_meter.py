@@ -2,6 +2,7 @@
 
 import trio
 
+from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.messages import PassEnd
 from source.channel import OutChannel
@@ -58,4 +59,4 @@ async def test_bytes_are_counted_by_channel() -> None:
 
 
 def _connection(name: Channel, sock: trio.socket.SocketType) -> Connection:
-    return Connection(OutChannel(name, sock), ReturnPath(name, sock))
+    return Connection(OutChannel(name, TcpStream(sock)), ReturnPath(name, TcpStream(sock)))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import trio
 
+from guest.streams.exchange import receive_exactly, send_all
+from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import AuthenticationFailed, ConnectionLost, MidstreamError
 from protocol.limits import NONCE_BYTES
 from protocol.proof import CHALLENGE_BYTES, OPENING_BYTES, PROOF_BYTES, TAG, DestProof
-from protocol.transport import receive_exactly, send_all
 from source.proving import prove
-from tests.helpers import SESSION, tcp_pair
+from tests.helpers import SESSION, tcp_pair, tcp_streams
 
 SECRET = Credentials(secret=b"correct horse battery")
 
@@ -20,25 +23,25 @@ SECRET = Credentials(secret=b"correct horse battery")
 async def fail(*answers: bytes) -> MidstreamError:
     """Prove before a destination that says this and goes; return the error."""
     with tcp_pair() as (near, far):
-        for answer in answers:
-            await send_all(far, answer)
-        far.shutdown(1)
+        await send_all(TcpStream(far), b"".join(answers))
+        far.shutdown(socket.SHUT_WR)
         with pytest.raises(MidstreamError) as caught:
-            await prove(near, "127.0.0.1", Channel.PRECOPY, SESSION, SECRET)
+            await prove(TcpStream(near), "127.0.0.1", Channel.PRECOPY, SESSION, SECRET)
         return caught.value
 
 
 async def test_with_nothing_to_prove_nothing_is_sent() -> None:
     """Without credentials the connection is as it was."""
-    with tcp_pair() as (near, far):
+    with tcp_streams() as (near, far):
         assert await prove(near, "127.0.0.1", Channel.PRECOPY, SESSION, NOTHING) is near
         near.close()
-        assert await far.recv(1) == b""
+        with pytest.raises(EOFError):
+            await receive_exactly(far, 1)
 
 
 async def test_a_destination_that_knows_the_secret() -> None:
     """The source proves itself first, and goes on when the destination has, too."""
-    with tcp_pair() as (near, far):
+    with tcp_streams() as (near, far):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(prove, near, "127.0.0.1", Channel.PRECOPY, SESSION, SECRET)
             opening = await receive_exactly(far, OPENING_BYTES)
@@ -66,7 +69,7 @@ async def test_a_destination_that_does_not_know_the_secret() -> None:
 
 async def test_nothing_but_the_exchange_is_read() -> None:
     """What follows the answer stays in the socket for the channel."""
-    with tcp_pair() as (near, far):
+    with tcp_streams() as (near, far):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(prove, near, "127.0.0.1", Channel.PRECOPY, SESSION, SECRET)
             opening = await receive_exactly(far, OPENING_BYTES)

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.errors import (
     AuthenticationFailed,
@@ -386,4 +387,4 @@ async def test_a_destination_that_says_nothing(autojump_clock: MockClock) -> Non
 def connections_of(sock: trio.socket.SocketType) -> dict[Channel, Connection]:
     """Return a connection as a source has it."""
     name = Channel.PRECOPY
-    return {name: Connection(OutChannel(name, sock), ReturnPath(name, sock))}
+    return {name: Connection(OutChannel(name, TcpStream(sock)), ReturnPath(name, TcpStream(sock)))}

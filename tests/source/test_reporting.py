@@ -5,6 +5,7 @@ from __future__ import annotations
 from guest.board import VcpuCounters
 from guest.dirty_log import SoftwareDirtyLog
 from guest.handle import GuestSnapshot
+from guest.streams.tcp import TcpStream
 from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES
@@ -46,7 +47,7 @@ async def test_every_figure_is_where_it_belongs() -> None:
         tcp_pair() as (second, _),
     ):
         connections = {
-            name: Connection(OutChannel(name, sock), ReturnPath(name, sock))
+            name: Connection(OutChannel(name, TcpStream(sock)), ReturnPath(name, TcpStream(sock)))
             for name, sock in zip(Channel, (near, second), strict=True)
         }
         recorder = Recorder()
@@ -108,7 +109,9 @@ async def test_the_part_crosses_the_wire() -> None:
         tcp_pair() as (near, _),
     ):
         name = Channel.PRECOPY
-        connections = {name: Connection(OutChannel(name, near), ReturnPath(name, near))}
+        connections = {
+            name: Connection(OutChannel(name, TcpStream(near)), ReturnPath(name, TcpStream(near)))
+        }
         recorder = Recorder()
         config = source_config(geometry, 1)
         migration = Migration(

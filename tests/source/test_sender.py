@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ import trio
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from guest.memory import GuestMemory
+from guest.streams.stream import Delivery
+from guest.streams.tcp import TcpStream
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError, root_cause
@@ -24,7 +25,7 @@ from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.runs import Runs, Stretch, unpack_runs
 from source.answers import Answer
-from source.backlog import SLACK_BYTES, Backlog
+from source.backlog import SLACK_BYTES
 from source.channel import OutChannel
 from source.jobs import Lane
 from source.pacing import Pacer
@@ -171,7 +172,7 @@ def memory() -> Iterator[GuestMemory]:
 def make_rig(memory: GuestMemory, policy: str = "ordered") -> Iterator[Rig]:
     """Put a sender and two small connections together; the block is bounded."""
     with unix_pair(SMALL_BUFFER) as (near, far), unix_pair(SMALL_BUFFER) as (near_2, far_2):
-        out = {PRE: OutChannel(PRE, near), POST: OutChannel(POST, near_2)}
+        out = {PRE: OutChannel(PRE, TcpStream(near)), POST: OutChannel(POST, TcpStream(near_2))}
         try:
             yield Rig(memory, policy, out, {PRE: Peer(far), POST: Peer(far_2)})
         finally:
@@ -277,8 +278,7 @@ async def test_over_tls_a_half_sent_page_is_finished_from_its_byte(
         tls_pair(tmp_path, buffer_bytes=SMALL_BUFFER) as post,
     ):
         out = {PRE: OutChannel(PRE, pre[0]), POST: OutChannel(POST, post[0])}
-        ends = [cast("trio.socket.SocketType", each[1]) for each in (pre, post)]
-        rig = Rig(memory, "ordered", out, {PRE: Peer(ends[0]), POST: Peer(ends[1])})
+        rig = Rig(memory, "ordered", out, {PRE: Peer(pre[1]), POST: Peer(post[1])})
         rig.add()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.sender.drain)
@@ -654,12 +654,12 @@ async def test_the_background_leaves_the_link_to_urgent_bytes(
         left_bytes = [SLACK_BYTES + 125_000] * 3 + [0]
         asked: list[float] = []
 
-        def backlog(channel: OutChannel) -> Backlog:
+        def delivery(channel: OutChannel) -> Delivery:
             assert channel is rig.out[POST]
             asked.append(trio.current_time())
-            return Backlog(left_bytes[len(asked) - 1], 125_000_000, 0)
+            return Delivery(left_bytes[len(asked) - 1], 125_000_000, 0)
 
-        monkeypatch.setattr(OutChannel, "backlog", backlog)
+        monkeypatch.setattr(OutChannel, "delivery", delivery)
         rig.add()
         rig.request(PageId(0, 2), 5)
         async with trio.open_nursery() as nursery:
@@ -683,7 +683,7 @@ async def test_the_background_does_not_wait_for_ever(
     """It goes on, beside urgent bytes that a connection does not get rid of."""
     with make_rig(memory, "critical-first") as rig:
         rig.sender = Sender(rig.scheduler, memory, rig.out, rig.events, yields=True)
-        monkeypatch.setattr(OutChannel, "backlog", lambda _: Backlog(64 * SLACK_BYTES, 1, 0))
+        monkeypatch.setattr(OutChannel, "delivery", lambda _: Delivery(64 * SLACK_BYTES, 1, 0))
         rig.add()
         rig.request(PageId(0, 2), 5)
         await rig.drain_and_read()
@@ -697,7 +697,7 @@ async def test_without_urgent_bytes_nobody_asks_for_them(
     """A background that nothing interrupts does not look at the other connection."""
     with make_rig(memory) as rig:
         rig.sender = Sender(rig.scheduler, memory, rig.out, rig.events, yields=True)
-        monkeypatch.delattr(OutChannel, "backlog")
+        monkeypatch.delattr(OutChannel, "delivery")
         rig.add()
         await rig.drain_and_read()
         assert rig.complete

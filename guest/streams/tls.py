@@ -1,19 +1,21 @@
 """A TLS connection over a plain one, with a channel's exactness: no byte counts before its time.
 
 OpenSSL works on memory; what it makes is sent, and what it needs is received, through the plain
-connection.  A record is sent whole or the connection is of no more use.  So what was encrypted and
-not sent, because the socket was full or the call cancelled, is kept, and goes before all else.  Its
-bytes, or the last of them, count as sent only then.
+stream below.  A record is sent whole or the connection is of no more use.  So what was encrypted
+and not sent, because the stream below was full, is kept, and goes before all else; the last of its
+bytes counts as sent only then.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from typing import cast
 
+import trio
+
+from guest.streams.stream import Delivery, Stream
 from protocol.errors import AuthenticationFailed
-from protocol.transport import Transport
 
 # What is encrypted at once, in records of at most 16 KiB: fewer system calls, ...
 BATCH_BYTES = 64 * 1024
@@ -21,6 +23,8 @@ BATCH_BYTES = 64 * 1024
 SMALL_BATCH_BYTES = 16 * 1024
 
 _RECEIVE_BYTES = 64 * 1024
+# Who has not shown a certificate gets no more than this.
+_HANDSHAKE_BYTES = 4 * 1024
 
 # With TLS 1.3 a client hears what the server thinks of its certificate when it first reads.
 _REFUSING_ALERTS = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
@@ -34,31 +38,34 @@ _OTHER_NAME_HINT = "; --tls-hostname names what it is for"
 _ANSWERS_BYTES_MAX = 64 * 1024
 
 
-class TlsTransport:
+class TlsStream:
     """An encrypted connection; `handshake` first.
 
     Attributes:
         batch_bytes: The most that is encrypted at once.
     """
 
+    # A record is of no use before all of it is here, however little of it is waited for.
+    gathers = False
+
     def __init__(
         self,
-        sock: Transport,
+        stream: Stream,
         context: ssl.SSLContext,
         *,
         server_name: str | None = None,
         received: bytes = b"",
     ) -> None:
-        """Take a connected socket, and close it in `close`.
+        """Take a connection, and close it in `close`.
 
         Args:
-            sock: The plain connection.
+            stream: The plain connection.
             context: A client's or a server's, with all that is demanded of the peer.
             server_name: A client's: the name or address that the peer's certificate must be for.
             received: What was read of the connection already.
         """
         self.batch_bytes = BATCH_BYTES
-        self._sock = sock
+        self._stream = stream
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._incoming.write(received)
         self._tls = context.wrap_bio(
@@ -71,6 +78,9 @@ class TlsTransport:
         # caller begins with them again.
         self._sealed = memoryview(b"")
         self._uncounted_bytes = 0
+        self._received = memoryview(bytearray(_HANDSHAKE_BYTES))
+        # All that has come was given out; until then the stream below is not to be waited for.
+        self._is_drained = False
 
     async def handshake(self) -> None:
         """Agree on keys and check the peer's certificate.
@@ -91,99 +101,92 @@ class TlsTransport:
             else:
                 done = True
             # What went wrong is told to the peer, too.
-            await self._flush()
+            while not self._drain():
+                await self._stream.wait_writable()
+            # Behind the bytes, so that the peer hears of it whatever becomes of this side.
+            await trio.lowlevel.cancel_shielded_checkpoint()
             if problem:
                 raise AuthenticationFailed(f"no TLS connection: {problem}")
             if done:
+                self._received = memoryview(bytearray(_RECEIVE_BYTES))
                 return
-            await self._receive()
+            while not self._receive():
+                await self._stream.wait_readable()
 
-    async def send(self, data: memoryview) -> int:
-        """Send some of these bytes; return how many the socket has taken."""
-        return await self.sendmsg([data])
+    def try_write(self, buffers: Sequence[memoryview]) -> int:
+        """See `Stream`; all but the last of the bytes that are encrypted count at once.
 
-    async def sendmsg(self, buffers: Iterable[memoryview]) -> int:
-        """Send some of these bytes; return how many the socket has taken.
-
-        Raises:
-            OSError: The connection broke.
+        They have begun their way and cannot be taken back.  The last one counts when the stream
+        below has everything, so who waits for the end of a message knows when it is really sent.
         """
-        if not self._uncounted_bytes:
-            # Answers of OpenSSL's own.
-            await self._flush()
-            self._uncounted_bytes = self._seal(buffers)
-        await self._flush()
-        return self._count_rest()
-
-    def write_now(self, buffers: Iterable[memoryview], write: Callable[[memoryview], int]) -> int:
-        """Send what goes at once; return how many bytes count as sent, maybe none.
-
-        Bytes that are encrypted have begun their way and cannot be taken back: all but the last of
-        them count.  That one counts when the socket has everything, so who waits for the end of a
-        message knows when it is really sent.
-
-        Args:
-            buffers: At least two bytes of a message that has not begun.
-            write: Hands bytes to the socket and returns how many it took.
-
-        Raises:
-            OSError: The connection broke.
-        """
-        if not self._drain(write):
+        if not self._drain():
             return 0
         if self._uncounted_bytes:
-            return self._count_rest()
+            count, self._uncounted_bytes = self._uncounted_bytes, 0
+            return count
         count = self._seal(buffers)
-        if self._drain(write):
+        if self._drain():
             return count
         self._uncounted_bytes = 1
         return count - 1
 
-    async def recv(self, most_bytes: int) -> bytes:
-        """Return what is there, at least a byte, nothing at the end.
+    def try_read_into(self, buffers: Sequence[memoryview]) -> int | None:
+        """See `Stream`.
 
         Raises:
             AuthenticationFailed: The peer does not accept this side's certificate.
             OSError: The connection broke, or its bytes are not what the peer has encrypted.
         """
-        data = bytearray(most_bytes)
-        count, *_ = await self.recvmsg_into([memoryview(data)])
-        return bytes(data[:count])
-
-    async def recvmsg_into(
-        self, buffers: Iterable[memoryview]
-    ) -> tuple[int, list[object], int, None]:
-        """Fill the buffers with what is there; return how many bytes, and three empty answers.
-
-        Raises:
-            AuthenticationFailed: The peer does not accept this side's certificate.
-            OSError: The connection broke, or its bytes are not what the peer has encrypted.
-        """
-        rest = list(buffers)
+        self._is_drained = False
         try:
-            while not (count := self._open(rest)):
-                await self._receive()
+            while not (count := self._open(buffers)):
+                if not self._receive():
+                    self._is_drained = True
+                    return None
         except EOFError:
-            count = 0
-        return count, [], 0, None
+            return 0
+        return count
 
-    def fileno(self) -> int:
-        """Return the descriptor of the TCP connection, to wait for."""
-        return self._sock.fileno()
+    async def wait_writable(self) -> None:
+        """See `Stream`."""
+        await self._stream.wait_writable()
 
-    def setsockopt(self, level: int, option: int, value: int) -> None:
-        """Set an option of the TCP connection."""
-        self._sock.setsockopt(level, option, value)
+    async def wait_readable(self) -> None:
+        """See `Stream`."""
+        if self._is_drained:
+            await self._stream.wait_readable()
+        else:
+            await trio.lowlevel.checkpoint()
 
-    def getsockopt(self, level: int, option: int, length: int) -> bytes:
-        """Return an option of the TCP connection."""
-        return self._sock.getsockopt(level, option, length)
+    def is_writable_soon(self) -> bool:
+        """See `Stream`."""
+        return self._stream.is_writable_soon()
+
+    def is_readable_soon(self) -> bool:
+        """See `Stream`."""
+        return not self._is_drained or self._stream.is_readable_soon()
+
+    def unread_bytes(self) -> int:
+        """See `Stream`; of what was not decrypted yet, as it came."""
+        return self._stream.unread_bytes() + self._tls.pending()
+
+    def wake_at(self, count: int) -> None:
+        """Do nothing: see `gathers`."""
+
+    def bound_unsent(self, buffer_bytes: int, unsent_bytes: int) -> None:
+        """See `Stream`; less is encrypted at once, too."""
+        self.batch_bytes = SMALL_BATCH_BYTES
+        self._stream.bound_unsent(buffer_bytes, unsent_bytes)
+
+    def delivery(self) -> Delivery:
+        """See `Stream`."""
+        return self._stream.delivery()
 
     def close(self) -> None:
         """Close the connection at once; its end says nothing, so it needs no farewell of TLS."""
-        self._sock.close()
+        self._stream.close()
 
-    def _seal(self, buffers: Iterable[memoryview]) -> int:
+    def _seal(self, buffers: Sequence[memoryview]) -> int:
         """Encrypt what comes first; return how many bytes of it."""
         room, parts = self.batch_bytes, []
         for buffer in buffers:
@@ -195,7 +198,7 @@ class TlsTransport:
             done += self._tls.write(data[done:])
         return done
 
-    def _open(self, buffers: list[memoryview]) -> int:
+    def _open(self, buffers: Sequence[memoryview]) -> int:
         """Fill buffers with what can be decrypted; return how many bytes."""
         count = 0
         try:
@@ -221,35 +224,34 @@ class TlsTransport:
             raise
         return count
 
-    async def _flush(self) -> None:
-        while self._has_sealed():
-            self._sealed = self._sealed[await self._sock.send(self._sealed) :]
-
-    def _drain(self, write: Callable[[memoryview], int]) -> bool:
-        """Hand the socket ciphertext while it takes some; return whether all is gone."""
-        while self._has_sealed():
-            try:
-                self._sealed = self._sealed[write(self._sealed) :]
-            except BlockingIOError:
+    def _drain(self) -> bool:
+        """Hand over ciphertext while some of it goes; tell whether all is gone."""
+        while True:
+            if not self._sealed:
+                self._sealed = memoryview(self._outgoing.read())
+                if not self._sealed:
+                    return True
+            count = self._stream.try_write([self._sealed])
+            if not count:
                 return False
-        return True
+            self._sealed = self._sealed[count:]
 
-    def _has_sealed(self) -> bool:
-        if not self._sealed:
-            self._sealed = memoryview(self._outgoing.read())
-        return bool(self._sealed)
+    def _receive(self) -> bool:
+        """Take in what is here; tell whether that was something.
 
-    def _count_rest(self) -> int:
-        count, self._uncounted_bytes = self._uncounted_bytes, 0
-        return count
-
-    async def _receive(self) -> None:
-        data = await self._sock.recv(_RECEIVE_BYTES)
-        if not data:
+        Raises:
+            EOFError: The connection has ended.
+            OSError: It broke.
+        """
+        count = self._stream.try_read_into([self._received])
+        if count is None:
+            return False
+        if not count:
             raise EOFError
         if self._outgoing.pending > _ANSWERS_BYTES_MAX:
             raise ConnectionAbortedError("the peer asks for new keys without end")
-        self._incoming.write(data)
+        self._incoming.write(self._received[:count])
+        return True
 
 
 def _reason(error: ssl.SSLError) -> str:

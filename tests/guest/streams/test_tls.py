@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from guest.streams.exchange import receive_exactly, receive_into, send_all
+from guest.streams.tcp import TcpStream
+from guest.streams.tls import BATCH_BYTES, SMALL_BATCH_BYTES, TlsStream
 from protocol.errors import AuthenticationFailed
-from protocol.tls import BATCH_BYTES, SMALL_BATCH_BYTES, TlsTransport
-from protocol.transport import receive_exactly, send_all
 from tests.certificates import contexts, tls_pair
-from tests.helpers import KIB, unix_pair
+from tests.helpers import BOUND_SECONDS, KIB, unix_pair
 
 DATA = bytes(range(256)) * (2 * KIB)
 
@@ -29,9 +28,9 @@ async def test_bytes_cross_both_ways_at_once(tmp_path: Path) -> None:
         nursery.start_soon(expect, client, DATA[::-1])
 
 
-async def expect(transport: TlsTransport, data: bytes) -> None:
+async def expect(stream: TlsStream, data: bytes) -> None:
     """Receive so many bytes, which must be these."""
-    assert await receive_exactly(transport, len(data)) == data
+    assert await receive_exactly(stream, len(data)) == data
 
 
 async def test_only_tls_1_3_is_spoken(tmp_path: Path) -> None:
@@ -51,18 +50,18 @@ async def failure_of_both(folder: Path, source: ssl.SSLContext) -> str:
     _, dest = contexts(folder)
     reasons = []
 
-    async def fail(transport: TlsTransport) -> None:
+    async def fail(stream: TlsStream) -> None:
         try:
-            await transport.handshake()
+            await stream.handshake()
             # A client hears only now what the server thinks of its certificate.
-            await receive_exactly(transport, 1)
+            await receive_exactly(stream, 1)
         except AuthenticationFailed as error:
             reasons.append(str(error))
 
     with unix_pair(8 * KIB) as (near, far):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(fail, TlsTransport(near, source, server_name="127.0.0.1"))
-            nursery.start_soon(fail, TlsTransport(far, dest))
+            nursery.start_soon(fail, TlsStream(TcpStream(near), source, server_name="127.0.0.1"))
+            nursery.start_soon(fail, TlsStream(TcpStream(far), dest))
     return "; ".join(reasons)
 
 
@@ -89,17 +88,17 @@ async def test_garbage_is_no_handshake(tmp_path: Path) -> None:
     """Who does not speak TLS is refused; who has gone is told apart."""
     source, dest = contexts(tmp_path)
     with unix_pair(8 * KIB) as (near, far):
-        await send_all(near, b"\x16\x03\x01\0\x05hello")
+        await send_all(TcpStream(near), b"\x16\x03\x01\0\x05hello")
         with pytest.raises(AuthenticationFailed, match="no TLS connection"):
-            await TlsTransport(far, dest).handshake()
+            await TlsStream(TcpStream(far), dest).handshake()
     with unix_pair(8 * KIB) as (near, far):
         near.close()
         with pytest.raises(EOFError):
-            await TlsTransport(far, dest).handshake()
+            await TlsStream(TcpStream(far), dest).handshake()
     with unix_pair(8 * KIB) as (near, far):
-        await send_all(far, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await send_all(TcpStream(far), b"HTTP/1.1 400 Bad Request\r\n\r\n")
         with pytest.raises(AuthenticationFailed, match="wrong version number"):
-            await TlsTransport(near, source, server_name="127.0.0.1").handshake()
+            await TlsStream(TcpStream(near), source, server_name="127.0.0.1").handshake()
 
 
 async def test_what_was_read_before_counts(tmp_path: Path) -> None:
@@ -107,9 +106,11 @@ async def test_what_was_read_before_counts(tmp_path: Path) -> None:
     source, dest = contexts(tmp_path)
     with unix_pair(8 * KIB) as (near, far):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(TlsTransport(near, source, server_name="127.0.0.1").handshake)
-            begin = await receive_exactly(far, 4)
-            await TlsTransport(far, dest, received=begin).handshake()
+            nursery.start_soon(
+                TlsStream(TcpStream(near), source, server_name="127.0.0.1").handshake
+            )
+            begin = await receive_exactly(TcpStream(far), 4)
+            await TlsStream(TcpStream(far), dest, received=begin).handshake()
 
 
 @pytest.mark.parametrize("batch_bytes", [BATCH_BYTES, SMALL_BATCH_BYTES])
@@ -119,59 +120,42 @@ async def test_all_but_the_last_byte_counts_at_once(tmp_path: Path, batch_bytes:
         client.batch_bytes = batch_bytes
         sent, counts = 0, list[int]()
         while not counts or counts[-1]:
-            counts.append(client.write_now([memoryview(DATA)[sent:]], write_to(client)))
+            counts.append(client.try_write([memoryview(DATA)[sent:]]))
             sent += counts[-1]
         # The socket is full, so one byte less counts than was taken.
         assert (sent + 1) % batch_bytes == 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(expect, server, DATA[: sent + 1])
             await wait_all_tasks_blocked()
-            count = client.write_now([memoryview(DATA)[sent:]], write_to(client))
+            count = client.try_write([memoryview(DATA)[sent:]])
             while not count:
                 await wait_all_tasks_blocked()
-                count = client.write_now([memoryview(DATA)[sent:]], write_to(client))
+                count = client.try_write([memoryview(DATA)[sent:]])
             assert count == 1
 
 
-def write_to(transport: TlsTransport) -> Callable[[memoryview], int]:
-    """Return what hands bytes to a transport's socket."""
-    return lambda data: os.write(transport.fileno(), data)
-
-
-async def test_a_cancelled_send_goes_on_where_it_was(tmp_path: Path) -> None:
-    """What a cancelled call has encrypted goes first, once, and counts then."""
+async def test_what_was_sealed_goes_first_and_once(tmp_path: Path) -> None:
+    """Bytes that lie encrypted behind a full socket are not encrypted again with the next ones."""
     async with tls_pair(tmp_path) as (client, server):
-        rest, cancelled = memoryview(DATA), 0
+        rest, refused = memoryview(DATA), 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(expect, server, DATA)
             while rest:
-                with trio.CancelScope() as scope:
-                    nursery.start_soon(cancel_when_blocked, scope)
-                    rest = rest[await client.sendmsg([rest[:100], rest[100:]]) :]
-                cancelled += scope.cancelled_caught
-        assert cancelled
-
-
-async def cancel_when_blocked(scope: trio.CancelScope) -> None:
-    """Cancel at the next moment at which nothing can go on."""
-    await trio.lowlevel.checkpoint()
-    scope.cancel()
+                count = client.try_write([rest[:100], rest[100:]])
+                rest, refused = rest[count:], refused + (not count)
+                await trio.lowlevel.checkpoint()
+        assert refused
 
 
 async def test_a_flipped_bit_breaks_the_connection(tmp_path: Path) -> None:
     """Bytes that were changed on the way are an error, and never reach who reads."""
     async with tls_pair(tmp_path) as (client, server):
-        sealed = bytearray()
-
-        def keep(data: memoryview) -> int:
-            sealed.extend(data)
-            return len(data)
-
-        client.write_now([memoryview(b"as it was")], keep)
+        client._tls.write(b"as it was")
+        sealed = bytearray(client._outgoing.read())
         sealed[-1] ^= 1
-        os.write(client.fileno(), sealed)
+        await send_all(client._stream, bytes(sealed))
         with pytest.raises(OSError, match="BAD_RECORD_MAC"):
-            await server.recv(100)
+            await receive_exactly(server, 1)
 
 
 async def test_an_end_is_an_end_with_or_without_a_farewell(tmp_path: Path) -> None:
@@ -180,12 +164,28 @@ async def test_an_end_is_an_end_with_or_without_a_farewell(tmp_path: Path) -> No
         await send_all(client, b"the last")
         client.close()
         assert await receive_exactly(server, 8) == b"the last"
-        assert await server.recv(100) == b""
+        assert await receive_into(server, [memoryview(bytearray(100))]) == 0
     async with tls_pair(tmp_path) as (client, server):
         with pytest.raises(ssl.SSLWantReadError):
             client._tls.unwrap()
-        await client._flush()
-        assert await server.recv(100) == b""
+        assert client._drain()
+        assert await receive_into(server, [memoryview(bytearray(100))]) == 0
+
+
+async def test_what_was_decrypted_with_other_bytes_is_not_waited_for(tmp_path: Path) -> None:
+    """OpenSSL holds bytes that the kernel knows nothing of: they are here, and said to be."""
+    async with tls_pair(tmp_path) as (client, server):
+        await send_all(client, DATA[:100])
+        place = memoryview(bytearray(10))
+        assert await receive_into(server, [place]) == 10
+        for begin in range(10, 100, 10):
+            assert server.is_readable_soon()
+            with trio.fail_after(BOUND_SECONDS):
+                await server.wait_readable()
+            assert server.unread_bytes() == 100 - begin
+            assert server.try_read_into([place]) == 10
+            assert bytes(place) == DATA[begin : begin + 10]
+        assert server.try_read_into([place]) is None
 
 
 async def test_bytes_go_to_several_places(tmp_path: Path) -> None:
@@ -194,5 +194,6 @@ async def test_bytes_go_to_several_places(tmp_path: Path) -> None:
         await send_all(client, b"one")
         await send_all(client, b"two and three")
         first, second = bytearray(5), bytearray(100)
-        assert (await server.recvmsg_into([memoryview(first), memoryview(second)]))[0] == 16
+        await server._stream.wait_readable()
+        assert server.try_read_into([memoryview(first), memoryview(second)]) == 16
         assert bytes(first) + bytes(second[:11]) == b"onetwo and three"

@@ -3,8 +3,9 @@
 import pytest
 import trio
 
-from protocol.transport import receive_exactly, send_all
-from tests.helpers import KIB, tcp_pair, unix_pair
+from guest.streams.exchange import receive_exactly, send_all
+from guest.streams.tcp import TcpStream
+from tests.helpers import KIB, tcp_streams, unix_pair
 
 
 async def test_a_message_crosses_in_whatever_pieces() -> None:
@@ -12,13 +13,13 @@ async def test_a_message_crosses_in_whatever_pieces() -> None:
     data = bytes(range(256)) * KIB
     with unix_pair(4 * KIB) as (near, far):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(send_all, near, data)
-            assert await receive_exactly(far, len(data)) == data
+            nursery.start_soon(send_all, TcpStream(near), data)
+            assert await receive_exactly(TcpStream(far), len(data)) == data
 
 
 async def test_not_a_byte_more_is_read() -> None:
     """What follows a message stays in the socket for who comes next."""
-    with tcp_pair() as (near, far):
+    with tcp_streams() as (near, far):
         await send_all(near, b"0123456789")
         assert await receive_exactly(far, 4) == b"0123"
         assert await receive_exactly(far, 6) == b"456789"
@@ -26,7 +27,7 @@ async def test_not_a_byte_more_is_read() -> None:
 
 async def test_an_end_inside_a_message_is_told() -> None:
     """A connection that ends too early is an error, not a short message."""
-    with tcp_pair() as (near, far):
+    with tcp_streams() as (near, far):
         await send_all(near, b"012")
         near.close()
         with pytest.raises(EOFError):
