@@ -28,6 +28,8 @@ class Toucher:
         self._idle = list(range(guest.spec.vcpu_count))
         self._changed = trio.lowlevel.ParkingLot()
         self._under_way: int | None = None
+        # What each vCPU is to touch.
+        self._pages: dict[int, PageId] = {}
         self._ask, self._asked = trio.open_memory_channel[PageId](float("inf"))
 
     def ask(self, page: PageId) -> None:
@@ -40,10 +42,11 @@ class Toucher:
             self._under_way = None
         self._changed.unpark_all()
 
-    def touched(self, vcpu: int) -> None:
-        """Say that a vCPU's touch is done; the vCPU may have another."""
+    def touched(self, vcpu: int) -> PageId | None:
+        """Say that a vCPU's touch is done, and return of which page; it may have another."""
         self._idle.append(vcpu)
         self.faulted(vcpu)
+        return self._pages.pop(vcpu, None)
 
     async def run(self) -> None:
         """Have pages touched until cancelled."""
@@ -51,6 +54,7 @@ class Toucher:
             while not self._idle or self._under_way is not None:
                 await self._changed.park()
             vcpu = self._under_way = self._idle.pop(0)
+            self._pages[vcpu] = page
             first = self._geometry.page_span(page).target_pages.start
             await self._guest.touch(vcpu, self._geometry.flat_target_page(page.block, first))
 

@@ -26,7 +26,7 @@ from guest.handle import (
     Touched,
     Woke,
 )
-from protocol.events import MISMATCH, TOUCH, Emit
+from protocol.events import MISMATCH, TOUCH, TOUCHED, Emit
 from protocol.geometry import Geometry, PageId
 from protocol.messages import PageRequest
 
@@ -203,7 +203,9 @@ class Vcpus:
                 )
                 self._emit(MISMATCH, vcpu=vcpu, target_page=flat, step=step)
             case Touched(vcpu, _):
-                self._toucher.touched(vcpu)
+                page = self._toucher.touched(vcpu)
+                if page is not None:
+                    self._emit(TOUCHED, vcpu=vcpu, block=page.block, page=page.index)
 
     def _on_happening(self, what: str, page: PageId) -> None:
         # In precopy no vCPU runs here, and what has come is not kept account of.

@@ -23,8 +23,9 @@ from protocol.geometry import Geometry
 from protocol.messages import PROTOCOL_VERSION, Hello, Message
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
+from scripts.injection.marks import BytesMark, Direction, Mark, Marks
 from scripts.injection.proxy import Proxy
-from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Tap
+from scripts.injection.tap import Tap
 from source.session import SourceSession
 from tests.helpers import (
     KIB,

@@ -31,7 +31,8 @@ from protocol.messages import (
 )
 from protocol.policy import preset
 from scripts.injection.actions import NetworkAction
-from scripts.injection.tap import Direction, Part
+from scripts.injection.marks import Direction
+from scripts.injection.tap import Part
 from source.convergence import SwitchRule
 from tests.breaking import Breaking, Breaks, Place, Run, judge
 from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left

@@ -17,7 +17,7 @@ from protocol.messages import SwitchOver, SwitchOverAhead
 from protocol.policy import PRESETS, preset
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
-from scripts.injection.tap import BytesMark, Direction
+from scripts.injection.marks import BytesMark, Direction
 from source.convergence import SwitchRule
 from tests.breaking import Breaking, Breaks, Place, judge
 from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left

@@ -11,7 +11,7 @@ from protocol.geometry import Geometry, RamBlock
 from protocol.messages import PageData, PageRest
 from protocol.policy import preset
 from scripts.injection.actions import NetworkAction
-from scripts.injection.tap import Direction
+from scripts.injection.marks import Direction
 from source.convergence import SwitchRule
 from tests.breaking import Breaking, Place
 from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left

@@ -14,7 +14,8 @@ from protocol.errors import WrongMemory
 from protocol.geometry import Geometry, RamBlock
 from protocol.policy import PRESETS, preset
 from scripts.injection.actions import NetworkAction
-from scripts.injection.tap import BytesMark, Direction, Part
+from scripts.injection.marks import BytesMark, Direction
+from scripts.injection.tap import Part
 from source.convergence import SwitchRule
 from tests.breaking import Breaking, Breaks
 from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left

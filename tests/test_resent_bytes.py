@@ -17,8 +17,8 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
 from protocol.messages import PageData, PageRest, Resume
 from protocol.policy import preset
 from scripts.injection.actions import NetworkAction
+from scripts.injection.marks import Direction, Mark, Marks
 from scripts.injection.proxy import Proxy
-from scripts.injection.tap import Direction, Mark, Marks
 from source.convergence import SwitchRule
 from tests.breaking import Breaking, Place, PlacedMarks
 from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left
@@ -48,10 +48,10 @@ class Counter:
             self._is_cut = self._is_cut and not isinstance(said[2], Resume)
             return look(marks, *said)
 
-        def count(marks: Marks, channel: Channel, span: Span) -> list[Mark]:
+        def count(marks: Marks, channel: Channel, span: Span, now_ns: int) -> list[Mark]:
             if not self._is_cut:
                 self.times[span.block][span.offset : span.end] += 1
-            return passed(marks, channel, span)
+            return passed(marks, channel, span, now_ns)
 
         monkeypatch.setattr(Marks, "page_passed", count)
         monkeypatch.setattr(Proxy, "act", cut)

@@ -10,9 +10,10 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
 from protocol.geometry import PageId
 from protocol.units import parse_rate
-from scripts.injection.guest_terms import Guest, read_channel, read_pages
+from scripts.injection.guest_terms import Guest, read_channel, read_page, read_pages
+from scripts.injection.marks import Direction
 from scripts.injection.scenario_text import Where
-from scripts.injection.tap import Direction, Part
+from scripts.injection.tap import Part
 from scripts.injection.triggers import SIDES, read_direction
 
 _EITHER_WAY = "both"
@@ -26,8 +27,10 @@ NETWORK_KEYS: dict[str, tuple[str, ...]] = {
     "throttle": ("direction", "rate", "for"),
     "corrupt": ("direction", "bits", "in"),
     "heal": ("direction",),
+    "hold": ("page", "at"),
+    "release": ("page",),
 }
-_NEEDED = {"delay": "by", "throttle": "rate"}
+_NEEDED = {"delay": "by", "throttle": "rate", "hold": "page", "release": "page"}
 # These are about the bytes of one direction.
 _ONE_WAY = frozenset({"half-close", "corrupt"})
 
@@ -57,6 +60,8 @@ class NetworkAction:
         rate: Bytes a second.
         bits: How many bits are flipped, each in a byte of its own.
         part: Where they are.
+        page: What is held or let go.
+        share: How much of it passes before it is held, from 0 and below 1.
     """
 
     do: str
@@ -67,6 +72,8 @@ class NetworkAction:
     rate: int = 0
     bits: int = 0
     part: Part = Part.PAGE
+    page: PageId | None = None
+    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,8 @@ def _network(table: dict[str, Any], where: Where, guest: Guest) -> NetworkAction
     _check(table, ("do", "channel", *NETWORK_KEYS[do]), do, where, "network")
     if do in _NEEDED and _NEEDED[do] not in table:
         raise where.wrong("network", f"{do} needs `{_NEEDED[do]}`")
+    if do == "release" and "channel" in table:
+        raise where.wrong("network", "release lets a page go over all channels")
     channels = guest.channels
     if "channel" in table:
         channels = (read_channel(table["channel"], where, guest, "network"),)
@@ -124,6 +133,8 @@ def _network(table: dict[str, Any], where: Where, guest: Guest) -> NetworkAction
         _rate(table, where),
         _bits(table, where) if do == "corrupt" else 0,
         _part(table, where),
+        read_page(table["page"], where, guest, "network") if "page" in table else None,
+        _share(table, where),
     )
 
 
@@ -166,6 +177,14 @@ def _rate(table: Mapping[str, Any], where: Where) -> int:
     if not rate:
         raise where.wrong("network", "a rate of 0 is a stall")
     return rate
+
+
+def _share(table: Mapping[str, Any], where: Where) -> float:
+    share = table.get("at", 0)
+    # True is 1 to Python.
+    if type(share) not in (int, float) or not 0 <= share < 1:
+        raise where.wrong("network", f"at = {share!r} is not a share from 0 and below 1")
+    return float(share)
 
 
 def _bits(table: Mapping[str, Any], where: Where) -> int:

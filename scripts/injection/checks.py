@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 from protocol.channels import Channel
@@ -105,6 +106,48 @@ class Order(Check):
         if seen == list(self.pages):
             return None
         return Failure(self.what, _names(self.pages, self.geometry), _names(seen, self.geometry))
+
+
+@dataclass(frozen=True)
+class ServedOrder(Check):
+    """The order in which the requested pages were handed whole to their connections.
+
+    The source says it.  What the proxy saw may differ where one connection overtook the other, but
+    not in everything: that must agree.
+    """
+
+    pages: tuple[PageId, ...]
+    geometry: Geometry
+    in_turn: bool
+
+    def failure(self, outcome: Outcome) -> Failure | None:  # type: ignore[explicit-override]
+        """Compare."""
+        requested = set(outcome.requested())
+        seen = [page for page in outcome.served() if page in requested]
+        expected = _names(self.pages, self.geometry)
+        if seen != list(self.pages):
+            return Failure("served-order", expected, _names(seen, self.geometry))
+        doubt = self._doubt(outcome)
+        return Failure("served-order", f"{expected} on the wire, too", doubt) if doubt else None
+
+    def _doubt(self, outcome: Outcome) -> str:
+        """Return what the proxy saw that cannot be if the source is right, empty if nothing."""
+        names = {page: page_name(page, self.geometry) for page in self.pages}
+        for page, name in names.items():
+            if page not in outcome.passings or not outcome.passings[page].is_whole:
+                return f"page {name} never passed whole"
+        served = outcome.served()
+        for first, second in combinations(self.pages, 2):
+            ours, theirs = outcome.passings[first], outcome.passings[second]
+            order = f"page {names[second]} passed before page {names[first]}"
+            # Over one connection nothing overtakes.
+            channels = {channel for page in (first, second) for channel in outcome.carriers[page]}
+            if len(channels) == 1 and theirs.serial < ours.serial:
+                return order
+            # A policy that serves two at once may tell of what it has handed over a little later.
+            if self.in_turn and theirs.at_ns < served[first]:
+                return f"{order} was handed over"
+        return ""
 
 
 @dataclass(frozen=True)

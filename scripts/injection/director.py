@@ -1,7 +1,7 @@
 """Waits for the moments that a scenario's steps are about, and has done what they say.
 
-Page faults that hang on the destination's own progress are the destination's to make: it gets them
-as a script.  All else is decided here, from what the proxy sees and from both sides' events.
+It is decided here, from what the proxy sees and from both sides' events.  Without a proxy, page
+faults that hang on the destination's own progress are its own to make: it gets them as a script.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,9 +19,10 @@ from protocol import events
 from protocol.geometry import PageId
 from protocol.states import State
 from scripts.injection.actions import Fault, NetworkAction, ProcessAction
-from scripts.injection.scenario import Scenario, Step, is_scripted
-from scripts.injection.tap import Mark
-from scripts.injection.triggers import Elapsed, Entered, Passed, Placed, Received, Requested
+from scripts.injection.marks import Direction, Mark
+from scripts.injection.scenario import Scenario, Step, has_proxy, is_scripted, wire_mark
+from scripts.injection.standstill import Standstill
+from scripts.injection.triggers import Elapsed, Entered, Placed, Received, Requested
 
 
 class Stage(Protocol):
@@ -35,6 +36,9 @@ class Stage(Protocol):
 
     def process(self, action: ProcessAction) -> None:
         """Do something to a side's process."""
+
+    def stand_still(self, ways: Collection[Direction]) -> None:
+        """Let nothing pass in these directions, and everything in the others."""
 
 
 class Director:
@@ -60,8 +64,11 @@ class Director:
         self._scenario = scenario
         self._stage = stage
         self._start_soon = start_soon
-        self._pending = [step for step in scenario.steps if not is_scripted(step)]
+        self._has_proxy = has_proxy(scenario)
+        self._pending = [step for step in scenario.steps if not is_scripted(scenario, step)]
         self._started = False
+        self._standstill = Standstill(int(scenario.values["vcpus"]))
+        self._shut: frozenset[Direction] = frozenset()
 
     def begin(self) -> None:
         """Do what is to be so before anything begins."""
@@ -69,20 +76,38 @@ class Director:
 
     def reached(self, mark: Mark) -> None:
         """Take a mark that the proxy has come to; returns when what hangs on it is done."""
-        self._do_all(
-            lambda step: isinstance(step.when, (Received, Passed)) and step.when.mark == mark
-        )
+        self._do_all(lambda step: wire_mark(step) == mark)
+        self._let_stand()
+
+    def requested(self, page: PageId) -> None:
+        """Take a page request of the destination that the source does not have yet."""
+        self._standstill.requested(page)
+        self._do_all(lambda step: step.when == Requested(page))
+        self._let_stand()
+
+    def ended(self) -> None:
+        """Take the end of a side's process."""
+        self._standstill.let_go()
+        self._let_stand()
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Take an event of a side."""
-        name, side = event["event"], event["side"]
+        self._take(event["event"], event["side"], event)
+        self._let_stand()
+
+    def _take(self, name: str, side: str, event: Mapping[str, Any]) -> None:
         if name == events.TOUCH:
             self.touches.append(PageId(event["block"], event["page"]))
+        elif name == events.TOUCHED:
+            self._standstill.touched(PageId(event["block"], event["page"]))
         elif name == events.STATE:
             self._entered(event["state"], side)
-        elif name == events.PAGE_REQUEST and side == "dest":
+        elif name == events.PAGE_REQUEST:
             page = PageId(event["block"], event["page"])
-            self._do_all(lambda step: step.when == Requested(page))
+            if side == "source":
+                self._standstill.heard(page)
+            elif not self._has_proxy:
+                self._do_all(lambda step: step.when == Requested(page))
         elif name == events.PAGE_PLACED:
             pages = range(event["page"], event["page"] + event.get("pages", 1))
             block = event["block"]
@@ -110,7 +135,17 @@ class Director:
         """Return what must be the same each time that the scenario is run."""
         return (tuple(sorted(entry["step"] for entry in self.log)), tuple(self.touches))
 
+    def _let_stand(self) -> None:
+        """Have the network stand still, or go on, as what vCPUs were made to touch wants it."""
+        if self._has_proxy and (shut := self._standstill.shut) != self._shut:
+            self._shut = shut
+            self._stage.stand_still(shut)
+
     def _entered(self, state: str, side: str) -> None:
+        if (state, side) == (State.POSTCOPY_ACTIVE.value, "dest"):
+            self._standstill.guest_runs()
+        elif state == State.POSTCOPY_PAUSED.value:
+            self._standstill.let_go()
         if not self._started and state == State.SETUP.value:
             self._started = True
             for step in self._pending:
@@ -122,6 +157,7 @@ class Director:
         assert isinstance(step.when, Elapsed)
         await trio.sleep(step.when.after_ms / 1000)
         self._do_all(lambda each: each is step)
+        self._let_stand()
 
     def _do_all(self, is_due: Callable[[Step], bool]) -> None:
         due = [step for step in self._pending if is_due(step)]
@@ -141,16 +177,21 @@ class Director:
         )
         match step.action:
             case Fault(pages):
+                self._standstill.touch(pages)
                 self._stage.touch(pages)
             case NetworkAction() as action:
                 self._stage.network(action)
+                if action.do in ("cut", "half-close"):
+                    self._standstill.let_go()
             case ProcessAction() as action:
                 self._stage.process(action)
+                if action.do == "stop" and action.for_ms is None:
+                    self._standstill.let_go()
 
 
 def write_script(scenario: Scenario, path: Path) -> bool:
     """Write the destination's steps as it reads them; return whether there are any."""
-    steps = [step for step in scenario.steps if is_scripted(step)]
+    steps = [step for step in scenario.steps if is_scripted(scenario, step)]
     text = ""
     for step in steps:
         assert isinstance(step.action, Fault)

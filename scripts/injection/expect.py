@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,16 @@ from scripts.injection.checks import (
     OfSides,
     Order,
     PlacedBefore,
+    ServedOrder,
     WaitRatio,
 )
-from scripts.injection.guest_terms import Guest, read_channel, read_page, read_pages
+from scripts.injection.guest_terms import (
+    Guest,
+    page_name,
+    read_channel,
+    read_page,
+    read_pages,
+)
 from scripts.injection.outcome import Outcome
 from scripts.injection.scenario_text import Where
 from scripts.injection.triggers import SIDES
@@ -38,6 +45,7 @@ COUNTS = (
     "postponed",
 )
 MEMORY_EQUAL = "memory-equal"
+SERVED_ORDER, URGENT_ORDER = "served-order", "urgent-order"
 _BOUNDS = ("at-least", "at-most")
 
 
@@ -46,7 +54,7 @@ class Expect:
     """All expectations of a scenario.
 
     Attributes:
-        watched: Pages of which must be known what carried them.
+        watched: Pages of which must be known what carried them, and when.
         compares: Both sides' memory is to be compared, byte by byte.
     """
 
@@ -60,7 +68,12 @@ class Expect:
 
 
 def read_expect(
-    table: Mapping[str, Any], where: Where, guest: Guest, *, of_qemu: bool = False
+    table: Mapping[str, Any],
+    where: Where,
+    guest: Guest,
+    *,
+    touched: Collection[PageId] | None = None,
+    of_qemu: bool = False,
 ) -> Expect:
     """Return what an [expect] table expects.
 
@@ -68,6 +81,7 @@ def read_expect(
         table: The table.
         where: Where it stands.
         guest: What it is about.
+        touched: All pages that vCPUs touch; None if nobody knows.
         of_qemu: The source is a QEMU, which does not tell what midstream's own tells.
 
     Raises:
@@ -75,12 +89,19 @@ def read_expect(
     """
     where.check_keys(table, tuple(_READERS), "[expect]")
     for key in table:
-        if of_qemu and key in COUNTS:
+        if of_qemu and key in (*COUNTS, SERVED_ORDER):
             raise where.wrong(key, f"a QEMU does not tell {key}")
+        if key in (SERVED_ORDER, URGENT_ORDER) and not guest.postcopy:
+            raise where.wrong(key, "with postcopy-after = never no page is asked for")
         if not of_qemu and key == MEMORY_EQUAL:
             raise where.wrong(key, f"{key} is of a QEMU; else `mismatches` and `status` tell")
     checks = [check for key in table for check in _READERS[key](key, table[key], where, guest)]
     watched = [check.page for check in checks if isinstance(check, Carriers)]
+    for check in checks:
+        if isinstance(check, (Order, ServedOrder)):
+            _check_order(check, where, touched)
+        if isinstance(check, ServedOrder):
+            watched += check.pages
     return Expect(tuple(checks), tuple(watched), MEMORY_EQUAL in table)
 
 
@@ -122,6 +143,23 @@ def _bounds(key: str, table: Mapping[str, Any], where: Where) -> Bounds:
 
 def _read_order(key: str, value: object, where: Where, guest: Guest) -> list[Check]:
     return [Order(key, read_pages(value, where, guest, key), guest.geometry)]
+
+
+def _read_served(key: str, value: object, where: Where, guest: Guest) -> list[Check]:
+    pages = read_pages(value, where, guest, key)
+    return [ServedOrder(pages, guest.geometry, in_turn=not guest.policy.concurrent)]
+
+
+def _check_order(
+    check: Order | ServedOrder, where: Where, touched: Collection[PageId] | None
+) -> None:
+    key = check.what if isinstance(check, Order) else SERVED_ORDER
+    for place, page in enumerate(check.pages):
+        name = page_name(page, check.geometry)
+        if page in check.pages[:place]:
+            raise where.wrong(key, f"page {name} stands twice in the order")
+        if touched is not None and page not in touched:
+            raise where.wrong(key, f"page {name} is touched by no step")
 
 
 def _read_placed_before(key: str, value: object, where: Where, guest: Guest) -> list[Check]:
@@ -176,7 +214,8 @@ def _read_equal(key: str, value: object, where: Where, _guest: Guest) -> list[Ch
 _READERS: dict[str, Callable[[str, object, Where, Guest], list[Check]]] = {
     "status": _read_sides,
     "exit-status": _read_sides,
-    "urgent-order": _read_order,
+    URGENT_ORDER: _read_order,
+    SERVED_ORDER: _read_served,
     **dict.fromkeys(COUNTS, _read_count),
     "placed-before": _read_placed_before,
     "wait-ratio": _read_wait_ratio,

@@ -27,6 +27,7 @@ class Gate:
         # Pipes that wait for a change of anything here.
         self.changed = trio.lowlevel.ParkingLot()
         self._random = random.Random(seed)
+        self._stands = False
         self._stall: NetworkAction | None = None
         self._delay: NetworkAction | None = None
         self._throttle: NetworkAction | None = None
@@ -36,8 +37,19 @@ class Gate:
 
     @property
     def stalled(self) -> bool:
-        """Whether nothing may go."""
+        """Whether a scenario wants nothing to go."""
         return self._stall is not None
+
+    @property
+    def shut(self) -> bool:
+        """Whether nothing may go."""
+        return self.stalled or self._stands
+
+    def stand(self, stands: bool) -> None:
+        """Let nothing through, or no longer for that reason; no action changes it."""
+        if stands != self._stands:
+            self._stands = stands
+            self.changed.unpark_all()
 
     @property
     def delay_seconds(self) -> float:

@@ -10,6 +10,7 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.geometry import PageId
 from protocol.states import FINAL
+from scripts.injection.marks import Passing
 
 # Of several states the one that tells most of what went wrong.
 _STATES = ("failed", "cancelled", "completed")
@@ -25,6 +26,7 @@ class Outcome:
         events: Of both sides, in the order in which they came.
         report: The source's, None if it wrote none; not whole if it failed.
         carriers: For watched pages, the channels that brought bytes of it, in order.
+        passings: For watched pages, when the proxy last saw bytes of it pass.
         unfired: Numbers of the steps that never happened.
         timed_out: It was ended from outside.
         differing_target_pages: How many of the source's are not the destination's in the end; None
@@ -36,6 +38,7 @@ class Outcome:
     events: Sequence[Mapping[str, Any]] = ()
     report: Mapping[str, Any] | None = None
     carriers: Mapping[PageId, Sequence[Channel]] = field(default_factory=dict)
+    passings: Mapping[PageId, Passing] = field(default_factory=dict)
     unfired: tuple[int, ...] = ()
     timed_out: bool = False
     differing_target_pages: int | None = None
@@ -76,6 +79,22 @@ class Outcome:
             if event["side"] == "dest"
         ]
         return list(dict.fromkeys(found))
+
+    def served(self) -> dict[PageId, int]:
+        """Return all pages in the order in which the source had handed them whole to a connection.
+
+        With the time of that.  Of a page that went again, because a break or a change had lost it,
+        the last time counts; of runs of small pages only the first is named, so they say nothing
+        of a page that has its own word.
+        """
+        found: dict[PageId, int] = {}
+        for event in self.named(events.PAGE_SENT):
+            pages = range(event["page"], event["page"] + event.get("pages", 1))
+            for page in (PageId(event["block"], index) for index in pages):
+                if len(pages) == 1:
+                    found.pop(page, None)
+                found.setdefault(page, event["t-ns"])
+        return found
 
     def placed(self) -> list[PageId]:
         """Return all pages in the order in which they became whole."""

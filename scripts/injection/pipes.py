@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import socket
 import struct
 import termios
+import time
 from collections import deque
 from contextlib import suppress
 from typing import Protocol
@@ -14,8 +16,10 @@ from typing import Protocol
 import trio
 
 from protocol.channels import Channel
+from protocol.geometry import PageId
 from scripts.injection.gates import Gate
-from scripts.injection.tap import Direction, Mark, Marks, Piece, Tap
+from scripts.injection.marks import Direction, Mark, Marks
+from scripts.injection.tap import Piece, Tap
 
 _READ_BYTES = 64 * 1024
 
@@ -35,6 +39,10 @@ class Owner(Protocol):
     def cut(self) -> bool:
         """Whether nothing more may pass."""
 
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody is at either end."""
+
     def gate(self, channel: Channel | None, direction: Direction) -> Gate:
         """Return what is done to a channel's bytes in a direction."""
 
@@ -43,6 +51,9 @@ class Owner(Protocol):
 
     def reached(self, mark: Mark) -> None:
         """Tell of a mark."""
+
+    def requested(self, page: PageId) -> None:
+        """Tell of a page request that is here; the source does not have it."""
 
 
 class Pipe:
@@ -57,6 +68,8 @@ class Pipe:
         marks: Marks,
     ) -> None:
         self.tap = Tap(direction, marks)
+        # Looks at what has come, while the other is about what goes.
+        self._lookout = Tap(direction, marks.without_any(), connection.requested)
         self._connection = connection
         self._direction = direction
         self._in = inward
@@ -86,7 +99,7 @@ class Pipe:
 
     def learn(self, channel: Channel) -> None:
         """Learn of which channel this is."""
-        self.tap.channel = channel
+        self.tap.channel = self._lookout.channel = channel
         self._gate = self._connection.gate(channel, self._direction)
 
     def wake(self) -> None:
@@ -102,6 +115,9 @@ class Pipe:
             self._queue.append((trio.current_time() + self._gate.delay_seconds, data))
             self._queued_bytes += len(data)
             self._moved.unpark_all()
+            if self._direction is Direction.BACKWARD:
+                for _ in self._lookout.feed(memoryview(data)):
+                    continue
             if not data:
                 return
 
@@ -142,7 +158,12 @@ class Pipe:
     async def _pass_on(self, data: memoryview) -> None:
         """Send, up to each mark; at it, let happen what is to happen before the next byte."""
         start = 0
-        for piece in self.tap.feed(data):
+        for piece in self.tap.feed(data, time.monotonic_ns()):
+            if piece.held:
+                await self._send(data[start : piece.start])
+                start = piece.start
+                await self._wait_change()
+                continue
             if self._gate.corrupts(piece.part):
                 await self._send(data[start : piece.start])
                 await self._send(self._gate.corrupt(piece.part, data[piece.start : piece.stop]))
@@ -170,7 +191,7 @@ class Pipe:
         allowed = 0
         while data and not self._closed:
             if self._is_held():
-                await gate.changed.park()
+                await self._wait_change()
                 continue
             if not allowed:
                 allowed = await self._take_turn(gate, len(data))
@@ -181,6 +202,17 @@ class Pipe:
             count = self._send_now(data[:allowed])
             allowed -= count
             data = data[count:]
+
+    async def _wait_change(self) -> None:
+        """Wait, in the middle of a piece, until there is another look to be had at the gate.
+
+        Raises:
+            OSError: Meanwhile both ends have gone; nothing of what is here passes any more.
+        """
+        self._moved.unpark_all()
+        await self._gate.changed.park()
+        if self._connection.deserted:
+            raise BrokenPipeError
 
     async def _take_turn(self, gate: Gate, count: int) -> int:
         """Wait for the rate; return how many of so many bytes may go, 0 if the gate has changed."""
@@ -194,7 +226,7 @@ class Pipe:
         return count
 
     def _is_held(self) -> bool:
-        return self._gate.stalled or self._connection.cut
+        return self._gate.shut or self._connection.cut
 
     def _send_now(self, data: memoryview) -> int:
         """Hand bytes to the kernel without waiting, so that no action can come in between."""
@@ -208,6 +240,13 @@ def reset_on_close(sock: trio.socket.SocketType) -> None:
     """Have the other end see a reset, not an end of file, when the socket is closed."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+
+
+def is_left(sock: trio.socket.SocketType) -> bool:
+    """Tell whether the other end has closed or reset a connection."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def unacknowledged_bytes(sock: trio.socket.SocketType) -> int:

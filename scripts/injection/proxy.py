@@ -6,15 +6,16 @@ source believes to have sent and what the destination has stay close to each oth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import trio
 
 from protocol.channels import Channel
+from protocol.geometry import PageId
 from scripts.injection.actions import NetworkAction
 from scripts.injection.gates import Gate
-from scripts.injection.pipes import Pipe, reset_on_close, unacknowledged_bytes
-from scripts.injection.tap import Direction, Mark, Marks
+from scripts.injection.marks import Direction, Mark, Marks
+from scripts.injection.pipes import Pipe, is_left, reset_on_close, unacknowledged_bytes
 from scripts.processes.throttle import Bucket, keep_little
 
 # What went before a cut must arrive before it; the receiver reads at once, or is stopped.
@@ -26,7 +27,13 @@ class Proxy:
     """Stands between a source and a destination; `serve` it, and `act` at any time."""
 
     def __init__(
-        self, marks: Marks, on_reached: Callable[[Mark], None], *, link_rate: int = 0, seed: int = 0
+        self,
+        marks: Marks,
+        on_reached: Callable[[Mark], None],
+        on_request: Callable[[PageId], None] = lambda _: None,
+        *,
+        link_rate: int = 0,
+        seed: int = 0,
     ) -> None:
         """Prepare; nothing listens yet.
 
@@ -34,12 +41,16 @@ class Proxy:
             marks: What to stop at.
             on_reached: Called with each mark when the byte that reaches it has been passed on, and
                 before the next one is.  It may `act`.
+            on_request: Called with the page of each page request when that has come, and before it
+                is passed on.  It may `act`.
             link_rate: Bytes a second of all connections together, each direction for itself; 0 for
                 no limit.
             seed: What decides which bits a corruption flips.
         """
         self._marks = marks
         self._on_reached = on_reached
+        self._on_request = on_request
+        self._standing: frozenset[Direction] = frozenset()
         self._connections: set[_Connection] = set()
         # Channels that are unplugged, by the action that did it.
         self._unplugged: dict[Channel, NetworkAction] = {}
@@ -77,6 +88,9 @@ class Proxy:
         """Do something to the network, from the next byte on."""
         # One rate for all that an action slows down, as if it were one link; each way for itself.
         buckets = {way: Bucket(action.rate) if action.rate else None for way in Direction}
+        if action.page is not None:
+            self._hold_or_release(action, action.page)
+            return
         for channel in action.channels:
             for direction in action.directions:
                 self._gates[channel, direction].apply(action, buckets[direction])
@@ -89,6 +103,30 @@ class Proxy:
                 connection.act(action)
         if action.for_ms is not None and self._nursery is not None:
             self._nursery.start_soon(self._undo_later, action, action.for_ms / 1000)
+        self._let_stand()
+
+    def stand_still(self, ways: Collection[Direction]) -> None:
+        """Let nothing pass in these directions, beside whatever else is done to them.
+
+        With only the way forward it is until the source has heard what goes back; where that is
+        itself stalled it is not waited for.
+        """
+        self._standing = frozenset(ways)
+        self._let_stand()
+
+    def _let_stand(self) -> None:
+        back = self._gates[Channel.PRECOPY, Direction.BACKWARD]
+        in_vain = self._standing == {Direction.FORWARD} and back.stalled
+        for (_, direction), gate in self._gates.items():
+            gate.stand(direction in self._standing and not in_vain)
+
+    def _hold_or_release(self, action: NetworkAction, page: PageId) -> None:
+        if action.do == "hold":
+            self._marks.hold(page, action.share, action.channels)
+            return
+        self._marks.release(page)
+        for gate in self._gates.values():
+            gate.changed.unpark_all()
 
     def gate(self, channel: Channel | None, direction: Direction) -> Gate:
         """Return what is done to a channel's bytes in a direction; None for a role not known."""
@@ -103,10 +141,15 @@ class Proxy:
         """Tell of a mark."""
         self._on_reached(mark)
 
+    def requested(self, page: PageId) -> None:
+        """Tell of a page request that has come."""
+        self._on_request(page)
+
     async def _undo_later(self, action: NetworkAction, seconds: float) -> None:
         await trio.sleep(seconds)
         for gate in self._gates.values():
             gate.undo(action)
+        self._let_stand()
         for channel in [each for each, by in self._unplugged.items() if by is action]:
             del self._unplugged[channel]
 
@@ -148,6 +191,11 @@ class _Connection:
         """Whether nothing more may pass."""
         return self._cutting.is_set()
 
+    @property
+    def deserted(self) -> bool:
+        """Whether nobody is at either end."""
+        return all(map(is_left, self._sockets))
+
     async def run(self) -> None:
         """Pass on until both ways have ended, or the connection is reset."""
         async with trio.open_nursery() as nursery:
@@ -176,6 +224,10 @@ class _Connection:
     def reached(self, mark: Mark) -> None:
         """Tell of a mark."""
         self._proxy.reached(mark)
+
+    def requested(self, page: PageId) -> None:
+        """Tell of a page request that has come."""
+        self._proxy.requested(page)
 
     def act(self, action: NetworkAction) -> None:
         """Do what an action does to a connection as a whole."""

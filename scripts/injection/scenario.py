@@ -15,7 +15,7 @@ import click
 
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
-from protocol.geometry import Geometry
+from protocol.geometry import Geometry, PageId
 from protocol.limits import VCPU_COUNT_MAX
 from protocol.policy import Policy
 from protocol.units import parse_rate
@@ -23,7 +23,8 @@ from scripts.configure import dest_config, source_config
 from scripts.credentials import credentials
 from scripts.injection.actions import Action, Fault, NetworkAction, read_action
 from scripts.injection.expect import Expect, read_expect
-from scripts.injection.guest_terms import Guest
+from scripts.injection.guest_terms import Guest, page_name
+from scripts.injection.marks import Mark, ShareMark
 from scripts.injection.qemu_terms import (
     QemuTerms,
     check_options,
@@ -32,7 +33,6 @@ from scripts.injection.qemu_terms import (
     read_source,
 )
 from scripts.injection.scenario_text import ScenarioError, Where, read_toml
-from scripts.injection.tap import Mark
 from scripts.injection.triggers import (
     Entered,
     Passed,
@@ -47,13 +47,16 @@ from scripts.options import OPTIONS, Values
 __all__ = ["Scenario", "ScenarioError", "Step", "read_scenario"]
 
 SECTIONS = ("name", "timeout", "source", "migration", "step", "expect")
-TIMEOUT = "30s"
+# It ends what hangs, and says nothing of what is slow: the slowest machine comes to its end before.
+TIMEOUT = "180s"
+# Nor is a slow one silent.
+SILENCE_LIMIT = "60s"
 
 # What `midstream inject` says itself; `link` is not an option of either side.
 _OWN_OPTIONS = frozenset({"report", "events", "steps", "quiet", "verbose", "trace", "html", "save"})
 LINK = "link"
 
-# What the destination does by itself when it happens.
+# What the destination does by itself when it happens, if nobody stands between the two.
 _SCRIPTED = (Received, Requested, Placed)
 
 
@@ -113,11 +116,14 @@ def read_scenario(path: Path) -> Scenario:
     inside = where.inside("migration")
     link_rate = _link_rate(options.pop(LINK, "0"), inside)
     values = _values(options, inside)
+    if qemu is None and "silence-limit" not in options:
+        values["silence_limit"] = SILENCE_LIMIT
     guest = _guest(values, options, inside)
     if qemu is not None:
         check_options(qemu, table.get("migration", {}), values, inside)
         guest = guest_of(qemu, guest)
     steps = _steps(table.get("step", []), where, guest, timeout_ms)
+    _check_releases(steps, where, guest)
     for step in steps if qemu is not None else ():
         check_step(step.when, step.action, where.inside("step", step.number))
     if "vcpus" not in options:
@@ -126,15 +132,21 @@ def read_scenario(path: Path) -> Scenario:
         # Of several rates there must be one for each vCPU, which only now can be told.
         guest = _guest(values, options, inside)
         guest = guest_of(qemu, guest) if qemu is not None else guest
+    faults = [step.action for step in steps if isinstance(step.action, Fault)]
+    touched = {page for fault in faults for page in fault.pages}
     expect = read_expect(
-        _table(table, "expect", where), where.inside("expect"), guest, of_qemu=qemu is not None
+        _table(table, "expect", where),
+        where.inside("expect"),
+        guest,
+        touched=touched if guest.scripted else None,
+        of_qemu=qemu is not None,
     )
     if "expect" not in table:
         raise where.wrong("", "a scenario without [expect] shows nothing")
     scenario = Scenario(
         path, name, values, guest.geometry, guest.policy, link_rate, timeout_ms, steps, expect, qemu
     )
-    if values["tls_cert"] is not None and needs_proxy(scenario):
+    if values["tls_cert"] is not None and _needs_proxy(scenario):
         raise inside.wrong("tls-cert", "what passes is encrypted, the proxy finds no page in it")
     return scenario
 
@@ -227,33 +239,72 @@ def _step(table: dict[str, Any], where: Where, guest: Guest, timeout_ms: float) 
     return Step(where.number, where.line_of("when"), when, action)
 
 
+def _check_releases(steps: tuple[Step, ...], where: Where, guest: Guest) -> None:
+    """Refuse that a page is let go which nothing holds."""
+    held = {page for step in steps if (page := _page_of(step, "hold")) is not None}
+    for step in steps:
+        page = _page_of(step, "release")
+        if page is not None and page not in held:
+            name = page_name(page, guest.geometry)
+            raise where.inside("step", step.number).wrong("network", f"no step holds page {name}")
+
+
+def _page_of(step: Step, do: str) -> PageId | None:
+    """Return the page to which a step does something of that name, None if it does not."""
+    action = step.action
+    return action.page if isinstance(action, NetworkAction) and action.do == do else None
+
+
 def _needs_postcopy(when: Trigger) -> bool:
     if isinstance(when, Entered):
         return when.state.startswith("postcopy")
     return isinstance(when, (Requested, Placed))
 
 
-def is_scripted(step: Step) -> bool:
+def is_scripted(scenario: Scenario, step: Step) -> bool:
     """Tell whether a step is the destination's own to do."""
-    return isinstance(step.action, Fault) and isinstance(step.when, _SCRIPTED)
+    own = isinstance(step.action, Fault) and isinstance(step.when, _SCRIPTED)
+    return own and not has_proxy(scenario)
 
 
-def needs_proxy(scenario: Scenario) -> bool:
-    """Tell whether a scenario asks for anything that only a proxy can see or do."""
+def has_proxy(scenario: Scenario) -> bool:
+    """Tell whether a proxy stands between the sides: where one can, it is there for each fault."""
     # It does not speak QEMU's protocol, and its sockets would hold what QEMU's shall not.
-    return scenario.qemu is None and bool(
+    if scenario.qemu is not None or scenario.values["tls_cert"] is not None:
+        return False
+    return _needs_proxy(scenario) or any(isinstance(step.action, Fault) for step in scenario.steps)
+
+
+def _needs_proxy(scenario: Scenario) -> bool:
+    """Tell whether a scenario asks for anything that only a proxy can see or do."""
+    return bool(
         scenario.link_rate
         or scenario.expect.watched
-        or any(isinstance(step.action, NetworkAction) for step in scenario.steps)
-        or wire_marks(scenario)
+        or any(
+            isinstance(step.action, NetworkAction)
+            or isinstance(step.when, Passed)
+            or (isinstance(step.when, Received) and not isinstance(step.action, Fault))
+            for step in scenario.steps
+        )
     )
+
+
+def wire_mark(step: Step) -> Mark | None:
+    """Return the byte that a step waits for, None if it waits for something else."""
+    match step.when:
+        case Received(page, share):
+            return ShareMark(page, share, in_postcopy=isinstance(step.action, Fault))
+        case Passed(mark):
+            return mark
+    return None
 
 
 def wire_marks(scenario: Scenario) -> list[Mark]:
     """Return what the proxy is to stop at."""
-    found: list[Mark] = [
-        step.when.mark
-        for step in scenario.steps
-        if isinstance(step.when, (Received, Passed)) and not is_scripted(step)
-    ]
+    found = [mark for step in scenario.steps if (mark := wire_mark(step)) is not None]
     return list(dict.fromkeys(found))
+
+
+def held_pages(scenario: Scenario) -> set[PageId]:
+    """Return the pages that steps hold."""
+    return {page for step in scenario.steps if (page := _page_of(step, "hold")) is not None}

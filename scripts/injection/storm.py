@@ -15,9 +15,9 @@ from typing import NamedTuple
 from protocol.channels import Channel
 from protocol.states import State
 from scripts.injection.actions import NetworkAction
+from scripts.injection.marks import BytesMark, Direction
 from scripts.injection.outcome import Outcome
 from scripts.injection.scenario import Scenario, Step
-from scripts.injection.tap import BytesMark, Direction
 from scripts.injection.triggers import Passed
 
 # How often one run's connections are broken at most; the later ones break recoveries.

@@ -1,28 +1,26 @@
 """Follows what passes between the two sides: which frame, which page, which byte.
 
 A `Tap` is fed one direction of one connection, in whatever pieces it comes, and cuts it where
-something begins, ends or is reached.  `Marks` is what the taps of all connections share: the places
-to stop at, and what has passed of the pages that matter.  Neither knows a socket or a clock; page
-bytes are counted, never copied.
+something begins, ends, is reached or is held; what the taps of all connections share is `Marks`.
+Neither knows a socket or a clock; page bytes are counted, never copied.
 """
 
 from __future__ import annotations
 
-import math
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
-from protocol.geometry import Geometry, PageId, Span
+from protocol.geometry import PageId, Span
 from protocol.limits import HEADER_BYTES_MAX
 from protocol.messages import (
     Hello,
     Message,
     PageData,
+    PageRequest,
     PageRest,
     Resume,
     RunData,
@@ -32,15 +30,9 @@ from protocol.messages import (
 from protocol.proof import DEST_BYTES, SOURCE_BYTES, TAG, TAG_BYTES
 from protocol.runs import unpack_runs
 from protocol.wire import Decoder
+from scripts.injection.marks import Direction, Mark, Marks
 
 _LENGTH = struct.Struct(">I")
-
-
-class Direction(Enum):
-    """Which way bytes go: from the source to the destination, or back."""
-
-    FORWARD = "forward"
-    BACKWARD = "backward"
 
 
 class Part(Enum):
@@ -51,26 +43,6 @@ class Part(Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True)
-class ShareMark:
-    """The byte with which a share of a page has passed, over whichever channels."""
-
-    page: PageId
-    share: float
-
-
-@dataclass(frozen=True)
-class BytesMark:
-    """The byte with which so many have passed on a channel, in one direction."""
-
-    count: int
-    channel: Channel
-    direction: Direction
-
-
-Mark = ShareMark | BytesMark
-
-
 class Piece(NamedTuple):
     """A stretch of what a tap was fed.
 
@@ -79,134 +51,14 @@ class Piece(NamedTuple):
         stop: The byte after its last.
         part: What all of it belongs to.
         reached: The marks that its last byte reaches.
+        held: It has no bytes: what follows is held, and may not be looked at before it is let go.
     """
 
     start: int
     stop: int
     part: Part
-    reached: tuple[Mark, ...]
-
-
-@dataclass
-class _Held:
-    """The stretches of a page that have passed, in order, none touching another."""
-
-    stretches: list[tuple[int, int]] = field(default_factory=list)
-
-    @property
-    def count(self) -> int:
-        return sum(stop - start for start, stop in self.stretches)
-
-    def gaps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield what of a stretch has not passed."""
-        for held_start, held_stop in self.stretches:
-            if held_stop <= start:
-                continue
-            if held_start >= stop:
-                break
-            if start < held_start:
-                yield start, held_start
-            start = held_stop
-        if start < stop:
-            yield start, stop
-
-    def add(self, start: int, stop: int) -> None:
-        apart = [held for held in self.stretches if held[1] < start or held[0] > stop]
-        joined = [held for held in self.stretches if held not in apart]
-        first = min([start, *(held[0] for held in joined)])
-        last = max([stop, *(held[1] for held in joined)])
-        self.stretches = sorted([*apart, (first, last)])
-
-
-class Marks:
-    """Where to stop, and what has passed so far; one for all connections of a migration."""
-
-    def __init__(
-        self, geometry: Geometry, marks: Iterable[Mark], watched: Iterable[PageId] = ()
-    ) -> None:
-        """Start with nothing passed.
-
-        Args:
-            geometry: The guest's blocks.
-            marks: What to stop at, each once.
-            watched: Pages of which `carriers` are wanted.
-        """
-        self.carriers: dict[PageId, list[Channel]] = {page: [] for page in watched}
-        self._geometry = geometry
-        self._shares = [mark for mark in marks if isinstance(mark, ShareMark)]
-        self._counts = [mark for mark in marks if isinstance(mark, BytesMark)]
-        self._held = {mark.page: _Held() for mark in self._shares}
-        self._passed: dict[tuple[Channel, Direction], int] = {}
-
-    @property
-    def passages(self) -> dict[tuple[Channel, Direction], int]:
-        """How many bytes have passed on each channel, each way."""
-        return dict(self._passed)
-
-    def page_limit(self, span: Span) -> int:
-        """Return how many bytes of a stretch may pass before a mark is reached, or its length."""
-        limit = span.length
-        for mark in self._shares:
-            first, start, stop = self._inside(mark.page, span)
-            due = self._due(mark)
-            for gap_start, gap_stop in self._held[mark.page].gaps(start, stop):
-                if due <= gap_stop - gap_start:
-                    limit = min(limit, first + gap_start - start + due)
-                    break
-                due -= gap_stop - gap_start
-        return limit
-
-    def page_passed(self, channel: Channel, span: Span) -> list[Mark]:
-        """Take a stretch of pages that has passed; return the marks that it reaches."""
-        for page, channels in self.carriers.items():
-            _, start, stop = self._inside(page, span)
-            if start < stop and channel not in channels:
-                channels.append(channel)
-        for page, held in self._held.items():
-            _, start, stop = self._inside(page, span)
-            if start < stop:
-                held.add(start, stop)
-        reached = [mark for mark in self._shares if self._due(mark) <= 0]
-        self._shares = [mark for mark in self._shares if mark not in reached]
-        return list(reached)
-
-    def bytes_limit(self, channel: Channel, direction: Direction, count: int) -> int:
-        """Return how many of so many bytes may pass before a mark is reached, or all of them."""
-        passed = self._passed.get((channel, direction), 0)
-        for mark in self._counts:
-            if (mark.channel, mark.direction) == (channel, direction):
-                count = min(count, max(mark.count - passed, 0) or count)
-        return count
-
-    def bytes_passed(self, channel: Channel, direction: Direction, count: int) -> list[Mark]:
-        """Take so many bytes that have passed; return the marks that they reach."""
-        key = (channel, direction)
-        passed = self._passed[key] = self._passed.get(key, 0) + count
-        reached = [
-            mark
-            for mark in self._counts
-            if (mark.channel, mark.direction) == key and mark.count <= passed
-        ]
-        self._counts = [mark for mark in self._counts if mark not in reached]
-        return list(reached)
-
-    def switched_over(self) -> None:
-        """Forget what carried pages in precopy: what matters comes from now on."""
-        for channels in self.carriers.values():
-            channels.clear()
-
-    def _due(self, mark: ShareMark) -> int:
-        """Return how many bytes are missing until a share is reached."""
-        page_bytes = self._geometry.page_span(mark.page).length
-        return math.ceil(mark.share * page_bytes) - self._held[mark.page].count
-
-    def _inside(self, page: PageId, span: Span) -> tuple[int, int, int]:
-        """Return where in a stretch a page begins, and which bytes of the page lie in it."""
-        whole = self._geometry.page_span(page)
-        if whole.block != span.block:
-            return 0, 0, 0
-        start, stop = max(whole.offset, span.offset), min(whole.end, span.end)
-        return start - span.offset, start - whole.offset, max(stop, start) - whole.offset
+    reached: tuple[Mark, ...] = ()
+    held: bool = False
 
 
 class Tap:
@@ -217,9 +69,21 @@ class Tap:
             told.
     """
 
-    def __init__(self, direction: Direction, marks: Marks) -> None:
-        """Start at the beginning of a connection."""
+    def __init__(
+        self,
+        direction: Direction,
+        marks: Marks,
+        on_request: Callable[[PageId], None] = lambda _: None,
+    ) -> None:
+        """Start at the beginning of a connection.
+
+        Args:
+            direction: Which way its bytes go.
+            marks: Where to stop.
+            on_request: Called with the page of each page request that goes by.
+        """
         self.channel: Channel | None = None
+        self._on_request = on_request
         self._direction = direction
         self._marks = marks
         self._head = bytearray()
@@ -234,17 +98,26 @@ class Tap:
         # Where a secret is proved, this much is before the first frame.
         self._proof_bytes_left = 0
         self._begun = False
+        self._now_ns = 0
 
-    def feed(self, data: memoryview) -> Iterator[Piece]:
+    def feed(self, data: memoryview, now_ns: int = 0) -> Iterator[Piece]:
         """Cut bytes into pieces; the next one is made when it is asked for.
 
         So what is done about a mark is done before anything behind it is looked at.
+
+        Args:
+            data: What has come, all of it behind what came before.
+            now_ns: The time, by the clock of the sides' events.
         """
         at = 0
+        self._now_ns = now_ns
         while at < len(data):
             part, limit = self._next(len(data) - at)
             if self.channel is not None:
                 limit = self._marks.bytes_limit(self.channel, self._direction, limit)
+            if not limit or (part is Part.HEADER and self._names_held(data[at : at + limit])):
+                yield Piece(at, at, part, held=True)
+                continue
             reached = self._take(part, data[at : at + limit])
             self._uncounted += limit
             if self.channel is not None:
@@ -265,7 +138,16 @@ class Tap:
         if not self._places:
             return Part.OTHER, limit
         block, offset, length = self._places[-1]
-        return Part.PAGE, self._marks.page_limit(Span(block, offset, min(limit, length)))
+        span = Span(block, offset, min(limit, length))
+        return Part.PAGE, self._marks.page_limit(self.channel, span)
+
+    def _names_held(self, data: memoryview) -> bool:
+        """Tell whether the end of a head names zeros of a page that is held."""
+        whole = len(self._head) + len(data) == self._head_bytes > _LENGTH.size
+        if not whole or self._blind or self._direction is Direction.BACKWARD:
+            return False
+        message = _decoded(self._head + data)
+        return any(self._marks.is_held(self.channel, span) for span in _zeros_of(message))
 
     def _take(self, part: Part, data: memoryview) -> list[Mark]:
         if part is Part.HEADER:
@@ -281,7 +163,11 @@ class Tap:
         block, offset, length = self._places.pop()
         if length > len(data):
             self._places.append(Span(block, offset + len(data), length - len(data)))
-        return self._marks.page_passed(self.channel, Span(block, offset, len(data)))
+        return self._passed(Span(block, offset, len(data)))
+
+    def _passed(self, span: Span) -> list[Mark]:
+        assert self.channel is not None
+        return self._marks.page_passed(self.channel, span, self._now_ns)
 
     def _take_head(self, data: memoryview) -> list[Mark]:
         self._head += data
@@ -300,14 +186,10 @@ class Tap:
             self._head_bytes += length
             return []
         head, self._head, self._head_bytes = self._head, bytearray(), _LENGTH.size
-        decoder = Decoder()
-        try:
-            decoder.receive_data(head)
-            message = decoder.next_message()
-        except RemoteProtocolError:
+        message = _decoded(head)
+        if message is None:
             self._blind = True
             return []
-        assert message is not None, "it has all the bytes that it announced"
         return self._begin(message)
 
     def _begin(self, message: Message) -> list[Mark]:
@@ -321,12 +203,12 @@ class Tap:
                 self._marks.switched_over()
             case PageData() | PageRest():
                 self._places = [Span(message.block, message.offset, message.payload_bytes)]
+            case PageRequest():
+                self._on_request(PageId(message.block, message.page))
             case RunData():
                 return self._begin_runs(message)
             case ZeroData() if self.channel is not None:
-                return self._marks.page_passed(
-                    self.channel, Span(message.block, message.offset, message.length)
-                )
+                return self._passed(Span(message.block, message.offset, message.length))
         return []
 
     def _begin_runs(self, message: RunData) -> list[Mark]:
@@ -341,8 +223,33 @@ class Tap:
             if not zero:
                 self._places.append(span)
             elif self.channel is not None:
-                reached += self._marks.page_passed(self.channel, span)
+                reached += self._passed(span)
         self._places.reverse()
         if sum(span.length for span in self._places) != message.payload_bytes:
             self._blind = True
         return reached
+
+
+def _decoded(head: bytes | bytearray) -> Message | None:
+    """Return the message of a whole head, None if it is no head."""
+    decoder = Decoder()
+    try:
+        decoder.receive_data(head)
+        message = decoder.next_message()
+    except RemoteProtocolError:
+        return None
+    assert message is not None, "it has all the bytes that it announced"
+    return message
+
+
+def _zeros_of(message: Message | None) -> list[Span]:
+    """Return what a message says is zero; no bytes of that follow."""
+    if isinstance(message, ZeroData):
+        return [Span(message.block, message.offset, message.length)]
+    if not isinstance(message, RunData):
+        return []
+    try:
+        runs, is_zero = unpack_runs(message.block, message.offset, message.runs)
+    except RemoteProtocolError:
+        return []
+    return [span for span, zero in zip(runs.spans(), is_zero.tolist(), strict=True) if zero]

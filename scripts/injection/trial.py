@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from scripts.configure import parse_address
 from scripts.credentials import read_or_make_secret
 from scripts.injection.actions import NetworkAction, ProcessAction
 from scripts.injection.director import Director, write_script
+from scripts.injection.marks import Direction, Marks
 from scripts.injection.outcome import Outcome
 from scripts.injection.proxy import Proxy
 from scripts.injection.qemu_results import carriers_told, differing_target_pages
-from scripts.injection.scenario import Scenario, needs_proxy, wire_marks
+from scripts.injection.scenario import Scenario, has_proxy, held_pages, wire_marks
 from scripts.injection.storm import Passages
-from scripts.injection.tap import Marks
 from scripts.options import DEST, QEMU, SOURCE, options_of, to_arguments
 from scripts.processes.child import Child
 from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
@@ -59,7 +59,8 @@ class Trial:
         """
         self._scenario = scenario
         self._folder = folder
-        self._marks = Marks(scenario.geometry, wire_marks(scenario), scenario.expect.watched)
+        watched = {*scenario.expect.watched, *held_pages(scenario)}
+        self._marks = Marks(scenario.geometry, wire_marks(scenario), watched)
         self._proxy: Proxy | None = None
         self._children: dict[str, Child] = {}
         self._events: list[dict[str, Any]] = []
@@ -115,6 +116,11 @@ class Trial:
         if action.for_ms is not None:
             self._start_soon(self._continue_later, action)
 
+    def stand_still(self, ways: Collection[Direction]) -> None:
+        """Let nothing pass in these directions, and everything in the others."""
+        assert self._proxy is not None, "without one nothing is made to stand still"
+        self._proxy.stand_still(ways)
+
     def _start_soon(self, task: Any, *arguments: Any) -> None:  # noqa: ANN401 - as in trio
         assert self._nursery is not None
         self._nursery.start_soon(task, *arguments)
@@ -128,10 +134,11 @@ class Trial:
         dest = self._start_dest()
         address = await dest.read_line(LISTENING)
         host, port = parse_address(address, "--listen")
-        if needs_proxy(self._scenario):
+        if has_proxy(self._scenario):
             self._proxy = Proxy(
                 self._marks,
                 self.director.reached,
+                self.director.requested,
                 link_rate=self._scenario.link_rate,
                 seed=int(self._scenario.values["seed"]),
             )
@@ -151,6 +158,7 @@ class Trial:
     async def _wait(self, child: Child, scope: trio.CancelScope) -> None:
         """Wait for a side; when it has failed, the other has not for ever to notice."""
         status = await child.wait()
+        self.director.ended()
         if status:
             scope.deadline = min(scope.deadline, trio.current_time() + END_SECONDS_MAX)
         if child is not self._children[DEST] and not self._met:
@@ -248,6 +256,7 @@ class Trial:
             events=self._events,
             report=json.loads(report.read_text(encoding="utf-8")) if report.exists() else None,
             carriers=carriers,
+            passings=self._marks.passings,
             unfired=self.director.unfired(),
             timed_out=self._timed_out,
             differing_target_pages=differing,

@@ -8,8 +8,8 @@ from typing import Any
 from protocol.geometry import PageId
 from protocol.states import State
 from scripts.injection.guest_terms import Guest, read_channel, read_page
+from scripts.injection.marks import BytesMark, Direction
 from scripts.injection.scenario_text import Where
-from scripts.injection.tap import BytesMark, Direction, ShareMark
 
 SIDES = ("source", "dest")
 
@@ -29,11 +29,6 @@ class Received:
 
     page: PageId
     share: float
-
-    @property
-    def mark(self) -> ShareMark:
-        """Where the proxy finds it on the wire."""
-        return ShareMark(self.page, self.share)
 
 
 @dataclass(frozen=True)

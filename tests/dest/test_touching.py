@@ -61,7 +61,7 @@ async def test_a_touch_that_does_not_fault_lets_the_next_one_go() -> None:
         toucher.ask(PageId(0, 1))
         await wait_all_tasks_blocked()
         assert len(guest.touches) == 1
-        toucher.touched(0)
+        assert toucher.touched(0) == PageId(0, 0)
         await wait_all_tasks_blocked()
         assert guest.touches == [(0, 0), (0, PER_PAGE)]
 

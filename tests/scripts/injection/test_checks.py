@@ -15,8 +15,10 @@ from scripts.injection.checks import (
     OfSides,
     Order,
     PlacedBefore,
+    ServedOrder,
     WaitRatio,
 )
+from scripts.injection.marks import Passing
 from scripts.injection.outcome import Outcome
 
 GEOMETRY = Geometry((RamBlock("ram", 32 << 20, 2 << 20), RamBlock("rom", 16384, 4096)))
@@ -131,6 +133,73 @@ def test_what_is_so_is_no_failure(check: Check) -> None:
 def test_what_is_not_so_is_told(check: Check, failure: tuple[str, str, str]) -> None:
     """What was expected and what was seen are said in words."""
     assert check.failure(DONE) == failure
+
+
+def sent(index: int, t_ns: int, **fields: object) -> dict[str, Any]:
+    """Return the source's word that a page is whole with its connection."""
+    return {
+        "event": "page-sent", "side": "source", "block": 0, "page": index, "t-ns": t_ns, **fields
+    }  # fmt: skip
+
+
+def served(*events: dict[str, Any], **passings: tuple[Passing, list[Channel]]) -> Outcome:
+    """Return a run in which pages 5, 9 and 11 were asked for, and how they passed."""
+    asked = [event("page-request", index) for index in (9, 5, 11)]
+    seen = {page(int(name[1:])): each for name, each in passings.items()}
+    return Outcome(
+        {}, events=[*asked, *events],
+        passings={page: passing for page, (passing, _) in seen.items()},
+        carriers={page: channels for page, (_, channels) in seen.items()},
+    )  # fmt: skip
+
+
+ON_PRECOPY, ON_POSTCOPY = [Channel.PRECOPY], [Channel.POSTCOPY]
+IN_TURN = (sent(1, 10), sent(9, 20), sent(5, 30), sent(11, 40))
+PASSED = {
+    "p9": (Passing(1, 25, is_whole=True), ON_POSTCOPY),
+    "p5": (Passing(3, 55, is_whole=True), ON_PRECOPY),
+    "p11": (Passing(2, 45, is_whole=True), ON_POSTCOPY),
+}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "seen"),
+    [
+        # One connection overtook the other: what was served before may pass behind.
+        (served(*IN_TURN, **PASSED), None),
+        # Of a page that went again the last time counts, but not as one of a run of many.
+        (served(sent(11, 5), *IN_TURN, **PASSED), None),
+        (served(*IN_TURN, sent(4, 50, pages=4), **PASSED), None),
+        (served(sent(5, 10), sent(9, 20), sent(11, 40), **PASSED), "[5, 9, 11]"),
+        (served(sent(9, 10), sent(5, 20), **PASSED), "[9, 5]"),
+        (
+            served(*IN_TURN, **{**PASSED, "p5": (Passing(3, 55, is_whole=False), ON_PRECOPY)}),
+            "page 5 never passed whole",
+        ),
+        (
+            served(*IN_TURN, **{**PASSED, "p5": (Passing(3, 55, is_whole=True), ON_POSTCOPY)}),
+            "page 11 passed before page 5",
+        ),
+        (
+            served(*IN_TURN, **{**PASSED, "p11": (Passing(2, 29, is_whole=True), ON_POSTCOPY)}),
+            "page 11 passed before page 5 was handed over",
+        ),
+    ],
+)
+def test_the_order_of_service_is_the_sources_and_no_other_on_the_wire(
+    outcome: Outcome, seen: str | None
+) -> None:
+    """The source says in which order pages were handed over; what passed must allow that."""
+    check = ServedOrder((page(9), page(5), page(11)), GEOMETRY, in_turn=True)
+    failure = check.failure(outcome)
+    assert (failure.seen if failure is not None else None) == seen
+
+
+def test_two_pages_that_are_served_at_once_may_be_told_late() -> None:
+    """A source with two lanes may have handed a page over a moment before it says so."""
+    outcome = served(*IN_TURN, **{**PASSED, "p11": (Passing(2, 29, is_whole=True), ON_POSTCOPY)})
+    order = (page(9), page(5), page(11))
+    assert ServedOrder(order, GEOMETRY, in_turn=False).failure(outcome) is None
 
 
 def test_a_run_that_broke_still_tells() -> None:

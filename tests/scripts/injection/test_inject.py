@@ -56,7 +56,7 @@ def test_runs_are_repeated_and_kept(lab: Lab) -> None:
         assert report["midstream"]["link"] == {"kind": "proxy", "bytes-per-second": 100_000_000}
         lines = read_events(folder / "events.jsonl")
         assert {line["side"] for line in lines} == {"source", "dest", "inject"}
-        assert [line["step"] for line in lines if line["event"] == "inject"] == [2]
+        assert [line["step"] for line in lines if line["event"] == "inject"] == [1, 2]
         assert [line["page"] for line in lines if line["event"] == "touch"] == [1]
 
 

@@ -6,14 +6,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from protocol.channels import Channel
-from protocol.geometry import Geometry, RamBlock
-from protocol.messages import Hello, PageData
+from protocol.geometry import Geometry, PageId, RamBlock
+from protocol.messages import Hello, PageData, PageRequest
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
+from scripts.injection.marks import BytesMark, Direction, Mark, Marks
 from scripts.injection.proxy import Proxy
-from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Part
+from scripts.injection.tap import Part
 
 SECONDS_MAX = 20.0
 GEOMETRY = Geometry((RamBlock("ram", 8 << 20, 2 << 20),))
@@ -32,9 +34,11 @@ class Ends:
         source: trio.SocketStream,
         dest: trio.SocketStream,
         accept: Callable[[], Awaitable[trio.SocketStream]],
+        marks: Marks,
     ) -> None:
-        """Take them, and what takes one more connection from the proxy."""
+        """Take them, what takes one more connection from the proxy, and what is told of bytes."""
         self.proxy = proxy
+        self.marks = marks
         self.source = source
         self.dest = dest
         self.accept = accept
@@ -71,11 +75,12 @@ async def ends(
     mark: Mark | None = None,
     on_reached: Callable[[Proxy], None] = lambda _: None,
     link_rate: int = 0,
+    on_request: Callable[[PageId], None] = lambda _: None,
+    watched: tuple[PageId, ...] = (),
 ) -> AsyncIterator[Ends]:
     """Connect two ends through a proxy; when it comes to the mark, a function is called."""
-    proxy: Proxy = Proxy(
-        Marks(GEOMETRY, [mark] if mark else []), lambda _: on_reached(proxy), link_rate=link_rate
-    )
+    marks = Marks(GEOMETRY, [mark] if mark else [], watched)
+    proxy: Proxy = Proxy(marks, lambda _: on_reached(proxy), on_request, link_rate=link_rate)
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     with trio.fail_after(SECONDS_MAX):
         async with trio.open_nursery() as nursery, listener:
@@ -83,7 +88,7 @@ async def ends(
             address = await nursery.start(proxy.serve, "127.0.0.1", port)
             source = await trio.open_tcp_stream("127.0.0.1", int(address.rpartition(":")[2]))
             async with source, await listener.accept() as dest:
-                yield Ends(proxy, source, dest, listener.accept)
+                yield Ends(proxy, source, dest, listener.accept, marks)
             nursery.cancel_scope.cancel()
 
 
@@ -117,6 +122,68 @@ async def test_a_stall_holds_at_the_very_byte(count: int) -> None:
         assert await is_silent(both.dest)
         both.proxy.act(NetworkAction("heal", PRECOPY))
         assert await read(both.dest, len(data) - count) == data[count:]
+
+
+async def test_a_held_page_stands_on_all_connections_until_it_is_let_go() -> None:
+    """Of a page that is held so much arrives and no more, and the way back goes on."""
+    page = PageId(0, 1)
+    frame = encode(PageData(payload_bytes=8192, block=0, offset=2 << 20)) + b"\x55" * 8192
+    async with ends(watched=(page,)) as both:
+        await both.greet()
+        both.proxy.act(NetworkAction("hold", PRECOPY, page=page, share=0.001))
+        await both.source.send_all(frame + HELLO)
+        most = len(frame) - 8192 + 2098
+        assert await read(both.dest, most) == frame[:most]
+        assert await is_silent(both.dest)
+        await both.dest.send_all(b"back")
+        assert await read(both.source, 4) == b"back"
+        # What heals the network is not about pages.
+        both.proxy.act(NetworkAction("heal", PRECOPY))
+        assert await is_silent(both.dest)
+        both.proxy.act(NetworkAction("release", PRECOPY, page=page))
+        assert await read(both.dest, len(frame + HELLO) - most) == (frame + HELLO)[most:]
+
+
+async def test_what_is_held_goes_nowhere_when_both_ends_have_gone() -> None:
+    """What a dead connection holds does not count as passed when its page is let go."""
+    page = PageId(0, 1)
+    frame = encode(PageData(payload_bytes=8192, block=0, offset=2 << 20)) + b"\x55" * 8192
+    async with ends(watched=(page,)) as both:
+        await both.greet()
+        both.proxy.act(NetworkAction("hold", PRECOPY, page=page))
+        await both.source.send_all(frame)
+        head = len(frame) - 8192
+        assert await read(both.dest, head) == frame[:head]
+        await both.dest.aclose()
+        await both.source.aclose()
+        both.proxy.act(NetworkAction("release", PRECOPY, page=page))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert page not in both.marks.passings
+
+
+async def test_a_network_stands_still_for_requests() -> None:
+    """Each request is told when it has come; all of them go on in one piece, and then the rest."""
+    tell, told = trio.open_memory_channel[PageId](9)
+    requests = [encode(PageRequest(block=0, page=index, target_page=0)) for index in (3, 1)]
+    async with ends(on_request=tell.send_nowait) as both:
+        await both.greet()
+        both.proxy.stand_still(tuple(Direction))
+        await both.source.send_all(HELLO)
+        for index, request in zip((3, 1), requests, strict=True):
+            await both.dest.send_all(request)
+            assert await told.receive() == PageId(0, index)
+        assert await is_silent(both.source)
+        both.proxy.stand_still(FORWARD)
+        assert await both.source.receive_some() == b"".join(requests)
+        assert await is_silent(both.dest)
+        # Where a scenario stalls the way back, nobody waits for what goes there.
+        both.proxy.act(NetworkAction("stall", PRECOPY, BACKWARD))
+        assert await read(both.dest, len(HELLO)) == HELLO
+        both.proxy.act(NetworkAction("heal", PRECOPY))
+        await both.source.send_all(HELLO)
+        assert await is_silent(both.dest)
+        both.proxy.stand_still(())
+        assert await read(both.dest, len(HELLO)) == HELLO
 
 
 async def test_a_stall_ends_by_itself() -> None:

@@ -66,6 +66,7 @@ def test_switches_of_a_qemu(tmp_path: Path) -> None:
         (SOURCE + '[migration]\npostcopy-after = "never"\n' + END, 4, "only taken with postcopy"),
         (SOURCE + '[migration]\nsize = "a=4MiB,b=4MiB"\n' + END, 3, "one RAMBlock"),
         (SOURCE + END + "boosted = 1\n", 5, "does not tell boosted"),
+        (SOURCE + END + "served-order = [1]\n", 5, "does not tell served-order"),
         (END + "memory-equal = true\n", 3, "is of a QEMU"),
         (SOURCE + END + "memory-equal = false\n", 5, "can only be true"),
         (

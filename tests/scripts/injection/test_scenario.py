@@ -7,8 +7,17 @@ import pytest
 from protocol.channels import Channel
 from protocol.geometry import PageId
 from scripts.injection.actions import Fault, NetworkAction, ProcessAction
-from scripts.injection.scenario import Scenario, ScenarioError, read_scenario
-from scripts.injection.tap import BytesMark, Direction, Part
+from scripts.injection.marks import BytesMark, Direction, ShareMark
+from scripts.injection.scenario import (
+    Scenario,
+    ScenarioError,
+    has_proxy,
+    held_pages,
+    is_scripted,
+    read_scenario,
+    wire_marks,
+)
+from scripts.injection.tap import Part
 from scripts.injection.triggers import Elapsed, Entered, Passed, Placed, Received, Requested
 from tests.certificates import write_certificates
 from tests.processes import Lab
@@ -32,7 +41,8 @@ def test_a_scenario_has_defaults(tmp_path: Path) -> None:
     """What is not said is as for `migrate`, but that vCPUs touch only what steps tell them to."""
     scenario = read(tmp_path, END)
     assert scenario.name == "case"
-    assert scenario.timeout_ms == 30_000
+    assert scenario.timeout_ms == 180_000
+    assert scenario.values["silence_limit"] == "60s"
     assert scenario.values["program"] == "scripted"
     assert scenario.values["policy"] == "ordered"
     assert scenario.values["vcpus"] == "1"
@@ -117,6 +127,14 @@ ALL = tuple(Channel)
             NetworkAction("corrupt", ALL, (Direction.FORWARD,), bits=3, part=Part.HEADER),
         ),
         ('network = { do = "heal" }', NetworkAction("heal", ALL)),
+        (
+            'network = { do = "hold", page = 5, at = 0.25 }',
+            NetworkAction("hold", ALL, BOTH, page=PageId(0, 5), share=0.25),
+        ),
+        (
+            'network = { do = "hold", page = "0:5", channel = "precopy" }',
+            NetworkAction("hold", (Channel.PRECOPY,), BOTH, page=PageId(0, 5)),
+        ),
         ('process = { do = "kill", side = "dest" }', ProcessAction("kill", "dest")),
         (
             'process = { do = "stop", side = "source", for = "200ms" }',
@@ -129,6 +147,17 @@ def test_actions(tmp_path: Path, action: str, expected: object) -> None:
     """Each kind of action is understood."""
     (only,) = read(tmp_path, step("{ placed = 0 }", action)).steps
     assert only.action == expected
+
+
+def test_a_held_page_is_let_go(tmp_path: Path) -> None:
+    """Who holds a page says where, who lets it go only which."""
+    hold = 'network = { do = "hold", page = 5 }'
+    release = '[[step]]\nwhen = { placed = 1 }\nnetwork = { do = "release", page = 5 }\n'
+    scenario = read(tmp_path, step('{ time = "0ms" }', hold).replace(END, release + END))
+    held, released = scenario.steps
+    assert held.action == NetworkAction("hold", ALL, BOTH, page=PageId(0, 5))
+    assert released.action == NetworkAction("release", ALL, BOTH, page=PageId(0, 5))
+    assert held_pages(scenario) == {PageId(0, 5)}
 
 
 PLACED = "{ placed = 0 }"
@@ -171,7 +200,7 @@ WRONG = [
     (step("{ bytes = 9 }", TOUCH), 4, "none of"),
     (step('{ bytes = 9, channel = "precopy", direction = "up" }', TOUCH), 4, "neither"),
     (step("{ time = 200 }", TOUCH), 4, "not a time"),
-    (step('{ time = "31s" }', TOUCH), 4, "timed out"),
+    (step('{ time = "181s" }', TOUCH), 4, "timed out"),
     (step(PLACED, "fault = []"), 5, "list of pages"),
     (step(PLACED, "fault = [0, 99]"), 5, "outside"),
     (step(PLACED, TOUCH, 'program = "uniform"'), 5, "uniform"),
@@ -189,6 +218,19 @@ WRONG = [
     (step(PLACED, 'network = { do = "corrupt", bits = 0 }'), 5, "bits"),
     (step(PLACED, 'network = { do = "corrupt", in = "tail" }'), 5, "neither"),
     (step(PLACED, 'network = { do = "corrupt", direction = "both" }'), 5, "neither"),
+    (step(PLACED, 'network = { do = "hold" }'), 5, "needs `page`"),
+    (step(PLACED, 'network = { do = "hold", page = 99 }'), 5, "outside"),
+    (step(PLACED, 'network = { do = "hold", page = 1, at = 1 }'), 5, "not a share"),
+    (step(PLACED, 'network = { do = "hold", page = 1, at = -0.1 }'), 5, "not a share"),
+    (step(PLACED, 'network = { do = "hold", page = 1, at = false }'), 5, "not a share"),
+    (step(PLACED, 'network = { do = "hold", page = 1, for = "1s" }'), 5, "no 'for'"),
+    (step(PLACED, 'network = { do = "release" }'), 5, "needs `page`"),
+    (step(PLACED, 'network = { do = "release", page = 1 }'), 5, "no step holds page 1"),
+    (step(PLACED, 'network = { do = "release", page = 1, at = 0 }'), 5, "no 'at'"),
+    (
+        step(PLACED, 'network = { do = "release", page = 1, channel = "precopy" }'),
+        5, "all channels",
+    ),
     (
         step(PLACED, 'network = { do = "cut", channel = "postcopy" }', 'policy = "vanilla"'),
         5, "vanilla has no postcopy",
@@ -205,6 +247,14 @@ WRONG = [
     ("[expect]\nboosted = { at-least = 3, at-most = 2 }\n", 2, "no number"),
     ("[expect]\nurgent-order = [999]\n", 2, "outside"),
     ("[expect]\nplaced-before = [[1, 2, 3]]\n", 2, "pairs"),
+    ("[expect]\nserved-order = [999]\n", 2, "outside"),
+    ("[expect]\nserved-order = [1]\n", 2, "touched by no step"),
+    ("[expect]\nurgent-order = [1]\n", 2, "touched by no step"),
+    (f"[[step]]\nwhen = {PLACED}\nfault = [1]\n[expect]\nserved-order = [1, 1]\n", 5, "twice"),
+    (
+        '[migration]\npostcopy-after = "never"\n[expect]\nserved-order = [1]\n',
+        4, "no page is asked for",
+    ),
     ("[expect]\nwait-ratio = { of = 1 }\n", 2, "wait-ratio"),
     ("[expect]\nwait-ratio = { of = 1, to = 2 }\n", 2, "bounded"),
     ('[expect]\nnever = ["bost"]\n', 2, "none of"),
@@ -232,8 +282,24 @@ def test_the_proxy_cannot_look_into_tls(tmp_path: Path) -> None:
     kill = 'process = { do = "kill", side = "dest" }'
     scenario = read(tmp_path, step('{ state = "postcopy-active" }', kill, lines))
     assert scenario.values["tls_key"] == str(tmp_path / "own-key.pem")
-    with pytest.raises(ScenarioError, match=r"case\.toml:2: .* the proxy finds no page in it"):
+    refused = pytest.raises(ScenarioError, match=r"case\.toml:2: .* the proxy finds no page in it")
+    with refused:
         read(tmp_path, step("{ page = 1, received = 0.5 }", 'network = { do = "cut" }', lines))
+    faulting = step("{ page = 1, received = 0.5 }", "fault = [1]", lines)
+    assert not has_proxy(read(tmp_path, faulting))
+    with refused:
+        read(tmp_path, faulting + "served-order = [1]\n")
+
+
+def test_a_fault_has_a_proxy_and_a_moment_of_postcopy(tmp_path: Path) -> None:
+    """Where vCPUs are made to touch, somebody between the sides lets nothing pass meanwhile."""
+    scenario = read(tmp_path, step("{ page = 5, received = 0.5 }", "fault = [1]"))
+    assert has_proxy(scenario)
+    assert wire_marks(scenario) == [ShareMark(PageId(0, 5), 0.5, in_postcopy=True)]
+    assert not is_scripted(scenario, scenario.steps[0])
+    cut = read(tmp_path, step("{ page = 5, received = 0.5 }", 'network = { do = "cut" }'))
+    assert wire_marks(cut) == [ShareMark(PageId(0, 5), 0.5)]
+    assert not has_proxy(read(tmp_path, END))
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

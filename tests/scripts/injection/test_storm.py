@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from protocol.channels import Channel
+from scripts.injection.marks import Direction
 from scripts.injection.outcome import Outcome
 from scripts.injection.scenario import Scenario, read_scenario
 from scripts.injection.storm import BREAKS_MAX, broken_at_random, judge_storm
-from scripts.injection.tap import Direction
 from scripts.injection.triggers import Passed
 
 PASSAGES = {

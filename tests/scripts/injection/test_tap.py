@@ -17,7 +17,8 @@ from protocol.messages import (
 from protocol.proof import DestProof, SourceProof
 from protocol.runs import Runs, pack_runs
 from protocol.wire import encode
-from scripts.injection.tap import BytesMark, Direction, Mark, Marks, Part, ShareMark, Tap
+from scripts.injection.marks import BytesMark, Direction, Mark, Marks, ShareMark
+from scripts.injection.tap import Part, Tap
 
 PAGE_BYTES = 2 << 20
 GEOMETRY = Geometry((RamBlock("ram", 4 * PAGE_BYTES, PAGE_BYTES), RamBlock("rom", 16384, 4096)))
@@ -186,6 +187,62 @@ def test_frames_are_found_behind_a_proof(size: int) -> None:
     request = encode(PageRequest(block=0, page=1, target_page=2))
     assert reach(back, answered + request, size) == [(len(answered) + 3, page)]
     assert not back._blind
+
+
+@pytest.mark.parametrize("size", [1, 4096, 1 << 20])
+def test_a_held_page_stops_what_carries_it(size: int) -> None:
+    """At its byte a tap says that the page is held, and so often as it is asked, until it goes."""
+    page = PageId(0, 1)
+    marks = Marks(GEOMETRY, [], watched=[page])
+    marks.hold(page, 0.0010, tuple(Channel))
+    tap = Tap(Direction.FORWARD, marks)
+    stream = hello() + data(PAGE_BYTES, 4096) + data(2 * PAGE_BYTES, 4096)
+    passed, held = 0, 0
+    for at in range(0, len(stream), size):
+        for piece in tap.feed(memoryview(stream)[at : at + size]):
+            passed += piece.stop - piece.start
+            if piece.held:
+                assert passed == len(hello() + data(PAGE_BYTES, 4096)) - 4096 + 2098
+                assert piece.start == piece.stop
+                held += 1
+            if held == 3:
+                marks.release(page)
+    assert (passed, held) == (len(stream), 3)
+
+
+@pytest.mark.parametrize("is_runs", [False, True])
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_zeros_of_a_held_page_are_held_with_their_head(size: int, *, is_runs: bool) -> None:
+    """A page that is nowhere but in a head stops the head, even if a part of it might pass."""
+    page = PageId(0, 1)
+    marks = Marks(GEOMETRY, [], watched=[page])
+    marks.hold(page, 0.5, tuple(Channel))
+    tap = Tap(Direction.FORWARD, marks)
+    zero = encode(ZeroData(block=0, offset=PAGE_BYTES, length=PAGE_BYTES))
+    frame = runs(512, (0, 400, True), (500, 1, False)) if is_runs else zero
+    head = len(frame) - 4096 * is_runs
+    stream = hello() + frame
+    passed, held = 0, False
+    for at in range(0, len(stream), size):
+        for piece in tap.feed(memoryview(stream)[at : at + size]):
+            passed += piece.stop - piece.start
+            if piece.held:
+                held = True
+                assert len(hello()) <= passed < len(hello()) + head
+                assert page not in marks.passings
+                marks.release(page)
+    assert held
+    assert passed == len(stream)
+    assert marks.passings[page].is_whole != is_runs
+
+
+def test_page_requests_are_told() -> None:
+    """A tap of the way back tells of each page that is asked for."""
+    seen: list[PageId] = []
+    tap = Tap(Direction.BACKWARD, Marks(GEOMETRY, []), seen.append)
+    requests = [encode(PageRequest(block=1, page=index, target_page=0)) for index in (3, 1)]
+    reach(tap, b"".join(requests), 5)
+    assert seen == [PageId(1, 3), PageId(1, 1)]
 
 
 @pytest.mark.parametrize("junk", [b"\0\0\0\0", b"\xff" * 8, b"\0\0\0\2\xc1\xc1", b"\0\0\0\1\x90"])
