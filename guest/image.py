@@ -9,6 +9,7 @@ import os
 import stat
 from pathlib import Path
 
+from guest.descriptors import open_named
 from guest.memory import GuestMemory
 from guest.slices import Job
 from protocol.errors import LocalProtocolError
@@ -26,7 +27,7 @@ def load_image(path: str | Path, memory: GuestMemory) -> Job[int]:
         LocalProtocolError: The file is missing, unreadable, a directory, or larger than the guest.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_named(path, os.O_RDONLY)
     except OSError as error:
         raise _unusable(path, error) from error
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from guest.descriptors import open_named
 from guest.memory import GuestMemory
 from guest.save_names import has_map, is_map, map_path, partial_target
 from guest.slices import Job
@@ -130,7 +131,7 @@ def _write(memory: GuestMemory, fd: int) -> Job[None]:
 
 def _write_through(memory: GuestMemory, path: str | Path) -> Job[None]:
     """Write to a pipe or device as it is."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    fd = open_named(path, os.O_WRONLY)
     try:
         for part in memory.parts():
             with part:

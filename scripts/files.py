@@ -5,12 +5,15 @@ A migration takes its time; that its result cannot be written should be said bef
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import sys
 from pathlib import Path
 
 import click
 
+from guest.descriptors import own_descriptor
 from guest.save_names import partial_names, try_to_save
 
 
@@ -20,13 +23,14 @@ def check_readable(option: str, path: str) -> os.stat_result:
     Raises:
         click.BadParameter: It is missing, a folder, or not ours to read.
     """
+    _check_open(option, path)
     try:
         status = Path(path).stat()
     except OSError as error:
         raise unusable(option, path, error.strerror) from error
     if stat.S_ISDIR(status.st_mode):
         raise unusable(option, path, "is a directory")
-    if not os.access(path, os.R_OK):
+    if not _may_use(path, os.R_OK):
         raise unusable(option, path, "Permission denied")
     return status
 
@@ -52,6 +56,7 @@ def check_writable(option: str, path: str, *, beside: bool = False) -> None:
     Raises:
         click.BadParameter: It is a folder, not ours to write, or in a folder that is missing.
     """
+    _check_open(option, path)
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError:
@@ -65,7 +70,7 @@ def check_writable(option: str, path: str, *, beside: bool = False) -> None:
         raise unusable(option, path, "is a directory")
     if beside and stat.S_ISREG(mode):
         _check_folder(option, path, Path(os.path.realpath(path)).parent)
-    elif not os.access(path, os.W_OK):
+    elif not _may_use(path, os.W_OK):
         raise unusable(option, path, "Permission denied")
 
 
@@ -82,6 +87,23 @@ def check_savable(option: str, path: str) -> None:
         try_to_save(path)
     except OSError as error:
         raise unusable(option, path, error.strerror) from error
+
+
+def _check_open(option: str, path: str) -> None:
+    """Refuse a standard stream that the shell has closed; something else may have its number."""
+    own = own_descriptor(path)
+    streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
+    if own is not None and own < len(streams) and streams[own] is None:
+        raise unusable(option, path, "is closed")
+
+
+def _may_use(path: str, wanted: int) -> bool:
+    """Tell whether a file can be read or written; one that is open already by how it was opened."""
+    own = own_descriptor(path)
+    if own is None:
+        return os.access(path, wanted)
+    way = fcntl.fcntl(own, fcntl.F_GETFL) & os.O_ACCMODE
+    return way in (os.O_RDWR, os.O_RDONLY if wanted == os.R_OK else os.O_WRONLY)
 
 
 def _check_folder(option: str, path: str, folder: Path) -> None:

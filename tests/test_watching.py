@@ -177,20 +177,27 @@ def expect_events(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("side", ["source", "dest"])
+@pytest.mark.parametrize("side", ["source", "dest", "migrate"])
 def test_events_that_nobody_reads(stage: Stage, side: str, kind: str) -> None:
     """Both sides come to their good end, whoever of them has the reader that has stopped."""
     output = stage.stopped(kind)
-    if side == "dest":
+    if side == "migrate":
+        migrate = stage.start(
+            "migrate", *BUSY, "--events=/dev/stdout", "--report=report.json", "--quiet",
+            out=output.theirs,
+        )  # fmt: skip
+        assert migrate.wait() == 0
+    elif side == "dest":
         dest, address = stage.start_dest("--events=/dev/stderr", err=output.theirs)
         source = stage.start("source", f"--connect={address}", *BUSY, "--report=report.json")
+        assert (source.wait(), dest.wait()) == (0, 0)
     else:
         dest, address = stage.start_dest()
         source = stage.start(
             "source", f"--connect={address}", *BUSY, "--events=/dev/stdout",
             "--report=report.json", "--quiet", out=output.theirs,
         )  # fmt: skip
-    assert (source.wait(), dest.wait()) == (0, 0)
+        assert (source.wait(), dest.wait()) == (0, 0)
     assert stage.report()["status"] == "completed"
     expect_events(output.read())
 

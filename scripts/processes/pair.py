@@ -6,21 +6,20 @@ while this process has not begun itself: what is imported here is what reading o
 
 from __future__ import annotations
 
+import fcntl
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
-from protocol.errors import MidstreamError
+from guest.descriptors import own_descriptor
+from protocol.errors import MidstreamError, MigrationError
 from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
 from scripts.processes.interrupts import hold_signals, release_signals
 from scripts.processes.link import Link
 from scripts.processes.spawn import Spawned, spawn
 from scripts.views.spool import Spool
-
-# Names that mean another file in another process.
-_OWN_FILE = re.compile(r"/dev/(?:std(?P<name>in|out|err)|fd/(?P<fd>[0-9]+))")
 
 
 @contextmanager
@@ -48,14 +47,23 @@ def both_sides(
     try:
         try:
             _clear_outputs(values)
-            # It is verbose so that this process hears when it meets a source.
-            own = [f"--listen={link.listen_host}:0", "--quiet", "--verbose"]
-            own += _arguments(DEST, values, spool)
-            sides.append(spawn(DEST, own, capture=True, prefix=link.prefixes[DEST], secret=secret))
-            own = ["--connect=-", *link.note, *_arguments(SOURCE, values, spool)]
-            sides.append(
-                spawn(SOURCE, own, capture=watched, prefix=link.prefixes[SOURCE], secret=secret)
-            )
+            with Handed() as handed:
+                # It is verbose so that this process hears when it meets a source.
+                own = [f"--listen={link.listen_host}:0", "--quiet", "--verbose"]
+                own += _arguments(DEST, values, spool, handed)
+                sides.append(
+                    spawn(
+                        DEST, own, capture=True, prefix=link.prefixes[DEST], secret=secret,
+                        inherited=handed.descriptors,
+                    )
+                )  # fmt: skip
+                own = ["--connect=-", *link.note, *_arguments(SOURCE, values, spool, handed)]
+                sides.append(
+                    spawn(
+                        SOURCE, own, capture=watched, prefix=link.prefixes[SOURCE], secret=secret,
+                        inherited=handed.descriptors,
+                    )
+                )  # fmt: skip
         except MidstreamError as error:
             _report(error, values)
             raise
@@ -74,11 +82,57 @@ def _report(error: MidstreamError, values: Values) -> None:
     report_error(error, assemble_failed, {"report": values["report"]})
 
 
-def _arguments(side: str, values: Values, spool: Spool | None) -> list[str]:
+class Handed:
+    """What this process has open and both sides inherit; a context manager, which closes its own.
+
+    A side cannot open it by a path: /proc/PID/fd is for who may trace that process, which a side in
+    a user namespace of its own may not, and what is behind it may be another user's, or a socket.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self._copies: dict[int, int] = {}
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The numbers, here and there."""
+        return list(self._copies.values())
+
+    def path_of(self, fd: int) -> str:
+        """Return by what path a side knows a descriptor of this process, which stays open here.
+
+        Raises:
+            MigrationError: There is none of that number.
+        """
+        if fd not in self._copies:
+            try:
+                # A number that is no standard stream's, which is another there.
+                self._copies[fd] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+            except OSError as error:
+                raise MigrationError(f"cannot use /dev/fd/{fd}: {error.strerror}") from error
+        return f"/dev/fd/{self._copies[fd]}"
+
+    def __enter__(self) -> Handed:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close what was made for the sides."""
+        for fd in self._copies.values():
+            os.close(fd)
+        self._copies.clear()
+
+
+def _arguments(side: str, values: Values, spool: Spool | None, handed: Handed) -> list[str]:
     ours = [option for option in options_of(side) if _is_for(side, option.name)]
     own = ["--events-append"] if values["events"] is not None else []
-    own += [f"--spool={spool.path}"] if spool is not None else []
-    given = {name: _for_children(name, value) for name, value in values.items()}
+    own += [f"--spool={handed.path_of(spool.fd)}"] if spool is not None else []
+    given = {name: _for_children(name, value, handed) for name, value in values.items()}
     return [*own, *to_arguments(given, ours)]
 
 
@@ -96,17 +150,17 @@ def _is_for(side: str, name: str) -> bool:
 def _clear_outputs(values: Values) -> None:
     """Let no file of an earlier run be taken for one of this."""
     for path in (values["events"], values["report"]):
-        if path is not None and Path(path).is_file():
+        # What was opened before is for who opened it to begin anew, or not.
+        if path is not None and own_descriptor(path) is None and Path(path).is_file():
             try:
                 os.truncate(path, 0)
             except OSError as error:
                 raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _for_children(name: str, value: object) -> object:
+def _for_children(name: str, value: object, handed: Handed) -> object:
     """Return a value as a child must have it: `/dev/stdin` there means its own, which is empty."""
-    match = _OWN_FILE.fullmatch(value) if name in FILES and isinstance(value, str) else None
-    if match is None:
+    if name not in FILES or not isinstance(value, str):
         return value
-    number = match["fd"] or ("in", "out", "err").index(match["name"])
-    return f"/proc/{os.getpid()}/fd/{number}"
+    fd = own_descriptor(value)
+    return value if fd is None else handed.path_of(fd)

@@ -61,6 +61,7 @@ def spawn(
     prefix: Sequence[str] = (),
     module: str = "scripts",
     secret: bytes | None = None,
+    inherited: Sequence[int] = (),
 ) -> Spawned:
     """Start `python -m MODULE SIDE ARGUMENTS`, which is `midstream SIDE ARGUMENTS`.
 
@@ -74,15 +75,16 @@ def spawn(
         prefix: The command line that brings a process to where it is to run.
         module: What has sides too, if it is not midstream itself.
         secret: Given to it through a pipe, which nobody else sees.
+        inherited: Descriptors that it has under the same numbers; they stay open here.
 
     Raises:
         MigrationError: The system refused to start a process.
     """
     near_reason, far_reason = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    inherited = [far_reason]
+    ends = [far_reason]
     if secret is not None:
-        inherited.append(_pipe_with(secret))
-        arguments = [*arguments, f"--secret-file=/dev/fd/{inherited[-1]}"]
+        ends.append(_pipe_with(secret))
+        arguments = [*arguments, f"--secret-file=/dev/fd/{ends[-1]}"]
     environment = {PARENT_VARIABLE: str(os.getpid()), REASON_VARIABLE: str(far_reason)}
     pipe = subprocess.PIPE if capture else None
     # An interpreter that is interrupted while it starts prints a traceback.  The process unblocks
@@ -95,7 +97,7 @@ def spawn(
             stdin=subprocess.PIPE,
             stdout=pipe,
             stderr=pipe,
-            pass_fds=inherited,
+            pass_fds=[*ends, *inherited],
             process_group=0,
         )
     except OSError as error:
@@ -103,7 +105,7 @@ def spawn(
         raise MigrationError(f"cannot start the {title_of(side)}: {error.strerror}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for fd in inherited:
+        for fd in ends:
             os.close(fd)
     return Spawned(side, process, FileIO(near_reason))
 

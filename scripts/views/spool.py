@@ -6,6 +6,7 @@ no view can hold up a migration, however slow it is.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,12 +21,17 @@ _READ_BYTES = 1 << 20
 
 
 class Spool:
-    """An open spool; `path` is for writers, as long as this process has it open."""
+    """An open spool.
+
+    Attributes:
+        fd: The file, for writers to inherit; what is written goes to its end.
+        path: It, for writers in this process.
+    """
 
     def __init__(self, fd: int) -> None:
         """Take the file."""
-        self.path = Path(f"/proc/{os.getpid()}/fd/{fd}")
-        self._fd = fd
+        self.fd = fd
+        self.path = Path(f"/dev/fd/{fd}")
         self._offset = 0
         self._rest = b""
 
@@ -33,7 +39,7 @@ class Spool:
         """Return the whole lines that have come since the last call, about so many bytes."""
         lines: list[bytes] = []
         end = self._offset + bytes_max
-        while self._offset < end and (data := os.pread(self._fd, _READ_BYTES, self._offset)):
+        while self._offset < end and (data := os.pread(self.fd, _READ_BYTES, self._offset)):
             self._offset += len(data)
             *whole, self._rest = (self._rest + data).split(b"\n")
             lines += whole
@@ -41,7 +47,7 @@ class Spool:
 
     def read_all(self) -> Iterator[bytes]:
         """Yield all whole lines there are, from the beginning."""
-        other = Spool(self._fd)
+        other = Spool(self.fd)
         while lines := other.read_new(_READ_BYTES):
             yield from lines
 
@@ -61,7 +67,9 @@ def open_spool() -> Iterator[Spool]:
         folder = tempfile.gettempdir()
         raise MidstreamError(f"cannot keep events in {folder}: {error.strerror}") from error
     with file:
-        yield Spool(file.fileno())
+        fd = file.fileno()
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+        yield Spool(fd)
 
 
 @contextmanager

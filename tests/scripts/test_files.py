@@ -1,6 +1,7 @@
 """Files that a command line names are looked at before anything starts."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -70,3 +71,28 @@ def test_permissions_are_looked_at(tmp_path: Path) -> None:
     with pytest.raises(click.BadParameter, match="its folder is not writable"):
         check_writable("--save", str(file), beside=True)
     tmp_path.chmod(0o700)
+
+
+def test_what_is_open_is_used_as_it_was_opened() -> None:
+    """What a process was given counts, and not what its user may open by that path."""
+    reader, writer = os.pipe()
+    try:
+        check_readable("--image", f"/dev/fd/{reader}")
+        check_writable("--save", f"/dev/fd/{writer}")
+        with pytest.raises(click.BadParameter, match="Permission denied"):
+            check_readable("--image", f"/dev/fd/{writer}")
+        with pytest.raises(click.BadParameter, match="Permission denied"):
+            check_writable("--save", f"/dev/fd/{reader}")
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_stream_that_the_shell_has_closed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be something else's by now."""
+    for name in ("__stdin__", "__stdout__"):
+        monkeypatch.setattr(sys, name, None)
+    with pytest.raises(click.BadParameter, match="/dev/stdin': is closed"):
+        check_readable("--image", "/dev/stdin")
+    with pytest.raises(click.BadParameter, match="/dev/fd/1': is closed"):
+        check_writable("--save", "/dev/fd/1")

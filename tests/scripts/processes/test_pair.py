@@ -3,19 +3,21 @@
 import json
 import os
 import signal
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from guest.descriptors import own_descriptor
 from protocol.errors import MigrationError
 from scripts.options import OPTIONS
 from scripts.processes import pair
 from scripts.processes.interrupts import SIGNALS
 from scripts.processes.link import LOOPBACK
-from scripts.processes.pair import _for_children, both_sides
+from scripts.processes.pair import Handed, _for_children, both_sides
 from scripts.processes.spawn import Spawned, spawn
+from tests.helpers import nothing_left
 
 SECRET = b"0123456789abcdef"
 
@@ -51,12 +53,10 @@ def test_a_pair_of_which_one_cannot_be_started_is_none(
     """The other ends, and the report that was wanted says why."""
     started: list[Spawned] = []
 
-    def only_the_first(
-        side: str, arguments: list[str], *, capture: bool, prefix: Sequence[str], secret: bytes
-    ) -> Spawned:
+    def only_the_first(side: str, arguments: list[str], **how: Any) -> Spawned:  # noqa: ANN401
         if started:
             raise MigrationError(f"cannot start the {side}: no more processes")
-        started.append(spawn(side, arguments, capture=capture, prefix=prefix, secret=secret))
+        started.append(spawn(side, arguments, **how))
         return started[0]
 
     monkeypatch.setattr(pair, "spawn", only_the_first)
@@ -74,23 +74,53 @@ def test_a_pair_of_which_one_cannot_be_started_is_none(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "handed_on"),
+    ("name", "value"),
+    [("save", "/dev/stdout"), ("image", "/dev/fd/{fd}"), ("events", "/dev/fd/{fd}")],
+)
+def test_a_file_of_this_process_is_handed_on(tmp_path: Path, name: str, value: str) -> None:
+    """A side has it under a number that is no standard stream's, and need open no path to it."""
+    with (tmp_path / "file").open("wb") as file, nothing_left(), Handed() as handed:
+        value = value.format(fd=file.fileno())
+        known = _for_children(name, value, handed)
+        assert known == _for_children(name, value, handed)
+        (fd,) = handed.descriptors
+        assert known == f"/dev/fd/{fd}"
+        assert fd > 2
+        own = own_descriptor(value)
+        assert own is not None
+        assert os.fstat(fd) == os.fstat(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
     [
-        ("image", "/dev/stdin", "/proc/{pid}/fd/0"),
-        ("save", "/dev/stdout", "/proc/{pid}/fd/1"),
-        ("events", "/dev/stderr", "/proc/{pid}/fd/2"),
-        ("image", "/dev/fd/63", "/proc/{pid}/fd/63"),
-        ("image", "/dev/null", "/dev/null"),
-        ("image", "/dev/fd/63/x", "/dev/fd/63/x"),
-        ("report", "-", "-"),
-        ("image", None, None),
-        ("size", "/dev/stdin", "/dev/stdin"),
-        ("quiet", True, True),
+        ("image", "/dev/null"),
+        ("image", "/dev/fd/63/x"),
+        ("report", "-"),
+        ("image", None),
+        ("size", "/dev/stdin"),
+        ("quiet", True),
     ],
 )
-def test_a_file_of_this_process_is_named_for_others(
-    name: str, value: object, handed_on: object
-) -> None:
-    """A name that means something else in another process is handed on as one that does not."""
-    expected = handed_on.format(pid=os.getpid()) if isinstance(handed_on, str) else handed_on
-    assert _for_children(name, value) == expected
+def test_what_means_the_same_elsewhere_stays(name: str, value: object) -> None:
+    """Files are opened by each side itself."""
+    with Handed() as handed:
+        assert _for_children(name, value, handed) == value
+        assert not handed.descriptors
+
+
+def test_a_descriptor_that_is_not_open_is_an_error() -> None:
+    """The error names it."""
+    with Handed() as handed, pytest.raises(MigrationError, match="/dev/fd/987654: Bad file"):
+        _for_children("image", "/dev/fd/987654", handed)
+
+
+def test_what_was_opened_before_is_not_begun_anew(tmp_path: Path) -> None:
+    """A file of an earlier run is emptied; one that the user's shell has opened is the user's."""
+    (tmp_path / "events").write_text("of before", encoding="utf-8")
+    (tmp_path / "out").write_text("of before", encoding="utf-8")
+    with (tmp_path / "out").open("a", encoding="utf-8") as out:
+        values = {"events": str(tmp_path / "events"), "report": f"/dev/fd/{out.fileno()}"}
+        pair._clear_outputs(values)
+    assert (tmp_path / "events").read_text(encoding="utf-8") == ""
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "of before"
