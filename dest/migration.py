@@ -5,6 +5,7 @@ Reads like the sequence diagram in `protocol/README.md`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -128,6 +129,8 @@ class Migration:
         self._asking = _Asking()
         self._part: DestPart | None = None
         self._account = b""
+        # Since when the guest runs here.
+        self._run_ns = 0
 
     def listen_to(self, touches: Path | None) -> None:
         """Have pages touched that are named in a pipe, too; call it before `watch`."""
@@ -213,6 +216,7 @@ class Migration:
             running=self.handed_over,
             target_pages=len(missing) if self.handed_over else 0,
             dropped_bytes=self._engine.assembly.dropped_bytes,
+            run_ns=self._run_ns,
         )
         await self._main.send(standing)
         self._lifecycle.go_on(Event.RECOVERED if self.handed_over else Event.SWITCH_OVER_AGAIN)
@@ -322,8 +326,9 @@ class Migration:
             # stopped by the kernel, and released at once.
             await self._placement.settle()
             await self._guest.run()
+            self._run_ns = time.monotonic_ns()
             self._emit(GUEST_RUN)
-        await self._main.send(Running())
+        await self._main.send(Running(run_ns=self._run_ns))
         if message.postcopy:
             tell_missing(self._emit, self._plan.geometry, self._engine.assembly)
 

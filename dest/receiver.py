@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 from dest.channel import InChannel
@@ -99,7 +100,7 @@ class Receiver:
                     self._engine.assembly.discard(message.block, message.first, message.count, bits)
                 case SwitchOverAhead():
                     self._lifecycle.fire(Event.GUEST_STOPPED)
-                    await self._channel.send(SwitchOverAck())
+                    await self._channel.send(SwitchOverAck(clock_ns=time.monotonic_ns()))
                 case SwitchOver():
                     state = await self._receive_bytes(message.payload_bytes)
                     await self._on_switch_over(message, state)

@@ -86,7 +86,7 @@ __all__ = [
     "ZeroData",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 MESSAGE_TYPES: tuple[type[Message], ...] = tuple(
     sorted(Message.__subclasses__(), key=lambda message_type: message_type.kind)

@@ -56,12 +56,14 @@ class Standing(Message):
         target_pages: How many target pages all maps name together.
         dropped_bytes: Bytes that came, since the session began, and that a break made worthless;
             they come again.
+        run_ns: Since when the guest runs there, as in Running; 0 if it does not.
     """
 
     kind: ClassVar[int] = 25
     running: bool
     target_pages: int
     dropped_bytes: int
+    run_ns: int = 0
 
 
 @message

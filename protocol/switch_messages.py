@@ -21,9 +21,14 @@ class SwitchOverAhead(Message):
 
 @message
 class SwitchOverAck(Message):
-    """The destination keeps what it has through a break, and waits for the source to come back."""
+    """The destination keeps what it has through a break, and waits for the source to come back.
+
+    Attributes:
+        clock_ns: What the destination's monotonic clock shows; 0 if it does not say.
+    """
 
     kind: ClassVar[int] = 22
+    clock_ns: int = 0
 
 
 @message
@@ -41,9 +46,14 @@ class SwitchOver(Message):
 
 @message
 class Running(Message):
-    """The guest runs on the destination: the downtime is over."""
+    """The guest runs on the destination: the downtime is over.
+
+    Attributes:
+        run_ns: Since when, by the destination's monotonic clock; 0 if it does not say.
+    """
 
     kind: ClassVar[int] = 12
+    run_ns: int = 0
 
 
 @message

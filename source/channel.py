@@ -22,10 +22,14 @@ from source.buffering import UNSENT_SHARE, Buffering
 class Frame:
     """One frame on its way: its head, its payload where it lies, and how many bytes are sent."""
 
-    __slots__ = ("_ends", "_first", "_pieces", "length", "payload_bytes", "sent")
+    __slots__ = ("_ends", "_first", "_pieces", "length", "memory_bytes", "payload_bytes", "sent")
 
     def __init__(
-        self, message: Message, *payload: memoryview | bytes, checksum: Checksum | None = None
+        self,
+        message: Message,
+        *payload: memoryview | bytes,
+        checksum: Checksum | None = None,
+        memory_bytes: int = 0,
     ) -> None:
         """Encode the head.
 
@@ -34,7 +38,10 @@ class Frame:
             payload: Bytes, one dimension, in as many pieces as they lie in; not copied, so they are
                 read when they are sent.
             checksum: What announces the frame; it goes with it as one.
+            memory_bytes: How much of the guest's memory it brings over, zeros that it only names
+                included.
         """
+        self.memory_bytes = memory_bytes
         pieces = [memoryview(piece) for piece in payload if len(piece)]
         self.payload_bytes = sum(map(len, pieces))
         if message.payload_bytes != self.payload_bytes:
@@ -102,6 +109,12 @@ class OutChannel:
     def bytes_carried(self) -> int:
         """What the channel has carried over all its connections, heads and all."""
         return self.bytes_carried_before + self.bytes_sent
+
+    @property
+    def begun_memory_bytes(self) -> int:
+        """Bytes of guest memory that the socket has taken of the open frame, in proportion."""
+        frame = self.open_frame
+        return frame.memory_bytes * frame.sent // frame.length if frame is not None else 0
 
     @property
     def run_bytes(self) -> int | None:

@@ -61,3 +61,18 @@ def expected_downtime_ms(dirty_bytes: int, bytes_per_second: float) -> float:
     if not dirty_bytes:
         return 0.0
     return dirty_bytes / bytes_per_second * 1000 if bytes_per_second > 0 else float("inf")
+
+
+def pass_bandwidth(sent_bytes: int, pass_ns: int, limit: int) -> float:
+    """Return the bandwidth of a precopy pass in bytes a second.
+
+    A short pass may go out of what the limit's bucket has saved, which no longer one could: so it
+    is never more than the limit.
+
+    Args:
+        sent_bytes: What the pass sent.
+        pass_ns: How long that took, from the end of the pass before.
+        limit: Bytes a second, 0 for none.
+    """
+    measured = sent_bytes / (max(pass_ns, 1) / 1e9)
+    return min(measured, limit) if limit else measured

@@ -49,13 +49,14 @@ def frame_of(
                 payload_bytes=stretch.length, block=stretch.block, offset=stretch.offset,
                 urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
             )  # fmt: skip
-            return _frame(data, [view[stretch.offset : stretch.end]], checked=checked)
+            pieces = [view[stretch.offset : stretch.end]]
+            return _frame(data, pieces, stretch.length, checked=checked)
         if is_zero.all():
             zero = ZeroData(
                 block=stretch.block, offset=stretch.offset, length=stretch.length,
                 urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
             )  # fmt: skip
-            return _frame(zero, [], checked=checked)
+            return _frame(zero, [], stretch.length, checked=checked)
         stretch = Runs.of_span(stretch)
     runs, is_zero = _divided(stretch, is_zero)
     with_data = runs.where(~is_zero)
@@ -65,15 +66,18 @@ def frame_of(
         urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
     )  # fmt: skip
     edges = with_data.edges() if with_data else ()
-    return _frame(message, [view[start:end] for start, end in edges], checked=checked)
+    pieces = [view[start:end] for start, end in edges]
+    return _frame(message, pieces, runs.length, checked=checked)
 
 
-def _frame(message: Message, payload: list[memoryview], *, checked: bool) -> Frame:
+def _frame(
+    message: Message, payload: list[memoryview], memory_bytes: int, *, checked: bool
+) -> Frame:
     if not checked:
-        return Frame(message, *payload)
+        return Frame(message, *payload, memory_bytes=memory_bytes)
     # A guest that runs on may write to its pages between the look at them and their sending.
     copy = b"".join(payload)
-    return Frame(message, copy, checksum=checksum_of(message, [copy]))
+    return Frame(message, copy, checksum=checksum_of(message, [copy]), memory_bytes=memory_bytes)
 
 
 def _zero_target_pages(view: memoryview, stretch: Stretch, step: int) -> Flags | None:

@@ -20,8 +20,8 @@ from guest.states import encode_states
 from protocol.capabilities import CHECKSUM, RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
-from protocol.events import FRAME_CHANGED, GUEST_STOP, Emit
-from protocol.geometry import PageId
+from protocol.events import DOWNTIME, FRAME_CHANGED, GUEST_RUN, GUEST_STOP, Emit
+from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.limits import (
     CLOSING_SECONDS_MAX,
     DISCARD_BYTES_MAX,
@@ -53,12 +53,12 @@ from source.channel import OutChannel
 from source.config import SourceConfig
 from source.connect import Connections
 from source.convergence import NextStep
-from source.meter import Meter, channel_bytes, sent_bytes
+from source.meter import Meter, PeerClock, channel_bytes, sent_bytes
 from source.pacing import Pacer
 from source.passes import Passes
 from source.recovery import Lacking, lost_bytes
 from source.rests import send_rests
-from source.returns import Inbox
+from source.returns import Inbox, Received
 from source.scheduler import Scheduler
 from source.sender import Sender
 
@@ -107,7 +107,8 @@ class Migration:
         self._dirty = PageSet(config.geometry)
         self._step = NextStep.POSTCOPY
         self._runs_there = False
-        self._rest_since_ns = 0
+        self._peer_clock = PeerClock()
+        self._pacer = Pacer(0)
         self._dropped_bytes = 0
         # Target pages that lie there in part, and nothing was sent of the rest.
         self._rests: HeldParts = {}
@@ -121,13 +122,16 @@ class Migration:
         self.epochs.append(connections)
         self._checked = CHECKSUM in connections[Channel.PRECOPY].capabilities
         self.inboxes = {
-            name: Inbox(connection.returns, self._on_request, self._on_resend, self._serve)
+            name: Inbox(
+                connection.returns, self._on_request, self._on_resend, self._serve,
+                self._on_running,
+            )
             for name, connection in connections.items()
-        }
+        }  # fmt: skip
         outs = {name: connection.out for name, connection in connections.items()}
         self._sender = Sender(
             self.scheduler, self.memory, outs, self._emit,
-            checked=self._checked, yields=self._config.policy.preempts,
+            pacer=self._pacer, checked=self._checked, yields=self._config.policy.preempts,
         )  # fmt: skip
         self._main = outs[Channel.PRECOPY]
         self._inbox = self.inboxes[Channel.PRECOPY]
@@ -153,6 +157,22 @@ class Migration:
         """Whether memory has left over the present connections."""
         return any(connection.out.target_pages_sent for connection in self.epochs[-1].values())
 
+    @property
+    def remaining_bytes(self) -> int:
+        """Bytes of guest memory that have not been sent: of this pass, or of postcopy.
+
+        Before the first pass that is all of it.
+        """
+        connections = self.epochs[-1].values() if self.epochs else ()
+        begun = sum(connection.out.begun_memory_bytes for connection in connections)
+        rests = sum(TARGET_PAGE_BYTES - held_bytes for held_bytes in self._rests.values())
+        return self._passes.waiting_bytes + self.scheduler.unsent_bytes - begun + rests
+
+    @property
+    def phase_bytes(self) -> int:
+        """What this pass, or postcopy, had to send when it began."""
+        return self._passes.phase_bytes
+
     async def transfer(self) -> GuestSnapshot:
         """Bring the guest over; return it as it was when it stopped here.
 
@@ -164,8 +184,10 @@ class Migration:
         self._dirty, self._step = await self._passes.run(self._sender, self._main, self._inbox)
         if RECOVER in self.epochs[-1][Channel.PRECOPY].capabilities:
             self.announced = True
+            asked_ns = time.monotonic_ns()
             await self._main.send(SwitchOverAhead())
-            await self._inbox.expect(SwitchOverAck, CLOSING_SECONDS_MAX)
+            ack = await self._inbox.expect(SwitchOverAck, CLOSING_SECONDS_MAX)
+            self._peer_clock.compare(asked_ns, ack.message.clock_ns, ack.at_ns)
         self._snapshot = await self._stop_guest(self._dirty)
         await self._hand_over(self._snapshot)
         return await self._finish()
@@ -208,15 +230,14 @@ class Migration:
         self._take_missing(standing, lacking)
         self._lifecycle.go_on(Event.RECOVERED)
         self._main.keep_little_in_the_kernel()
-        self._sender.pacer = Pacer(self._config.postcopy_bandwidth)
+        self._sender.pace(self._config.postcopy_bandwidth)
         remaining = self.scheduler.remaining
         await send_rests(self._rests, self.memory, remaining, self._main, self._emit)
         return await self._finish()
 
     def _take_missing(self, standing: Standing, lacking: Lacking) -> None:
-        if not self._runs_there:
-            self._runs_there = True
-            self.meter.running_ns = time.monotonic_ns()
+        self._runs_there = True
+        self._note_running(standing.run_ns, time.monotonic_ns())
         counts = self.scheduler.counts
         counts.lost_bytes += self._lost_bytes(lacking)
         counts.resent_bytes += standing.dropped_bytes - self._dropped_bytes
@@ -257,6 +278,15 @@ class Migration:
         self._lifecycle.fire(Event.PREPARED)
         self.prepared.set()
 
+    async def take_back(self) -> None:
+        """Have the guest run on here, if it was stopped for a switch-over that came to nothing."""
+        if self.handed_over or self._guest.is_running or self._config.hold:
+            return
+        await self._guest.run()
+        if self.meter.stopped_ns is not None:
+            self._emit(GUEST_RUN)
+            self._mark_running(time.monotonic_ns())
+
     async def _stop_guest(self, dirty: PageSet) -> GuestSnapshot:
         """Stop the guest and add its last writes to what is dirty."""
         self.meter.stopped_ns = time.monotonic_ns()
@@ -283,27 +313,27 @@ class Migration:
         self.meter.bytes_at_switch_over = sent_bytes(self.epochs)
         if postcopy:
             self._main.keep_little_in_the_kernel()
-            self._sender.pacer = Pacer(self._config.postcopy_bandwidth)
+            self._sender.pace(self._config.postcopy_bandwidth)
 
     async def _send_dirty(self) -> None:
         """Send the rest while the guest stands still, unpaced."""
-        self._sender.pacer = Pacer(0)
-        self._rest_since_ns = time.monotonic_ns()
-        self.scheduler.add(self._dirty, across_pages=True)
-        await self._sender.drain()
-        while self._checked:
-            await self._confirm(self._main)
-            changed = self._passes.take_changed()
-            if not len(changed):
-                return
-            self.scheduler.add(changed, across_pages=True)
+        self._sender.pace(0)
+        with self.meter.sending():
+            self._passes.hand_on(self._dirty)
             await self._sender.drain()
+            while self._checked:
+                await self._confirm(self._main)
+                changed = self._passes.take_changed()
+                if not len(changed):
+                    return
+                self._passes.hand_on(changed)
+                await self._sender.drain()
 
     async def _discard_dirty(self) -> None:
         """Say what is missing there, and have it ready to be sent."""
         # Before the guest can run there: a request for a page not yet known here would be taken for
         # one that was sent, and the page would come when the scan gets to it.
-        self.scheduler.add(self._dirty, postcopy=True)
+        self._passes.hand_on(self._dirty, postcopy=True)
         for block, first, count, bits in self._dirty.bitmaps(DISCARD_BYTES_MAX * 8):
             discard = Discard(payload_bytes=len(bits), block=block, first=first, count=count)
             await self._main.send(discard, bits)
@@ -314,17 +344,11 @@ class Migration:
         Both believe it only when they counted the same over the connections of this epoch.
         """
         assert self._snapshot is not None
-        started_ns = time.monotonic_ns()
-        try:
+        with self.meter.sending():
             await self._sender.drain()
-        finally:
-            self.meter.sending_ns += time.monotonic_ns() - started_ns
-        if not self._runs_there:
-            running = await self._inbox.expect(Running, CLOSING_SECONDS_MAX)
-            self.meter.running_ns = running.at_ns
-            self._runs_there = True
-            if self._step is not NextStep.POSTCOPY:
-                self.meter.sending_ns += running.at_ns - self._rest_since_ns
+            if not self._runs_there:
+                await self._inbox.expect(Running, CLOSING_SECONDS_MAX)
+                self._runs_there = True
         outs = [connection.out for connection in self.epochs[-1].values()]
         if self._checked and self._step is NextStep.POSTCOPY:
             await self._send_changed(outs)
@@ -341,7 +365,7 @@ class Migration:
                 f"the destination counted {finished.message}, this side {ours}"
             )
         if self.meter.finished_ns is None:
-            self.meter.finished_ns = finished.at_ns
+            self.meter.finish(finished.at_ns)
             self._dirty_log.stop()
         self._lifecycle.go_on(Event.ALL_PLACED)
         return self._snapshot
@@ -365,6 +389,21 @@ class Migration:
                 raise RemoteProtocolError(
                     f"{acked.message.index} was acknowledged, not {self._confirmations}"
                 )
+
+    def _on_running(self, running: Received[Running]) -> None:
+        # As soon as it is read: the sending task comes to it only when it has sent everything.
+        if self.handed_over:
+            self._note_running(running.message.run_ns, running.at_ns)
+
+    def _note_running(self, run_ns: int, heard_ns: int) -> None:
+        """Note since when the guest runs there, once."""
+        if self.meter.running_ns is None:
+            assert self.meter.stopped_ns is not None
+            self._mark_running(self._peer_clock.here(run_ns, self.meter.stopped_ns, heard_ns))
+
+    def _mark_running(self, running_ns: int) -> None:
+        self.meter.running_ns = running_ns
+        self._emit(DOWNTIME, ms=round(self.meter.downtime_ms, 3))
 
     def _on_resend(self, resend: Resend) -> None:
         runs, _ = unpack_runs(resend.block, resend.offset, resend.runs)

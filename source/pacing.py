@@ -1,5 +1,8 @@
 """A token bucket that holds the background to `--max-bandwidth`; urgent pages do not ask it.
 
+A migration has one, whose rate changes with its phase and when its user says so: a new bucket for
+each pass would let a burst go free with each.
+
 All of it is whole numbers.  A rounded bucket can end up a hair short of what its user was told to
 wait for, and a user whose clock moves only as far as it sleeps would then wait for ever.
 """
@@ -24,10 +27,28 @@ class Pacer:
             bytes_per_second: The rate; 0 for no limit.
         """
         self.bytes_per_second = bytes_per_second
-        self._burst_bytes = max(bytes_per_second * BURST_NS // _NS_PER_SECOND, BURST_BYTES_MIN)
+        self._burst_bytes = _burst_bytes(bytes_per_second)
         # What the bucket holds, in billionths of a byte: a nanosecond adds the rate to it.
         self._credit = self._burst_bytes * _NS_PER_SECOND
         self._updated_ns: int | None = None
+
+    def set_rate(self, bytes_per_second: int, now_ns: int) -> None:
+        """Change the rate from now on; what was saved at the old one stays, up to a new burst.
+
+        Where there was no limit nothing was saved: the bucket starts empty, so that the limit holds
+        from the first byte on.
+
+        Args:
+            bytes_per_second: The new rate; 0 for no limit.
+            now_ns: The time, by the clock of `allowance`.
+        """
+        if self.bytes_per_second:
+            self._refill(now_ns)
+        else:
+            self._credit, self._updated_ns = 0, now_ns
+        self.bytes_per_second = bytes_per_second
+        self._burst_bytes = _burst_bytes(bytes_per_second)
+        self._credit = min(self._credit, self._burst_bytes * _NS_PER_SECOND)
 
     def allowance(self, wanted_bytes: int, now_ns: int) -> int:
         """Return how many of the wanted bytes may go now, 0 for none yet.
@@ -51,7 +72,8 @@ class Pacer:
 
     def spend(self, count: int) -> None:
         """Say that so many background bytes went."""
-        self._credit -= count * _NS_PER_SECOND
+        if self.bytes_per_second:
+            self._credit -= count * _NS_PER_SECOND
 
     def _missing(self, wanted_bytes: int) -> int:
         """Return the credit that lacks for a useful piece; 0 or less if there is enough."""
@@ -63,3 +85,7 @@ class Pacer:
             gained = (now_ns - self._updated_ns) * self.bytes_per_second
             self._credit = min(self._burst_bytes * _NS_PER_SECOND, self._credit + gained)
         self._updated_ns = now_ns
+
+
+def _burst_bytes(bytes_per_second: int) -> int:
+    return max(bytes_per_second * BURST_NS // _NS_PER_SECOND, BURST_BYTES_MIN)

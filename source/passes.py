@@ -13,16 +13,21 @@ from protocol.pageset import PageSet
 from protocol.runs import Runs
 from source.channel import OutChannel
 from source.config import SourceConfig
-from source.convergence import NextStep, expected_downtime_ms
+from source.convergence import NextStep, expected_downtime_ms, pass_bandwidth
 from source.meter import Meter
-from source.pacing import Pacer
 from source.returns import Inbox
 from source.scheduler import Scheduler
 from source.sender import Sender
 
 
 class Passes:
-    """Knows what is dirty: what the guest wrote, and what came changed."""
+    """Knows what is dirty: what the guest wrote, and what came changed.
+
+    Attributes:
+        waiting_bytes: What is known to be dirty and is not the scheduler's yet; all memory before
+            the first pass.
+        phase_bytes: What this pass, or what follows the last one, had to send when it began.
+    """
 
     def __init__(
         self,
@@ -33,11 +38,15 @@ class Passes:
         emit: Emit,
     ) -> None:
         """Prepare; nothing is logged yet."""
+        self.waiting_bytes = config.geometry.length_bytes
+        self.phase_bytes = config.geometry.length_bytes
         self._config = config
         self._scheduler = scheduler
         self._dirty_log = dirty_log
         self._meter = meter
         self._emit = emit
+        # When the pass before ended.
+        self._since_ns = 0
         # What came changed, and goes with the next pass.
         self._changed = PageSet(config.geometry)
 
@@ -53,10 +62,18 @@ class Passes:
             ConnectionLost, RemoteProtocolError: The destination is gone, or not with us.
             MigrationError: Precopy does not converge.
         """
+        sender.pace(self._config.bandwidth)
+        self._since_ns = time.monotonic_ns()
         # Everything is dirty at first, so what was written until now says nothing.
         self._dirty_log.start()
         dirty = PageSet(self._config.geometry)
         dirty.fill()
+        with self._meter.sending():
+            return await self._run(dirty, sender, main, inbox)
+
+    async def _run(
+        self, dirty: PageSet, sender: Sender, main: OutChannel, inbox: Inbox
+    ) -> tuple[PageSet, NextStep]:
         bytes_per_second = 0.0
         while True:
             step = self._config.rule.decide(
@@ -79,6 +96,7 @@ class Passes:
         """Add to what is dirty all that has become so since this was last asked."""
         dirty.add_flat(self._dirty_log.harvest())
         dirty.update(self.take_changed())
+        self.waiting_bytes = self.phase_bytes = dirty.length_bytes
         self._meter.dirty_sync_count += 1
 
     def add_changed(self, runs: Runs) -> None:
@@ -90,12 +108,20 @@ class Passes:
         changed, self._changed = self._changed, PageSet(self._config.geometry)
         return changed
 
+    def hand_on(self, dirty: PageSet, *, postcopy: bool = False) -> None:
+        """Give what is dirty to the scheduler.
+
+        Args:
+            dirty: What is to be sent.
+            postcopy: The destination can ask for it.
+        """
+        self._scheduler.add(dirty, postcopy=postcopy, across_pages=not postcopy)
+        self.waiting_bytes = 0
+
     async def _pass(self, dirty: PageSet, sender: Sender, main: OutChannel, inbox: Inbox) -> float:
         """Send all that is dirty once; return the bandwidth in bytes a second."""
         meter = self._meter
-        sender.pacer = Pacer(self._config.bandwidth)
-        started_ns = time.monotonic_ns()
-        self._scheduler.add(dirty, across_pages=True)
+        self.hand_on(dirty)
         await sender.drain()
         await main.send(PassEnd(index=meter.pass_count))
         acked = await inbox.expect(PassAck, CLOSING_SECONDS_MAX)
@@ -104,7 +130,8 @@ class Passes:
                 f"pass {acked.message.index} was acknowledged, not pass {meter.pass_count}"
             )
         meter.pass_count += 1
-        pass_ns = acked.at_ns - started_ns
-        meter.sending_ns += pass_ns
+        # From the end of the pass before: what the bucket saves while nothing goes counts, too.
+        pass_ns = acked.at_ns - self._since_ns
+        self._since_ns = acked.at_ns
         self._emit(PASS_END, index=acked.message.index, bytes=dirty.length_bytes, ms=pass_ns / 1e6)
-        return dirty.length_bytes / (pass_ns / 1e9)
+        return pass_bandwidth(dirty.length_bytes, pass_ns, self._config.bandwidth)

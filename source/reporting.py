@@ -36,6 +36,10 @@ def source_part(
     outs = [connection.out for each in epochs for connection in each.values()]
     data_bytes = sum(out.data_bytes_sent for out in outs)
     normal_pages = data_bytes // TARGET_PAGE_BYTES
+    # A phase that was not come to carried nothing, and all belongs to those before.
+    sent = sent_bytes(epochs)
+    at_switch_over = sent if meter.bytes_at_switch_over is None else meter.bytes_at_switch_over
+    at_stop = at_switch_over if meter.bytes_at_stop is None else meter.bytes_at_stop
     guest_counts = snapshot.counters if snapshot else ()
     return SourcePart(
         policy=config.policy.name,
@@ -46,7 +50,7 @@ def source_part(
         downtime_ms=meter.downtime_ms,
         expected_downtime_ms=meter.expected_downtime_ms,
         ram_bytes=config.geometry.length_bytes,
-        remaining_bytes=migration.scheduler.remaining_bytes,
+        remaining_bytes=migration.remaining_bytes,
         normal_pages=normal_pages,
         duplicate_pages=sum(out.target_pages_sent for out in outs) - normal_pages,
         data_bytes=data_bytes,
@@ -54,9 +58,9 @@ def source_part(
         pass_count=meter.pass_count,
         dirty_sync_count=meter.dirty_sync_count,
         page_bytes=TARGET_PAGE_BYTES,
-        precopy_bytes=meter.bytes_at_stop,
-        downtime_bytes=meter.bytes_at_switch_over - meter.bytes_at_stop,
-        postcopy_bytes=sent_bytes(epochs) - meter.bytes_at_switch_over,
+        precopy_bytes=at_stop,
+        downtime_bytes=at_switch_over - at_stop,
+        postcopy_bytes=sent - at_switch_over,
         precopy_channel_bytes=channel_bytes(epochs, Channel.PRECOPY),
         postcopy_channel_bytes=channel_bytes(epochs, Channel.POSTCOPY),
         return_path_bytes=sum(each[Channel.PRECOPY].returns.bytes_received for each in epochs),

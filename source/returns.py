@@ -18,7 +18,7 @@ from guest.streams.stream import Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.limits import DEVICE_STATE_BYTES_MAX, REPORT_BYTES_MAX
-from protocol.messages import Abort, Message, PageRequest, Ping, Resend
+from protocol.messages import Abort, Message, PageRequest, Ping, Resend, Running
 from protocol.wire import Decoder
 
 M = TypeVar("M", bound=Message)
@@ -153,6 +153,7 @@ class Inbox:
         on_request: Callable[[PageRequest], None],
         on_resend: Callable[[Resend], None],
         on_idle: Callable[[], None] = lambda: None,
+        on_running: Callable[[Received[Running]], None] = lambda _: None,
     ) -> None:
         """Prepare; `run` reads.
 
@@ -161,10 +162,13 @@ class Inbox:
             on_request: Called with each page request as soon as it is read.
             on_resend: Called with each word of pages that came changed, likewise.
             on_idle: Called when all that has come was handed on.
+            on_running: Called when the destination says that the guest runs there; `expect` has
+                that, too.
         """
         self._path = path
         self._on_request = on_request
         self._on_resend = on_resend
+        self._on_running = on_running
         path.on_idle = on_idle
         # A correct destination is never this many messages ahead of what the source awaits.
         self._send, self._receive = trio.open_memory_channel[Received[Message]](16)
@@ -183,8 +187,11 @@ class Inbox:
             if isinstance(message, Resend):
                 self._on_resend(message)
                 continue
+            received = Received(message, payload, time.monotonic_ns())
+            if isinstance(message, Running):
+                self._on_running(Received(message, payload, received.at_ns))
             try:
-                self._send.send_nowait(Received(message, payload, time.monotonic_ns()))
+                self._send.send_nowait(received)
             except trio.WouldBlock:
                 raise RemoteProtocolError(
                     f"{type(message).__name__} came while nothing was awaited"

@@ -88,6 +88,20 @@ class Scheduler:
         return self._remaining.length_bytes
 
     @property
+    def unsent_bytes(self) -> int:
+        """Bytes that are not whole with a socket: those without a chunk, and all chunks under way.
+
+        What `HalfSent.RESEND` sends again is in it twice until its first frame is out.
+        """
+        half_sent = self._half_sent
+        under_way = [*self._current.values(), half_sent.job, half_sent.leftover]
+        # A leftover frame that is being finished is the current job, too.
+        chunks = {id(job): job.chunk for job in under_way if job is not None}
+        return self._remaining.length_bytes + sum(
+            chunk.span.length for chunk in chunks.values() if chunk is not None
+        )
+
+    @property
     def queued_requests(self) -> int:
         """Requests that wait for their turn."""
         return len(self._queue)

@@ -41,6 +41,7 @@ class Sender:
         channels: Mapping[Channel, OutChannel],
         emit: Emit,
         *,
+        pacer: Pacer | None = None,
         checked: bool = False,
         yields: bool = False,
     ) -> None:
@@ -51,11 +52,13 @@ class Sender:
             memory: Where it is.
             channels: Where it goes.
             emit: Takes events.
+            pacer: Holds the background to a bandwidth, over all connections of a migration; no
+                limit if not given.
             checked: Checksums go with frames.
             yields: The background waits until urgent bytes that the kernel has taken are on their
                 way, and does not share the link with them.
         """
-        self.pacer = Pacer(0)
+        self.pacer = pacer or Pacer(0)
         self._scheduler = scheduler
         self._memory = memory
         self._channels = channels
@@ -75,6 +78,18 @@ class Sender:
         self._background_done = False
         # When the request being served came, and when its first urgent frame was made.
         self._urgent_since_ns = (0, 0)
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Bytes of guest memory that no socket has taken yet, to the byte."""
+        begun = [each.begun_memory_bytes for each in self._channels.values()]
+        return self._scheduler.unsent_bytes - sum(begun)
+
+    def pace(self, bytes_per_second: int) -> None:
+        """Hold the background to a bandwidth from now on, also what waits for its turn already."""
+        self.pacer.set_rate(bytes_per_second, int(trio.current_time() * 1e9))
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     async def drain(self) -> None:
         """Send until the scheduler has nothing left.
@@ -233,7 +248,7 @@ class Sender:
                 channel=chunk.channel.value, urgent=urgent, boosted=chunk.boosted,
                 pages=page_count,
                 channel_bytes=channel.bytes_carried,
-                remaining_bytes=self._scheduler.remaining_bytes,
+                remaining_bytes=self.remaining_bytes,
             )  # fmt: skip
 
     async def _send_background(self, channel: OutChannel, frame: Frame) -> None:
@@ -290,5 +305,5 @@ class Sender:
                 notice.event, block=notice.page.block, page=notice.page.index,
                 channel=notice.channel.value, urgent=notice.urgent, boosted=notice.boosted,
                 channel_bytes=self._channels[notice.channel].bytes_carried,
-                remaining_bytes=self._scheduler.remaining_bytes,
+                remaining_bytes=self.remaining_bytes,
             )  # fmt: skip

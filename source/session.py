@@ -7,6 +7,7 @@ leaves no process, socket or mapping behind.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -58,7 +59,7 @@ from source.control import Commands, ControlSocket, control_socket
 from source.farewell import explain, say_farewell, say_farewell_anew
 from source.keepalive import keep_alive
 from source.migration import Migration
-from source.progress import Progress, progress_of
+from source.progress import Bar, Progress, progress_of
 from source.reconnect import Reconnector, hear_standing
 from source.recovery import Lacking
 from source.reporting import source_part
@@ -106,6 +107,7 @@ class SourceSession:
         self._verdict_sent = False
         self._reconnector = Reconnector(config, emit, tell_more)
         self._control = ControlSocket(None)
+        self._bar = Bar()
         # What this session's user can tell it while it runs, by name.
         self._commands: Commands = {"resume": self._resume_at, "status": self._tell_status}
 
@@ -114,7 +116,7 @@ class SourceSession:
         migration = self._migration
         if migration is None:
             return None
-        return progress_of(self._config.geometry, migration, self._lifecycle.state)
+        return progress_of(self._config.geometry, migration, self._lifecycle.state, self._bar)
 
     def part_so_far(self) -> SourcePart | None:
         """Return what there is for a report when `run` has failed; None if it had no connection."""
@@ -143,6 +145,8 @@ class SourceSession:
                 return await self._run()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
+            if self._migration is not None:
+                self._migration.meter.finish(time.monotonic_ns())
             if isinstance(cause, trio.Cancelled):
                 self._lifecycle.cancel()
             else:
@@ -307,10 +311,8 @@ class SourceSession:
                     seconds_max = LAST_WORD_SECONDS_MAX if self._verdict_sent else None
                     self._reconnector.broke(seconds_max, has_sent=migration.has_sent)
                     return cause
-            if not migration.handed_over and not (guest.is_running or self._config.hold):
-                # It had stood still for the switch-over that came to nothing.
-                with trio.CancelScope(shield=True):
-                    await guest.run()
+            with trio.CancelScope(shield=True):
+                await migration.take_back()
             if isinstance(cause, ConnectionLost) and migration.announced:
                 await say_farewell_anew(self._reconnector.connect_again(), cause)
             await say_farewell(connections, cause)

@@ -20,17 +20,11 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/farewell.py": Elsewhere(
         "tests/source/test_session.py", "how a session ends, which takes a session"
     ),
-    "source/progress.py": Elsewhere(
-        "tests/source/test_session.py", "what a session says of itself while it runs"
-    ),
     "dest/arrival.py": Elsewhere(
         "tests/dest/test_assembly.py", "a frame on its way in, which the assembly admits"
     ),
     "dest/parts.py": Elsewhere(
         "tests/dest/test_assembly_breaks.py", "what a break leaves, which the assembly keeps"
-    ),
-    "source/passes.py": Elsewhere(
-        "tests/source/test_migration.py", "the first phase of a migration, which takes one"
     ),
     "source/rests.py": Elsewhere(
         "tests/test_resent_bytes.py", "what goes first after a break, which takes a break"

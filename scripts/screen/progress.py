@@ -32,14 +32,13 @@ async def show_progress(
     stream = stream or sys.stderr
     if stream is None or not stream.isatty():
         return
-    last_bytes = 0
+    before: Progress | None = None
     try:
         while True:
             now = progress()
             # What a terminal has not taken yet, under Ctrl-S, a newer line does not hurry.
             if now is not None and not is_behind(stream):
-                rate = (now.sent_bytes - last_bytes) / _PERIOD_SECONDS
-                last_bytes = now.sent_bytes
+                rate, before = rate_between(before, now), now
                 _write(stream, CLEAR_LINE + progress_line(now, rate, _columns()))
             await trio.sleep(_PERIOD_SECONDS)
     finally:
@@ -53,10 +52,23 @@ async def tell_progress(progress: Callable[[], Progress | None], emit: Emit) -> 
         if now is not None:
             emit(
                 PROGRESS,
-                remaining_bytes=now.remaining_bytes, queued=now.queued_requests,
+                remaining_bytes=now.remaining_bytes, done=round(now.done, 4),
+                queued=now.queued_requests,
                 precopy_bytes=now.precopy_channel_bytes, postcopy_bytes=now.postcopy_channel_bytes,
             )  # fmt: skip
         await trio.sleep(_PERIOD_SECONDS)
+
+
+def rate_between(before: Progress | None, now: Progress) -> float:
+    """Return the bytes a second from one look to the next, which may come late.
+
+    Args:
+        before: The look before; None for the first, which tells no rate.
+        now: The last one.
+    """
+    if before is None or now.elapsed_ms <= before.elapsed_ms:
+        return 0.0
+    return (now.sent_bytes - before.sent_bytes) / (now.elapsed_ms - before.elapsed_ms) * 1000
 
 
 def progress_line(now: Progress, rate: float, columns: int) -> str:
@@ -69,8 +81,8 @@ def progress_line(now: Progress, rate: float, columns: int) -> str:
     """
     if now.state == "setup":
         return now.state
-    done = 1 - now.remaining_bytes / now.ram_bytes
-    filled = min(_BAR_CHARS, round(done * _BAR_CHARS))
+    # A full bar is for what is complete.
+    filled = int(now.done * _BAR_CHARS)
     phase = f"pass {now.pass_count + 1}" if now.state == "active" else ""
     requests = f"{now.requests} requests, {now.queued_requests} wait" if now.requests else ""
     parts = (

@@ -78,6 +78,7 @@ class _Embedding:
             "vcpus": history.vcpu_count,
             "states": {side: self._states(side) for side in (SOURCE, DEST)},
             "blackout": None if blackout is None else [self._tick(each) for each in blackout],
+            "downtime_us": history.downtime_us,
             "percentiles_us": percentiles_us(waits),
             "wait_count": len(waits),
             "waited_us": waited_us(waits),

@@ -44,6 +44,7 @@ class FrameMaker:
             "pass": state.passes + 1,
             "elapsed_ms": round(elapsed_ms, 1),
             "remaining_bytes": state.remaining_bytes,
+            "done": round(state.done, 4),
             "carried": dict(state.carried),
             "rates": {name: round(rate) for name, rate in rates.items()},
             "vcpus": state.vcpus,

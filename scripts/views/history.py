@@ -73,6 +73,7 @@ class History:
         self.sides: set[str] = set()
         self.first_ns = (1 << 63) - 1
         self.last_ns = 0
+        self._downtime_ms: float | None = None
         self._asked: list[Event] = []
         self._came: list[Event] = []
         self._breaks_ns: list[int] = []
@@ -97,6 +98,7 @@ class History:
             events.VCPU_WAKE: self._take_wake,
             events.ACCESSES: self._take_accesses,
             events.VERDICT: self._take_verdict,
+            events.DOWNTIME: self._take_downtime,
         }
 
     def take(self, event: Event) -> None:
@@ -173,6 +175,14 @@ class History:
         return (stop, run) if stop is not None and run is not None and stop <= run else None
 
     @property
+    def downtime_us(self) -> float | None:
+        """How long nobody ran the guest, as the report has it; None if that is not told."""
+        if self._downtime_ms is not None:
+            return self._downtime_ms * 1000
+        span = self.blackout_ns
+        return None if span is None else (span[1] - span[0]) / 1000
+
+    @property
     def status(self) -> str:
         """The state in which the run ended; of two sides, the worse."""
         ends = {states[-1][1] for side in self.sides if (states := self.states(side))}
@@ -211,6 +221,9 @@ class History:
 
     def _take_verdict(self, event: Event) -> None:
         self.verdict = event
+
+    def _take_downtime(self, event: Event) -> None:
+        self._downtime_ms = event["ms"]
 
     def _take_request(self, event: Event) -> None:
         self._see(event["block"], event["page"] + 1)

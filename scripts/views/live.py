@@ -95,6 +95,8 @@ class LiveState:
         self.passes = 0
         self.blocks: dict[int, BlockMap] = {}
         self.remaining_bytes: int | None = None
+        # How much of the way is behind it, from 0 to 1.
+        self.done = 0.0
         self.carried: dict[str, int] = {channel.value: 0 for channel in Channel}
         self.requests = 0
         self.preempted = 0
@@ -190,11 +192,17 @@ class LiveState:
 
     def _take_progress(self, event: Event) -> None:
         self.remaining_bytes = event["remaining-bytes"]
+        self.done = max(self.done, min(event.get("done", self._placed_share()), 1.0))
         for channel in self.carried:
             self.carried[channel] = event.get(f"{channel}-bytes", 0)
         self._marks.append((event["t-ns"], dict(self.carried)))
         while len(self._marks) > 2 and self._marks[1][0] < event["t-ns"] - _RATE_NS:
             self._marks.popleft()
+
+    def _placed_share(self) -> float:
+        """Return how much of the guest has come, where the source is a QEMU and does not say it."""
+        total = sum(block.pages * block.page_bytes for block in self.blocks.values())
+        return max(1 - (self.remaining_bytes or 0) / total, 0.0) if total else 0.0
 
     def _take_missing(self, event: Event) -> None:
         """Take which pages are stale; with it postcopy begins with the others here for good."""

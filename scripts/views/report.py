@@ -136,9 +136,9 @@ def _memory(history: History) -> str:
     return "verified" if good else "WRONG"
 
 
-def _blackout(history: History) -> str:
-    span = history.blackout_ns
-    return "not told" if span is None else time_us((span[1] - span[0]) / 1000)
+def _downtime(history: History) -> str:
+    downtime_us = history.downtime_us
+    return "not recorded" if downtime_us is None else time_us(downtime_us)
 
 
 _ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
@@ -147,7 +147,7 @@ _ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
     ("policy", lambda history: _plain(str(history.run.get("policy", "not told")))),
     ("guest", _guest),
     ("events span", lambda history: time_us((history.last_ns - history.first_ns) / 1000)),
-    ("guest stood still", _blackout),
+    ("downtime", _downtime),
     ("page requests", lambda history: str(len(history.requests))),
     ("preempted", lambda history: str(history.counts["preempt"])),
     ("boosted", lambda history: str(history.counts["boost"])),

@@ -38,6 +38,7 @@ _NEEDED: dict[str, _Fields] = {
     events.RAM_BLOCK: {"block": int, "name": str, "length-bytes": int, "page-bytes": int},
     events.STATE: {"state": str},
     events.PROGRESS: {"remaining-bytes": int, "precopy-bytes": int, "postcopy-bytes": int},
+    events.DOWNTIME: {"ms": float},
     events.MISSING: {"block": int, "pages-per-bit": int, "bits": str},
     events.PAGE_REQUEST: _PAGE,
     events.PAGE_START: _SENT,
@@ -53,6 +54,7 @@ _NEEDED: dict[str, _Fields] = {
 # Fields that those events may have, and may lack.
 _EXTRA: _Fields = {
     "pages": int, "boosted": bool, "fault-ns": int, "channel-bytes": int, "remaining-bytes": int,
+    "done": float, "ms": float,
     **{f"{stage}-us": float for stage in STAGES},
 }  # fmt: skip
 

@@ -152,8 +152,14 @@ async def test_a_session_is_not_given_out_before_its_precopy_connection() -> Non
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (hello(PRE, version=2), "protocol version 2 is not version 1"),
-        (Hello(version=1, session=SESSION, role="fastest"), "unknown role 'fastest'"),
+        (
+            hello(PRE, version=PROTOCOL_VERSION + 1),
+            f"protocol version {PROTOCOL_VERSION + 1} is not version {PROTOCOL_VERSION}",
+        ),
+        (
+            Hello(version=PROTOCOL_VERSION, session=SESSION, role="fastest"),
+            "unknown role 'fastest'",
+        ),
         (Ready(), "the first message is no hello"),
     ],
 )
@@ -392,7 +398,9 @@ async def test_a_hundred_strangers_at_once() -> None:
 
         async def disturb(index: int) -> None:
             nonlocal refused
-            message: Message = Ready() if index % 2 else hello(PRE, version=index + 2)
+            message: Message = (
+                Ready() if index % 2 else hello(PRE, version=PROTOCOL_VERSION + 1 + index)
+            )
             await rig.refusal(message)
             refused += 1
 

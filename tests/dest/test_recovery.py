@@ -177,7 +177,7 @@ async def test_a_break_in_the_middle_of_a_target_page(
         source = rig.source
         await rig.reach_device()
         await source.start_postcopy()
-        await source.main.expect(Running)
+        running = await source.main.expect(Running)
         await source.send_page(PRE, PageId(0, 0))
         # Of the next page a chunk, and of another chunk two target pages and a half.
         await source.send_bytes(PRE, 0, HUGE, 256 * KIB)
@@ -189,8 +189,9 @@ async def test_a_break_in_the_middle_of_a_target_page(
         assert came.is_set()
         held = 512 + 64 + 2
         assert standing == Standing(
-            running=True, target_pages=GEOMETRY.target_page_count - held, dropped_bytes=0
-        )
+            running=True, target_pages=GEOMETRY.target_page_count - held, dropped_bytes=0,
+            run_ns=running.run_ns,
+        )  # fmt: skip
         assert missing == standing.target_pages
         assert rig.held == {(0, 512 + 66): 2 * KIB}
         offset = HUGE + 66 * TARGET_PAGE_BYTES + 2 * KIB

@@ -125,8 +125,8 @@ FRAMES: list[tuple[Message, bytes]] = [
         joined(b"\x00\x00\x00\x04", b"\x93\x0b\x05", b"\xc3"),
     ),
     (
-        Running(),
-        joined(b"\x00\x00\x00\x03", b"\x92\x0c\x00"),
+        Running(run_ns=300),
+        joined(b"\x00\x00\x00\x06", b"\x93\x0c\x00", b"\xcd\x01\x2c"),
     ),
     (
         PageRequest(block=1, page=300, target_page=511),
@@ -180,8 +180,8 @@ FRAMES: list[tuple[Message, bytes]] = [
         joined(b"\x00\x00\x00\x03", b"\x92\x15\x00"),
     ),
     (
-        SwitchOverAck(),
-        joined(b"\x00\x00\x00\x03", b"\x92\x16\x00"),
+        SwitchOverAck(clock_ns=5),
+        joined(b"\x00\x00\x00\x04", b"\x93\x16\x00", b"\x05"),
     ),
     (
         Resume(version=1, session=SESSION, role="postcopy", attempt=3),
@@ -195,10 +195,10 @@ FRAMES: list[tuple[Message, bytes]] = [
         joined(b"\x00\x00\x00\x06", b"\x95\x18\x0b", b"\x01\x08\x09"),
     ),
     (
-        Standing(running=True, target_pages=300, dropped_bytes=70000),
+        Standing(running=True, target_pages=300, dropped_bytes=70000, run_ns=7),
         joined(
-            b"\x00\x00\x00\x0c",
-            b"\x95\x19\x00", b"\xc3", b"\xcd\x01\x2c", b"\xce\x00\x01\x11\x70",
+            b"\x00\x00\x00\x0d",
+            b"\x96\x19\x00", b"\xc3", b"\xcd\x01\x2c", b"\xce\x00\x01\x11\x70", b"\x07",
         ),
     ),
     (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.limits import PASS_COUNT_MAX
-from source.convergence import NextStep, SwitchRule, expected_downtime_ms
+from source.convergence import NextStep, SwitchRule, expected_downtime_ms, pass_bandwidth
 
 ANOTHER_PASS = NextStep.ANOTHER_PASS
 FINISH = NextStep.FINISH
@@ -82,6 +82,24 @@ def test_the_downtime_is_what_is_dirty_at_the_last_bandwidth(
 ) -> None:
     """The estimate is the dirty bytes over the bandwidth, nothing for none, endless without."""
     assert expected_downtime_ms(dirty_bytes, rate) == pytest.approx(expected_ms)
+
+
+@pytest.mark.parametrize(
+    ("sent_bytes", "pass_ns", "limit", "bandwidth"),
+    [
+        (MB, 1_000_000, 0, 1e9),
+        (MB, 1_000_000, 2 * 10**9, 1e9),
+        # Out of what was saved: no longer pass could go on like that.
+        (MB, 1_000_000, 8 * 10**6, 8e6),
+        (0, 1_000_000, 0, 0.0),
+        (4096, 0, 0, 4096e9),
+    ],
+)
+def test_a_passes_bandwidth_is_never_over_the_limit(
+    sent_bytes: int, pass_ns: int, limit: int, bandwidth: float
+) -> None:
+    """What a pass sent over the time that it took, or the limit where that is less."""
+    assert pass_bandwidth(sent_bytes, pass_ns, limit) == pytest.approx(bandwidth)
 
 
 @given(

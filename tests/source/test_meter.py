@@ -1,5 +1,6 @@
 """The source's marks: what is between them, and what went by then."""
 
+import pytest
 import trio
 
 from guest.streams.tcp import TcpStream
@@ -7,7 +8,7 @@ from protocol.channels import Channel
 from protocol.messages import PassEnd
 from source.channel import OutChannel
 from source.connect import Connection
-from source.meter import Meter, channel_bytes, sent_bytes
+from source.meter import Meter, PeerClock, channel_bytes, sent_bytes
 from source.returns import ReturnPath
 from tests.helpers import tcp_pair
 
@@ -30,7 +31,23 @@ def test_the_total_runs_until_it_is_finished() -> None:
     meter = Meter()
     first = meter.total_ms
     assert 0 <= first <= meter.total_ms
-    assert (meter.setup_ms, meter.downtime_ms) == (0, 0)
+    meter.finish(meter.started_ns + 40 * MS)
+    assert meter.total_ms == 40
+    meter.finish(meter.started_ns + 50 * MS)
+    assert meter.total_ms == 40
+
+
+def test_what_has_not_happened_lasts_until_the_end() -> None:
+    """A migration that ends in its setup was all setup; a guest that stands still is down."""
+    meter = Meter()
+    start_ns = meter.started_ns
+    assert 0 <= meter.setup_ms <= meter.total_ms
+    assert meter.downtime_ms == 0
+    meter.finish(start_ns + 40 * MS)
+    assert (meter.setup_ms, meter.downtime_ms) == (40, 0)
+    meter.prepared_ns = start_ns + 10 * MS
+    meter.stopped_ns = start_ns + 15 * MS
+    assert (meter.setup_ms, meter.downtime_ms) == (10, 25)
 
 
 def test_the_rate_is_over_the_time_of_sending() -> None:
@@ -39,6 +56,48 @@ def test_the_rate_is_over_the_time_of_sending() -> None:
     assert meter.mbps(1000) == 0
     meter.sending_ns = 2_000_000_000
     assert meter.mbps(250_000_000) == 1000
+
+
+def test_sending_is_counted_however_it_ends() -> None:
+    """What was sent until a break or a cancellation took its time, too."""
+    meter = Meter()
+
+    def fail() -> None:
+        with meter.sending():
+            raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        fail()
+    assert meter.sending_ns > 0
+    assert meter.mbps(1000) > 0
+
+
+@pytest.mark.parametrize(
+    ("exchange", "told_ns", "here_ns"),
+    [
+        # One clock: the time is taken as it is.
+        ((100, 150, 200), 300, 300),
+        ((100, 100, 200), 300, 300),
+        ((100, 200, 200), 300, 300),
+        # Two: the answer was given half-way.
+        ((100, 5150, 200), 5300, 300),
+        ((10_100, 150, 10_200), 350, 10_350),
+        # What cannot be is moved to what can.
+        ((100, 150, 200), 10, 250),
+        ((100, 150, 200), 99_999, 20_000),
+        # Nothing is known without an exchange, or if no time was told.
+        (None, 300, 20_000),
+        ((100, 150, 200), 0, 20_000),
+    ],
+)
+def test_the_peers_times_are_told_by_this_clock(
+    exchange: tuple[int, int, int] | None, told_ns: int, here_ns: int
+) -> None:
+    """Two clocks are compared once; then a time of one is a time of the other."""
+    clock = PeerClock()
+    if exchange is not None:
+        clock.compare(*exchange)
+    assert clock.here(told_ns, 250, 20_000) == here_ns
 
 
 async def test_bytes_are_counted_by_channel() -> None:

@@ -156,3 +156,44 @@ def test_without_a_limit_everything_goes_at_once(wants: list[tuple[int, int]]) -
         assert pacer.allowance(wanted_bytes, now_ns) == wanted_bytes
         assert pacer.wait_seconds(wanted_bytes, now_ns) == 0
         pacer.spend(wanted_bytes)
+
+
+def test_a_limit_that_begins_has_nothing_saved() -> None:
+    """Where there was no limit the bucket starts empty, whatever went before."""
+    pacer = Pacer(0)
+    assert pacer.allowance(1 << 40, 0) == 1 << 40
+    pacer.spend(1 << 40)
+    pacer.set_rate(10**8, 5 * SECOND_NS)
+    assert pacer.allowance(1 << 20, 5 * SECOND_NS) == 0
+    assert pacer.wait_seconds(1 << 20, 5 * SECOND_NS) == pytest.approx(0.005)
+
+
+def test_a_new_rate_keeps_what_was_saved() -> None:
+    """A change of the rate gives nothing away: the same rate again changes nothing at all."""
+    pacer = Pacer(10**8)
+    pacer.allowance(1, 0)
+    pacer.spend(2_000_000)
+    pacer.set_rate(10**8, 10_000_000)
+    assert pacer.allowance(1 << 30, 10_000_000) == 1_000_000
+    # Half a burst of before is more than a burst of the lower rate.
+    pacer.set_rate(10**7, 10_000_000)
+    assert pacer.allowance(1 << 30, 10_000_000) == 200_000
+    pacer.set_rate(10**8, 10_000_000)
+    assert pacer.allowance(1 << 30, 10_000_000) == 0
+
+
+@given(
+    changes=st.lists(st.tuples(st.integers(1, 10**9), st.integers(0, 10**9)), max_size=20),
+)
+def test_changes_of_the_rate_let_no_more_through(changes: list[tuple[int, int]]) -> None:
+    """Over all rates, what goes is what each made of its time; a change is worth no burst."""
+    pacer = Pacer(0)
+    now_ns = sent_bytes = due = 0
+    for rate, pause_ns in changes:
+        pacer.set_rate(rate, now_ns)
+        now_ns += pause_ns
+        due += rate * pause_ns
+        count = pacer.allowance(1 << 40, now_ns)
+        pacer.spend(count)
+        sent_bytes += count
+        assert sent_bytes * SECOND_NS <= due

@@ -80,7 +80,8 @@ async def test_every_figure_is_where_it_belongs() -> None:
     assert (part.policy, part.backing, part.dirty_log) == ("ordered", "thp", "kernel")
     assert (part.total_time_ms, part.setup_time_ms, part.downtime_ms) == (90, 10, 5)
     assert part.expected_downtime_ms == 1.5
-    assert (part.ram_bytes, part.remaining_bytes) == (geometry.length_bytes, 0)
+    # No pass has begun.
+    assert (part.ram_bytes, part.remaining_bytes) == (geometry.length_bytes, geometry.length_bytes)
     # 42 target pages went, 32 of them with their bytes.
     assert (part.normal_pages, part.duplicate_pages) == (32, 10)
     assert (part.data_bytes, part.page_bytes) == (32 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)

@@ -588,6 +588,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert len(set(queued)) == len(queued)
         assert not (self.scheduler.urgent() and self.scheduler.wants_preemption)
         assert len(self.open_frames) <= 1
+        # What is out, whole or broken off, is no socket's until it is sent.
+        half = [*self.open_frames.values(), *(chunk.span for chunk in self.out.values())]
+        unsent_bytes = self.scheduler.remaining_bytes + sum(each.length for each in half)
+        assert self.scheduler.unsent_bytes == unsent_bytes
         counts = self.scheduler.counts
         assert counts.received == (
             counts.duplicate + counts.already_sent + counts.postponed

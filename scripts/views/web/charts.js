@@ -74,11 +74,11 @@ function percentileTable(runs) {
     ["run", "waits", ...names], runs.map((run) => [run.name, sayCount(run.wait_count), ...names.map((name) => (run.wait_count ? sayTime(run.percentiles_us[name]) : "none"))]));
 }
 
-// Blackout: nobody ran. Brownout: it ran, and vCPUs waited for pages.
+// Downtime: nobody ran it. Brownout: it ran, and vCPUs waited for pages.
 function standstill(runs) {
-  const out = (run) => (run.blackout ? sayTime((run.blackout[1] - run.blackout[0]) * run.tick_us) : "not told");
+  const out = (run) => (run.downtime_us === null ? "not recorded" : sayTime(run.downtime_us));
   const brown = (run) => {
-    if (!run.blackout) return ["not told", "not told"];
+    if (!run.blackout) return ["not recorded", "not recorded"];
     const lasted = Math.max((run.end - run.blackout[1]) * run.tick_us, 1);
     let last = run.blackout[1];
     for (let i = 0; i < run.waits.count; i += 1) if (run.waits.wake[i] !== NEVER) last = Math.max(last, run.waits.wake[i]);
@@ -86,7 +86,7 @@ function standstill(runs) {
     return [sayTime(Math.min((last - run.blackout[1]) * run.tick_us, lasted)), `${(Math.min(share, 1) * 100).toFixed(1)} %`];
   };
   const us = (run, name) => (run.accesses.count ? sayTime(run.accesses[`${name}-us`]) : "none");
-  return table("Blackout: the guest runs nowhere. Brownout: it runs on the destination, from there until the last vCPU woke; accesses are measured from when each was due",
-    ["run", "blackout", "brownout", "of the vCPUs' time waited", "accesses", "p50", "p99", "p99.9", "longest"],
+  return table("Downtime: the guest runs nowhere. Brownout: it runs on the destination, from there until the last vCPU woke; accesses are measured from when each was due",
+    ["run", "downtime", "brownout", "of the vCPUs' time waited", "accesses", "p50", "p99", "p99.9", "longest"],
     runs.map((run) => [run.name, out(run), ...brown(run), run.accesses.count ? sayCount(run.accesses.count) : "none", us(run, "p50"), us(run, "p99"), us(run, "p999"), us(run, "max")]));
 }

@@ -35,7 +35,7 @@ function takeBlock(block) {
 
 const map = make("canvas", { role: "img", id: "map", "aria-label": "Page map: each cell is one page or several, its colour what they are" });
 const chart = make("canvas", { role: "img", id: "rates", "aria-label": "Rates of both channels and the number of waiting vCPUs over the last minute" });
-const mapNote = make("figcaption"), figures = make("div"), waiters = make("div"), bar = make("progress", { max: "1", value: "0", "aria-label": "share of bytes sent" });
+const mapNote = make("figcaption"), figures = make("div"), waiters = make("div"), bar = make("progress", { max: "1", value: "0", "aria-label": "how far the migration is" });
 
 function paper(canvas, height) {
   const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth;
@@ -123,8 +123,7 @@ function drawWords(frame) {
     sayTime(frame.elapsed_ms * 1000), frame.remaining_bytes === null ? "" : `${sayBytes(frame.remaining_bytes)} left to send`,
     view.over ? "the run is over" : "",
   ].filter(Boolean).join(", ");
-  const total = frame.blocks.reduce((sum, block) => sum + block.pages * block.page_bytes, 0);
-  if (total && frame.remaining_bytes !== null) bar.value = 1 - frame.remaining_bytes / total;
+  bar.value = frame.done;
   figures.replaceChildren(
     table("Channels", ["channel", "rate", "carried"], Object.keys(frame.rates).map((name) => [name, sayRate(frame.rates[name]), sayBytes(frame.carried[name])])),
     table("Waits of vCPUs that ended", ["waits", "p50", "p90", "p99", "longest", "requests", "preempted", "boosted"],

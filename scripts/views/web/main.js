@@ -8,7 +8,7 @@ function summary(runs) {
     ["guest", (run) => `${sayBytes(run.bytes)}, ${run.vcpus} vCPUs, ${run.run.program ?? "?"}`],
     ["pages", (run) => run.blocks.map((block) => `${block.name}: ${sayCount(block.pages)}${block.known ? ` of ${sayBytes(block.page_bytes)}` : ""}`).join(", ")],
     ["from the first page to the end", (run) => sayTime((run.end - run.begin) * run.tick_us)],
-    ["guest stood still", (run) => (run.blackout ? sayTime((run.blackout[1] - run.blackout[0]) * run.tick_us) : "not told")],
+    ["downtime", (run) => (run.downtime_us === null ? "not recorded" : sayTime(run.downtime_us))],
     ["page requests", (run) => sayCount(run.requests.count + run.left_out.requests)],
     ["preempted pages", (run) => sayCount(run.counts.preempt ?? 0)],
     ["of them boosted", (run) => sayCount(run.counts.boost ?? 0)],

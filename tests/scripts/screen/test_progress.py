@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import trio
 
-from scripts.screen.progress import progress_line, show_progress
+from scripts.screen.progress import progress_line, rate_between, show_progress
 from source.progress import Progress
 
 NOW = Progress(
-    state="postcopy-active", pass_count=1, ram_bytes=64 << 20, remaining_bytes=16 << 20,
+    state="postcopy-active", pass_count=1, ram_bytes=64 << 20, done=0.76, remaining_bytes=16 << 20,
     sent_bytes=100 << 20, precopy_channel_bytes=60 << 20, postcopy_channel_bytes=40 << 20,
     elapsed_ms=5.0, requests=29, queued_requests=3, preemptions=2, boosted=1,
 )  # fmt: skip
@@ -52,6 +52,21 @@ def test_the_line_says_how_far_it_is() -> None:
     assert progress_line(active, 0, 100) == (
         "active          [############----]  pass 2  16 MiB left  0 MB/s"
     )
+
+
+def test_only_what_is_complete_fills_the_bar() -> None:
+    """A bar that is nearly full is not full."""
+    almost = replace(NOW, done=0.999, remaining_bytes=1)
+    assert "[###############-]" in progress_line(almost, 0, 100)
+    assert "[################]" in progress_line(replace(almost, done=1.0), 0, 100)
+
+
+def test_the_rate_is_over_the_time_that_went_by() -> None:
+    """A look that comes late tells no higher rate; the first one tells none."""
+    later = replace(NOW, sent_bytes=NOW.sent_bytes + 3000, elapsed_ms=NOW.elapsed_ms + 1500)
+    assert rate_between(None, NOW) == 0
+    assert rate_between(NOW, later) == 2000
+    assert rate_between(NOW, NOW) == 0
 
 
 def test_before_the_first_page_there_is_only_a_state() -> None:

@@ -167,6 +167,17 @@ def test_the_run_is_summed_up() -> None:
     assert [state for _, state in history.states("dest")][-1] == "completed"
 
 
+def test_the_downtime_is_the_reports() -> None:
+    """What the source says is told; where it says nothing, what lies between stop and run."""
+    story = half_sent()
+    assert read(story).downtime_us == 2000
+    told = {"t-ns": at(63), "side": "source", "event": "downtime", "ms": 2.125}
+    assert read([*story, told]).downtime_us == 2125
+    still = [event for event in story if event["event"] != "guest-run"]
+    assert read(still).downtime_us is None
+    assert read([*still, told]).downtime_us == 2125
+
+
 def test_events_of_old_still_make_a_history() -> None:
     """Without a `run`, bytes and stages, pages and times are still told."""
     keep = {"t-ns", "side", "event", "state", "block", "page", "channel", "urgent", "vcpu"}

@@ -101,6 +101,18 @@ def test_rates_are_over_the_last_moment() -> None:
     assert state.carried == {"precopy": 19_000, "postcopy": 50}
 
 
+def test_how_far_it_is_never_goes_back() -> None:
+    """What the source says counts; of a QEMU, which says nothing, what has come."""
+    story = Story(pages=4)
+    for remaining_pages, done in ((4, {}), (2, {}), (3, {}), (3, {"done": 0.75}), (1, {"done": 0})):
+        story.tell(
+            1, "source", "progress", remaining_bytes=remaining_pages * PAGE_BYTES,
+            precopy_bytes=0, postcopy_bytes=0, **done,
+        )  # fmt: skip
+    shown = [read(story.events[:count]).done for count in range(len(story.events) + 1)]
+    assert shown[-6:] == [0, 0, 0.5, 0.5, 0.75, 0.75]
+
+
 def test_a_cell_shows_what_matters_most() -> None:
     """Among many pages one that is asked for is seen; a cell that is not whole is partly here."""
     block = BlockMap("ram", 16, 4096)
