@@ -29,6 +29,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/rests.py": Elsewhere(
         "tests/test_resent_bytes.py", "what goes first after a break, which takes a break"
     ),
+    "scripts/injection/keeping.py": Elsewhere(
+        "tests/scripts/injection/test_inject.py", "what is left of runs, which takes some"
+    ),
     "dest/accepting.py": Elsewhere(
         "tests/dest/test_listen.py", "the accepting of connections, which a listener does"
     ),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -16,6 +13,7 @@ from protocol.geometry import PageId
 from scripts.injection.actions import Fault
 from scripts.injection.checks import Failure
 from scripts.injection.guest_terms import page_name
+from scripts.injection.keeping import run_folder
 from scripts.injection.outcome import Outcome
 from scripts.injection.qemu_results import early_pages
 from scripts.injection.scenario import Scenario, read_scenario
@@ -36,7 +34,7 @@ _UNCOUNTED_MAX = 4
 @click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO.toml...")
 @click.option(
     "--repeat", default=1, show_default=True, type=click.IntRange(1, _RUNS_MAX), metavar="N",
-    help="Run each so often; every run must inject the same.",
+    help="Run each so often, whatever comes of it; every run must inject the same.",
 )  # fmt: skip
 @click.option(
     "--breaks", default=0, type=click.IntRange(0, _RUNS_MAX), metavar="N",
@@ -46,7 +44,11 @@ _UNCOUNTED_MAX = 4
     "--breaks-seed", default=0, show_default=True, type=click.IntRange(0), metavar="N",
     help="The first run's seed; each run's is one more.",
 )  # fmt: skip
-@click.option("--keep", metavar="DIR", help="Leave the events and the report of each run there.")
+@click.option(
+    "--keep",
+    metavar="DIR",
+    help="Leave each run's events and report there; else those of repeated runs that fail, elsewhere.",
+)
 def inject(
     scenarios: tuple[str, ...], repeat: int, breaks: int, breaks_seed: int, keep: str | None
 ) -> int:
@@ -75,28 +77,41 @@ def _check_breakable(scenarios: Sequence[Scenario]) -> None:
 
 def _run_all(scenario: Scenario, repeat: int, keep: str | None) -> bool:
     """Run a scenario so often; print what came of it, return whether all was as expected."""
-    first: tuple[object, ...] | None = None
+    good = 0
+    # What the first good run injected: the others must have injected the same.
+    model: tuple[object, ...] | None = None
     for number in range(1, repeat + 1):
-        with _folder(scenario, number, keep) as folder:
-            try:
-                trial, outcome = _run_counted(scenario, folder)
-            except MigrationCancelled:
-                raise
-            except MidstreamError as error:
-                trial, failures = None, [Failure("run", "one", str(error))]
-            else:
-                failures = judge(scenario, outcome)
-        injected = trial.director.fingerprint() if trial is not None else ()
-        first = first or injected
-        if not failures and injected != first:
-            failures = [Failure("injections", f"{first} as in run 1", str(injected))]
-        if failures:
-            name = scenario.name if repeat == 1 else f"{scenario.name} (run {number} of {repeat})"
-            print_result("".join([f"FAILED {name}\n", *map(_line, failures)]))
-            return False
-    times = f" ({repeat} times)" if repeat > 1 else ""
-    print_result(f"ok {scenario.name}{times}\n")
-    return True
+        with run_folder(keep, f"{scenario.path.stem}-{number}") as folder:
+            injected, failures = _run_once(scenario, folder.path)
+            if not failures:
+                model = model or injected
+                if injected != model:
+                    failures = [Failure("injections", f"{model} as before", str(injected))]
+            if not failures:
+                good += 1
+                continue
+            lines = [f"FAILED {scenario.name}", *map(_line, failures)]
+            if repeat > 1:
+                lines[0] += f" (run {number} of {repeat})"
+                lines.append(f"  kept in {folder.keep()}")
+            print_result("".join(f"{line}\n" for line in lines))
+    if repeat > 1:
+        word = "ok" if good == repeat else "FAILED"
+        print_result(f"{word} {scenario.name}: {good} of {repeat}\n")
+    elif good:
+        print_result(f"ok {scenario.name}\n")
+    return good == repeat
+
+
+def _run_once(scenario: Scenario, folder: Path) -> tuple[tuple[object, ...], list[Failure]]:
+    """Run a scenario; return what was injected, and what was not as expected."""
+    try:
+        trial, outcome = _run_counted(scenario, folder)
+    except MigrationCancelled:
+        raise
+    except MidstreamError as error:
+        return (), [Failure("run", "one", str(error))]
+    return trial.director.fingerprint(), judge(scenario, outcome)
 
 
 def _run_counted(scenario: Scenario, folder: Path) -> tuple[Trial, Outcome]:
@@ -142,8 +157,8 @@ def _storm(scenario: Scenario, seeds: range, keep: str | None) -> bool:
 
 
 def _run_storm(scenario: Scenario, seed: int, keep: str | None) -> tuple[Ending, Passages]:
-    with _folder(scenario, seed, keep) as folder:
-        trial = Trial(scenario, folder)
+    with run_folder(keep, f"{scenario.path.stem}-{seed}") as folder:
+        trial = Trial(scenario, folder.path)
         outcome = trio.run(_until_signalled, trial)
     return judge_storm(outcome), trial.passages
 
@@ -164,27 +179,7 @@ def judge(scenario: Scenario, outcome: Outcome) -> list[Failure]:
 
 
 def _line(failure: Failure) -> str:
-    return f"  {failure.what}: expected {failure.expected}, seen {failure.seen}\n"
-
-
-@contextmanager
-def _folder(scenario: Scenario, number: int, keep: str | None) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="midstream-inject-") as name:
-        try:
-            yield Path(name)
-        finally:
-            if keep is not None:
-                _keep(Path(name), Path(keep) / f"{scenario.path.stem}-{number}")
-
-
-def _keep(folder: Path, target: Path) -> None:
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for file in folder.iterdir():
-            if file.is_file():
-                shutil.copy(file, target)
-    except OSError as error:
-        raise MidstreamError(f"cannot write {target}: {error.strerror}") from error
+    return f"  {failure.what}: expected {failure.expected}, seen {failure.seen}"
 
 
 async def _until_signalled(trial: Trial) -> Outcome:

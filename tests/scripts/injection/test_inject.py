@@ -48,7 +48,7 @@ def test_runs_are_repeated_and_kept(lab: Lab) -> None:
         + '[expect]\nstatus = "completed"\nurgent-order = [1]\n',
     )
     process = lab.run("inject", "--repeat=2", f"--keep={lab.folder / 'kept'}", path)
-    assert (process.status, process.output) == (0, "ok case (2 times)\n")
+    assert (process.status, process.output) == (0, "ok case: 2 of 2\n")
     for number in (1, 2):
         folder = lab.folder / "kept" / f"case-{number}"
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -58,6 +58,31 @@ def test_runs_are_repeated_and_kept(lab: Lab) -> None:
         assert {line["side"] for line in lines} == {"source", "dest", "inject"}
         assert [line["step"] for line in lines if line["event"] == "inject"] == [1, 2]
         assert [line["page"] for line in lines if line["event"] == "touch"] == [1]
+
+
+def test_a_failed_run_does_not_end_the_others(lab: Lab) -> None:
+    """All runs are made and counted, and those that fail are kept where the command says."""
+    path = write(lab.folder, SMALL + "[expect]\nboosted = 7\n")
+    process = lab.start("inject", "--repeat=3", path, environment={"TMPDIR": str(lab.folder)})
+    assert process.wait() == 1
+    lines = process.output.splitlines()
+    assert lines.pop() == "FAILED case: 0 of 3"
+    assert len(lines) == 9
+    for number in (1, 2, 3):
+        failed, reason, kept = (lines.pop(0) for _ in range(3))
+        assert failed == f"FAILED case (run {number} of 3)"
+        assert reason == "  boosted: expected 7, seen 0"
+        folder = Path(kept.removeprefix("  kept in "))
+        assert read_events(folder / "events.jsonl")
+        assert json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    left = {folder.name for folder in lab.folder.glob("midstream-inject-*")}
+    assert len(left) == 3
+
+
+def test_where_runs_cannot_be_kept_is_told(lab: Lab) -> None:
+    """A folder that cannot be made ends the command in words."""
+    path = write(lab.folder, SMALL + '[expect]\nstatus = "completed"\n')
+    lab.run("inject", f"--keep={path}", path).fail(1, f"cannot write {path}")
 
 
 def test_a_run_that_does_not_end_is_ended(lab: Lab) -> None:
