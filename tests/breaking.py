@@ -6,7 +6,7 @@ are open.  Everything else is as it is: sockets, handshakes, memory, both sessio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from dest.session import DestSession
 from protocol import events
 from protocol.capabilities import offer
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, MidstreamError
+from protocol.errors import ConnectionLost, MidstreamError, PeerAborted
 from protocol.geometry import Geometry
 from protocol.messages import PROTOCOL_VERSION, Hello, Message
 from protocol.wire import encode
@@ -263,7 +263,14 @@ def judge(run: Run) -> str:
         return "" if run.states("source")[-1] == "completed" else f"{run.errors}"
     early = "postcopy-paused" not in run.states("source")
     ran = "postcopy-active" in run.states("dest") or "completed" in run.states("dest")
-    lost = all(isinstance(error, ConnectionLost) for error in run.errors.values())
-    if early and not ran and lost and len(run.errors) == 2:
+    if early and not ran and _says_why(run.errors):
         return ""
     return f"{run.errors} {run.states('source')} {run.states('dest')}"
+
+
+def _says_why(errors: Mapping[str, MidstreamError]) -> bool:
+    """Tell whether both sides know that a connection was lost, by themselves or by the other."""
+    source, dest = errors.get("source"), errors.get("dest")
+    # A source that still has the guest comes back to say so to who waits for it.
+    told = isinstance(dest, PeerAborted) and str(source) in str(dest)
+    return isinstance(source, ConnectionLost) and (told or isinstance(dest, ConnectionLost))

@@ -47,8 +47,9 @@ _UNCOUNTED_MAX = 4
 @click.option(
     "--keep",
     metavar="DIR",
-    help="Leave each run's events and report there; else those of repeated runs that fail, elsewhere.",
-)
+    help="Leave each run's events and report there; else those of repeated runs that fail, "
+    "among the temporary files.",
+)  # fmt: skip
 def inject(
     scenarios: tuple[str, ...], repeat: int, breaks: int, breaks_seed: int, keep: str | None
 ) -> int:

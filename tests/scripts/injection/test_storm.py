@@ -73,6 +73,10 @@ def report(recoveries: int = 0, mismatches: int = 0, *, equal: bool = True) -> d
 NO_REPORT: dict[str, Any] = {"status": "failed", "midstream": {"reason": "cut"}}
 
 IN_PRECOPY = [*states("source", "setup", "active", "failed"), *states("dest", "active", "failed")]
+UNHEARD = [
+    *states("source", "postcopy-active", "completed"),
+    *states("dest", "active", "completed"),
+]
 IN_POSTCOPY = states("source", "active", "device", "postcopy-active", "postcopy-paused", "failed")
 
 
@@ -96,12 +100,15 @@ IN_POSTCOPY = states("source", "active", "device", "postcopy-active", "postcopy-
             "completed, and yet",
             False,
         ),
+        (Outcome({"source": 1, "dest": 0}, events=UNHEARD, report=NO_REPORT), "", False),
+        (Outcome({"source": 1, "dest": 1}, events=UNHEARD), "it ended with", False),
+        (Outcome({"source": 1, "dest": 0}, events=UNHEARD[:3]), "it ended with", False),
         (Outcome({"source": 3, "dest": 3}, report=report(mismatches=1)), "wrong memory", False),
         (Outcome({"source": None, "dest": None}, timed_out=True), "it hung", False),
     ],
 )
 def test_how_a_run_may_end(outcome: Outcome, fault: str, recovered: bool) -> None:
-    """Completed with all memory right, or failed before the guest was handed over; nothing else."""
+    """Completed with all memory right, heard by the source or not, or failed before that."""
     ending = judge_storm(outcome)
     assert fault in ending.fault
     assert bool(fault) == bool(ending.fault)
