@@ -220,6 +220,10 @@ class InChannel:
         """Whether something lies in the kernel that somebody waits for."""
         return self.listening and self._stream.unread_bytes() > 0
 
+    def trust_silence(self) -> None:
+        """Have the peer's silence alone tell that it is gone, as long as it pings."""
+        self._stream.trust_silence()
+
     async def ping(self) -> None:
         """Send a sign of life; nothing while something is being sent, which is as good.
 

@@ -18,6 +18,7 @@ async def keep_alive(channel: InChannel, silence_seconds_max: float) -> None:
     """
     assert channel.name is not None
     liveness = Liveness(silence_seconds_max)
+    channel.trust_silence()
     while True:
         await trio.sleep(PULSE_SECONDS)
         pulse = liveness.pulse(

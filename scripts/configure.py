@@ -25,6 +25,7 @@ from protocol.policy import preset
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
 from scripts.options import Values
+from scripts.processes.shape import parse_link_rate
 from source.config import DIRTY_LOG_CHOICES, SourceConfig
 from source.convergence import SwitchRule
 
@@ -202,9 +203,9 @@ def link_rate(text: str) -> int:
     """Return the rate of `--link` in bytes a second, 0 for plain loopback.
 
     Raises:
-        click.BadParameter: It is no rate.
+        click.BadParameter: It is no rate, or none that a link can have.
     """
-    return _parsed("--link", lambda: parse_rate(text))
+    return _parsed("--link", lambda: parse_link_rate(text))
 
 
 def seconds_of(option: str, text: str) -> float:

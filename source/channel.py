@@ -121,6 +121,10 @@ class OutChannel:
         """What one run of small pages may hold by now; None while nobody can wait for one."""
         return self._buffering.run_bytes if self._buffering is not None else None
 
+    def trust_silence(self) -> None:
+        """Have the peer's silence alone tell that it is gone, as long as it pings."""
+        self._stream.trust_silence()
+
     def pause(self) -> None:
         """Say that what is sent next does not follow at once on what was sent before."""
         if self._buffering is not None:

@@ -18,6 +18,7 @@ async def keep_alive(connection: Connection, silence_seconds_max: float) -> None
     """
     liveness = Liveness(silence_seconds_max)
     out, returns = connection.out, connection.returns
+    out.trust_silence()
     while True:
         await trio.sleep(PULSE_SECONDS)
         pulse = liveness.pulse(

@@ -105,6 +105,9 @@ class MemoryStream:
         """See `Stream`; all that is taken and not read is unsent as well as unacknowledged."""
         self._out.capacity_bytes = buffer_bytes
 
+    def trust_silence(self) -> None:
+        """Do nothing: there is no kernel, and so no limit of its own."""
+
     def delivery(self) -> Delivery:
         """See `Stream`."""
         return Delivery(len(self._out.data))

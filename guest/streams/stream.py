@@ -86,6 +86,14 @@ class Stream(Protocol):
             unsent_bytes: Of that, what may wait to be sent for the first time (TCP_NOTSENT_LOWAT).
         """
 
+    def trust_silence(self) -> None:
+        """Have how long the peer says nothing tell that it is gone, and no limit of the kernel's.
+
+        That limit (TCP_USER_TIMEOUT) counts a window that opens again and again, but never as far
+        as what is to be sent, as one that is closed (tcp_ack_probe): behind a slow tunnel or proxy
+        that is no sign of death.
+        """
+
     def delivery(self) -> Delivery:
         """Return what was taken and not delivered; zeros where nobody can tell."""
 

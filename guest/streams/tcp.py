@@ -10,6 +10,7 @@ import struct
 import sys
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
 
 import trio
 
@@ -95,6 +96,12 @@ class TcpStream:
         """See `Stream`; the kernel doubles the buffer to pay for its own bookkeeping."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_bytes)
+
+    def trust_silence(self) -> None:
+        """See `Stream`."""
+        # What is no TCP connection has no such limit.
+        with suppress(OSError):
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
     def delivery(self) -> Delivery:
         """See `Stream`."""

@@ -178,6 +178,10 @@ class TlsStream:
         self.batch_bytes = SMALL_BATCH_BYTES
         self._stream.bound_unsent(buffer_bytes, unsent_bytes)
 
+    def trust_silence(self) -> None:
+        """See `Stream`."""
+        self._stream.trust_silence()
+
     def delivery(self) -> Delivery:
         """See `Stream`."""
         return self._stream.delivery()

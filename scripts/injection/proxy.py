@@ -48,6 +48,7 @@ class Proxy:
             seed: What decides which bits a corruption flips.
         """
         self._marks = marks
+        self._link_rate = link_rate
         self._on_reached = on_reached
         self._on_request = on_request
         self._standing: frozenset[Direction] = frozenset()
@@ -74,7 +75,7 @@ class Proxy:
             task_status: For `nursery.start`.
         """
         with trio.socket.socket() as listener:
-            keep_little(listener)
+            keep_little(listener, self._link_rate)
             await listener.bind(("127.0.0.1", 0))
             listener.listen()
             async with trio.open_nursery() as self._nursery:
@@ -155,8 +156,8 @@ class Proxy:
 
     async def _connect(self, near: trio.socket.SocketType, host: str, port: int) -> None:
         with near, trio.socket.socket() as far:
-            keep_little(near)
-            keep_little(far)
+            keep_little(near, self._link_rate)
+            keep_little(far, self._link_rate)
             try:
                 await far.connect((host, port))
             except OSError:

@@ -18,7 +18,6 @@ from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, PageId
 from protocol.limits import VCPU_COUNT_MAX
 from protocol.policy import Policy
-from protocol.units import parse_rate
 from scripts.configure import dest_config, source_config
 from scripts.credentials import credentials
 from scripts.injection.actions import Action, Fault, NetworkAction, read_action
@@ -43,6 +42,7 @@ from scripts.injection.triggers import (
     read_trigger,
 )
 from scripts.options import OPTIONS, Values
+from scripts.processes.shape import parse_link_rate
 
 __all__ = ["Scenario", "ScenarioError", "Step", "read_scenario"]
 
@@ -160,7 +160,7 @@ def _table(table: dict[str, Any], name: str, where: Where) -> dict[str, Any]:
 
 def _link_rate(value: object, where: Where) -> int:
     try:
-        return parse_rate(str(value))
+        return parse_link_rate(str(value))
     except LocalProtocolError as error:
         raise where.wrong(LINK, f"link: {error}") from error
 

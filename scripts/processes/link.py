@@ -12,8 +12,10 @@ Where one of them is missing, a proxy in this process stands between the sides, 
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,12 +28,15 @@ from protocol.errors import MigrationError
 from protocol.text import one_line
 from scripts.configure import parse_address
 from scripts.processes.parent import PARENT_VARIABLE
+from scripts.processes.shape import burst_bytes, queue_bytes
 from scripts.processes.spawn import package_environment
 from scripts.screen.output import tell
 from scripts.screen.table import link_title
 
 if TYPE_CHECKING:
     import trio
+
+    from scripts.processes.throttle import Throttle
 
 TOOLS: tuple[str, ...] = ("ip", "tc", "unshare", "nsenter")
 
@@ -41,11 +46,6 @@ NAMESPACES, PROXY = "namespaces", "proxy"
 # Both ends' addresses; private to the namespaces, so they collide with nobody's.
 ADDRESSES = {"source": "10.83.0.1", "dest": "10.83.0.2"}
 _PREFIX_BITS = 24
-
-# As much as a network card hands over in one go; less starves the bucket between two timer ticks.
-BURST_BYTES = 128 * 1024
-# What may queue in front of the link.  Its time is added to that of every urgent page.
-QUEUE_MS = 10
 
 _TOOL_SECONDS_MAX = 10.0
 
@@ -59,6 +59,7 @@ class Link:
         kind: NAMESPACES or PROXY; empty for plain loopback.
         prefixes: For "source" and "dest", the command line that brings a process to its end.
         listen_host: Where the destination listens, at its end.
+        throttles: The proxies that stand between the sides so far.
     """
 
     bytes_per_second: int = 0
@@ -67,6 +68,7 @@ class Link:
         default_factory=lambda: dict.fromkeys(ADDRESSES, ())
     )
     listen_host: str = "127.0.0.1"
+    throttles: list[Throttle] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -101,8 +103,16 @@ class Link:
         from scripts.processes.throttle import Throttle  # noqa: PLC0415
 
         throttle = Throttle(self.bytes_per_second)
+        self.throttles.append(throttle)
         near: str = await nursery.start(throttle.serve, *parse_address(address, "--listen"))
         return near
+
+    def has_held(self) -> bool:
+        """Tell whether anything had to wait for the rate so far; True where nobody knows."""
+        if self.kind == PROXY:
+            return not self.throttles or any(each.has_held for each in self.throttles)
+        counts = [_overlimits(prefix) for prefix in self.prefixes.values()]
+        return not self.kind or any(count != 0 for count in counts)
 
 
 LOOPBACK = Link()
@@ -112,7 +122,8 @@ LOOPBACK = Link()
 def link_of_rate(bytes_per_second: int) -> Iterator[Link]:
     """Make the best link that can be had here; it is gone when the block is left.
 
-    That it is a proxy is told on standard error, and why.
+    That it is a proxy is told on standard error, and why.  So is, in the end, that the link never
+    was what anybody waited for: then the figures are those of this machine.
     """
     with ExitStack() as stack:
         if not bytes_per_second:
@@ -125,6 +136,8 @@ def link_of_rate(bytes_per_second: int) -> Iterator[Link]:
                 tell(f"midstream: the link is a proxy, not network namespaces: {reason}")
                 link = Link(bytes_per_second, PROXY)
         yield link
+        if link.kind and not link.has_held():
+            tell(f"midstream: the {link.title} never was the limit: nothing had to wait for it")
 
 
 @contextmanager
@@ -197,8 +210,8 @@ def try_namespaces() -> str:
         MigrationError: It cannot be had here; says why.
     """
     _check_tools()
-    shape = f"{_tool('tc')} qdisc add dev mig root tbf rate 1gbit burst {BURST_BYTES} latency 1ms"
-    steps = f"{_tool('ip')} link add mig type veth peer name peer && {shape}"
+    shape = shlex.join([_tool("tc"), *_shape(125_000_000)])
+    steps = f"{shlex.quote(_tool('ip'))} link add mig type veth peer name peer && {shape}"
     refusals: list[MigrationError] = []
     for new_user in _ways():
         user = ["--user", "--map-root-user"] if new_user else []
@@ -260,8 +273,30 @@ def _bring_up(prefix: list[str], side: str, bytes_per_second: int) -> None:
     _run([*ip, "address", "add", f"{ADDRESSES[side]}/{_PREFIX_BITS}", "dev", "mig"])
     _run([*ip, "link", "set", "lo", "up"])
     _run([*ip, "link", "set", "mig", "up"])
-    shape = ["qdisc", "add", "dev", "mig", "root", "tbf", "rate", f"{bytes_per_second * 8}bit"]
-    _run([*tc, *shape, "burst", str(BURST_BYTES), "latency", f"{QUEUE_MS}ms"])
+    _run([*tc, *_shape(bytes_per_second)])
+
+
+def _shape(bytes_per_second: int) -> list[str]:
+    """Return tc's arguments that make a link of the interface."""
+    burst = burst_bytes(bytes_per_second)
+    return [
+        "qdisc", "add", "dev", "mig", "root", "tbf", "rate", f"{bytes_per_second * 8}bit",
+        # The limit counts all that the queue holds, and passes with a full bucket at once.
+        "burst", str(burst), "limit", str(burst + queue_bytes(bytes_per_second)),
+    ]  # fmt: skip
+
+
+def _overlimits(prefix: Sequence[str]) -> int | None:
+    """Return how often a packet had to wait for the rate at an end; None if tc does not say."""
+    try:
+        done = subprocess.run(
+            [*prefix, _tool("tc"), "-s", "-j", "qdisc", "show", "dev", "mig"],
+            capture_output=True, timeout=_TOOL_SECONDS_MAX, check=True,
+        )  # fmt: skip
+        (count,) = (each["overlimits"] for each in json.loads(done.stdout) if each["kind"] == "tbf")
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
+        return None
+    return int(count)
 
 
 def _run(command: list[str], name: str = "") -> None:

@@ -17,15 +17,10 @@ from contextlib import suppress
 
 import trio
 
+from scripts.processes.shape import buffer_bytes, piece_bytes
+
 # How far a bucket may fall behind and catch up at once: a busy machine runs nobody more punctually.
 _CATCH_UP_SECONDS = 0.002
-
-# What goes at once through a bucket: a millisecond's worth, but no fewer bytes than pay for a call.
-_PIECE_SECONDS = 0.001
-_PIECE_BYTES_MIN = 4096
-
-# What the kernel may hold on each side of a proxy, in each direction; it doubles the value.
-BUFFER_BYTES = 64 * 1024
 
 
 class Bucket:
@@ -38,7 +33,7 @@ class Bucket:
     def __init__(self, bytes_per_second: int) -> None:
         """Start idle."""
         self._bytes_per_second = bytes_per_second
-        self.piece_bytes = max(_PIECE_BYTES_MIN, int(bytes_per_second * _PIECE_SECONDS))
+        self.piece_bytes = piece_bytes(bytes_per_second)
         self._free_at = 0.0
 
     def take(self, count: int, now: float) -> float:
@@ -57,7 +52,13 @@ class Throttle:
         Args:
             bytes_per_second: Of all connections together, each direction for itself.
         """
+        self._bytes_per_second = bytes_per_second
         self._lanes = [_Lane(bytes_per_second), _Lane(bytes_per_second)]
+
+    @property
+    def has_held(self) -> bool:
+        """Whether anything had to wait for the rate so far."""
+        return any(lane.has_held for lane in self._lanes)
 
     async def serve(
         self, host: str, port: int, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
@@ -70,7 +71,7 @@ class Throttle:
             task_status: For `nursery.start`.
         """
         with trio.socket.socket() as listener:
-            keep_little(listener)
+            keep_little(listener, self._bytes_per_second)
             await listener.bind(("127.0.0.1", 0))
             listener.listen()
             async with trio.open_nursery() as nursery:
@@ -82,8 +83,8 @@ class Throttle:
 
     async def _connect(self, near: trio.socket.SocketType, host: str, port: int) -> None:
         with near, trio.socket.socket() as far:
-            keep_little(near)
-            keep_little(far)
+            keep_little(near, self._bytes_per_second)
+            keep_little(far, self._bytes_per_second)
             # Where nobody is there any more the near end is closed: its owner hears that.
             with suppress(OSError):
                 await far.connect((host, port))
@@ -110,21 +111,29 @@ class Throttle:
 
 
 class _Lane:
-    """One direction of the link."""
+    """One direction of the link.
+
+    Attributes:
+        has_held: Something had to wait for the rate.
+    """
 
     def __init__(self, bytes_per_second: int) -> None:
+        self.has_held = False
+        self._buffer_bytes = buffer_bytes(bytes_per_second)
         self._bucket = Bucket(bytes_per_second)
         self._turn = threading.Lock()
 
     def carry(self, inward: socket.socket, outward: socket.socket, stop: threading.Event) -> None:
         """Pass on until the end of file has been; what breaks one connection ends both."""
-        piece = memoryview(bytearray(min(self._bucket.piece_bytes, BUFFER_BYTES)))
+        piece = memoryview(bytearray(min(self._bucket.piece_bytes, self._buffer_bytes)))
         try:
             while count := inward.recv_into(piece):
                 with self._turn:
                     starts_at = self._bucket.take(count, time.monotonic())
-                if (seconds := starts_at - time.monotonic()) > 0 and stop.wait(seconds):
-                    return
+                if (seconds := starts_at - time.monotonic()) > 0:
+                    self.has_held = True
+                    if stop.wait(seconds):
+                        return
                 outward.sendall(piece[:count])
             outward.shutdown(socket.SHUT_WR)
         except OSError:
@@ -146,8 +155,14 @@ def _end(*sockets: socket.socket) -> None:
             sock.shutdown(socket.SHUT_RDWR)
 
 
-def keep_little(sock: trio.socket.SocketType) -> None:
-    """Make the kernel's buffers small, and have it send small pieces at once."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+def keep_little(sock: trio.socket.SocketType, bytes_per_second: int = 0) -> None:
+    """Make the kernel's buffers small, and have it send small pieces at once.
+
+    Args:
+        sock: Listens, or is not connected yet, or has just been accepted.
+        bytes_per_second: The rate of the link that it is an end of; 0 for none.
+    """
+    size = buffer_bytes(bytes_per_second)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

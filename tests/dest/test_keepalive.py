@@ -1,5 +1,6 @@
 """The destination's signs of life, and what it makes of a source that gives none."""
 
+import socket
 from functools import partial
 
 import trio
@@ -47,3 +48,14 @@ async def test_pings_are_read_over() -> None:
             await peer.send(Ping())
         await peer.send(PassEnd(index=1))
         assert await channel.receive() == PassEnd(index=1)
+
+
+async def test_only_silence_is_death(autojump_clock: MockClock) -> None:
+    """While pings tell who lives, the kernel's own limit, which a slow link may reach, is off."""
+    with tcp_pair(seconds=100) as (near, _):
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4000)
+        made = InChannel(TcpStream(near))
+        made.name = Channel.PRECOPY
+        with trio.move_on_after(1):
+            await keep_alive(made, 4.0)
+        assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0

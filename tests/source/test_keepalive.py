@@ -1,5 +1,6 @@
 """The source's signs of life, and what it makes of a destination that gives none."""
 
+import socket
 from functools import partial
 
 import trio
@@ -91,3 +92,14 @@ async def test_a_ping_and_a_frame_do_not_mix() -> None:
                 await out.send(PageData(payload_bytes=len(payload), block=0, offset=0), payload)
                 await trio.lowlevel.checkpoint()
         assert heard.count(PageData) == 3
+
+
+async def test_only_silence_is_death(autojump_clock: MockClock) -> None:
+    """While pings tell who lives, the kernel's own limit, which a slow link may reach, is off."""
+    with tcp_pair(seconds=100) as (near, _):
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4000)
+        stream = TcpStream(near)
+        made = Connection(OutChannel(PRE, stream), ReturnPath(PRE, stream))
+        with trio.move_on_after(1):
+            await keep_alive(made, 4.0)
+        assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0

@@ -300,17 +300,23 @@ async def test_two_connections_share_a_link_evenly() -> None:
         address = both.source.socket.getpeername()
         nursery.start_soon(both.source.send_all, b"\0" * 4_000_000)
         nursery.start_soon(count, both.dest, 0)
-        async with await trio.open_tcp_stream(*address) as late, await both.accept() as far:
+        async with (
+            await trio.open_tcp_stream(*address) as late,
+            await both.accept() as far,
+            trio.open_nursery() as senders,
+        ):
             await moments[0].wait()
             before, started = counts[0], trio.current_time()
-            nursery.start_soon(late.send_all, b"\0" * late_bytes * 2)
-            nursery.start_soon(count, far, 1)
+            senders.start_soon(late.send_all, b"\0" * late_bytes * 2)
+            senders.start_soon(count, far, 1)
             await moments[1].wait()
             passed = counts[0] - before, counts[1]
             assert 1 / 8 < passed[0] / passed[1] < 8
             # What the buffers held when the watch was started came on top.
             assert sum(passed) / (trio.current_time() - started) < 4_000_000
-            nursery.cancel_scope.cancel()
+            # Before what they send over is closed.
+            senders.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 async def test_an_unplugged_channel_stays_so_for_its_time() -> None:

@@ -22,6 +22,7 @@ from scripts.processes.link import (
     link_of_rate,
     namespaces_link,
 )
+from scripts.processes.shape import RATE_MAX, RATE_MIN, burst_bytes
 from tests.helpers import nothing_left
 from tests.processes import Lab
 
@@ -200,6 +201,68 @@ def test_a_migration_goes_through_the_proxy(lab: Lab, tmp_path: Path) -> None:
     seconds = (report["total-time"] - report["setup-time"]) / 1000
     # What the buffers on the way hold is not counted by who has the clock.
     assert report["ram"]["transferred"] / seconds < 30_000_000 * 1.2
+
+
+@pytest.mark.parametrize("rate", [RATE_MIN, 12_500_000, RATE_MAX])
+def test_any_rate_can_be_had(joined: Link, rate: int) -> None:
+    """The kernel takes the sizes of the slowest link and of the fastest."""
+    tc = shutil.which("tc", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    assert tc is not None
+
+    with namespaces_link(rate) as made:
+        for prefix in made.prefixes.values():
+            shaped = json.loads(run(prefix, tc, "-s", "-j", "qdisc", "show", "dev", "mig"))
+            assert [each["kind"] for each in shaped] == ["tbf"]
+        # Nobody has sent enough for that yet.
+        assert not made.has_held()
+
+
+def test_a_slow_link_lets_no_more_pass_at_once(joined: Link) -> None:
+    """A burst is in proportion to the rate: 64 KiB take their time, and then the link has held."""
+    rate = 128_000
+    serve = (
+        "import socket\n"
+        f"s = socket.create_server(({ADDRESSES['dest']!r}, 4000)); print('up', flush=True)\n"
+        "c = s.accept()[0]; n = 0\n"
+        "while n < 65536: n += len(c.recv(65536))"
+    )
+    say = (
+        "import socket, time; began = time.monotonic()\n"
+        f"c = socket.create_connection(({ADDRESSES['dest']!r}, 4000), 9)\n"
+        "c.sendall(bytes(65536)); c.recv(1); print(time.monotonic() - began)"
+    )
+    with namespaces_link(rate) as made:
+        server = subprocess.Popen(
+            [*made.prefixes["dest"], sys.executable, "-c", serve], stdout=subprocess.PIPE, text=True
+        )
+        assert server.stdout is not None
+        with server:
+            assert server.stdout.readline() == "up\n"
+            seconds = float(run(made.prefixes["source"], sys.executable, "-c", say))
+        # Heads of packets are more than what passes at once.
+        assert seconds > (65536 - burst_bytes(rate)) / rate
+        assert made.has_held()
+
+
+@pytest.mark.parametrize("rig", ["", "no-namespaces"])
+def test_a_link_that_held_nothing_is_told(lab: Lab, joined: Link, rig: str) -> None:
+    """Where the link never was what anybody waited for, figures are not of that link."""
+    done = lab.fork("migrate", "--size=2MiB", "--link=1000Gbit/s", "--quiet", rig=rig)
+    assert done.wait() == 0
+    assert done.errors.splitlines()[-1].endswith("never was the limit: nothing had to wait for it")
+
+
+@pytest.mark.parametrize("rig", ["", "no-namespaces"])
+def test_a_link_that_moves_is_not_dead(lab: Lab, joined: Link, rig: str) -> None:
+    """A guest that takes longer than a silent peer is waited for comes over all the same."""
+    done = lab.fork(
+        "migrate", "--size=96KiB", "--page-size=4KiB", "--link=256kbit/s", "--vcpus=1",
+        "--access-rate=1", "--silence-limit=2s", "--quiet", "--report=report", rig=rig,
+    )  # fmt: skip
+    assert done.wait() == 0, done.errors
+    report = json.loads((lab.folder / "report").read_text(encoding="utf-8"))
+    assert report["total-time"] > 2000
+    assert report["midstream"]["recoveries"] == 0
 
 
 @pytest.mark.parametrize("joined", ["as it is"], indirect=True)

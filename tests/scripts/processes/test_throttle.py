@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from scripts.processes.shape import queue_bytes
 from scripts.processes.throttle import Bucket, Throttle
 from tests.helpers import bounded, nothing_left
 
@@ -25,17 +26,20 @@ def test_a_link_serves_in_the_order_of_asking() -> None:
     assert bucket.take(1000, 20.0) == pytest.approx(19.998)
 
 
-@pytest.mark.parametrize(("rate", "piece"), [(1000, 4096), (10_000_000, 10_000)])
+@pytest.mark.parametrize(("rate", "piece"), [(1000, 1514), (10_000_000, 10_000)])
 def test_pieces_are_short(rate: int, piece: int) -> None:
-    """A piece takes a millisecond; only where that would be a few bytes it takes longer."""
+    """A piece takes a millisecond; only where that would be less than a packet it is one."""
     assert Bucket(rate).piece_bytes == piece
 
 
 class Far:
     """What is behind a throttle, and where it is to be found in front of it."""
 
-    def __init__(self, address: tuple[str, int], listener: trio.SocketListener) -> None:
-        """Take both."""
+    def __init__(
+        self, address: tuple[str, int], listener: trio.SocketListener, throttle: Throttle
+    ) -> None:
+        """Take all of it."""
+        self.throttle = throttle
         self._address = address
         self._listener = listener
 
@@ -52,9 +56,10 @@ async def throttled(rate: int) -> AsyncIterator[Far]:
     with bounded():
         async with trio.open_nursery() as nursery, listener:
             port = listener.socket.getsockname()[1]
-            address = await nursery.start(Throttle(rate).serve, "127.0.0.1", port)
+            throttle = Throttle(rate)
+            address = await nursery.start(throttle.serve, "127.0.0.1", port)
             host, _, own_port = address.rpartition(":")
-            yield Far((host, int(own_port)), listener)
+            yield Far((host, int(own_port)), listener, throttle)
             nursery.cancel_scope.cancel()
 
 
@@ -108,9 +113,9 @@ async def test_the_rate_is_one_for_all_connections() -> None:
             # What the buffers held when the watch was started came on top.
             assert sum(passed) / (trio.current_time() - started) < 4_000_000
             nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                for stream in (end for pair in pairs for end in pair):
-                    await trio.aclose_forcefully(stream)
+        # Not before those who send over them have ended.
+        for stream in (end for pair in pairs for end in pair):
+            await trio.aclose_forcefully(stream)
 
 
 async def test_an_end_that_is_gone_takes_the_other_with_it() -> None:
@@ -141,5 +146,36 @@ async def test_it_can_be_ended_whatever_it_waits_for(rate: int) -> None:
             near, there = await far.connect()
             with trio.move_on_after(0.05):
                 await near.send_all(ENDLESS)
+        await trio.aclose_forcefully(near)
+        await trio.aclose_forcefully(there)
+
+
+@pytest.mark.parametrize(("rate", "held"), [(20_000, True), (1_000_000_000, False)])
+async def test_it_tells_whether_the_rate_ever_held(rate: int, held: bool) -> None:
+    """What passes at once has met no limit."""
+    with nothing_left():
+        async with throttled(rate) as far:
+            near, there = await far.connect()
+            async with near, there:
+                for _ in range(2):
+                    await near.send_all(bytes(4000))
+                    await read(there, 4000)
+            assert far.throttle.has_held is held
+
+
+async def test_on_a_slow_link_little_is_under_way() -> None:
+    """What a proxy and its sockets hold is in proportion to the rate: the queue of such a link."""
+    rate = 20_000
+    with nothing_left():
+        async with throttled(rate) as far:
+            near, there = await far.connect()
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            sent = 0
+            with trio.move_on_after(0.5):
+                while True:
+                    sent += await near.socket.send(bytes(1000))
+            received = len(await there.receive_some())
+            # The sender's own buffer, and what the kernel rounds up, come on top.
+            assert sent - received < 2 * queue_bytes(rate)
         await trio.aclose_forcefully(near)
         await trio.aclose_forcefully(there)
