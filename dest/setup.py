@@ -20,7 +20,7 @@ from protocol.limits import (
 )
 from protocol.messages import Setup
 from protocol.plain import unpack_plain
-from protocol.policy import Policy, preset
+from protocol.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ async def _receive_plan(main: InChannel) -> Plan:
         await main.receive_payload(memoryview(payload), lambda _: None)
     try:
         geometry = Geometry(tuple(RamBlock(*block) for block in message.blocks))
-        policy = preset(message.policy)
+        policy = Policy.from_switches(message.policy, message.switches)
     except LocalProtocolError as error:
         raise RemoteProtocolError(f"Setup: {error}") from error
     # The program's fields and those of its trace; in an array there is one rate a vCPU.

@@ -1,16 +1,31 @@
 """Policies: what the source does with a page request, as data.
 
 Each preset is one answer to "a fault hits the page that the background stream is in the middle of",
-so that all can be measured on the same trace.  Both ends know the table: the destination must know
-which chunks may come over which channel.
+so that all can be measured on the same trace.  The destination must know which chunks may come over
+which channel: it is told the switches, and a policy's name is only for people.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Self
 
 from protocol.errors import LocalProtocolError
+from protocol.text import one_line
+
+# The switches that are on or off, by their names in Setup.
+_FLAGS = {
+    "own-channel": "own_channel",
+    "preempts": "preempts",
+    "locality": "locality",
+    "concurrent": "concurrent",
+    "critical": "critical",
+}
+_HALF_SENT = "half-sent="
+
+POLICY_NAME_CHARS_MAX = 64
 
 
 class HalfSent(Enum):
@@ -61,11 +76,49 @@ class Policy:
         if self.concurrent and (self.preempts or not self.own_channel):
             raise LocalProtocolError("what is sent concurrently needs no preemption but a channel")
 
+    @classmethod
+    def from_switches(cls, name: str, switches: Sequence[str]) -> Self:
+        """Return the policy that a peer describes; one of any name, if its switches are known.
+
+        Args:
+            name: For people.
+            switches: As `switches` returns them, in any order.
+
+        Raises:
+            LocalProtocolError: A switch is unknown or there twice, or they do not go together.
+        """
+        name = one_line(name)[:POLICY_NAME_CHARS_MAX]
+        if len(set(switches)) < len(switches):
+            raise LocalProtocolError(f"policy {name!r} has a switch twice")
+        half_sent = [HalfSent.FINISH.value]
+        flags = dict.fromkeys(_FLAGS.values(), False)
+        for switch in switches:
+            if switch in _FLAGS:
+                flags[_FLAGS[switch]] = True
+            elif switch in _HALF_SENT_SWITCHES:
+                half_sent.append(switch.removeprefix(_HALF_SENT))
+            else:
+                raise LocalProtocolError(
+                    f"policy {name!r} has the unknown switch {switch[:POLICY_NAME_CHARS_MAX]!r}; "
+                    f"known: {', '.join((*_FLAGS, *_HALF_SENT_SWITCHES))}"
+                )
+        if len(half_sent) > 2:
+            raise LocalProtocolError(f"policy {name!r} has two answers to a half-sent page")
+        return cls(name, half_sent=HalfSent(half_sent[-1]), **flags)
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """What is on, as it goes in Setup: `own-channel`, `half-sent=finish` and the like."""
+        flags = [switch for switch, name in _FLAGS.items() if getattr(self, name)]
+        return (*flags, f"{_HALF_SENT}{self.half_sent.value}")
+
     @property
     def mixes_channels(self) -> bool:
         """Whether chunks of one huge page may come over both channels."""
         return self.critical or self.half_sent is HalfSent.SPLIT
 
+
+_HALF_SENT_SWITCHES = tuple(f"{_HALF_SENT}{each.value}" for each in HalfSent)
 
 PRESETS = {
     policy.name: policy

@@ -62,8 +62,9 @@ class Setup(Message):
 
     Attributes:
         blocks: (name, length in bytes, page size in bytes) of each RAMBlock.
-        policy: The name of the source's policy, see `protocol.policy`.
+        policy: The name of the source's policy, for people.
         chunk_bytes: The most that one PageData carries.
+        switches: What the policy does, see `protocol.policy`.
     """
 
     kind: ClassVar[int] = 4
@@ -71,6 +72,7 @@ class Setup(Message):
     blocks: tuple[tuple[str, int, int], ...]
     policy: str
     chunk_bytes: int
+    switches: tuple[str, ...]
 
 
 @message

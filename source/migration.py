@@ -271,6 +271,7 @@ class Migration:
             blocks=blocks,
             policy=self._config.policy.name,
             chunk_bytes=self._config.chunk_bytes,
+            switches=self._config.policy.switches,
         )
         await self._main.send(setup, spec)
         await self._inbox.expect(Ready, SETUP_SECONDS_MAX)

@@ -594,6 +594,7 @@ class HandSource:
             blocks=blocks,
             policy=self.policy,
             chunk_bytes=self.chunk_bytes,
+            switches=preset(self.policy).switches,
         )
         return setup, spec
 

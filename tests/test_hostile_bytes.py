@@ -121,7 +121,7 @@ def forward() -> list[Frame]:
     return [
         with_payload(
             Setup, msgpack.packb(SPEC.to_plain()), blocks=blocks, policy="vanilla",
-            chunk_bytes=CHUNK_BYTES,
+            chunk_bytes=CHUNK_BYTES, switches=preset("vanilla").switches,
         ),
         page(0, 8 * KIB, 1), *zeros[:1], (Ping(), b""), run_frame(RUNS, IS_ZERO, b"\x11" * 8 * KIB),
         (PassEnd(index=0), b""), (SwitchOverAhead(), b""),
@@ -393,7 +393,7 @@ def test_a_source_survives_whatever_comes(change: list[Change], piece_bytes: int
     ("message", "allowed_bytes"),
     [
         (Setup(payload_bytes=GUEST_SPEC_BYTES_MAX, blocks=(("ram", HUGE, HUGE),), policy="ordered",
-               chunk_bytes=CHUNK_BYTES), GUEST_SPEC_BYTES_MAX),
+               chunk_bytes=CHUNK_BYTES, switches=preset("ordered").switches), GUEST_SPEC_BYTES_MAX),
         (PageData(payload_bytes=CHUNK_BYTES_MAX, block=0, offset=0), 0),
         (SwitchOver(payload_bytes=DEVICE_STATE_BYTES_MAX, postcopy=True), DEVICE_STATE_BYTES_MAX),
         (Account(payload_bytes=500 << 20), 0),

@@ -322,7 +322,7 @@ async def test_progress_is_told_page_by_page() -> None:
 MESSAGES: list[tuple[Message, bytes]] = [
     (Hello(version=1, session=SESSION, role="precopy"), b""),
     (Welcome(version=1), b""),
-    (Setup(blocks=(("ram", HUGE, HUGE),), policy="ordered", chunk_bytes=HUGE), b""),
+    (Setup(blocks=(("ram", HUGE, HUGE),), policy="ordered", chunk_bytes=HUGE, switches=()), b""),
     (Ready(), b""),
     page(0),
     (ZeroData(block=0, offset=0, length=HUGE), b""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -313,10 +314,10 @@ async def test_cancelled_before_a_source_comes() -> None:
 async def test_a_refused_setup_is_told_to_the_source() -> None:
     """A source is told in one line why it cannot come, and nothing was made for it."""
     async with make_rig() as rig:
-        rig.source.policy = "fastest"
-        await rig.source.main.send(*rig.source.setup())
+        setup, payload = rig.source.setup()
+        await rig.source.main.send(replace(setup, switches=("faster",)), payload)
         abort = await rig.source.main.expect(Abort)
-        assert "unknown policy 'fastest'" in abort.reason
+        assert "unknown switch 'faster'" in abort.reason
         rig.source.close()
     assert isinstance(rig.error, RemoteProtocolError)
     assert rig.error.exit_status == 1

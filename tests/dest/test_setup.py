@@ -24,7 +24,7 @@ from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import CHUNK_BYTES_MAX, HELLO_SECONDS_MAX, SETUP_SECONDS_MAX
 from protocol.messages import Abort, Message, PassEnd, Setup
-from protocol.policy import PRESETS
+from protocol.policy import PRESETS, Policy
 from protocol.wire import encode
 from tests.helpers import BOUND_SECONDS, HUGE, KIB, SESSION, Peer, bounded, small_geometry, tcp_pair
 
@@ -35,6 +35,7 @@ SETUP = Setup(
     blocks=tuple((b.name, b.length_bytes, b.page_bytes) for b in small_geometry().blocks),
     policy="ordered",
     chunk_bytes=256 * KIB,
+    switches=PRESETS["ordered"].switches,
 )
 
 
@@ -75,12 +76,25 @@ def make_rig() -> Iterator[Rig]:
         yield Rig(near, far)
 
 
+def of_policy(policy: Policy) -> Setup:
+    """Return a Setup with another policy."""
+    return replace(SETUP, policy=policy.name, switches=policy.switches)
+
+
+async def test_a_policy_of_an_unknown_name_is_served() -> None:
+    """What it does is in its switches; its name is only told on."""
+    policy = replace(PRESETS["split"], name="somebody's own", locality=False)
+    with make_rig() as rig:
+        rig.pair()
+        assert (await rig.receive(of_policy(policy), PAYLOAD)).policy == policy
+
+
 @pytest.mark.parametrize("policy", PRESETS)
 async def test_a_setup_becomes_a_plan(policy: str) -> None:
     """Geometry, policy, chunk size and program are what the source said, for every policy."""
     with make_rig() as rig:
         rig.pair()
-        plan = await rig.receive(replace(SETUP, policy=policy), PAYLOAD)
+        plan = await rig.receive(of_policy(PRESETS[policy]), PAYLOAD)
         assert plan == Plan(small_geometry(), PRESETS[policy], 256 * KIB, SPEC)
         expected = (Channel.PRECOPY,) if policy == "vanilla" else tuple(Channel)
         assert plan.channels == expected
@@ -113,7 +127,7 @@ async def test_the_second_connection_is_waited_for() -> None:
 async def test_one_channel_is_enough_for_one_stream() -> None:
     """A policy with one channel does not wait for another."""
     with make_rig() as rig:
-        plan = await rig.receive(replace(SETUP, policy="vanilla"), PAYLOAD)
+        plan = await rig.receive(of_policy(PRESETS["vanilla"]), PAYLOAD)
         assert plan.channels == (Channel.PRECOPY,)
 
 
@@ -128,8 +142,8 @@ def blocks(*shapes: tuple[str, int, int]) -> dict[str, Any]:
         ({"chunk_bytes": 0}, "chunks of 0 bytes are not allowed"),
         ({"chunk_bytes": TARGET_PAGE_BYTES - 1}, "chunks of 4095 bytes"),
         ({"chunk_bytes": CHUNK_BYTES_MAX + TARGET_PAGE_BYTES}, "bytes are not allowed"),
-        ({"policy": "fastest"}, "unknown policy 'fastest'"),
-        ({"policy": ""}, "unknown policy ''"),
+        ({"switches": ("own-channel", "warp")}, "unknown switch 'warp'; known: own-channel, "),
+        ({"switches": ("preempts",)}, "a policy that preempts needs a channel of its own"),
         (blocks(("ram", HUGE, 8192)), "a page of 8192 bytes is not"),
         (blocks(("ram", HUGE + 4096, HUGE)), "are not one or more pages"),
         (blocks(("ram", 0, HUGE)), "are not one or more pages"),

@@ -60,6 +60,7 @@ LONGEST: list[Message] = [
         blocks=(BLOCK,) * BLOCK_COUNT_MAX,
         policy=LONGEST_LINE,
         chunk_bytes=INTEGER_MAX,
+        switches=("c" * CAPABILITY_CHARS_MAX,) * CAPABILITY_COUNT_MAX,
     ),
     RunData(
         payload_bytes=CHUNK_BYTES_MAX,

@@ -1,6 +1,7 @@
 """Tests of protocol/policy.py."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,52 @@ def test_presets_differ() -> None:
     """No two presets are one policy under two names."""
     switches = {dataclasses.astuple(policy)[1:] for policy in PRESETS.values()}
     assert len(PRESETS) == len(switches)
+
+
+@pytest.mark.parametrize("policy", PRESETS.values(), ids=str)
+def test_a_policy_is_what_its_switches_say(policy: Policy) -> None:
+    """Every preset comes out of its switches as it was, in whatever order they come."""
+    assert Policy.from_switches(policy.name, policy.switches) == policy
+    assert Policy.from_switches(policy.name, policy.switches[::-1]) == policy
+
+
+def test_every_field_is_a_switch() -> None:
+    """No two policies that differ in anything but their names say the same."""
+    said = {policy.switches for policy in PRESETS.values()}
+    assert len(said) == len(PRESETS)
+    base = Policy("mine", preempts=False)
+    for field in dataclasses.fields(Policy):
+        if field.type == "bool":
+            change: dict[str, Any] = {field.name: not getattr(base, field.name)}
+            assert base.switches != dataclasses.replace(base, **change).switches
+
+
+@pytest.mark.parametrize(
+    ("switches", "reason"),
+    [
+        (
+            ("own-channel", "warp"),
+            "policy 'mine' has the unknown switch 'warp'; known: own-channel",
+        ),
+        (("half-sent=never",), "the unknown switch 'half-sent=never'"),
+        (("x" * 1000,), f"the unknown switch '{'x' * 64}';"),
+        (("locality", "locality"), "has a switch twice"),
+        (("half-sent=finish", "half-sent=split"), "two answers to a half-sent page"),
+        (("preempts", "locality"), "needs a channel of its own"),
+    ],
+)
+def test_switches_that_make_no_sense_are_refused(switches: tuple[str, ...], reason: str) -> None:
+    """An unknown one by its name, so that its user knows what this side cannot do."""
+    with pytest.raises(LocalProtocolError) as caught:
+        Policy.from_switches("mine", switches)
+    assert reason in str(caught.value)
+
+
+def test_a_name_is_a_short_line() -> None:
+    """Whatever a peer calls its policy can be shown."""
+    name = Policy.from_switches("a\nb" + "c" * 1000, ()).name
+    assert name.isprintable()
+    assert len(name) == 64
 
 
 @pytest.mark.parametrize("name", ["", "Ordered", "ordered ", "x" * 1000])

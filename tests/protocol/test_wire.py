@@ -83,13 +83,14 @@ FRAMES: list[tuple[Message, bytes]] = [
             blocks=(("ram", 4 << 20, 2 << 20), ("rom", 4096, 4096)),
             policy="ordered",
             chunk_bytes=65536,
+            switches=("critical",),
         ),
         joined(
-            b"\x00\x00\x00\x2b",
-            b"\x95\x04\x03",
+            b"\x00\x00\x00\x35",
+            b"\x96\x04\x03",
             b"\x92", b"\x93\xa3ram\xce\x00\x40\x00\x00\xce\x00\x20\x00\x00",
             b"\x93\xa3rom\xcd\x10\x00\xcd\x10\x00",
-            b"\xa7ordered", b"\xce\x00\x01\x00\x00",
+            b"\xa7ordered", b"\xce\x00\x01\x00\x00", b"\x91\xa8critical",
         ),
     ),
     (
