@@ -71,17 +71,14 @@ class Tab:
 
     def open(self, address: str, *, width: int = 1280, dark: bool = False) -> None:
         """Load a page and wait until it is there."""
-        self.send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width, height=900, deviceScaleFactor=1, mobile=False,
-        )  # fmt: skip
+        self.resize(width, 900)
         wishes = {
             "prefers-color-scheme": "dark" if dark else "light",
             # What is scrolled to is there at once.
             "prefers-reduced-motion": "reduce",
         }
         features = [{"name": name, "value": value} for name, value in wishes.items()]
-        self.send("Emulation.setEmulatedMedia", features=features)
+        self.send("Emulation.setEmulatedMedia", media="", features=features)
         self.errors.clear()
         self._loaded = False
         self.send("Page.navigate", url=address)
@@ -109,6 +106,18 @@ class Tab:
             self.send(
                 "Input.dispatchMouseEvent", type=what, x=x, y=y, button="left", clickCount=1
             )  # fmt: skip
+
+    def print(self) -> bytes:
+        """Print the page, with only those grounds that it asks for itself; return the PDF."""
+        printed = self.send("Page.printToPDF", printBackground=False)
+        return base64.b64decode(printed["data"])
+
+    def resize(self, width: int, height: int) -> None:
+        """Give the window another size."""
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
 
     def picture(self, path: Path) -> None:
         """Write a picture of the whole page as PNG."""

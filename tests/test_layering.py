@@ -50,6 +50,7 @@ CORE_MODULES = frozenset(
         "dest.stretches",
         "scripts.views.causes",
         "scripts.views.embed",
+        "scripts.views.endings",
         "scripts.views.history",
         "scripts.views.live",
         "scripts.views.open_waits",

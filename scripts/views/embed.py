@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from protocol import events
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.report import STAGES
 from protocol.states import State
 from scripts.views.causes import served_by
+from scripts.views.endings import lost_bytes, status_of
 from scripts.views.history import History
 from scripts.views.quantiles import percentiles_us, waited_us, waiting_over_time
 from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Send, Wait
@@ -64,10 +66,10 @@ class _Embedding:
         bars, pages_per_bar = _thinned(history.sends)
         too_many = max(len(bars) - BARS_MAX, 0)
         bars = bars[:BARS_MAX]
-        blackout = history.blackout_ns
+        blackout, postcopy_ns = history.blackout_ns, history.postcopy_ns
         return {
             "name": name,
-            "status": history.status,
+            "status": status_of(history),
             "run": history.run,
             "verdict": history.verdict,
             "accesses": history.accesses,
@@ -79,6 +81,11 @@ class _Embedding:
             "states": {side: self._states(side) for side in (SOURCE, DEST)},
             "blackout": None if blackout is None else [self._tick(each) for each in blackout],
             "downtime_us": history.downtime_us,
+            "postcopy": None if postcopy_ns is None else self._tick(postcopy_ns),
+            "since": "the first page" if history.sends else "the first event",
+            "lost_bytes": lost_bytes(history),
+            "preempted": history.source_count(events.PREEMPT),
+            "boosted": history.source_count(events.BOOST),
             "percentiles_us": percentiles_us(waits),
             "wait_count": len(waits),
             "waited_us": waited_us(waits),

@@ -31,7 +31,8 @@ class FrameMaker:
 
     def frame(self, state: LiveState, now_ns: int) -> Frame:
         """Return the present."""
-        elapsed_ms = 0.0 if state.first_ns is None else max(now_ns - state.first_ns, 0) / 1e6
+        age_ns = state.age_ns(now_ns)
+        elapsed_ms = 0.0 if age_ns is None else age_ns / 1e6
         rates = state.rates()
         waiters = state.waiters
         self._samples.append([round(elapsed_ms), *map(round, rates.values()), len(waiters)])
@@ -42,7 +43,10 @@ class FrameMaker:
             "over": state.is_over,
             "policy": state.policy,
             "pass": state.passes + 1,
-            "elapsed_ms": round(elapsed_ms, 1),
+            "elapsed_ms": None if age_ns is None else round(elapsed_ms, 1),
+            "knows_waits": state.knows_waits,
+            "knows_rates": state.knows_rates,
+            "knows_pages": state.knows_pages,
             "remaining_bytes": state.remaining_bytes,
             "done": round(state.done, 4),
             "carried": dict(state.carried),
@@ -53,7 +57,7 @@ class FrameMaker:
                     waiter.vcpu,
                     state.blocks[waiter.block].name if waiter.block in state.blocks else "",
                     waiter.page,
-                    round(max(now_ns - waiter.since_ns, 0) / 1e6, 1),
+                    round(state.waited_ns(waiter, now_ns) / 1e6, 1),
                 ]
                 for waiter in waiters
             ],

@@ -16,6 +16,7 @@ from typing import Any
 from protocol import events
 from protocol.channels import Channel
 from protocol.report import STAGES
+from protocol.states import State
 from scripts.views.open_waits import OpenWaits, fault_ns, page_of
 from scripts.views.records import (
     BACKGROUND,
@@ -74,6 +75,8 @@ class History:
         self.first_ns = (1 << 63) - 1
         self.last_ns = 0
         self._downtime_ms: float | None = None
+        # Who told what is migrated: not the process that drives a QEMU.
+        self._described: set[str] = set()
         self._asked: list[Event] = []
         self._came: list[Event] = []
         self._breaks_ns: list[int] = []
@@ -183,10 +186,15 @@ class History:
         return None if span is None else (span[1] - span[0]) / 1000
 
     @property
-    def status(self) -> str:
-        """The state in which the run ended; of two sides, the worse."""
-        ends = {states[-1][1] for side in self.sides if (states := self.states(side))}
-        return next((end for end in ("failed", "cancelled") if end in ends), min(ends, default="?"))
+    def postcopy_ns(self) -> int | None:
+        """When postcopy began, on the side that says so first; None if it did not."""
+        active = State.POSTCOPY_ACTIVE.value
+        times = [at for side in self.sides for at, state in self.states(side) if state == active]
+        return min(times, default=None)
+
+    def source_count(self, event: str) -> int | None:
+        """Return how often the source told of something; None where its events are missing."""
+        return self.counts[event] if SOURCE in self._described else None
 
     def page_count(self, block: int) -> int:
         """Return how many pages a block has; as many as were seen, if nothing says it."""
@@ -210,6 +218,7 @@ class History:
         self.notes.append(Note(event["t-ns"], event["side"], event["event"], fields))
 
     def _take_run(self, event: Event) -> None:
+        self._described.add(event["side"])
         self.run = self.run or event
 
     def _take_block(self, event: Event) -> None:

@@ -18,7 +18,7 @@ from dest.latency import new_histogram, summarize
 from protocol import events
 from protocol.channels import Channel
 from protocol.report import Summary
-from protocol.states import FINAL, POSTCOPY
+from protocol.states import FINAL, POSTCOPY, State
 from scripts.views.open_waits import OpenWaits, fault_ns
 from scripts.views.records import DEST, SOURCE
 
@@ -104,6 +104,10 @@ class LiveState:
         self.vcpus = 0
         self.first_ns: int | None = None
         self.last_ns = 0
+        # What only one side tells is not known where that side is not heard.
+        self.sides: set[str] = set()
+        # A destination alone tells of pages from postcopy on.
+        self.knows_pages = False
         self.in_postcopy = False
         self._waiting = OpenWaits()
         self._marks: deque[tuple[int, dict[str, int]]] = deque()
@@ -128,6 +132,7 @@ class LiveState:
     def take(self, event: Event) -> None:
         """Take one event, checked as `saved.parse_event` does."""
         self.last_ns = max(self.last_ns, event["t-ns"])
+        self.sides.add(event["side"])
         taker = self._takers.get(event["event"])
         if taker is not None:
             taker(event)
@@ -136,6 +141,26 @@ class LiveState:
     def is_over(self) -> bool:
         """Whether the run has ended."""
         return self.state in _FINAL
+
+    def age_ns(self, now_ns: int) -> int | None:
+        """Return how long after the first page it is, or was when the run ended; None before."""
+        if self.first_ns is None:
+            return None
+        return max((self.last_ns if self.is_over else now_ns) - self.first_ns, 0)
+
+    def waited_ns(self, waiter: Waiter, now_ns: int) -> int:
+        """Return how long a vCPU has waited, up to the run's end."""
+        return max((self.last_ns if self.is_over else now_ns) - waiter.since_ns, 0)
+
+    @property
+    def knows_waits(self) -> bool:
+        """Whether the destination is heard, which alone knows who waits."""
+        return DEST in self.sides
+
+    @property
+    def knows_rates(self) -> bool:
+        """Whether what channels carry is told."""
+        return bool(self._marks)
 
     @property
     def waiters(self) -> list[Waiter]:
@@ -186,6 +211,11 @@ class LiveState:
             self.first_ns = event["t-ns"]
         if event["side"] == DEST and event["state"] in _POSTCOPY:
             self.in_postcopy = True
+        if event["state"] == State.COMPLETED.value:
+            self.knows_pages = True
+            for block in self.blocks.values():
+                block.status[:] = HERE
+                block.final[:] = True
 
     def _take_pass_end(self, event: Event) -> None:
         self.passes = event.get("index", self.passes) + 1
@@ -218,6 +248,7 @@ class LiveState:
         if not len(wide) or wide[-1] >= len(bits):
             return
         missing = bits[wide].astype(np.bool_)
+        self.knows_pages = True
         block.status[~missing] = HERE
         block.final = ~missing
         block.status[missing & (block.status == HERE)] = MISSING
@@ -226,6 +257,7 @@ class LiveState:
         block = self.blocks.get(event["block"])
         if block is None:
             return
+        self.knows_pages = True
         part = block.part(event["page"], pages)
         block.status[part] = np.where(block.final[part], HERE, status)
 
@@ -233,7 +265,8 @@ class LiveState:
         self._mark(event, REQUESTED if event["urgent"] else ARRIVING)
 
     def _take_request(self, event: Event) -> None:
-        if event["side"] == DEST:
+        # Both sides tell of it; one that runs alone is all there is.
+        if event["side"] == DEST or not self.knows_waits:
             self.requests += 1
             self._mark(event, REQUESTED)
 

@@ -10,12 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from dest.latency import summary_of
+from protocol import events
 from protocol.errors import LocalProtocolError
 from protocol.report import STAGES
 from protocol.units import format_bytes
 from scripts.files import check_writable
 from scripts.screen.output import tell
 from scripts.screen.table import time_us
+from scripts.views.endings import lost_bytes, status_of
 from scripts.views.history import History
 from scripts.views.outputs import history_of, write_page, write_trace
 from scripts.views.quantiles import percentiles_us
@@ -30,26 +32,24 @@ Run = tuple[str, History]
 @click.command(
     epilog="Exit status: 0 done; 1 a result cannot be written; 2 a file holds no events."
 )
-@click.argument("events", nargs=-1, required=True, metavar="EVENTS...")
+@click.argument("files", nargs=-1, required=True, metavar="EVENTS...")
 @click.option("--html", metavar="FILE", help="Write a page about all runs, side by side.")
 @click.option("--trace", metavar="FILE", help="Write a trace for the Perfetto UI, of one run.")
 @click.option("--quiet", is_flag=True, help="Print no tables.")
-def report(events: tuple[str, ...], html: str | None, trace: str | None, quiet: bool) -> None:
+def report(files: tuple[str, ...], html: str | None, trace: str | None, quiet: bool) -> None:
     """Show runs again from files that --events wrote; each file is a run of its own.
 
     If the two sides wrote a file each, on one machine, put one behind the other first. An
     unfinished last line, as a full disk leaves it, is left out, and that is said.
     """
-    if len(events) > RUNS_MAX:
+    if len(files) > RUNS_MAX:
         raise click.BadParameter(f"more than {RUNS_MAX} runs", param_hint="EVENTS")
-    if trace is not None and len(events) > 1:
+    if trace is not None and len(files) > 1:
         raise click.BadParameter("a trace is of one run", param_hint="--trace")
     for option, path in (("--html", html), ("--trace", trace)):
         if path is not None:
             check_writable(option, path)
-    runs = [
-        (name, _read(path)) for name, path in zip(_names(events), map(Path, events), strict=True)
-    ]
+    runs = [(name, _read(path)) for name, path in zip(_names(files), map(Path, files), strict=True)]
     if html is not None:
         write_page(runs, Path(html))
     if trace is not None:
@@ -126,10 +126,14 @@ def _plain(text: str) -> str:
 
 def _guest(history: History) -> str:
     length = sum(block.length_bytes for block in history.blocks.values())
-    return f"{format_bytes(length)}, {history.vcpu_count} vCPUs" if length else "not told"
+    count = history.vcpu_count
+    vcpus = "1 vCPU" if count == 1 else f"{count} vCPUs"
+    return f"{format_bytes(length)}, {vcpus}" if length else _UNKNOWN
 
 
 def _memory(history: History) -> str:
+    if lost := lost_bytes(history):
+        return f"{format_bytes(lost)} lost"
     if "equal" not in history.verdict:
         return "not compared"
     good = history.verdict["equal"] and not history.verdict.get("mismatches")
@@ -138,18 +142,26 @@ def _memory(history: History) -> str:
 
 def _downtime(history: History) -> str:
     downtime_us = history.downtime_us
-    return "not recorded" if downtime_us is None else time_us(downtime_us)
+    return _UNKNOWN if downtime_us is None else time_us(downtime_us)
+
+
+def _count(history: History, event: str) -> str:
+    count = history.source_count(event)
+    return _UNKNOWN if count is None else str(count)
+
+
+_UNKNOWN = "not recorded"
 
 
 _ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
-    ("status", lambda history: history.status),
+    ("status", status_of),
     ("memory", _memory),
-    ("policy", lambda history: _plain(str(history.run.get("policy", "not told")))),
+    ("policy", lambda history: _plain(str(history.run.get("policy", _UNKNOWN)))),
     ("guest", _guest),
     ("events span", lambda history: time_us((history.last_ns - history.first_ns) / 1000)),
     ("downtime", _downtime),
     ("page requests", lambda history: str(len(history.requests))),
-    ("preempted", lambda history: str(history.counts["preempt"])),
-    ("boosted", lambda history: str(history.counts["boost"])),
+    ("preempted", lambda history: _count(history, events.PREEMPT)),
+    ("finished early on request", lambda history: _count(history, events.BOOST)),
     ("waits of vCPUs", lambda history: str(len(history.all_waits))),
 )

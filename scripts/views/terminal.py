@@ -87,9 +87,10 @@ def _fit(line: Text, columns: int) -> Text:
 
 def _head(state: LiveState, now_ns: int) -> Text:
     parts = [state.policy, f"pass {state.passes + 1}" if state.state == "active" else ""]
-    if state.first_ns is not None:
-        parts.append(time_us(max(now_ns - state.first_ns, 0) / 1000))
-    if state.remaining_bytes is not None and state.first_ns is not None:
+    age_ns = state.age_ns(now_ns)
+    if age_ns is not None:
+        parts.append(time_us(age_ns / 1000))
+    if state.remaining_bytes is not None and age_ns is not None:
         parts.append(f"{format_bytes(state.remaining_bytes)} left to send")
     return Text.assemble((f"{state.state:<16}", "bold"), "  ".join(filter(None, parts)))
 
@@ -146,7 +147,8 @@ def _waiters(state: LiveState, now_ns: int, lines: int) -> list[Text]:
     waiters = state.waiters
     shown = [_waiter(waiter, state, now_ns) for waiter in waiters[:lines]]
     if len(waiters) > lines:
-        shown[-1] = Text(f"and {len(waiters) - lines + 1} more vCPUs wait")
+        more = len(waiters) - lines + 1
+        shown[-1] = Text(f"and {more} more {'vCPUs wait' if more > 1 else 'vCPU waits'}")
     if not shown:
         shown = [Text("no vCPU waits", "bright_black")]
     return shown + [Text() for _ in range(lines - len(shown))]
@@ -154,7 +156,7 @@ def _waiters(state: LiveState, now_ns: int, lines: int) -> list[Text]:
 
 def _waiter(waiter: Waiter, state: LiveState, now_ns: int) -> Text:
     name = f"{state.blocks[waiter.block].name}:" if len(state.blocks) > 1 else ""
-    waited = time_us(max(now_ns - waiter.since_ns, 0) / 1000)
+    waited = time_us(state.waited_ns(waiter, now_ns) / 1000)
     return Text(f"vCPU {waiter.vcpu:<3} waits for page {name}{waiter.page}, {waited}", "yellow")
 
 
@@ -166,9 +168,8 @@ def _figures(state: LiveState) -> Text:
     told = ", ".join(
         f"{name} {time_us(value)}" for name, value in (*figures, ("max", waits.max_us))
     )
-    return Text(
-        f"{waits.count} waits: {told}; {state.preempted} preempted, {state.boosted} boosted"
-    )
+    many = "1 wait" if waits.count == 1 else f"{waits.count} waits"
+    return Text(f"{many}: {told}; {state.preempted} preempted, {state.boosted} boosted")
 
 
 class Screen:

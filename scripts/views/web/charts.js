@@ -2,7 +2,7 @@
 
 const WORST = 30;
 
-function waterfall(run, select) {
+function waterfall(run, number, select) {
   const { waits } = run;
   const order = Array.from({ length: waits.count }, (_, index) => index).sort((one, other) => waits.latency[other] - waits.latency[one]).slice(0, WORST);
   const most = order.length ? waits.latency[order[0]] : 1;
@@ -17,8 +17,8 @@ function waterfall(run, select) {
     const page = sayPage(run, waits.block[i], waits.page[i]);
     const words = describeWait(run, i);
     return make("button", {
-      type: "button", class: "fall", "data-page": page, "aria-label": words.replaceAll("\n", ", "),
-      onclick: () => select(run, waits.block[i], waits.page[i], true),
+      type: "button", class: "fall", "data-run": number, "data-wait": i, "data-page": page, "aria-label": words.replaceAll("\n", ", "),
+      onclick: () => select(run, waits.block[i], waits.page[i], true, i),
       onpointermove: (event) => showTip(words, event.clientX, event.clientY),
       onpointerleave: () => showTip(""),
       onfocus: (event) => { const box = event.target.getBoundingClientRect(); if (event.target.matches(":focus-visible")) showTip(words, box.left + 200, box.bottom - 10); },
@@ -74,9 +74,8 @@ function percentileTable(runs) {
     ["run", "waits", ...names], runs.map((run) => [run.name, sayCount(run.wait_count), ...names.map((name) => (run.wait_count ? sayTime(run.percentiles_us[name]) : "none"))]));
 }
 
-// Downtime: nobody ran it. Brownout: it ran, and vCPUs waited for pages.
+// Downtime: nobody ran. Brownout: it ran, and vCPUs waited for pages.
 function standstill(runs) {
-  const out = (run) => (run.downtime_us === null ? "not recorded" : sayTime(run.downtime_us));
   const brown = (run) => {
     if (!run.blackout) return ["not recorded", "not recorded"];
     const lasted = Math.max((run.end - run.blackout[1]) * run.tick_us, 1);
@@ -86,7 +85,7 @@ function standstill(runs) {
     return [sayTime(Math.min((last - run.blackout[1]) * run.tick_us, lasted)), `${(Math.min(share, 1) * 100).toFixed(1)} %`];
   };
   const us = (run, name) => (run.accesses.count ? sayTime(run.accesses[`${name}-us`]) : "none");
-  return table("Downtime: the guest runs nowhere. Brownout: it runs on the destination, from there until the last vCPU woke; accesses are measured from when each was due",
+  return table("Downtime (blackout): the guest runs nowhere. Brownout: it runs on the destination, from there until the last vCPU woke; accesses are measured from when each was due",
     ["run", "downtime", "brownout", "of the vCPUs' time waited", "accesses", "p50", "p99", "p99.9", "longest"],
-    runs.map((run) => [run.name, out(run), ...brown(run), run.accesses.count ? sayCount(run.accesses.count) : "none", us(run, "p50"), us(run, "p99"), us(run, "p999"), us(run, "max")]));
+    runs.map((run) => [run.name, sayDowntime(run), ...brown(run), run.accesses.count ? sayCount(run.accesses.count) : "none", us(run, "p50"), us(run, "p99"), us(run, "p999"), us(run, "max")]));
 }

@@ -43,9 +43,9 @@ const endOf = (bits) => bits >> 3;
 // How a send is drawn: by urgency and channel together.
 const BARS = [
   { name: "background", colour: "--background", words: "background, precopy channel" },
-  { name: "urgent", colour: "--urgent", words: "requested, postcopy channel" },
-  { name: "boosted", colour: "--boosted", words: "rest of a half-sent page, requested, precopy channel" },
-  { name: "in place", colour: "--inplace", words: "requested, precopy channel" },
+  { name: "urgent", colour: "--urgent", words: "sent on request, postcopy channel" },
+  { name: "boosted", colour: "--boosted", words: "rest of a half-sent page, sent on request, precopy channel" },
+  { name: "in place", colour: "--inplace", words: "sent on request, precopy channel" },
   { name: "other", colour: "--other", words: "background, postcopy channel" },
 ];
 function barOf(bits) {
@@ -55,21 +55,35 @@ function barOf(bits) {
   return channel === 0 ? 0 : 4;
 }
 
+// Three digits, or all that stand before the point; never an exponent.
+const threeDigits = (value) => (Math.abs(value) >= 99.95 ? value.toFixed(0) : value.toPrecision(3));
 function sayTime(us) {
   if (!isFinite(us)) return "?";
   const size = Math.abs(us);
-  if (size >= 60e6) return `${(us / 60e6).toPrecision(3)} min`;
-  if (size >= 1e6) return `${(us / 1e6).toPrecision(3)} s`;
-  if (size >= 1e3) return `${(us / 1e3).toPrecision(3)} ms`;
-  return `${size >= 10 ? us.toFixed(0) : us.toFixed(1)} µs`;
+  if (size >= 59.95e6) return `${threeDigits(us / 60e6)} min`;
+  if (size >= 999.5e3) return `${threeDigits(us / 1e6)} s`;
+  if (size >= 999.5) return `${threeDigits(us / 1e3)} ms`;
+  if (size < 0.05) return "0 µs";
+  return `${size >= 9.95 ? us.toFixed(0) : us.toFixed(1)} µs`;
 }
+// A moment, all alike in a column: milliseconds, to the microsecond.
+const sayMoment = (us) => {
+  const [whole, rest] = (Math.abs(us) / 1e3).toFixed(3).split(".");
+  return `${us < 0 && (whole !== "0" || rest !== "000") ? "-" : ""}${sayCount(whole)}.${rest}`;
+};
 function sayBytes(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
   while (count >= 1024 && unit < units.length - 1) { count /= 1024; unit += 1; }
   return `${unit && count < 100 ? count.toFixed(1).replace(/\.0$/, "") : count.toFixed(0)} ${units[unit]}`;
 }
-const sayRate = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB/s` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB/s`);
+const sayRate = (bytes) => {
+  if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(2)} GB/s`;
+  if (bytes >= 1e5) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB/s`;
+  return bytes >= 1e3 ? `${(bytes / 1e3).toFixed(0)} kB/s` : `${bytes.toFixed(0)} B/s`;
+};
+const sayDigits = (value) => (value < 100 ? +value.toPrecision(2) : sayCount(Math.round(value)));
+const sayMany = (count, one, many = `${one}s`) => `${sayCount(count)} ${count === 1 ? one : many}`;
 const sayCount = (count) => String(count).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 
 function sayPage(run, block, page) {

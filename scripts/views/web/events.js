@@ -4,7 +4,7 @@ const ROWS = 100;
 
 function rowsOf(run) {
   const rows = [];
-  const add = (tick, side, what, block, page, words) => rows.push({ run, tick, side, what, block, page, words });
+  const add = (tick, side, what, block, page, words, wait = null) => rows.push({ run, tick, side, what, block, page, words, wait });
   const { sends, waits, requests } = run;
   for (let i = 0; i < sends.count; i += 1) {
     const what = run.ends[endOf(sends.kind[i])];
@@ -12,8 +12,8 @@ function rowsOf(run) {
     add(sends.end[i], "source", what, sends.block[i], sends.page[i], `${pages}${BARS[barOf(sends.kind[i])].words}, in ${sayTime((sends.end[i] - sends.start[i]) * run.tick_us)}${sends.bytes[i] ? `, ${sayBytes(sends.bytes[i])}` : ""}`);
   }
   for (let i = 0; i < waits.count; i += 1) {
-    add(waits.start[i], "dest", "vcpu-wait", waits.block[i], waits.page[i], `vCPU ${waits.vcpu[i]} touches the page`);
-    if (waits.wake[i] !== NEVER) add(waits.wake[i], "dest", "vcpu-wake", waits.block[i], waits.page[i], `vCPU ${waits.vcpu[i]} runs again after ${sayTime(waits.latency[i])}`);
+    add(waits.start[i], "dest", "vcpu-wait", waits.block[i], waits.page[i], `vCPU ${waits.vcpu[i]} touches the page`, i);
+    if (waits.wake[i] !== NEVER) add(waits.wake[i], "dest", "vcpu-wake", waits.block[i], waits.page[i], `vCPU ${waits.vcpu[i]} runs again after ${sayTime(waits.latency[i])}`, i);
   }
   for (let i = 0; i < requests.count; i += 1) {
     add(requests.asked[i], "dest", "page-request", requests.block[i], requests.page[i], "asked for");
@@ -28,7 +28,8 @@ function rowsOf(run) {
 }
 
 function eventTable(runs, select) {
-  const all = runs.flatMap(rowsOf).sort((one, other) => one.tick * one.run.tick_us - other.tick * other.run.tick_us);
+  const at_us = (row) => (row.tick - row.run.begin) * row.run.tick_us;
+  const all = runs.flatMap(rowsOf).sort((one, other) => at_us(one) - at_us(other));
   const kinds = [...new Set(all.map((row) => row.what))].sort();
   const text = make("input", { type: "search", id: "words", placeholder: "words", "aria-describedby": "found" });
   const page = make("input", { type: "search", id: "pagefilter", placeholder: "number", inputmode: "numeric" });
@@ -50,10 +51,10 @@ function eventTable(runs, select) {
   function show() {
     body.replaceChildren(...hits.slice(at, at + ROWS).map((row) => make("tr", {},
       ...(several ? [make("td", {}, row.run.name)] : []),
-      make("td", { class: "n" }, since(row.run, row.tick)),
+      make("td", { class: "n" }, sayMoment(at_us(row))),
       make("td", {}, row.side === "dest" ? "destination" : row.side),
       make("td", {}, row.what),
-      make("td", { class: "n" }, row.page === null ? "" : make("button", { type: "button", style: { minHeight: "0", padding: "0 .4rem" }, onclick: () => select(row.run, row.block, row.page, true) }, sayPage(row.run, row.block, row.page))),
+      make("td", { class: "n" }, row.page === null ? "" : make("button", { type: "button", style: { minHeight: "0", padding: "0 .4rem" }, onclick: () => select(row.run, row.block, row.page, true, row.wait) }, sayPage(row.run, row.block, row.page))),
       make("td", {}, row.words))));
     const last = Math.min(at + ROWS, hits.length);
     found.textContent = hits.length ? `Rows ${sayCount(at + 1)} to ${sayCount(last)} of ${sayCount(hits.length)}${hits.length < all.length ? `, of ${sayCount(all.length)} in all` : ""}` : "Nothing fits the filter.";
@@ -70,6 +71,6 @@ function eventTable(runs, select) {
     found,
     make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Events" }, make("table", {},
       make("caption", {}, "Events in the order of time; a page's number shows it in the timeline"),
-      make("thead", {}, make("tr", {}, ...[...(several ? ["run"] : []), "since the first page", "side", "event", "page", "what"].map((name) => make("th", { scope: "col" }, name)))),
+      make("thead", {}, make("tr", {}, ...[...(several ? ["run"] : []), `ms since ${runs[0].since}`, "side", "event", "page", "what"].map((name) => make("th", { scope: "col" }, name)))),
       body)));
 }

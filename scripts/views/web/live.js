@@ -34,11 +34,12 @@ function takeBlock(block) {
 }
 
 const map = make("canvas", { role: "img", id: "map", "aria-label": "Page map: each cell is one page or several, its colour what they are" });
-const chart = make("canvas", { role: "img", id: "rates", "aria-label": "Rates of both channels and the number of waiting vCPUs over the last minute" });
+const chart = make("canvas", { role: "img", id: "rates", "aria-label": "Rates of both channels and the number of waiting vCPUs over the last moments" });
+let paperWidth = null;
 const mapNote = make("figcaption"), figures = make("div"), waiters = make("div"), bar = make("progress", { max: "1", value: "0", "aria-label": "how far the migration is" });
 
 function paper(canvas, height) {
-  const ratio = window.devicePixelRatio || 1, width = canvas.clientWidth;
+  const ratio = window.devicePixelRatio || 1, width = paperWidth ?? canvas.clientWidth;
   canvas.style.height = `${height}px`;
   canvas.width = Math.round(width * ratio);
   canvas.height = Math.round(height * ratio);
@@ -49,7 +50,7 @@ function paper(canvas, height) {
 }
 
 function drawMap(frame) {
-  const width = map.clientWidth, count = frame.blocks.reduce((sum, block) => sum + block.cells.length, 0);
+  const width = paperWidth ?? map.clientWidth, count = frame.blocks.reduce((sum, block) => sum + block.cells.length, 0);
   if (!width || !count) return;
   const side = Math.max(4, Math.min(22, Math.floor(Math.sqrt(width * 300 / count))));
   const wide = Math.max(1, Math.floor(width / side));
@@ -79,8 +80,8 @@ function drawMap(frame) {
   });
   mapNote.textContent = frame.blocks.map((block) => {
     const each = block.pages / block.cells.length;
-    return `${block.name}: a cell is ${each === 1 ? "a page" : `${each.toPrecision(3)} pages`} of ${sayBytes(block.page_bytes)}`;
-  }).join("; ");
+    return `${block.name}: 1 cell = ${each === 1 ? "1 page" : `${sayDigits(each)} pages`} of ${sayBytes(block.page_bytes)}`;
+  }).join("; ") + (frame.knows_pages ? "" : ". Nothing is known of single pages yet.");
 }
 
 function drawChart(frame) {
@@ -113,24 +114,24 @@ function drawChart(frame) {
   pen.fillText(sayRate(most), left - 6, 16);
   pen.fillText("0", left - 6, 6 + tall);
   pen.textAlign = "center";
-  pen.fillText(`seconds since the first page: ${(first / 1000).toFixed(1)} to ${(last / 1000).toFixed(1)}`, left + wide / 2, tall + 24);
+  pen.fillText(`${(first / 1000).toFixed(1)} to ${(last / 1000).toFixed(1)} s since the first page`, left + wide / 2, tall + 24);
 }
 
 function drawWords(frame) {
   const waits = frame.waits;
   document.getElementById("subtitle").textContent = [
     frame.state, frame.policy, frame.state === "active" ? `pass ${frame.pass}` : "",
-    sayTime(frame.elapsed_ms * 1000), frame.remaining_bytes === null ? "" : `${sayBytes(frame.remaining_bytes)} left to send`,
+    frame.elapsed_ms === null ? "" : sayTime(frame.elapsed_ms * 1000), frame.remaining_bytes === null || frame.elapsed_ms === null ? "" : `${sayBytes(frame.remaining_bytes)} left to send`,
     view.over ? "the run is over" : "",
   ].filter(Boolean).join(", ");
   bar.value = frame.done;
   figures.replaceChildren(
-    table("Channels", ["channel", "rate", "carried"], Object.keys(frame.rates).map((name) => [name, sayRate(frame.rates[name]), sayBytes(frame.carried[name])])),
-    table("Waits of vCPUs that ended", ["waits", "p50", "p90", "p99", "longest", "requests", "preempted", "boosted"],
+    table("Channels", ["channel", "rate", "carried"], Object.keys(frame.rates).map((name) => [name, ...(frame.knows_rates ? [sayRate(frame.rates[name]), sayBytes(frame.carried[name])] : ["not recorded", "not recorded"])])),
+    table("Waits that ended", ["waits", "p50", "p90", "p99", "longest", "requests", "preempted", "boosted"],
       [[sayCount(waits.count), ...["p50", "p90", "p99", "max"].map((name) => (waits.count ? sayTime(waits[`${name}_us`]) : "none")), sayCount(frame.requests), sayCount(frame.preempted), sayCount(frame.boosted)]]));
   waiters.replaceChildren(frame.waiters.length
-    ? table("vCPUs that wait now, longest first", ["vCPU", "page", "for"], frame.waiters.map(([vcpu, block, page, ms]) => [vcpu, frame.blocks.length > 1 ? `${block}:${page}` : page, sayTime(ms * 1000)]))
-    : make("p", { class: "hint" }, "No vCPU waits."));
+    ? table("Waiting vCPUs, longest first", ["vCPU", "page", "for"], frame.waiters.map(([vcpu, block, page, ms]) => [vcpu, frame.blocks.length > 1 ? `${block}:${page}` : page, sayTime(ms * 1000)]))
+    : make("p", { class: "hint" }, frame.knows_waits ? "No vCPU waits." : "Only the destination knows which vCPUs wait."));
 }
 
 let asked = false;
@@ -152,8 +153,8 @@ function begin() {
   document.getElementById("main").append(
     bar,
     section("map", "Pages", make("ul", { class: "legend" }, ...STATUS.map((status) => item({ background: `var(${status.colour})`, outline: "1px solid var(--line)" }, status.name))), make("figure", {}, map, mapNote)),
-    section("rates", "Channels and waiting vCPUs", make("ul", { class: "legend" }, item({ background: "var(--background)" }, "precopy channel (solid)"), item({ background: "var(--urgent)" }, "postcopy channel (dashed)"), item({ background: "var(--wait)" }, "vCPUs that wait, of all")), make("figure", {}, chart), figures),
-    section("waiters", "Who waits", waiters));
+    section("rates", "Channels and waiting vCPUs", make("ul", { class: "legend" }, item({ background: "var(--background)" }, "precopy channel (solid)"), item({ background: "var(--urgent)" }, "postcopy channel (dashed)"), item({ background: "var(--wait)" }, "waiting vCPUs, of all")), make("figure", {}, chart), figures),
+    section("waiters", "Waiting vCPUs", waiters));
   const source = new EventSource("/events");
   source.addEventListener("whole", (event) => { takeWhole(JSON.parse(event.data)); draw(); });
   source.addEventListener("changes", (event) => { takeChanges(JSON.parse(event.data)); draw(); });
@@ -162,6 +163,7 @@ function begin() {
     if (!view.over) document.getElementById("subtitle").textContent = "the connection is lost; trying again";
   });
   themeButton(draw);
+  onPrint((width) => { paperWidth = width; if (view.frame) { drawMap(view.frame); drawChart(view.frame); } });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   window.addEventListener("resize", draw);
   window.midstream = view;

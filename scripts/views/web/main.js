@@ -3,15 +3,19 @@
 function summary(runs) {
   const rows = [
     ["status", (run) => run.status],
-    ["memory", (run) => (run.verdict.equal === undefined ? "not compared" : run.verdict.equal && !run.verdict.mismatches ? "verified" : "WRONG")],
+    ["memory", (run) => {
+      if (run.lost_bytes) return `${sayBytes(run.lost_bytes)} lost`;
+      if (run.verdict.equal === undefined) return "not compared";
+      return run.verdict.equal && !run.verdict.mismatches ? "verified" : "WRONG";
+    }],
     ["policy", (run) => run.run.policy ?? "?"],
-    ["guest", (run) => `${sayBytes(run.bytes)}, ${run.vcpus} vCPUs, ${run.run.program ?? "?"}`],
+    ["guest", (run) => `${sayBytes(run.bytes)}, ${sayMany(run.vcpus, "vCPU")}, ${run.run.program ?? "?"}`],
     ["pages", (run) => run.blocks.map((block) => `${block.name}: ${sayCount(block.pages)}${block.known ? ` of ${sayBytes(block.page_bytes)}` : ""}`).join(", ")],
-    ["from the first page to the end", (run) => sayTime((run.end - run.begin) * run.tick_us)],
-    ["downtime", (run) => (run.downtime_us === null ? "not recorded" : sayTime(run.downtime_us))],
+    ["to the end", (run) => `${sayTime((run.end - run.begin) * run.tick_us)} from ${run.since}`],
+    ["downtime", sayDowntime],
     ["page requests", (run) => sayCount(run.requests.count + run.left_out.requests)],
-    ["preempted pages", (run) => sayCount(run.counts.preempt ?? 0)],
-    ["of them boosted", (run) => sayCount(run.counts.boost ?? 0)],
+    ["preempted pages", (run) => sayKnown(run.preempted)],
+    ["finished early on request", (run) => sayKnown(run.boosted)],
     ["waits of vCPUs", (run) => sayCount(run.wait_count)],
     ["median wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.p50) : "none")],
     ["longest wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.max) : "none")],
@@ -19,11 +23,14 @@ function summary(runs) {
   return table("What was migrated, and what came of it", ["", ...runs.map((run) => run.name)], rows.map(([name, value]) => [name, ...runs.map(value)]));
 }
 
+const sayKnown = (count) => (count === null ? "not recorded" : sayCount(count));
+const sayDowntime = (run) => (run.downtime_us === null ? "not recorded" : sayTime(run.downtime_us));
+
 function legend() {
   const item = (style, words) => make("li", {}, make("i", { style }), words);
   return make("ul", { class: "legend" },
     ...BARS.slice(0, 4).map((bar) => item({ background: `var(${bar.colour})` }, bar.words)),
-    item({ background: "var(--cut)", width: ".2rem" }, "broken off here (preempted)"),
+    item({ background: "var(--cut)", width: ".2rem" }, "interrupted here (preempted)"),
     item({ background: "var(--wait)", outline: "1px solid var(--waitedge)" }, "a vCPU waits"));
 }
 
@@ -41,17 +48,18 @@ function timelineSection(runs, select) {
     wanted.addEventListener("input", () => wanted.setCustomValidity(""));
     wanted.addEventListener("keydown", (event) => { if (event.key === "Enter") go(); });
     const button = (words, act, name) => make("button", { type: "button", onclick: act, ...(name ? { "aria-label": name } : {}) }, words);
-    const after = line.run.blackout;
-    return make("figure", {},
+    const after = line.run.postcopy;
+    line.figure = make("figure", {},
       make("h3", {}, line.run.name),
       make("div", { class: "bar" },
         button("migration", () => line.show(line.migration)),
         button("with set-up", () => line.show(line.whole)),
-        after ? button("postcopy", () => { const room = (line.run.end - after[0]) * 0.03; line.show([after[0] - room, line.run.end + room]); }) : null,
+        after === null ? null : button("postcopy", () => { const room = (line.run.end - after) * 0.03; line.show([after - room, line.run.end + room]); }),
         button("+", () => line.zoom(0.6), "zoom in on time"), button("−", () => line.zoom(1.6), "zoom out of time"),
         button("pages +", () => { line.zoom(0.5, null, true); }), button("pages −", () => { line.zoom(2, null, true); }),
         make("label", {}, "find page", wanted), button("show", go)),
       line.canvas, line.note);
+    return line.figure;
   };
   return [lines, make("section", { id: "timeline", "aria-labelledby": "h-timeline" },
     make("h2", { id: "h-timeline" }, "Pages over time"), legend(), ...lines.map(part),
@@ -62,11 +70,19 @@ function begin() {
   const runs = JSON.parse(document.getElementById("data").textContent).runs.map(decodeRun);
   const detail = make("div", { class: "detail", "aria-live": "polite", id: "story" }, make("p", {}, "Choose a page: click it, find it by number, or take one of the worst waits below."));
   let lines = [];
-  function select(run, block, page, zoom) {
-    detail.replaceChildren(...detailOf(run, block, page));
-    for (const line of lines) if (line.run === run || line.run.blocks[block]?.pages > page) line.choose(block, page, zoom && line.run === run);
-    for (const fall of document.querySelectorAll(".fall[data-page]")) fall.setAttribute("aria-pressed", String(fall.dataset.page === sayPage(run, block, page)));
-    if (zoom) document.getElementById("timeline").scrollIntoView({ block: "start" });
+  // Tells of a page, or of one wait for it (its number in the run), and shows it in its run's timeline.
+  function select(run, block, page, zoom, wait = null) {
+    detail.replaceChildren(...detailOf(run, block, page, wait));
+    for (const line of lines) {
+      if (line.run === run) line.choose(block, page, zoom, wait);
+      else if (line.run.blocks[block]?.pages > page) line.choose(block, page, false);
+    }
+    const [number, name] = [String(runs.indexOf(run)), sayPage(run, block, page)];
+    for (const fall of document.querySelectorAll(".fall[data-page]")) {
+      const is = fall.dataset.run === number && (wait === null ? fall.dataset.page === name : fall.dataset.wait === String(wait));
+      fall.setAttribute("aria-pressed", String(is));
+    }
+    if (zoom) lines.find((line) => line.run === run).figure.scrollIntoView({ block: "start" });
   }
   const section = (id, title, ...parts) => make("section", { id, "aria-labelledby": `h-${id}` }, make("h2", { id: `h-${id}` }, title), ...parts);
   let timeline;
@@ -76,7 +92,7 @@ function begin() {
     section("summary", "Summary", summary(runs)),
     timeline,
     section("page", "One page's story", detail),
-    section("faults", "The worst waits, by stage", stageLegend(runs[0]), make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...runs.map((run) => waterfall(run, select)))),
+    section("faults", "The worst waits, by stage", stageLegend(runs[0]), make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...runs.map((run, number) => waterfall(run, number, select)))),
     section("latency", "How long vCPUs waited", distribution(runs), percentileTable(runs)),
     section("standstill", "Blackout and brownout", standstill(runs)),
     section("events", "Events", eventTable(runs, select)));
@@ -84,6 +100,7 @@ function begin() {
   window.midstream = { runs, lines };
   const again = () => lines.forEach((line) => line.soon());
   themeButton(again);
+  onPrint((width) => lines.forEach((line) => { line.paperWidth = width; line.draw(); }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   lines.forEach((line) => line.draw());
 }

@@ -28,18 +28,22 @@ Object.assign(Timeline.prototype, {
   // Ticks of the page axis: page numbers of the block that lies there.
   pageTicks(pen) {
     const run = this.run, panel = this.panels.pages;
+    let last = -Infinity;
     run.blocks.forEach((block, index) => {
       const end = run.bases[index] + block.pages * block.page_bytes;
       const low = Math.max(this.y[0], run.bases[index]), high = Math.min(this.y[1], end);
       if (high <= low) return;
       const tall = (high - low) / (this.y[1] - this.y[0]) * panel.height;
       const first = (low - run.bases[index]) / block.page_bytes;
-      const last = (high - run.bases[index]) / block.page_bytes;
-      const steps = last - first < 1 ? [Math.floor(first)] : niceSteps(first, last - 0.5, Math.max(1, tall / 34));
+      const beyond = (high - run.bases[index]) / block.page_bytes;
+      const steps = beyond - first < 1 ? [Math.floor(first)] : niceSteps(first, beyond - 0.5, Math.max(1, tall / 34));
       for (const page of new Set(steps.map(Math.floor))) {
         const y = this.py(run.bases[index] + (page + 0.5) * block.page_bytes);
         if (y < panel.top || y > panel.top + panel.height) continue;
-        this.label(pen, sayPage(run, index, page), LEFT - 6, y + 4);
+        // Of blocks that are thin beside each other not all have room for a label.
+        if (y - last < 11) continue;
+        last = y;
+        this.label(pen, this.shortPage(pen, index, page), LEFT - 6, y + 4);
         pen.fillStyle = colour("--line");
         pen.fillRect(LEFT - 3, y, 3, 1);
       }
@@ -50,6 +54,15 @@ Object.assign(Timeline.prototype, {
     pen.rotate(-Math.PI / 2);
     this.label(pen, "guest memory (page number)", 0, 0, "center");
     pen.restore();
+  },
+
+  // A page's name with as much of its block's name, from the end, as there is room for.
+  shortPage(pen, block, page) {
+    const words = sayPage(this.run, block, page), room = LEFT - 28;
+    let from = 0;
+    const cut = () => (from ? `…${words.slice(from)}` : words);
+    while (pen.measureText(cut()).width > room && from < words.length) from += 1;
+    return cut();
   },
 
   drawStates(pen) {
@@ -87,7 +100,7 @@ Object.assign(Timeline.prototype, {
     }
     pen.strokeStyle = colour("--waitedge");
     for (let i = 0; i < waits.count; i += 1) {
-      const wake = waits.wake[i] === NEVER ? this.run.end : waits.wake[i];
+      const wake = this.wakeOf(i);
       if (wake < from || waits.start[i] > to) continue;
       const size = blocks[waits.block[i]].page_bytes;
       const middle = this.py(bases[waits.block[i]] + (waits.page[i] + 0.5) * size);
@@ -114,7 +127,7 @@ Object.assign(Timeline.prototype, {
       pen.fillStyle = this.colours[0];
       pen.fillRect(left, top, Math.max(since - left, 0), tall);
     }
-    if (endOf(sends.kind[i]) % 2) {
+    if (endOf(sends.kind[i]) % 2 && (wide > 5 || !this.manyCuts)) {
       // Broken off, or lost with its connection: a dark edge where it stopped.
       pen.fillStyle = colour("--cut");
       pen.fillRect(left + wide - 1, top - 2, wide > 5 ? 2.5 : 1, tall + 4);
@@ -154,16 +167,16 @@ Object.assign(Timeline.prototype, {
     const { waits } = this.run, panel = this.panels.vcpus;
     const lane = panel.height / Math.max(this.run.vcpus, 1);
     for (let i = 0; i < waits.count; i += 1) {
-      const wake = waits.wake[i] === NEVER ? this.run.end : waits.wake[i];
+      const wake = this.wakeOf(i);
       if (wake < this.x[0] || waits.start[i] > this.x[1]) continue;
       // Less than a pixel colours it in part, so that many of them look like the time they took.
       const left = this.px(waits.start[i]), wide = Math.max(this.px(wake) - left, 0.1);
-      const top = panel.top + waits.vcpu[i] * lane + 1;
+      const gap = Math.min(1, lane * 0.1), top = panel.top + waits.vcpu[i] * lane + gap;
       pen.fillStyle = colour("--wait");
-      pen.fillRect(left, top, wide, lane - 2);
+      pen.fillRect(left, top, wide, lane - 2 * gap);
       pen.strokeStyle = colour("--waitedge");
       pen.lineWidth = 1;
-      if (wide > 3) pen.strokeRect(left + 0.5, top + 0.5, wide - 1, lane - 3);
+      if (wide > 3 && lane > 6) pen.strokeRect(left + 0.5, top + 0.5, wide - 1, lane - 3);
       if (wide > 26 && lane > 11) {
         pen.fillStyle = "#101214";
         pen.textAlign = "center";
@@ -182,7 +195,7 @@ Object.assign(Timeline.prototype, {
         if (tall) pen.fillRect(this.px(tick), panel.top + panel.height - tall, Math.max(this.px(tick + step) - this.px(tick) + 0.5, 1), tall);
       }
     });
-    this.label(pen, "vCPUs that wait", LEFT - 6, panel.top + panel.height / 2 + 4);
+    this.label(pen, "waiting vCPUs", LEFT - 6, panel.top + panel.height / 2 + 4);
     this.label(pen, `of ${most}`, LEFT + this.wide - 3, panel.top + 11, "right");
   },
 
@@ -205,7 +218,12 @@ Object.assign(Timeline.prototype, {
       pen.setLineDash([]);
     }));
     this.label(pen, "rate", LEFT - 6, panel.top + panel.height / 2 + 4);
-    if (names.length) this.label(pen, `top: ${sayRate(most)}${this.wide > 500 ? "; precopy solid, postcopy dashed" : ""}`, LEFT + this.wide - 3, panel.top + 11, "right");
+    if (!names.length) return;
+    const words = `peak: ${sayRate(most)}${this.wide > 500 ? "; precopy solid, postcopy dashed" : ""}`;
+    const wide = pen.measureText(words).width;
+    pen.fillStyle = colour("--lane");
+    pen.fillRect(LEFT + this.wide - wide - 6, panel.top, wide + 6, 15);
+    this.label(pen, words, LEFT + this.wide - 3, panel.top + 11, "right");
   },
 
   drawBlackout(pen) {
@@ -218,7 +236,7 @@ Object.assign(Timeline.prototype, {
   },
 
   drawAxis(pen) {
-    const y = this.height - 34;
+    const y = this.height - 34, run = this.run;
     const span = this.us(this.x[1]) - this.us(this.x[0]);
     const [unit, words] = span >= 5e6 ? [1e6, "seconds"] : span >= 5e3 ? [1e3, "milliseconds"] : [1, "microseconds"];
     for (const value of niceSteps(this.us(this.x[0]) / unit, this.us(this.x[1]) / unit, this.wide / 110)) {
@@ -228,18 +246,19 @@ Object.assign(Timeline.prototype, {
       pen.fillRect(x, 8, 1, y - 8);
       this.label(pen, String(+value.toPrecision(8)), x, y + 12, "center");
     }
-    this.label(pen, `${words} since the first page`, LEFT + this.wide / 2, y + 28, "center");
+    this.label(pen, `${words} since ${run.since}`, LEFT + this.wide / 2, y + 28, "center");
   },
 
   say() {
     const run = this.run;
     const row = (this.y[1] - this.y[0]) / this.panels.pages.height;
     const size = Math.max(...run.blocks.map((block) => block.page_bytes), 1);
-    const stands = row > size ? `one row of pixels stands for ${sayBytes(row)}, ${(row / size).toFixed(1)} pages` : `a page of ${sayBytes(size)} is ${(size / row).toFixed(1)} pixels high`;
+    const stands = row > size ? `1 px = ${sayBytes(row)} (${sayDigits(row / size)} pages)` : `1 page (${sayBytes(size)}) = ${sayDigits(size / row)} px`;
     const joined = run.pages_per_bar > 1 ? ` Background that goes on from page to page is drawn as one bar of up to ${run.pages_per_bar} pages.` : "";
+    const down = run.blackout ? " Grey from top to bottom: downtime." : "";
     const left = Object.entries(run.left_out).filter(([, count]) => count).map(([name, count]) => `${sayCount(count)} ${name}`);
-    this.note.textContent = `Here ${stands}.${joined}`
-      + `${left.length ? ` Too many to show, and left out: ${left.join(", ")}.` : ""}`
-      + " Grey from top to bottom: the guest stands still.";
+    // Paper has its own scale.
+    this.note.textContent = `${this.paperWidth === null ? `Here ${stands}.` : ""}${joined}`
+      + `${left.length ? ` Too many to show, and left out: ${left.join(", ")}.` : ""}${down}`;
   },
 });

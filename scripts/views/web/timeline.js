@@ -12,6 +12,7 @@ class Timeline {
     this.x = [...this.migration];
     this.y = [0, Math.max(run.bytes, 1)];
     this.chosen = null;
+    this.paperWidth = null;
     this.canvas = make("canvas", {
       tabindex: "0", role: "img",
       "aria-label": `Page map, channels and waiting vCPUs of ${run.name} over time. `
@@ -55,7 +56,7 @@ class Timeline {
   draw() {
     this.layout();
     const canvas = this.canvas, ratio = window.devicePixelRatio || 1;
-    const width = canvas.clientWidth;
+    const width = this.paperWidth ?? canvas.clientWidth;
     if (!width) return;
     this.wide = width - LEFT - RIGHT;
     canvas.style.height = `${this.height}px`;
@@ -65,6 +66,7 @@ class Timeline {
     pen.scale(ratio, ratio);
     pen.font = "12px system-ui, sans-serif";
     this.colours = BARS.map((bar) => colour(bar.colour));
+    this.manyCuts = this.cutsShown() > this.wide / 8;
     this.drawFrames(pen);
     this.drawAxis(pen);
     this.drawStates(pen);
@@ -75,6 +77,16 @@ class Timeline {
     this.drawRates(pen);
     this.drawBlackout(pen);
     this.say();
+  }
+
+  // How many edges there would be to draw: very many would hide what they are edges of.
+  cutsShown() {
+    const { sends } = this.run;
+    let count = 0;
+    for (let i = 0; i < sends.count; i += 1) {
+      if (endOf(sends.kind[i]) % 2 && sends.end[i] >= this.x[0] && sends.start[i] <= this.x[1]) count += 1;
+    }
+    return count;
   }
 
   clip(pen, panel, draw) {
@@ -96,8 +108,7 @@ class Timeline {
     if (inside(vcpus)) {
       const vcpu = Math.floor((y - vcpus.top) / (vcpus.height / Math.max(run.vcpus, 1)));
       for (let i = 0; i < run.waits.count; i += 1) {
-        const wake = run.waits.wake[i] === NEVER ? run.end : run.waits.wake[i];
-        if (run.waits.vcpu[i] === vcpu && run.waits.start[i] - near <= tick && tick <= wake + near) return { wait: i };
+        if (run.waits.vcpu[i] === vcpu && run.waits.start[i] - near <= tick && tick <= this.wakeOf(i) + near) return { wait: i };
       }
       return null;
     }
@@ -120,31 +131,41 @@ class Timeline {
   findWait(tick, byte, row) {
     const { waits, blocks, bases } = this.run;
     for (let i = 0; i < waits.count; i += 1) {
-      const wake = waits.wake[i] === NEVER ? this.run.end : waits.wake[i];
       const size = blocks[waits.block[i]].page_bytes;
       const base = bases[waits.block[i]] + waits.page[i] * size;
-      if (waits.start[i] <= tick && tick <= wake && base - row <= byte && byte <= base + size + row) return { wait: i };
+      if (waits.start[i] <= tick && tick <= this.wakeOf(i) && base - row <= byte && byte <= base + size + row) return { wait: i };
     }
     return null;
   }
 
-  choose(block, page, zoom) {
+  // Marks a page; zooms to what happened to it, or to one wait for it.
+  choose(block, page, zoom, wait = null) {
     this.chosen = { block, page };
     const run = this.run, size = run.blocks[block].page_bytes;
-    if (zoom) {
-      // What a vCPU waited for is looked at where it waited, not in the passes long before.
-      const moments = momentsOf(run, block, page), since = run.blackout ? run.blackout[0] : 0;
-      const waited = moments.some((moment) => moment.kind === "wait");
-      const times = moments.map((moment) => moment.tick).filter((tick) => !waited || tick >= since);
-      if (times.length) {
-        const low = Math.min(...times), high = Math.max(...times), room = (high - low) * 0.4 + 200 / run.tick_us;
-        this.x = [low - room, high + room];
-      }
-      const tall = Math.min(24 * size, run.bytes), middle = run.bases[block] + (page + 0.5) * size;
-      const low = Math.min(Math.max(middle - tall / 2, 0), run.bytes - tall);
-      this.y = [low, low + tall];
+    if (!zoom) {
+      this.soon();
+      return;
     }
-    this.soon();
+    const [low, high] = wait === null ? this.spanOf(block, page) : [run.waits.start[wait], this.wakeOf(wait)];
+    const room = (high - low) * 0.4 + 200 / run.tick_us;
+    this.x = [low - room, high + room];
+    const tall = Math.min(24 * size, run.bytes), middle = run.bases[block] + (page + 0.5) * size;
+    this.y = [middle - tall / 2, middle + tall / 2];
+    this.bound();
+  }
+
+  wakeOf(wait) {
+    const tick = this.run.waits.wake[wait];
+    return tick === NEVER ? this.run.end : tick;
+  }
+
+  // When the first and the last thing happened to a page; all that is shown, if nothing did.
+  spanOf(block, page) {
+    // What a vCPU waited for is looked at where it waited, not in the passes long before.
+    const run = this.run, moments = momentsOf(run, block, page), since = run.postcopy ?? 0;
+    const waited = moments.some((moment) => moment.kind === "wait");
+    const ticks = moments.map((moment) => moment.tick).filter((tick) => !waited || tick >= since);
+    return ticks.length ? [ticks[0], ticks.at(-1)] : this.x;
   }
 
   zoom(factor, centre = null, vertical = false) {
@@ -216,7 +237,7 @@ class Timeline {
       if (!found) return;
       const part = found.wait === undefined ? this.run.sends : this.run.waits;
       const index = found.wait === undefined ? found.send : found.wait;
-      this.select(this.run, part.block[index], part.page[index], false);
+      this.select(this.run, part.block[index], part.page[index], false, found.wait ?? null);
     });
     canvas.addEventListener("keydown", (event) => {
       const act = {

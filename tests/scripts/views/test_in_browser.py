@@ -1,6 +1,11 @@
 """The pages in a real browser: they are drawn, answer, and complain of nothing."""
 
+import re
+import zlib
 from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,7 +16,7 @@ from scripts.views.outputs import history_of
 from scripts.views.page import run_page
 from scripts.views.serve import Server
 from tests.browser import Tab, find_browser, open_tab
-from tests.stories import ZERO_NS, half_sent
+from tests.stories import PAGE_BYTES, ZERO_NS, Story, half_sent
 
 # Where in the timeline's canvas a page is at a time (ms), and the colour that is there.
 PLACE = """(page, ms) => {
@@ -30,6 +35,7 @@ COLOUR = """(name) => {
   return found;
 }"""
 ROWS = "Array.from(document.querySelectorAll('#events tbody tr'), (row) => row.innerText)"
+SHOW = "Array.from(document.querySelectorAll('button')).find((one) => one.innerText === 'show')"
 TIP = "document.getElementById('tip').textContent"
 
 
@@ -89,7 +95,7 @@ def test_the_map_answers_the_pointer(tab: Tab, address: str) -> None:
     tab.run("midstream.lines[0].canvas.scrollIntoView()")
     place = tab.run(f"({PLACE})(9, 20)")
     tab.point(place["x"], place["y"])
-    tab.until(f"{TIP}.startsWith('page 9: requested, postcopy channel')")
+    tab.until(f"{TIP}.startsWith('page 9: sent on request, postcopy channel')")
     tab.point(place["x"], place["y"], click=True)
     tab.until("document.getElementById('story').innerText.includes('Page 9')")
     assert tab.errors == []
@@ -113,6 +119,212 @@ def test_events_are_filtered(tab: Tab, address: str) -> None:
     assert tab.errors == []
 
 
+def page_of(folder: Path, *runs: list[dict[str, Any]]) -> str:
+    """Write a page about runs; return its address."""
+    plain = [embed(history_of(events), f"run {number}") for number, events in enumerate(runs, 1)]
+    path = folder / "runs.html"
+    path.write_text(run_page(plain, "runs"), encoding="utf-8")
+    return path.as_uri()
+
+
+def waits_twice(first_ms: float) -> list[dict[str, Any]]:
+    """Return the story of a vCPU that waits for one page twice, seconds apart."""
+    story = Story()
+    story.state(1, "active")
+    story.start(2, 3, "precopy")
+    story.end(30, 3, "precopy", PAGE_BYTES)
+    story.state(5000, "postcopy-active")
+    for ms in (first_ms, first_ms + 2000):
+        story.wait(ms, 0, 3)
+        story.start(ms + 1, 3, "postcopy", urgent=True)
+        story.end(ms + 8, 3, "postcopy", PAGE_BYTES, urgent=True)
+        story.wake(ms + 10, 0, 3, 10)
+    story.state(9000, "completed")
+    return story.events
+
+
+def press(tab: Tab, find: str) -> None:
+    """Press what an expression finds."""
+    box = tab.run(
+        f"(() => {{ const found = {find}; found.scrollIntoView({{ block: 'center' }});"
+        "const box = found.getBoundingClientRect();"
+        "return [box.left + 5, box.top + box.height / 2]; })()"
+    )
+    tab.point(*box, click=True)
+
+
+def test_a_wait_that_is_pressed_is_shown(tab: Tab, tmp_path: Path) -> None:
+    """That very wait, in its own run's timeline, and no other; nothing before the first event."""
+    tab.open(page_of(tmp_path, waits_twice(5100), waits_twice(6000)))
+    before = tab.run("midstream.lines.map((line) => line.x)")
+    falls = "Array.from(document.querySelectorAll('.fall[data-run=\"1\"]'))"
+    waits = "midstream.runs[1].waits"
+    for number in (0, 1):
+        press(tab, f"{falls}.find((fall) => fall.dataset.wait === '{number}')")
+        tab.until(f"{falls}[{number}].getAttribute('aria-pressed') === 'true'")
+        start, wake = tab.run(f"[{waits}.start[{number}], {waits}.wake[{number}]]")
+        low, high = tab.run("midstream.lines[1].x")
+        assert 0 <= low < start < wake < high
+        assert high - low < 2 * (wake - start)
+        assert tab.run("document.querySelectorAll('.fall[aria-pressed=\"true\"]').length") == 1
+        assert tab.run("midstream.lines[0].x") == before[0]
+        top = tab.run("midstream.lines[1].figure.getBoundingClientRect().top")
+        assert abs(top) < 50
+    # One at the very beginning does not lead before it.
+    press(tab, "document.querySelector('.fall[data-run=\"0\"]')")
+    assert tab.run("midstream.lines[0].x[0]") >= 0
+    assert abs(tab.run("midstream.lines[0].figure.getBoundingClientRect().top")) < 50
+    assert tab.errors == []
+
+
+def test_a_page_that_is_looked_for_is_shown(tab: Tab, tmp_path: Path) -> None:
+    """All of what happened to it since postcopy began, where a vCPU waited for it."""
+    tab.open(page_of(tmp_path, waits_twice(5100)))
+    tab.run("document.getElementById('find0').value = '3'")
+    press(tab, SHOW)
+    low, high = tab.run("midstream.lines[0].x.map((tick) => midstream.lines[0].us(tick) / 1e3)")
+    assert 0 <= low < 5099
+    assert high > 7100
+    # What nothing happened to is marked, and what is shown remains.
+    shown = tab.run("midstream.lines[0].x")
+    tab.run("document.getElementById('find0').value = '9'")
+    press(tab, SHOW)
+    tab.until("document.getElementById('story').innerText.includes('Nothing happened')")
+    low, high = tab.run("midstream.lines[0].x")
+    assert low <= shown[0]
+    assert high >= shown[1]
+    assert tab.errors == []
+
+
+def test_times_in_the_events_are_alike_and_in_order(tab: Tab, tmp_path: Path) -> None:
+    """Each to the microsecond since its own run's first page, whenever the events began."""
+    late = [
+        event | ({"t-ns": event["t-ns"] + 5_000_000} if event["event"] != "run" else {})
+        for event in half_sent()
+    ]
+    tab.open(page_of(tmp_path, half_sent(), late))
+    times = tab.run(
+        "Array.from(document.querySelectorAll('#events tbody tr'), (row) => row.cells[1].innerText)"
+    )
+    assert all(re.fullmatch(r"-?[0-9,]+\.[0-9]{3}", each) for each in times)
+    values = [float(each.replace(",", "")) for each in times]
+    assert values == sorted(values)
+    assert min(values) < 0 < max(values)
+
+
+@pytest.mark.parametrize(
+    ("us", "words"),
+    [
+        (0, "0 µs"), (0.04, "0 µs"), (0.06, "0.1 µs"), (9.94, "9.9 µs"), (9.96, "10 µs"),
+        (999.4, "999 µs"), (999.6, "1.00 ms"), (99_960, "100 ms"), (999_400, "999 ms"),
+        (999_600, "1.00 s"), (59.94e6, "59.9 s"), (60e6, "1.00 min"), (6e10, "1000 min"),
+    ],
+)  # fmt: skip
+def test_times_are_said_in_three_digits(tab: Tab, address: str, us: float, words: str) -> None:
+    """Without a power of ten, and in the next unit where rounding leads there."""
+    if tab.run("typeof sayTime") != "function":
+        tab.open(address)
+    assert tab.run(f"sayTime({us})") == words
+
+
+def test_counts_of_one_are_singular(tab: Tab, tmp_path: Path) -> None:
+    """A guest may have one vCPU, and one page."""
+    tab.open(page_of(tmp_path, Story(vcpus=1, pages=1).events, half_sent()))
+    words = tab.run("document.getElementById('summary').innerText")
+    assert "1 vCPU," in words
+    assert "2 vCPUs," in words
+    assert tab.errors == []
+
+
+def test_labels_are_not_cut_off(tab: Tab, tmp_path: Path) -> None:
+    """Of a long block name as much is shown as there is room for, and no label over another."""
+    story = Story()
+    for number in range(1, 6):
+        story.tell(
+            0, "dest", "ram-block", block=number, name=f"/rom@etc/acpi/a-long-table-{number}",
+            length_bytes=4096, page_bytes=4096,
+        )  # fmt: skip
+    tab.open(page_of(tmp_path, story.events))
+    drawn = tab.run(
+        "(() => { const line = midstream.lines[0], labels = []; const own = line.label;"
+        "line.label = (pen, words, x, y, ...more) => {"
+        "  labels.push([words, x - pen.measureText(words).width, y]);"
+        "  own.call(line, pen, words, x, y, ...more); };"
+        "line.draw(); delete line.label; return labels; })()"
+    )
+    pages = [label for label in drawn if ":" in label[0] and "peak" not in label[0]]
+    assert any("-table-" in words for words, _, _ in pages)
+    assert all(left >= 12 for _, left, _ in pages)
+    heights = sorted(y for _, _, y in pages)
+    assert all(after - before >= 11 for before, after in pairwise(heights))
+
+
+def colours_of(pdf: bytes) -> set[str]:
+    """Return the fill colours of a PDF, as red, green and blue from 0 to 255."""
+    found = set()
+    for stream in re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.DOTALL):
+        try:
+            text = zlib.decompressobj().decompress(stream)
+        except zlib.error:
+            continue
+        for numbers in re.findall(rb"([0-9.]+) ([0-9.]+) ([0-9.]+) rg", text):
+            found.add(",".join(str(round(float(each) * 255)) for each in numbers))
+    return found
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_print_has_colours_and_the_pages_numbers(tab: Tab, tmp_path: Path, dark: bool) -> None:
+    """On paper stages have their colours, pages their numbers, and the ground is white."""
+    tab.open(page_of(tmp_path, half_sent(), waits_twice(5100)), dark=dark)
+    if dark:
+        tab.run("document.documentElement.dataset.theme = 'dark'")
+    tab.run(
+        "window.seen = []; window.addEventListener('beforeprint', () => {"
+        f" const place = ({PLACE})(9, 20), line = midstream.lines[0];"
+        " window.seen.push(place.colour, line.canvas.width); })"
+    )
+    on_screen = tab.run("midstream.lines[0].canvas.width")
+    colours = tab.print()
+    # Orange, blue and green: what stages look like, and no dark ground.
+    assert {"230,159,0", "0,114,178", "0,158,115"} <= colours_of(colours)
+    assert "20,23,26" not in colours_of(colours)
+    assert tab.run("window.seen") == ["rgb(230, 159, 0)", 1000]
+    assert tab.run("midstream.lines[0].canvas.width") == on_screen
+    assert tab.run("document.documentElement.dataset.theme ?? ''") == ("dark" if dark else "")
+    tab.send("Emulation.setEmulatedMedia", media="print")
+    for what in ("#events td button", ".fall", "canvas"):
+        assert tab.run(f"document.querySelector('{what}').getBoundingClientRect().height") > 0
+    numbers = tab.run(
+        "Array.from(document.querySelectorAll('#events td button'), (one) => one.innerText)"
+    )
+    assert {"5", "9"} <= set(numbers)
+    for what in (".bar", "#theme"):
+        assert tab.run(f"document.querySelector('{what}').getBoundingClientRect().height") == 0
+    ground = tab.run("getComputedStyle(document.body).backgroundColor")
+    assert ground == "rgb(255, 255, 255)"
+    # A canvas is scaled, not squeezed.
+    wide, tall = tab.run(
+        "(() => { const canvas = midstream.lines[0].canvas;"
+        "return [canvas.clientWidth / canvas.width, canvas.clientHeight / canvas.height]; })()"
+    )
+    assert wide == pytest.approx(tall, rel=0.02)
+    assert tab.errors == []
+
+
+def test_a_window_of_another_size_is_drawn_anew(tab: Tab, address: str) -> None:
+    """The canvas is as wide as its place after each change, and shows the same."""
+    tab.open(address)
+    for width in (800, 1200, 640):
+        tab.resize(width, 600)
+        tab.until(
+            "midstream.lines[0].canvas.width === midstream.lines[0].canvas.clientWidth"
+            f" && midstream.lines[0].canvas.clientWidth < {width}"
+        )
+        assert tab.run("document.scrollingElement.scrollWidth") <= width
+        assert tab.run(f"({PLACE})(9, 20)")["colour"] == tab.run(f"({COLOUR})('--urgent')")
+    assert tab.errors == []
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_telephone(tab: Tab, address: str, dark: bool) -> None:
     """At 400 pixels nothing but tables is wider than the window, light and dark."""
@@ -121,6 +333,32 @@ def test_it_fits_a_telephone(tab: Tab, address: str, dark: bool) -> None:
     ground = tab.run("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") is not dark
     assert tab.errors == []
+
+
+async def test_what_one_side_cannot_know_is_not_said(tab: Tab) -> None:
+    """A source alone does not know who waits; a destination alone not what channels carry."""
+    for side, words in (
+        ("source", "Only the destination knows which vCPUs wait."),
+        ("dest", "Nothing is known of single pages yet."),
+    ):
+        state = LiveState()
+        for event in half_sent()[:6]:
+            if event["side"] == side:
+                state.take(event)
+        with trio.fail_after(60), Server("127.0.0.1", 0) as server:
+            server.show(state, ZERO_NS)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.run)
+                wait = trio.to_thread.run_sync
+                await wait(tab.open, f"http://{server.address}/")
+                await wait(tab.until, f"document.body.innerText.includes('{words}')")
+                shown = await wait(tab.run, "document.body.innerText")
+                assert "0.0 MB/s" not in shown
+                assert ("No vCPU waits." in shown) is (side == "dest")
+                await server.farewell()
+                await wait(tab.until, "midstream.over")
+                nursery.cancel_scope.cancel()
+        assert tab.errors == []
 
 
 async def test_a_run_is_followed(tab: Tab) -> None:

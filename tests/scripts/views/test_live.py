@@ -153,3 +153,34 @@ def test_pages_of_unknown_blocks_are_nobodys() -> None:
         if "page" in event:
             story.events.append(event | {"block": 7})
     assert read(story.events).blocks[0].status.tolist() == [MISSING] * 16
+
+
+def test_a_side_alone_says_what_it_knows() -> None:
+    """A source alone does not know who waits, a destination alone not what channels carry."""
+    source = read([event for event in half_sent() if event["side"] == "source"])
+    assert not source.knows_waits
+    # It has heard the requests, though, and sent the pages.
+    assert source.requests == 2
+    dest = read([event for event in half_sent() if event["side"] == "dest"])
+    assert dest.knows_waits
+    assert not dest.knows_rates
+    assert dest.requests == 2
+    setup = [event for event in half_sent() if event["side"] == "dest"][:5]
+    assert not read(setup).knows_pages
+
+
+def test_a_run_that_is_over_grows_no_older() -> None:
+    """Nor do the waits that had no end; a completed one has all its pages, whoever told."""
+    state = read(half_sent())
+    assert state.age_ns(state.last_ns + 10**9) == state.last_ns - (ZERO_NS + 10 * MS)
+    assert state.blocks[0].status.tolist() == [HERE] * 16
+    story = Story()
+    story.wait(1, 0, 3)
+    assert read(story.events).age_ns(ZERO_NS) is None
+    waiting = read(story.events)
+    (waiter,) = waiting.waiters
+    assert waiting.waited_ns(waiter, ZERO_NS + 9 * MS) == 8 * MS
+    story.state(5, "failed")
+    failed = read(story.events)
+    (waiter,) = failed.waiters
+    assert failed.waited_ns(waiter, ZERO_NS + 9 * MS) == 4 * MS
