@@ -74,6 +74,9 @@ ELSEWHERE = {
         "scripts.doctor.command",
         "Try what this machine can do, and tell what to do about what is missing.",
     ),
+    "pause": Elsewhere(
+        "scripts.control", "Pause a running postcopy, so that it can go on at another address."
+    ),
     "report": Elsewhere(
         "scripts.views.report",
         "Show runs again from files that --events wrote; each file is a run of its own.",

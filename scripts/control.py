@@ -18,6 +18,19 @@ SESSION = click.option(
 )  # fmt: skip
 
 
+@click.command()
+@SESSION
+def pause(session: str | None) -> None:
+    """Pause a running postcopy, so that it can go on at another address.
+
+    Both sides close their connections and wait: the guest runs on at the destination, where its
+    pages are there. `midstream source --resume SESSION --connect HOST:PORT` has it go on. Where
+    nobody says so while the source's --reconnect-for and the destination's --wait-for-resume last,
+    the source tries the old address once more.
+    """
+    tell_session(check_session(session), "pause")
+
+
 def tell_session(session: str | None, command: str, argument: str = "") -> None:
     """Tell a source something and print what it answers.
 

@@ -16,6 +16,7 @@ from protocol.errors import (
 )
 from protocol.messages import Abort
 from source.connect import Connections
+from source.pause import PausedByHand
 
 # How long the peer is given to take the reason why a session ends.
 FAREWELL_SECONDS_MAX = 1.0
@@ -28,7 +29,7 @@ async def explain(connections: Connections, error: BaseException) -> BaseExcepti
     that came with it; so a lost connection is looked at once more.
     """
     cause = root_cause(error)
-    if not isinstance(cause, ConnectionLost):
+    if not isinstance(cause, ConnectionLost) or isinstance(cause, PausedByHand):
         return cause
     with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_SECONDS_MAX):
         try:

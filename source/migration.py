@@ -109,6 +109,9 @@ class Migration:
         self._runs_there = False
         self._peer_clock = PeerClock()
         self._pacer = Pacer(0)
+        # A destination has said that it runs the guest, or a vCPU there has needed a page.
+        self._was_seen_there = False
+        self._handed_over_again = False
         self._dropped_bytes = 0
         # Target pages that lie there in part, and nothing was sent of the rest.
         self._rests: HeldParts = {}
@@ -203,7 +206,7 @@ class Migration:
             RemoteProtocolError: It cannot.
         """
         if not standing.running:
-            if self._runs_there:
+            if self._runs_there or self._was_seen_there:
                 raise RemoteProtocolError("the destination ran the guest and says that it does not")
             return
         self._lost_bytes(lacking)
@@ -224,6 +227,8 @@ class Migration:
         self.scheduler.counts.recoveries += 1
         if not standing.running:
             self._lifecycle.go_on(Event.SWITCH_OVER_AGAIN)
+            # Should this be a stranger, the one that was left will hold more than is known then.
+            self._handed_over_again = True
             self.scheduler.begin_again(PageSet(self._config.geometry))
             await self._hand_over(self._snapshot)
             return await self._finish()
@@ -242,6 +247,7 @@ class Migration:
         counts.lost_bytes += self._lost_bytes(lacking)
         counts.resent_bytes += standing.dropped_bytes - self._dropped_bytes
         self._dropped_bytes = standing.dropped_bytes
+        self._handed_over_again = False
         self._rests = dict(lacking.held)
         self.scheduler.begin_again(lacking.untouched())
 
@@ -255,7 +261,7 @@ class Migration:
         left_to_miss = self._dirty if self._step is NextStep.POSTCOPY else PageSet(geometry)
         return lost_bytes(
             left_to_miss, self.scheduler.remaining, self._rests, lacking,
-            goes_twice=self._config.policy.half_sent is HalfSent.RESEND,
+            goes_twice=self._config.policy.half_sent is HalfSent.RESEND or self._handed_over_again,
         )  # fmt: skip
 
     async def _set_up(self) -> None:
@@ -394,6 +400,7 @@ class Migration:
     def _on_running(self, running: Received[Running]) -> None:
         # As soon as it is read: the sending task comes to it only when it has sent everything.
         if self.handed_over:
+            self._was_seen_there = True
             self._note_running(running.message.run_ns, running.at_ns)
 
     def _note_running(self, run_ns: int, heard_ns: int) -> None:
@@ -427,6 +434,7 @@ class Migration:
             raise RemoteProtocolError(
                 f"PageRequest came in state {self._lifecycle.state.value}, no vCPU runs there"
             )
+        self._was_seen_there = True
         self.busy_poll.prolong()
         self._sender.request(PageId(request.block, request.page), request.target_page)
 

@@ -89,22 +89,28 @@ class Reconnector:
         self._seconds_max = config.reconnect_seconds
         self._retries = Retries()
         self._least_missing = float("inf")
+        # Until he has, or time is up, nothing is tried.
+        self._waits_for_user = False
         # The user has said something that no attempt has followed yet.
         self._redirected = trio.Event()
         self._order = _Order()
         self._attempt = trio.CancelScope()
 
-    def broke(self, seconds_max: float | None = None, *, has_sent: bool = False) -> None:
+    def broke(
+        self, seconds_max: float | None = None, *, has_sent: bool = False, by_hand: bool = False
+    ) -> None:
         """Say that a migration that went well is interrupted now.
 
         Args:
             seconds_max: How long it is tried to be resumed, if not as long as any other.
             has_sent: Memory has left since it last went on.
+            by_hand: The user did it: until time is up only where he says is tried.
         """
         now = trio.current_time()
         if has_sent:
             self._limit.renew()
         self._limit.pause(now)
+        self._waits_for_user = by_hand
         self._seconds_max = self._config.reconnect_seconds
         self._this_until = float("inf")
         if seconds_max is not None and seconds_max < self._seconds_max:
@@ -196,9 +202,9 @@ class Reconnector:
         self.trying = True
         try:
             while (delay := self._next_delay()) is not None:
-                await self._pause(delay)
+                unhurried = await self._pause(delay)
                 order = self._order
-                connections, found, failure = await self._try(stack, recover)
+                connections, found, failure = await self._try(stack, recover, unhurried=unhurried)
                 if connections is not None and found is not None:
                     order.settle()
                     return connections, found
@@ -216,22 +222,33 @@ class Reconnector:
         """Return how long to wait before the next attempt, None when it is too late for one."""
         if self._redirected.is_set():
             return 0.0
+        if self._waits_for_user:
+            return self.seconds_left()
         return self._retries.next_delay(self.seconds_left())
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep, no longer than until there is another address to try."""
+    async def _pause(self, seconds: float) -> bool:
+        """Sleep, no longer than until there is another address to try.
+
+        Returns:
+            Whether the attempt that follows has its time, whatever is left of that: the user has
+            asked for it, or it is the only one for one who has paused by hand and is not back.
+        """
         with trio.move_on_after(seconds):
             await self._redirected.wait()
+        waited_for_user, self._waits_for_user = self._waits_for_user, False
+        return waited_for_user or self._redirected.is_set()
 
     async def _try(
-        self, stack: AsyncExitStack, recover: Callable[[Connections], Awaitable[T]]
+        self,
+        stack: AsyncExitStack,
+        recover: Callable[[Connections], Awaitable[T]],
+        *,
+        unhurried: bool,
     ) -> tuple[Connections | None, T | None, str]:
         """Make one attempt; return what came of it, or why nothing did."""
-        # By hand it has the time that connecting has; else it is over when time is up.
-        by_hand = self._redirected.is_set()
         self._redirected = trio.Event()
         seconds = max(self.seconds_left(), ATTEMPT_SECONDS_MIN)
-        deadline = float("inf") if by_hand else trio.current_time() + seconds
+        deadline = float("inf") if unhurried else trio.current_time() + seconds
         host, port = self.address
         connections: Connections | None = None
         found: T | None = None

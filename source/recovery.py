@@ -51,7 +51,8 @@ def lost_bytes(
         unsent: What no byte was sent of yet.
         rests: Target pages of which no more was sent since the last break, and what was there then.
         lacking: What is missing now, as the destination says.
-        goes_twice: The policy sends pages again of which the destination holds a part.
+        goes_twice: What is unsent may have gone before, and be there: the policy sends pages again
+            of which the destination holds a part, or the guest was handed over anew.
 
     Raises:
         RemoteProtocolError: It misses more than it was left to miss, or holds what was never sent.
@@ -65,11 +66,12 @@ def lost_bytes(
         raise RemoteProtocolError(f"{never_sent} target pages are said to be there that never went")
     if not rests.items() <= lacking.held.items():
         raise RemoteProtocolError("other parts of target pages are said to be there than were")
-    if any(unsent.holds_any(span_of_part(key)) for key in lacking.held):
+    if not goes_twice and any(unsent.holds_any(span_of_part(key)) for key in lacking.held):
         raise RemoteProtocolError("parts of target pages are said to be there that never went")
     unsent_bytes = sum(TARGET_PAGE_BYTES - held_bytes for held_bytes in rests.values())
     there_bytes = sum(lacking.held.values())
-    return missing.count_beyond(unsent) * TARGET_PAGE_BYTES - there_bytes - unsent_bytes
+    # What goes twice may be there before it goes again.
+    return max(missing.count_beyond(unsent) * TARGET_PAGE_BYTES - there_bytes - unsent_bytes, 0)
 
 
 @dataclass

@@ -59,6 +59,7 @@ from source.control import Commands, ControlSocket, control_socket
 from source.farewell import explain, say_farewell, say_farewell_anew
 from source.keepalive import keep_alive
 from source.migration import Migration
+from source.pause import Pause, PausedByHand
 from source.progress import Bar, Progress, progress_of
 from source.reconnect import Reconnector, hear_standing
 from source.recovery import Lacking
@@ -108,8 +109,13 @@ class SourceSession:
         self._reconnector = Reconnector(config, emit, tell_more)
         self._control = ControlSocket(None)
         self._bar = Bar()
+        self._pause = Pause(self._lifecycle, self._can_resume)
         # What this session's user can tell it while it runs, by name.
-        self._commands: Commands = {"resume": self._resume_at, "status": self._tell_status}
+        self._commands: Commands = {
+            "pause": self._pause_by_hand,
+            "resume": self._resume_at,
+            "status": self._tell_status,
+        }
 
     def progress(self) -> Progress | None:
         """Return how far the migration is, None before it has connections."""
@@ -183,6 +189,23 @@ class SourceSession:
             raise MigrationError(f"it is not paused, its state is {self._lifecycle.state.value}")
         return await self._reconnector.try_at(host, port)
 
+    async def _pause_by_hand(self, _: str) -> str:
+        """Pause a running postcopy until its user says where it is to go on."""
+        await self._pause.order()
+        return f"paused; {self._by_hand}"
+
+    def _can_resume(self) -> bool:
+        return self._migration is not None and self._migration.recoverable
+
+    @property
+    def _by_hand(self) -> str:
+        """What a user who has paused it is to do, and what happens if he does not."""
+        reconnector = self._reconnector
+        return (
+            f"by hand: {_resume_line(self.name)}, in {reconnector.seconds_left():.0f} s; then "
+            f"{target_text(*reconnector.address)} is tried once more"
+        )
+
     async def _tell_status(self, _: str) -> str:
         address = target_text(*self._reconnector.address)
         return f"{self._lifecycle.state.value}, to {address}, process {os.getpid()}"
@@ -235,7 +258,7 @@ class SourceSession:
         """Wait until the destination can be reached, and go on; return how that ended."""
         reconnector = self._reconnector
         async with AsyncExitStack() as stack:
-            self._on_pause(_paused_line(loss, self.name, self._control))
+            self._on_pause(self._paused_line(loss))
             recover = partial(self._recover, migration)
             connections, (standing, lacking) = await reconnector.reconnect(loss, stack, recover)
             reconnector.went_on(len(lacking.missing) if standing.running else float("inf"))
@@ -270,6 +293,16 @@ class SourceSession:
             raise
         return standing, lacking
 
+    def _paused_line(self, loss: ConnectionLost) -> str:
+        """Return what to tell the user of a pause."""
+        if isinstance(loss, PausedByHand):
+            return f"paused: {loss}; {self._by_hand}"
+        if self._control.path is None:
+            by_hand = f"not at all, {self._control.problem}"
+        else:
+            by_hand = _resume_line(self.name)
+        return f"paused: {loss}; trying to resume; by hand: {by_hand}"
+
     def _attach(self, migration: Migration, connections: Connections) -> None:
         # The digests in the account are in proportion to the guest: 16 bytes for 2 MiB.
         returns = connections[Channel.PRECOPY].returns
@@ -293,6 +326,7 @@ class SourceSession:
                 for inbox in migration.inboxes.values():
                     nursery.start_soon(inbox.run)
                 nursery.start_soon(self._watch, guest)
+                nursery.start_soon(self._pause.heed)
                 nursery.start_soon(migration.busy_poll.run)
                 for connection in migration.epochs[-1].values():
                     nursery.start_soon(self._keep_alive, migration, connection)
@@ -308,8 +342,10 @@ class SourceSession:
             if isinstance(cause, ConnectionLost):
                 self._lose(cause)
                 if resumable:
-                    seconds_max = LAST_WORD_SECONDS_MAX if self._verdict_sent else None
-                    self._reconnector.broke(seconds_max, has_sent=migration.has_sent)
+                    self._reconnector.broke(
+                        LAST_WORD_SECONDS_MAX if self._verdict_sent else None,
+                        has_sent=migration.has_sent, by_hand=isinstance(cause, PausedByHand),
+                    )  # fmt: skip
                     return cause
             with trio.CancelScope(shield=True):
                 await migration.take_back()
@@ -317,6 +353,8 @@ class SourceSession:
                 await say_farewell_anew(self._reconnector.connect_again(), cause)
             await say_farewell(connections, cause)
             raise cause from None
+        finally:
+            self._pause.over()
         return result
 
     def _lose(self, loss: ConnectionLost) -> None:
@@ -411,9 +449,6 @@ class SourceSession:
         return None
 
 
-def _paused_line(loss: ConnectionLost, session: str, control: ControlSocket) -> str:
-    """Return what to tell the user of a pause."""
-    by_hand = f"; by hand: midstream source --resume {session} --connect HOST:PORT"
-    if control.path is None:
-        by_hand = f"; by hand: not at all, {control.problem}"
-    return f"paused: {loss}; trying to resume{by_hand}"
+def _resume_line(session: str) -> str:
+    """Return the command that resumes a session."""
+    return f"midstream source --resume {session} --connect HOST:PORT"

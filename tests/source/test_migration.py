@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -39,14 +40,17 @@ from protocol.messages import (
     Resend,
     Running,
     Setup,
+    Standing,
     SwitchOver,
 )
+from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.states import Event, Lifecycle
 from source.config import SourceConfig
 from source.connect import connect
 from source.convergence import SwitchRule
 from source.migration import Migration
+from source.recovery import Lacking
 from tests.helpers import (
     BOUND_SECONDS,
     KIB,
@@ -97,6 +101,19 @@ class Rig:
             snapshot = await self.migration.transfer()
             nursery.cancel_scope.cancel()
         return snapshot
+
+    async def resume(self, standing: Standing, lacking: Lacking) -> None:
+        """Go on over new connections."""
+        config = self.config
+        async with (
+            connect(config.host, config.port, config.policy) as connections,
+            trio.open_nursery() as nursery,
+        ):
+            self.migration.attach(connections)
+            for inbox in self.migration.inboxes.values():
+                nursery.start_soon(inbox.run)
+            await self.migration.resume(standing, lacking)
+            nursery.cancel_scope.cancel()
 
     async def fail(self, guest: FakeGuest) -> MidstreamError:
         """Migrate and return why that fails."""
@@ -447,3 +464,45 @@ async def test_the_precopy_limit_holds_until_the_guest_stops(
         # The first burst is free.
         assert stopped_at == [pytest.approx(0.125, abs=0.03)]
         assert trio.current_time() == stopped_at[0]
+
+
+def standing_of(missing: PageSet, *, running: bool = True) -> tuple[Standing, Lacking]:
+    """Return what a destination says that lacks some pages, and none in part."""
+    standing = Standing(running=running, target_pages=len(missing), dropped_bytes=0)
+    return standing, Lacking(missing, {})
+
+
+@pytest.mark.parametrize("seen", ["running", "asking", "nothing"])
+async def test_who_says_that_no_guest_runs_there(
+    memory: GuestMemory, guest: FakeGuest, seen: str
+) -> None:
+    """A destination that was seen to run the guest is not one that does not.
+
+    Where nothing was seen the guest is handed over anew, if need be to a stranger; the one that was
+    left is known again all the same, though it holds what went before that.
+    """
+    nothing = standing_of(PageSet(memory.geometry), running=False)
+    async with make_rig(memory) as rig:
+
+        async def break_off(_: Message) -> None:
+            if seen == "running":
+                await rig.dest.main.send(Running())
+            if seen == "asking":
+                await rig.dest.main.send(PageRequest(block=1, page=3, target_page=0))
+            rig.dest.main.sock.shutdown(socket.SHUT_WR)
+
+        rig.dest.instead[SwitchOver] = break_off
+        assert isinstance(await rig.fail(guest), ConnectionLost)
+        rig.lifecycle.interrupt()
+        if seen != "nothing":
+            with pytest.raises(RemoteProtocolError, match="ran the guest and says that it does no"):
+                rig.migration.check_left(*nothing)
+            return
+        rig.migration.check_left(*nothing)
+        rig.lifecycle.fire(Event.RECONNECTED)
+        with pytest.raises(ExceptionGroup):
+            await rig.resume(*nothing)
+        missing = PageSet(memory.geometry)
+        missing.fill()
+        missing.remove(memory.geometry.span_of(1, range(5)))
+        rig.migration.check_left(*standing_of(missing))

@@ -52,6 +52,8 @@ def test_another_guest_holds_more() -> None:
     with pytest.raises(RemoteProtocolError, match="4 target pages are said to be there that never"):
         lost_bytes(pages(0, 16), pages(8, 16), {}, whole(12, 16), goes_twice=False)
     assert not lost_bytes(pages(0, 16), pages(8, 16), {}, whole(12, 16), goes_twice=True)
+    in_part = Lacking(pages(12, 16), {(0, 13): 96})
+    assert lost_bytes(pages(0, 16), pages(8, 16), {}, in_part, goes_twice=True) == 0
 
 
 def test_of_what_is_there_in_part_only_the_rest_is_lost() -> None:
