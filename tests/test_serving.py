@@ -1,6 +1,7 @@
 """Real sides that serve: what a browser hears of a migration, from its beginning to its end."""
 
 import json
+import signal
 import socket
 
 import pytest
@@ -30,6 +31,39 @@ def follow(host: str, port: int) -> list[tuple[str, dict[str, object]]]:
     names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
     texts = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
     return list(zip(names, map(json.loads, texts), strict=True))
+
+
+def stop_reading(host: str, port: int) -> socket.socket:
+    """Return a connection that asks for a run's messages, and never reads them."""
+    near = socket.socket()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    near.connect((host, port))
+    near.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return near
+
+
+@pytest.mark.parametrize("side", ["migrate", "dest"])
+def test_a_browser_that_stops_reading_holds_nobody_up(lab: Lab, side: str) -> None:
+    """The run comes to its good end, and so does whoever serves."""
+    busy = ("--size=16MiB", "--page-size=4KiB", "--vcpus=4", "--access-rate=0")
+    if side == "migrate":
+        server = source = lab.start("migrate", *busy, "--serve=:0")
+        browser = stop_reading(*watched_at(server))
+    else:
+        server = lab.fork("dest", "--listen=127.0.0.1:0", "--serve=127.0.0.1:0")
+        address = server.listening()
+        browser = stop_reading(*watched_at(server))
+        source = lab.fork("source", f"--connect={address}", *busy)
+    with browser:
+        assert (source.wait(), server.wait()) == (0, 0)
+
+
+def test_a_signal_ends_who_serves_a_browser_that_does_not_read(lab: Lab) -> None:
+    """Ctrl-C does not wait for it."""
+    migration = lab.start("migrate", "--size=8MiB", "--max-bandwidth=64kB/s", "--serve=:0")
+    with stop_reading(*watched_at(migration)):
+        migration.signal(signal.SIGINT)
+        assert migration.wait() == 130
 
 
 def test_both_sides_are_watched(lab: Lab) -> None:

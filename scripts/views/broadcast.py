@@ -48,7 +48,11 @@ class Client:
 
 
 class Broadcast:
-    """The present of one run, for any number of clients up to CLIENTS_MAX."""
+    """The present of one run, for any number of clients up to CLIENTS_MAX.
+
+    Attributes:
+        dropped: How many clients did not keep up and were cut off.
+    """
 
     def __init__(self) -> None:
         """Start before anything is known."""
@@ -57,9 +61,12 @@ class Broadcast:
         self._clients: set[Client] = set()
         self._gone = trio.Event()
         self._over = False
+        self.dropped = 0
 
     def show(self, state: LiveState, now_ns: int) -> None:
-        """Send what has changed."""
+        """Send what has changed; nothing after the farewell."""
+        if self._over:
+            return
         before, self._frame = self._frame, self._maker.frame(state, now_ns)
         if before is None:
             self._send("whole", whole(self._frame))
@@ -87,7 +94,10 @@ class Broadcast:
                 self._gone.set()
 
     async def farewell(self) -> None:
-        """Tell all clients that the run is over, and wait until they have heard it."""
+        """Tell all clients that the run is over, and wait until they have heard it.
+
+        Cancelled, it counts those who have not as dropped.
+        """
         self._over = True
         self._send("end", {})
         if not self._clients:
@@ -95,7 +105,10 @@ class Broadcast:
         self._gone = trio.Event()
         for client in self._clients:
             client.end()
-        await self._gone.wait()
+        try:
+            await self._gone.wait()
+        finally:
+            self.dropped += len(self._clients)
 
     def _send(self, event: str, data: Frame) -> None:
         message = _message(event, data)
@@ -104,6 +117,7 @@ class Broadcast:
                 # A client that does not read must not hold on to anything here.
                 client.scope.cancel()
                 self._clients.discard(client)
+                self.dropped += 1
 
 
 def _message(event: str, data: Frame) -> bytes:

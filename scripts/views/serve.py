@@ -8,7 +8,6 @@ rebinding), and answers allow nobody else to embed or to fetch them.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -17,12 +16,12 @@ from typing import Any
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve
 
 from protocol.addresses import host_port
 from protocol.errors import MidstreamError
 from scripts.screen.output import tell
 from scripts.views.broadcast import Broadcast, TooManyClients
+from scripts.views.connections import serve_http
 from scripts.views.live import LiveState
 from scripts.views.page import live_page
 
@@ -30,8 +29,8 @@ Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
-# How long the last message may take to be heard.
-FAREWELL_SECONDS_MAX = 1.0
+# How long the last message may take to be heard; also of a run whose user has cancelled it.
+FAREWELL_SECONDS_MAX = 0.5
 _BACKLOG = 16
 
 _TEXT = b"text/plain; charset=utf-8"
@@ -85,6 +84,11 @@ class Server:
         """Listen no longer."""
         self._socket.close()
 
+    @property
+    def dropped(self) -> int:
+        """How many browsers did not keep up and were cut off."""
+        return self._broadcast.dropped
+
     def show(self, state: LiveState, now_ns: int) -> None:
         """Send browsers what has changed."""
         self._broadcast.show(state, now_ns)
@@ -92,14 +96,12 @@ class Server:
     async def run(self) -> None:
         """Serve until cancelled."""
         config = Config()
-        # Hypercorn closes what it is given.
-        config.bind = [f"fd://{os.dup(self._socket.fileno())}"]
         config.errorlog = config.accesslog = None
         config.include_server_header = False
         config.h11_max_incomplete_size = 16 * 1024
         # Hypercorn's types tell every kind of message apart; those here are plain mappings.
         application: Any = self.application
-        await serve(application, config, shutdown_trigger=trio.sleep_forever)
+        await serve_http(application, config, self._socket)
 
     async def farewell(self) -> None:
         """Tell browsers that the run is over; bounded."""
@@ -108,9 +110,6 @@ class Server:
 
     async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
-        if scope["type"] == "lifespan":
-            await _live_on(receive, send)
-            return
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
@@ -170,12 +169,3 @@ async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
-
-
-async def _live_on(receive: Receive, send: Send) -> None:
-    """Say that nothing is to be prepared, and nothing to be put away."""
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return

@@ -52,6 +52,21 @@ async def test_a_slow_client_is_dropped() -> None:
         assert slow.scope.cancel_called
         assert not quick.scope.cancel_called
         assert len(await take(quick, 1)) == 1
+        assert broadcast.dropped == 1
+
+
+async def test_who_does_not_hear_the_end_is_dropped(autojump_clock: trio.testing.MockClock) -> None:
+    """Whoever says farewell waits for a client as long as it likes, and shows nothing more."""
+    broadcast, state = Broadcast(), LiveState()
+    broadcast.show(state, ZERO_NS)
+    with broadcast.client() as client:
+        with trio.move_on_after(1):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(broadcast.farewell)
+                await trio.testing.wait_all_tasks_blocked()
+                broadcast.show(state, ZERO_NS)
+        assert broadcast.dropped == 1
+        assert [name for name, _ in await take(client, 3)] == ["whole", "end"]
 
 
 async def test_there_is_room_for_so_many_only() -> None:
