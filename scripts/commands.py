@@ -232,7 +232,7 @@ def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: AN
         tell_session(session, "resume", connect)
         return
     check_outputs(values)
-    address = sys.stdin.readline().strip() if connect == "-" else connect
+    address = _read_address() if connect == "-" else connect
     host, port = parse_address(address, "--connect", port_min=1)
     run_source(source_config(values, host, port, credentials(values, server=False)), values)
 
@@ -284,6 +284,12 @@ def dest(
         if context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
             raise click.BadParameter("the source says it", param_hint=option.flag)
     run_dest(dest_config(values, host, port, credentials(values, server=True)), values)
+
+
+def _read_address() -> str:
+    if sys.stdin is None:
+        raise click.BadParameter("standard input is closed", param_hint="--connect")
+    return sys.stdin.readline().strip()
 
 
 def run(arguments: Sequence[str]) -> int:
