@@ -1,6 +1,8 @@
-"""Midstream with one thing rigged.
+"""Midstream with something rigged; several things are separated by semicolons.
 
     stop-at EVENT PAGE   stop this process (SIGSTOP) at an event, once its file has it
+    hold-page PAGE BLOCK REQUESTED   the source's background stands a quarter through a page of the
+                         first block until a page of a block is requested
     lose-page            the source takes a target page that the guest has written to for clean
     misplace-chunk       the destination writes a chunk's bytes to where the chunk before belongs
     place-early          the destination lets vCPUs touch pages that have not come
@@ -31,14 +33,20 @@ from dest.placement import SimulatedPlacement, UserfaultPlacement
 from guest import saving
 from guest.handle import GuestSnapshot
 from protocol.channels import Channel
-from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import PageData
 from protocol.pageset import PageSet
 from scripts.processes import link
 from scripts.screen.recorder import Recorder
+from source.answers import Answer
+from source.channel import Frame, OutChannel
+from source.jobs import Lane
 from source.migration import Migration
+from source.sender import Sender
 
 _NOBODY = 65534
+# Far more than a test takes.
+_HELD_SECONDS_MAX = 600.0
 # <linux/prctl.h>
 _PR_SET_DUMPABLE = 4
 
@@ -59,6 +67,31 @@ def stop_at(event_name: str, page: str) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     Recorder.__call__ = record_and_stop  # type: ignore[method-assign]
+
+
+def hold_page(index: str, block: str, requested: str) -> None:
+    """Rig the source; it waits as it does for its limit, so a request breaks the page off."""
+    held, key = PageId(0, int(index)), PageId(int(block), int(requested))
+    send_background, take_request = Sender._send_background, Sender.request
+    was_requested = False
+
+    def request(self: Sender, page: PageId, target_page: int) -> Answer:
+        nonlocal was_requested
+        was_requested = was_requested or page == key
+        return take_request(self, page, target_page)
+
+    async def send_held(self: Sender, channel: OutChannel, frame: Frame) -> None:
+        chunk = self._scheduler._current[Lane.ALL].chunk
+        assert chunk is not None
+        whole = self._memory.geometry.page_span(held)
+        passed = chunk.span.offset - whole.offset
+        if chunk.page == held and passed >= whole.length // 4 and not was_requested:
+            await self._wait(channel, _HELD_SECONDS_MAX)
+        else:
+            await send_background(self, channel, frame)
+
+    Sender.request = request  # type: ignore[method-assign]
+    Sender._send_background = send_held  # type: ignore[method-assign]
 
 
 def lose_page() -> None:
@@ -158,6 +191,7 @@ def unprivileged() -> None:
 
 RIGS: dict[str, Callable[..., None]] = {
     "stop-at": stop_at,
+    "hold-page": hold_page,
     "lose-page": lose_page,
     "misplace-chunk": misplace_chunk,
     "place-early": place_early,
@@ -170,5 +204,6 @@ RIGS: dict[str, Callable[..., None]] = {
 
 def rig_up(rig: str) -> None:
     """Rig this process, which is to run a midstream command afterwards."""
-    name, *arguments = rig.split()
-    RIGS[name](*arguments)
+    for each in rig.split(";"):
+        name, *arguments = each.split()
+        RIGS[name](*arguments)
