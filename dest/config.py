@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dest.script import Step
+from dest.script import WrittenStep
 from protocol.credentials import NOTHING, Credentials
 
 # Who stops a vCPU at a missing page: the kernel, or the vCPU itself, which looks first.
@@ -36,7 +36,7 @@ class DestConfig:
     backing: str = "auto"
     placement: str = "auto"
     save: Path | None = None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[WrittenStep, ...] = ()
     touches: Path | None = None
     wait_seconds: float = 90.0
     silence_seconds_max: float = 10.0

@@ -11,6 +11,56 @@ from dataclasses import dataclass
 from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, PageId
 
+# Far more than any guest has pages.
+_DIGITS_MAX = 18
+
+
+@dataclass(frozen=True)
+class PageName:
+    """A page as a person writes it.
+
+    Attributes:
+        block: A RAMBlock's name, or its number; empty for the first.
+        index: Which page of the block.
+    """
+
+    block: str
+    index: int
+
+    def __str__(self) -> str:  # type: ignore[explicit-override]
+        """Return it as it is written."""
+        return f"{self.block}:{self.index}" if self.block else str(self.index)
+
+    def find(self, geometry: Geometry) -> PageId | None:
+        """Return the page, None if a guest of that geometry has no such block; a name goes first.
+
+        Whether the block has so many pages is for `Geometry.has_page` to tell.
+        """
+        names = [block.name for block in geometry.blocks]
+        if not self.block:
+            return PageId(0, self.index)
+        if self.block in names:
+            return PageId(names.index(self.block), self.index)
+        if _is_number(self.block) and int(self.block) < len(names):
+            return PageId(int(self.block), self.index)
+        return None
+
+
+def read_page_name(value: object) -> PageName | None:
+    """Return the page that a number N, or a text "N" or "BLOCK:N", names; None if it is neither."""
+    if type(value) is int and 0 <= value < 10**_DIGITS_MAX:
+        return PageName("", value)
+    if not isinstance(value, str):
+        return None
+    block, colon, number = value.rpartition(":")
+    if not _is_number(number) or (colon and not block):
+        return None
+    return PageName(block, int(number))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS_MAX
+
 
 @dataclass(frozen=True)
 class Step:
@@ -29,20 +79,62 @@ class Step:
     share: float = 1.0
 
 
-def check_steps(steps: tuple[Step, ...], geometry: Geometry, program: str) -> None:
-    """Check that a guest can follow the steps.
+@dataclass(frozen=True)
+class WrittenStep:
+    """A step before it is known what guest comes: its pages have names.
+
+    Attributes:
+        what: As a `Step`'s, and `share` too.
+        where: Where it stands, as FILE:LINE.
+    """
+
+    what: str
+    page: PageName
+    faults: tuple[PageName, ...]
+    share: float = 1.0
+    where: str = ""
+
+
+def find_steps(
+    written: tuple[WrittenStep, ...], geometry: Geometry, program: str
+) -> tuple[Step, ...]:
+    """Return the steps for a guest.
 
     Raises:
         LocalProtocolError: It has a program of its own, or not the pages that a step names.
     """
-    if steps and program != "scripted":
+    if written and program != "scripted":
         raise LocalProtocolError(f"steps need a guest whose program is scripted, not {program}")
-    for number, step in enumerate(steps, 1):
-        for page in (step.page, *step.faults):
-            if not geometry.has_page(page):
-                raise LocalProtocolError(
-                    f"step {number}: the guest has no page {page.index} in block {page.block}"
-                )
+    return tuple(
+        Step(
+            step.what,
+            _find(step.page, step, geometry),
+            tuple(_find(fault, step, geometry) for fault in step.faults),
+            step.share,
+        )
+        for step in written
+    )
+
+
+def page_count(count: int) -> str:
+    """Return a number of pages in words."""
+    return "1 page" if count == 1 else f"{count} pages"
+
+
+def _find(name: PageName, step: WrittenStep, geometry: Geometry) -> PageId:
+    page = name.find(geometry)
+    if page is None:
+        known = ", ".join(block.name for block in geometry.blocks)
+        raise LocalProtocolError(
+            f"{step.where}: the guest has no block {name.block!r} for page {name}; it has: {known}"
+        )
+    if not geometry.has_page(page):
+        block = geometry.blocks[page.block]
+        raise LocalProtocolError(
+            f"{step.where}: page {name} is outside the guest: "
+            f"{block.name} has {page_count(block.page_count)}"
+        )
+    return page
 
 
 class Script:

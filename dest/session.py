@@ -18,7 +18,7 @@ from dest.listen import Listener, Session, open_listener
 from dest.migration import Migration
 from dest.recovery import Recovery
 from dest.resumes import Resumes
-from dest.script import check_steps
+from dest.script import Step, find_steps
 from dest.setup import Plan, receive_setup
 from dest.stopping import check_granted, may_use_hugetlb, service_for
 from guest.handle import open_guest, start_process
@@ -104,7 +104,7 @@ class DestSession:
         self._lifecycle.fire(Event.CONNECTED)
         try:
             plan = await receive_setup(session)
-            check_steps(self._config.steps, plan.geometry, plan.spec.name)
+            steps = find_steps(self._config.steps, plan.geometry, plan.spec.name)
             memory_in = GuestMemory.create(
                 plan.geometry, self._config.backing,
                 hugetlb=may_use_hugetlb(self._config.placement, plan.policy),
@@ -114,7 +114,7 @@ class DestSession:
             await _say_farewell(session.channels[Channel.PRECOPY], cause)
             raise cause from None
         with memory_in as memory:
-            return await self._take_guest(listener, session, plan, memory, process)
+            return await self._take_guest(listener, session, plan, memory, process, steps)
 
     async def _take_guest(
         self,
@@ -123,6 +123,7 @@ class DestSession:
         plan: Plan,
         memory: GuestMemory,
         process: GuestProcess,
+        steps: tuple[Step, ...],
     ) -> Result:
         channels = {name: session.channels[name] for name in plan.channels}
         resumes = Resumes(session.session_id, plan.channels, session.capabilities)
@@ -139,7 +140,7 @@ class DestSession:
                 reason = reason or guest.service.reason
                 check_granted(placement, reason)
                 migration = Migration(
-                    channels, plan, memory, guest, self._lifecycle, self._emit, self._config.steps
+                    channels, plan, memory, guest, self._lifecycle, self._emit, steps
                 )
                 migration.placement_reason = reason
                 self._migration = migration

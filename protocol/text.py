@@ -6,7 +6,13 @@ error, a control character could drive the user's terminal, and half a surrogate
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 from protocol.limits import REASON_CHARS_MAX
+
+# The longest word for which one that was meant is looked for.
+_WORD_CHARS_MAX = 40
 
 
 def one_line(text: str) -> str:
@@ -18,3 +24,10 @@ def one_line(text: str) -> str:
 def is_one_line(text: str) -> bool:
     """Tell whether a text from the peer is short and printable, line breaks being not."""
     return len(text) <= REASON_CHARS_MAX and text.isprintable()
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `, did you mean 'size'?` for a word that is like a known one, else nothing."""
+    # A longer word is no slip of anybody's; to compare it would take its time.
+    close = get_close_matches(word, known, n=1) if len(word) <= _WORD_CHARS_MAX else []
+    return f", did you mean {close[0]!r}?" if close else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from dest.config import PLACEMENT_CHOICES, DestConfig
-from dest.script import Step, check_steps
+from dest.script import WrittenStep, find_steps
 from guest.spec import BACKING_CHOICES, PROGRAM_NAMES, ProgramSpec
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import LocalProtocolError
@@ -168,7 +168,7 @@ def check_pair(values: Values) -> None:
         return
     check_twice_readable("--steps", values["steps"])
     steps, geometry = _steps(values["steps"]), _geometry(values)
-    _parsed("--steps", lambda: check_steps(steps, geometry, program))
+    _parsed("--steps", lambda: find_steps(steps, geometry, program))
 
 
 def _geometry(values: Values) -> Geometry:
@@ -176,11 +176,11 @@ def _geometry(values: Values) -> Geometry:
     return _parsed(option, lambda: parse_geometry(values["size"], values["page_size"]))
 
 
-def _steps(path: str | None) -> tuple[Step, ...]:
+def _steps(path: str | None) -> tuple[WrittenStep, ...]:
     if path is None:
         return ()
     # Imported late, as below: most runs start without it, and it takes its time.
-    from scripts.screen.steps import read_steps  # noqa: PLC0415
+    from scripts.injection.steps import read_steps  # noqa: PLC0415
 
     return _parsed("--steps", lambda: read_steps(Path(path)))
 

@@ -153,8 +153,8 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/injection/pipes.py": Elsewhere(
         "tests/scripts/injection/test_proxy.py", "one direction of what the proxy passes on"
     ),
-    "scripts/injection/scenario_text.py": Elsewhere(
-        "tests/scripts/injection/test_scenario.py", "the lines that a refusal names"
+    "scripts/injection/moments.py": Elsewhere(
+        "tests/scripts/injection/test_steps.py", "what steps say of pages, here and in scenarios"
     ),
     "scripts/injection/trial.py": Elsewhere(
         "tests/scripts/injection/test_inject.py", "one run of a scenario, with all of its processes"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dest.script import Step
+from dest.script import WrittenStep
 from guest.spec import ProgramSpec
 from protocol.geometry import Geometry
 
@@ -39,5 +39,5 @@ class QemuDestConfig:
     placement: str = "auto"
     wait_seconds: float = 90.0
     save: Path | None = None
-    steps: tuple[Step, ...] = ()
+    steps: tuple[WrittenStep, ...] = ()
     touches: Path | None = None

@@ -19,7 +19,7 @@ from dest.qemu.handshakes import receive_opening
 from dest.qemu.listen import QemuListener, open_qemu_listener
 from dest.qemu.migration import QEMU_POLICY, QemuMigration
 from dest.qemu.report import QemuPart, assemble_qemu
-from dest.script import check_steps
+from dest.script import find_steps
 from dest.session import FAREWELL_SECONDS_MAX
 from dest.stopping import check_granted, may_use_hugetlb, service_for
 from guest.handle import open_guest
@@ -99,7 +99,7 @@ class QemuSession:
         try:
             machine, geometry = await receive_opening(main)
             spec = config.spec_of(geometry)
-            check_steps(config.steps, geometry, spec.name)
+            steps = find_steps(config.steps, geometry, spec.name)
             placement = config.placement
             with GuestMemory.create(
                 geometry, config.backing, hugetlb=may_use_hugetlb(placement, QEMU_POLICY)
@@ -112,7 +112,7 @@ class QemuSession:
                     check_granted(placement, reason)
                     migration = QemuMigration(
                         listener, main, memory, guest, self._lifecycle, self._emit,
-                        config.steps,
+                        steps,
                     )  # fmt: skip
                     migration.placement_reason = reason
                     self._migration = migration

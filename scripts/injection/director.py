@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import trio
 
 from protocol import events
-from protocol.geometry import PageId
+from protocol.geometry import Geometry, PageId
 from protocol.states import State
 from scripts.injection.actions import Fault, NetworkAction, ProcessAction
+from scripts.injection.guest_terms import page_name
 from scripts.injection.marks import Direction, Mark
 from scripts.injection.scenario import Scenario, Step, has_proxy, is_scripted, wire_mark
 from scripts.injection.standstill import Standstill
@@ -195,22 +196,23 @@ def write_script(scenario: Scenario, path: Path) -> bool:
     text = ""
     for step in steps:
         assert isinstance(step.action, Fault)
-        pages = json.dumps([_plain(page) for page in step.action.pages])
-        text += f"[[step]]\nwhen = {{ {_when(step)} }}\nfault = {pages}\n"
+        pages = ", ".join(_plain(page, scenario.geometry) for page in step.action.pages)
+        text += f"[[step]]\nwhen = {{ {_when(step, scenario.geometry)} }}\nfault = [{pages}]\n"
     path.write_text(text, encoding="utf-8")
     return bool(steps)
 
 
-def _when(step: Step) -> str:
+def _when(step: Step, geometry: Geometry) -> str:
     match step.when:
         case Received(page, share):
-            return f"page = {_plain(page)!r}, received = {share!r}"
+            return f"page = {_plain(page, geometry)}, received = {share!r}"
         case Requested(page):
-            return f"requested = {_plain(page)!r}"
+            return f"requested = {_plain(page, geometry)}"
         case Placed(page):
-            return f"placed = {_plain(page)!r}"
+            return f"placed = {_plain(page, geometry)}"
     raise AssertionError("only steps of the destination's script are written")
 
 
-def _plain(page: PageId) -> int | str:
-    return f"{page.block}:{page.index}" if page.block else page.index
+def _plain(page: PageId, geometry: Geometry) -> str:
+    """Return a page as TOML: JSON's texts are texts there, too."""
+    return json.dumps(page_name(page, geometry) if page.block else page.index)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dest.script import PageName, page_count
 from protocol.channels import Channel
 from protocol.geometry import Geometry, PageId
 from protocol.policy import Policy
+from protocol.text import did_you_mean
+from scripts.injection.moments import name_page, name_pages
 from scripts.injection.scenario_text import Where
 
 
@@ -35,15 +38,31 @@ def read_page(value: object, where: Where, guest: Guest, key: str) -> PageId:
     Raises:
         ScenarioError: The guest has no such page, or it is not written like that.
     """
-    page = _page(value, guest.geometry)
+    return find_page(name_page(value, where, key), where, guest, key)
+
+
+def find_page(name: PageName, where: Where, guest: Guest, key: str) -> PageId:
+    """Return the page of a name.
+
+    Raises:
+        ScenarioError: The guest has no such page.
+    """
+    page = name.find(guest.geometry)
+    blocks = guest.geometry.blocks
     if page is None:
-        raise where.wrong(key, f'{value!r} is no page: a number, or "BLOCK:NUMBER"')
+        known = [block.name for block in blocks]
+        hint = did_you_mean(name.block, known)
+        raise where.wrong(
+            key,
+            f"the guest has no block {name.block!r} for page {name}{hint}; "
+            f"it has: {', '.join(known)}",
+        )
     if not guest.geometry.has_page(page):
-        if page.block >= len(guest.geometry.blocks):
-            raise where.wrong(key, f"the guest has no block for page {value!r}")
-        count = guest.geometry.blocks[page.block].page_count
-        name = guest.geometry.blocks[page.block].name
-        raise where.wrong(key, f"page {value} is outside the guest: {name} has {count} pages")
+        block = blocks[page.block]
+        raise where.wrong(
+            key,
+            f"page {name} is outside the guest: {block.name} has {page_count(block.page_count)}",
+        )
     return page
 
 
@@ -53,9 +72,7 @@ def read_pages(value: object, where: Where, guest: Guest, key: str) -> tuple[Pag
     Raises:
         ScenarioError: It is no list, is empty, or one of them is no page.
     """
-    if not isinstance(value, list) or not value:
-        raise where.wrong(key, f"{key} is not a list of pages")
-    return tuple(read_page(item, where, guest, key) for item in value)
+    return tuple(find_page(name, where, guest, key) for name in name_pages(value, where, key))
 
 
 def read_channel(value: object, where: Where, guest: Guest, key: str) -> Channel:
@@ -75,24 +92,3 @@ def read_channel(value: object, where: Where, guest: Guest, key: str) -> Channel
 def page_name(page: PageId, geometry: Geometry) -> str:
     """Return a page as a scenario calls it."""
     return str(page.index) if not page.block else f"{geometry.blocks[page.block].name}:{page.index}"
-
-
-def _page(value: object, geometry: Geometry) -> PageId | None:
-    if type(value) is int and value >= 0:
-        return PageId(0, value)
-    if not isinstance(value, str):
-        return None
-    block, colon, number = value.rpartition(":")
-    if not _is_number(number):
-        return None
-    names = [each.name for each in geometry.blocks]
-    if not colon:
-        # A key of a table is always a text.
-        return PageId(0, int(number))
-    if block in names:
-        return PageId(names.index(block), int(number))
-    return PageId(int(block), int(number)) if _is_number(block) else None
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 18

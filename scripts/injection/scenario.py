@@ -31,7 +31,7 @@ from scripts.injection.qemu_terms import (
     guest_of,
     read_source,
 )
-from scripts.injection.scenario_text import ScenarioError, Where, read_toml
+from scripts.injection.scenario_text import SECTIONS, ScenarioError, Where, read_toml
 from scripts.injection.triggers import (
     Entered,
     Passed,
@@ -46,7 +46,6 @@ from scripts.processes.shape import parse_link_rate
 
 __all__ = ["Scenario", "ScenarioError", "Step", "read_scenario"]
 
-SECTIONS = ("name", "timeout", "source", "migration", "step", "expect")
 # It ends what hangs, and says nothing of what is slow: the slowest machine comes to its end before.
 TIMEOUT = "180s"
 # Nor is a slow one silent.
@@ -122,7 +121,7 @@ def read_scenario(path: Path) -> Scenario:
     if qemu is not None:
         check_options(qemu, table.get("migration", {}), values, inside)
         guest = guest_of(qemu, guest)
-    steps = _steps(table.get("step", []), where, guest, timeout_ms)
+    steps = _steps(where.tables("step", table), where, guest, timeout_ms)
     _check_releases(steps, where, guest)
     for step in steps if qemu is not None else ():
         check_step(step.when, step.action, where.inside("step", step.number))
@@ -218,12 +217,12 @@ def _guest(values: Values, options: Mapping[str, Any], where: Where) -> Guest:
     )
 
 
-def _steps(value: object, where: Where, guest: Guest, timeout_ms: float) -> tuple[Step, ...]:
-    if not isinstance(value, list) or not all(isinstance(step, dict) for step in value):
-        raise where.wrong("step", "step is not an array of tables, write [[step]]")
+def _steps(
+    tables: list[dict[str, Any]], where: Where, guest: Guest, timeout_ms: float
+) -> tuple[Step, ...]:
     return tuple(
         _step(step, where.inside("step", number), guest, timeout_ms)
-        for number, step in enumerate(value, 1)
+        for number, step in enumerate(tables, 1)
     )
 
 

@@ -7,16 +7,15 @@ from typing import Any
 
 from protocol.geometry import PageId
 from protocol.states import State
-from scripts.injection.guest_terms import Guest, read_channel, read_page
+from scripts.injection.guest_terms import Guest, find_page, read_channel
 from scripts.injection.marks import BytesMark, Direction
+from scripts.injection.moments import PAGE_KINDS, read_moment
 from scripts.injection.scenario_text import Where
 
 SIDES = ("source", "dest")
 
 KINDS = (
-    "{ page, received }",
-    "{ requested }",
-    "{ placed }",
+    *PAGE_KINDS,
     "{ state, side }",
     "{ bytes, channel, direction }",
     "{ time }",
@@ -67,6 +66,8 @@ class Elapsed:
     after_ms: float
 
 
+_OF_PAGE: dict[str, type[Requested | Placed]] = {"requested": Requested, "placed": Placed}
+
 Trigger = Received | Requested | Placed | Entered | Passed | Elapsed
 
 
@@ -76,18 +77,15 @@ def read_trigger(value: Any, where: Where, guest: Guest, timeout_ms: float) -> T
     Raises:
         ScenarioError: It names none, or one that cannot be.
     """
-    if not isinstance(value, dict):
-        raise where.wrong("when", "when is not a table such as { placed = 9 }")
+    moment = read_moment(value, where)
+    if moment is not None:
+        page = find_page(moment.page, where, guest, "when")
+        return (
+            Received(page, moment.share)
+            if moment.what == "received"
+            else _OF_PAGE[moment.what](page)
+        )
     match value:
-        case {"page": page, "received": share, **rest} if not rest:
-            # True is 1 to Python.
-            if type(share) not in (int, float) or not 0 < share <= 1:
-                raise where.wrong("when", f"received = {share} is not a share over 0 and up to 1")
-            return Received(read_page(page, where, guest, "when"), float(share))
-        case {"requested": page, **rest} if not rest:
-            return Requested(read_page(page, where, guest, "when"))
-        case {"placed": page, **rest} if not rest:
-            return Placed(read_page(page, where, guest, "when"))
         case {"state": state, **rest} if rest.keys() <= {"side"}:
             return _entered(state, rest.get("side"), where)
         case {"bytes": count, "channel": channel, **rest} if rest.keys() <= {"direction"}:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dest.script import Script, Step, check_steps
+from dest.script import PageName, Script, Step, WrittenStep, find_steps, read_page_name
 from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, PageId, RamBlock
 
@@ -132,20 +132,91 @@ def test_each_step_fires_at_the_first_happening_that_suits_it(
     assert script.done == (fired == len(steps))
 
 
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (5, PageName("", 5)),
+        ("5", PageName("", 5)),
+        ("1:3", PageName("1", 3)),
+        ("rom:3", PageName("rom", 3)),
+        ("0000:00:02.0/vga.vram:3", PageName("0000:00:02.0/vga.vram", 3)),
+    ],
+)
+def test_a_page_has_a_name(value: object, name: PageName) -> None:
+    """A number is a page of the first block; before the last colon stands another block."""
+    assert read_page_name(value) == name
+    assert read_page_name(str(name)) == name
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        -1,
+        True,
+        1.0,
+        None,
+        [1],
+        "",
+        "x",
+        ":3",
+        "rom:",
+        "rom:-1",
+        "0:\u00b2",
+        "\u0663",
+        "9" * 19,
+        10**18,
+    ],
+)
+def test_what_names_no_page(value: object) -> None:
+    """Only digits are numbers, and no guest has so many pages."""
+    assert read_page_name(value) is None
+
+
+TWO = Geometry((RamBlock("ram", 8192, 4096), RamBlock("rom", 4096, 4096)))
+
+
+def test_blocks_go_by_their_names_and_numbers() -> None:
+    """A name goes first: a block may be called as another's number."""
+    assert PageName("rom", 0).find(TWO) == PageName("1", 0).find(TWO) == page(0, block=1)
+    odd = Geometry((RamBlock("1", 4096, 4096), RamBlock("rom", 4096, 4096)))
+    assert PageName("1", 0).find(odd) == page(0)
+    for unknown in ("ram0", "2", "\u00b2", "9" * 18):
+        assert PageName(unknown, 0).find(TWO) is None
+
+
+def written(what: str, name: str, *faults: str) -> WrittenStep:
+    """Return a step as a file says it."""
+    names = [read_page_name(each) for each in (name, *faults)]
+    found = [each for each in names if each is not None]
+    assert len(found) == len(names)
+    return WrittenStep(what, found[0], tuple(found[1:]), where="steps.toml:7")
+
+
+def test_steps_find_their_pages_in_a_guest() -> None:
+    """What a file names becomes the guest's pages."""
+    steps = (written("placed", "rom:0", "1", "rom:0", "1:0"),)
+    found = (Step("placed", page(0, block=1), (page(1), page(0, block=1), page(0, block=1))),)
+    assert find_steps(steps, TWO, "scripted") == found
+    assert find_steps((), TWO, "uniform") == ()
+
+
 def test_a_guest_must_have_the_pages_that_steps_name() -> None:
-    """A page outside the guest, as trigger or to be touched, is refused with the step's number."""
-    geometry = Geometry((RamBlock("ram", 8192, 4096), RamBlock("rom", 4096, 4096)))
-    good = (Step("placed", page(1), (page(0), page(0, block=1))),)
-    check_steps(good, geometry, "scripted")
-    check_steps((), geometry, "uniform")
-    for wrong in (page(2), page(1, block=1), page(0, block=2)):
-        for step in (Step("placed", wrong, (page(0),)), Step("placed", page(0), (wrong,))):
-            with pytest.raises(LocalProtocolError, match="step 2: the guest has no page"):
-                check_steps((*good, step), geometry, "scripted")
+    """A page outside the guest, as trigger or to be touched, is refused with where it stands."""
+    good = written("placed", "1", "0", "rom:0")
+    for wrong, reason in (
+        ("2", "page 2 is outside the guest: ram has 2 pages"),
+        ("rom:1", "page rom:1 is outside the guest: rom has 1 page"),
+        ("2:0", "no block '2' for page 2:0; it has: ram, rom"),
+        ("rum:0", "no block 'rum' for page rum:0"),
+    ):
+        for step in (written("placed", wrong, "0"), written("placed", "0", wrong)):
+            with pytest.raises(LocalProtocolError, match=r"steps\.toml:7: ") as caught:
+                find_steps((good, step), TWO, "scripted")
+            assert reason in str(caught.value)
 
 
 def test_a_guest_with_a_program_follows_no_steps() -> None:
     """Its vCPUs would touch other pages than the steps say."""
     geometry = Geometry((RamBlock("ram", 8192, 4096),))
     with pytest.raises(LocalProtocolError, match="not uniform"):
-        check_steps((Step("placed", page(0), (page(1),)),), geometry, "uniform")
+        find_steps((written("placed", "0", "1"),), geometry, "uniform")

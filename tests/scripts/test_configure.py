@@ -7,7 +7,7 @@ from typing import Any
 import click
 import pytest
 
-from protocol.geometry import PageId
+from dest.script import PageName
 from scripts.configure import (
     check_outputs,
     check_pair,
@@ -156,12 +156,12 @@ def test_steps_need_a_guest_that_takes_them(tmp_path: Path) -> None:
     steps.write_text('[[step]]\nwhen = { placed = 1 }\nfault = ["1:0"]\n', encoding="utf-8")
     good = values(program="scripted", steps=str(steps), size="ram=4MiB,rom=2MiB")
     check_pair(good)
-    assert dest_config(good, "", 0).steps[0].faults == (PageId(1, 0),)
+    assert dest_config(good, "", 0).steps[0].faults == (PageName("1", 0),)
     with pytest.raises(click.BadParameter, match="steps need a guest whose program"):
         check_pair(good | {"program": "uniform"})
-    with pytest.raises(click.BadParameter, match="step 1: the guest has no page 0 in block 1"):
+    with pytest.raises(click.BadParameter, match="steps:1: the guest has no block '1'"):
         check_pair(good | {"size": "4MiB"})
-    with pytest.raises(click.BadParameter, match="step 1: the guest has no page 1 in block 0"):
+    with pytest.raises(click.BadParameter, match="steps:1: page 1 is outside the guest"):
         check_pair(good | {"size": "ram=2MiB,rom=2MiB"})
 
 

@@ -13,7 +13,7 @@ import trio
 
 from dest.qemu.config import QemuDestConfig
 from dest.qemu.session import QemuSession
-from dest.script import Step
+from dest.script import PageName, WrittenStep
 from guest.programs import ProgramSpec
 from protocol.errors import (
     ConnectionLost,
@@ -22,7 +22,6 @@ from protocol.errors import (
     MidstreamError,
     RemoteProtocolError,
 )
-from protocol.geometry import PageId
 from protocol.report import Result
 from scripts.screen.table import table
 from tests import qemu_streams as qemu
@@ -42,6 +41,9 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
     guests = FakeGuests()
     monkeypatch.setattr("dest.qemu.session.open_guest", guests.open)
     return guests
+
+
+FIRST = PageName("", 0)
 
 
 class Rig:
@@ -248,7 +250,7 @@ async def test_what_is_not_discarded_is_here(guests: FakeGuests) -> None:
 async def test_a_script_faults_on_the_half_sent_page(guests: FakeGuests) -> None:
     """Steps fire by what has come of a page, as with midstream's own source."""
     spec = ProgramSpec(vcpu_count=2, image=True)
-    steps = (Step("received", PageId(0, 0), (PageId(0, 1), PageId(0, 0)), 0.25),)
+    steps = (WrittenStep("received", FIRST, (PageName("", 1), FIRST), 0.25),)
     async with make_rig(steps=steps, spec_of=lambda _: spec) as rig:
         await rig.open()
         await rig.switch_over(qemu.part(huge(0, stop=PER_PAGE // 4 - 1)))
@@ -396,7 +398,7 @@ async def test_a_source_that_comes_back_wrong(piece: bytes, reason: str) -> None
 
 async def test_steps_for_pages_that_the_guest_has_not(guests: FakeGuests) -> None:
     """What the user asked for is checked as soon as QEMU has told of its guest."""
-    steps = (Step("placed", PageId(0, 7), (PageId(0, 1),)),)
+    steps = (WrittenStep("placed", PageName("", 7), (FIRST,)),)
     async with make_rig(steps=steps) as rig:
         await rig.open()
         assert await rig.hear_end() == SHUT_FAILED
