@@ -10,7 +10,11 @@ import os
 import sys
 
 try:
-    from scripts.processes.interrupts import exit_when_signalled, ignore_signals
+    from scripts.processes.interrupts import (
+        end_if_signalled,
+        exit_when_signalled,
+        ignore_signals,
+    )
     from scripts.processes.loading import loading, spare_threads
 except KeyboardInterrupt:
     # Even this takes a moment; what the interpreter does before it is out of reach.
@@ -20,7 +24,7 @@ except KeyboardInterrupt:
 
 def main() -> None:
     """Run the command line and exit."""
-    exit_when_signalled()
+    exit_when_signalled(at_once=False)
     spare_threads()
     _occupy_closed()
     with loading():
@@ -30,6 +34,7 @@ def main() -> None:
 
     guard_streams()
     status = run(sys.argv[1:])
+    end_if_signalled()
     ignore_signals()
     finish_messages()
     sys.exit(status)

@@ -19,6 +19,7 @@ import click
 from click.core import ParameterSource
 
 from protocol.errors import MidstreamError, root_cause
+from scripts.named_files import Command, Use, file_option
 from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, with_options
 from scripts.processes.interrupts import EXIT_CANCELLED, ignore_signals
 from scripts.processes.loading import loading
@@ -38,11 +39,11 @@ _EPILOG = (
 _EVENTS_APPEND = click.option("--events-append", is_flag=True, hidden=True)
 _EVENTS_NOW = click.option("--events-now", is_flag=True, hidden=True)
 _ON_LINK = click.option("--on-link", hidden=True)
-_SPOOL = click.option("--spool", hidden=True)
+_SPOOL = file_option("--spool", hidden=True, use=Use.WRITE)
 
 # What `--resume` without a name stands for: the only source.
 ONLY = "only"
-_TOUCHES = click.option("--touches", hidden=True)
+_TOUCHES = file_option("--touches", hidden=True, use=Use.READ)
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ ELSEWHERE = {
 class LazyGroup(click.Group):
     """A group that imports other modules' commands when they are asked for."""
 
+    command_class = Command
+
     def list_commands(  # type: ignore[explicit-override] # typing.override: from 3.12
         self, ctx: click.Context
     ) -> list[str]:
@@ -119,7 +122,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(sorted(told.items()))
 
 
-class SectionedCommand(click.Command):
+class SectionedCommand(Command):
     """A command whose help shows its options in sections, those of no section first."""
 
     def format_options(  # type: ignore[explicit-override] # typing.override: from 3.12

@@ -8,6 +8,7 @@ import click
 import trio
 
 from protocol.limits import SESSION_ID_BYTES
+from scripts.named_files import Command
 from scripts.screen.output import print_result
 from source.control_client import tell_source
 
@@ -18,7 +19,7 @@ SESSION = click.option(
 )  # fmt: skip
 
 
-@click.command()
+@click.command(cls=Command)
 @SESSION
 def pause(session: str | None) -> None:
     """Pause a running postcopy, so that it can go on at another address.

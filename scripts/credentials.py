@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import ssl
 
 SECRET_OPTION = "--secret-file"
-TLS_OPTIONS = ("--tls-cert", "--tls-key", "--tls-ca")
+KEY_OPTION = "--tls-key"
+TLS_OPTIONS = ("--tls-cert", KEY_OPTION, "--tls-ca")
 HOSTNAME_OPTION = "--tls-hostname"
 
 # A line break at the end of what was read; an editor's or `openssl rand`'s, and no part of it.
@@ -96,16 +97,21 @@ def _read_if_private(fd: int, path: str) -> bytes:
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
         raise unusable(SECRET_OPTION, path, "is neither a regular file nor a pipe")
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise unusable(
-            SECRET_OPTION, path, f"others may use it (mode {stat.S_IMODE(mode):o}), chmod 600 it"
-        )
+    _check_private(SECRET_OPTION, path, mode)
     os.set_blocking(fd, True)
     most_bytes = SECRET_BYTES_MAX + _LINE_BREAK_BYTES + 1
     data = b""
     while len(data) < most_bytes and (more := os.read(fd, most_bytes - len(data))):
         data += more
     return data
+
+
+def _check_private(option: str, path: str, mode: int) -> None:
+    """Refuse what its owner is to know alone, and others may read or change."""
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise unusable(
+            option, path, f"others may use it (mode {stat.S_IMODE(mode):o}), chmod 600 it"
+        )
 
 
 def _server_name(values: Values) -> str | None:
@@ -134,7 +140,9 @@ def _tls_context(values: Values, *, server: bool) -> ssl.SSLContext | None:
     for option, path in zip(TLS_OPTIONS, paths, strict=True):
         if path is None:
             raise click.BadParameter(f"{', '.join(TLS_OPTIONS)} go together", param_hint=option)
-        check_readable(option, path)
+        status = check_readable(option, path)
+        if option == KEY_OPTION:
+            _check_private(option, path, status.st_mode)
     # Imported late: few runs are encrypted, and what it takes takes its time.
     from scripts.certificates import tls_context  # noqa: PLC0415
 

@@ -106,6 +106,24 @@ def _may_use(path: str, wanted: int) -> bool:
     return way in (os.O_RDWR, os.O_RDONLY if wanted == os.R_OK else os.O_WRONLY)
 
 
+def check_fillable(option: str, path: str) -> None:
+    """Refuse a folder that no files could be put into, or that could not be made.
+
+    Raises:
+        click.BadParameter: That is so.
+    """
+    folder = Path(path)
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+    except OSError as error:
+        raise unusable(option, path, error.strerror) from error
+    if not folder.is_dir():
+        raise unusable(option, path, f"{str(folder)!r} is no directory")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise unusable(option, path, f"{str(folder)!r} is not writable")
+
+
 def _check_folder(option: str, path: str, folder: Path) -> None:
     if not folder.is_dir():
         raise unusable(option, path, "its folder does not exist")

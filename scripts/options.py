@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from protocol.policy import PRESETS
+from scripts.named_files import Use, file_option
 
 SOURCE = "source"
 DEST = "dest"
@@ -45,6 +46,8 @@ class Option:
         help: A sentence; the default is added.
         default: As it would be typed; None for none.
         metavar: What the value is called in the help; None for a switch.
+        use: What a command does with the file that the value names; None if it names none.
+        prefix: What stands before a file's name, where not every value names one.
     """
 
     flag: str
@@ -53,6 +56,8 @@ class Option:
     help: str
     default: str | None = None
     metavar: str | None = "TEXT"
+    use: Use | None = None
+    prefix: str = ""
 
     @property
     def name(self) -> str:
@@ -63,13 +68,15 @@ class Option:
         """Add the option to a click command."""
         if self.metavar is None:
             return click.option(self.flag, is_flag=True, help=self.help)(command)
-        return click.option(
-            self.flag,
-            metavar=self.metavar,
-            default=self.default,
-            show_default=self.default is not None,
-            help=self.help,
-        )(command)
+        shown: dict[str, Any] = {
+            "metavar": self.metavar,
+            "default": self.default,
+            "show_default": self.default is not None,
+            "help": self.help,
+        }
+        if self.use is None:
+            return click.option(self.flag, **shown)(command)
+        return file_option(self.flag, use=self.use, prefix=self.prefix, **shown)(command)
 
 
 OPTIONS = (
@@ -86,13 +93,13 @@ OPTIONS = (
     Option(
         "--image", SOURCE, GUEST,
         "Fill the memory from this file, the rest with zeros, instead of with a pattern.",
-        None, "FILE",
+        None, "FILE", use=Use.READ,
     ),
     Option("--vcpus", OURS, GUEST, "Number of vCPUs, up to 64.", "2", "N"),
     Option(
         "--program", OURS, GUEST,
         "How vCPUs access memory: uniform, sequential, zipf, hotspot, trace:FILE, scripted.",
-        "uniform", "NAME",
+        "uniform", "NAME", use=Use.READ, prefix="trace:",
     ),
     Option(
         "--access-rate", OURS, GUEST,
@@ -166,7 +173,7 @@ OPTIONS = (
     Option(
         "--steps", DEST, MIGRATION,
         "Scripted page faults, [[step]] tables of a TOML file; with --program scripted.",
-        None, "FILE",
+        None, "FILE", use=Use.READ,
     ),
     Option(
         "--link", LAUNCH, MIGRATION,
@@ -177,16 +184,16 @@ OPTIONS = (
         "--secret-file", BOTH, ACCESS,
         "A secret that both sides prove to know; nobody else may read the file. Default of "
         "migrate: a fresh one.",
-        None, "FILE",
+        None, "FILE", use=Use.READ,
     ),
     Option(
         "--tls-cert", BOTH, ACCESS, "Encrypt (TLS 1.3), with this side's certificate, as PEM.",
-        None, "FILE",
+        None, "FILE", use=Use.READ,
     ),
-    Option("--tls-key", BOTH, ACCESS, "The certificate's private key.", None, "FILE"),
+    Option("--tls-key", BOTH, ACCESS, "The certificate's private key.", None, "FILE", use=Use.READ),
     Option(
         "--tls-ca", BOTH, ACCESS, "Who must have signed the other side's certificate.",
-        None, "FILE",
+        None, "FILE", use=Use.READ,
     ),
     Option(
         "--tls-hostname", SOURCE, ACCESS,
@@ -201,21 +208,23 @@ OPTIONS = (
     ),
     Option(
         "--save", DEST, OUTPUT, "Write the guest's memory here when all of it is there.",
-        None, "FILE",
+        None, "FILE", use=Use.SAVE,
     ),
     Option(
-        "--report", BOTH, OUTPUT, "Write the report as JSON; - for standard output.", None, "FILE"
+        "--report", BOTH, OUTPUT, "Write the report as JSON; - for standard output.",
+        None, "FILE", use=Use.WRITE,
     ),
     Option(
         "--events", BOTH, OUTPUT, "Write what happens as it happens, one JSON object a line.",
-        None, "FILE",
+        None, "FILE", use=Use.WRITE,
     ),
     Option(
-        "--trace", BOTH, OUTPUT, "Write a trace that the Perfetto UI opens.", None, "FILE"
+        "--trace", BOTH, OUTPUT, "Write a trace that the Perfetto UI opens.",
+        None, "FILE", use=Use.WRITE,
     ),
     Option(
         "--html", BOTH, OUTPUT,
-        "Write a page that shows what went when, and who waited why.", None, "FILE",
+        "Write a page that shows what went when, and who waited why.", None, "FILE", use=Use.WRITE,
     ),
     Option(
         "--serve", f"{DEST} {LAUNCH}", OUTPUT,
@@ -227,7 +236,7 @@ OPTIONS = (
 )  # fmt: skip
 
 # The options whose values name files; `--program` may name one too.
-FILES = frozenset(option.name for option in OPTIONS if option.metavar == "FILE")
+FILES = frozenset(option.name for option in OPTIONS if option.use is not None and not option.prefix)
 
 
 def options_of(*sides: str) -> list[Option]:

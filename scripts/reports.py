@@ -1,20 +1,93 @@
-"""Writes a run's report where the user wants it, also when the run has failed."""
+"""Writes a run's report where the user wants it: from its beginning, and however it ends.
+
+A report that is a file is there as soon as the command has begun, and says that it has not ended.
+It is replaced as a whole (`guest/whole_file.py`), so whoever reads it never finds half of one, nor
+that of an earlier run.  How it ended is what the exit status says: `completed` goes with 0 and, for
+a guest that found wrong memory, 3; `cancelled` with 130; `failed` with all others.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from protocol.errors import MidstreamError, MigrationCancelled
-from protocol.states import State
+from guest.descriptors import open_named, own_descriptor
+from guest.whole_file import WholeFile, is_regular_target, write_all
+from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory
 from protocol.text import one_line
-from scripts.options import Values
 from scripts.screen.output import print_result
 
+if TYPE_CHECKING:
+    from scripts.options import Values
+
 Report = dict[str, Any]
+
+STANDARD_OUTPUT = "-"
+
+# QEMU's names (`protocol/states.py`, whose table of events nothing here needs).
+COMPLETED = "completed"
+_SETUP, _FAILED, _CANCELLED = "setup", "failed", "cancelled"
+
+# What reading a file that holds no report comes to.
+_NO_REPORT = (OSError, ValueError, LookupError, TypeError, AttributeError)
+
+NOT_FINISHED = "it has not finished, or was killed before it could say how it ended"
+
+
+def begin_report(target: str | None, schema: str | None = None) -> None:
+    """Say in the report, if it is a file, that the command has begun and not ended.
+
+    Args:
+        target: The value of `--report`.
+        schema: Of a command whose report is not that of a migration.
+
+    Raises:
+        MidstreamError: It cannot be written.
+    """
+    if target is not None and _is_file(target):
+        write_report(target, _outcome(_SETUP, NOT_FINISHED, schema))
+
+
+def settle_report(target: str | None, error: BaseException, schema: str | None = None) -> None:
+    """See to it that a report that is a file says how the command has ended, and why.
+
+    What it has counted stays.  A command line that is wrong has begun nothing, and leaves what
+    there is of an earlier run.
+
+    Args:
+        target: The value of `--report`.
+        error: Why the command fails.
+        schema: As of `begin_report`.
+    """
+    if target is None or not _is_file(target):
+        return
+    is_ours = isinstance(error, MidstreamError)
+    if not is_ours and not _is_unfinished(Path(target)):
+        return
+    cause = error if isinstance(error, MidstreamError) else MidstreamError(_words(error))
+    if not put_reason(Path(target), cause):
+        with suppress(MidstreamError):
+            write_report(target, _outcome(_status_of(cause), one_line(str(cause)), schema))
+
+
+def cancel_report(target: str | None, schema: str | None = None) -> Callable[[str], None] | None:
+    """Return what tells the report of a signal that ends the process at once; None without a file.
+
+    All that it takes is loaded now: a signal may come in the midst of an import.
+
+    Args:
+        target: The value of `--report`.
+        schema: As of `begin_report`.
+    """
+    if target is None or not _is_file(target):
+        return None
+    import json  # noqa: F401, PLC0415
+
+    _outcome(_CANCELLED, "", schema)
+    return lambda reason: settle_report(target, MigrationCancelled(reason), schema)
 
 
 def report_error(
@@ -32,14 +105,20 @@ def report_error(
 def put_reason(path: Path, error: MidstreamError) -> bool:
     """Put into the report that a file holds why the command failed; return whether it holds one.
 
-    Who wrote it may have been called off because of that: then it was not cancelled by its user.
+    Who wrote it may have been called off because of that, or have ended well before that.
     """
-    with suppress(OSError, ValueError, LookupError, TypeError):
+    import json  # noqa: PLC0415
+
+    with suppress(MidstreamError, *_NO_REPORT):
         report = json.loads(path.read_text(encoding="utf-8"))
-        report["midstream"]["reason"] = one_line(str(error))
-        if report["status"] == State.CANCELLED.value:
+        own = report.get("midstream", report)
+        if not (report["status"] and ("schema" in own or "reason" in own)):
+            return False
+        own["reason"] = one_line(str(error))
+        # Memory that is wrong has arrived all the same.
+        if error.exit_status != WrongMemory.exit_status:
             report["status"] = _status_of(error)
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_report(str(path), report)
         return True
     return False
 
@@ -50,12 +129,14 @@ def write_report(target: str, report: Report) -> None:
     Raises:
         MidstreamError: It cannot be written.
     """
+    import json  # noqa: PLC0415
+
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    if target == "-":
+    if target == STANDARD_OUTPUT:
         print_result(text)
         return
     try:
-        Path(target).write_text(text, encoding="utf-8")
+        _replace(target, text.encode())
     except OSError as error:
         raise MidstreamError(f"cannot write {target}: {error.strerror}") from error
 
@@ -67,6 +148,55 @@ def tell_of_link(report: dict[str, Any], values: Values) -> None:
         report["midstream"]["link"] = {"kind": kind, "bytes-per-second": int(rate)}
 
 
+def _replace(target: str, data: bytes) -> None:
+    if _is_file(target):
+        # A folder may be another user's, and a file in it this one's.
+        with suppress(PermissionError), WholeFile(target) as file:
+            write_all(file.fd, data)
+            file.publish(lasting=False)
+            return
+    fd = open_named(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
+def _is_file(target: str) -> bool:
+    """Whether a report is a file under a name; a pipe, a device or a stream has one, in the end."""
+    try:
+        named = target != STANDARD_OUTPUT and own_descriptor(target) is None
+        return named and is_regular_target(target)
+    except OSError:
+        return False
+
+
+def _is_unfinished(path: Path) -> bool:
+    import json  # noqa: PLC0415
+
+    with suppress(MidstreamError, *_NO_REPORT):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return bool(report.get("midstream", report)["reason"] == NOT_FINISHED)
+    return False
+
+
+def _outcome(status: str, reason: str, schema: str | None) -> Report:
+    """Return a report that says no more than how it ended."""
+    if schema is not None:
+        return {"schema": schema, "status": status, "reason": reason}
+    # Imported late: only who wants a report waits for what it takes.
+    from protocol.report import assemble_failed  # noqa: PLC0415
+
+    return assemble_failed(status, reason)
+
+
+def _words(error: BaseException) -> str:
+    """Return why a command failed in a way that is no migration's."""
+    format_message: Callable[[], str] | None = getattr(error, "format_message", None)
+    return (
+        format_message() if format_message else f"internal error: {type(error).__name__}: {error}"
+    )
+
+
 def _status_of(error: MidstreamError) -> str:
-    state = State.CANCELLED if isinstance(error, MigrationCancelled) else State.FAILED
-    return state.value
+    return _CANCELLED if error.exit_status == MigrationCancelled.exit_status else _FAILED

@@ -13,7 +13,7 @@ from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, Wron
 from protocol.report import assemble_failed
 from scripts.options import Values
 from scripts.processes.interrupts import SIGNALS, end_at_once, insists
-from scripts.reports import Report, report_error, tell_of_link, write_report
+from scripts.reports import Report, begin_report, report_error, tell_of_link, write_report
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
@@ -42,7 +42,18 @@ def run_side(
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
-    _finish(record_side(side, values, run, report_failure), values)
+
+    def write(report: Report) -> None:
+        tell_of_link(report, values)
+        if values["report"] is not None:
+            write_report(values["report"], report)
+
+    report, problem = record_side(side, values, run, report_failure, write)
+    if not values["quiet"] and values["report"] != "-":
+        print_result(table(report))
+    # What the memory comes to is said last.
+    if problem is not None:
+        raise problem
 
 
 def record_side(
@@ -50,18 +61,23 @@ def record_side(
     values: Values,
     run: Callable[[Recorder], Awaitable[Outcome]],
     report_failure: Callable[[str, str], Report] = assemble_failed,
+    write: Callable[[Report], None] = lambda _: None,
 ) -> Outcome:
     """Run a side to its end and return what came of it; its events are written as values say.
+
+    Its report, if it is a file, is there from the beginning.
 
     Args:
         side: As for `run_side`, and the others too.
         values: Some of the outputs may be none of its command's.
         run: Runs the side.
         report_failure: Makes the report of a run that failed, which is written.
+        write: Writes the report of one that did not, before the views, which may fail.
 
     Raises:
-        MidstreamError: It failed, or was cancelled.
+        MidstreamError: It failed, or was cancelled, or something cannot be written.
     """
+    begin_report(values["report"])
     path = Path(values["events"]) if values["events"] is not None else None
     on_state = tell if values["verbose"] else None
     watchers = servers_of(values)
@@ -88,10 +104,12 @@ def record_side(
             end_at_once(reason)
 
         try:
-            return trio.run(until_signalled, run_recorded, leave)
+            outcome = trio.run(until_signalled, run_recorded, leave)
         except MidstreamError as error:
             report_error(error, report_failure, values)
             raise
+        write(outcome[0])
+    return outcome
 
 
 async def until_signalled(
@@ -145,16 +163,3 @@ def _spool_path(values: Values, spool: Spool | None) -> Path | None:
     if values.get("spool") is not None:
         return Path(values["spool"])
     return spool.path if spool is not None else None
-
-
-def _finish(outcome: Outcome, values: Values) -> None:
-    """Write the report and print the table; the memory's problem, if there is one, comes last."""
-    report, problem = outcome
-    tell_of_link(report, values)
-    target = values["report"]
-    if target is not None:
-        write_report(target, report)
-    if not values["quiet"] and target != "-":
-        print_result(table(report))
-    if problem is not None:
-        raise problem

@@ -39,6 +39,7 @@ def write_certificates(folder: Path, side: str, *names: str, signer: str = OURS)
     issued = authority(signer).issue_cert(*(names or ("127.0.0.1",)))
     paths = {kind: folder / f"{side}-{kind}.pem" for kind in ("cert", "key", "ca")}
     paths["cert"].write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    paths["key"].touch(0o600)
     paths["key"].write_bytes(issued.private_key_pem.bytes())
     paths["ca"].write_bytes(authority(OURS).cert_pem.bytes())
     return [f"--tls-{kind}={path}" for kind, path in paths.items()]

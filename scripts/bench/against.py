@@ -6,11 +6,9 @@ wire's time for a page, and of each migration what it is of the wire's time for 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from guest.backing import make_block
 from protocol.errors import GuestFailed
@@ -21,6 +19,7 @@ from scripts.bench.plan import LeftOut, Plan
 from scripts.bench.single_run import Record
 from scripts.figures.accesses import write_trace
 from scripts.figures.runs import run_migration
+from scripts.processes.folders import temporary_folder
 from scripts.processes.link import Link, link_of_rate
 from scripts.qemu.against import ROWS, run_qemu
 
@@ -125,8 +124,7 @@ def _has_huge_pages(size: str) -> bool:
 
 def _run(plan: Plan, setting: Setting, case: Case, seed: int) -> Record:
     assert plan.against is not None
-    with tempfile.TemporaryDirectory(prefix="midstream-bench-") as name:
-        folder = Path(name)
+    with temporary_folder("bench") as folder:
         trace = folder / "trace.txt"
         write_trace(trace, setting.geometry, case.vcpus, seed)
         options = {

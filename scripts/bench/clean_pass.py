@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-
-import trio
+from functools import partial
 
 from guest import services
 from guest.dirty_log import choose_dirty_log
@@ -15,6 +14,7 @@ from guest.spec import ProgramSpec
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from scripts.bench.figure import Figure, Target
 from scripts.bench.plan import LeftOut, Plan
+from scripts.processes.looping import run_until_signalled
 
 SECTION = "clean-pass"
 
@@ -34,7 +34,7 @@ def measure_clean_pass(plan: Plan, guest_bytes: int = _GUEST_BYTES) -> list[Figu
     for name, page_bytes in _PAGE_SIZES.items():
         plan.say(f"{SECTION}: {name} pages")
         geometry = Geometry((RamBlock("ram", guest_bytes, page_bytes),))
-        times_ms, backing = trio.run(_measure, geometry, plan.runs)
+        times_ms, backing = run_until_signalled(partial(_measure, geometry, plan.runs))
         title = f"CPU for {guest_bytes >> 20} MiB of {name} pages ({backing})"
         figures.append(Figure(SECTION, title, "ms", times_ms, target=_TARGET))
     return figures

@@ -17,10 +17,12 @@ from scripts.configure import link_rate
 from scripts.figures.raw_pair import PIECE_BYTES
 from scripts.figures.runs import write_json
 from scripts.files import check_writable
+from scripts.named_files import Command, Use, file_option
 from scripts.options import OPTIONS
 from scripts.processes.interrupts import raise_when_signalled
 from scripts.processes.link import link_of_rate
 from scripts.qemu.against import Peer, peer_of
+from scripts.reports import COMPLETED, begin_report
 
 SCHEMA = "midstream-bench/2"
 
@@ -29,7 +31,7 @@ _RUNS, _QUICK_RUNS = 5, 2
 _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
 
 
-@click.command()
+@click.command(cls=Command, report_schema=SCHEMA)
 @click.option("--size", metavar="SIZE", help=f"Memory, each run. [default: {_SIZE}]")
 @click.option(
     "--page-size", default="2MiB,4KiB", show_default=True, metavar="SIZES", help="Of the stream."
@@ -42,12 +44,15 @@ _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
 )
 @click.option("--link", default="0", metavar="RATE", help="A link of its own; else loopback.")
 @click.option("--only", metavar="NAMES", help=f"Sections: {', '.join(SECTIONS)}. [default: all]")
-@click.option(
-    "--against", metavar="qemu[=FILE]",
+@file_option(
+    "--against", metavar="qemu[=FILE]", use=Use.READ, prefix="qemu=",
     help=f"Measure a real QEMU, too: section {qemu.SECTION}.",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="Fewer runs, smaller guests.")
-@click.option("--report", metavar="FILE", help="Write all figures as JSON; - for standard output.")
+@file_option(
+    "--report", metavar="FILE", use=Use.WRITE,
+    help="Write all figures as JSON; - for standard output.",
+)  # fmt: skip
 def bench(  # noqa: PLR0913, PLR0917 - one argument an option
     size: str | None,
     page_size: str,
@@ -66,6 +71,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
     length_bytes = _length_bytes(size or (_QUICK_SIZE if quick else _SIZE), page_size)
     if report is not None and report != "-":
         check_writable("--report", report)
+    begin_report(report, SCHEMA)
     with raise_when_signalled(), link_of_rate(rate) as made:
         plan = Plan(
             quick=quick,
@@ -97,6 +103,7 @@ def _measure(plan: Plan, names: list[str]) -> dict[str, Any]:
     seen = watch.to_plain([figure for figure in figures if figure.name == stream.YARDSTICK])
     return {
         "schema": SCHEMA,
+        "status": COMPLETED,
         "quick": plan.quick,
         "runs": plan.runs,
         "size": plan.length_bytes,

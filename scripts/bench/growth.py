@@ -8,13 +8,13 @@ machine grows with what its host has taken back.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from scripts.bench.figure import Figure, Limit, Target
 from scripts.bench.plan import Plan
 from scripts.bench.single_run import Record, migrate
 from scripts.bench.warming import warm_memory
+from scripts.processes.folders import temporary_folder
 
 SECTION = "growth"
 
@@ -81,10 +81,10 @@ def _by_size(plan: Plan) -> list[Figure]:
     seconds = {}
     for size_mib in sizes_mib:
         plan.say(f"{SECTION}: {size_mib} MiB")
-        with tempfile.NamedTemporaryFile(prefix="midstream-image-") as image:
-            image.write(os.urandom((size_mib << 20) // _DATA_SHARE))
-            image.flush()
-            options = {"size": f"{size_mib}MiB", "page-size": "2MiB", "image": image.name}
+        with temporary_folder("image") as folder:
+            image = folder / "image"
+            image.write_bytes(os.urandom((size_mib << 20) // _DATA_SHARE))
+            options = {"size": f"{size_mib}MiB", "page-size": "2MiB", "image": str(image)}
             warm_memory(size_mib << 20)
             seconds[size_mib] = _cpu_seconds(migrate({**_PRECOPY, **options}))
     figures = []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from scripts.figures.runs import run_migration
+from scripts.processes.folders import temporary_folder
 from scripts.views.saved import read_all
 
 Record = dict[str, Any]
@@ -22,8 +21,8 @@ def migrate(options: Mapping[str, str]) -> Record:
     Raises:
         MigrationError: It did not end with exit status 0.
     """
-    with tempfile.TemporaryDirectory(prefix="midstream-bench-") as folder:
-        return run_migration(options, Path(folder))
+    with temporary_folder("bench") as folder:
+        return run_migration(options, folder)
 
 
 def migrate_with_events(options: Mapping[str, str]) -> tuple[Record, list[Record]]:
@@ -32,8 +31,8 @@ def migrate_with_events(options: Mapping[str, str]) -> tuple[Record, list[Record
     Raises:
         MigrationError: It did not end with exit status 0.
     """
-    with tempfile.TemporaryDirectory(prefix="midstream-bench-") as folder:
-        path = Path(folder) / "events.jsonl"
-        report = run_migration({**options, "events": str(path)}, Path(folder))
+    with temporary_folder("bench") as folder:
+        path = folder / "events.jsonl"
+        report = run_migration({**options, "events": str(path)}, folder)
         events = sorted(read_all(path), key=lambda event: int(event["t-ns"]))
     return report, events

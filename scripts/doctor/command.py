@@ -9,12 +9,13 @@ import click
 
 from scripts.doctor import machine, memory
 from scripts.doctor.feature import Feature, can_run, to_lines, to_plain
+from scripts.named_files import Command
 from scripts.screen.output import print_result
 
 EXIT_CANNOT_RUN = 1
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="All findings as one JSON object.")
 def doctor(as_json: bool) -> int:
     """Try what this machine can do, and tell what to do about what is missing.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,13 @@ from protocol.policy import PRESETS, preset
 from protocol.units import parse_geometry, parse_rate
 from scripts.figures.accesses import write_trace
 from scripts.figures.runs import run_migration, write_json
+from scripts.files import check_readable, check_writable
+from scripts.named_files import Command, Use, file_option
+from scripts.processes.folders import temporary_folder
 from scripts.processes.interrupts import raise_when_signalled
 from scripts.processes.link import link_of_rate
 from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
+from scripts.reports import COMPLETED, begin_report
 from scripts.views.saved import read_all
 
 _SCHEMA = "midstream-compare/1"
@@ -44,7 +47,7 @@ class Outcome:
     latencies_us: tuple[float, ...]
 
 
-@click.command()
+@click.command(cls=Command, report_schema=_SCHEMA)
 @click.option("--policies", default=",".join(PRESETS), metavar="NAMES", help="Which, in order.")
 @click.option("--size", default="256MiB", show_default=True, metavar="SIZE", help="Guest memory.")
 @click.option("--page-size", default="2MiB", show_default=True, metavar="SIZE", help="Page size.")
@@ -52,14 +55,23 @@ class Outcome:
 @click.option(
     "--vcpus", default=4, show_default=True, type=click.IntRange(1, 63), help="Busy ones."
 )
-@click.option(
-    "--against", metavar="qemu[=FILE]",
+@file_option(
+    "--against", metavar="qemu[=FILE]", use=Use.READ, prefix="qemu=",
     help="Rows of a real QEMU beside the policies, with and without postcopy-preempt.",
 )  # fmt: skip
-@click.option("--trace", type=click.Path(path_type=Path), help="Replay this instead of a new one.")
+@file_option(
+    "--trace", type=click.Path(path_type=Path), use=Use.READ,
+    help="Replay this instead of a new one.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the trace.")
-@click.option("--report", metavar="FILE", help="Write all figures as JSON; - for standard output.")
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw distributions: .png, .svg.")
+@file_option(
+    "--report", metavar="FILE", use=Use.WRITE,
+    help="Write all figures as JSON; - for standard output.",
+)  # fmt: skip
+@file_option(
+    "--picture", type=click.Path(path_type=Path), use=Use.WRITE,
+    help="Draw distributions: .png, .svg.",
+)  # fmt: skip
 def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     policies: str,
     size: str,
@@ -79,10 +91,11 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     """
     geometry, rate, names = _parse(policies, size, page_size, link)
     peer = peer_of(against)
-    prefix = "midstream-compare-"
-    with raise_when_signalled(), tempfile.TemporaryDirectory(prefix=prefix) as folder:
+    _check_files(report, picture, trace)
+    begin_report(report, _SCHEMA)
+    with raise_when_signalled(), temporary_folder("compare") as folder:
         if trace is None:
-            trace = Path(folder) / "trace.txt"
+            trace = folder / "trace.txt"
             write_trace(trace, geometry, vcpus + 1, seed)
         shared = {
             "size": size, "page-size": page_size, "link": link,
@@ -93,11 +106,11 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
         outcomes = {}
         for name in names:
             click.echo(f"{name} ...", err=True)
-            outcomes[name] = _run(Path(folder), {"policy": name, **shared})
+            outcomes[name] = _run(folder, {"policy": name, **shared})
         if peer is not None:
             for name in ROWS:
                 click.echo(f"{name} ...", err=True)
-                outcomes[name] = _run_qemu(peer, name, Path(folder), shared, rate)
+                outcomes[name] = _run_qemu(peer, name, folder, shared, rate)
     if report is not None:
         write_json(report, _plain(outcomes, size, page_size, link, rate, geometry))
     if report != "-":
@@ -106,6 +119,15 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
         _draw(
             outcomes, picture, rate, geometry, f"{size} guest, {page_size} pages, {vcpus} + 1 vCPUs"
         )
+
+
+def _check_files(report: str | None, picture: Path | None, trace: Path | None) -> None:
+    if report not in (None, "-"):
+        check_writable("--report", report)
+    if picture is not None:
+        check_writable("--picture", str(picture))
+    if trace is not None:
+        check_readable("--trace", str(trace))
 
 
 def _parse(policies: str, size: str, page_size: str, link: str) -> tuple[Geometry, int, list[str]]:
@@ -145,6 +167,7 @@ def _plain(
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "schema": _SCHEMA,
+        "status": COMPLETED,
         "size": size,
         "page-size": page_size,
         "link": link,

@@ -9,15 +9,14 @@ the runs in brackets: what one run says of a machine that others use too is litt
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
 from protocol.errors import MigrationError
 from scripts.figures.runs import run_migration
+from scripts.processes.folders import temporary_folder
 
 # One vCPU that faults without pause, from the first page on.
 _GUEST = {"vcpus": "1", "access-rate": "0", "write-ratio": "0", "postcopy-after": "0"}
@@ -73,10 +72,10 @@ def measure(policy: str, page_size: str, options: dict[str, str], runs: int) -> 
         MigrationError: A run failed, or no vCPU waited in it.
     """
     reports = []
-    with tempfile.TemporaryDirectory(prefix="midstream-latency-") as name:
+    with temporary_folder("latency") as folder:
         for seed in range(runs):
             changes = {"policy": policy, "page-size": page_size, "seed": str(seed)}
-            reports.append(run_migration(_GUEST | options | changes, Path(name))["midstream"])
+            reports.append(run_migration(_GUEST | options | changes, folder)["midstream"])
     faults = [report["faults"] for report in reports]
     if not all(fault["count"] for fault in faults):
         raise MigrationError(f"{policy}, {page_size}: no vCPU waited; take a slower link")

@@ -8,7 +8,6 @@ many others that the queue never runs empty until the last of them is served.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import click
@@ -17,6 +16,7 @@ from protocol import events
 from protocol.errors import MigrationError
 from protocol.limits import VCPU_COUNT_MAX
 from scripts.figures.runs import run_migration, write_json
+from scripts.processes.folders import temporary_folder
 from scripts.views.saved import read_all
 
 _HALF_SENT, _FIRST = 5, 10
@@ -46,8 +46,7 @@ def measure_wait_ms(policy: str, requests: int, link: str, background: str = "0"
     Raises:
         MigrationError: The run failed, or did not come to the case.
     """
-    with tempfile.TemporaryDirectory(prefix="midstream-half-sent-") as name:
-        folder = Path(name)
+    with temporary_folder("half-sent") as folder:
         write_steps(folder / "steps.toml", requests)
         run_migration(
             {

@@ -6,23 +6,24 @@ only difference is what midstream does between the two socket calls.
 
 from __future__ import annotations
 
-import signal
 import socket
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from guest.memory import GuestMemory
 from guest.slices import finish
-from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
+from protocol.errors import MidstreamError, MigrationError, root_cause
 from protocol.geometry import Geometry, RamBlock
 from scripts.configure import parse_address
 from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
-from scripts.processes.interrupts import SIGNALS, exit_when_signalled
+from scripts.processes.interrupts import exit_when_signalled
 from scripts.processes.link import LOOPBACK, Link
+from scripts.processes.looping import run_until_signalled
 from scripts.processes.parent import follow_parent
 from scripts.processes.spawn import spawn
 from scripts.screen.output import print_result, tell_failure
@@ -56,7 +57,7 @@ def measure(length_bytes: int, backing: str, link: Link = LOOPBACK) -> RawRun:
     Raises:
         MigrationError: A process failed, or there is not enough memory.
     """
-    return trio.run(_measure, length_bytes, backing, link)
+    return run_until_signalled(partial(_measure, length_bytes, backing, link))
 
 
 async def _measure(length_bytes: int, backing: str, link: Link) -> RawRun:
@@ -75,7 +76,6 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> RawRun:
     try:
         with trio.fail_after(_RUN_SECONDS_MAX):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_heed)
                 dest, source = start(DEST, link.listen_host), start(SOURCE, "-")
                 address = await dest.read_line(_LISTENING)
                 source.write_line(await link.lead_to(address, nursery))
@@ -87,8 +87,6 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> RawRun:
         failure = root_cause(error)
         if not isinstance(failure, (MigrationError, trio.TooSlowError)):
             raise
-        if isinstance(failure, MigrationCancelled):
-            raise failure from None
     finally:
         for child in children:
             child.kill()
@@ -97,13 +95,6 @@ async def _measure(length_bytes: int, backing: str, link: Link) -> RawRun:
         reasons = [child.reason for child in children if child.reason]
         raise MigrationError(f"the plain socket pair failed: {[*reasons, failure][0]}")
     return run
-
-
-async def _heed() -> None:
-    """Wait for a signal, and end with it."""
-    with trio.open_signal_receiver(*SIGNALS) as signals:
-        async for number in signals:
-            raise MigrationCancelled(f"cancelled by {signal.Signals(number).name}")
 
 
 def _send(host: str, port: int, view: memoryview) -> None:

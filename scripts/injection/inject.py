@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-import trio
 
-from protocol.errors import MidstreamError, MigrationCancelled, root_cause
+from protocol.errors import MidstreamError, MigrationCancelled
 from protocol.geometry import PageId
+from scripts.files import check_fillable
 from scripts.injection.actions import Fault
 from scripts.injection.checks import Failure
 from scripts.injection.guest_terms import page_name
@@ -20,7 +20,8 @@ from scripts.injection.scenario import Scenario, read_scenario
 from scripts.injection.storm import Ending, Passages, broken_at_random, judge_storm
 from scripts.injection.trial import Trial
 from scripts.injection.triggers import Received
-from scripts.processes.interrupts import SIGNALS
+from scripts.named_files import Command, FileArgument, Use, file_option
+from scripts.processes.looping import run_until_signalled
 from scripts.screen.output import print_result, tell
 
 EXIT_UNMET = 1
@@ -30,8 +31,10 @@ _RUNS_MAX = 10_000
 _UNCOUNTED_MAX = 4
 
 
-@click.command()
-@click.argument("scenarios", nargs=-1, required=True, metavar="SCENARIO.toml...")
+@click.command(cls=Command)
+@click.argument(
+    "scenarios", nargs=-1, required=True, metavar="SCENARIO.toml...", cls=FileArgument, use=Use.READ
+)
 @click.option(
     "--repeat", default=1, show_default=True, type=click.IntRange(1, _RUNS_MAX), metavar="N",
     help="Run each so often, whatever comes of it; every run must inject the same.",
@@ -44,9 +47,10 @@ _UNCOUNTED_MAX = 4
     "--breaks-seed", default=0, show_default=True, type=click.IntRange(0), metavar="N",
     help="The first run's seed; each run's is one more.",
 )  # fmt: skip
-@click.option(
+@file_option(
     "--keep",
     metavar="DIR",
+    use=Use.FILL,
     help="Leave each run's events and report there; else those of repeated runs that fail, "
     "among the temporary files.",
 )  # fmt: skip
@@ -59,6 +63,8 @@ def inject(
     """
     # All are read first: a typing error in the last should not cost the time of the others.
     read = [read_scenario(Path(path)) for path in scenarios]
+    if keep is not None:
+        _check_kept(read, Path(keep))
     if breaks:
         _check_breakable(read)
         seeds = range(breaks_seed, breaks_seed + breaks)
@@ -66,6 +72,23 @@ def inject(
     else:
         good = [_run_all(scenario, repeat, keep) for scenario in read]
     return 0 if all(good) else EXIT_UNMET
+
+
+def _check_kept(scenarios: Sequence[Scenario], keep: Path) -> None:
+    """Refuse what cannot be kept, or would be kept in the place of something else.
+
+    Raises:
+        click.BadParameter: That is so.
+    """
+    check_fillable("--keep", str(keep))
+    kept: dict[str, Scenario] = {}
+    for scenario in scenarios:
+        other = kept.setdefault(scenario.path.stem, scenario)
+        if other is not scenario:
+            raise click.BadParameter(
+                f"{other.path} and {scenario.path} would be kept under one name",
+                param_hint="--keep",
+            )
 
 
 def _check_breakable(scenarios: Sequence[Scenario]) -> None:
@@ -124,7 +147,7 @@ def _run_counted(scenario: Scenario, folder: Path) -> tuple[Trial, Outcome]:
     uncounted = 0
     while True:
         trial = Trial(scenario, folder)
-        outcome = trio.run(_until_signalled, trial)
+        outcome = run_until_signalled(trial.run)
         early = early_pages(_half_sent_steps(scenario), outcome.placed())
         if not early or uncounted == _UNCOUNTED_MAX:
             return trial, outcome
@@ -160,7 +183,7 @@ def _storm(scenario: Scenario, seeds: range, keep: str | None) -> bool:
 def _run_storm(scenario: Scenario, seed: int, keep: str | None) -> tuple[Ending, Passages]:
     with run_folder(keep, f"{scenario.path.stem}-{seed}") as folder:
         trial = Trial(scenario, folder.path)
-        outcome = trio.run(_until_signalled, trial)
+        outcome = run_until_signalled(trial.run)
     return judge_storm(outcome), trial.passages
 
 
@@ -181,29 +204,3 @@ def judge(scenario: Scenario, outcome: Outcome) -> list[Failure]:
 
 def _line(failure: Failure) -> str:
     return f"  {failure.what}: expected {failure.expected}, seen {failure.seen}"
-
-
-async def _until_signalled(trial: Trial) -> Outcome:
-    """Run a trial to its end, or to the first signal that ends a command.
-
-    Raises:
-        MigrationCancelled: A signal came; nothing of the trial is left.
-        MidstreamError: The trial could not be begun.
-    """
-    outcome: Outcome | None = None
-
-    async def listen(scope: trio.CancelScope) -> None:
-        async for _ in signals:
-            scope.cancel()
-
-    with trio.open_signal_receiver(*SIGNALS) as signals:
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(listen, nursery.cancel_scope)
-                outcome = await trial.run()
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise root_cause(group) from None
-    if outcome is None:
-        raise MigrationCancelled("cancelled")
-    return outcome

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protocol.errors import MidstreamError
+from scripts.processes.folders import temporary_folder
 
 _PREFIX = "midstream-inject-"
 
@@ -54,8 +55,8 @@ def run_folder(keep: str | None, name: str) -> Iterator[RunFolder]:
         name: The name of that folder.
     """
     target = Path(keep) / name if keep is not None else None
-    with tempfile.TemporaryDirectory(prefix=_PREFIX) as path:
-        folder = RunFolder(Path(path), target)
+    with temporary_folder("inject") as path:
+        folder = RunFolder(path, target)
         try:
             yield folder
         finally:

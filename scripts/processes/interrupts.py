@@ -13,7 +13,7 @@ import _thread
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -34,11 +34,42 @@ EXIT_CANCELLED = 130
 _SAY_SECONDS_MAX = 0.5
 
 
-def exit_when_signalled() -> None:
-    """Have signals end this process; those that came while they were blocked do it now."""
+def exit_when_signalled(*, at_once: bool = True) -> None:
+    """Have signals end this process; those that came while they were blocked do it now.
+
+    Args:
+        at_once: Else the first waits until `tell_before_exit` has been called: until the command
+            line has been read, nobody knows whom to tell.  A second one does not wait.
+    """
+    _Exit.is_early = not at_once
     for number in SIGNALS:
         signal.signal(number, _exit)
     release_signals()
+
+
+def tell_before_exit(tell: Callable[[str], None] | None) -> None:
+    """Have somebody told why a signal ends this process, if one does; a signal that waits does now.
+
+    Args:
+        tell: Takes the reason, in the midst of whatever the process was at: it imports nothing.
+    """
+    _Exit.is_early, _Exit.tell = False, tell
+    end_if_signalled()
+
+
+def end_if_signalled() -> None:
+    """End this process if a signal waits for that."""
+    if _Exit.waiting:
+        number, _Exit.waiting = _Exit.waiting, 0
+        _exit(number, None)
+
+
+class _Exit:
+    """What the handler of a signal knows; there is one process, and one of this."""
+
+    is_early = False
+    waiting = 0
+    tell: Callable[[str], None] | None = None
 
 
 def hold_signals() -> None:
@@ -95,8 +126,14 @@ def ignore_signals() -> None:
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
+    if _Exit.is_early and not _Exit.waiting:
+        _Exit.waiting = number
+        return
     # An exception would not do: the import that it hits may swallow it, or die of something else.
-    end_at_once(f"cancelled by {signal.Signals(number).name}")
+    reason = f"cancelled by {signal.Signals(number).name}"
+    if _Exit.tell is not None:
+        _Exit.tell(reason)
+    end_at_once(reason)
 
 
 def _say(line: bytes) -> None:

@@ -19,6 +19,7 @@ from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_argument
 from scripts.processes.interrupts import hold_signals, release_signals
 from scripts.processes.link import Link
 from scripts.processes.spawn import Spawned, spawn
+from scripts.reports import begin_report, report_error
 from scripts.views.spool import Spool
 
 
@@ -77,7 +78,6 @@ def both_sides(
 def _report(error: MidstreamError, values: Values) -> None:
     # Imported late: only who fails waits for what it takes.
     from protocol.report import assemble_failed  # noqa: PLC0415
-    from scripts.reports import report_error  # noqa: PLC0415
 
     report_error(error, assemble_failed, {"report": values["report"]})
 
@@ -149,13 +149,14 @@ def _is_for(side: str, name: str) -> bool:
 
 def _clear_outputs(values: Values) -> None:
     """Let no file of an earlier run be taken for one of this."""
-    for path in (values["events"], values["report"]):
-        # What was opened before is for who opened it to begin anew, or not.
-        if path is not None and own_descriptor(path) is None and Path(path).is_file():
-            try:
-                os.truncate(path, 0)
-            except OSError as error:
-                raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
+    begin_report(values["report"])
+    path = values["events"]
+    # What was opened before is for who opened it to begin anew, or not.
+    if path is not None and own_descriptor(path) is None and Path(path).is_file():
+        try:
+            os.truncate(path, 0)
+        except OSError as error:
+            raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _for_children(name: str, value: object, handed: Handed) -> object:

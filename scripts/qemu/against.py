@@ -11,13 +11,14 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import trio
 
 from scripts.processes.link import Link
+from scripts.processes.looping import run_until_signalled
 from scripts.qemu.command import PROGRAM
 from scripts.qemu.pair import run_pair
 
@@ -78,12 +79,11 @@ def run_qemu(
         MigrationError: One of the two has failed.
     """
     report = folder / "qemu-report.json"
-    trio.run(
-        run_pair,
+    arguments = (
         [f"--qemu={peer.program}", ROWS[row], *_arguments(options, _OF_SOURCE)],
         [f"--report={report}", *_arguments(options, _OF_DEST)],
-        link,
     )
+    run_until_signalled(partial(run_pair, *arguments, link))
     told: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     return told
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,13 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.units import parse_bytes, parse_geometry, parse_rate
 from scripts.configure import check_outputs, parse_address, seconds_of
 from scripts.files import check_readable, check_savable
+from scripts.named_files import Command, Use, file_option
 from scripts.options import SOURCE, Values
 from scripts.qemu.configure import window_bytes
 from scripts.qemu.drive import Orders, migrate
 from scripts.qemu.machine import MachineSpec, check_block, open_machine
 from scripts.qemu.sockets import Shortened
+from scripts.reports import write_report
 from scripts.screen.output import print_result
 from scripts.screen.recorder import Recorder
 from scripts.sides import record_side
@@ -56,12 +57,14 @@ class QemuSource:
     save: Path | None
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option(
     "--connect", required=True, metavar="HOST:PORT",
     help="Where the destination listens: midstream dest --peer qemu, or another.",
 )  # fmt: skip
-@click.option("--qemu", default=PROGRAM, show_default=True, metavar="FILE", help="QEMU itself.")
+@file_option(
+    "--qemu", default=PROGRAM, show_default=True, metavar="FILE", use=Use.READ, help="QEMU itself."
+)
 @click.option(
     "--accel", default="auto", show_default=True, type=click.Choice(ACCELS),
     help="What runs its vCPU; auto: KVM where it can be had.",
@@ -73,7 +76,9 @@ class QemuSource:
     "--page-size", default="2MiB", show_default=True, metavar="SIZE",
     help="4KiB, or 2MiB, which takes huge pages that are set aside (hugetlb).",
 )  # fmt: skip
-@click.option("--image", metavar="FILE", help="Fill the memory from this file, not a pattern.")
+@file_option(
+    "--image", metavar="FILE", use=Use.READ, help="Fill the memory from this file, not a pattern."
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 64) - 1))
 @click.option("--postcopy-after", default=0, show_default=True, type=click.IntRange(0, 1000))
 @click.option(
@@ -90,9 +95,13 @@ class QemuSource:
     "--window", default="0", show_default=True, metavar="SIZE",
     help="What each of its connections' sockets may hold, about; 0: as much as the kernel lets it.",
 )  # fmt: skip
-@click.option("--save", metavar="FILE", help="Write its memory here when all is done.")
-@click.option("--report", metavar="FILE", help="Write what query-migrate says; - for here.")
-@click.option("--events", metavar="FILE", help="Write its states as they are entered.")
+@file_option("--save", metavar="FILE", use=Use.SAVE, help="Write its memory here when all is done.")
+@file_option(
+    "--report", metavar="FILE", use=Use.WRITE, help="Write what query-migrate says; - for here."
+)
+@file_option(
+    "--events", metavar="FILE", use=Use.WRITE, help="Write its states as they are entered."
+)
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--verbose", is_flag=True, help="Tell each change of state.")
 @click.option("--events-append", is_flag=True, hidden=True)
@@ -109,8 +118,17 @@ def qemu(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     async def run(recorder: Recorder) -> tuple[dict[str, Any], None]:
         return await run_qemu(source, host, port, recorder), None
 
-    told, _ = record_side(SOURCE, values, run)
-    _tell(told, values)
+    def write(told: dict[str, Any]) -> None:
+        if values["report"] is not None:
+            write_report(values["report"], told)
+
+    told, _ = record_side(SOURCE, values, run, write=write)
+    if not values["quiet"] and values["report"] != "-":
+        requests = told.get("ram", {}).get("postcopy-requests", 0)
+        print_result(
+            f"QEMU: {told['status']}, total {told.get('total-time')} ms, "
+            f"downtime {told.get('downtime')} ms, {requests} page requests\n"
+        )
 
 
 def qemu_source(values: Values) -> QemuSource:
@@ -192,21 +210,3 @@ async def run_qemu(source: QemuSource, host: str, port: int, emit: Recorder) -> 
         if source.save is not None:
             await in_thread(save_image(memory, source.save))
     return told
-
-
-def _tell(told: dict[str, Any], values: Values) -> None:
-    text = json.dumps(told, indent=2) + "\n"
-    if values["report"] == "-":
-        print_result(text)
-        return
-    if values["report"] is not None:
-        try:
-            Path(values["report"]).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise MidstreamError(f"cannot write {values['report']}: {error.strerror}") from error
-    if not values["quiet"]:
-        requests = told.get("ram", {}).get("postcopy-requests", 0)
-        print_result(
-            f"QEMU: {told['status']}, total {told.get('total-time')} ms, "
-            f"downtime {told.get('downtime')} ms, {requests} page requests\n"
-        )

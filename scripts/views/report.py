@@ -15,6 +15,7 @@ from protocol.errors import LocalProtocolError
 from protocol.report import STAGES
 from protocol.units import format_bytes
 from scripts.files import check_writable
+from scripts.named_files import Command, FileArgument, Use, file_option
 from scripts.screen.output import tell
 from scripts.screen.table import time_us
 from scripts.views.endings import lost_bytes, status_of
@@ -30,11 +31,18 @@ Run = tuple[str, History]
 
 
 @click.command(
-    epilog="Exit status: 0 done; 1 a result cannot be written; 2 a file holds no events."
+    cls=Command,
+    epilog="Exit status: 0 done; 1 a result cannot be written; 2 a file holds no events.",
 )
-@click.argument("files", nargs=-1, required=True, metavar="EVENTS...")
-@click.option("--html", metavar="FILE", help="Write a page about all runs, side by side.")
-@click.option("--trace", metavar="FILE", help="Write a trace for the Perfetto UI, of one run.")
+@click.argument(
+    "files", nargs=-1, required=True, metavar="EVENTS...", cls=FileArgument, use=Use.READ
+)
+@file_option(
+    "--html", metavar="FILE", use=Use.WRITE, help="Write a page about all runs, side by side."
+)
+@file_option(
+    "--trace", metavar="FILE", use=Use.WRITE, help="Write a trace for the Perfetto UI, of one run."
+)
 @click.option("--quiet", is_flag=True, help="Print no tables.")
 def report(files: tuple[str, ...], html: str | None, trace: str | None, quiet: bool) -> None:
     """Show runs again from files that --events wrote; each file is a run of its own.

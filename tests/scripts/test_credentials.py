@@ -151,6 +151,18 @@ def test_what_is_wrong_with_certificates_is_told(tmp_path: Path, kind: str) -> N
         check_certificates(values(*options))
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o644, 0o604, 0o620])
+def test_a_key_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
+    """As a secret is: the line says the mode, and what to do."""
+    options = write_certificates(tmp_path, "side")
+    (tmp_path / "side-key.pem").chmod(mode)
+    assert f"others may use it (mode {mode:o}), chmod 600 it" in complaint("--tls-key", *options)
+    # Certificates are no secrets.
+    (tmp_path / "side-key.pem").chmod(0o400)
+    (tmp_path / "side-cert.pem").chmod(0o644)
+    assert credentials(values(*options), server=False).tls is not None
+
+
 def test_a_key_of_another_certificate(tmp_path: Path) -> None:
     """A key that does not belong to the certificate is refused, and both are named."""
     certificate, _, authority = write_certificates(tmp_path, "one")

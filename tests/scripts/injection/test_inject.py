@@ -80,9 +80,9 @@ def test_a_failed_run_does_not_end_the_others(lab: Lab) -> None:
 
 
 def test_where_runs_cannot_be_kept_is_told(lab: Lab) -> None:
-    """A folder that cannot be made ends the command in words."""
+    """A folder that cannot be made is told before any run begins."""
     path = write(lab.folder, SMALL + '[expect]\nstatus = "completed"\n')
-    lab.run("inject", f"--keep={path}", path).fail(1, f"cannot write {path}")
+    lab.run("inject", f"--keep={path}", path).fail(2, "--keep", "is no directory")
 
 
 def test_a_run_that_does_not_end_is_ended(lab: Lab) -> None:

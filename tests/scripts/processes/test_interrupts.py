@@ -76,3 +76,45 @@ def test_a_block_can_clean_up(name: str) -> None:
         work()
     assert cleaned_up
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("name", [number.name for number in SIGNALS])
+def test_a_signal_before_the_command_line_is_read_waits_for_that(name: str) -> None:
+    """Only then somebody can be told why the process ends; a second signal does not wait."""
+    code = (
+        "import signal\nfrom scripts.processes import interrupts\n"
+        "interrupts.exit_when_signalled(at_once=False)\n"
+        f"signal.raise_signal(signal.{name})\n"
+        "print('read', flush=True)\n"
+        "{more}"
+        "interrupts.tell_before_exit(lambda reason: print(reason, flush=True))\n"
+        "print('on', flush=True)"
+    )
+
+    def run_code(more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", "-c", code.format(more=more)], env={"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+
+    done = run_code("")
+    assert (done.returncode, done.stdout) == (130, f"read\ncancelled by {name}\n")
+    assert done.stderr == f"midstream: cancelled by {name}\n"
+    done = run_code("signal.raise_signal(signal.SIGTERM)\n")
+    assert (done.returncode, done.stdout) == (130, "read\n")
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGQUIT"])
+def test_what_a_process_was_started_to_ignore_it_ignores(name: str) -> None:
+    """A command under `nohup` goes on when the terminal is closed."""
+    code = (
+        f"import signal\nsignal.signal(signal.{name}, signal.SIG_IGN)\n"
+        "from scripts.processes import interrupts\n"
+        f"assert signal.{name} not in interrupts.SIGNALS\n"
+        f"interrupts.exit_when_signalled()\nsignal.raise_signal(signal.{name})\nprint('on')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "on\n")

@@ -1,0 +1,219 @@
+"""What the files that a command line names are to the command; no two may be one that is written.
+
+Every option or argument that names a file says here, where it is declared, whether it is read or
+written.  `Command` looks at all of a command line before the command runs: a file that one option
+reads and another writes would be destroyed, and of two that are written one would be lost.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from protocol.errors import root_cause
+from scripts.processes.interrupts import tell_before_exit
+from scripts.reports import cancel_report, settle_report
+
+STANDARD_OUTPUT = "-"
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+class Use(Enum):
+    """What a command does with a file."""
+
+    READ = "read"
+    WRITE = "write"
+    # Saved memory has a map beside it, and may go to another name.
+    SAVE = "save"
+    # A folder that files are put into, for who has names of its own for them.
+    FILL = "fill"
+
+
+@dataclass(frozen=True)
+class Named:
+    """A file that a command line names.
+
+    Attributes:
+        option: As typed, for a complaint.
+        path: Its name.
+        use: What becomes of it.
+    """
+
+    option: str
+    path: str
+    use: Use
+
+
+class FileOption(click.Option):
+    """An option that names a file.
+
+    Attributes:
+        use: What the command does with it.
+        prefix: The file is named behind these letters, and there may be none.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,  # noqa: ANN401 - click's
+        use: Use,
+        prefix: str = "",
+        **options: Any,  # noqa: ANN401 - click's
+    ) -> None:
+        """Declare it, as for `click.option`."""
+        super().__init__(*arguments, **options)
+        self.use = use
+        self.prefix = prefix
+
+
+class FileArgument(click.Argument):
+    """An argument that names one file or several.
+
+    Attributes:
+        use: What the command does with them.
+        prefix: As of `FileOption`.
+    """
+
+    def __init__(self, *arguments: Any, use: Use, **options: Any) -> None:  # noqa: ANN401 - click's
+        """Declare it, as for `click.argument`."""
+        super().__init__(*arguments, **options)
+        self.use = use
+        self.prefix = ""
+
+
+class Command(click.Command):
+    """A command of `midstream`: its files are looked at before it runs.
+
+    However it ends, a report that it was to write says so (`scripts/reports.py`).
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,  # noqa: ANN401 - click's
+        report_schema: str | None = None,
+        **options: Any,  # noqa: ANN401 - click's
+    ) -> None:
+        """Declare it, as for `click.command`.
+
+        Args:
+            arguments: For click.
+            report_schema: Of its report, if that is not one of a migration.
+            options: For click.
+        """
+        super().__init__(*arguments, **options)
+        self._schema = report_schema
+
+    def invoke(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self, ctx: click.Context
+    ) -> Any:  # noqa: ANN401 - click's
+        """Check its files, and run it."""
+        check_distinct(named_files(self, ctx.params))
+        target = ctx.params.get("report")
+        # A signal may end the process at any time from here on, and before the report is begun.
+        tell_before_exit(cancel_report(target, self._schema))
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            settle_report(target, root_cause(error), self._schema)
+            raise
+
+
+def named_files(command: click.Command, values: dict[str, Any]) -> Iterator[Named]:
+    """Yield the files that a command's values name, of each option all."""
+    for parameter in command.params:
+        value = values.get(parameter.name or "")
+        if not isinstance(parameter, (FileOption, FileArgument)) or value is None:
+            continue
+        is_option = isinstance(parameter, FileOption)
+        option = parameter.opts[0] if is_option else (parameter.metavar or "").rstrip(".")
+        for text in value if isinstance(value, tuple) else (value,):
+            path = os.fspath(text)
+            if path.startswith(parameter.prefix) and path != parameter.prefix:
+                yield Named(option, path.removeprefix(parameter.prefix), parameter.use)
+
+
+def check_distinct(files: Iterable[Named]) -> None:
+    """Refuse two names of one file, unless it is only read.
+
+    An image that is read before it is saved to is what a user may want.
+
+    Raises:
+        click.UsageError: There are two, and which.
+    """
+    known = [(file, set(_places(file))) for file in files if file.use is not Use.FILL]
+    for (one, places), (other, others) in combinations(known, 2):
+        uses = {one.use, other.use}
+        if uses == {Use.READ} or not places & others:
+            continue
+        is_image = uses == {Use.READ, Use.SAVE} and "--image" in {one.option, other.option}
+        # The map of what is saved is another matter.
+        if is_image and _place(one.path) == _place(other.path):
+            continue
+        raise click.UsageError(_complaint(one, other))
+
+
+Place = tuple[object, ...]
+
+
+def _places(file: Named) -> Iterator[Place]:
+    """Yield where everything lies that comes of a file's name."""
+    paths = [Path(file.path)]
+    if file.use is Use.SAVE:
+        # Imported late: few commands save.
+        from guest.save_names import names  # noqa: PLC0415
+
+        paths = names(file.path)
+    for path in paths:
+        place = _place(path)
+        if place is not None:
+            yield place
+
+
+def _place(path: str | os.PathLike[str]) -> Place | None:
+    """Return what is the same for all names of a file, None where many may use it at a time.
+
+    A file that is not there yet is its folder and its name in that.
+    """
+    if os.fspath(path) in _OUTPUT_NAMES:
+        return (STANDARD_OUTPUT,)
+    try:
+        status = Path(path).stat()
+        if stat.S_ISCHR(status.st_mode):
+            return None
+    except OSError:
+        real = Path(os.path.realpath(path))
+        try:
+            folder = real.parent.stat()
+        except OSError:
+            return (str(real),)
+        return (folder.st_dev, folder.st_ino, real.name)
+    else:
+        return (status.st_dev, status.st_ino)
+
+
+# What is another name of standard output, whatever that is.
+_OUTPUT_NAMES = frozenset({STANDARD_OUTPUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+
+
+def _complaint(one: Named, other: Named) -> str:
+    name = repr(one.path)
+    if one.path != other.path:
+        name = f"{one.path!r} and {other.path!r}"
+    return f"{one.option} and {other.option} name one file: {name}"
+
+
+def file_option(
+    *names: str,
+    use: Use,
+    **options: Any,  # noqa: ANN401 - click's
+) -> Callable[[C], C]:
+    """Return what `click.option` would, for an option that names a file."""
+    return click.option(*names, cls=FileOption, use=use, **options)
