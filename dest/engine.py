@@ -13,9 +13,9 @@ import numpy as np
 
 from dest.assembly import Assembly
 from dest.faults import FaultTable, Outcome
-from dest.latency import Latencies
 from dest.nonzero import NonZero
 from dest.placement import Placement
+from dest.waits import Waits
 from guest.handle import GuestHandle
 from guest.memory import GuestMemory
 from protocol import events
@@ -33,15 +33,11 @@ from protocol.messages import (
     ZeroData,
 )
 from protocol.policy import Policy
-from protocol.report import STAGES
 from protocol.runs import Flags, Runs, Stretch, overlap, pack_runs
 
 # A vCPU runs within microseconds of its page being placed; on a machine that is overloaded one may
 # be woken once more for nothing.
 _WAKE_NS_MAX = 100_000_000
-
-# As the stages of a wait are named in its event.
-_STAGES_US = tuple(f"{name}_us" for name in STAGES)
 
 Notice = Callable[[str, PageId], None]
 
@@ -82,7 +78,7 @@ class Engine:
         self._units = self.assembly.units
         self.faults = FaultTable(overtaking=placement.is_told_by_kernel)
         self._nonzero = NonZero(memory.geometry)
-        self.latencies = Latencies(guest.spec.vcpu_count)
+        self.waits = Waits(memory.geometry, self._units, self.faults, emit, guest.spec.vcpu_count)
         self._memory = memory
         self._on_fault = on_fault
         self._placement = placement
@@ -218,19 +214,33 @@ class Engine:
             events.FRAME_CHANGED, block=changed.block, offset=changed.offset,
             bytes=changed.length, channel=channel.value,
         )  # fmt: skip
+        self._ask_anew(changed, last_byte_ns)
         packed = PackedRuns(pack_runs(changed, np.zeros(len(changed), dtype=np.bool_)))
         resend = Resend(block=changed.block, offset=changed.offset, runs=packed)
         return [resend, *self.open_requests(changed)]
 
-    def interrupt(self, *, checked: bool = False) -> None:
+    def interrupt(self, *, checked: bool = False, since_ns: int | None = None) -> None:
         """Forget the frames under way; what they brought of whole units is placed.
 
         Args:
             checked: Not if they were yet to be held against a checksum.
+            since_ns: Since when a connection is gone; None for now.
         """
         self.take_faults()
         for span in self.assembly.interrupt(checked=checked):
             self._place(span, None, time.monotonic_ns())
+        self.faults.broke(time.monotonic_ns() if since_ns is None else since_ns)
+
+    def _ask_anew(self, changed: Stretch, now_ns: int) -> None:
+        """Note that units with bytes of a stretch are asked for a second time."""
+        units = [
+            unit
+            for unit in self.faults.requested_pages
+            if overlap(changed, self._units.page_span(unit))
+        ]
+        self.faults.changed(units, now_ns)
+        for unit in units:
+            self.faults.asked(unit, now_ns)
 
     def open_requests(self, within: Stretch | None = None) -> list[PageRequest]:
         """Return the requests that are not answered, to be made again, in their order.
@@ -354,14 +364,22 @@ class Engine:
         """
         if self.is_here(request):
             return False
+        self.asking(request)
         self._emit(events.PAGE_REQUEST, block=request.block, page=request.page)
         return True
 
+    def asking(self, request: PageRequest) -> None:
+        """Say that a request is about to be sent; not needed where `still_wants` is asked."""
+        self.faults.asked(self._unit_of(request), time.monotonic_ns())
+
     def is_here(self, request: PageRequest) -> bool:
         """Tell whether what a request asks for has come."""
+        return self.assembly.is_placed(self._unit_of(request))
+
+    def _unit_of(self, request: PageRequest) -> PageId:
         per_page = self._geometry.blocks[request.block].target_pages_per_page
         target_page = request.page * per_page + request.target_page
-        return self.assembly.is_placed(self._units.page_of(request.block, target_page))
+        return self._units.page_of(request.block, target_page)
 
     def requested(self, request: PageRequest) -> None:
         """Say that a request is with the socket."""
@@ -371,15 +389,7 @@ class Engine:
         """Take the word of a vCPU that it runs again, and when it touched the page."""
         wait = self.faults.woke(vcpu, wake_ns, fault_ns)
         if wait is not None:
-            lengths_ns = self.latencies.record(wait)
-            first = self._units.page_span(wait.page).target_pages.start
-            lengths_us = [length_ns / 1000 for length_ns in lengths_ns.values()]
-            stages = dict(zip(_STAGES_US, lengths_us, strict=True))
-            self._emit(
-                events.VCPU_WAKE, vcpu=vcpu, block=wait.page.block,
-                page=self._geometry.page_of(wait.page.block, first).index,
-                fault_ns=wait.fault_ns, latency_us=wait.latency_ns / 1000, **stages,
-            )  # fmt: skip
+            self.waits.tell(wait)
 
     def _notify(self, what: str, page: PageId) -> None:
         for watcher in self._watchers:

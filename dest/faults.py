@@ -10,10 +10,17 @@ came first; then a wait ends with the word that fits its time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
+from dest.trips import Said, Trip
 from protocol.geometry import PageId
+
+# Waits of which the source has yet to say how their pages were asked for: a peer that never does
+# must not make them grow.
+UNTOLD_COUNT_MAX = 4096
 
 
 class Outcome(Enum):
@@ -38,22 +45,18 @@ class Wait:
         detect_ns: When the engine knew.
         placed_ns: When the page was whole and placed.
         wake_ns: When the vCPU ran again.
-        urgent_ns: When the first frame came that was sent because of the request, if one did.
         last_byte_ns: When the page's last byte had come.
-        queue_us: How long the request waited at the source, as the source says.
-        send_us: How long the source took to send the page, as it says.
+        trip: What is known of the page's request; None where the page was here already.
     """
 
     vcpu: int
     page: PageId
     fault_ns: int
     detect_ns: int
-    urgent_ns: int | None = None
     last_byte_ns: int | None = None
     placed_ns: int | None = None
     wake_ns: int | None = None
-    queue_us: int = 0
-    send_us: int = 0
+    trip: Trip | None = field(default=None, compare=False, repr=False)
 
     @property
     def latency_ns(self) -> int:
@@ -61,17 +64,12 @@ class Wait:
         return self.wake_ns - self.fault_ns if self.wake_ns is not None else 0
 
 
-@dataclass(slots=True)
-class _Request:
-    """A page that is asked for, and what its urgent frames say."""
-
-    urgent_ns: int | None = None
-    queue_us: int = 0
-    send_us: int = 0
-
-
 class FaultTable:
-    """All waits of one migration; its user brings the times."""
+    """All waits of one migration; its user brings the times.
+
+    Attributes:
+        is_told: Whether the source says of each request how it was answered.
+    """
 
     def __init__(self, *, overtaking: bool = False) -> None:
         """Start with nobody waiting.
@@ -79,8 +77,14 @@ class FaultTable:
         Args:
             overtaking: Whether a vCPU's fault may be heard of before its wake-up from the last one.
         """
+        self.is_told = False
         self._overtaking = overtaking
-        self._requests: dict[PageId, _Request] = {}
+        self._is_broken = False
+        self._requests: dict[PageId, Trip] = {}
+        # Pages that are here, and the source has yet to tell how they were asked for.
+        self._untold: dict[PageId, Trip] = {}
+        # By vCPU, in their order: waits that have ended, the first of which is for such a page.
+        self._held: dict[int, deque[Wait]] = {}
         # By vCPU, in the order of the faults.
         self._waiting: dict[int, Wait] = {}
         # Placed, but the vCPU has not said that it runs again; in the order of the faults, of which
@@ -120,11 +124,79 @@ class FaultTable:
         self._waiting[vcpu] = wait
         if page in self._requests:
             return Outcome.WAIT
-        self._requests[page] = _Request()
+        self._requests[page] = trip = Trip()
+        if self._is_broken:
+            trip.end_round(now_ns)
         return Outcome.REQUEST
 
+    def asked(self, page: PageId, now_ns: int) -> None:
+        """Note that the request for a page is about to go out."""
+        trip = self._requests.get(page)
+        if trip is not None and not self._is_broken:
+            trip.asked(now_ns)
+
+    def broke(self, since_ns: int) -> None:
+        """Note that the connections are gone: what is asked for does not come until `resumed`."""
+        self._is_broken = True
+        self.changed(tuple(self._requests), since_ns)
+
+    def resumed(self) -> None:
+        """Note that pages can be asked for again."""
+        self._is_broken = False
+
+    def changed(self, pages: Sequence[PageId], now_ns: int) -> None:
+        """Note that what came of some pages is worthless: they are asked for again."""
+        for page in pages:
+            self._requests[page].end_round(now_ns)
+
+    def asked_ns(self, page: PageId) -> int | None:
+        """Return when a page was asked for, if that was so once, and nothing is said of it yet."""
+        trip = self._trip_of(page)
+        return trip.asked_ns if trip is not None and trip.said is None else None
+
+    def said(self, page: PageId, said: Said, *, interrupted: bool) -> list[Wait]:
+        """Take what the source says of a request; return the waits of which all is known now.
+
+        Args:
+            page: What was asked for.
+            said: What became of that.
+            interrupted: It is a request of before a break.
+        """
+        trip = self._trip_of(page)
+        if trip is None:
+            # Nobody waits, or it was told before.
+            return []
+        if interrupted:
+            trip.say_of_last_round(said)
+            return []
+        if trip.said is None:
+            trip.said = said
+        self._untold.pop(page, None)
+        return self._let_go()
+
+    def take_untold(self) -> list[Wait]:
+        """Return the waits of which the source has not told, and wait for that no longer."""
+        self._untold.clear()
+        return self._let_go()
+
+    def _trip_of(self, page: PageId) -> Trip | None:
+        return self._requests.get(page) or self._untold.get(page)
+
+    def _is_told_of(self, wait: Wait) -> bool:
+        return wait.trip is None or self._untold.get(wait.page) is not wait.trip
+
+    def _let_go(self) -> list[Wait]:
+        """Return the held waits that need not be any more, each vCPU's in their order."""
+        free = []
+        for vcpu, held in list(self._held.items()):
+            while held and self._is_told_of(held[0]):
+                free.append(held.popleft())
+            if not held:
+                del self._held[vcpu]
+        return free
+
     def told(self, page: PageId, *, now_ns: int, queue_us: int, send_us: int) -> None:
-        """Keep what the head of an urgent frame says of the page's time with the source.
+        """Keep what the head of an urgent frame says, for where the source tells nothing else.
 
         Args:
             page: The frame's page.
@@ -159,16 +231,20 @@ class FaultTable:
         waits = [wait for wait in self._waiting.values() if wait.page in here]
         for wait in waits:
             request = here[wait.page]
-            wait.urgent_ns = request.urgent_ns
-            wait.queue_us, wait.send_us = request.queue_us, request.send_us
+            wait.trip = request
             wait.last_byte_ns, wait.placed_ns = last_byte_ns, now_ns
             self._waking.setdefault(wait.vcpu, []).append(self._waiting.pop(wait.vcpu))
-        for page in here:
+        for page, trip in here.items():
             del self._requests[page]
+            is_due = self.is_told and trip.asked_ns is not None and trip.said is None
+            if is_due and len(self._untold) < UNTOLD_COUNT_MAX:
+                self._untold[page] = trip
         return [wait.vcpu for wait in waits]
 
     def woke(self, vcpu: int, wake_ns: int, fault_ns: int | None = None) -> Wait | None:
-        """Say that a vCPU runs again; return its wait, now complete, if it had one.
+        """Say that a vCPU runs again; return its wait, if all is known of it now.
+
+        One of which the source has yet to tell `said` returns, and those behind it of that vCPU.
 
         Args:
             vcpu: Who.
@@ -186,7 +262,15 @@ class FaultTable:
             self._waking[vcpu] = later
         wait.fault_ns = wait.fault_ns if fault_ns is None else fault_ns
         wait.wake_ns = wake_ns
-        return wait
+        held = self._held.get(vcpu)
+        if held is None and self._is_told_of(wait):
+            return wait
+        if held is None:
+            held = self._held[vcpu] = deque()
+        elif len(held) >= UNTOLD_COUNT_MAX:
+            return wait
+        held.append(wait)
+        return None
 
     def overdue(self, before_ns: int) -> list[Wait]:
         """Return the waits whose pages were placed before a time, and whose vCPUs still sleep."""

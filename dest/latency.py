@@ -1,19 +1,19 @@
 """Latency figures of the destination: faults, their stages, and who waited.
 
 Values go into HDR histograms (three significant digits), so a long migration costs no more memory
-than a short one.  Stages add up to the fault they are of.
+than a short one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import accumulate, islice
 
 import numpy as np
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
 from dest.faults import Wait
+from dest.stages import stages_ns
 from protocol.report import LATENCY_BIN_COUNT, STAGES, StageSummary, Summary
 
 # A nanosecond to an hour; what takes longer counts as an hour.
@@ -70,45 +70,6 @@ def summarize(histogram: HdrHistogram) -> Summary:
         max_us=int(highest_ns[-1]) / 1000,
         mean_us=round(mean_ns / 1000, 3),
     )
-
-
-def stages_ns(wait: Wait) -> dict[str, int]:
-    """Return how a complete wait divides into stages, in nanoseconds.
-
-    `detect`: from the touch until the engine knows.  `request`: the way of the request to the
-    source and of the first urgent byte back.  `queue`: at the source, until its turn.  `send`:
-    until the source had handed the last frame to the socket.  `receive`: what of the bytes' way the
-    send does not cover.  `place` and `wake`: as they say.  Where the source could not tell (the
-    request came when the page's last frame was under way), all but the ends is `request`.
-
-    No stage is negative and together they are the wait: what happened before the vCPU touched the
-    page, or was noted only after it ran again, takes none of its time.
-    """
-    assert wait.last_byte_ns is not None
-    assert wait.placed_ns is not None
-    assert wait.wake_ns is not None
-    urgent_ns = wait.last_byte_ns if wait.urgent_ns is None else wait.urgent_ns
-    marks_ns = (wait.detect_ns, urgent_ns, wait.last_byte_ns, wait.placed_ns)
-    detect_ns, urgent_ns, last_byte_ns, placed_ns = marks_ns
-    fault_ns, wake_ns = wait.fault_ns, wait.wake_ns
-    if not fault_ns <= detect_ns <= urgent_ns <= last_byte_ns <= placed_ns <= wake_ns:
-        # A vCPU may join a wait that goes on, and may run again before the engine has noted why it
-        # can: no mark is outside the wait or before the one before it.
-        in_order = islice(accumulate(marks_ns, max, initial=fault_ns), 1, None)
-        detect_ns, urgent_ns, last_byte_ns, placed_ns = (min(mark, wake_ns) for mark in in_order)
-    away_ns, coming_ns = urgent_ns - detect_ns, last_byte_ns - urgent_ns
-    queue_ns = min(wait.queue_us * 1000, away_ns)
-    send_ns = min(wait.send_us * 1000, coming_ns)
-    lengths_ns = (
-        detect_ns - fault_ns,
-        away_ns - queue_ns,
-        queue_ns,
-        send_ns,
-        coming_ns - send_ns,
-        placed_ns - last_byte_ns,
-        wake_ns - placed_ns,
-    )
-    return dict(zip(STAGES, lengths_ns, strict=True))
 
 
 def _record(histogram: HdrHistogram, values_ns: NDArray[np.int64]) -> None:

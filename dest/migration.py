@@ -119,6 +119,7 @@ class Migration:
             self._note_fault,
             checked=plan.checked,
         )
+        self._engine.faults.is_told = plan.is_told
         self._vcpus = Vcpus(
             memory.geometry, self._engine, self._placement, guest, emit, steps,
             Ask(self._ask, self._ask_now, lambda: self._main.can_send_now),
@@ -127,6 +128,8 @@ class Migration:
         self._touches: Path | None = None
         self._watching = trio.CancelScope()
         self._asking = _Asking()
+        # Since when a connection is gone, None while all are there.
+        self._lost_ns: int | None = None
         self._part: DestPart | None = None
         self._account = b""
         # Since when the guest runs here.
@@ -196,7 +199,7 @@ class Migration:
 
     def forget_frames(self) -> None:
         """Count what is half-received as missing: no more of it will come."""
-        self._engine.interrupt(checked=self._plan.checked)
+        self._engine.interrupt(checked=self._plan.checked, since_ns=self._lost_ns)
 
     async def resume(self, channels: Mapping[Channel, InChannel]) -> None:
         """Say over new connections what is here and what is missing, and ask for pages again.
@@ -206,6 +209,7 @@ class Migration:
         """
         self._channels = dict(channels)
         self._asking = _Asking()
+        self._lost_ns = None
         self._lifecycle.go_on(Event.RECONNECTED)
         missing = self.missing
         for message, payload in missing_maps(missing) if self.handed_over else ():
@@ -219,6 +223,7 @@ class Migration:
             run_ns=self._run_ns,
         )
         await self._main.send(standing)
+        self._engine.faults.resumed()
         self._lifecycle.go_on(Event.RECOVERED if self.handed_over else Event.SWITCH_OVER_AGAIN)
         self._emit(RECOVERED, missing_bytes=missing.length_bytes, running=self.handed_over)
 
@@ -246,6 +251,7 @@ class Migration:
         try:
             await receiver.run()
         except ConnectionLost:
+            self._lost_ns = self._lost_ns or time.monotonic_ns()
             others = [each for each in self._channels.values() if each is not channel]
             for each in others:
                 each.stop_gathering()
@@ -288,6 +294,7 @@ class Migration:
         """Bring the guest to a stand for good and make the account of it."""
         await self._placement.finish()
         snapshot = await self._vcpus.stop()
+        self._engine.waits.tell_rest()
         self.stop_watching()
         digests = await in_thread(digest(self._memory))
         part = self._statistics(snapshot)
@@ -304,6 +311,7 @@ class Migration:
 
     def part_so_far(self) -> DestPart:
         """Return what there is for a report; the guest may be gone by now."""
+        self._engine.waits.tell_rest()
         return self._statistics(counted_so_far(self._guest))
 
     async def _switch_over(self, message: SwitchOver, device_state: bytes) -> None:
@@ -351,6 +359,7 @@ class Migration:
     async def _ask_again(self) -> None:
         """Ask again for what vCPUs waited for before a break; see that asking goes on working."""
         for request in self._engine.open_requests():
+            self._engine.asking(request)
             await self._main.send(request)
             self._engine.requested(request)
         await self._asking.failed.wait()

@@ -16,11 +16,14 @@ from protocol.messages import (
     Checksum,
     Discard,
     End,
+    Message,
     PageData,
     PageRest,
     PassAck,
     PassEnd,
+    RequestAnswer,
     RunData,
+    SourceTime,
     SwitchOver,
     SwitchOverAck,
     SwitchOverAhead,
@@ -93,20 +96,28 @@ class Receiver:
                     await self._receive_runs(message)
                 case PageRest():
                     await self._receive_rest(message)
-                case PassEnd():
-                    await self._returns.send(PassAck(index=message.index))
-                case Discard():
-                    bits = await self._receive_bytes(message.payload_bytes)
-                    self._engine.assembly.discard(message.block, message.first, message.count, bits)
-                case SwitchOverAhead():
-                    self._lifecycle.fire(Event.GUEST_STOPPED)
-                    await self._channel.send(SwitchOverAck(clock_ns=time.monotonic_ns()))
-                case SwitchOver():
-                    state = await self._receive_bytes(message.payload_bytes)
-                    await self._on_switch_over(message, state)
                 case End():
                     self._check_counts(message)
                     return
+                case _:
+                    await self._take_word(message)
+
+    async def _take_word(self, message: Message) -> None:
+        """Take a message that brings no pages."""
+        match message:
+            case RequestAnswer() | SourceTime():
+                self._engine.waits.take_word(message, time.monotonic_ns())
+            case PassEnd():
+                await self._returns.send(PassAck(index=message.index))
+            case Discard():
+                bits = await self._receive_bytes(message.payload_bytes)
+                self._engine.assembly.discard(message.block, message.first, message.count, bits)
+            case SwitchOverAhead():
+                self._lifecycle.fire(Event.GUEST_STOPPED)
+                await self._channel.send(SwitchOverAck(clock_ns=time.monotonic_ns()))
+            case SwitchOver():
+                state = await self._receive_bytes(message.payload_bytes)
+                await self._on_switch_over(message, state)
 
     async def _receive_page(self, message: PageData) -> None:
         self._check_length(message.payload_bytes)

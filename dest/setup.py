@@ -8,7 +8,7 @@ from dest.channel import InChannel
 from dest.listen import Session
 from guest.patience import patience
 from guest.spec import ProgramSpec
-from protocol.capabilities import CHECKSUM
+from protocol.capabilities import ANSWERS, CHECKSUM
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
@@ -33,6 +33,7 @@ class Plan:
         chunk_bytes: The most that one frame of them has.
         spec: What the guest's vCPUs do.
         checked: A Checksum announces each frame of pages.
+        is_told: The source tells how it answered page requests.
     """
 
     geometry: Geometry
@@ -40,6 +41,7 @@ class Plan:
     chunk_bytes: int
     spec: ProgramSpec
     checked: bool = False
+    is_told: bool = False
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -56,7 +58,11 @@ async def receive_setup(session: Session) -> Plan:
         RemoteProtocolError: Not a Setup, not one that makes sense, or nothing in time.
     """
     plan = await _receive_plan(session.channels[Channel.PRECOPY])
-    plan = replace(plan, checked=CHECKSUM in session.capabilities)
+    plan = replace(
+        plan,
+        checked=CHECKSUM in session.capabilities,
+        is_told=ANSWERS in session.capabilities,
+    )
     if plan.policy.own_channel:
         with patience(HELLO_SECONDS_MAX, "no second connection came", RemoteProtocolError):
             await session.paired.wait()

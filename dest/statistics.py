@@ -30,7 +30,7 @@ def dest_part(
         guest: Its vCPUs.
         snapshot: What they counted.
     """
-    latencies = engine.latencies
+    latencies = engine.waits.latencies
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return DestPart(
         placement=placement.name,

@@ -10,8 +10,10 @@ RECOVER = "recover"
 KEEPALIVE = "keepalive"
 # A Checksum goes before each frame that carries pages, and what comes changed goes again.
 CHECKSUM = "checksum"
+# The source tells of each page request how it was answered and what became of it.
+ANSWERS = "answers"
 
-OURS = (RECOVER, KEEPALIVE, CHECKSUM)
+OURS = (RECOVER, KEEPALIVE, CHECKSUM, ANSWERS)
 # What costs time and is offered only where a user wants it.
 _WANTED = frozenset({CHECKSUM})
 

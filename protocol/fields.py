@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NewType
 
 from protocol.limits import (
+    BEHIND_COUNT_MAX,
     BLOCK_COUNT_MAX,
     BLOCK_NAME_CHARS_MAX,
     CAPABILITY_CHARS_MAX,
@@ -57,6 +58,14 @@ def _is_block(value: object) -> bool:
     )
 
 
+def _is_pages(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) <= BEHIND_COUNT_MAX and all(map(_is_page, value))
+
+
+def _is_page(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value))
+
+
 def _is_packed_runs(value: object) -> bool:
     return (
         isinstance(value, bytes)
@@ -83,6 +92,7 @@ CHECKS = {
     Digest: lambda value: isinstance(value, bytes) and len(value) == CHECKSUM_BYTES,
     tuple[str, ...]: _is_capabilities,
     tuple[tuple[str, int, int], ...]: _is_blocks,
+    tuple[tuple[int, int], ...]: _is_pages,
 }
 WORDS = {
     int: "a whole number from 0",
@@ -93,4 +103,5 @@ WORDS = {
     Digest: f"a digest of {CHECKSUM_BYTES} bytes",
     tuple[str, ...]: "a short array of short names",
     tuple[tuple[str, int, int], ...]: "an array of RAMBlocks",
+    tuple[tuple[int, int], ...]: f"an array of at most {BEHIND_COUNT_MAX} pages",
 }

@@ -67,6 +67,9 @@ CHECKSUM_BYTES = 8
 # A network that changes so many frames of one migration carries nothing that can be relied on.
 RESEND_COUNT_MAX = 10_000
 
+# How many of the pages that went before a requested one are named; the others are counted.
+BEHIND_COUNT_MAX = 8
+
 # Nobody guesses 16 random bytes; what is longer than a few lines is some other file.
 SECRET_BYTES_MIN = 16
 SECRET_BYTES_MAX = 1024
@@ -116,7 +119,7 @@ HELD_COUNT_MAX = 64
 assert PULSE_SECONDS < PING_SECONDS < SILENCE_SECONDS_MIN
 assert BLOCK_COUNT_MAX * (BLOCK_NAME_CHARS_MAX + 32) < HEADER_BYTES_MAX
 assert CAPABILITY_COUNT_MAX * (CAPABILITY_CHARS_MAX + 4) < HEADER_BYTES_MAX
-assert max(BLOCK_COUNT_MAX, CAPABILITY_COUNT_MAX) <= HEADER_ARRAY_ITEMS_MAX
+assert max(BLOCK_COUNT_MAX, CAPABILITY_COUNT_MAX, BEHIND_COUNT_MAX) <= HEADER_ARRAY_ITEMS_MAX
 assert RUN_COUNT_MAX * 8 + 64 < HEADER_BYTES_MAX
 assert PROOF_SECONDS_MAX <= HELLO_SECONDS_MAX
 assert REASON_CHARS_MAX * 4 + 64 < HEADER_BYTES_MAX

@@ -152,3 +152,50 @@ class Resend(Message):
     block: int
     offset: int
     runs: PackedRuns
+
+
+@message
+class RequestAnswer(Message):
+    """How a page request was answered, and what became of it; where both sides agreed to it.
+
+    Told when all of the page is with the socket, and when nobody waits for anything else.  Times
+    are of the source's monotonic clock, which is not the destination's.
+
+    Attributes:
+        block, page, target_page: As in the request.
+        answer: One of `protocol.answers`.
+        came_ns: When the request was read.
+        queued_ns: How long it then waited for its turn, behind older requests.
+        postponed_ns: How long it waited because the policy put it off.
+        sending_ns: How long bytes of the page were being handed to the socket.
+        told_ns: When this was written.
+        interrupted: The connection broke before the page was sent, or may have lost it.
+        behind: The pages that went before it, as (block, page); the first of them, if many.
+        behind_count: How many those are in all.
+    """
+
+    kind: ClassVar[int] = 30
+    block: int
+    page: int
+    target_page: int
+    answer: str
+    came_ns: int
+    queued_ns: int
+    postponed_ns: int
+    sending_ns: int
+    told_ns: int
+    interrupted: bool = False
+    behind: tuple[tuple[int, int], ...] = ()
+    behind_count: int = 0
+
+
+@message
+class SourceTime(Message):
+    """The source's monotonic clock, told while nothing else is on its way.
+
+    Attributes:
+        now_ns: The time there.
+    """
+
+    kind: ClassVar[int] = 31
+    now_ns: int

@@ -16,7 +16,31 @@ SCHEMA = "midstream-report/1"
 # QEMU's postcopy-latency-dist has 24 bins: bin i counts latencies from 2^i to 2^(i+1) microseconds.
 LATENCY_BIN_COUNT = 24
 
-STAGES = ("detect", "request", "queue", "send", "receive", "place", "wake")
+# What a wait is made of, see `dest.stages`.
+STAGES = (
+    "detect",
+    "request",
+    "postponed",
+    "queue",
+    "send",
+    "receive",
+    "place",
+    "wake",
+    "broken",
+)
+# What each is, for people; every view says it so.
+STAGE_WORDS = {
+    "detect": "until the destination notices",
+    "request": "travelling to the source",
+    "postponed": "put off by the policy",
+    "queue": "waiting for its turn",
+    "send": "being handed to the socket",
+    "receive": "remaining transfer",
+    "place": "mapping the page",
+    "wake": "until the vCPU runs",
+    "broken": "no connection",
+}
+assert tuple(STAGE_WORDS) == STAGES
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ channel before its rest has.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from itertools import accumulate
 
 import trio
@@ -30,6 +31,7 @@ class Frame:
         *payload: memoryview | bytes,
         checksum: Checksum | None = None,
         memory_bytes: int = 0,
+        before: Sequence[Message] = (),
     ) -> None:
         """Encode the head.
 
@@ -40,6 +42,7 @@ class Frame:
             checksum: What announces the frame; it goes with it as one.
             memory_bytes: How much of the guest's memory it brings over, zeros that it only names
                 included.
+            before: Messages without a payload that go in front of it, likewise.
         """
         self.memory_bytes = memory_bytes
         pieces = [memoryview(piece) for piece in payload if len(piece)]
@@ -50,6 +53,8 @@ class Frame:
                 f"and has {self.payload_bytes}"
             )
         head = encode(message) if checksum is None else encode(checksum) + encode(message)
+        if before:
+            head = b"".join(map(encode, before)) + head
         self._pieces = [memoryview(head), *pieces]
         self._ends = list(accumulate(map(len, self._pieces)))
         self.length = self._ends[-1]
@@ -92,8 +97,8 @@ class OutChannel:
         self.target_pages_sent = 0
         self.data_bytes_sent = 0
         self._stream = stream
-        # A sign of life of which the stream has not taken all: nothing may go before its rest.
-        self._ping: Frame | None = None
+        # A short message of which the stream has not taken all: nothing may go before its rest.
+        self._short: Frame | None = None
         # None while the kernel may hold what it likes, and no request can come.
         self._buffering: Buffering | None = None
 
@@ -141,7 +146,7 @@ class OutChannel:
         Raises:
             ConnectionLost: The connection is broken.
         """
-        if self._ping is not None and not self._finish_ping(self._ping):
+        if self._short is not None and not self._finish_short(self._short):
             return 0
         return self._write_now(frame, limit)
 
@@ -171,16 +176,30 @@ class OutChannel:
         """
         if self.open_frame is not None:
             self.send_now(self.open_frame, 1)
-        elif self._ping is None:
-            self._ping = Frame(Ping())
-            self._finish_ping(self._ping)
+        else:
+            self.send_short(Ping())
 
-    def _finish_ping(self, ping: Frame) -> bool:
-        """Send the rest of a ping; tell whether nothing of it is left to go before other frames."""
-        self._write_now(ping, ping.length)
-        if ping.done:
-            self._ping = None
-        return ping.done
+    def send_short(self, *messages: Message) -> bool:
+        """Send short messages without waiting; return False if nothing of them can go now.
+
+        Of what the socket does not take whole, the rest goes before the next frame.
+
+        Raises:
+            ConnectionLost: The connection is broken.
+        """
+        if self.open_frame is not None or self._short is not None:
+            return False
+        short = Frame(messages[-1], before=messages[:-1])
+        if not self._finish_short(short) and short.sent:
+            self._short = short
+        return short.sent > 0
+
+    def _finish_short(self, short: Frame) -> bool:
+        """Send the rest of short messages; tell whether nothing of them is left to go first."""
+        self._write_now(short, short.length)
+        if short.done:
+            self._short = None
+        return short.done
 
     def _write_now(self, frame: Frame, limit: int) -> int:
         try:

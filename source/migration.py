@@ -17,7 +17,7 @@ from guest.dirty_log import DirtyLog
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from guest.states import encode_states
-from protocol.capabilities import CHECKSUM, RECOVER
+from protocol.capabilities import ANSWERS, CHECKSUM, RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
 from protocol.events import DOWNTIME, FRAME_CHANGED, GUEST_RUN, GUEST_STOP, Emit
@@ -39,6 +39,7 @@ from protocol.messages import (
     Resend,
     Running,
     Setup,
+    SourceTime,
     Standing,
     SwitchOver,
     SwitchOverAck,
@@ -61,6 +62,7 @@ from source.rests import send_rests
 from source.returns import Inbox, Received
 from source.scheduler import Scheduler
 from source.sender import Sender
+from source.tracking import RequestTracker
 
 
 class Migration:
@@ -117,13 +119,17 @@ class Migration:
         self._rests: HeldParts = {}
         self._checked = False
         self._confirmations = 0
+        self._tracker = RequestTracker(config.geometry, critical=config.policy.critical)
 
     def attach(self, connections: Connections) -> None:
         """Take the connections of a new epoch; their inboxes are the caller's to run."""
         for name, connection in connections.items():
             connection.out.bytes_carried_before = channel_bytes(self.epochs, name)
         self.epochs.append(connections)
-        self._checked = CHECKSUM in connections[Channel.PRECOPY].capabilities
+        capabilities = connections[Channel.PRECOPY].capabilities
+        self._checked = CHECKSUM in capabilities
+        self._tells = ANSWERS in capabilities
+        self._tracker.broke(time.monotonic_ns())
         self.inboxes = {
             name: Inbox(
                 connection.returns, self._on_request, self._on_resend, self._serve,
@@ -136,6 +142,8 @@ class Migration:
             self.scheduler, self.memory, outs, self._emit,
             pacer=self._pacer, checked=self._checked, yields=self._config.policy.preempts,
         )  # fmt: skip
+        if self._tells:
+            self._sender.tracker = self._tracker
         self._main = outs[Channel.PRECOPY]
         self._inbox = self.inboxes[Channel.PRECOPY]
 
@@ -185,6 +193,7 @@ class Migration:
         """
         await self._set_up()
         self._dirty, self._step = await self._passes.run(self._sender, self._main, self._inbox)
+        await self._tell_time()
         if RECOVER in self.epochs[-1][Channel.PRECOPY].capabilities:
             self.announced = True
             asked_ns = time.monotonic_ns()
@@ -306,6 +315,7 @@ class Migration:
 
     async def _hand_over(self, snapshot: GuestSnapshot) -> None:
         """Make the guest the destination's; the guest stands still."""
+        await self._tell_time()
         if self._step is NextStep.POSTCOPY:
             await self._discard_dirty()
         else:
@@ -321,6 +331,19 @@ class Migration:
         if postcopy:
             self._main.keep_little_in_the_kernel()
             self._sender.pace(self._config.postcopy_bandwidth)
+
+    async def tell_answers(self) -> None:
+        """Tell the destination what became of its requests, until cancelled; once an epoch.
+
+        Raises:
+            ConnectionLost: The connection is broken.
+        """
+        await self._sender.tell()
+
+    async def _tell_time(self) -> None:
+        """Tell the time here while nothing else is under way that would hold the message up."""
+        if self._tells and self._step is NextStep.POSTCOPY:
+            await self._main.send(SourceTime(now_ns=time.monotonic_ns()))
 
     async def _send_dirty(self) -> None:
         """Send the rest while the guest stands still, unpaced."""
@@ -352,13 +375,18 @@ class Migration:
         """
         assert self._snapshot is not None
         with self.meter.sending():
-            await self._sender.drain()
+            try:
+                await self._sender.drain()
+            except BaseException:
+                self._tracker.broke(time.monotonic_ns())
+                raise
             if not self._runs_there:
                 await self._inbox.expect(Running, CLOSING_SECONDS_MAX)
                 self._runs_there = True
         outs = [connection.out for connection in self.epochs[-1].values()]
         if self._checked and self._step is NextStep.POSTCOPY:
             await self._send_changed(outs)
+        await self._sender.tell_all()
         for out in outs:
             await out.send(End(target_pages=out.target_pages_sent, data_bytes=out.data_bytes_sent))
         finished = await self._inbox.expect(Finished, CLOSING_SECONDS_MAX)

@@ -116,6 +116,14 @@ class Scheduler:
         """Tell whether what a lane is sending is urgent; it may become so while it is sent."""
         return lane in self._current and self._current[lane].urgent
 
+    def is_sending(self, lane: Lane) -> bool:
+        """Tell whether a lane is in the middle of something, between two chunks of it, too."""
+        return lane in self._current
+
+    def lacks(self, unit: Span) -> bool:
+        """Tell whether bytes of a unit remain to be sent, or lie half-sent."""
+        return self._remaining.holds_any(unit) or self._half_sent.holds(unit)
+
     @property
     def wants_preemption(self) -> bool:
         """Whether what is being sent now should be broken off for a request."""
@@ -201,7 +209,9 @@ class Scheduler:
             self.counts.already_sent += 1
             return Answer.ALREADY_SENT
         self._queue[unit] = Job(unit, page, self._urgent_channel, now_ns)
-        return _QUEUED
+        # It has its turn, and in it nothing is sent for it.
+        puts_off = self._policy.half_sent is HalfSent.POSTPONE and half_sent.holds(unit)
+        return Answer.POSTPONED if puts_off else _QUEUED
 
     def next_chunk(self, lane: Lane = Lane.ALL) -> Chunk | None:
         """Return what to send now, or None when the lane has nothing.

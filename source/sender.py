@@ -25,10 +25,17 @@ from source.framing import frame_of
 from source.jobs import Chunk, Lane
 from source.pacing import Pacer
 from source.scheduler import Scheduler
+from source.tracking import RequestTracker
 
 # How long the background leaves the link to urgent bytes: what has not been delivered by then is
 # held up by something else, and may be for ever.
 YIELD_SECONDS_MAX = 2.0
+
+# The destination is told of requests when nobody waits for bytes, or those wait for room.  Where
+# neither is ever so, one page in so many waits until it is told of those before.
+UNTOLD_COUNT_MAX = 16
+# After so long it is told though the background, before whose frames that is done, does not go on.
+_TELL_SECONDS = 0.005
 
 
 class Sender:
@@ -65,6 +72,11 @@ class Sender:
         self._emit = emit
         self._checked = checked
         self._yields = yields
+        # Keeps account of the requests, where the destination wants to be told of them.
+        self.tracker: RequestTracker | None = None
+        self._untold = trio.lowlevel.ParkingLot()
+        # Where somebody waits until the socket takes urgent bytes.
+        self._urgent_on: OutChannel | None = None
         # Until when the background waits at most for urgent bytes that went; 0 for none.
         self._yields_until = 0.0
         # Where the background waits, for its socket or for its limit, and with which channel.
@@ -118,7 +130,13 @@ class Sender:
         Raises:
             RemoteProtocolError: The guest has no such page.
         """
-        answer = self._scheduler.request(page, target_page, time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        answer = self._scheduler.request(page, target_page, now_ns)
+        if self.tracker is not None:
+            breaks_off = self._scheduler.wants_preemption
+            self.tracker.asked(page, target_page, answer, now_ns, breaks_off=breaks_off)
+            if self.tracker.untold_count:
+                self._untold.unpark_all()
         self._requested.set()
         self._emit(events.PAGE_REQUEST, block=page.block, page=page.index, answer=answer.value)
         if self._waiting is not None and answer is Answer.URGENT_IN_PLACE:
@@ -138,6 +156,59 @@ class Sender:
         if self._is_broken_off or self._scheduler.wants_preemption:
             self._serve(self._waiting)
 
+    async def tell(self) -> None:
+        """Tell the destination of requests that the sending task does not come to, until cancelled.
+
+        Raises:
+            ConnectionLost: The connection is broken.
+        """
+        tracker = self.tracker
+        if tracker is None:
+            return
+        while True:
+            await self._untold.park()
+            # Mostly the background has gone on by then, and told.
+            await trio.sleep(_TELL_SECONDS)
+            # There is no event for that nobody waits any more.
+            while tracker.untold_count and not self._tell(tracker):  # noqa: ASYNC110
+                await trio.sleep(_TELL_SECONDS)
+
+    async def tell_all(self) -> None:
+        """Tell of all requests now; then of no more, for the last frames go.
+
+        Raises:
+            ConnectionLost: The connection is broken.
+        """
+        tracker, self.tracker = self.tracker, None
+        if tracker is not None:
+            for answer in tracker.take(time.monotonic_ns()):
+                await self._channels[Channel.PRECOPY].send(answer)
+
+    def _tell(self, tracker: RequestTracker, *, must: bool = False) -> bool:
+        """Tell of requests unless that is in the way of urgent bytes; tell whether it was done.
+
+        Where it can, it goes over the background's connection, between two of its frames.
+
+        Args:
+            tracker: Knows what there is to tell.
+            must: Enough is untold to be in somebody's way for once.
+        """
+        if self.tracker is None:
+            return True
+        # Bytes that wait for room are not held up by what goes over the other connection.
+        is_full = self._urgent_on is not None and self._urgent_on.open_frame is not None
+        if not (must or is_full) and (
+            self._scheduler.queued_requests
+            or any(self._scheduler.urgent(lane) for lane in self._scheduler.lanes)
+        ):
+            return False
+        answers = tracker.take(time.monotonic_ns())
+        for channel in self._channels.values():
+            if channel is not self._urgent_on and channel.send_short(*answers):
+                return True
+        tracker.put_back(answers)
+        return False
+
     async def _drain(self, lane: Lane) -> None:
         while (chunk := self._next_chunk(lane)) is not None:
             await self._send(chunk, lane)
@@ -150,6 +221,8 @@ class Sender:
             chunk, self._given = self._given, None
             return chunk
         given = self._scheduler.next_chunk(lane)
+        if self.tracker is not None and given is not None:
+            self.tracker.begun(given, lane, time.monotonic_ns())
         self._tell_notices()
         return given
 
@@ -194,10 +267,16 @@ class Sender:
 
     async def _send(self, chunk: Chunk, lane: Lane) -> None:
         channel = self._channels[chunk.channel]
+        if not chunk.urgent and self.tracker is not None and self.tracker.untold_count:
+            self._tell(self.tracker)
         frame = self._frame_of(channel, chunk)
         while not frame.done:
             if self._scheduler.urgent(lane):
-                await channel.send_some(frame, frame.length)
+                self._urgent_on = channel
+                try:
+                    await channel.send_some(frame, frame.length)
+                finally:
+                    self._urgent_on = None
             elif self._scheduler.wants_preemption:
                 self._break_off(channel)
                 return
@@ -228,6 +307,8 @@ class Sender:
         """Leave the background's frame for a request."""
         assert channel.open_frame is not None
         begun = channel.open_frame.sent > 0
+        if self.tracker is not None:
+            self.tracker.interrupted(Lane.ALL, time.monotonic_ns())
         self._scheduler.chunk_interrupted(begun=begun)
         if not begun:
             channel.open_frame = None
@@ -241,6 +322,15 @@ class Sender:
         channel.data_bytes_sent += frame.payload_bytes
         urgent = self._scheduler.urgent(lane)
         page_count = self._scheduler.chunk_sent(lane)
+        if self.tracker is not None:
+            self.tracker.sent(
+                chunk, lane, time.monotonic_ns(),
+                goes_on=self._scheduler.is_sending(lane), lacks=self._scheduler.lacks,
+            )  # fmt: skip
+            if self.tracker.untold_count >= UNTOLD_COUNT_MAX:
+                self._tell(self.tracker, must=True)
+            elif self.tracker.untold_count:
+                self._untold.unpark_all()
         if page_count:
             # Of scattered pages the first is named, and how many they are.
             self._emit(

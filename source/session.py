@@ -328,6 +328,7 @@ class SourceSession:
                 nursery.start_soon(self._watch, guest)
                 nursery.start_soon(self._pause.heed)
                 nursery.start_soon(migration.busy_poll.run)
+                nursery.start_soon(migration.tell_answers)
                 for connection in migration.epochs[-1].values():
                     nursery.start_soon(self._keep_alive, migration, connection)
                 snapshot = await transfer()

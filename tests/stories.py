@@ -67,12 +67,15 @@ class Story:
         self.tell(ms + 0.15, "dest", "page-request", **at)
         self.tell(ms + 0.3, "source", "page-request", **at, answer="queued")
 
-    def wake(self, ms: float, vcpu: int, page: int, waited_ms: float) -> None:
+    def wake(
+        self, ms: float, vcpu: int, page: int, waited_ms: float, **said: Any,  # noqa: ANN401
+    ) -> None:  # fmt: skip
         """Have its page placed, and the vCPU run again; the stages are equal parts of the wait."""
         self.tell(ms - 0.05, "dest", "page-placed", block=0, page=page, pages=1, channel="postcopy")
         stages = {f"{stage}-us": waited_ms * 1000 / len(STAGES) for stage in STAGES}
         latency = {"latency-us": waited_ms * 1000.0}
-        self.tell(ms + 0.2, "dest", "vcpu-wake", vcpu=vcpu, block=0, page=page, **latency, **stages)
+        told = {**latency, **stages, **said}
+        self.tell(ms + 0.2, "dest", "vcpu-wake", vcpu=vcpu, block=0, page=page, **told)
 
     def _sent(
         self, ms: float, event: str, page: int, channel: str, count: int, flags: dict[str, bool]
@@ -106,7 +109,7 @@ def half_sent() -> list[Event]:
     story.start(30, 5, "precopy", urgent=True, boosted=True)
     story.wake(32, 0, 9, 17)
     story.end(42, 5, "precopy", PAGE_BYTES * 3 // 4, urgent=True, boosted=True)
-    story.wake(44, 1, 5, 28.8)
+    story.wake(44, 1, 5, 28.8, answer="boosted", behind="0:9", behind_count=1)
     # Given out and taken back: nothing of it went.
     story.start(44, 6, "precopy")
     story.start(45, 7, "precopy")
@@ -142,7 +145,8 @@ def broken_once(*, counts_anew: bool = False) -> list[Event]:
         story._bytes["precopy"] = 0
     story.start(104, 3, "precopy", urgent=True)
     story.end(140, 3, "precopy", PAGE_BYTES, urgent=True)
-    story.wake(142, 0, 3, 97)
+    parts = "detect 100.000, request 900.000, broken 60000.000, request 1000.000, queue 35000.000"
+    story.wake(142, 0, 3, 97, answer="queued", parts_us=parts)
     story.tell(
         143, "source", "progress",
         remaining_bytes=0, queued=0, precopy_bytes=2 * PAGE_BYTES, postcopy_bytes=0,

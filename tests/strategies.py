@@ -13,6 +13,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from protocol.fields import INTEGER_MAX, Digest, PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
 from protocol.limits import (
+    BEHIND_COUNT_MAX,
     BLOCK_COUNT_MAX,
     BLOCK_NAME_CHARS_MAX,
     CAPABILITY_CHARS_MAX,
@@ -52,6 +53,9 @@ _message_fields: dict[object, SearchStrategy[object]] = {
         min_size=1,
         max_size=BLOCK_COUNT_MAX,
     ).map(tuple),
+    tuple[tuple[int, int], ...]: st.lists(
+        st.tuples(counts, counts), max_size=BEHIND_COUNT_MAX
+    ).map(tuple),
 }  # fmt: skip
 
 
@@ -64,6 +68,7 @@ _least_fields: dict[object, object] = {
     PackedRuns: bytes(PACKED_RUN_BYTES),
     tuple[str, ...]: (),
     tuple[tuple[str, int, int], ...]: (("r", 0, 0),),
+    tuple[tuple[int, int], ...]: (),
 }
 
 

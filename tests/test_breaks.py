@@ -10,10 +10,11 @@ import trio
 
 from guest.programs import ProgramSpec
 from guest.states import encode_states
+from protocol.capabilities import offer
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted
 from protocol.geometry import Geometry, RamBlock
-from protocol.messages import SwitchOver, SwitchOverAhead
+from protocol.messages import PROTOCOL_VERSION, SwitchOver, SwitchOverAhead, Welcome
 from protocol.policy import PRESETS, preset
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
@@ -105,8 +106,9 @@ async def test_exactly_one_side_runs_the_guest(breaking: Breaking, rule: str) ->
     begin = end - len(encode(head)) - state_bytes
     forward = [begin - 30, begin - 1, begin, begin + 1, (begin + end) // 2, end - 1, end]
     marks = [BytesMark(count, Channel.PRECOPY, Direction.FORWARD) for count in forward]
-    # Welcome, Ready, SwitchOverAck and Running, whatever is before and after the last.
-    back = range(30, 62, 8)
+    # Ready, SwitchOverAck and Running, whatever is before and after the last.
+    welcome_bytes = len(encode(Welcome(version=PROTOCOL_VERSION, capabilities=offer())))
+    back = range(welcome_bytes + 3, welcome_bytes + 35, 8)
     marks += [BytesMark(count, Channel.PRECOPY, Direction.BACKWARD) for count in back]
     resumed = []
     cut = NetworkAction("cut", (Channel.PRECOPY,))

@@ -23,6 +23,12 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/arrival.py": Elsewhere(
         "tests/dest/test_assembly.py", "a frame on its way in, which the assembly admits"
     ),
+    "dest/trips.py": Elsewhere(
+        "tests/dest/test_faults.py", "what is known of a request, which the fault table keeps"
+    ),
+    "protocol/answers.py": Elsewhere(
+        "tests/dest/test_waits.py", "the words of one field, which are checked where they come"
+    ),
     "dest/parts.py": Elsewhere(
         "tests/dest/test_assembly_breaks.py", "what a break leaves, which the assembly keeps"
     ),

@@ -16,7 +16,7 @@ import numpy as np
 from protocol import events
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES
-from protocol.report import STAGES
+from protocol.report import STAGE_WORDS, STAGES
 from protocol.states import State
 from scripts.views.causes import served_by
 from scripts.views.endings import lost_bytes, status_of
@@ -91,6 +91,7 @@ class _Embedding:
             "waited_us": waited_us(waits),
             "distribution_us": _points(sorted(wait.latency_us for wait in history.waits)),
             "stages": list(STAGES),
+            "stage_words": list(STAGE_WORDS.values()),
             "kinds": list(KINDS),
             "ends": list(ENDS),
             "channels": list(CHANNELS),
@@ -178,6 +179,18 @@ class _Embedding:
             "latency": _column([self._length_ns(wait) / 1000 for wait in waits], "f4"),
             "stages": _column(np.array(stages, dtype="f4").ravel(), "f4"),
             "send": _column(served, "u4"),
+            "answers": [wait.answer for wait in waits],
+            # Of few of the waits; by the wait's number.
+            "behind": {
+                str(number): [[list(page) for page in wait.behind], wait.behind_count]
+                for number, wait in enumerate(waits)
+                if wait.behind
+            },
+            "parts": {
+                str(number): [[STAGES.index(stage), length_us] for stage, length_us in wait.parts]
+                for number, wait in enumerate(waits)
+                if len({stage for stage, _ in wait.parts}) < len(wait.parts)
+            },
         }
 
     def _requests(self) -> Plain:

@@ -329,13 +329,31 @@ class History:
         latency_ns = round(event["latency-us"] * 1000)
         begun_ns = event["t-ns"] - latency_ns if start is None else fault_ns(start)
         start_ns = event.get("fault-ns", begun_ns)
-        stages = tuple(float(event.get(f"{name}-us", -1.0)) for name in STAGES)
+        # A file of before all stages were told apart lacks some of them.
+        stages = tuple(float(event.get(f"{name}-us", 0.0)) for name in STAGES)
+        is_told = "detect-us" in event
         self.waits.append(
             Wait(
                 event["vcpu"], event["block"], event["page"], start_ns, start_ns + latency_ns,
-                stages if min(stages) >= 0 else None,
+                stages if is_told else None, str(event.get("answer", "")),
+                _pages_behind(event), event.get("behind-count", 0),
+                _parts(event, stages) if is_told else (),
             )
         )  # fmt: skip
+
+
+def _pages_behind(event: Event) -> tuple[tuple[int, int], ...]:
+    """Return the pages that went before a requested one, as far as they are named."""
+    named = (each.split(":") for each in str(event.get("behind", "")).split())
+    return tuple((int(block), int(page)) for block, page in named)
+
+
+def _parts(event: Event, stages_us: tuple[float, ...]) -> tuple[tuple[str, float], ...]:
+    """Return the stages of a wait in the order of time."""
+    if "parts-us" not in event:
+        return tuple(zip(STAGES, stages_us, strict=True))
+    named = (each.split() for each in str(event["parts-us"]).split(", "))
+    return tuple((stage, float(length_us)) for stage, length_us in named)
 
 
 # What comes with every page, or is kept in another form.

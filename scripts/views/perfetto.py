@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from protocol.channels import Channel
-from protocol.report import STAGES
+from protocol.report import STAGE_WORDS
 from protocol.states import FINAL
 from scripts.views.causes import request_ends, served_by
 from scripts.views.history import History
@@ -141,14 +141,20 @@ class TraceWriter:
         name = f"waits for page {wait.page}"
         event = self._span(DEST, tid, name, "wait", wait.start_ns, end_ns)
         event["args"] = {"block": wait.block, "page": wait.page, "ended": wait.wake_ns is not None}
+        if wait.answer:
+            event["args"]["answer"] = wait.answer
+        if wait.behind:
+            pages = [f"{block}:{page}" for block, page in wait.behind]
+            event["args"] |= {"behind": " ".join(pages), "behind-count": wait.behind_count}
         yield event
-        if wait.stages_us is None:
-            return
-        start_ns = wait.start_ns
-        for stage, stage_us in zip(STAGES, wait.stages_us, strict=True):
-            stop_ns = min(start_ns + round(stage_us * 1000), end_ns)
+        # Ends are rounded, and not lengths, so that no two overlap.
+        start_ns, waited_us = wait.start_ns, 0.0
+        for stage, stage_us in wait.parts:
+            waited_us += stage_us
+            stop_ns = min(wait.start_ns + round(waited_us * 1000), end_ns)
             if stop_ns > start_ns:
-                yield self._span(DEST, tid, stage, "stage", start_ns, stop_ns)
+                part = self._span(DEST, tid, stage, "stage", start_ns, stop_ns)
+                yield part | {"args": {"what": STAGE_WORDS[stage]}}
             start_ns = stop_ns
 
     def _arrow(self, number: int, wait: Wait, send: Send) -> Iterator[TraceEvent]:

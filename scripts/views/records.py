@@ -58,6 +58,11 @@ class Wait(NamedTuple):
     Attributes:
         stages_us: As long as `STAGES`, in their order; None where the events do not tell.
         wake_ns: None for a wait that had not ended when the events did.
+        answer: How the source answered the request; empty where nobody told.
+        behind: The pages that went before it, as block and page; the first of them, if many.
+        behind_count: How many those are in all.
+        parts: Stages and their microseconds in the order of time; each stage once, unless the wait
+            went through a break.
     """
 
     vcpu: int
@@ -66,6 +71,10 @@ class Wait(NamedTuple):
     start_ns: int
     wake_ns: int | None
     stages_us: tuple[float, ...] | None
+    answer: str = ""
+    behind: tuple[tuple[int, int], ...] = ()
+    behind_count: int = 0
+    parts: tuple[tuple[str, float], ...] = ()
 
     @property
     def latency_us(self) -> float:

@@ -6,6 +6,7 @@ events that they know.  Events of other names are let through.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ _EXTRA: _Fields = {
     "pages": int, "boosted": bool, "fault-ns": int, "channel-bytes": int, "remaining-bytes": int,
     "done": float, "ms": float,
     **{f"{stage}-us": float for stage in STAGES},
+    "answer": str, "behind": str, "behind-count": int, "parts-us": str,
 }  # fmt: skip
 
 # Numbers are never negative, and below this.
@@ -68,6 +70,15 @@ _ENDS = {
     # As many as one frame carries.
     "pages": CHUNK_BYTES_MAX // TARGET_PAGE_BYTES + 1,
     "length-bytes": GUEST_BYTES_MAX + 1,
+}
+# Texts that views read on.
+_FORMS = {
+    "behind": re.compile(r"\d{1,3}:\d{1,15}(?: \d{1,3}:\d{1,15}){0,63}", re.ASCII),
+    "parts-us": re.compile(
+        rf"(?:{'|'.join(STAGES)}) \d{{1,15}}\.\d{{3}}"
+        rf"(?:, (?:{'|'.join(STAGES)}) \d{{1,15}}\.\d{{3}})*",
+        re.ASCII,
+    ),
 }
 _CHANNELS = frozenset(channel.value for channel in Channel)
 
@@ -164,6 +175,8 @@ def _check(event: Event, name: str, kind: type, where: str) -> None:
         raise LocalProtocolError(f"{where}: {name!r} {seen}, not {_WORDS[kind]}")
     if kind in {int, float} and not 0 <= value < _ENDS.get(name, _NUMBER_END):
         raise LocalProtocolError(f"{where}: {name!r} cannot be {value}")
+    if name in _FORMS and not _FORMS[name].fullmatch(value):
+        raise LocalProtocolError(f"{where}: {name!r} cannot be {value[:40]!r}")
     if name == "channel" and value not in _CHANNELS:
         raise LocalProtocolError(f"{where}: there is no channel {str(value)[:40]!r}")
 

@@ -146,7 +146,7 @@ async def test_a_fault_becomes_a_request_a_page_and_a_wake(rig: Rig) -> None:
     assert wake["page"] == 1
     # The wait stands there with its stages, which add up to it.
     assert sum(wake[f"{name}_us"] for name in STAGES) == pytest.approx(wake["latency_us"])
-    assert rig.engine.latencies.faults.count == 1
+    assert rig.engine.waits.latencies.faults.count == 1
 
 
 async def test_a_page_is_present_before_its_waiter_wakes(rig: Rig) -> None:
@@ -237,8 +237,9 @@ async def test_what_the_source_says_of_a_request_is_in_the_stages(rig: Rig) -> N
     rig.bring(POST, PageId(0, 0), urgent=True)
     wait = rig.engine.faults.woke(0, 10**18)
     assert wait is not None
-    assert (wait.queue_us, wait.send_us) == (300, 200)
-    assert wait.urgent_ns is not None
+    assert wait.trip is not None
+    assert (wait.trip.queue_us, wait.trip.send_us) == (300, 200)
+    assert wait.trip.urgent_ns is not None
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,7 @@ async def test_a_wake_that_nobody_waited_for_counts_nothing(rig: Rig) -> None:
     rig.start_postcopy()
     rig.engine.woke(1, 5)
     assert rig.events.of(events.VCPU_WAKE) == []
-    assert rig.engine.latencies.faults.count == 0
+    assert rig.engine.waits.latencies.faults.count == 0
 
 
 def test_who_was_stopped_before_a_page_is_placed_is_known_by_then(
@@ -353,7 +354,7 @@ def test_who_was_stopped_before_a_page_is_placed_is_known_by_then(
     assert wanted == [False, True]
     assert rig.guest.woken == [2]
     rig.engine.woke(2, 10**18, 5)
-    assert rig.engine.latencies.faults.count == 1
+    assert rig.engine.waits.latencies.faults.count == 1
     # What is here already is released from where it was touched, and asked for by nobody.
     assert done == [("place", 0)]
     done.clear()
@@ -387,7 +388,7 @@ async def test_a_vcpu_waits_for_its_target_page_only(critical: Rig) -> None:
     assert rig.events.of(events.VCPU_WAIT) == [{"vcpu": 2, "block": 0, "page": 1, "fault_ns": 5}]
     (wake,) = rig.events.of(events.VCPU_WAKE)
     assert (wake["block"], wake["page"]) == (0, 1)
-    assert rig.engine.latencies.faults.count == 1
+    assert rig.engine.waits.latencies.faults.count == 1
 
 
 async def test_each_target_page_is_asked_for_by_itself(critical: Rig) -> None:
@@ -520,7 +521,8 @@ async def test_the_word_of_an_urgent_frame_is_for_its_target_page(critical: Rig)
     rig.bring_part(POST, 9, 1, urgent=True)
     rig.bring_part(PRE, 10, 5)
     waits = [rig.engine.faults.woke(vcpu, 10**18) for vcpu in (0, 1)]
-    assert [wait and (wait.queue_us, wait.send_us) for wait in waits] == [(300, 200), (0, 0)]
+    trips = [wait.trip for wait in waits if wait and wait.trip]
+    assert [(trip.queue_us, trip.send_us) for trip in trips] == [(300, 200), (0, 0)]
 
 
 async def test_a_page_that_comes_again_is_placed_and_told_once() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from dest.faults import FaultTable, Outcome, Wait
+from dest.trips import Round, Said, Trip
 from protocol.geometry import PageId
 
 REQUEST, WAIT, PLACED = Outcome.REQUEST, Outcome.WAIT, Outcome.PLACED
@@ -199,12 +200,10 @@ def test_a_wait_has_the_times_of_its_page() -> None:
     table = FaultTable()
     fault(table, 2, page(7), now_ns=1000)
     assert table.waiting_vcpus[2].latency_ns == 0
-    table.told(page(7), now_ns=1500, queue_us=3, send_us=0)
     place(table, range(7, 8), now_ns=2000)
     assert table.woke(2, 2100) == Wait(
-        2, page(7), 990, 1000,
-        urgent_ns=1500, last_byte_ns=1995, placed_ns=2000, wake_ns=2100, queue_us=3, send_us=0,
-    )  # fmt: skip
+        2, page(7), 990, 1000, last_byte_ns=1995, placed_ns=2000, wake_ns=2100
+    )
 
 
 def test_each_vcpu_has_a_latency_of_its_own() -> None:
@@ -227,7 +226,7 @@ def test_the_first_urgent_frame_has_the_moment_and_the_last_one_the_word(first_n
     place(table, range(7, 8), now_ns=2000)
     wait = table.woke(0, 2100)
     assert wait is not None
-    assert (wait.urgent_ns, wait.queue_us, wait.send_us) == (first_ns, 4, 9)
+    assert wait.trip == Trip(urgent_ns=first_ns, queue_us=4, send_us=9)
 
 
 def test_word_of_a_page_that_nobody_waits_for_is_dropped() -> None:
@@ -238,7 +237,7 @@ def test_word_of_a_page_that_nobody_waits_for_is_dropped() -> None:
     place(table, range(7, 8))
     wait = table.woke(0, 300)
     assert wait is not None
-    assert (wait.urgent_ns, wait.queue_us, wait.send_us) == (None, 0, 0)
+    assert wait.trip == Trip()
 
 
 def test_pages_of_one_run_have_their_own_words() -> None:
@@ -249,8 +248,154 @@ def test_pages_of_one_run_have_their_own_words() -> None:
     table.told(page(8), now_ns=150, queue_us=6, send_us=2)
     place(table, range(7, 9))
     waits = [table.woke(vcpu, 300) for vcpu in (0, 1)]
-    said = [(wait.urgent_ns, wait.queue_us, wait.send_us) for wait in waits if wait]
-    assert said == [(None, 0, 0), (150, 6, 2)]
+    trips = [wait.trip for wait in waits if wait]
+    assert trips == [Trip(), Trip(urgent_ns=150, queue_us=6, send_us=2)]
+
+
+# What the source says of a request.
+
+
+def told_table() -> FaultTable:
+    """Return a table whose source says how it answers."""
+    table = FaultTable()
+    table.is_told = True
+    return table
+
+
+def say(
+    table: FaultTable, wanted: PageId, came_ns: int, *, interrupted: bool = False
+) -> list[Wait]:
+    """Have the source say when a request came."""
+    return table.said(wanted, Said("queued", came_ns), interrupted=interrupted)
+
+
+def trip_of(wait: Wait | None) -> Trip:
+    """Return what is known of a wait's request."""
+    assert wait is not None
+    assert wait.trip is not None
+    return wait.trip
+
+
+def test_a_wait_is_known_when_the_source_has_told_of_its_request() -> None:
+    """It is given out with its wake-up, or with the source's word if that is later."""
+    table = told_table()
+    for vcpu, index in enumerate((7, 8)):
+        fault(table, vcpu, page(index))
+        table.asked(page(index), 120)
+    assert say(table, page(7), 130) == []
+    place(table, range(7, 9))
+    assert trip_of(table.woke(0, 300)).said == Said("queued", 130)
+    assert table.woke(1, 310) is None
+    (late,) = say(table, page(8), 140)
+    assert (late.vcpu, late.wake_ns) == (1, 310)
+    assert trip_of(late).said == Said("queued", 140)
+    assert table.take_untold() == []
+
+
+def test_who_joins_a_wait_is_told_of_with_it() -> None:
+    """One word is for all vCPUs that wait for the page."""
+    table = told_table()
+    for vcpu in range(3):
+        fault(table, vcpu, page(7))
+    table.asked(page(7), 120)
+    place(table, range(7, 8))
+    assert [table.woke(vcpu, 300) for vcpu in (2, 0)] == [None, None]
+    assert [wait.vcpu for wait in say(table, page(7), 130)] == [2, 0]
+    assert trip_of(table.woke(1, 310)).said == Said("queued", 130)
+
+
+def test_a_page_that_was_not_asked_for_yet_is_told_of_by_nobody() -> None:
+    """Where it came before its request went, or the source tells nothing, nothing is waited for."""
+    table = told_table()
+    fault(table, 0, page(7))
+    place(table, range(7, 8))
+    assert table.woke(0, 300) is not None
+    untold = FaultTable()
+    fault(untold, 0, page(7))
+    untold.asked(page(7), 120)
+    place(untold, range(7, 8))
+    assert untold.woke(0, 300) is not None
+
+
+def test_what_the_source_does_not_tell_is_not_waited_for_for_ever() -> None:
+    """In the end the waits are given out as they are."""
+    table = told_table()
+    fault(table, 0, page(7))
+    table.asked(page(7), 120)
+    place(table, range(7, 8))
+    assert table.woke(0, 300) is None
+    (wait,) = table.take_untold()
+    assert trip_of(wait).said is None
+    assert say(table, page(7), 130) == []
+
+
+def test_no_more_is_waited_for_than_the_table_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that agreed to tell and does not costs no more memory than that."""
+    monkeypatch.setattr("dest.faults.UNTOLD_COUNT_MAX", 2)
+    table = told_table()
+    for index in range(3):
+        fault(table, 0, page(index))
+        table.asked(page(index), 120)
+        place(table, range(index, index + 1))
+        assert (table.woke(0, 300) is None) is (index < 2)
+
+
+def test_a_break_ends_a_round_of_every_request() -> None:
+    """What was said before it, and what is said of it later, is kept with the round."""
+    table = told_table()
+    for vcpu, index in enumerate((7, 8, 9)):
+        fault(table, vcpu, page(index))
+        table.asked(page(index), 120)
+    say(table, page(7), 130)
+    table.broke(200)
+    fault(table, 3, page(10), now_ns=250)
+    # Nobody can be asked.
+    table.asked(page(10), 260)
+    table.resumed()
+    say(table, page(8), 135, interrupted=True)
+    say(table, page(7), 999, interrupted=True)
+    for index in range(7, 11):
+        table.asked(page(index), 300 + index)
+    place(table, range(7, 11), now_ns=400)
+    for index in range(7, 11):
+        say(table, page(index), 350)
+    assert [trip_of(table.woke(vcpu, 500)).rounds for vcpu in range(4)] == [
+        [Round(200, 307, Said("queued", 130))],
+        [Round(200, 308, Said("queued", 135))],
+        [Round(200, 309)],
+        [Round(250, 310)],
+    ]
+
+
+def test_what_came_changed_is_another_round() -> None:
+    """It is asked for again at once, and the source tells of both requests."""
+    table = told_table()
+    fault(table, 0, page(7))
+    table.asked(page(7), 120)
+    say(table, page(7), 130)
+    table.changed([page(7)], 200)
+    assert table.asked_ns(page(7)) is None
+    table.asked(page(7), 201)
+    assert table.asked_ns(page(7)) == 201
+    place(table, range(7, 8), now_ns=300)
+    assert table.woke(0, 310) is None
+    (wait,) = say(table, page(7), 220)
+    assert trip_of(wait).rounds == [Round(200, 201, Said("queued", 130))]
+
+
+def test_a_second_break_before_a_page_is_asked_for_is_the_same_break() -> None:
+    """Until the page is asked for again, it is one stretch of time without a connection."""
+    table = told_table()
+    fault(table, 0, page(7))
+    table.asked(page(7), 120)
+    for begin_ns in (200, 220):
+        table.broke(begin_ns)
+        table.resumed()
+    table.asked(page(7), 300)
+    place(table, range(7, 8), now_ns=400)
+    assert table.woke(0, 410) is None
+    (wait,) = table.take_untold()
+    assert trip_of(wait).rounds == [Round(200, 300)]
 
 
 # All of it together.
@@ -347,3 +492,18 @@ def test_the_table_keeps_who_waits_for_what() -> None:
     run_state_machine_as_test(
         FaultMachine, settings=settings(max_examples=60, stateful_step_count=40)
     )
+
+
+def test_the_waits_of_a_vcpu_are_given_out_in_their_order() -> None:
+    """Where the source tells of a later one first, that waits for the one before."""
+    table = told_table()
+    for index in (7, 8):
+        fault(table, 0, page(index))
+        table.asked(page(index), 120)
+        place(table, range(index, index + 1))
+        assert table.woke(0, 300 + index) is None
+    assert say(table, page(8), 140) == []
+    assert [wait.page for wait in say(table, page(7), 130)] == [page(7), page(8)]
+    fault(table, 0, page(9))
+    place(table, range(9, 10))
+    assert table.woke(0, 400) is not None

@@ -46,11 +46,13 @@ from protocol.messages import (
     PassEnd,
     Ping,
     Ready,
+    RequestAnswer,
     Resend,
     Resume,
     RunData,
     Running,
     Setup,
+    SourceTime,
     Standing,
     SwitchOver,
     SwitchOverAck,
@@ -319,6 +321,10 @@ async def test_progress_is_told_page_by_page() -> None:
         assert heard[-1] == ("placed", 1)
 
 
+ANSWER = RequestAnswer(
+    block=0, page=0, target_page=0, answer="queued",
+    came_ns=1, queued_ns=2, postponed_ns=0, sending_ns=3, told_ns=4,
+)  # fmt: skip
 MESSAGES: list[tuple[Message, bytes]] = [
     (Hello(version=1, session=SESSION, role="precopy"), b""),
     (Welcome(version=1), b""),
@@ -347,6 +353,8 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Resend(block=0, offset=0, runs=PackedRuns(bytes(8))), b""),
     (HeldPart(block=0, target_page=0, held_bytes=1), b""),
     (PageRest(payload_bytes=96, block=0, offset=4000), b"r" * 96),
+    (ANSWER, b""),
+    (SourceTime(now_ns=1), b""),
 ]
 assert {type(message) for message, _ in MESSAGES} == set(MESSAGE_TYPES) - {Abort, Ping}
 
@@ -358,6 +366,7 @@ ALLOWED: dict[tuple[tuple[Event, ...], Channel], set[type[Message]]] = {
         Checksum,
         PassEnd,
         SwitchOverAhead,
+        SourceTime,
         Discard,
         SwitchOver,
     },
@@ -368,13 +377,23 @@ ALLOWED: dict[tuple[tuple[Event, ...], Channel], set[type[Message]]] = {
         RunData,
         Checksum,
         PassEnd,
+        SourceTime,
         Discard,
         SwitchOver,
         End,
     },
     (TO_DEVICE, POST): {End},
-    (TO_POSTCOPY, PRE): {PageData, ZeroData, RunData, PageRest, Checksum, PassEnd, End},
-    (TO_POSTCOPY, POST): {PageData, ZeroData, RunData, Checksum, PassEnd, End},
+    (TO_POSTCOPY, PRE): {
+        PageData,
+        ZeroData,
+        RunData,
+        PageRest,
+        Checksum,
+        PassEnd,
+        RequestAnswer,
+        End,
+    },
+    (TO_POSTCOPY, POST): {PageData, ZeroData, RunData, Checksum, PassEnd, RequestAnswer, End},
 }
 STATES = {TO_ACTIVE: "active", TO_DEVICE: "device", TO_POSTCOPY: "postcopy-active"}
 
@@ -389,6 +408,7 @@ async def test_a_message_out_of_its_state_is_refused(
     async with make_rig(name, past, checked=type(message[0]) is Checksum) as rig:
         if past is TO_POSTCOPY:
             rig.engine.assembly._parts.held = {(0, 0): 4000}
+        rig.engine.faults.is_told = True
         if type(message[0]) in ALLOWED[past, name]:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(rig.receiver.run)

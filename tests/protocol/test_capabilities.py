@@ -1,6 +1,6 @@
 """What both sides can do is what is in force."""
 
-from protocol.capabilities import CHECKSUM, KEEPALIVE, OURS, RECOVER, in_force, offer
+from protocol.capabilities import ANSWERS, CHECKSUM, KEEPALIVE, OURS, RECOVER, in_force, offer
 
 
 def test_only_what_both_have() -> None:
@@ -13,5 +13,5 @@ def test_only_what_both_have() -> None:
 
 def test_what_costs_time_is_offered_where_it_is_wanted() -> None:
     """Everything else always is."""
-    assert offer() == (RECOVER, KEEPALIVE)
+    assert offer() == (RECOVER, KEEPALIVE, ANSWERS)
     assert offer(CHECKSUM) == OURS

@@ -11,6 +11,7 @@ from protocol.fields import INTEGER_MAX, Digest, PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.headers import from_fields, to_fields
 from protocol.limits import (
+    BEHIND_COUNT_MAX,
     BLOCK_COUNT_MAX,
     BLOCK_NAME_CHARS_MAX,
     CAPABILITY_CHARS_MAX,
@@ -49,6 +50,7 @@ from tests.strategies import least_fields, messages
 
 CAPABILITIES = tuple[str, ...]
 BLOCKS = tuple[tuple[str, int, int], ...]
+PAGES = tuple[tuple[int, int], ...]
 
 # For each type of field, values at the very edge of what is allowed.
 ALLOWED: dict[object, list[object]] = {
@@ -63,6 +65,7 @@ ALLOWED: dict[object, list[object]] = {
         (("r", 0, 0),),
         (("n" * BLOCK_NAME_CHARS_MAX, INTEGER_MAX, INTEGER_MAX),) * BLOCK_COUNT_MAX,
     ],
+    PAGES: [(), ((0, 0),), ((INTEGER_MAX, INTEGER_MAX),) * BEHIND_COUNT_MAX],
 }
 # And values just over it, or of a type that is nearly right.
 REFUSED: dict[object, list[object]] = {
@@ -84,6 +87,16 @@ REFUSED: dict[object, list[object]] = {
         ("a\n",),
         ("x" * (CAPABILITY_CHARS_MAX + 1),),
         ("x",) * (CAPABILITY_COUNT_MAX + 1),
+    ],
+    PAGES: [
+        None,
+        (0, 0),
+        ((0,),),
+        ((0, 0, 0),),
+        ((0, -1),),
+        ((True, 0),),
+        ([0, 0],),
+        ((0, 0),) * (BEHIND_COUNT_MAX + 1),
     ],
     BLOCKS: [
         (),
@@ -141,6 +154,7 @@ def test_kinds_are_fixed() -> None:
         "PassAck", "Discard", "SwitchOver", "Running", "PageRequest", "End", "Finished",
         "Account", "Verdict", "Bye", "RunData", "Ping", "SwitchOverAhead", "SwitchOverAck",
         "Resume", "MissingMap", "Standing", "Checksum", "Resend", "HeldPart", "PageRest",
+        "RequestAnswer", "SourceTime",
     ]  # fmt: skip
     actual = {message_type.kind: message_type.__name__ for message_type in MESSAGE_TYPES}
     assert dict(enumerate(expected, start=1)) == actual
@@ -228,7 +242,7 @@ def test_a_header_that_is_no_array(values: object) -> None:
         from_fields(values)
 
 
-@pytest.mark.parametrize("kind", [0, -1, 30, 255, 1 << 64])
+@pytest.mark.parametrize("kind", [0, -1, 32, 255, 1 << 64])
 def test_an_unknown_kind(kind: int) -> None:
     """A number that belongs to no message is refused."""
     with pytest.raises(RemoteProtocolError, match=f"unknown message kind {kind}"):

@@ -26,6 +26,7 @@ WORDS = {
     Digest: "digest",
     tuple[str, ...]: "names",
     tuple[tuple[str, int, int], ...]: "blocks",
+    tuple[tuple[int, int], ...]: "pages",
 }
 
 

@@ -127,11 +127,13 @@ def test_the_whole_report() -> None:
             "stages": {
                 "detect": figures(300),
                 "request": figures(301),
-                "queue": figures(302),
-                "send": figures(303),
-                "receive": figures(304),
-                "place": figures(305),
-                "wake": figures(306),
+                "postponed": figures(302),
+                "queue": figures(303),
+                "send": figures(304),
+                "receive": figures(305),
+                "place": figures(306),
+                "wake": figures(307),
+                "broken": figures(308),
             },
             "accesses": figures(401, 402.5, 403.5, 404.5, 405.5, 406.5, 407.5),
             "requests": {

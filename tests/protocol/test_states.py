@@ -18,7 +18,9 @@ from protocol.messages import (
     PageData,
     PageRest,
     PassEnd,
+    RequestAnswer,
     RunData,
+    SourceTime,
     SwitchOver,
     SwitchOverAhead,
     ZeroData,
@@ -74,11 +76,24 @@ MOVES = {
 
 PAGES = {PageData, ZeroData, RunData, Checksum}
 HEARD: dict[tuple[State, Channel], set[type[Message]]] = {
-    (State.ACTIVE, Channel.PRECOPY): {*PAGES, PassEnd, SwitchOverAhead, Discard, SwitchOver},
-    (State.DEVICE, Channel.PRECOPY): {*PAGES, PassEnd, Discard, SwitchOver, End},
+    (State.ACTIVE, Channel.PRECOPY): {
+        *PAGES,
+        PassEnd,
+        SwitchOverAhead,
+        SourceTime,
+        Discard,
+        SwitchOver,
+    },
+    (State.DEVICE, Channel.PRECOPY): {*PAGES, PassEnd, SourceTime, Discard, SwitchOver, End},
     (State.DEVICE, Channel.POSTCOPY): {End},
-    (State.POSTCOPY_ACTIVE, Channel.PRECOPY): {*PAGES, PageRest, PassEnd, End},
-    (State.POSTCOPY_ACTIVE, Channel.POSTCOPY): {*PAGES, PassEnd, End},
+    (State.POSTCOPY_ACTIVE, Channel.PRECOPY): {
+        *PAGES,
+        PageRest,
+        PassEnd,
+        RequestAnswer,
+        End,
+    },
+    (State.POSTCOPY_ACTIVE, Channel.POSTCOPY): {*PAGES, PassEnd, RequestAnswer, End},
     (State.COMPLETED, Channel.PRECOPY): {PassEnd, End},
     (State.COMPLETED, Channel.POSTCOPY): {PassEnd, End},
 }

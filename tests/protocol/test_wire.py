@@ -34,11 +34,13 @@ from protocol.messages import (
     PassEnd,
     Ping,
     Ready,
+    RequestAnswer,
     Resend,
     Resume,
     RunData,
     Running,
     Setup,
+    SourceTime,
     Standing,
     SwitchOver,
     SwitchOverAck,
@@ -222,6 +224,23 @@ FRAMES: list[tuple[Message, bytes]] = [
     (
         PageRest(payload_bytes=96, block=1, offset=4000),
         joined(b"\x00\x00\x00\x07", b"\x94\x1d\x60", b"\x01\xcd\x0f\xa0"),
+    ),
+    (
+        RequestAnswer(
+            block=1, page=300, target_page=5, answer="boosted",
+            came_ns=1 << 32, queued_ns=7, postponed_ns=0, sending_ns=200, told_ns=2,
+            interrupted=True, behind=((0, 9), (1, 300)), behind_count=2,
+        ),
+        joined(
+            b"\x00\x00\x00\x29",
+            b"\x9e\x1e\x00", b"\x01\xcd\x01\x2c\x05", b"\xa7boosted",
+            b"\xcf\x00\x00\x00\x01\x00\x00\x00\x00", b"\x07\x00\xcc\xc8\x02",
+            b"\xc3", b"\x92\x92\x00\x09\x92\x01\xcd\x01\x2c", b"\x02",
+        ),
+    ),
+    (
+        SourceTime(now_ns=300),
+        joined(b"\x00\x00\x00\x06", b"\x93\x1f\x00", b"\xcd\x01\x2c"),
     ),
 ]  # fmt: skip
 

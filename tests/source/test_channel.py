@@ -322,3 +322,18 @@ async def test_what_is_no_tcp_connection_is_left_alone() -> None:
     """It has no backlog that would be waited for."""
     with unix_pair(4 * KIB) as (near, _):
         assert OutChannel(Channel.POSTCOPY, TcpStream(near)).delivery() == Delivery()
+
+
+async def test_short_messages_go_between_frames() -> None:
+    """All at once; not while a frame is open, and nothing of them where the stream is full."""
+    with tcp_pair(4 * KIB) as (near, far):
+        out = OutChannel(Channel.PRECOPY, TcpStream(near))
+        assert out.send_short(PassEnd(index=1), PassEnd(index=2))
+        assert await far.recv(1000) == encode(PassEnd(index=1)) + encode(PassEnd(index=2))
+        frame = out.open_frame = Frame(DATA, PAYLOAD)
+        assert not out.send_short(PassEnd(index=3))
+        while out.send_now(frame, frame.length):
+            pass
+        out.open_frame = None
+        assert not out.send_short(PassEnd(index=3))
+        assert out.bytes_sent == frame.sent + 2 * len(encode(PassEnd(index=1)))

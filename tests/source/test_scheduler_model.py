@@ -150,7 +150,8 @@ class Model:
             return Answer.DUPLICATE
         if stream or travels(unit, self.half_sent) or self.owed.intersection(unit):
             self.queue.append((page, unit, now_ns))
-            return Answer.QUEUED
+            puts_off = self.policy.half_sent is HalfSent.POSTPONE
+            return Answer.POSTPONED if puts_off and travels(unit, self.half_sent) else Answer.QUEUED
         self.counts.already_sent += 1
         return Answer.ALREADY_SENT
 

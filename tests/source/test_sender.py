@@ -20,7 +20,7 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError, root_cause
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
-from protocol.messages import Message, PageData, RunData, ZeroData
+from protocol.messages import Message, PageData, RequestAnswer, RunData, ZeroData
 from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.runs import Runs, Stretch, unpack_runs
@@ -31,6 +31,7 @@ from source.jobs import Lane
 from source.pacing import Pacer
 from source.scheduler import Scheduler
 from source.sender import YIELD_SECONDS_MAX, Sender
+from source.tracking import RequestTracker
 from tests.certificates import tls_pair
 from tests.helpers import (
     HUGE,
@@ -79,6 +80,8 @@ class Rig:
         self.sender = Sender(self.scheduler, memory, near, self.events)
         self.peers = far
         self.received: list[tuple[Channel, Frame]] = []
+        # What was told of requests, and how many frames had come over the channel before it.
+        self.told: list[tuple[Channel, int, RequestAnswer]] = []
         self._seen = PageSet(memory.geometry)
 
     def add(self, *pages: PageId) -> None:
@@ -104,6 +107,9 @@ class Rig:
 
     def take(self, name: Channel, message: Message, payload: bytes) -> None:
         """Check a frame and keep it."""
+        if isinstance(message, RequestAnswer):
+            self.told.append((name, len(self.received), message))
+            return
         assert isinstance(message, Frame)
         span = span_of(message)
         view = self.memory.views[span.block]
@@ -962,3 +968,116 @@ def _ticking(now_ms: Iterator[int], times: list[int]) -> Callable[[], int]:
         return times[-1]
 
     return monotonic_ns
+
+
+# What the destination is told of its requests.
+
+
+def track(rig: Rig) -> RequestTracker:
+    """Have a rig's sender keep account of requests, and tell of them."""
+    critical = rig.sender._scheduler._policy.critical
+    rig.sender.tracker = RequestTracker(rig.memory.geometry, critical=critical)
+    return rig.sender.tracker
+
+
+def urgent_count(rig: Rig) -> int:
+    """Return how many urgent frames have come."""
+    return sum(frame.urgent for _, frame in rig.received)
+
+
+@pytest.mark.parametrize("policy", ["ordered", "vanilla", "critical-first", "parallel", "drop"])
+async def test_every_request_is_told_of_behind_its_page(memory: GuestMemory, policy: str) -> None:
+    """Once each, and never between two frames of what somebody waits for."""
+    with make_rig(memory, policy) as rig:
+        track(rig)
+        rig.add()
+        asked = (1, 3, 1, 2)
+        for index in asked:
+            rig.sender.request(PageId(0, index), 5)
+        rig.sender.serve()
+        async with trio.open_nursery() as nursery:
+            for name in rig.out:
+                nursery.start_soon(rig.read, name)
+            await rig.sender.drain()
+            await rig.sender.tell_all()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert rig.complete
+        assert sorted(told.page for _, _, told in rig.told) == sorted(set(asked))
+        if policy != "parallel":
+            # Requests were there all the time until the last of them was served.
+            whole = [number for number, (_, frame) in enumerate(rig.received) if frame.urgent]
+            assert min(count for _, count, _ in rig.told) > whole[-1]
+
+
+async def test_where_requests_never_run_out_they_are_told_of_now_and_then(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once there is enough to tell, behind a page and before the next."""
+    monkeypatch.setattr("source.sender.UNTOLD_COUNT_MAX", 2)
+    with make_rig(memory) as rig:
+        track(rig)
+        rig.add()
+        for index in range(3):
+            rig.sender.request(PageId(0, index), 0)
+        rig.sender.request(PageId(1, 3), 0)
+        await rig.drain_and_read()
+        first = [told.page for _, count, told in rig.told if count <= 2 * CHUNKS_PER_PAGE]
+        assert first == [0, 1]
+
+
+async def test_a_request_is_told_of_though_the_background_waits(
+    memory: GuestMemory, autojump_clock: MockClock
+) -> None:
+    """Its frame is open and nobody reads it: it is told over the other connection, soon."""
+    with make_rig(memory) as rig:
+        track(rig)
+        rig.add()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.sender.tell)
+            nursery.start_soon(rig.sender.drain)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(rig.read, POST)
+            rig.request(PageId(1, 7))
+            await wait_all_tasks_blocked()
+            assert urgent_count(rig) == 1
+            assert rig.told == []
+            # What was sent long ago is told of without a page.
+            await trio.sleep(1)
+            rig.request(PageId(1, 7))
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        assert [(name, told.page, told.answer) for name, _, told in rig.told] == [
+            (POST, 7, "queued"),
+            (POST, 7, "already-sent"),
+        ]
+        assert autojump_clock.current_time() < 10
+
+
+async def test_what_is_open_at_a_break_is_told_over_the_next_connections(
+    memory: GuestMemory,
+) -> None:
+    """It is said to be of before, and how far it had come."""
+    with make_rig(memory) as rig:
+        tracker = track(rig)
+        rig.add()
+        rig.sender.request(PageId(0, 2), 0)
+        tracker.broke(10**18)
+        rig.scheduler.begin_again(rig.scheduler.remaining.copy())
+        await rig.drain_and_read()
+        await rig.sender.tell_all()
+        (told,) = [told for _, _, told in rig.told]
+        assert (told.page, told.interrupted) == (2, True)
+        assert told.queued_ns == 10**18 - told.came_ns
+
+
+async def test_after_the_last_word_nothing_is_told(memory: GuestMemory) -> None:
+    """End comes next: a request that is late has no answer."""
+    with make_rig(memory) as rig:
+        track(rig)
+        rig.add()
+        await rig.drain_and_read()
+        await rig.sender.tell_all()
+        rig.request(PageId(0, 2))
+        assert rig.told == []
+        assert rig.sender.tracker is None

@@ -7,10 +7,10 @@ function waterfall(run, number, select) {
   const order = Array.from({ length: waits.count }, (_, index) => index).sort((one, other) => waits.latency[other] - waits.latency[one]).slice(0, WORST);
   const most = order.length ? waits.latency[order[0]] : 1;
   const rows = order.map((i) => {
-    const stages = stagesOf(run, i);
+    const told = partsOf(run, i);
     let left = 0;
-    const parts = (stages ?? [waits.latency[i]]).map((value, at) => {
-      const part = make("i", { style: { left: `${left / most * 100}%`, width: `${value / most * 100}%`, background: `var(--${stages ? `s${at}` : "wait"})` } });
+    const parts = (told ?? [[null, waits.latency[i]]]).map(([at, value]) => {
+      const part = make("i", { style: { left: `${left / most * 100}%`, width: `${value / most * 100}%`, background: `var(--${at === null ? "wait" : `s${at}`})` } });
       left += value;
       return part;
     });
@@ -33,11 +33,7 @@ function waterfall(run, number, select) {
 }
 
 function stageLegend(run) {
-  const words = {
-    detect: "until the engine knows", request: "the request's way", queue: "at the source, until its turn",
-    send: "into the socket", receive: "the rest of the bytes' way", place: "made touchable", wake: "until the vCPU runs",
-  };
-  return make("ul", { class: "legend" }, ...run.stages.map((stage, at) => make("li", {}, make("i", { style: { background: `var(--s${at})` } }), `${stage}: ${words[stage] ?? ""}`)));
+  return make("ul", { class: "legend" }, ...run.stages.map((stage, at) => make("li", {}, make("i", { style: { background: `var(--s${at})` } }), `${stage}: ${run.stage_words[at]}`)));
 }
 
 function distribution(runs) {

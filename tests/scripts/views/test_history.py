@@ -206,3 +206,24 @@ def test_what_is_too_much_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
             "accesses", "verdict",
         }]
     ) - 1}  # fmt: skip
+
+
+def test_a_wait_tells_how_it_was_answered() -> None:
+    """By what, behind which pages, and in which stages one after the other."""
+    five = next(wait for wait in read(half_sent()).waits if wait.page == 5)
+    assert (five.answer, five.behind, five.behind_count) == ("boosted", ((0, 9),), 1)
+    assert [stage for stage, _ in five.parts] == list(STAGES)
+    (broken,) = read(broken_once()).waits
+    assert broken.parts == (
+        ("detect", 100.0), ("request", 900.0), ("broken", 60_000.0), ("request", 1_000.0),
+        ("queue", 35_000.0),
+    )  # fmt: skip
+
+
+def test_stages_that_a_file_does_not_have_took_no_time() -> None:
+    """Files of before all of them were told apart are read, too."""
+    events = half_sent()
+    for event in events:
+        event.pop("broken-us", None)
+    waits = read(events).waits
+    assert [wait.stages_us and wait.stages_us[-1] for wait in waits] == [0.0, 0.0]

@@ -78,7 +78,8 @@ def test_the_half_sent_page_is_found(tab: Tab, address: str) -> None:
     told = tab.run(TIP)
     assert told.startswith("vCPU 1 waits for page 5: 28.8 ms")
     assert "served by: rest of a half-sent page" in told
-    assert all(f"{stage}: 4.11 ms" in told for stage in ("detect", "queue", "send", "wake"))
+    assert all(f"{stage}: 3.20 ms" in told for stage in ("detect", "queue", "send", "wake"))
+    assert "answered: boosted, behind page 9" in told
     # And one that is chosen tells the page's story.
     tab.point(*box, click=True)
     story = "document.getElementById('story').innerText"
@@ -86,6 +87,16 @@ def test_the_half_sent_page_is_found(tab: Tab, address: str) -> None:
     words = tab.run(story)
     order = ["broken off: preempted", "boosted: goes on urgently", "all of it is sent", "placed"]
     assert [words.index(each) for each in order] == sorted(words.index(each) for each in order)
+    # Of that wait alone, in whole microseconds, and how long after the line before.
+    rows = "Array.from(document.querySelectorAll('#story tbody tr'), (row) => row.innerText)"
+    assert tab.run(rows)[:3] == [
+        "5,200\t\tvCPU 1 touches it and waits",
+        "5,350\t+150\trequested",
+        "5,500\t+150\tthe source has the request: queued",
+    ]
+    assert tab.run(rows)[-1] == "34,000\t+50\tvCPU 1 runs again after 28.8 ms"
+    tab.run("document.querySelector('#story button').click()")
+    assert tab.run(rows)[0].startswith("4,000\t\tsend begins")
     assert tab.errors == []
 
 

@@ -78,7 +78,7 @@ def test_the_waits_come_with_their_stages_longest_first() -> None:
     waits = story()["waits"]
     assert column(waits, "page", "f8") == [5, 9]
     assert column(waits, "send", "u4") == [2, 1]
-    stages = np.reshape(column(waits, "stages", "f4"), (2, 7))
+    stages = np.reshape(column(waits, "stages", "f4"), (2, 9))
     assert stages.sum(axis=1) == pytest.approx(column(waits, "latency", "f4"))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -109,3 +110,28 @@ def test_a_break_takes_nothing_back(counts_anew: bool) -> None:
         (each["ph"], each["ts"]) for each in trace if each["ph"] in "be" and each["cat"] == "page"
     ]
     assert spans == [("b", 45_150), ("e", 142_000), ("b", 103_000), ("e", 142_000)]
+
+
+def test_the_stages_of_a_wait_follow_each_other() -> None:
+    """Each is a span inside the wait, in the order of time, also where a break came between."""
+    trace = trace_of(broken_once())
+    (wait,) = (each for each in trace if each["ph"] == "X" and each["cat"] == "wait")
+    parts = [each for each in trace if each["ph"] == "X" and each["cat"] == "stage"]
+    assert [part["name"] for part in parts] == ["detect", "request", "broken", "request", "queue"]
+    assert parts[0]["ts"] == wait["ts"]
+    assert all(
+        one["ts"] + one["dur"] == pytest.approx(other["ts"]) for one, other in pairwise(parts)
+    )
+    assert parts[-1]["ts"] + parts[-1]["dur"] == pytest.approx(wait["ts"] + wait["dur"])
+    assert {part["args"]["what"] for part in parts} >= {"no connection", "waiting for its turn"}
+
+
+def test_a_wait_says_how_it_was_answered() -> None:
+    """The wait for the half-sent page was boosted, behind the page that it was broken off for."""
+    waits = [
+        each["args"]
+        for each in trace_of(half_sent())
+        if each["ph"] == "X" and each["cat"] == "wait"
+    ]
+    (five,) = (args for args in waits if args["page"] == 5)
+    assert (five["answer"], five["behind"], five["behind-count"]) == ("boosted", "0:9", 1)

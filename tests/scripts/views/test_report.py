@@ -29,7 +29,7 @@ def test_two_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert rows["policy"] == ["ordered", "drop"]
     assert rows["wait max"] == ["28.8 ms", "86.4 ms"]
     assert rows["finished early on request"] == ["1", "1"]
-    assert rows["queue"][0] == "3.27 ms"
+    assert rows["queue"][0] == "2.54 ms"
     text = page.read_text(encoding="utf-8")
     data = text.partition('id="data">')[2].partition("</script>")[0]
     assert [each["name"] for each in json.loads(data)["runs"]] == ["a", "b"]

@@ -20,6 +20,9 @@ def test_events_come_as_they_were_written(tmp_path: Path) -> None:
     assert list(read_all(write(tmp_path / "events", told))) == told
 
 
+WAKE = '"block":0,"page":0,"vcpu":1,"latency-us":1'
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -42,6 +45,19 @@ def test_events_come_as_they_were_written(tmp_path: Path) -> None:
         (
             f'{{{HEAD},"event":"vcpu-wake","block":0,"page":0,"vcpu":1,"latency-us":"x"}}',
             "'latency-us' is 'x', not a number",
+        ),
+        *(
+            (
+                f'{{{HEAD},"event":"vcpu-wake",{WAKE},"{name}":"{text}"}}',
+                f"'{name}' cannot be '{text}'",
+            )
+            for name, text in (
+                *(("behind", text) for text in ("", "5", "0:x", "0:1,0:2", "-1:2", "0:1  0:2")),
+                *(
+                    ("parts-us", text)
+                    for text in ("", "nap 1.000", "wake 1", "wake 1.000,wake 1.000")
+                ),
+            )
         ),
         (f'{{{HEAD},"event":"x","reason":"{"y" * LINE_BYTES_MAX}"}}', "longer than"),
     ],
