@@ -160,9 +160,12 @@ class Pipe:
         start = 0
         for piece in self.tap.feed(data, time.monotonic_ns()):
             if piece.held:
-                await self._send(data[start : piece.start])
-                start = piece.start
-                await self._wait_change()
+                if start == piece.start:
+                    await self._wait_change()
+                else:
+                    # Meanwhile it may have been let go.
+                    await self._send(data[start : piece.start])
+                    start = piece.start
                 continue
             if self._gate.corrupts(piece.part):
                 await self._send(data[start : piece.start])

@@ -144,6 +144,25 @@ async def test_a_held_page_stands_on_all_connections_until_it_is_let_go() -> Non
         assert await read(both.dest, len(frame + HELLO) - most) == (frame + HELLO)[most:]
 
 
+async def test_a_page_may_be_let_go_while_what_is_before_it_waits() -> None:
+    """Nobody waits for a change of what changed while bytes before the held page were sent."""
+    page = PageId(0, 1)
+    frame = encode(PageData(payload_bytes=8192, block=0, offset=2 << 20)) + b"\x55" * 8192
+    stall = NetworkAction("stall", PRECOPY, FORWARD)
+    mark = BytesMark(len(HELLO) + 5, Channel.PRECOPY, Direction.FORWARD)
+    async with ends(mark, lambda proxy: proxy.act(stall), watched=(page,)) as both:
+        await both.greet()
+        both.proxy.act(NetworkAction("hold", PRECOPY, page=page))
+        await both.source.send_all(frame)
+        assert await read(both.dest, 5) == frame[:5]
+        # By now the rest of the head waits for the network, and the page behind it to be let go.
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        both.proxy.act(NetworkAction("release", PRECOPY, page=page))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        both.proxy.act(NetworkAction("heal", PRECOPY))
+        assert await read(both.dest, len(frame) - 5) == frame[5:]
+
+
 async def test_what_is_held_goes_nowhere_when_both_ends_have_gone() -> None:
     """What a dead connection holds does not count as passed when its page is let go."""
     page = PageId(0, 1)
