@@ -37,6 +37,7 @@ _EPILOG = (
 
 # What only this program says to its own children.
 _EVENTS_APPEND = click.option("--events-append", is_flag=True, hidden=True)
+_NO_TABLE = click.option("--no-table", is_flag=True, hidden=True)
 _EVENTS_NOW = click.option("--events-now", is_flag=True, hidden=True)
 _ON_LINK = click.option("--on-link", hidden=True)
 _SPOOL = file_option("--spool", hidden=True, use=Use.WRITE)
@@ -219,6 +220,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 @with_options(options_of(SOURCE))
 @_EVENTS_APPEND
 @_EVENTS_NOW
+@_NO_TABLE
 @_ON_LINK
 @_SPOOL
 def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: ANN401 - click's values

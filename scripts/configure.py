@@ -26,6 +26,7 @@ from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
 from scripts.options import Values
 from scripts.processes.shape import parse_link_rate
+from scripts.reports import STANDARD_OUTPUT
 from source.config import DIRTY_LOG_CHOICES, SourceConfig
 from source.convergence import SwitchRule
 
@@ -146,12 +147,11 @@ def check_outputs(values: Values) -> None:
     Raises:
         click.BadParameter: One could not.
     """
-    if values["report"] not in (None, "-"):
-        check_writable("--report", values["report"])
-    for name in ("events", "trace", "html"):
+    for name in ("report", "events", "trace", "html"):
         # Not every command that writes events has views, too.
-        if values.get(name) is not None:
-            check_writable(f"--{name}", values[name])
+        path = values.get(name)
+        if path is not None and path != STANDARD_OUTPUT:
+            check_writable(f"--{name}", path)
 
 
 def check_pair(values: Values) -> None:

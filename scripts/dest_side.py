@@ -10,7 +10,7 @@ from dest.session import DestSession
 from protocol.events import Emit
 from protocol.report import DestPart, Result, assemble_failed
 from scripts.options import DEST, Values
-from scripts.reports import Report
+from scripts.reports import Report, has_standard_output
 from scripts.screen.output import announce, tell
 from scripts.screen.recorder import Recorder
 from scripts.sides import Outcome, run_side
@@ -61,7 +61,7 @@ def run_session(values: Values, open_session: Callable[[Emit], Session]) -> None
 
 
 def say_listening(values: Values) -> Callable[[str], None]:
-    """Return what tells the address; standard output may be the report's alone."""
-    if values["report"] == "-":
+    """Return what tells the address; standard output may be a report's or events' alone."""
+    if has_standard_output(values):
         return lambda address: tell(f"listening on {address}")
     return lambda address: announce(f"listening on {address}")

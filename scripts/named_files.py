@@ -20,9 +20,10 @@ import click
 
 from protocol.errors import root_cause
 from scripts.processes.interrupts import tell_before_exit
-from scripts.reports import cancel_report, settle_report
+from scripts.reports import STANDARD_OUTPUT, cancel_report, settle_report
 
-STANDARD_OUTPUT = "-"
+# The options for which that is standard output.
+_STREAMED = ("--report", "--events")
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -146,8 +147,15 @@ def check_distinct(files: Iterable[Named]) -> None:
     An image that is read before it is saved to is what a user may want.
 
     Raises:
-        click.UsageError: There are two, and which.
+        click.UsageError: There are two, and which; or one that looks like a stream and is none.
     """
+    files = list(files)
+    for file in files:
+        if file.path == STANDARD_OUTPUT and file.use is not Use.READ and not _is_streamed(file):
+            raise click.UsageError(
+                f"{file.option}: {STANDARD_OUTPUT} is standard output for "
+                f"{' and '.join(_STREAMED)} only; a file of that name is ./{STANDARD_OUTPUT}"
+            )
     known = [(file, set(_places(file))) for file in files if file.use is not Use.FILL]
     for (one, places), (other, others) in combinations(known, 2):
         uses = {one.use, other.use}
@@ -158,6 +166,10 @@ def check_distinct(files: Iterable[Named]) -> None:
         if is_image and _place(one.path) == _place(other.path):
             continue
         raise click.UsageError(_complaint(one, other))
+
+
+def _is_streamed(file: Named) -> bool:
+    return file.option in _STREAMED
 
 
 Place = tuple[object, ...]

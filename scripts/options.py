@@ -215,7 +215,8 @@ OPTIONS = (
         None, "FILE", use=Use.WRITE,
     ),
     Option(
-        "--events", BOTH, OUTPUT, "Write what happens as it happens, one JSON object a line.",
+        "--events", BOTH, OUTPUT,
+        "Write what happens as it happens, one JSON object a line; - for standard output.",
         None, "FILE", use=Use.WRITE,
     ),
     Option(

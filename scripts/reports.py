@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Report = dict[str, Any]
 
 STANDARD_OUTPUT = "-"
+# The same, as the name of a file.
+STANDARD_OUTPUT_FILE = "/dev/stdout"
 
 # QEMU's names (`protocol/states.py`, whose table of events nothing here needs).
 COMPLETED = "completed"
@@ -139,6 +141,17 @@ def write_report(target: str, report: Report) -> None:
         _replace(target, text.encode())
     except OSError as error:
         raise MidstreamError(f"cannot write {target}: {error.strerror}") from error
+
+
+def has_standard_output(values: Values) -> bool:
+    """Tell whether a report or events have standard output, which then has nothing else."""
+    return STANDARD_OUTPUT in (values["report"], values["events"]) or bool(values.get("no_table"))
+
+
+def events_file(values: Values) -> Path | None:
+    """Return what file events go to, None for none."""
+    path = STANDARD_OUTPUT_FILE if values["events"] == STANDARD_OUTPUT else values["events"]
+    return Path(path) if path is not None else None
 
 
 def tell_of_link(report: dict[str, Any], values: Values) -> None:

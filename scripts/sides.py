@@ -13,7 +13,15 @@ from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, Wron
 from protocol.report import assemble_failed
 from scripts.options import Values
 from scripts.processes.interrupts import SIGNALS, end_at_once, insists
-from scripts.reports import Report, begin_report, report_error, tell_of_link, write_report
+from scripts.reports import (
+    Report,
+    begin_report,
+    events_file,
+    has_standard_output,
+    report_error,
+    tell_of_link,
+    write_report,
+)
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
@@ -49,7 +57,7 @@ def run_side(
             write_report(values["report"], report)
 
     report, problem = record_side(side, values, run, report_failure, write)
-    if not values["quiet"] and values["report"] != "-":
+    if not values["quiet"] and not has_standard_output(values):
         print_result(table(report))
     # What the memory comes to is said last.
     if problem is not None:
@@ -78,13 +86,12 @@ def record_side(
         MidstreamError: It failed, or was cancelled, or something cannot be written.
     """
     begin_report(values["report"])
-    path = Path(values["events"]) if values["events"] is not None else None
     on_state = tell if values["verbose"] else None
     watchers = servers_of(values)
     with (
         viewed(values, live=bool(watchers)) as spool,
         Recorder(
-            side, path,
+            side, events_file(values),
             spool=_spool_path(values, spool),
             append=values["events_append"], at_once=values["events_now"], on_state=on_state,
         ) as recorder,

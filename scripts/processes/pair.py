@@ -19,7 +19,12 @@ from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_argument
 from scripts.processes.interrupts import hold_signals, release_signals
 from scripts.processes.link import Link
 from scripts.processes.spawn import Spawned, spawn
-from scripts.reports import begin_report, report_error
+from scripts.reports import (
+    STANDARD_OUTPUT,
+    STANDARD_OUTPUT_FILE,
+    begin_report,
+    report_error,
+)
 from scripts.views.spool import Spool
 
 
@@ -43,6 +48,10 @@ def both_sides(
             report says so.
     """
     values = {"events": None, "report": None, **values}
+    has_output = values["events"] == STANDARD_OUTPUT
+    if has_output:
+        # That of a side may be another.
+        values["events"] = STANDARD_OUTPUT_FILE
     sides: list[Spawned] = []
     hold_signals()
     try:
@@ -59,6 +68,7 @@ def both_sides(
                     )
                 )  # fmt: skip
                 own = ["--connect=-", *link.note, *_arguments(SOURCE, values, spool, handed)]
+                own += ["--no-table"] if has_output else []
                 sides.append(
                     spawn(
                         SOURCE, own, capture=watched, prefix=link.prefixes[SOURCE], secret=secret,

@@ -25,7 +25,7 @@ from scripts.qemu.configure import window_bytes
 from scripts.qemu.drive import Orders, migrate
 from scripts.qemu.machine import MachineSpec, check_block, open_machine
 from scripts.qemu.sockets import Shortened
-from scripts.reports import write_report
+from scripts.reports import has_standard_output, write_report
 from scripts.screen.output import print_result
 from scripts.screen.recorder import Recorder
 from scripts.sides import record_side
@@ -100,7 +100,10 @@ class QemuSource:
     "--report", metavar="FILE", use=Use.WRITE, help="Write what query-migrate says; - for here."
 )
 @file_option(
-    "--events", metavar="FILE", use=Use.WRITE, help="Write its states as they are entered."
+    "--events",
+    metavar="FILE",
+    use=Use.WRITE,
+    help="Write its states as they are entered; - for standard output.",
 )
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--verbose", is_flag=True, help="Tell each change of state.")
@@ -123,7 +126,7 @@ def qemu(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
             write_report(values["report"], told)
 
     told, _ = record_side(SOURCE, values, run, write=write)
-    if not values["quiet"] and values["report"] != "-":
+    if not values["quiet"] and not has_standard_output(values):
         requests = told.get("ram", {}).get("postcopy-requests", 0)
         print_result(
             f"QEMU: {told['status']}, total {told.get('total-time')} ms, "
