@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Self
 
 from protocol.errors import LocalProtocolError
-from protocol.text import one_line
+from protocol.text import did_you_mean, one_line
 
 # The switches that are on or off, by their names in Setup.
 _FLAGS = {
@@ -149,5 +149,6 @@ def preset(name: str) -> Policy:
         LocalProtocolError: There is none.
     """
     if name not in PRESETS:
-        raise LocalProtocolError(f"unknown policy {name[:40]!r}; known: {', '.join(PRESETS)}")
+        hint = did_you_mean(name, PRESETS)
+        raise LocalProtocolError(f"unknown policy {name[:40]!r}{hint}; known: {', '.join(PRESETS)}")
     return PRESETS[name]

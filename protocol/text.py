@@ -7,7 +7,6 @@ error, a control character could drive the user's terminal, and half a surrogate
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 from protocol.limits import REASON_CHARS_MAX
 
@@ -27,7 +26,10 @@ def is_one_line(text: str) -> bool:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `, did you mean 'size'?` for a word that is like a known one, else nothing."""
+    """Return ` (did you mean 'size'?)` for a word that is like a known one, else nothing."""
+    # Imported late: only who is wrong waits for what it takes.
+    from difflib import get_close_matches  # noqa: PLC0415
+
     # A longer word is no slip of anybody's; to compare it would take its time.
     close = get_close_matches(word, known, n=1) if len(word) <= _WORD_CHARS_MAX else []
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -22,6 +22,7 @@ from protocol.limits import (
     SILENCE_SECONDS_MIN,
 )
 from protocol.policy import preset
+from protocol.text import did_you_mean
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
 from scripts.options import Values
@@ -96,22 +97,22 @@ def source_config(
         backing=_choice("--backing", values["backing"], BACKING_CHOICES),
         image=_image(values["image"], geometry),
         spec=program_spec(values, geometry),
-        policy=_parsed("--policy", lambda: preset(values["policy"])),
+        policy=parsed("--policy", lambda: preset(values["policy"])),
         chunk_bytes=_chunk_bytes(values["chunk_size"]),
         rule=SwitchRule(
             postcopy_after=_postcopy_after(values["postcopy_after"]),
-            downtime_ms_max=_parsed(
+            downtime_ms_max=parsed(
                 "--downtime-limit", lambda: parse_duration_ms(values["downtime_limit"])
             ),
         ),
-        bandwidth=_parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
+        bandwidth=parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
         dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
         hold=bool(values["hold"]),
         checksum=bool(values["checksum"]),
         reconnect_seconds=seconds_of("--reconnect-for", values["reconnect_for"]),
         silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,
-        postcopy_bandwidth=_parsed(
+        postcopy_bandwidth=parsed(
             "--max-postcopy-bandwidth", lambda: parse_rate(values["max_postcopy_bandwidth"])
         ),
     )
@@ -168,12 +169,12 @@ def check_pair(values: Values) -> None:
         return
     check_twice_readable("--steps", values["steps"])
     steps, geometry = _steps(values["steps"]), _geometry(values)
-    _parsed("--steps", lambda: find_steps(steps, geometry, program))
+    parsed("--steps", lambda: find_steps(steps, geometry, program))
 
 
 def _geometry(values: Values) -> Geometry:
     option = "--size or --page-size"
-    return _parsed(option, lambda: parse_geometry(values["size"], values["page_size"]))
+    return parsed(option, lambda: parse_geometry(values["size"], values["page_size"]))
 
 
 def _steps(path: str | None) -> tuple[WrittenStep, ...]:
@@ -182,7 +183,7 @@ def _steps(path: str | None) -> tuple[WrittenStep, ...]:
     # Imported late, as below: most runs start without it, and it takes its time.
     from scripts.injection.steps import read_steps  # noqa: PLC0415
 
-    return _parsed("--steps", lambda: read_steps(Path(path)))
+    return parsed("--steps", lambda: read_steps(Path(path)))
 
 
 def _image(path: str | None, geometry: Geometry) -> Path | None:
@@ -205,7 +206,7 @@ def link_rate(text: str) -> int:
     Raises:
         click.BadParameter: It is no rate, or none that a link can have.
     """
-    return _parsed("--link", lambda: parse_link_rate(text))
+    return parsed("--link", lambda: parse_link_rate(text))
 
 
 def seconds_of(option: str, text: str) -> float:
@@ -214,7 +215,7 @@ def seconds_of(option: str, text: str) -> float:
     Raises:
         click.BadParameter: It is no time.
     """
-    return 0.0 if text == "0" else _parsed(option, lambda: parse_duration_ms(text)) / 1000
+    return 0.0 if text == "0" else parsed(option, lambda: parse_duration_ms(text)) / 1000
 
 
 def _silence_seconds(text: str) -> float:
@@ -245,10 +246,10 @@ def program_spec(values: Values, geometry: Geometry) -> ProgramSpec:
     ratio = _number("--write-ratio", values["write_ratio"])
     seed = _whole("--seed", values["seed"])
     # Each for itself, so that a complaint names the option that it is about.
-    _parsed("--vcpus", lambda: ProgramSpec(vcpu_count=vcpus))
-    _parsed("--access-rate", lambda: ProgramSpec(vcpu_count=vcpus, access_rates=rates))
-    _parsed("--write-ratio", lambda: ProgramSpec(write_ratio=ratio))
-    _parsed("--seed", lambda: ProgramSpec(seed=seed))
+    parsed("--vcpus", lambda: ProgramSpec(vcpu_count=vcpus))
+    parsed("--access-rate", lambda: ProgramSpec(vcpu_count=vcpus, access_rates=rates))
+    parsed("--write-ratio", lambda: ProgramSpec(write_ratio=ratio))
+    parsed("--seed", lambda: ProgramSpec(seed=seed))
     trace = _trace(path, geometry, vcpus) if path else None
     return ProgramSpec(name, vcpus, rates, ratio, seed, values["image"] is not None, trace)
 
@@ -256,11 +257,11 @@ def program_spec(values: Values, geometry: Geometry) -> ProgramSpec:
 def _trace(path: str, geometry: Geometry, vcpus: int) -> Trace:
     from guest.trace import read_trace  # noqa: PLC0415 - NumPy, which no other option takes
 
-    return _parsed("--program", lambda: read_trace(path, geometry, vcpus))
+    return parsed("--program", lambda: read_trace(path, geometry, vcpus))
 
 
 def _chunk_bytes(text: str) -> int:
-    count = _parsed("--chunk-size", lambda: parse_bytes(text))
+    count = parsed("--chunk-size", lambda: parse_bytes(text))
     if not 0 < count <= CHUNK_BYTES_MAX or count % TARGET_PAGE_BYTES:
         raise click.BadParameter(
             f"{_quoted(text)} is not a multiple of 4KiB up to {CHUNK_BYTES_MAX >> 20}MiB",
@@ -302,13 +303,18 @@ def _quoted(text: str) -> str:
 def _choice(option: str, text: str, choices: tuple[str, ...]) -> str:
     if text not in choices:
         raise click.BadParameter(
-            f"{_quoted(text)} is not one of {', '.join(choices)}", param_hint=option
+            f"{_quoted(text)} is not one of {', '.join(choices)}{did_you_mean(text, choices)}",
+            param_hint=option,
         )
     return text
 
 
-def _parsed(option: str, parse: Callable[[], T]) -> T:
-    """Return what a parser makes of an option, its complaint turned into the command line's."""
+def parsed(option: str, parse: Callable[[], T]) -> T:
+    """Return what a parser makes of an option, its complaint turned into the command line's.
+
+    Raises:
+        click.BadParameter: The parser has raised a `LocalProtocolError`.
+    """
     try:
         return parse()
     except LocalProtocolError as error:

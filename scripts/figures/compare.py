@@ -11,14 +11,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from guest.trace import read_trace
 from protocol import events
-from protocol.errors import LocalProtocolError, MigrationError
+from protocol.errors import MigrationError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.policy import PRESETS, preset
-from protocol.units import parse_geometry, parse_rate
+from protocol.units import parse_geometry
+from scripts.configure import link_rate, parsed
 from scripts.figures.accesses import write_trace
 from scripts.figures.runs import run_migration, write_json
-from scripts.files import check_readable, check_writable
+from scripts.files import check_twice_readable, check_writable
 from scripts.named_files import Command, Use, file_option
 from scripts.processes.folders import temporary_folder
 from scripts.processes.interrupts import raise_when_signalled
@@ -91,7 +93,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     """
     geometry, rate, names = _parse(policies, size, page_size, link)
     peer = peer_of(against)
-    _check_files(report, picture, trace)
+    _check_files(report, picture)
+    if trace is not None:
+        _check_trace(trace, geometry, vcpus + 1)
     begin_report(report, _SCHEMA)
     with raise_when_signalled(), temporary_folder("compare") as folder:
         if trace is None:
@@ -121,23 +125,26 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
         )
 
 
-def _check_files(report: str | None, picture: Path | None, trace: Path | None) -> None:
+def _check_files(report: str | None, picture: Path | None) -> None:
     if report not in (None, "-"):
         check_writable("--report", report)
     if picture is not None:
         check_writable("--picture", str(picture))
-    if trace is not None:
-        check_readable("--trace", str(trace))
 
 
 def _parse(policies: str, size: str, page_size: str, link: str) -> tuple[Geometry, int, list[str]]:
-    names = [name.strip() for name in policies.split(",")]
-    try:
-        for name in names:
-            preset(name)
-        return parse_geometry(size, page_size), parse_rate(link), names
-    except LocalProtocolError as error:
-        raise click.BadParameter(str(error)) from error
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    if not names:
+        raise click.BadParameter("it names no policy", param_hint="--policies")
+    parsed("--policies", lambda: [preset(name) for name in names])
+    geometry = parsed("--size or --page-size", lambda: parse_geometry(size, page_size))
+    return geometry, link_rate(link), names
+
+
+def _check_trace(trace: Path, geometry: Geometry, vcpus: int) -> None:
+    """Refuse a trace that the first of all runs would refuse."""
+    check_twice_readable("--trace", str(trace))
+    parsed("--trace", lambda: read_trace(trace, geometry, vcpus))
 
 
 def _run(folder: Path, options: Mapping[str, str]) -> Outcome:

@@ -8,6 +8,7 @@ from typing import Any
 
 from protocol import events
 from protocol.geometry import PageId
+from protocol.policy import HalfSent
 from protocol.states import FINAL
 from scripts.injection.checks import (
     Bounds,
@@ -121,12 +122,30 @@ def _read_sides(key: str, value: object, where: Where, _guest: Guest) -> list[Ch
     return checks
 
 
-def _read_count(key: str, value: object, where: Where, _guest: Guest) -> list[Check]:
+def _read_count(key: str, value: object, where: Where, guest: Guest) -> list[Check]:
     if type(value) is int and value >= 0:
-        return [Count(key, Bounds(value, value))]
-    if not isinstance(value, dict):
+        bounds = Bounds(value, value)
+    elif isinstance(value, dict):
+        bounds = _bounds(key, value, where)
+    else:
         raise where.wrong(key, f"{key} is neither a number nor {{ at-least, at-most }}")
-    return [Count(key, _bounds(key, value, where))]
+    if bounds.least > 0 and (reason := _why_never(key, guest)):
+        raise where.wrong(key, f"{key} is always 0: {reason}")
+    return [Count(key, bounds)]
+
+
+def _why_never(key: str, guest: Guest) -> str:
+    """Return why a count is 0 in every run, empty if it may be another."""
+    policy = guest.policy
+    if key not in ("boosted", "preemptions"):
+        return ""
+    if not guest.postcopy:
+        return "with postcopy-after = never nobody requests a page"
+    if not policy.preempts:
+        return f"the policy {policy.name} breaks no page off"
+    if key == "boosted" and policy.half_sent is HalfSent.POSTPONE:
+        return f"the policy {policy.name} postpones a request for the half-sent page"
+    return ""
 
 
 def _bounds(key: str, table: Mapping[str, Any], where: Where) -> Bounds:

@@ -18,6 +18,7 @@ from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, PageId
 from protocol.limits import VCPU_COUNT_MAX
 from protocol.policy import Policy
+from protocol.text import did_you_mean
 from scripts.configure import dest_config, source_config
 from scripts.credentials import credentials
 from scripts.injection.actions import Action, Fault, NetworkAction, read_action
@@ -31,7 +32,7 @@ from scripts.injection.qemu_terms import (
     guest_of,
     read_source,
 )
-from scripts.injection.scenario_text import SECTIONS, ScenarioError, Where, read_toml
+from scripts.injection.scenario_text import SECTIONS, ScenarioError, Where, quoted, read_toml
 from scripts.injection.triggers import (
     Entered,
     Passed,
@@ -173,7 +174,8 @@ def _values(options: Mapping[str, Any], where: Where) -> dict[str, Any]:
         if key in _OWN_OPTIONS:
             raise where.wrong(key, f"{key} is not for a scenario to say, see inject --keep")
         if key not in known:
-            raise where.wrong(key, f"migrate has no option {key!r}")
+            hint = did_you_mean(key, (*known.keys() - _OWN_OPTIONS, LINK))
+            raise where.wrong(key, f"migrate has no option {quoted(key)}{hint}")
         option = known[key]
         if option.metavar is None:
             if not isinstance(value, bool):

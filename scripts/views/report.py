@@ -20,6 +20,7 @@ from scripts.screen.output import tell
 from scripts.screen.table import time_us
 from scripts.views.endings import lost_bytes, status_of
 from scripts.views.history import History
+from scripts.views.kinds import kind_of
 from scripts.views.outputs import history_of, write_page, write_trace
 from scripts.views.quantiles import percentiles_us
 from scripts.views.saved import read_saved
@@ -73,7 +74,9 @@ def _read(path: Path) -> History:
     try:
         return history_of(read_saved(path, lambda line: tell(f"midstream: {line}")))
     except LocalProtocolError as error:
-        raise click.BadParameter(str(error), param_hint="EVENTS") from error
+        kind = kind_of(path)
+        hint = f"; the file is {kind}, and events are what --events writes" if kind else ""
+        raise click.BadParameter(f"{error}{hint}", param_hint="EVENTS") from error
 
 
 def _names(paths: Sequence[str]) -> list[str]:

@@ -97,13 +97,19 @@ def test_a_name_is_a_short_line() -> None:
     assert len(name) == 64
 
 
-@pytest.mark.parametrize("name", ["", "Ordered", "ordered ", "x" * 1000])
-def test_an_unknown_policy_is_named(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("", ""), ("Ordered", " (did you mean 'ordered'?)"),
+        ("ordered ", " (did you mean 'ordered'?)"), ("x" * 1000, ""),
+    ],
+)  # fmt: skip
+def test_an_unknown_policy_is_named(name: str, hint: str) -> None:
     """A name that is no preset's is refused in one line, with the names that are."""
     with pytest.raises(LocalProtocolError) as caught:
         preset(name)
     known = ", ".join(PRESETS)
-    assert f"unknown policy {name[:40]!r}; known: {known}" == str(caught.value)
+    assert f"unknown policy {name[:40]!r}{hint}; known: {known}" == str(caught.value)
 
 
 def test_preemption_needs_a_channel() -> None:

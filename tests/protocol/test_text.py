@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.limits import REASON_CHARS_MAX
-from protocol.text import is_one_line, one_line
+from protocol.text import did_you_mean, is_one_line, one_line
 from tests.strategies import lines
 
 
@@ -48,3 +48,15 @@ def test_printable_text_is_a_line(text: str) -> None:
 def test_other_text_is_no_line(text: str) -> None:
     """A line break, a control character, half a surrogate pair and too much text are no line."""
     assert not is_one_line(text)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("polciy", " (did you mean 'policy'?)"), ("siz", " (did you mean 'size'?)"),
+        ("other", ""), ("", ""), ("policy" * 100, ""),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_pen_is_asked_back(word: str, hint: str) -> None:
+    """A word that is like a known one is that one; what is long is no slip."""
+    assert did_you_mean(word, ("policy", "size")) == hint

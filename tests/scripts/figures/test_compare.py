@@ -33,18 +33,42 @@ def test_policies_are_compared_on_one_trace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option",
+    ("option", "words"),
     [
-        "--policies=ordered,best",
-        "--size=5",
-        "--link=fast",
-        "--vcpus=0",
-        "--against=qemu=/nowhere/qemu",
+        ("--policies=ordered,best", "'best'"),
+        ("--policies=ordered,orderd", "'orderd' (did you mean 'ordered'?)"),
+        ("--policies=,", "names no policy"),
+        ("--size=5", "pages of 2097152 bytes"),
+        ("--page-size=5", ""),
+        ("--link=fast", "is not a rate"),
+        ("--link=1kbit/s", "64kbit/s"),
+        ("--vcpus=0", ""),
+        ("--against=qemu=/nowhere/qemu", "/nowhere/qemu"),
+        ("--trace=/nowhere/trace", "No such file"),
+        ("--trace=/dev/zero", "not a regular file"),
+        ("--report=/nowhere/report", "folder does not exist"),
+        ("--picture=/nowhere/picture.svg", "folder does not exist"),
     ],
 )
-def test_a_wrong_option_is_refused(option: str) -> None:
-    """What no run could have is a wrong command line, found before the first run."""
+def test_a_wrong_option_is_refused(option: str, words: str) -> None:
+    """What no run could have is a wrong command line, by its name, found before the first run."""
     result = CliRunner().invoke(compare, [option])
 
     assert result.exit_code == 2
-    assert "..." not in result.stderr.splitlines()
+    assert "..." not in result.stderr
+    assert option.partition("=")[0] in result.stderr
+    assert words in " ".join(result.stderr.split())
+
+
+def test_a_wrong_trace_is_refused_by_its_line(tmp_path: Path) -> None:
+    """It is read before the first run, for the guest and the vCPUs of all of them."""
+    trace = tmp_path / "trace"
+    for text, words in (
+        ("0 ram 0 r\n9 ram 0 r\n", "trace:2: '9' is not a vCPU from 0 to 4"),
+        ("0 ram 999 r\n", "trace:1: page 999 is outside"),
+    ):
+        trace.write_text(text, encoding="utf-8")
+        result = CliRunner().invoke(compare, [f"--trace={trace}"])
+        assert result.exit_code == 2
+        assert "--trace" in result.stderr
+        assert words.replace(" ", "") in "".join(result.stderr.split()).replace("│", "")

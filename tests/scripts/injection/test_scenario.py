@@ -244,6 +244,17 @@ WRONG = [
     ('[expect]\nexit-status = "0"\n', 2, "whole number"),
     ("[expect]\n\nboosted = -1\n", 3, "boosted"),
     ("[expect]\nboosted = { from = 1 }\n", 2, "at-least"),
+    *(
+        (f"[migration]\n{option}\n[expect]\n{count}\n", 4, words)
+        for option, count, words in (
+            ('policy = "vanilla"', "boosted = 1", "always 0: the policy vanilla breaks no"),
+            ('policy = "parallel"', "preemptions = { at-least = 1 }", "breaks no page off"),
+            ('policy = "drop"', "boosted = 1", "postpones"),
+            ('postcopy-after = "never"', "preemptions = 2", "nobody requests"),
+        )
+    ),
+    ('[migration]\npolciy = "drop"\n[expect]\nboosted = 0\n', 2, "(did you mean 'policy'?)"),
+    ('[migration]\npolicy = "dorp"\n[expect]\nboosted = 0\n', 2, "(did you mean 'drop'?)"),
     ("[expect]\nboosted = { at-least = 3, at-most = 2 }\n", 2, "no number"),
     ("[expect]\nurgent-order = [999]\n", 2, "outside"),
     ("[expect]\nplaced-before = [[1, 2, 3]]\n", 2, "pairs"),

@@ -78,7 +78,7 @@ def test_a_slip_of_the_pen_has_a_suggestion(tmp_path: Path) -> None:
     path = tmp_path / "case.toml"
     path.write_text("polciy = 1\n", encoding="utf-8")
     _, where = read_toml(path)
-    with pytest.raises(ScenarioError, match=r":1: it has no 'polciy', did you mean 'policy'\?;"):
+    with pytest.raises(ScenarioError, match=r":1: it has no 'polciy' \(did you mean 'policy'\?\);"):
         where.check_keys({"polciy": 1}, ("policy", "size"), "it")
     with pytest.raises(ScenarioError, match=r":1: it has no 'other'; it has: policy, size"):
         where.check_keys({"other": 1}, ("policy", "size"), "it")

@@ -64,7 +64,7 @@ WHEN, FAULT = "when = { placed = 1 }", "fault = [1]"
         ("[step]\nwhen = 1", 1, "not an array of tables"),
         ("step = [1]", 1, "not an array of tables"),
         ("foo = 1", 1, "a file of steps has no 'foo'"),
-        ("\nname = 'x'\n[[steps]]\nwhen = 1", 3, "no 'steps', did you mean 'step'?"),
+        ("\nname = 'x'\n[[steps]]\nwhen = 1", 3, "no 'steps' (did you mean 'step'?)"),
         (f"[[step]]\n{FAULT}", 1, "this one has no when"),
         (f"\n[[step]]\n{WHEN}", 2, "this one has no fault"),
         (f"[[step]]\n{WHEN}\n{FAULT}\nelse = 1", 4, "no 'else'; it has: when, fault"),

@@ -72,6 +72,7 @@ def test_events_that_were_cut_off_are_shown(
     [
         (["bad"], ["bad, line 2", "no JSON"]),
         (["missing"], ["missing", "No such file"]),
+        (["report"], ["EVENTS", "the file is a report, as --report writes it", "--events"]),
         (["good", "bad"], ["bad, line 2"]),
         (["good", "good", "--trace=trace"], ["--trace", "one run"]),
         (["good"] * 5, ["EVENTS", "more than 4"]),
@@ -91,6 +92,7 @@ def test_what_is_wrong_is_said_in_a_line(
     good = write(tmp_path / "good", half_sent()).read_bytes()
     first = good.index(b"\n") + 1
     (tmp_path / "bad").write_bytes(good[: first + 20] + b"\n" + good[first:])
+    (tmp_path / "report").write_text('{"status": "failed",\n"midstream": {}}', encoding="utf-8")
     assert run(["report", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -98,4 +100,4 @@ def test_what_is_wrong_is_said_in_a_line(
     assert line.startswith("midstream: ")
     for word in words:
         assert word in line
-    assert {path.name for path in tmp_path.iterdir()} == {"good", "bad"}
+    assert {path.name for path in tmp_path.iterdir()} == {"good", "bad", "report"}
