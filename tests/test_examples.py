@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
+import click
 import pytest
 
-from tests.examples import Example, documents, scenarios
+from scripts.commands import midstream
+from tests.examples import (
+    CommandLine,
+    Example,
+    command_lines,
+    documents,
+    named_options,
+    scenarios,
+)
 from tests.processes import Lab
 
 SCENARIOS = scenarios()
+# A sentence that names a command without an option shows no command line.
+LINES = [line for line in command_lines() if not line.in_prose or "--" in line.name]
+
+_CONTEXT = click.Context(midstream)
+COMMANDS = {
+    name: command
+    for name in midstream.list_commands(_CONTEXT)
+    if (command := midstream.get_command(_CONTEXT, name)) is not None
+}
 
 
 def test_the_documents_are_looked_through() -> None:
@@ -28,3 +48,52 @@ def test_a_scenario_of_a_document_does_what_it_says(lab: Lab, example: Example) 
     process = lab.run("inject", path)
     assert process.status == 0, process.output + process.errors
     assert process.output.startswith("ok ")
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line.name)
+def test_a_command_line_of_a_document_is_understood(line: CommandLine) -> None:
+    """The command is there, and takes each option and value that is shown; nothing is run."""
+    command, words = _command(line.words)
+    try:
+        command.make_context(line.name, list(words))
+    except click.MissingParameter:
+        assert line.in_prose
+    except click.exceptions.Exit:
+        # It has printed its help.
+        assert "--help" in line.words
+
+
+def test_options_that_documents_name_are_there() -> None:
+    """Whatever a document calls an option, some command has."""
+    known = {"--help"} | {
+        name
+        for command in COMMANDS.values()
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert {each for each in named_options() if each[1] not in known} == set()
+
+
+def test_commands_that_take_but_a_moment_are_run(lab: Lab) -> None:
+    """A command line that a document shows and that needs nothing else does what it says."""
+    assert CommandLine(("midstream", "doctor"), in_prose=False) in LINES
+    assert CommandLine(("midstream", "migrate"), in_prose=False) in LINES
+    for command in ("doctor", "migrate"):
+        process = lab.run(command)
+        assert process.status == 0, process.errors
+
+
+def _command(words: tuple[str, ...]) -> tuple[click.Command, tuple[str, ...]]:
+    """Return who takes a command line, and what it is given."""
+    if words[0] == "midstream":
+        # Where any command is meant, all take what is shown.
+        return COMMANDS["migrate" if words[1] == "COMMAND" else words[1]], words[2:]
+    module = import_module(words[2])
+    (command,) = (
+        each
+        for each in vars(module).values()
+        if isinstance(each, click.Command)
+        and each.callback is not None
+        and each.callback.__module__ == module.__name__
+    )
+    return command, words[3:]
