@@ -24,8 +24,10 @@ from dest.vcpus import Ask, Vcpus
 from guest.digest import digest
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
+from guest.programs import Program
 from guest.slices import in_thread
 from guest.states import decode_states, encode_states
+from guest.writes import Written, count_written
 from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
@@ -87,6 +89,7 @@ class Migration:
     Attributes:
         handed_over: The guest is this side's.
         closing: How it ended, once it has.
+        written: Of a guest with an image, what it has changed in the end; None for others.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Migration:
         """Prepare; nothing is received yet."""
         self.handed_over = False
         self.closing: Closing | None = None
+        self.written: Written | None = None
         self.placement_reason = ""
         self._channels = dict(channels)
         self._plan = plan
@@ -297,6 +301,11 @@ class Migration:
         self._engine.waits.tell_rest()
         self.stop_watching()
         digests = await in_thread(digest(self._memory))
+        spec = self._guest.spec
+        if spec.image:
+            program = Program(spec, self._memory.geometry)
+            counting = count_written(program, self._memory.geometry, snapshot.states)
+            self.written = await in_thread(counting)
         part = self._statistics(snapshot)
         self._emit(ACCESSES, **asdict(part.accesses))
         self._account = pack_record(

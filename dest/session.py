@@ -185,6 +185,8 @@ class DestSession:
         elif not closing.verdict.equal:
             problem = WrongMemory(f"the memory here is wrong: {closing.verdict.detail}")
         report = assemble(self._lifecycle.state.value, closing.source, closing.part)
+        if migration.written is not None:
+            report["midstream"]["image"] = migration.written.to_plain()
         return Result(report, problem)
 
 

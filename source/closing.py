@@ -17,6 +17,7 @@ from guest.replay import replay
 from guest.slices import in_thread
 from guest.spec import ProgramSpec
 from guest.states import decode_states
+from guest.writes import Written, count_written
 from protocol.account import AccountRecord
 from protocol.geometry import Geometry, Span
 from protocol.records import unpack_record
@@ -30,11 +31,13 @@ class Comparison:
         account: The destination's account.
         equal: Every digest is equal.
         detail: Where they differ, for a person; empty if nowhere.
+        written: Of a guest with an image, what it has changed; None for others.
     """
 
     account: AccountRecord
     equal: bool
     detail: str
+    written: Written | None = None
 
 
 async def compare(
@@ -50,10 +53,14 @@ async def compare(
     account = unpack_record(AccountRecord, payload)
     states = decode_states(account.states, spec.vcpu_count)
     geometry = memory.geometry
-    await in_thread(replay(memory, Program(spec, geometry), snapshot.states, states))
+    program = Program(spec, geometry)
+    await in_thread(replay(memory, program, snapshot.states, states))
     ours = await in_thread(digest(memory))
     different = differing_stretches(geometry, ours, list(account.digests))
-    return Comparison(account, not different, _describe(geometry, different))
+    written = None
+    if spec.image:
+        written = await in_thread(count_written(program, geometry, states))
+    return Comparison(account, not different, _describe(geometry, different), written)
 
 
 def _describe(geometry: Geometry, different: list[Span]) -> str:

@@ -398,6 +398,8 @@ class SourceSession:
             downtime_ms=part.downtime_ms, total_ms=part.total_time_ms,
         )  # fmt: skip
         report = assemble(self._lifecycle.state.value, part, comparison.account.part)
+        if comparison.written is not None:
+            report["midstream"]["image"] = comparison.written.to_plain()
         return Result(report, self._problem(part, comparison))
 
     async def _comparison_of(

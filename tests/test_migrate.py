@@ -113,6 +113,25 @@ def test_an_image_arrives_whole(
     assert not any(saved[image_bytes:])
 
 
+def test_what_the_guest_has_changed_of_its_image_is_counted(lab: Lab, tmp_path: Path) -> None:
+    """Exactly so many target pages of what is saved differ from the image, on both sides' word."""
+    data = make_image(tmp_path / "in", 4 << 20)
+    source, dest = lab.start_pair(
+        "--size=4MiB", "--image=in", "--write-ratio=0.5", "--report=source.json", "--quiet",
+        dest_arguments=("--save=out", "--report=dest.json", "--quiet"),
+    )  # fmt: skip
+    assert source.wait() == dest.wait() == 0
+    saved = (tmp_path / "out").read_bytes()
+    differing = sum(
+        saved[at : at + 4096] != data[at : at + 4096] for at in range(0, len(saved), 4096)
+    )
+    assert differing
+    for side in ("source", "dest"):
+        report = json.loads((tmp_path / f"{side}.json").read_text(encoding="utf-8"))
+        image = report["midstream"]["image"]
+        assert image == {"changed-target-pages": differing, "at-least": False}
+
+
 def test_two_connections_carry_a_migration(lab: Lab, tmp_path: Path) -> None:
     """`ordered` has two TCP connections, both with page bytes in postcopy; `vanilla` has one."""
     (tmp_path / "steps").write_text(

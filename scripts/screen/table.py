@@ -34,6 +34,7 @@ def _items(report: Report) -> dict[str, str]:
         "fault latency": _latency(own["faults"], "wait of a vCPU", "waits of vCPUs"),
         "access latency": _latency(own["accesses"], "access", "accesses"),
         "verified": _verified(own["verified"]),
+        **({"image": _changed(own["image"])} if "image" in own else {}),
     }
 
 
@@ -123,7 +124,20 @@ def _verified(verified: dict[str, Any]) -> str:
     mismatches = _count(verified["mismatches"], "mismatch", "mismatches")
     pages = _count(verified["pages"], "page", "pages")
     digests = "equal" if verified["digest-equal"] else "DIFFER"
-    return f"{reads}, {mismatches}\n{pages} compared, digests {digests}"
+    unchecked = _count(verified["reads-unchecked"], "read", "reads")
+    # What an image holds, only its digest tells.
+    more = f"\n{unchecked} of what the image holds and no vCPU has written"
+    told = f"{reads} checked, {mismatches}{more if verified['reads-unchecked'] else ''}"
+    return f"{told}\n{pages} compared, digests {digests}"
+
+
+def _changed(image: dict[str, Any]) -> str:
+    count = image["changed-target-pages"]
+    if not (count or image["at-least"]):
+        return "not changed by the guest"
+    least = "at least " if image["at-least"] else ""
+    pages = _count(count, "target page", "target pages")
+    return f"{least}{pages} changed by the guest since;\nwith --write-ratio 0 it changes none"
 
 
 def _count(number: int, one: str, many: str) -> str:

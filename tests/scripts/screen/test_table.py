@@ -92,6 +92,32 @@ def test_wrong_memory_cannot_be_overlooked(wrong: dict[str, Any]) -> None:
     assert ("1 mismatch " if "mismatches" in wrong else "DIFFER") in items["verified"] + " "
 
 
+def test_what_an_image_leaves_unchecked_is_said() -> None:
+    """Reads that nobody can check are counted by themselves; without an image there are none."""
+    own = report()
+    own["midstream"]["verified"] |= {"reads": 0, "reads-unchecked": 0}
+    assert rows(table(own))["verified"].startswith("0 guest reads checked, 0 mismatches 32 pages")
+    own["midstream"]["verified"]["reads-unchecked"] = 83
+    told = "83 reads of what the image holds and no vCPU has written"
+    assert told in rows(table(own))["verified"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_whole", "told"),
+    [
+        (0, True, "not changed by the guest"),
+        (1, True, "1 target page changed by the guest since; with --write-ratio 0 it changes none"),
+        (9, False, "at least 9 target pages changed by the guest since; with --write-ratio 0"),
+    ],
+)
+def test_what_a_guest_has_changed_of_its_image(changed: int, is_whole: bool, told: str) -> None:
+    """Whoever compares what is saved with the image knows that it differs, and how it would not."""
+    own = report()
+    assert "image" not in rows(table(own))
+    own["midstream"]["image"] = {"changed-target-pages": changed, "at-least": not is_whole}
+    assert rows(table(own))["image"].startswith(told)
+
+
 def test_what_did_not_happen_is_none() -> None:
     """Without postcopy there are no requests and no waits."""
     quiet = report(requests_received=0)
