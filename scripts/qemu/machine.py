@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -91,8 +93,11 @@ async def open_machine(spec: MachineSpec, memory: GuestMemory) -> AsyncIterator[
                 nursery.cancel_scope.cancel()
     except BaseException as error:  # noqa: BLE001 - raised again as its root cause
         cause = root_cause(error)
-        if process is not None and isinstance(cause, MigrationError) and words.finish(process):
-            raise MigrationError(words.last_line or f"QEMU has ended: {cause}") from None
+        if process is not None and isinstance(cause, MigrationError):
+            if words.finish(process):
+                raise MigrationError(_end_of(process, words.last_line, cause)) from None
+            if _is_stopped(process):
+                raise MigrationError(f"{cause}: its process is stopped") from None
         raise cause from None
     finally:
         if process is not None:
@@ -131,6 +136,22 @@ def _start(spec: MachineSpec, memory: GuestMemory, qmp_fd: int) -> subprocess.Po
         )
     except OSError as error:
         raise MigrationError(f"cannot start {spec.program}: {error.strerror}") from error
+
+
+def _end_of(process: subprocess.Popen[bytes], last_line: str, cause: Exception) -> str:
+    """Return why a QEMU has ended; what it said last is the reason only if it ended by itself."""
+    if process.returncode < 0:
+        return f"QEMU was killed by {signal.Signals(-process.returncode).name}"
+    return last_line or f"QEMU has ended: {cause}"
+
+
+def _is_stopped(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether a process has been stopped by a signal, or by who debugs it."""
+    try:
+        status = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] in {"T", "t"}
 
 
 class _LastWords:

@@ -18,6 +18,9 @@ _READ_BYTES = 64 * 1024
 # QEMU answers at once unless its main loop is stuck, as it is while it connects.
 _ANSWER_SECONDS_MAX = 30.0
 
+# How long no event may come before QEMU is asked whether it is there.
+_QUIET_SECONDS = 5.0
+
 Event = dict[str, Any]
 
 
@@ -62,8 +65,18 @@ class Qmp:
         raise MigrationError(f"QEMU did not answer {command} in {_ANSWER_SECONDS_MAX:g} s")
 
     async def next_event(self) -> Event:
-        """Return the next event, in the order in which they came."""
-        return await self._events.receive()
+        """Return the next event, in the order in which they came.
+
+        While none comes, QEMU is asked now and then whether it is there: one that was stopped says
+        nothing, and closes nothing.
+
+        Raises:
+            MigrationError: It does not answer.
+        """
+        while True:
+            with trio.move_on_after(_QUIET_SECONDS):
+                return await self._events.receive()
+            await self.call("query-status")
 
     async def run(self) -> None:
         """Read until cancelled, or until QEMU is gone.

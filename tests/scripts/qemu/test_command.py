@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -50,6 +51,29 @@ def test_a_scenario_with_a_real_qemu(lab: Lab, path: Path) -> None:
             stack.enter_context(huge_pages(HUGE_PAGES[path.stem]))
         process = lab.run("inject", path)
     assert (process.status, process.output) == (0, f"ok {read_scenario(path).name}\n")
+
+
+def test_a_qemu_that_is_killed_is_told(lab: Lab) -> None:
+    """Its user hears at once what became of it, and not its last warning."""
+    need_qemu()
+    events = lab.folder / "events.jsonl"
+    dest = lab.fork(
+        "dest", "--peer=qemu", "--listen=127.0.0.1:0", f"--events={events}", "--wait-for-resume=0"
+    )
+    source = lab.start(
+        "qemu", f"--connect={dest.listening()}", "--size=32MiB", "--page-size=4KiB",
+        "--max-postcopy-bandwidth=100kB/s",
+    )  # fmt: skip
+    until(lambda: has_state(events, "postcopy-active"))
+    (pid,) = (pid for pid in lab.living() if "qemu-system" in program_of(pid))
+    os.kill(pid, signal.SIGKILL)
+    source.fail(1, "QEMU was killed by SIGKILL")
+    dest.fail(4, "memory of the guest is lost")
+
+
+def program_of(pid: int) -> str:
+    """Return the file that a process runs."""
+    return str(Path(f"/proc/{pid}/exe").readlink())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

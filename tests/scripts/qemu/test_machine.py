@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import trio
 from guest.memory import GuestMemory
 from protocol.errors import GuestFailed, MigrationError
 from protocol.geometry import Geometry, RamBlock
+from scripts.qemu import qmp
 from scripts.qemu.command import PROGRAM
 from scripts.qemu.machine import MachineSpec, check_block, open_machine
 from tests.helpers import bounded, nothing_left
@@ -76,3 +78,56 @@ def test_memory_that_a_pc_cannot_have() -> None:
     """QEMU takes a whole number of MiB."""
     with pytest.raises(GuestFailed):
         check_block(RamBlock("ram", 4096, 4096))
+
+
+STUB = """#!{python}
+import os, signal, socket, sys
+fd = next(int(each.rpartition("=")[2]) for each in sys.argv if each.startswith("socket,id=qmp"))
+with socket.socket(fileno=fd) as monitor:
+    monitor.sendall(b'{{"QMP": {{}}}}\\n')
+    monitor.recv(65536)
+    monitor.sendall(b'{{"return": {{}}}}\\n')
+    sys.stderr.write("qemu: warning: a harmless one\\n")
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.{signal})
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        ("SIGKILL", "^QEMU was killed by SIGKILL$"),
+        ("SIGSEGV", "^QEMU was killed by SIGSEGV$"),
+        ("SIGSTOP", r"^QEMU did not answer query-status in 0\.2 s: its process is stopped$"),
+    ],
+)
+async def test_a_machine_that_is_killed_or_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str, reason: str
+) -> None:
+    """What became of it is told, and not the last warning that it had to say before."""
+    stub = tmp_path / "qemu"
+    stub.write_text(STUB.format(python=sys.executable, signal=number), encoding="utf-8")
+    stub.chmod(0o755)
+    monkeypatch.setattr(qmp, "_QUIET_SECONDS", 0.1)
+    with GuestMemory.create(GUEST, "base") as memory, nothing_left(), bounded():
+        await trio.lowlevel.checkpoint()
+        with pytest.raises(MigrationError, match=reason):
+            await hear_until_the_end(stub, memory, number, monkeypatch)
+
+
+async def hear_until_the_end(
+    stub: Path, memory: GuestMemory, number: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Start one that does that to itself, and wait for what it has to say."""
+    async with open_machine(MachineSpec(program=str(stub)), memory) as made:
+        if number == "SIGSTOP":
+            # Nobody tells of that, and nobody else is waited for.
+            while state_of(made.pid) != "T":  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            monkeypatch.setattr(qmp, "_ANSWER_SECONDS_MAX", 0.2)
+        await made.qmp.next_event()
+
+
+def state_of(pid: int) -> str:
+    """Return the letter by which the kernel tells what a process does."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
