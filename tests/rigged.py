@@ -8,6 +8,10 @@
     place-early          the destination lets vCPUs touch pages that have not come
     stop-saving          stop this process (SIGSTOP) when a part of the guest's memory is written
     block-saving         the destination saves a part of the guest's memory, and no more, ever
+    delay STAGE [FILE]   hold a wait up, once, where a stage of it begins; with the source's
+                         events, only when they say that an urgent page is sent
+    break-off FILE       the source loses its connections with the first request; it comes back a
+                         while after the destination's events say that it has noticed
     no-namespaces        the tools that make network namespaces are not there
     unprivileged         run as a user who owns nothing, if that may be had
 
@@ -20,11 +24,14 @@ from __future__ import annotations
 import codecs
 import ctypes
 import os
+import re
 import signal
 import threading
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
 import trio
 
@@ -33,16 +40,23 @@ from dest.placement import SimulatedPlacement, UserfaultPlacement
 from guest import saving
 from guest.handle import GuestSnapshot
 from protocol.channels import Channel
+from protocol.errors import ConnectionLost
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
-from protocol.messages import PageData
+from protocol.messages import PageData, PageRequest
 from protocol.pageset import PageSet
+from protocol.runs import overlap
 from scripts.processes import link
 from scripts.screen.recorder import Recorder
 from source.answers import Answer
 from source.channel import Frame, OutChannel
 from source.jobs import Lane
 from source.migration import Migration
+from source.reconnect import Reconnector
+from source.scheduler import Scheduler
 from source.sender import Sender
+
+# Longer than anything else in a wait takes on an idle machine.
+DELAY_SECONDS = 0.3
 
 _NOBODY = 65534
 # Far more than a test takes.
@@ -170,6 +184,71 @@ def _rig_saving(once: Callable[[], object]) -> None:
     saving._write_sparse = write_and_do
 
 
+def delay(stage: str, events: str = "") -> None:
+    """Rig the side that a stage ends on."""
+    owner, name, is_meant = _HELD_UP[stage]
+    original = cast("Callable[..., Any]", getattr(owner, name))
+    is_due = True
+
+    def delayed(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as it has
+        nonlocal is_due
+        if is_due and is_meant(self, *arguments):
+            is_due = False
+            if events:
+                _wait_for(events, rb'"event":"page-sent","block":0,"page":\d+,"channel":"postcopy"')
+            time.sleep(DELAY_SECONDS)
+        return original(self, *arguments, **options)
+
+    setattr(owner, name, delayed)
+
+
+def _is_waited_for(engine: Engine, span: Span, *_: object) -> bool:
+    units = map(engine._units.page_span, engine.faults.requested_pages)
+    return any(overlap(span, unit) for unit in units)
+
+
+# What is called where a stage begins, and whether a call is for what somebody waits for.
+_HELD_UP: dict[str, tuple[type, str, Callable[..., bool]]] = {
+    "detect": (Engine, "fault", lambda *_: True),
+    "request": (Sender, "request", lambda *_: True),
+    "queue": (Scheduler, "next_chunk", lambda self, *_: self.queued_requests > 0),
+    "send": (
+        OutChannel,
+        "send_now",
+        lambda self, frame, *_: self.name is Channel.POSTCOPY and frame.payload_bytes > 0,
+    ),
+    "receive": (Engine, "begin", lambda _, channel, *__: channel is Channel.POSTCOPY),
+    "place": (Engine, "_place", _is_waited_for),
+    "wake": (SimulatedPlacement, "wake", lambda *_: True),
+}
+
+
+def _wait_for(events: str, what: bytes) -> None:
+    while not re.search(what, Path(events).read_bytes()):
+        time.sleep(0.01)
+
+
+def break_off(events: str) -> None:
+    """Rig the source: it loses its connections with the first request, and comes back late."""
+    take_request, reconnect = Migration._on_request, Reconnector.reconnect
+    is_due = True
+
+    def lose_connection(self: Migration, request: PageRequest) -> None:
+        nonlocal is_due
+        take_request(self, request)
+        if is_due:
+            is_due = False
+            raise ConnectionLost("the connection broke")
+
+    async def reconnect_late(self: Reconnector, *arguments: Any) -> Any:  # noqa: ANN401 - as it has
+        await trio.to_thread.run_sync(_wait_for, events, rb'"event":"channel-lost"')
+        await trio.sleep(DELAY_SECONDS)
+        return await reconnect(self, *arguments)
+
+    setattr(Migration, "_on_request", lose_connection)  # noqa: B010 - as mypy would have it
+    setattr(Reconnector, "reconnect", reconnect_late)  # noqa: B010
+
+
 def no_namespaces() -> None:
     """Rig what makes a link."""
     link.TOOLS = ("no-such-tool",)
@@ -195,6 +274,8 @@ RIGS: dict[str, Callable[..., None]] = {
     "lose-page": lose_page,
     "misplace-chunk": misplace_chunk,
     "place-early": place_early,
+    "delay": delay,
+    "break-off": break_off,
     "stop-saving": stop_saving,
     "block-saving": block_saving,
     "no-namespaces": no_namespaces,

@@ -158,10 +158,11 @@ def _mark_source(truth: Truth, source: Sequence[Event], came: int) -> bool:
         if not started:
             return False
         waits = "postponed" if truth.answer == answers.POSTPONED else "queue"
-        if started[-1] > came:
-            marks[waits] = _between(source, started[-1])
-        else:
+        if started[-1] < came:
             marks[waits] = marks["request"]
+        elif sum(at > came for at in started) == 1 and not _is_under_way(source[:came], page):
+            marks[waits] = _between(source, started[-1])
+        # Else it was being sent and put off by turns: neither has an end of its own.
         marks["send"] = _between(source, after[0])
     elif not before:
         return False
@@ -174,6 +175,13 @@ def _mark_source(truth: Truth, source: Sequence[Event], came: int) -> bool:
     }
     truth.marks_ns = {stage: truth.marks_ns[stage] for stage in STAGES if stage in truth.marks_ns}
     return True
+
+
+def _is_under_way(source: Sequence[Event], page: tuple[int, int]) -> bool:
+    """Tell whether a page is being sent, or a run that begins with it."""
+    ends = ("page-start", "page-sent", "part-sent", "preempt")
+    last = [event["event"] for event in source if event["event"] in ends and _page(event) == page]
+    return last[-1:] == ["page-start"]
 
 
 def _between(events: Sequence[Event], number: int) -> tuple[int, int]:
