@@ -156,8 +156,11 @@ RECEIVABLE: dict[State, dict[Channel, tuple[type[Message], ...]]] = {
             End,
         ),
     },
-    # Where the closing exchange is done over again.
-    State.COMPLETED: {Channel.PRECOPY: (PassEnd, End), Channel.POSTCOPY: (PassEnd, End)},
+    # Where the closing exchange is done over again; what a break may have lost is told again, too.
+    State.COMPLETED: {
+        Channel.PRECOPY: (PassEnd, RequestAnswer, End),
+        Channel.POSTCOPY: (PassEnd, RequestAnswer, End),
+    },
 }
 
 FINAL = frozenset(state for state, events in TRANSITIONS.items() if not events)

@@ -94,8 +94,8 @@ HEARD: dict[tuple[State, Channel], set[type[Message]]] = {
         End,
     },
     (State.POSTCOPY_ACTIVE, Channel.POSTCOPY): {*PAGES, PassEnd, RequestAnswer, End},
-    (State.COMPLETED, Channel.PRECOPY): {PassEnd, End},
-    (State.COMPLETED, Channel.POSTCOPY): {PassEnd, End},
+    (State.COMPLETED, Channel.PRECOPY): {PassEnd, RequestAnswer, End},
+    (State.COMPLETED, Channel.POSTCOPY): {PassEnd, RequestAnswer, End},
 }
 
 every_state = pytest.mark.parametrize("state", State)
