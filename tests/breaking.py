@@ -202,7 +202,7 @@ class Breaking:
         run = Run(events={"source": Recorder(), "dest": Recorder()})
         marks = PlacedMarks(geometry, breaks)
         proxy = Proxy(marks, lambda mark: proxy.act(marks.found[mark]))
-        settings: dict[str, Any] = {"backing": "base", "wait_seconds": 5.0} | (dest or {})
+        settings: dict[str, Any] = {"backing": "base", "wait_seconds": 20.0} | (dest or {})
         listening = trio.Event()
         address = ""
 
@@ -231,7 +231,7 @@ class Breaking:
             near = await nursery.start(proxy.serve, host, int(port))
             config = source_config(
                 geometry, int(near.rpartition(":")[2]),
-                **({"reconnect_seconds": 4.0, "chunk_bytes": 64 * KIB} | source),
+                **({"reconnect_seconds": 15.0, "chunk_bytes": 64 * KIB} | source),
             )  # fmt: skip
             await self._end(run, "source", SourceSession(config, run.events["source"]).run)
 

@@ -91,7 +91,6 @@ async def test_breaks_at_random_bytes(breaking: Breaking, seed: int) -> None:
     with nothing_left(), bounded(30):
         run = await breaking.run(
             GEOMETRY, breaks, touch=TOUCH, policy=policy, rule=rule, spec=SPEC, checksum=checked,
-            dest={"wait_seconds": 3.0}, reconnect_seconds=2.0,
         )  # fmt: skip
     assert judge(run) == "", f"{policy.name} {rule} {breaks}"
 
