@@ -89,7 +89,10 @@ class InChannel:
             count = await self._receive_into([place])
             self._decoder.receive_data(place[:count])
         if isinstance(message, Abort):
-            raise PeerAborted(f"the source ended the migration: {message.reason}", message.reason)
+            raise PeerAborted(
+                f"the source ended the migration: {message.reason}", message.reason,
+                cancelled=message.cancelled,
+            )  # fmt: skip
         return message
 
     async def receive_payload(

@@ -26,6 +26,7 @@ from protocol.errors import (
     MigrationCancelled,
     PeerAborted,
     RemoteProtocolError,
+    is_cancellation,
     root_cause,
 )
 from protocol.events import MEMORY_LOST, Emit
@@ -166,11 +167,15 @@ async def outcome_of_loss(
         told = await keeper.save_rest(missing, hurried=cancelled)
     if len(missing):
         emit(MEMORY_LOST, target_pages=len(missing), bytes=missing.length_bytes)
-        return MemoryLost(f"{reason}; {describe_lost(missing)}{told}")
+        lost = f"{reason}; {describe_lost(missing)}{told}"
+        return MemoryLost(lost, cancelled=is_cancellation(cause))
     kept = f"all memory of the guest is here{told}"
     if cancelled:
         return MigrationCancelled(kept) if told else cause
-    return type(cause)(f"{reason}; {kept}")
+    outcome = type(cause)(f"{reason}; {kept}")
+    if isinstance(outcome, PeerAborted):
+        outcome.cancelled = is_cancellation(cause)
+    return outcome
 
 
 def _told(path: Path, partial: Partial) -> str:

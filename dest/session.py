@@ -30,7 +30,6 @@ from protocol.errors import (
     ConnectionLost,
     MemoryLost,
     MidstreamError,
-    MigrationCancelled,
     PeerAborted,
     WrongMemory,
     root_cause,
@@ -94,10 +93,7 @@ class DestSession:
                     return await self._serve(listener, session, process)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
-            if isinstance(cause, (trio.Cancelled, MigrationCancelled)):
-                self._lifecycle.cancel()
-            else:
-                self._lifecycle.fail()
+            self._lifecycle.end(cause)
             raise cause from None
 
     async def _serve(self, listener: Listener, session: Session, process: GuestProcess) -> Result:

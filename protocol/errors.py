@@ -9,6 +9,7 @@
         +-- AuthenticationFailed a side could not prove that it may take part
         +-- ConnectionLost       a connection ended before the closing exchange
         +-- MigrationCancelled   the user said so
+        +-- GaveUp               precopy did not converge in the time that the user gave it
         +-- GuestFailed          the guest could not be started, or died
         +-- WrongMemory          the guest, or the digest, found memory that must not be there
         +-- MemoryLost           the destination runs the guest, its memory can no longer come
@@ -23,9 +24,16 @@ from collections.abc import Iterator
 
 
 class MidstreamError(Exception):
-    """Base of all errors that end a migration with one line on standard error."""
+    """Base of all errors that end a migration with one line on standard error.
+
+    Attributes:
+        exit_status: What the command exits with.
+        cancelled: A user, of either side, wanted the migration to end or said when it should: the
+            state that it ends in is `cancelled`, and not `failed`.
+    """
 
     exit_status = 1
+    cancelled = False
 
 
 class ProtocolError(MidstreamError):
@@ -51,10 +59,11 @@ class PeerAborted(MigrationError):
         reason: In the peer's words.
     """
 
-    def __init__(self, text: str, reason: str = "") -> None:
-        """Say who it was, and why."""
+    def __init__(self, text: str, reason: str = "", *, cancelled: bool = False) -> None:
+        """Say who it was, and why, and whether its user wanted it."""
         super().__init__(text)
         self.reason = reason
+        self.cancelled = cancelled
 
 
 class AuthenticationFailed(MigrationError):
@@ -78,6 +87,13 @@ class MigrationCancelled(MigrationError):
     """The user cancelled the migration (Ctrl-C, SIGTERM, SIGHUP or SIGQUIT)."""
 
     exit_status = 130
+    cancelled = True
+
+
+class GaveUp(MigrationError):
+    """Precopy was still going on when the user's patience was over; the guest was not touched."""
+
+    cancelled = True
 
 
 class GuestFailed(MigrationError):
@@ -94,6 +110,21 @@ class MemoryLost(MigrationError):
     """The source is gone in postcopy: the destination holds the guest, but not all its memory."""
 
     exit_status = 4
+
+    def __init__(self, reason: str, *, cancelled: bool = False) -> None:
+        """Say what is lost and why, and whether a user wanted the migration to end."""
+        super().__init__(reason)
+        self.cancelled = cancelled
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Tell whether a migration that an error ended was cancelled, and has not failed.
+
+    What is no `Exception` ends a task from outside, as a cancelled scope does.
+    """
+    if isinstance(error, MidstreamError):
+        return error.cancelled
+    return not isinstance(error, Exception)
 
 
 def root_cause(error: BaseException) -> BaseException:

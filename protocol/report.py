@@ -75,6 +75,9 @@ class SourcePart:
         bytes_sent_twice: Page bytes that went again though the destination had them.
         bytes_lost: Page bytes that went again because a break had lost them on their way.
         recoveries: How often the migration was resumed after a break.
+        switch_over_reason: What ended precopy: the name of the option or the command that did, or
+            converged; empty if nothing has.
+        guest_side: Which side has the guest: source, dest or unknown.
     """
 
     policy: str
@@ -92,6 +95,8 @@ class SourcePart:
     mbps: float
     pass_count: int
     dirty_sync_count: int
+    switch_over_reason: str
+    guest_side: str
     page_bytes: int
     precopy_bytes: int
     downtime_bytes: int
@@ -258,6 +263,8 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
         "source-backing": source.backing,
         "dirty-log": source.dirty_log,
         "passes": source.pass_count,
+        "switch-over": {"reason": source.switch_over_reason or None},
+        "guest": source.guest_side,
         "downtime-ms": round(source.downtime_ms, 3),
         "requests": {
             "received": source.requests_received,

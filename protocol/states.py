@@ -20,7 +20,7 @@ from __future__ import annotations
 from enum import Enum
 
 from protocol.channels import Channel
-from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.errors import LocalProtocolError, RemoteProtocolError, is_cancellation
 from protocol.events import STATE, Emit
 from protocol.messages import (
     Checksum,
@@ -37,6 +37,7 @@ from protocol.messages import (
     SwitchOverAhead,
     ZeroData,
 )
+from protocol.text import one_line
 
 
 class State(Enum):
@@ -222,19 +223,34 @@ class Lifecycle:
         self.state = State.NONE
         self._emit = emit
 
-    def fire(self, event: Event) -> None:
+    def fire(self, event: Event, reason: str = "") -> None:
         """Go where an event leads.
+
+        Args:
+            event: What happened.
+            reason: Why, for a person; empty where the event says it.
 
         Raises:
             LocalProtocolError: The event cannot happen in this state.
         """
         self.state = next_state(self.state, event)
-        self._emit(STATE, state=self.state.value)
+        if reason:
+            self._emit(STATE, state=self.state.value, reason=reason)
+        else:
+            self._emit(STATE, state=self.state.value)
 
-    def fail(self) -> None:
+    def end(self, cause: BaseException) -> None:
+        """Go to the end that an error leads to, cancelled or failed, and say why."""
+        if is_cancellation(cause):
+            told = str(cause) if isinstance(cause, Exception) else getattr(cause, "reason", "")
+            self.cancel(one_line(told or "cancelled by its user"))
+        else:
+            self.fail(one_line(str(cause)) or type(cause).__name__)
+
+    def fail(self, reason: str = "") -> None:
         """Go to the end that a failure leads to; nothing happens in a final state."""
         while self.state not in FINAL:
-            self.fire(Event.BROKEN)
+            self.fire(Event.BROKEN, reason)
 
     def interrupt(self) -> None:
         """Go where a lost connection leads; nothing happens in a final state, or while paused."""
@@ -246,9 +262,9 @@ class Lifecycle:
         if self.state not in FINAL:
             self.fire(event)
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = "") -> None:
         """Go to the end that a cancellation leads to; nothing happens in a final state."""
         if self.state not in FINAL:
             if self.state is not State.CANCELLING:
-                self.fire(Event.CANCEL)
-            self.fire(Event.CANCEL_DONE)
+                self.fire(Event.CANCEL, reason)
+            self.fire(Event.CANCEL_DONE, reason)

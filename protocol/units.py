@@ -97,6 +97,16 @@ def format_bytes(count: float) -> str:
     return f"{count:.4g} TiB"
 
 
+def format_rate(bytes_per_second: float) -> str:
+    """Return a rate for people, as rates may be typed: 125000000.0 is `125 MB/s`."""
+    for unit in ("B/s", "kB/s", "MB/s"):
+        # A little below the next unit, or rounding would make 1e+03 of it.
+        if bytes_per_second < 999.5:
+            return f"{bytes_per_second:.3g} {unit}"
+        bytes_per_second /= 1000
+    return f"{bytes_per_second:.4g} GB/s"
+
+
 def _scaled(text: str, units: Mapping[str, int | Fraction], expected: str) -> Fraction:
     match = _NUMBER.fullmatch(text.strip())
     if match is None or match["unit"] not in units:

@@ -54,10 +54,12 @@ class Elsewhere:
     Attributes:
         module: Which.
         help: The first sentence of its help: to ask each module for it would load them all.
+        function: What defines it there, where that is not called as the command.
     """
 
     module: str
     help: str
+    function: str = ""
 
 
 ELSEWHERE = {
@@ -83,6 +85,10 @@ ELSEWHERE = {
         "scripts.views.report",
         "Show runs again from files that --events wrote; each file is a run of its own.",
     ),
+    "switch-over": Elsewhere(
+        "scripts.steering", "Have a running source switch over to postcopy now.", "switch_over"
+    ),
+    "set": Elsewhere("scripts.steering", "Change the limits of a running source.", "set_limits"),
     "qemu": Elsewhere(
         "scripts.qemu.command",
         "Start a QEMU of its own and migrate its memory to a destination, with postcopy.",
@@ -106,8 +112,9 @@ class LazyGroup(click.Group):
     ) -> click.Command | None:
         """Return a command, None if there is none of that name."""
         if cmd_name in ELSEWHERE:
-            module = import_module(ELSEWHERE[cmd_name].module)
-            command: click.Command = getattr(module, cmd_name)
+            elsewhere = ELSEWHERE[cmd_name]
+            module = import_module(elsewhere.module)
+            command: click.Command = getattr(module, elsewhere.function or cmd_name)
             return command
         return super().get_command(ctx, cmd_name)
 

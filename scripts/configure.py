@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# What `--postcopy-after` is where nobody says anything else.
+PASSES_DEFAULT = "1"
+
 # Python's float() would take nan, inf, underscores and the digits of every script.
 _NUMBER = re.compile(r"[0-9]{1,24}(?:\.[0-9]{0,24})?(?:[eE][+-]?[0-9]{1,3})?")
 
@@ -99,12 +102,7 @@ def source_config(
         spec=program_spec(values, geometry),
         policy=parsed("--policy", lambda: preset(values["policy"])),
         chunk_bytes=_chunk_bytes(values["chunk_size"]),
-        rule=SwitchRule(
-            postcopy_after=_postcopy_after(values["postcopy_after"]),
-            downtime_ms_max=parsed(
-                "--downtime-limit", lambda: parse_duration_ms(values["downtime_limit"])
-            ),
-        ),
+        rule=_switch_rule(values),
         bandwidth=parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
         dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
         hold=bool(values["hold"]),
@@ -268,6 +266,33 @@ def _chunk_bytes(text: str) -> int:
             param_hint="--chunk-size",
         )
     return count
+
+
+def _switch_rule(values: Values) -> SwitchRule:
+    after_time = _optional_seconds("--postcopy-after-time", values.get("postcopy_after_time"))
+    after = values["postcopy_after"]
+    if after is None:
+        # Who gives a time means the time: the first pass is not to come before it.
+        after = PASSES_DEFAULT if after_time is None else "never"
+    return SwitchRule(
+        postcopy_after=_postcopy_after(after),
+        downtime_ms_max=parsed(
+            "--downtime-limit", lambda: parse_duration_ms(values["downtime_limit"])
+        ),
+        postcopy_after_seconds=after_time,
+        give_up_after_seconds=_give_up_after(values.get("give_up_after")),
+    )
+
+
+def _give_up_after(text: str | None) -> float | None:
+    seconds = _optional_seconds("--give-up-after", text)
+    if seconds == 0:
+        raise click.BadParameter(f"{_quoted(str(text))} is no time", param_hint="--give-up-after")
+    return seconds
+
+
+def _optional_seconds(option: str, text: str | None) -> float | None:
+    return None if text is None else seconds_of(option, text)
 
 
 def _postcopy_after(text: str) -> int | None:

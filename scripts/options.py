@@ -135,8 +135,20 @@ OPTIONS = (
     Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "8MiB", "SIZE"),
     Option(
         "--postcopy-after", SOURCE, MIGRATION,
-        "Precopy passes before postcopy; 0: postcopy at once; never: precopy until it converges.",
-        "1", "N",
+        "Precopy passes before postcopy; 0: postcopy at once; never: precopy until it converges. "
+        "Default: 1, or never with --postcopy-after-time.",
+        None, "N",
+    ),
+    Option(
+        "--postcopy-after-time", SOURCE, MIGRATION,
+        "Switch over to postcopy after so much time of precopy, such as 30s, in whatever pass.",
+        None, "TIME",
+    ),
+    Option(
+        "--give-up-after", SOURCE, MIGRATION,
+        "Cancel a migration that is still in precopy after so long, such as 10min; the guest "
+        "stays at the source.",
+        None, "TIME",
     ),
     Option(
         "--downtime-limit", SOURCE, MIGRATION,

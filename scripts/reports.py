@@ -125,6 +125,15 @@ def put_reason(path: Path, error: MidstreamError) -> bool:
     return False
 
 
+def is_of_cancelled(path: Path) -> bool:
+    """Tell whether the report that a file holds is of a migration that was cancelled."""
+    import json  # noqa: PLC0415
+
+    with suppress(MidstreamError, *_NO_REPORT):
+        return bool(json.loads(path.read_text(encoding="utf-8"))["status"] == _CANCELLED)
+    return False
+
+
 def write_report(target: str, report: Report) -> None:
     """Write a report to a file, or to standard output for `-`.
 
@@ -212,4 +221,5 @@ def _words(error: BaseException) -> str:
 
 
 def _status_of(error: MidstreamError) -> str:
-    return _CANCELLED if error.exit_status == MigrationCancelled.exit_status else _FAILED
+    is_user = error.cancelled or error.exit_status == MigrationCancelled.exit_status
+    return _CANCELLED if is_user else _FAILED

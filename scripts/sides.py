@@ -141,7 +141,7 @@ async def until_signalled(
             if received and insists(number):
                 leave(f"cancelled by {received}")
             received = received or signal.Signals(number).name
-            scope.cancel()
+            scope.cancel(f"cancelled by {received}")
 
     with trio.open_signal_receiver(*SIGNALS) as signals:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import trio
 
+from protocol.errors import MigrationCancelled
 from protocol.report import assemble_failed
 from scripts.options import SOURCE, Values
 from scripts.reports import Report
@@ -45,7 +46,11 @@ def run_source(config: SourceConfig, values: Values) -> None:
             nursery.cancel_scope.cancel()
         return result.report, result.problem
 
-    run_side(SOURCE, values, run, report_failure)
+    try:
+        run_side(SOURCE, values, run, report_failure)
+    except MigrationCancelled as error:
+        where = sessions[0].whereabouts if sessions else ""
+        raise MigrationCancelled(f"{error}; {where}" if where else str(error)) from None
 
 
 def _unless(unwanted: bool) -> Callable[[str], None]:

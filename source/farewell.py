@@ -12,6 +12,7 @@ from protocol.errors import (
     MidstreamError,
     MigrationError,
     PeerAborted,
+    is_cancellation,
     root_cause,
 )
 from protocol.messages import Abort
@@ -46,8 +47,8 @@ async def say_farewell(connections: Connections, cause: BaseException) -> None:
     """Tell the destination why this ends, unless it knows or cannot be told."""
     if isinstance(cause, (ConnectionLost, PeerAborted)):
         return
-    cancelled = isinstance(cause, trio.Cancelled)
-    reason = "cancelled by its user" if cancelled else str(cause)
+    cancelled = is_cancellation(cause)
+    reason = str(cause) if isinstance(cause, Exception) else "cancelled by its user"
     connection = connections[Channel.PRECOPY]
     with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
         scope.shield = True

@@ -7,7 +7,7 @@ Reads like the sequence diagram in `protocol/README.md`.  What to send is decide
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgpack
 import trio
@@ -62,6 +62,7 @@ from source.rests import send_rests
 from source.returns import Inbox, Received
 from source.scheduler import Scheduler
 from source.sender import Sender
+from source.steering import Steering
 from source.tracking import RequestTracker
 
 
@@ -87,8 +88,19 @@ class Migration:
         lifecycle: Lifecycle,
         emit: Emit,
         dirty_log: DirtyLog,
+        steering: Steering,
     ) -> None:
-        """Prepare; nothing is sent yet."""
+        """Prepare; nothing is sent yet.
+
+        Args:
+            config: What the user said at the start.
+            memory: The guest's.
+            guest: Runs it.
+            lifecycle: Where the migration is.
+            emit: Takes events.
+            dirty_log: Knows what the guest writes.
+            steering: What the user says while it goes on.
+        """
         self.meter = Meter()
         self.scheduler = Scheduler(config.geometry, config.policy, config.chunk_bytes)
         self.epochs: list[Connections] = []
@@ -103,13 +115,17 @@ class Migration:
         self._lifecycle = lifecycle
         self._emit = emit
         self._dirty_log = dirty_log
-        self._passes = Passes(config, self.scheduler, dirty_log, self.meter, emit)
+        self._steering = steering
+        self._passes = Passes(config, steering, self.scheduler, dirty_log, self.meter, emit)
         self._snapshot: GuestSnapshot | None = None
         # What is dirty when the guest is handed over, and whether it is sent before or after.
         self._dirty = PageSet(config.geometry)
         self._step = NextStep.POSTCOPY
         self._runs_there = False
         self._peer_clock = PeerClock()
+        # Puts a change of the limits into force; how depends on what is being sent.
+        self._repace: Callable[[], None] = lambda: None
+        steering.on_change = self._heed_limits
         self._pacer = Pacer(0)
         # A destination has said that it runs the guest, or a vCPU there has needed a page.
         self._was_seen_there = False
@@ -180,6 +196,18 @@ class Migration:
         return self._passes.waiting_bytes + self.scheduler.unsent_bytes - begun + rests
 
     @property
+    def guest_side(self) -> str:
+        """Which side has the guest: source or dest, or unknown while nobody has said so."""
+        if not self.handed_over:
+            return "source"
+        return "dest" if self.meter.running_ns is not None else "unknown"
+
+    @property
+    def switch_over_reason(self) -> str:
+        """What ended precopy, as the report names it; empty as long as nothing has."""
+        return self._steering.convergence.means.value
+
+    @property
     def phase_bytes(self) -> int:
         """What this pass, or postcopy, had to send when it began."""
         return self._passes.phase_bytes
@@ -192,7 +220,12 @@ class Migration:
             MigrationError: Precopy does not converge.
         """
         await self._set_up()
-        self._dirty, self._step = await self._passes.run(self._sender, self._main, self._inbox)
+        self._repace = lambda: self._passes.repace(self._sender)
+        try:
+            passes = self._passes.run(self._sender, self._main, self._inbox)
+            self._dirty, self._step = await passes
+        finally:
+            self._repace = lambda: None
         await self._tell_time()
         if RECOVER in self.epochs[-1][Channel.PRECOPY].capabilities:
             self.announced = True
@@ -244,7 +277,7 @@ class Migration:
         self._take_missing(standing, lacking)
         self._lifecycle.go_on(Event.RECOVERED)
         self._main.keep_little_in_the_kernel()
-        self._sender.pace(self._config.postcopy_bandwidth)
+        self._pace_postcopy()
         remaining = self.scheduler.remaining
         await send_rests(self._rests, self.memory, remaining, self._main, self._emit)
         return await self._finish()
@@ -330,7 +363,15 @@ class Migration:
         self.meter.bytes_at_switch_over = sent_bytes(self.epochs)
         if postcopy:
             self._main.keep_little_in_the_kernel()
-            self._sender.pace(self._config.postcopy_bandwidth)
+            self._pace_postcopy()
+
+    def _heed_limits(self) -> None:
+        self._repace()
+
+    def _pace_postcopy(self) -> None:
+        """Hold the background of postcopy to the limit in force, and to each that follows."""
+        self._repace = lambda: self._sender.pace(self._steering.postcopy_bandwidth)
+        self._repace()
 
     async def tell_answers(self) -> None:
         """Tell the destination what became of its requests, until cancelled; once an epoch.

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import time
 
+import trio
+
 from guest.dirty_log import DirtyLog
-from protocol.errors import MigrationError, RemoteProtocolError
-from protocol.events import PASS_END, Emit
+from protocol.errors import GaveUp, RemoteProtocolError
+from protocol.events import NOT_CONVERGING, PASS_END, Emit
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import PassAck, PassEnd
 from protocol.pageset import PageSet
 from protocol.runs import Runs
+from protocol.units import format_bytes
 from source.channel import OutChannel
 from source.config import SourceConfig
-from source.convergence import NextStep, expected_downtime_ms, pass_bandwidth
+from source.convergence import NextStep, Stall, expected_downtime_ms, pass_bandwidth
 from source.meter import Meter
-from source.returns import Inbox
+from source.returns import Inbox, Received
 from source.scheduler import Scheduler
 from source.sender import Sender
+from source.steering import Steering
+
+# How long a frame may take at the limit of the bandwidth.
+FRAME_SECONDS = 0.1
+# How long one that is under way is waited for when precopy is given up.
+FRAME_SECONDS_MAX = 5.0
 
 
 class Passes:
@@ -32,15 +41,27 @@ class Passes:
     def __init__(
         self,
         config: SourceConfig,
+        steering: Steering,
         scheduler: Scheduler,
         dirty_log: DirtyLog,
         meter: Meter,
         emit: Emit,
     ) -> None:
-        """Prepare; nothing is logged yet."""
+        """Prepare; nothing is logged yet.
+
+        Args:
+            config: What the user said.
+            steering: What he may say meanwhile, and when precopy is over.
+            scheduler: Takes what is to be sent.
+            dirty_log: Knows what the guest writes.
+            meter: Takes what is counted.
+            emit: Takes events.
+        """
         self.waiting_bytes = config.geometry.length_bytes
         self.phase_bytes = config.geometry.length_bytes
         self._config = config
+        self._steering = steering
+        self._convergence = steering.convergence
         self._scheduler = scheduler
         self._dirty_log = dirty_log
         self._meter = meter
@@ -60,37 +81,88 @@ class Passes:
 
         Raises:
             ConnectionLost, RemoteProtocolError: The destination is gone, or not with us.
-            MigrationError: Precopy does not converge.
+            GaveUp: Precopy does not converge, and the user waits no longer.
         """
-        sender.pace(self._config.bandwidth)
+        sender.pace(self._steering.bandwidth)
         self._since_ns = time.monotonic_ns()
         # Everything is dirty at first, so what was written until now says nothing.
         self._dirty_log.start()
         dirty = PageSet(self._config.geometry)
         dirty.fill()
+        self._convergence.start(trio.current_time())
         with self._meter.sending():
-            return await self._run(dirty, sender, main, inbox)
+            # It ends between two frames, so that the destination can be told; one that the network
+            # holds up is not waited for.
+            with trio.CancelScope(deadline=self._convergence.gives_up_at + FRAME_SECONDS_MAX):
+                return await self._run(dirty, sender, main, inbox)
+            raise self._gave_up()
 
     async def _run(
         self, dirty: PageSet, sender: Sender, main: OutChannel, inbox: Inbox
     ) -> tuple[PageSet, NextStep]:
         bytes_per_second = 0.0
+        last: Stall | None = None
         while True:
-            step = self._config.rule.decide(
-                self._meter.pass_count, dirty.length_bytes, bytes_per_second
+            step = self._convergence.after_pass(
+                trio.current_time(), self._meter.pass_count, dirty.length_bytes, bytes_per_second
             )
             if step is NextStep.GIVE_UP:
-                raise MigrationError(
-                    f"precopy does not converge: after {self._meter.pass_count} passes "
-                    f"{dirty.length_bytes} bytes are dirty"
-                )
+                raise self._gave_up()
             if step is not NextStep.ANOTHER_PASS:
                 estimate_ms = expected_downtime_ms(dirty.length_bytes, bytes_per_second)
                 self._meter.expected_downtime_ms = 0.0 if step is NextStep.POSTCOPY else estimate_ms
                 return dirty, step
-            bytes_per_second = await self._pass(dirty, sender, main, inbox)
-            dirty = PageSet(self._config.geometry)
+            if last is not None:
+                self._tell_stall(last)
+            last = None
+            sent_bytes, pass_ns = dirty.length_bytes, 0
+            self.hand_on(dirty)
+            self.repace(sender)
+            await sender.drain(until=self._is_due)
+            if not self._scheduler.unsent_bytes:
+                pass_ns = await self._end_pass(sent_bytes, main, inbox)
+                bytes_per_second = pass_bandwidth(sent_bytes, pass_ns, self._steering.bandwidth)
+            # Nothing of a pass that came to its end.
+            dirty = self._scheduler.withdraw()
             self.harvest(dirty)
+            if pass_ns:
+                seconds = pass_ns / 1e9
+                last = Stall(self._meter.pass_count, sent_bytes, dirty.length_bytes, seconds)
+
+    def _is_due(self) -> bool:
+        return self._convergence.is_due(trio.current_time())
+
+    def repace(self, sender: Sender) -> None:
+        """Hold a pass to the limit that is in force now."""
+        rate = self._steering.bandwidth
+        sender.pace(rate)
+        # What ends precopy is heeded between two frames, so none may take long.
+        run_bytes = int(rate * FRAME_SECONDS) if rate else self._config.chunk_bytes
+        self._scheduler.keep_runs(run_bytes)
+
+    def _tell_stall(self, last: Stall) -> None:
+        """Tell the user, once, if the pass before has not shrunk, now that another follows."""
+        told = self._convergence.stall_of(last)
+        if told is None:
+            return
+        self._emit(
+            NOT_CONVERGING,
+            index=told.pass_number - 1, bytes=told.sent_bytes, dirty_bytes=told.dirty_bytes,
+            bytes_per_second=round(told.transfer_rate),
+            dirty_bytes_per_second=round(told.dirty_rate),
+        )  # fmt: skip
+        self._steering.warn(str(told))
+
+    def _gave_up(self) -> GaveUp:
+        self._convergence.give_up()
+        seconds = trio.current_time() - self._convergence.started
+        count = self._meter.pass_count
+        left = format_bytes(self.waiting_bytes + self._scheduler.unsent_bytes)
+        guest = "stays" if self._config.hold else "runs on"
+        return GaveUp(
+            f"given up after {seconds:.3g} s of precopy, in pass {count + 1}, with {left} left to "
+            f"send; the guest {guest} at the source"
+        )
 
     def harvest(self, dirty: PageSet) -> None:
         """Add to what is dirty all that has become so since this was last asked."""
@@ -118,20 +190,21 @@ class Passes:
         self._scheduler.add(dirty, postcopy=postcopy, across_pages=not postcopy)
         self.waiting_bytes = 0
 
-    async def _pass(self, dirty: PageSet, sender: Sender, main: OutChannel, inbox: Inbox) -> float:
-        """Send all that is dirty once; return the bandwidth in bytes a second."""
+    async def _end_pass(self, sent_bytes: int, main: OutChannel, inbox: Inbox) -> int:
+        """Hear that all that the pass sent has come; return how long it took, in nanoseconds."""
         meter = self._meter
-        self.hand_on(dirty)
-        await sender.drain()
         await main.send(PassEnd(index=meter.pass_count))
-        acked = await inbox.expect(PassAck, CLOSING_SECONDS_MAX)
+        acked: Received[PassAck] | None = None
+        with trio.CancelScope(deadline=self._convergence.gives_up_at):
+            acked = await inbox.expect(PassAck, CLOSING_SECONDS_MAX)
+        if acked is None:
+            raise self._gave_up()
         if acked.message.index != meter.pass_count:
             raise RemoteProtocolError(
                 f"pass {acked.message.index} was acknowledged, not pass {meter.pass_count}"
             )
         meter.pass_count += 1
         # From the end of the pass before: what the bucket saves while nothing goes counts, too.
-        pass_ns = acked.at_ns - self._since_ns
-        self._since_ns = acked.at_ns
-        self._emit(PASS_END, index=acked.message.index, bytes=dirty.length_bytes, ms=pass_ns / 1e6)
-        return pass_bandwidth(dirty.length_bytes, pass_ns, self._config.bandwidth)
+        pass_ns, self._since_ns = acked.at_ns - self._since_ns, acked.at_ns
+        self._emit(PASS_END, index=acked.message.index, bytes=sent_bytes, ms=pass_ns / 1e6)
+        return max(pass_ns, 1)

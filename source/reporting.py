@@ -57,6 +57,8 @@ def source_part(
         mbps=meter.mbps(data_bytes),
         pass_count=meter.pass_count,
         dirty_sync_count=meter.dirty_sync_count,
+        switch_over_reason=migration.switch_over_reason,
+        guest_side=migration.guest_side,
         page_bytes=TARGET_PAGE_BYTES,
         precopy_bytes=at_stop,
         downtime_bytes=at_switch_over - at_stop,

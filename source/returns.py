@@ -64,8 +64,9 @@ class ReturnPath:
                 self._decoder.receive_data(await self._receive_some())
         if isinstance(message, Abort):
             raise PeerAborted(
-                f"the destination ended the migration: {message.reason}", message.reason
-            )
+                f"the destination ended the migration: {message.reason}", message.reason,
+                cancelled=message.cancelled,
+            )  # fmt: skip
         return message, await self._receive_payload(message)
 
     async def wait_closed(self) -> None:

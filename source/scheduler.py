@@ -154,8 +154,22 @@ class Scheduler:
         self._remaining.update(pages)
         self._background.restart(postcopy=postcopy, across_pages=across_pages)
 
+    def withdraw(self) -> PageSet:
+        """Take back all that no chunk was made of, the rest of begun pages too; return it.
+
+        Raises:
+            LocalProtocolError: A chunk is out, or lies half-sent.
+        """
+        if self.unsent_bytes != self.remaining_bytes:
+            raise LocalProtocolError("pages cannot be taken back while one is being sent")
+        self._current.clear()
+        withdrawn = PageSet(self._geometry)
+        withdrawn.update(self._remaining)
+        self._remaining.replace(PageSet(self._geometry))
+        return withdrawn
+
     def keep_runs(self, run_bytes: int) -> None:
-        """Have what goes in runs in postcopy go in runs of at most so many bytes, from now on."""
+        """Have what goes in runs go in runs of at most so many bytes, from now on."""
         self._background.keep_runs(run_bytes)
 
     def begin_again(self, missing: PageSet) -> None:

@@ -9,7 +9,7 @@ need not be woken.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -103,20 +103,23 @@ class Sender:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    async def drain(self) -> None:
+    async def drain(self, *, until: Callable[[], bool] = lambda: False) -> None:
         """Send until the scheduler has nothing left.
 
         Cancelling may leave a half-sent frame as a channel's `open_frame`.
+
+        Args:
+            until: Asked before each frame of the background: true to leave the rest.
 
         Raises:
             ConnectionLost: A connection is broken; in a group where the policy has two lanes.
         """
         if self._scheduler.lanes == (Lane.ALL,):
-            await self._drain(Lane.ALL)
+            await self._drain(Lane.ALL, until)
             return
         self._background_done = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._drain_background)
+            nursery.start_soon(self._drain_background, until)
             # Begins first: what is requested already is not left to the background.
             await self._drain_urgent()
 
@@ -209,8 +212,8 @@ class Sender:
         tracker.put_back(answers)
         return False
 
-    async def _drain(self, lane: Lane) -> None:
-        while (chunk := self._next_chunk(lane)) is not None:
+    async def _drain(self, lane: Lane, until: Callable[[], bool] = lambda: False) -> None:
+        while not until() and (chunk := self._next_chunk(lane)) is not None:
             await self._send(chunk, lane)
         # With nothing to send there was no checkpoint, and a caller's loop must have one.
         await trio.lowlevel.checkpoint()
@@ -251,8 +254,8 @@ class Sender:
         self._sent(chunk, channel, frame, Lane.ALL)
         return True
 
-    async def _drain_background(self) -> None:
-        await self._drain(Lane.BACKGROUND)
+    async def _drain_background(self, until: Callable[[], bool]) -> None:
+        await self._drain(Lane.BACKGROUND, until)
         self._background_done = True
         self._requested.set()
 

@@ -52,6 +52,7 @@ from protocol.messages import Account, Bye, Standing, Verdict
 from protocol.records import pack_record
 from protocol.report import Result, SourcePart, assemble
 from protocol.states import POSTCOPY, Event, Lifecycle, State
+from protocol.units import format_bytes
 from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connection, Connections
@@ -64,6 +65,7 @@ from source.progress import Bar, Progress, progress_of
 from source.reconnect import Reconnector, hear_standing
 from source.recovery import Lacking
 from source.reporting import source_part
+from source.steering import Steering
 from source.targets import parse_target, target_text
 
 # The guest is the destination's by then.
@@ -110,11 +112,15 @@ class SourceSession:
         self._control = ControlSocket(None)
         self._bar = Bar()
         self._pause = Pause(self._lifecycle, self._can_resume)
+        self._steering = Steering(config, self._lifecycle, emit)
+        self._steering.warn = self._warn
         # What this session's user can tell it while it runs, by name.
         self._commands: Commands = {
             "pause": self._pause_by_hand,
             "resume": self._resume_at,
+            "set": self._steering.set_limits,
             "status": self._tell_status,
+            "switch-over": self._steering.switch_over,
         }
 
     def progress(self) -> Progress | None:
@@ -132,6 +138,19 @@ class SourceSession:
         return source_part(
             self._config, migration.backing, migration.dirty_log, migration, migration.epochs
         )
+
+    @property
+    def whereabouts(self) -> str:
+        """Where the guest is when the migration ends before its time; empty if it never began."""
+        migration = self._migration
+        if migration is None:
+            return ""
+        if migration.guest_side == "source":
+            return "the guest stays at the source"
+        unsent = f"{format_bytes(migration.remaining_bytes)} of its memory not sent"
+        if migration.guest_side == "dest":
+            return f"the guest is at the destination, {unsent}"
+        return f"whether the destination runs the guest is not known, {unsent}"
 
     async def run(self) -> Result:
         """Migrate the guest.
@@ -153,10 +172,7 @@ class SourceSession:
             cause = root_cause(error)
             if self._migration is not None:
                 self._migration.meter.finish(time.monotonic_ns())
-            if isinstance(cause, trio.Cancelled):
-                self._lifecycle.cancel()
-            else:
-                self._lifecycle.fail()
+            self._lifecycle.end(cause)
             raise cause from None
 
     async def _run(self) -> Result:
@@ -241,8 +257,9 @@ class SourceSession:
             guest.board.set_present(slice(None))
             dirty_log = self._choose_dirty_log(guest)
             migration = Migration(
-                self._config, memory, guest, self._lifecycle, self._emit, dirty_log
-            )
+                self._config, memory, guest, self._lifecycle, self._emit, dirty_log,
+                self._steering,
+            )  # fmt: skip
             if not self._config.hold:
                 await guest.run()
             self._lifecycle.fire(Event.CONNECTED)
@@ -357,6 +374,13 @@ class SourceSession:
         finally:
             self._pause.over()
         return result
+
+    def _warn(self, line: str) -> None:
+        """Tell the user that precopy does not converge, and what can be done about it."""
+        self._on_pause(
+            f"{line}; to end it: midstream switch-over --session {self.name}, or Ctrl-C; the next "
+            "time --postcopy-after-time or --give-up-after"
+        )
 
     def _lose(self, loss: ConnectionLost) -> None:
         """Tell of a lost connection, and stand still if that is not the end."""

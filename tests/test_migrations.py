@@ -157,11 +157,11 @@ async def test_cancelled_in_postcopy(side: str) -> None:
     mine, other = (pair.source, pair.dest) if side == "source" else (pair.dest, pair.source)
     pair.dest.events.on(events.VCPU_WAIT, mine.scope.cancel)
     await pair.migrate()
-    assert mine.scope.cancelled_caught
-    assert mine.events.states[-1] == "cancelled"
+    # The destination has the guest, and says what is lost of it, whoever ended it.
+    assert mine.scope.cancelled_caught if side == "source" else isinstance(mine.error, MemoryLost)
     assert isinstance(other.error, MemoryLost if side == "source" else PeerAborted)
     assert "cancelled by its user" in str(other.error)
-    assert other.events.states[-1] == "failed"
+    assert mine.events.states[-1] == other.events.states[-1] == "cancelled"
 
 
 async def test_a_guest_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,6 @@ from protocol.errors import (
     ConnectionLost,
     MemoryLost,
     MidstreamError,
-    MigrationCancelled,
     root_cause,
 )
 from protocol.events import Emit
@@ -86,10 +85,7 @@ class QemuSession:
                 return await self._serve(listener, main)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
-            if isinstance(cause, (trio.Cancelled, MigrationCancelled)):
-                self._lifecycle.cancel()
-            else:
-                self._lifecycle.fail()
+            self._lifecycle.end(cause)
             raise cause from None
 
     async def _serve(self, listener: QemuListener, main: QemuChannel) -> Result:

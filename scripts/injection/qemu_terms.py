@@ -10,6 +10,7 @@ import click
 
 from protocol.channels import Channel
 from protocol.policy import preset
+from scripts.configure import PASSES_DEFAULT
 from scripts.injection.actions import Action, NetworkAction, ProcessAction
 from scripts.injection.guest_terms import Guest
 from scripts.injection.scenario_text import Where
@@ -53,6 +54,7 @@ class QemuTerms:
             "qemu": self.program, "accel": self.accel, "precopy": self.precopy,
             "preempt": self.preempt, "running": self.running,
         }  # fmt: skip
+        own["postcopy_after"] = values["postcopy_after"] or PASSES_DEFAULT
         return {**{key: values[key] for key in _OF_QEMU}, **own}
 
     def arguments(self, values: Values) -> list[str]:

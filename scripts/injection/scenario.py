@@ -214,7 +214,7 @@ def _guest(values: Values, options: Mapping[str, Any], where: Where) -> Guest:
         config.policy,
         channels,
         scripted=config.spec.name == "scripted",
-        postcopy=config.rule.postcopy_after is not None,
+        postcopy=config.rule.leads_to_postcopy,
         program=config.spec.name,
     )
 

@@ -227,9 +227,15 @@ class Launcher:
         if statuses == [0, 0]:
             return
         if self._cancelled_by:
-            raise MigrationCancelled(f"cancelled by {self._cancelled_by}")
+            raise MigrationCancelled(self._cancellation())
         culprit = self._culprit()
         raise SideFailed(culprit.last_words, max(culprit.status or 1, 1))
+
+    def _cancellation(self) -> str:
+        """Return how the migration was cancelled; the source knows what became of the guest."""
+        told = f"cancelled by {self._cancelled_by}"
+        words = [side.reason for side in self._sides if side.side == SOURCE]
+        return next((word for word in words if word.startswith(f"{told};")), told)
 
     def _leave_report(self, error: MidstreamError) -> None:
         """See to it that a report that was wanted is there, and says what this process says.
@@ -238,11 +244,14 @@ class Launcher:
         """
         # Imported late: only who fails waits for what it takes.
         from protocol.report import assemble_failed  # noqa: PLC0415
-        from scripts.reports import put_reason, report_error  # noqa: PLC0415
+        from scripts.reports import is_of_cancelled, put_reason, report_error  # noqa: PLC0415
 
         target = self._values["report"]
         source = next((side for side in self._sides if side.side == SOURCE), None)
         if target is not None and Path(target).is_file():
+            # One that was called off was cancelled by this process, and not by a user.
+            by_user = source is not None and not source.put_down
+            error.cancelled = error.cancelled or (by_user and is_of_cancelled(Path(target)))
             has_report = put_reason(Path(target), error)
         else:
             has_report = source is not None and source.status in _REPORTED

@@ -19,7 +19,7 @@ from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.report import STAGE_WORDS, STAGES
 from protocol.states import State
 from scripts.views.causes import served_by
-from scripts.views.endings import lost_bytes, status_of
+from scripts.views.endings import lost_bytes, reason_of, status_of
 from scripts.views.history import History
 from scripts.views.quantiles import percentiles_us, waited_us, waiting_over_time
 from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Send, Wait
@@ -70,6 +70,7 @@ class _Embedding:
         return {
             "name": name,
             "status": status_of(history),
+            "reason": reason_of(history),
             "run": history.run,
             "verdict": history.verdict,
             "accesses": history.accesses,

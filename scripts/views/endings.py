@@ -30,6 +30,21 @@ def status_of(history: History) -> str:
     return ends.get(SOURCE, ends.get(DEST, "?"))
 
 
+def reason_of(history: History) -> str:
+    """Return why a run ended badly, empty if unknown: in the words of the side that did so first.
+
+    Where both ended alike the source's words count: the other side only repeats them.
+    """
+    told = [note for note in history.notes if note.event == events.STATE]
+    bad = [note for note in told if note.fields["state"] in _BAD_ENDS and note.fields.get("reason")]
+    first = min(bad, key=lambda note: note.time_ns, default=None)
+    of_source = next((note for note in bad if note.side == SOURCE), None)
+    if first is None or of_source is None:
+        return str(first.fields["reason"]) if first is not None else ""
+    same = _BAD_ENDS[first.fields["state"]] == _BAD_ENDS[of_source.fields["state"]]
+    return str((of_source if same else first).fields["reason"])
+
+
 def lost_bytes(history: History) -> int:
     """Return how much memory the destination says is lost."""
     lost = (note for note in history.notes if note.event == events.MEMORY_LOST)

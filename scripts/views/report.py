@@ -18,7 +18,7 @@ from scripts.files import check_writable
 from scripts.named_files import Command, FileArgument, Use, file_option
 from scripts.screen.output import tell
 from scripts.screen.table import time_us
-from scripts.views.endings import lost_bytes, status_of
+from scripts.views.endings import lost_bytes, reason_of, status_of
 from scripts.views.history import History
 from scripts.views.kinds import kind_of
 from scripts.views.outputs import history_of, write_page, write_trace
@@ -93,7 +93,10 @@ def summary_table(runs: Sequence[Run]) -> Table:
     """Return what runs came to, a column a run."""
     table = _table("", [name for name, _ in runs])
     for title, words in _ROWS:
-        table.add_row(title, *(words(history) for _, history in runs))
+        cells = [words(history) for _, history in runs]
+        # Most runs have no reason to tell.
+        if any(cells):
+            table.add_row(title, *cells)
     for name in percentiles_us(()):
         figures = [percentiles_us(history.waits)[name] for _, history in runs]
         table.add_row(
@@ -166,6 +169,7 @@ _UNKNOWN = "not recorded"
 
 _ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
     ("status", status_of),
+    ("reason", lambda history: _plain(reason_of(history))),
     ("memory", _memory),
     ("policy", lambda history: _plain(str(history.run.get("policy", _UNKNOWN)))),
     ("guest", _guest),

@@ -32,6 +32,8 @@ SOURCE = SourcePart(
     data_bytes=109,
     mbps=110.12345,
     pass_count=111,
+    switch_over_reason="postcopy-after",
+    guest_side="dest",
     dirty_sync_count=112,
     page_bytes=113,
     precopy_bytes=114,
@@ -122,6 +124,8 @@ def test_the_whole_report() -> None:
             "placement-reason": "no kernel",
             "dirty-log": "software",
             "passes": 111,
+            "switch-over": {"reason": "postcopy-after"},
+            "guest": "dest",
             "downtime-ms": 3.142,
             "faults": figures(201, 202.5, 203.5, 204.5, 205.5, 206.5, 207.5),
             "stages": {

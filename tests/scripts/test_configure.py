@@ -61,8 +61,39 @@ def test_values_arrive_in_their_units() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "passes", "postcopy_seconds", "give_up_seconds"),
+    [
+        ({}, 1, None, None),
+        ({"postcopy_after": "3"}, 3, None, None),
+        # Who gives a time means the time, unless passes are given, too.
+        ({"postcopy_after_time": "30s"}, None, 30, None),
+        ({"postcopy_after_time": "30s", "postcopy_after": "1"}, 1, 30, None),
+        ({"postcopy_after_time": "0", "postcopy_after": "never"}, None, 0, None),
+        ({"give_up_after": "10min"}, 1, None, 600),
+        ({"give_up_after": "10min", "postcopy_after": "never"}, None, None, 600),
+    ],
+)
+def test_when_precopy_is_over(
+    given: dict[str, str],
+    passes: int | None,
+    postcopy_seconds: float | None,
+    give_up_seconds: float | None,
+) -> None:
+    """Passes, time and patience go together; the first that is reached ends precopy."""
+    rule = source_config(values(**given), "here", 1).rule
+    assert rule.postcopy_after == passes
+    assert rule.postcopy_after_seconds == postcopy_seconds
+    assert rule.give_up_after_seconds == give_up_seconds
+    assert rule.leads_to_postcopy == (passes is not None or postcopy_seconds is not None)
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("give_up_after", "0"), ("give_up_after", "0s"),
+        *((name, text)
+          for name in ("postcopy_after_time", "give_up_after")
+          for text in ("-1s", "30", "", "never", "soon", "1h")),
         *((name, text)
           for name in ("vcpus", "access_rate", "write_ratio", "seed", "postcopy_after",
                        "chunk_size", "max_bandwidth", "max_postcopy_bandwidth", "downtime_limit",

@@ -18,6 +18,7 @@ from source.connect import Connection
 from source.migration import Migration
 from source.reporting import source_part
 from source.returns import ReturnPath
+from source.steering import Steering
 from tests.helpers import (
     MIB,
     Recorder,
@@ -52,9 +53,10 @@ async def test_every_figure_is_where_it_belongs() -> None:
         }
         recorder = Recorder()
         config = source_config(geometry, 1)
+        lifecycle = Lifecycle(recorder)
         migration = Migration(
-            config, memory, guest.handle, Lifecycle(recorder), recorder,
-            SoftwareDirtyLog(guest.board),
+            config, memory, guest.handle, lifecycle, recorder,
+            SoftwareDirtyLog(guest.board), Steering(config, lifecycle, recorder),
         )  # fmt: skip
         precopy, postcopy = (connection.out for connection in connections.values())
         precopy.bytes_sent, postcopy.bytes_sent = 1000, 500
@@ -87,6 +89,7 @@ async def test_every_figure_is_where_it_belongs() -> None:
     assert (part.data_bytes, part.page_bytes) == (32 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
     assert part.mbps == 32 * TARGET_PAGE_BYTES * 8 / 0.032 / 1e6
     assert (part.pass_count, part.dirty_sync_count) == (3, 4)
+    assert (part.switch_over_reason, part.guest_side) == ("", "source")
     assert (part.precopy_bytes, part.downtime_bytes, part.postcopy_bytes) == (900, 60, 540)
     assert (part.precopy_channel_bytes, part.postcopy_channel_bytes) == (1000, 500)
     assert part.return_path_bytes == 77
@@ -115,9 +118,10 @@ async def test_the_part_crosses_the_wire() -> None:
         }
         recorder = Recorder()
         config = source_config(geometry, 1)
+        lifecycle = Lifecycle(recorder)
         migration = Migration(
-            config, memory, guest.handle, Lifecycle(recorder), recorder,
-            SoftwareDirtyLog(guest.board),
+            config, memory, guest.handle, lifecycle, recorder,
+            SoftwareDirtyLog(guest.board), Steering(config, lifecycle, recorder),
         )  # fmt: skip
         part = source_part(
             config, memory.backing, "software", migration, [connections], SNAPSHOT, comparison

@@ -1090,3 +1090,22 @@ def test_what_came_changed_goes_again_behind_what_is_out(asked_for: bool) -> Non
     assert sent[-1] == target_pages(0, 1)
     whole = sum(block.length_bytes for block in MIXED.blocks)
     assert sum(span.length for span in [first.span, *sent]) == whole + BASE
+
+
+def test_what_was_not_begun_can_be_taken_back() -> None:
+    """Between two chunks the rest comes back whole, and nothing is left; not while one is out."""
+    scheduler = Wire("ordered", MIXED, chunk_bytes=64 * BASE).scheduler
+    whole = scheduler.remaining_bytes
+    chunk = scheduler.next_chunk()
+    assert chunk is not None
+    with pytest.raises(LocalProtocolError, match="cannot be taken back"):
+        scheduler.withdraw()
+    assert scheduler.unsent_bytes == whole
+    scheduler.chunk_sent()
+    # The page that was begun is part of it.
+    withdrawn = scheduler.withdraw()
+    assert withdrawn.length_bytes == whole - chunk.span.length
+    assert not withdrawn.holds_any(chunk.span)
+    assert (scheduler.remaining_bytes, scheduler.unsent_bytes) == (0, 0)
+    scheduler.add(withdrawn, across_pages=True)
+    assert scheduler.remaining_bytes == withdrawn.length_bytes

@@ -3,6 +3,7 @@
 function summary(runs) {
   const rows = [
     ["status", (run) => run.status],
+    ...(runs.some((run) => run.reason) ? [["reason", (run) => run.reason]] : []),
     ["memory", (run) => {
       if (run.lost_bytes) return `${sayBytes(run.lost_bytes)} lost`;
       if (run.verdict.equal === undefined) return "not compared";

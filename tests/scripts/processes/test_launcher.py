@@ -17,6 +17,7 @@ class Ended:
     side: str
     status: int
     put_down: bool = False
+    reason: str = ""
 
     @property
     def last_words(self) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from scripts.views.embed import embed
-from scripts.views.endings import lost_bytes, status_of
+from scripts.views.endings import lost_bytes, reason_of, status_of
 from scripts.views.outputs import history_of
 from tests.stories import Story, half_sent
 
@@ -38,6 +38,20 @@ def test_a_run_has_one_status(told: list[tuple[str, str]], status: str) -> None:
     history = history_of(states(*told))
     assert status_of(history) == status
     assert embed(history, "a run")["status"] == status
+
+
+def test_a_bad_end_has_a_reason() -> None:
+    """The source's, where both sides ended alike; else that of the side that did so first."""
+    story = Story()
+    assert reason_of(history_of(story.events)) == ""
+    story.tell(1, "dest", "state", state="cancelling", reason="the source ended it: enough")
+    story.tell(2, "source", "state", state="cancelled", reason="enough")
+    assert reason_of(history_of(story.events)) == "enough"
+    assert embed(history_of(story.events), "a run")["reason"] == "enough"
+    story = Story()
+    story.tell(1, "dest", "state", state="failed", reason="no room")
+    story.tell(2, "source", "state", state="cancelled", reason="called off")
+    assert reason_of(history_of(story.events)) == "no room"
 
 
 def test_the_downtime_is_the_reports() -> None:
