@@ -22,6 +22,9 @@ from protocol.errors import GuestFailed
 # An interpreter and NumPy on a slow, busy machine; half a second is usual.
 _START_SECONDS_MAX = 60.0
 
+# How often a process is looked after where the kernel does not tell of its end.
+_POLL_SECONDS = 0.02
+
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -181,7 +184,12 @@ class GuestProcess:
 
     async def _wait_exit(self) -> int:
         while (status := self._child.poll()) is None:
-            pidfd = os.pidfd_open(self.pid)
+            try:
+                pidfd = os.pidfd_open(self.pid)
+            except OSError:
+                # Some sandboxes do not let anybody have one, and descriptors may have run out.
+                await trio.sleep(_POLL_SECONDS)
+                continue
             try:
                 await trio.lowlevel.wait_readable(pidfd)
             finally:

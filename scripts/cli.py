@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 try:
     from scripts.processes.interrupts import (
@@ -16,6 +17,8 @@ try:
         ignore_signals,
     )
     from scripts.processes.loading import loading, spare_threads
+    from scripts.processes.parent import has_listener, tell_parent
+    from scripts.processes.shortage import shortage_of
 except KeyboardInterrupt:
     # Even this takes a moment; what the interpreter does before it is out of reach.
     sys.stderr.write("midstream: cancelled by SIGINT\n")
@@ -27,10 +30,15 @@ def main() -> None:
     exit_when_signalled(at_once=False)
     spare_threads()
     _occupy_closed()
-    with loading():
-        # Imported here: it takes a moment, in which Ctrl-C should not print a traceback either.
-        from scripts.commands import run  # noqa: PLC0415
-        from scripts.screen.output import finish_messages, guard_streams  # noqa: PLC0415
+    try:
+        with loading():
+            # Imported here: it takes a moment, in which Ctrl-C should not print a traceback either.
+            from scripts.commands import run  # noqa: PLC0415
+            from scripts.screen.output import finish_messages, guard_streams  # noqa: PLC0415
+    except (ImportError, OSError, MemoryError) as error:
+        if not (reason := shortage_of(error)):
+            raise
+        _fail_early(reason)
 
     guard_streams()
     status = run(sys.argv[1:])
@@ -38,6 +46,15 @@ def main() -> None:
     ignore_signals()
     finish_messages()
     sys.exit(status)
+
+
+def _fail_early(reason: str) -> NoReturn:
+    """End before anything could be loaded that ends in better order."""
+    if has_listener():
+        tell_parent(reason)
+    else:
+        sys.stderr.write(f"midstream: {reason}\n")
+    sys.exit(1)
 
 
 def _occupy_closed() -> None:

@@ -24,6 +24,7 @@ from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, wit
 from scripts.processes.interrupts import EXIT_CANCELLED, ignore_signals
 from scripts.processes.loading import loading
 from scripts.processes.parent import follow_parent
+from scripts.processes.shortage import shortage_of
 from scripts.screen.output import tell, tell_failure
 
 EXIT_FAILED = 1
@@ -319,7 +320,8 @@ def run(arguments: Sequence[str]) -> int:
         cause = root_cause(error)
         if isinstance(cause, MidstreamError):
             return _fail(str(cause), cause.exit_status)
-        return _fail(_bug(cause, arguments), EXIT_FAILED)
+        shortage = shortage_of(cause)
+        return _fail(shortage or _bug(cause, arguments), EXIT_FAILED)
     return status if isinstance(status, int) else 0
 
 

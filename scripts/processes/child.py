@@ -18,6 +18,9 @@ _STDERR_BYTES_MAX = 64 * 1024
 # What a pipe holds, so what a side that ended may have printed that nobody has read.
 _STDOUT_BYTES_MAX = 64 * 1024
 
+# How often a process is looked after where the kernel does not tell of its end.
+_POLL_SECONDS = 0.02
+
 
 class Child:
     """A running side; `end` must be called in any case.
@@ -85,7 +88,12 @@ class Child:
     async def wait(self) -> int:
         """Wait until it ends; return the exit status."""
         while (status := self._process.poll()) is None:
-            pidfd = os.pidfd_open(self._process.pid)
+            try:
+                pidfd = os.pidfd_open(self._process.pid)
+            except OSError:
+                # Some sandboxes do not let anybody have one, and descriptors may have run out.
+                await trio.sleep(_POLL_SECONDS)
+                continue
             try:
                 await trio.lowlevel.wait_readable(pidfd)
             finally:

@@ -1,10 +1,12 @@
 """A guest process starts wherever the engine stands, and says how it died."""
 
+import errno
 import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -74,8 +76,14 @@ async def test_a_process_may_be_started_ahead(memory: GuestMemory) -> None:
         assert unused._child.returncode is not None
 
 
-async def test_an_exit_status_is_reported(memory: GuestMemory) -> None:
-    """A process that ends by itself without a word is told by its status."""
+@pytest.mark.parametrize("denied", [False, True])
+async def test_an_exit_status_is_reported(
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch, denied: bool
+) -> None:
+    """A process that ends by itself is told by its status, also where nobody may have a pidfd."""
+    if denied:
+        refusal = OSError(errno.EPERM, "Operation not permitted")
+        monkeypatch.setattr(os, "pidfd_open", Mock(side_effect=refusal))
     process = GuestProcess()
     try:
         # An engine that goes before it says anything.

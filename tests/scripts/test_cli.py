@@ -68,3 +68,27 @@ def test_the_launcher_holds_signals_back_until_they_can_be_answered(tmp_path: Pa
     )  # fmt: skip
     assert done.stdout.startswith("['migrate', '--save', 'a b'] {")
     assert all(repr(number) in done.stdout for number in (signal.SIGINT, signal.SIGTERM))
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        *((f"-n {count}", ("open files",)) for count in (5, 6, 7, 9, 12, 15, 16)),
+        ("-v 60000", ("out of memory", "ulimit -v")),
+    ],
+)
+def test_too_little_of_anything_is_a_line(tmp_path: Path, limit: str, words: tuple[str]) -> None:
+    """Limits under which nothing can run end in one line that says which, and leave nothing."""
+    command = [sys.executable, "-m", "scripts", "migrate", "--size=2MiB", "--page-size=4KiB"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'ulimit {limit} && exec "$@"', "sh", *command, "--quiet"],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("midstream: ")
+    assert "internal error" not in line
+    for word in words:
+        assert word in line
+    assert list(tmp_path.iterdir()) == []

@@ -1,11 +1,13 @@
 """A side as a child: what it says and how it ends reaches its parent, and it never stays behind."""
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -51,6 +53,14 @@ async def test_a_side_that_was_killed_is_told_by_the_signal() -> None:
         await child.end(5)
         assert child.last_words == "the destination was killed by SIGKILL"
         assert not child.put_down
+
+
+async def test_a_kernel_that_does_not_tell_of_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody may have a descriptor of a process, its end is found all the same."""
+    denied = OSError(errno.EPERM, "Operation not permitted")
+    monkeypatch.setattr(os, "pidfd_open", Mock(side_effect=denied))
+    async with started("dest", "--frob") as child:
+        assert await child.wait() == 2
 
 
 async def test_a_line_is_waited_for() -> None:
