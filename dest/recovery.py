@@ -50,7 +50,6 @@ class Recovery:
         self._lifecycle = lifecycle
         self._emit = emit
         self._limit = PauseLimit(config.wait_seconds)
-        self._least_missing = float("inf")
 
     async def run(self) -> None:
         """Migrate; return when the source's verdict is known.
@@ -75,13 +74,11 @@ class Recovery:
     def _seconds_to_wait(self) -> float:
         """Begin a pause; return how long it may last."""
         # Where nothing has come since the break before, the pauses add up.
-        missing = len(self._migration.missing) if self._migration.handed_over else float("inf")
-        if missing < self._least_missing:
-            self._least_missing = missing
-            self._limit.renew()
+        migration = self._migration
+        self._limit.lacks(len(migration.missing) if migration.handed_over else float("inf"))
         now = trio.current_time()
         self._limit.pause(now)
-        known = self._migration.closing is not None
+        known = migration.closing is not None
         return min(self._limit.seconds_left(now), LAST_WORD_SECONDS_MAX if known else float("inf"))
 
     async def _epoch(self, opening: Callable[[], Awaitable[None]]) -> ConnectionLost | None:

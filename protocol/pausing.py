@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 @dataclass
 class PauseLimit:
-    """The time that one side may be paused; `pause` and `go_on` in turns, `renew` at progress.
+    """The time that one side may be paused; `pause` and `go_on` in turns.
+
+    At progress `renew` it, or say with `lacks` how much is missing and let that tell.
 
     Attributes:
         seconds_max: All of it.
@@ -21,6 +23,7 @@ class PauseLimit:
     seconds_max: float
     _spent_seconds: float = 0.0
     _since: float | None = None
+    _least_missing: float = float("inf")
 
     def pause(self, now: float) -> None:
         """Begin a pause; in one that has begun nothing happens."""
@@ -36,6 +39,18 @@ class PauseLimit:
     def renew(self) -> None:
         """Give all of the time anew: memory has arrived since the last pause."""
         self._spent_seconds = 0.0
+
+    def lacks(self, missing_pages: float) -> bool:
+        """Say how much memory is missing; return whether that is less than ever: progress.
+
+        Args:
+            missing_pages: In target pages; infinite where the guest has not been taken.
+        """
+        has_come = missing_pages < self._least_missing
+        if has_come:
+            self._least_missing = missing_pages
+            self.renew()
+        return has_come
 
     def seconds_left(self, now: float) -> float:
         """Return how much longer the side may be paused, 0 if no longer."""

@@ -88,7 +88,6 @@ class Reconnector:
         self._this_until = float("inf")
         self._seconds_max = config.reconnect_seconds
         self._retries = Retries()
-        self._least_missing = float("inf")
         # Until he has, or time is up, nothing is tried.
         self._waits_for_user = False
         # The user has said something that no attempt has followed yet.
@@ -124,9 +123,7 @@ class Reconnector:
                 taken the guest.
         """
         self._limit.go_on(trio.current_time())
-        if missing_pages < self._least_missing:
-            self._least_missing = missing_pages
-            self._limit.renew()
+        if self._limit.lacks(missing_pages):
             self._retries = Retries()
 
     @property

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterable
 
 KIB, MIB = 1 << 10, 1 << 20
 TARGET = 4 * KIB
 
 ZERO, MEM_SIZE, PAGE, EOS, CONTINUE = 0x02, 0x04, 0x08, 0x10, 0x20
+COMPRESSED = 0x100
 
 SECTION_ID = 2
 LISTEN, RUN = 4, 5
@@ -67,6 +69,20 @@ def page(offset: int, data: bytes, block: bytes = b"") -> bytes:
     """Return a record with a target page's bytes; without a block's name it is the last one's."""
     assert len(data) == TARGET
     return _word(offset, PAGE, block) + data
+
+
+def compressed(offset: int, data: bytes, block: bytes = b"", *, length: int | None = None) -> bytes:
+    """Return a record of a target page that is deflated; perhaps with a wrong length.
+
+    Args:
+        offset: Of the page.
+        data: What is deflated; as it is where a length is given.
+        block: As of all records.
+        length: What is said that it takes.
+    """
+    packed = zlib.compress(data) if length is None else data
+    size = len(packed) if length is None else length
+    return _word(offset, COMPRESSED, block) + struct.pack(">I", size) + packed
 
 
 def zero(offset: int, block: bytes = b"", fill: int = 0) -> bytes:

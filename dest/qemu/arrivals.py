@@ -55,7 +55,7 @@ class Arrivals:
             view = self._engine.begin(name, data)
             self._wire.begin(name, span, urgent=urgent)
             channel.decoder.take_payload(view)
-            self._wire.end(name, span, span.length)
+            self._wire.end(name, span, message.packed_bytes or span.length)
             self._engine.progress(name, page, span.length)
             self._engine.end(name)
             self.target_pages += span.length // TARGET_PAGE_BYTES

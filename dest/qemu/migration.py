@@ -26,6 +26,7 @@ from guest.memory import GuestMemory
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError, root_cause
 from protocol.events import ACCESSES, CHANNEL_LOST, GUEST_RUN, RECOVERED, Emit, tell_run
+from protocol.garbled import as_loss
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.messages import PageRequest
 from protocol.pageset import PageSet
@@ -223,7 +224,7 @@ class QemuMigration:
             self._emit(RECOVERED, missing_bytes=self.missing.length_bytes, running=True)
             for request in self.engine.open_requests():
                 await self._ask(request)
-        except ConnectionLost as error:
+        except (ConnectionLost, RemoteProtocolError) as error:
             return self._interrupted(error, wait_seconds)
         return None
 
@@ -234,6 +235,9 @@ class QemuMigration:
             BaseException: The cause, if it ends the migration.
         """
         resumable = self._lifecycle.state in {State.POSTCOPY_ACTIVE, State.POSTCOPY_RECOVER}
+        if resumable and wait_seconds:
+            # Half of the guest is QEMU's: what cannot be read must cost no more than a break.
+            cause = as_loss(cause)
         if not isinstance(cause, ConnectionLost):
             raise cause from None
         self._emit(CHANNEL_LOST, channel=cause.channel, reason=str(cause))

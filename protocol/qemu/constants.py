@@ -81,10 +81,12 @@ class Ram(IntFlag):
 # A RAM record begins with an address and flags; its page's bytes follow, or one byte that fills it.
 RECORD_HEAD_BYTES = 8
 
+# What a target page can take deflated: zlib's compressBound(4096).  ram_load refuses more.
+COMPRESSED_BYTES_MAX = 4096 + (4096 >> 12) + (4096 >> 14) + (4096 >> 25) + 13
+
 # What of it midstream does not speak, by the name under which a user can switch it off.
 UNSPOKEN_RAM = {
     Ram.XBZRLE: "the capability xbzrle",
-    Ram.COMPRESS_PAGE: "the capability compress",
     Ram.MULTIFD_FLUSH: "the capability multifd",
     Ram.HOOK: "RDMA",
     Ram.FULL: "an obsolete end of iteration",

@@ -60,10 +60,12 @@ class Pages(QemuMessage):
     Attributes:
         block: Name of the RAMBlock.
         offset: In bytes, in the block.
+        packed_bytes: What the payload took on the wire where that is not its length, else 0.
     """
 
     block: str
     offset: int
+    packed_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

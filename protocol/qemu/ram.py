@@ -3,11 +3,13 @@
 A record is a 64-bit word, the address with flags in its low bits, the name of the block unless it
 is the one of the record before, and what the flags say follows (migration/ram.c, save_page_header
 and ram_load).  Where a page is written target page by target page, records that follow each other
-come out as one message, so that whoever takes them does not pay for each 4 KiB.
+come out as one message, so that whoever takes them does not pay for each 4 KiB.  With compress each
+comes deflated, by itself: a length and a zlib stream.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import PAGE_BYTES_CHOICES, TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.limits import BLOCK_COUNT_MAX, CHUNK_BYTES_MAX, GUEST_BYTES_MAX
-from protocol.qemu.constants import UNSPOKEN_RAM, Ram
+from protocol.qemu.constants import COMPRESSED_BYTES_MAX, UNSPOKEN_RAM, Ram
 from protocol.qemu.cursor import Cursor
 from protocol.qemu.messages import Blocks, EndOfSection, Pages, QemuMessage, Zeros
 
@@ -43,6 +45,8 @@ class RamRecords:
         self._block: RamBlock | None = None
         # Where the payload of the last message begins, and how many target pages it has.
         self._payload = (0, 0)
+        # The payload itself, where it is not on the wire as it is.
+        self._inflated = b""
 
     @property
     def blocks(self) -> BlockTable:
@@ -73,7 +77,7 @@ class RamRecords:
             return EndOfSection()
         if kind == Ram.MEM_SIZE and not flags & Ram.CONTINUE:
             return self._block_list(address, page_sizes)
-        if kind not in (Ram.PAGE, Ram.ZERO):
+        if kind not in (Ram.PAGE, Ram.ZERO, Ram.COMPRESS_PAGE):
             raise RemoteProtocolError(f"a RAM record has the flags {int(flags):#x}")
         block = self._block_of(flags)
         if address >= block.length_bytes:
@@ -81,7 +85,14 @@ class RamRecords:
                 f"a page at {address:#x} is outside RAMBlock {block.name!r} of "
                 f"{block.length_bytes} bytes"
             )
-        run = self._pages(block, address) if kind == Ram.PAGE else self._zeros(block, address)
+        run: QemuMessage
+        match kind:
+            case Ram.PAGE:
+                run = self._pages(block, address)
+            case Ram.COMPRESS_PAGE:
+                run = self._compressed(block, address)
+            case _:
+                run = self._zeros(block, address)
         self._block = block
         return run
 
@@ -96,6 +107,10 @@ class RamRecords:
             raise LocalProtocolError(
                 f"a payload of {count * TARGET_PAGE_BYTES} bytes is due, not {len(view)}"
             )
+        if self._inflated:
+            view[:] = self._inflated
+            self._payload, self._inflated = (0, 0), b""
+            return
         pages: NDArray[np.uint8] = np.ndarray(
             (count, TARGET_PAGE_BYTES), np.uint8, self._cursor.data, start, (_PAGE_RECORD_BYTES, 1)
         )
@@ -119,6 +134,30 @@ class RamRecords:
         self._cursor.at = start + TARGET_PAGE_BYTES + (count - 1) * _PAGE_RECORD_BYTES
         self._payload = (start, count)
         return Pages(count * TARGET_PAGE_BYTES, block=block.name, offset=address)
+
+    def _compressed(self, block: RamBlock, address: int) -> Pages:
+        """Read a target page that was deflated: it has no more and no fewer bytes than one.
+
+        Several threads of QEMU's deflate, so those that follow are seldom of the pages behind it.
+        """
+        length = self._cursor.be32()
+        if not 0 < length <= COMPRESSED_BYTES_MAX:
+            raise RemoteProtocolError(
+                f"a compressed page of {length} bytes is not 1 to {COMPRESSED_BYTES_MAX}"
+            )
+        inflator = zlib.decompressobj()
+        try:
+            data = inflator.decompress(self._cursor.take(length), TARGET_PAGE_BYTES)
+            # The end of the stream, and its checksum, may lie behind the last byte of the page.
+            rest = inflator.decompress(inflator.unconsumed_tail, 1)
+        except zlib.error as error:
+            raise RemoteProtocolError(f"a page at {address:#x} does not inflate: {error}") from None
+        if rest or len(data) != TARGET_PAGE_BYTES or not inflator.eof or inflator.unused_data:
+            raise RemoteProtocolError(
+                f"a page at {address:#x} does not inflate to {TARGET_PAGE_BYTES} bytes"
+            )
+        self._payload, self._inflated = (0, 1), data
+        return Pages(TARGET_PAGE_BYTES, block=block.name, offset=address, packed_bytes=4 + length)
 
     def _zeros(self, block: RamBlock, address: int) -> Zeros:
         start = self._cursor.at

@@ -70,6 +70,10 @@ class QemuSource:
     help="What runs its vCPU; auto: KVM where it can be had.",
 )  # fmt: skip
 @click.option("--preempt/--no-preempt", default=True, show_default=True, help="postcopy-preempt.")
+@click.option(
+    "--compress", is_flag=True,
+    help="Its capability compress (before 9.1): pages go deflated; not with --preempt.",
+)  # fmt: skip
 @click.option("--running", is_flag=True, help="Let its firmware run; else it never does a step.")
 @click.option("--size", default="256MiB", show_default=True, metavar="SIZE", help="Its memory.")
 @click.option(
@@ -168,6 +172,7 @@ def qemu_source(values: Values) -> QemuSource:
             bandwidth=rates[0],
             postcopy_bandwidth=rates[1],
             precopy_bytes=precopy_bytes,
+            compress=bool(values.get("compress")),
             reconnect_seconds=seconds_of("--reconnect-for", values["reconnect_for"]),
         ),
         window_bytes(values["window"]),

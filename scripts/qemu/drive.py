@@ -47,6 +47,7 @@ class Orders:
         bandwidth: Bytes a second in precopy; 0 for no limit.
         postcopy_bandwidth: The same in postcopy, for the background.
         reconnect_seconds: How long it is had to try again when its connections break in postcopy.
+        compress: With the capability compress: pages go deflated, by several threads.
     """
 
     preempt: bool
@@ -55,6 +56,7 @@ class Orders:
     postcopy_bandwidth: int
     reconnect_seconds: float = 0.0
     precopy_bytes: int = 0
+    compress: bool = False
 
 
 async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) -> dict[str, Any]:
@@ -67,6 +69,9 @@ async def migrate(qmp: Qmp, host: str, port: int, orders: Orders, emit: Emit) ->
         ConnectionLost: The destination is gone in postcopy.
     """
     capabilities = {"events": True, "postcopy-ram": True, "postcopy-preempt": orders.preempt}
+    if orders.compress:
+        # Gone since QEMU 9.1, which does not know its name.
+        capabilities["compress"] = True
     await qmp.call(
         "migrate-set-capabilities",
         capabilities=[{"capability": name, "state": on} for name, on in capabilities.items()],

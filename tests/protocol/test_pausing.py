@@ -39,3 +39,10 @@ def test_against_a_sum(pauses: list[tuple[float, float, bool]]) -> None:
         assert abs(limit.seconds_left(now) - max(5.0 - spent, 0.0)) < 1e-6
         limit.go_on(now)
         now += running
+
+
+def test_less_missing_than_ever_is_progress() -> None:
+    """The first word is progress, and then only what is less than all before."""
+    limit = PauseLimit(10.0)
+    told = [limit.lacks(missing) for missing in (float("inf"), 7, 7, 8, 6, 0, 0)]
+    assert told == [False, True, False, False, True, True, False]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import zlib
 from itertools import pairwise
 
 import pytest
@@ -55,6 +56,7 @@ def whole_stream() -> bytes:
                 qemu.page(0, DATA[1], b"pc.ram"),
                 *(qemu.page(number * TARGET, DATA[number]) for number in (1, 2, 4)),
                 *(qemu.zero(number * TARGET) for number in (5, 6)),
+                *(qemu.compressed(number * TARGET, DATA[number]) for number in (1, 0)),
                 qemu.page(HUGE - TARGET, DATA[3]),
                 qemu.page(HUGE, DATA[4]),
                 qemu.zero(0, b"0000:00:02.0/vga.vram"),
@@ -80,6 +82,18 @@ def expected() -> Said:
         (Pages(3 * TARGET, block="pc.ram", offset=0), DATA[1] + DATA[1] + DATA[2]),
         (Pages(TARGET, block="pc.ram", offset=4 * TARGET), DATA[4]),
         (Zeros(block="pc.ram", offset=5 * TARGET, length=2 * TARGET), b""),
+        *(
+            (
+                Pages(
+                    TARGET,
+                    block="pc.ram",
+                    offset=number * TARGET,
+                    packed_bytes=4 + len(zlib.compress(DATA[number])),
+                ),
+                DATA[number],
+            )
+            for number in (1, 0)
+        ),
         # The next page begins a message of its own.
         (Pages(TARGET, block="pc.ram", offset=HUGE - TARGET), DATA[3]),
         (Pages(TARGET, block="pc.ram", offset=HUGE), DATA[4]),
@@ -233,7 +247,6 @@ def test_garbage_is_refused_or_awaits_more(data: bytes) -> None:
         (begun(qemu.part(qemu.page(2 * HUGE, DATA[0], b"pc.ram"))), "outside RAMBlock"),
         (begun(qemu.part(qemu.zero(0, b"pc.ram", fill=7))), "another byte than 0"),
         (begun(b"\x02\0\0\0\x02", (0x40).to_bytes(8, "big")), "xbzrle"),
-        (begun(b"\x02\0\0\0\x02", (0x100).to_bytes(8, "big")), "compress"),
         (begun(b"\x02\0\0\0\x02", (0x200).to_bytes(8, "big")), "multifd"),
         (begun(b"\x02\0\0\0\x02", (0x80).to_bytes(8, "big")), "RDMA"),
         (begun(b"\x02\0\0\0\x02", (0x0A).to_bytes(8, "big")), "the flags 0xa"),
@@ -336,3 +349,42 @@ def test_the_preempt_channel_lists_no_blocks() -> None:
     decoder.receive_data((TARGET | qemu.MEM_SIZE).to_bytes(8, "big"))
     with pytest.raises(RemoteProtocolError, match="second time, or without setup"):
         decoder.next_message()
+
+
+def compressed_part(data: bytes, length: int | None = None) -> bytes:
+    """Return a stream whose first page is deflated, perhaps wrongly."""
+    return begun(qemu.part(qemu.compressed(0, data, b"pc.ram", length=length)))
+
+
+@given(st.binary(max_size=64))
+def test_compressed_pages_come_as_they_were(seed: bytes) -> None:
+    """A page is inflated, in any block and place, whether it can be made smaller or not."""
+    noise = random.Random(seed).randbytes(TARGET)
+    pages = [seed[:1].ljust(1, b"x") * TARGET, noise, noise[: TARGET // 2].ljust(TARGET, b"\0")]
+    records = [
+        qemu.compressed(2 * HUGE - (index + 1) * TARGET, data, b"" if index else b"pc.ram")
+        for index, data in enumerate(pages)
+    ]
+    decoder = Decoder()
+    decoder.receive_data(begun(qemu.part(*records)))
+    assert [data for message, data in hear(decoder) if isinstance(message, Pages)] == pages
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason"),
+    [
+        (compressed_part(bytes(TARGET - 1)), "does not inflate to 4096"),
+        (compressed_part(bytes(TARGET + 1)), "does not inflate to 4096"),
+        # A bomb: 4000 bytes that would be four million.
+        (compressed_part(bytes(4_000_000)), "does not inflate to 4096"),
+        (compressed_part(zlib.compress(DATA[1]) + b"x", 21 + 1), "does not inflate"),
+        (compressed_part(zlib.compress(DATA[1])[:-1], 20), "does not inflate"),
+        (compressed_part(bytes(100), 100), "does not inflate: "),
+        (compressed_part(b"", 0), "a compressed page of 0 bytes is not 1 to 4110"),
+        (compressed_part(b"", 4111), "a compressed page of 4111 bytes"),
+        (compressed_part(b"", 0xFFFFFFFF), "a compressed page of 4294967295 bytes"),
+    ],
+)
+def test_what_inflates_to_no_page_is_refused(stream: bytes, reason: str) -> None:
+    """No more than a page is made of a page's record, and no less is taken."""
+    assert reason in refusal(stream)

@@ -66,6 +66,28 @@ async def test_a_migration_that_breaks_twice_is_resumed(tmp_path: Path, preempt:
     pytest.fail("there is no block of that name")
 
 
+async def test_compressed_pages_are_inflated(tmp_path: Path) -> None:
+    """With its capability compress a real QEMU's memory arrives whole, in postcopy too."""
+    if shutil.which(PROGRAM) is None:
+        pytest.skip(f"{PROGRAM} is not installed")
+    image, report, far = (tmp_path / name for name in ("image", "report", "far"))
+    image.write_bytes(b"".join(b"%08d" % page * 512 for page in range(16 * MIB // 4096)))
+    with nothing_left(), bounded(60):
+        try:
+            await run_pair(
+                [*SMALL, "--no-preempt", "--compress", f"--image={image}"],
+                ["--access-rate=500", f"--report={report}", f"--save={far}"],
+                LOOPBACK,
+            )
+        except MigrationError as error:
+            if "compress" in str(error):
+                pytest.skip(f"{PROGRAM} has no capability compress: {error}")
+            raise
+    told = json.loads(report.read_text(encoding="utf-8"))
+    assert told["midstream"]["channels"]["precopy"] < 8 * MIB
+    assert far.read_bytes()[: 16 * MIB] == image.read_bytes()
+
+
 async def test_a_pair_whose_qemu_does_not_start() -> None:
     """The QEMU's own words are the reason, and its destination is not left waiting."""
     with nothing_left(), bounded(60), pytest.raises(MigrationError, match="no such program"):
