@@ -71,6 +71,37 @@ def test_the_launcher_holds_signals_back_until_they_can_be_answered(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("a b", ""), ("a'b c", ""),
+        ('a "b', "'\"'"), ("a $b", "'$'"), ("a `b", "'`'"), ("a \\b", "'\\'"), ("a:b", "':'"),
+        ("a\nb", "$'\\n'"), (f"{'a' * 101}$", "'$'"),
+    ],
+)  # fmt: skip
+def test_a_folder_in_which_no_command_can_be_is_refused(
+    tmp_path: Path, name: str, refused: str
+) -> None:
+    """Set-up works, or says at once which character in the folder's path is in the way."""
+    folder = tmp_path / name
+    (folder / "scripts").mkdir(parents=True)
+    setup = (ROOT / "scripts" / "setup").read_text(encoding="utf-8")
+    # What would take its time comes after this.
+    path = folder / "scripts" / "setup"
+    path.write_text(setup.replace("    is_current && return\n", "    exit 0\n", 1))
+    path.chmod(0o755)
+    done = subprocess.run(
+        [path], capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path
+    )
+    assert done.stdout == ""
+    if not refused:
+        assert (done.returncode, done.stderr) == (0, "")
+        return
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"whose path has {refused} in it: " in line
+
+
+@pytest.mark.parametrize(
     ("limit", "words"),
     [
         *((f"-n {count}", ("open files",)) for count in (5, 6, 7, 9, 12, 15, 16)),
