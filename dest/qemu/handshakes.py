@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-import trio
 
 from dest.qemu.channel import QemuChannel
-from protocol.errors import RemoteProtocolError
+from guest.patience import patience
+from protocol.errors import ConnectionLost, MidstreamError, RemoteProtocolError
 from protocol.geometry import Geometry, RamBlock
-from protocol.limits import SETUP_SECONDS_MAX
+from protocol.limits import HELLO_SECONDS_MAX, SETUP_SECONDS_MAX
 from protocol.pageset import PageSet
 from protocol.qemu.messages import (
     Advise,
@@ -20,43 +22,78 @@ from protocol.qemu.messages import (
     QemuMessage,
     Resume,
 )
-from protocol.qemu.returns import encode_pong, encode_received, encode_resume_ack
+from protocol.qemu.returns import encode_pong, encode_received
 
 
-async def receive_opening(main: QemuChannel) -> tuple[str, Geometry]:
+class Silent(RemoteProtocolError):
+    """A connection says nothing more, though it has to."""
+
+
+async def hear_opening(main: QemuChannel) -> tuple[str, Geometry] | MidstreamError:
+    """Have a new connection prove that it is a QEMU's; return the machine and the guest's blocks.
+
+    Where it is one, and its migration cannot be taken, that is what its user has to hear: it is
+    returned.
+
+    Raises:
+        ConnectionLost: It is gone, before it could be known for one.
+        RemoteProtocolError: It is none, or says nothing more.
+    """
+    machines: list[str] = []
+    try:
+        return await receive_opening(main, machines.append)
+    except Silent:
+        raise
+    except (ConnectionLost, RemoteProtocolError) as error:
+        if not machines:
+            raise
+        return error
+
+
+async def receive_opening(
+    main: QemuChannel, on_machine: Callable[[str], None] = lambda _: None
+) -> tuple[str, Geometry]:
     """Read up to the list of blocks; return the machine and the guest's blocks.
+
+    Args:
+        main: A new main connection.
+        on_machine: Called with the machine as soon as it is known.
 
     Raises:
         ConnectionLost: QEMU is gone.
         RemoteProtocolError: Not a stream that can be taken, or nothing in time.
     """
     machine, returns, advised = "", False, False
-    with trio.move_on_after(SETUP_SECONDS_MAX):
-        while True:
-            match message := await main.receive():
-                case Configuration():
-                    machine = message.machine
-                case OpenReturnPath():
-                    returns = True
-                case Ping(value=value) if returns:
-                    await main.send(encode_pong(value))
-                case Advise(page_sizes=page_sizes):
-                    advised = bool(page_sizes)
-                case Blocks():
-                    # Only with the advice are page sizes on the wire, and only then can pages be
-                    # asked for.
-                    if not (returns and advised):
-                        raise RemoteProtocolError(
-                            "the source has no postcopy; switch its capability postcopy-ram on"
-                        )
-                    return machine, Geometry(tuple(RamBlock(*block) for block in message.blocks))
-                case _:
-                    raise out_of_place(message)
-    raise RemoteProtocolError(f"no RAMBlocks came in {SETUP_SECONDS_MAX:g} s")
+    while True:
+        # Between the advice and the blocks QEMU makes what a large guest's migration takes.
+        seconds = SETUP_SECONDS_MAX if advised else HELLO_SECONDS_MAX
+        match message := await _receive(main, seconds):
+            case Configuration():
+                machine = message.machine
+                on_machine(machine)
+            case OpenReturnPath():
+                returns = True
+            case Ping(value=value) if returns:
+                await main.send(encode_pong(value))
+            case Advise(page_sizes=page_sizes):
+                advised = bool(page_sizes)
+            case Blocks():
+                # Only with the advice are page sizes on the wire, and only then can pages be
+                # asked for.
+                if not (returns and advised):
+                    raise RemoteProtocolError(
+                        "the source has no postcopy; switch its capability postcopy-ram on"
+                    )
+                return machine, Geometry(tuple(RamBlock(*block) for block in message.blocks))
+            case _:
+                raise out_of_place(message)
 
 
-async def shake_hands(main: QemuChannel, geometry: Geometry, missing: PageSet) -> None:
-    """Say what is here, block by block as QEMU asks, and that this side is ready to go on.
+async def hear_resumption(main: QemuChannel, geometry: Geometry, missing: PageSet) -> None:
+    """Have a new connection prove that it resumes this migration: say what is here as it asks.
+
+    A QEMU asks for each block before it says that it goes on.  It waits for `encode_resume_ack`
+    then, which only the first of several may have.
 
     Args:
         main: A new main connection of a migration that broke.
@@ -64,24 +101,36 @@ async def shake_hands(main: QemuChannel, geometry: Geometry, missing: PageSet) -
         missing: What of them is not here.
 
     Raises:
-        ConnectionLost: QEMU is gone again.
+        ConnectionLost: It is gone again.
         RemoteProtocolError: It says something else, or nothing in time.
     """
-    with trio.move_on_after(SETUP_SECONDS_MAX):
+    unasked = {block.name for block in geometry.blocks}
+    with patience(SETUP_SECONDS_MAX, "QEMU did not resume", RemoteProtocolError):
         while True:
-            match message := await main.receive():
+            match message := await _receive(main, HELLO_SECONDS_MAX):
                 case AskReceived(block=name):
                     await main.send(encode_received(name, _received_bits(name, geometry, missing)))
+                    unasked.discard(name)
                 case Ping(value=value):
                     await main.send(encode_pong(value))
                 case OpenReturnPath():
                     pass
                 case Resume():
-                    await main.send(encode_resume_ack())
+                    if unasked:
+                        raise RemoteProtocolError("it goes on without asking what is here")
                     return
                 case _:
                     raise out_of_place(message)
-    raise RemoteProtocolError(f"QEMU did not resume in {SETUP_SECONDS_MAX:g} s")
+
+
+async def _receive(main: QemuChannel, seconds: float) -> QemuMessage:
+    """Return the next message.
+
+    Raises:
+        Silent: None came in time.
+    """
+    with patience(seconds, "it said nothing more", Silent):
+        return await main.receive()
 
 
 def _received_bits(name: str, geometry: Geometry, missing: PageSet) -> bytes:

@@ -8,9 +8,9 @@ one, later at the switch-over (migration/postcopy-ram.c, postcopy_preempt_new_ch
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -21,11 +21,14 @@ from dest.complaints import Complaints
 from dest.newcomers import Newcomers
 from dest.qemu.channel import QemuChannel
 from protocol.addresses import host_port
-from protocol.errors import MigrationError, RemoteProtocolError
+from protocol.errors import ConnectionLost, MigrationError, RemoteProtocolError
 from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
 from protocol.qemu.constants import FILE_MAGIC, MULTIFD_MAGIC, TLS_HANDSHAKE, Section
 
 Log = Callable[[str], None]
+Prove = Callable[[QemuChannel], Awaitable[None]]
+
+T = TypeVar("T")
 
 _MAGIC_BYTES = 4
 # What Ethernet carries.
@@ -59,6 +62,10 @@ class QemuListener:
         self.preempt_came = trio.Event()
         self._main: QemuChannel | None = None
         self._main_came = trio.Event()
+        # Somebody waits for a main connection, which has to prove itself so; those that are at it.
+        self._wanted = trio.Event()
+        self._prove: Prove | None = None
+        self._trials: set[trio.CancelScope] = set()
         self._socks = socks
         self._only_from = only_from
         self._complaints = Complaints(log)
@@ -68,7 +75,31 @@ class QemuListener:
         self._open: set[trio.socket.SocketType] = set()
 
     async def accept_main(self) -> QemuChannel:
-        """Wait for a source's main connection; there is one migration."""
+        """Wait for what begins as a main connection does; there is one migration."""
+        return await self._accept_main(None)
+
+    async def accept_proved(
+        self, prove: Callable[[QemuChannel], Awaitable[T]]
+    ) -> tuple[QemuChannel, T]:
+        """Wait for the first main connection that proves itself; return it, and what that told.
+
+        Until then none holds the place: whoever begins well and says nothing more keeps nobody out.
+
+        Args:
+            prove: Hears what a connection has to say; raises a ConnectionLost or a
+                RemoteProtocolError for one that is not the peer's.
+        """
+        proved: dict[QemuChannel, T] = {}
+
+        async def note(channel: QemuChannel) -> None:
+            proved[channel] = await prove(channel)
+
+        main = await self._accept_main(note)
+        return main, proved[main]
+
+    async def _accept_main(self, prove: Prove | None) -> QemuChannel:
+        self._prove = prove
+        self._wanted.set()
         await self._main_came.wait()
         assert self._main is not None
         return self._main
@@ -81,6 +112,7 @@ class QemuListener:
         self._resuming = True
         self._main, self.preempt = None, None
         self._main_came, self.preempt_came = trio.Event(), trio.Event()
+        self._wanted = trio.Event()
 
     async def run(self) -> None:
         """Accept until cancelled."""
@@ -112,7 +144,9 @@ class QemuListener:
         with scope:
             try:
                 self._check_host(host)
-                self._admit(sock, host, await self._first_bytes(sock))
+                candidate = self._admit(sock, host, await self._first_bytes(sock))
+                if candidate is not None:
+                    await self._try(candidate, host)
             except _Silent:
                 self._forget(sock)
             except RemoteProtocolError as error:
@@ -125,6 +159,29 @@ class QemuListener:
                 f"gave up a connection from {address_text(name)}, too many came after it"
             )
             self._forget(sock)
+
+    async def _try(self, candidate: QemuChannel, host: str) -> None:
+        """Have a main connection prove itself, beside others; the first that does is the one.
+
+        Raises:
+            RemoteProtocolError: It does not, or another was first.
+        """
+        await self._wanted.wait()
+        with trio.CancelScope() as trial:
+            self._trials.add(trial)
+            try:
+                if self._prove is not None:
+                    await self._prove(candidate)
+            except ConnectionLost as error:
+                raise RemoteProtocolError(str(error)) from error
+            finally:
+                self._trials.discard(trial)
+        if trial.cancelled_caught or self._main is not None:
+            raise RemoteProtocolError("a migration is under way here already")
+        self._main, self._main_host = candidate, host
+        self._main_came.set()
+        for other in self._trials:
+            other.cancel()
 
     def _check_host(self, host: str) -> None:
         if self._only_from not in (None, host):
@@ -147,12 +204,15 @@ class QemuListener:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _MAGIC_BYTES)
         with trio.move_on_after(HELLO_SECONDS_MAX):
             return await _peek(sock)
-        if self._main is None or self.preempt is not None:
+        if (self._main is None and not self._trials) or self.preempt is not None:
             raise RemoteProtocolError(f"it said nothing in {HELLO_SECONDS_MAX:g} s")
         return await _peek(sock)
 
-    def _admit(self, sock: trio.socket.SocketType, host: str, first: bytes) -> None:
+    def _admit(self, sock: trio.socket.SocketType, host: str, first: bytes) -> QemuChannel | None:
         """Take a connection for what its first bytes say that it is.
+
+        Returns:
+            One that may be the main one, if it proves itself; None for the other.
 
         Raises:
             RemoteProtocolError: It is none that can be had now.
@@ -171,15 +231,14 @@ class QemuListener:
                 raise RemoteProtocolError("a migration is under way here already")
             if self._resuming and host != self._main_host:
                 raise RemoteProtocolError("it is not from where the migration came")
-            self._main, self._main_host = QemuChannel(sock, "main"), host
-            self._main_came.set()
-        elif self._main is None or self.preempt is not None or first[:2] != _RECORD_BEGINS:
+            return QemuChannel(sock, "main")
+        if self._main is None or self.preempt is not None or first[:2] != _RECORD_BEGINS:
             raise RemoteProtocolError("this is not the beginning of a QEMU stream")
-        elif host != self._main_host:
+        if host != self._main_host:
             raise RemoteProtocolError("it is not from where the migration comes")
-        else:
-            self.preempt = QemuChannel(sock, "preempt")
-            self.preempt_came.set()
+        self.preempt = QemuChannel(sock, "preempt")
+        self.preempt_came.set()
+        return None
 
 
 async def _peek(sock: trio.socket.SocketType) -> bytes:

@@ -15,7 +15,7 @@ from dest.missing import tell_missing
 from dest.placement import make_placement
 from dest.qemu.arrivals import Arrivals
 from dest.qemu.channel import QemuChannel
-from dest.qemu.handshakes import out_of_place, shake_hands
+from dest.qemu.handshakes import hear_resumption, out_of_place
 from dest.qemu.listen import QemuListener
 from dest.qemu.wire import Wire
 from dest.script import Step
@@ -30,6 +30,7 @@ from protocol.garbled import as_loss
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.messages import PageRequest
 from protocol.pageset import PageSet
+from protocol.pausing import PauseLimit
 from protocol.policy import Policy
 from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import (
@@ -47,6 +48,7 @@ from protocol.qemu.ram import block_table
 from protocol.qemu.returns import (
     PageRequests,
     encode_pong,
+    encode_resume_ack,
     encode_shut,
 )
 from protocol.qemu.stream import Decoder
@@ -111,6 +113,7 @@ class QemuMigration:
         self._lifecycle = lifecycle
         self._emit = emit
         self._requests = PageRequests()
+        self._limit = PauseLimit(0.0)
         self._vcpus = Vcpus(
             memory.geometry, self.engine, self._placement, guest, emit, steps, Ask(self._ask)
         )
@@ -158,6 +161,7 @@ class QemuMigration:
             vcpus=self._guest.spec.vcpu_count, program=self._guest.spec.name,
         )  # fmt: skip
         self._lifecycle.fire(Event.PREPARED)
+        self._limit = PauseLimit(wait_seconds)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, touches)
             nursery.start_soon(self._tell_progress)
@@ -209,16 +213,24 @@ class QemuMigration:
 
     async def _come_back(self, loss: ConnectionLost, wait_seconds: float) -> ConnectionLost | None:
         """Wait for QEMU, tell it what is here and go on; return why that broke, if it did."""
-        with trio.move_on_after(wait_seconds) as patience:
-            main = await self._listener.accept_main()
+        # Where nothing has come since the break before, the pauses add up.
+        self._limit.lacks(len(self.missing))
+        self._limit.pause(trio.current_time())
+        missing = self.missing
+
+        async def prove(channel: QemuChannel) -> None:
+            channel.decoder = self._stream.resumed()
+            await hear_resumption(channel, self._geometry, missing)
+
+        with trio.move_on_after(self._limit.seconds_left(trio.current_time())) as patience:
+            self.main, _ = await self._listener.accept_proved(prove)
         if patience.cancelled_caught:
             raise ConnectionLost(f"{loss}, and QEMU did not come back in {wait_seconds:g} s")
-        main.decoder = self._stream.resumed()
-        self.main = main
+        self._limit.go_on(trio.current_time())
         self._requests = PageRequests()
         self._lifecycle.fire(Event.RECONNECTED)
         try:
-            await shake_hands(self.main, self._geometry, self.missing)
+            await self.main.send(encode_resume_ack())
             self._lifecycle.fire(Event.RECOVERED)
             self.recoveries += 1
             self._emit(RECOVERED, missing_bytes=self.missing.length_bytes, running=True)

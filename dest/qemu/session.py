@@ -15,7 +15,7 @@ import trio
 from dest.keeping import Keeper, outcome_of_loss
 from dest.qemu.channel import QemuChannel
 from dest.qemu.config import QemuDestConfig
-from dest.qemu.handshakes import receive_opening
+from dest.qemu.handshakes import hear_opening
 from dest.qemu.listen import QemuListener, open_qemu_listener
 from dest.qemu.migration import QEMU_POLICY, QemuMigration
 from dest.qemu.report import QemuPart, assemble_qemu
@@ -33,6 +33,7 @@ from protocol.errors import (
     root_cause,
 )
 from protocol.events import Emit
+from protocol.geometry import Geometry
 from protocol.qemu.returns import encode_shut
 from protocol.report import DestPart, Result
 from protocol.states import Event, Lifecycle
@@ -81,19 +82,27 @@ class QemuSession:
                 config.host, config.port, self._log, config.window_bytes, config.only_from
             ) as listener:
                 self._on_listening(listener.address)
-                main = await listener.accept_main()
-                return await self._serve(listener, main)
+                main, opening = await listener.accept_proved(hear_opening)
+                return await self._serve(listener, main, opening)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             self._lifecycle.end(cause)
             raise cause from None
 
-    async def _serve(self, listener: QemuListener, main: QemuChannel) -> Result:
+    async def _serve(
+        self,
+        listener: QemuListener,
+        main: QemuChannel,
+        opening: tuple[str, Geometry] | MidstreamError,
+    ) -> Result:
         config = self._config
         self._lifecycle.fire(Event.CONNECTED)
         self._began_s = time.monotonic()
+        if isinstance(opening, MidstreamError):
+            await _say_farewell(main, opening)
+            raise opening
+        machine, geometry = opening
         try:
-            machine, geometry = await receive_opening(main)
             spec = config.spec_of(geometry)
             steps = find_steps(config.steps, geometry, spec.name)
             placement = config.placement

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from dest.qemu.config import QemuDestConfig
 from dest.qemu.session import QemuSession
@@ -440,6 +441,67 @@ async def test_what_cannot_be_read_in_postcopy_is_a_break(piece: bytes) -> None:
     assert rig.error is None
     assert rig.result is not None
     assert rig.result.report["midstream"]["recoveries"] == 1
+
+
+# What a stranger may begin with, and hold then.
+HELD = [
+    b"", b"\x08", b"\x08\0\xff\0\0", b"\x08\0\x0a\0", qemu.command(10, b"\3ram"), qemu.command(9),
+    b"\x08\0\xff\xff\xff" + bytes(9), b"QEVM", qemu.head(), b"\0\0\0\0", b"GET / HTTP/1.1\r\n\r\n",
+]  # fmt: skip
+
+
+async def test_strangers_at_a_paused_migration_hold_no_place() -> None:
+    """Whoever comes and holds, however well he has begun, QEMU comes back beside him."""
+    async with make_rig(wait_seconds=60.0) as rig:
+        await rig.open()
+        await rig.switch_over()
+        await rig.main.aclose()
+        await rig.happened("state", state="postcopy-paused")
+        for data in HELD:
+            stranger = await rig.dial()
+            await stranger.send_all(data)
+        rig.main = await rig.dial()
+        await rig.main.send_all(ASK + qemu.command(9) + REST)
+        await rig.hear_success()
+        await rig.close()
+    assert rig.error is None
+    assert rig.events.states.count("postcopy-paused") == 1
+
+
+async def test_strangers_before_a_migration_hold_no_place() -> None:
+    """Beginnings of a stream that do not go on keep no QEMU out."""
+    async with make_rig() as rig:
+        for data in (b"QEVM", qemu.head()[:10], qemu.head(), qemu.head() + qemu.command(1), b""):
+            stranger = await rig.dial()
+            await stranger.send_all(data)
+        gone = await rig.dial()
+        await gone.send_all(b"QEVM")
+        await gone.aclose()
+        wrong = await rig.dial()
+        await wrong.send_all(b"QEVM\0\0\0\2")
+        await rig.open()
+        await rig.switch_over(REST)
+        await rig.hear_success()
+        await rig.close()
+    assert rig.error is None
+    assert any("version 2 of QEMU's stream" in line for line in rig.log)
+
+
+@pytest.mark.parametrize("data", [b"\x08\0\x0a\0", qemu.command(10, b"\3ram")])
+async def test_who_holds_does_not_stretch_the_waiting(
+    data: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Time is up when it is, whoever has begun to say something."""
+    autojump_clock.autojump_threshold = 0.1
+    async with make_rig(wait_seconds=5.0) as rig:
+        await rig.open()
+        await rig.switch_over()
+        await rig.main.aclose()
+        await rig.happened("state", state="postcopy-paused")
+        stranger = await rig.dial()
+        await stranger.send_all(data)
+    assert isinstance(rig.error, MemoryLost)
+    assert "QEMU did not come back in 5 s" in str(rig.error)
 
 
 async def test_steps_for_pages_that_the_guest_has_not(guests: FakeGuests) -> None:
