@@ -62,6 +62,7 @@ CORE_MODULES = frozenset(
         "scripts.views.perfetto",
         "scripts.views.quantiles",
         "scripts.views.records",
+        "scripts.views.redraw",
     }
 )
 

@@ -6,13 +6,15 @@ the end.
 
 from __future__ import annotations
 
+import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from types import TracebackType
 from typing import TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -31,6 +33,7 @@ from scripts.views.live import (
     LiveState,
     Waiter,
 )
+from scripts.views.redraw import Drawn, Size
 
 # What a cell looks like: two signs, for terminals with Unicode and without, and a colour.  The
 # signs differ, too, so that nobody needs the colours.
@@ -44,18 +47,20 @@ _LOOKS = {
 }
 
 # Below this there is no room for a map.
-_COLUMNS_MIN = 40
+_COLUMNS_MIN = 20
 _MAP_COLUMNS_MAX = 160
 _MAP_ROWS_MAX = 32
 _WAITERS_MAX = 8
 # Lines beside the map and the waiting vCPUs, and one that stays free.
 _OTHER_LINES = 9
 _NAME_CHARS = 10
+# Whether a terminal continues what is too long in the next line.
+_WRAP_OFF, _WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 
 
 def picture(
     state: LiveState, now_ns: int, columns: int, rows: int, *, unicode: bool = True
-) -> RenderableType:
+) -> list[Text]:
     """Return what is shown of a run, less than `rows` lines of less than `columns` characters.
 
     Args:
@@ -67,16 +72,17 @@ def picture(
     """
     waiter_lines = max(1, min(_WAITERS_MAX, state.vcpus, (rows - _OTHER_LINES) // 3))
     map_rows = max(1, min(_MAP_ROWS_MAX, rows - _OTHER_LINES - waiter_lines))
+    wide = columns - 1
     lines = [
-        _head(state, now_ns),
-        *_map(state, min(columns - 2, _MAP_COLUMNS_MAX), map_rows, unicode=unicode),
-        _legend(unicode=unicode),
-        *_channels(state),
+        _head(state, now_ns, wide),
+        *_map(state, min(wide - 1, _MAP_COLUMNS_MAX), map_rows, unicode=unicode),
+        _legend(wide, unicode=unicode),
+        *_channels(state, wide),
         *_waiters(state, now_ns, waiter_lines),
-        _figures(state),
+        _figures(state, wide),
     ]
     # A terminal that is too small for all of it shows the beginning.
-    return Group(*(_fit(line, columns - 1) for line in islice(lines, max(rows - 1, 1))))
+    return [_fit(line, wide) for line in islice(lines, max(rows - 1, 1))]
 
 
 def _fit(line: Text, columns: int) -> Text:
@@ -85,14 +91,25 @@ def _fit(line: Text, columns: int) -> Text:
     return line
 
 
-def _head(state: LiveState, now_ns: int) -> Text:
+def _whole(parts: Iterable[Text], columns: int) -> Text:
+    """Return as many parts as fit in a line; the first in any case, and none in part."""
+    line = Text()
+    for part in parts:
+        if line and line.cell_len + part.cell_len > columns:
+            break
+        line.append_text(part)
+    return line
+
+
+def _head(state: LiveState, now_ns: int, columns: int) -> Text:
     parts = [state.policy, f"pass {state.passes + 1}" if state.state == "active" else ""]
     age_ns = state.age_ns(now_ns)
     if age_ns is not None:
         parts.append(time_us(age_ns / 1000))
     if state.remaining_bytes is not None and age_ns is not None:
         parts.append(f"{format_bytes(state.remaining_bytes)} left to send")
-    return Text.assemble((f"{state.state:<16}", "bold"), "  ".join(filter(None, parts)))
+    words = [Text(f"  {part}" if at else part) for at, part in enumerate(filter(None, parts))]
+    return _whole([Text(f"{state.state:<16}", "bold"), *words], columns)
 
 
 def _map(state: LiveState, columns: int, rows: int, *, unicode: bool) -> list[Text]:
@@ -126,21 +143,27 @@ def _size(block: BlockMap, cells: int) -> str:
     return f"{block.pages / cells:.3g} pages of {size}"
 
 
-def _legend(*, unicode: bool) -> Text:
-    line = Text()
-    for status, name in enumerate(STATUS_NAMES):
-        line.append(_LOOKS[status][0 if unicode else 1], _LOOKS[status][2])
-        line.append(f" {name}  ")
-    line.append(_LOOKS[PARTLY][0 if unicode else 1], _LOOKS[PARTLY][2])
-    return line.append(" partly here")
+def _legend(columns: int, *, unicode: bool) -> Text:
+    parts = []
+    for status, name in enumerate((*STATUS_NAMES, "partly here")):
+        sign, plain, style = _LOOKS[status]
+        gap = "  " if status else ""
+        parts.append(Text.assemble(gap, (sign if unicode else plain, style), f" {name}"))
+    return _whole(parts, columns)
 
 
-def _channels(state: LiveState) -> list[Text]:
+def _channels(state: LiveState, columns: int) -> list[Text]:
+    names = {name: f"{name + ' channel':<18}" for name in state.carried}
+    if not state.knows_rates:
+        return [Text(name.rstrip()) for name in names.values()]
     rates = state.rates()
-    return [
-        Text(f"{name + ' channel':<18}{rates[name] / 1e6:>8.1f} MB/s  {format_bytes(carried):>10}")
+    figures = {
+        name: f"{rates[name] / 1e6:>8.1f} MB/s  {format_bytes(carried):>10}"
         for name, carried in state.carried.items()
-    ]
+    }
+    if any(len(names[name]) + len(figures[name]) > columns for name in names):
+        names = {name: f"{name:<8}" for name in names}
+    return [Text(names[name] + figures[name]) for name in names]
 
 
 def _waiters(state: LiveState, now_ns: int, lines: int) -> list[Text]:
@@ -155,21 +178,25 @@ def _waiters(state: LiveState, now_ns: int, lines: int) -> list[Text]:
 
 
 def _waiter(waiter: Waiter, state: LiveState, now_ns: int) -> Text:
-    name = f"{state.blocks[waiter.block].name}:" if len(state.blocks) > 1 else ""
+    block = state.blocks.get(waiter.block)
+    name = f"{block.name if block else waiter.block}:" if len(state.blocks) > 1 else ""
     waited = time_us(state.waited_ns(waiter, now_ns) / 1000)
     return Text(f"vCPU {waiter.vcpu:<3} waits for page {name}{waiter.page}, {waited}", "yellow")
 
 
-def _figures(state: LiveState) -> Text:
+def _figures(state: LiveState, columns: int) -> Text:
     waits = state.waits
     if not waits.count:
         return Text("no wait yet", "bright_black")
-    figures = (("p50", waits.p50_us), ("p90", waits.p90_us), ("p99", waits.p99_us))
-    told = ", ".join(
-        f"{name} {time_us(value)}" for name, value in (*figures, ("max", waits.max_us))
+    figures = enumerate(
+        (("p50", waits.p50_us), ("p90", waits.p90_us), ("p99", waits.p99_us), ("max", waits.max_us))
     )
-    many = "1 wait" if waits.count == 1 else f"{waits.count} waits"
-    return Text(f"{many}: {told}; {state.preempted} preempted, {state.boosted} boosted")
+    parts = [
+        "1 wait" if waits.count == 1 else f"{waits.count} waits",
+        *(f"{', ' if at else ': '}{name} {time_us(value)}" for at, (name, value) in figures),
+        f"; {state.preempted} preempted, {state.boosted} boosted",
+    ]
+    return _whole(map(Text, parts), columns)
 
 
 class Screen:
@@ -177,7 +204,13 @@ class Screen:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         """Take a terminal, standard error if not given."""
-        self._console = Console(file=stream or sys.stderr)
+        self._stream = stream or sys.stderr
+        self._drawn = Drawn()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Take the terminal as one on which nothing is drawn."""
+        self._console = Console(file=self._stream)
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
             redirect_stderr=False, vertical_overflow="crop",
@@ -187,11 +220,45 @@ class Screen:
         """Draw the present, if the terminal has taken what was drawn before."""
         if is_behind(self._console.file):
             return
-        columns, rows = self._console.size
         unicode = self._console.encoding.lower().startswith("utf")
         # A terminal that went away is no reason to end a migration.
         with suppress(OSError):
-            self._live.update(picture(state, now_ns, columns, rows, unicode=unicode), refresh=True)
+            # Asked once: what it is cleared for is what it is drawn for.
+            size = self._size()
+            self._clear_if_resized(size)
+            self._console.size = ConsoleDimensions(*size)
+            drawn = picture(state, now_ns, *size, unicode=unicode)
+            with self._unwrapped():
+                self._live.update(Group(*drawn), refresh=True)
+            self._drawn.drew([line.cell_len for line in drawn], size)
+
+    def _size(self) -> Size:
+        """Return the terminal's size as it is, whatever COLUMNS and LINES were for the shell."""
+        with suppress(OSError):
+            size = Size(*os.get_terminal_size(self._stream.fileno()))
+            # A terminal that nobody gave a size has 0 of each.
+            if all(size):
+                return size
+        return Size(*self._console.size)
+
+    @contextmanager
+    def _unwrapped(self) -> Iterator[None]:
+        """Have lines that are too long end at the edge, as `redraw` needs it."""
+        self._stream.write(_WRAP_OFF)
+        try:
+            yield
+        finally:
+            self._stream.write(_WRAP_ON)
+            self._stream.flush()
+
+    def _clear_if_resized(self, size: Size) -> None:
+        """Take a picture away that is no longer where it was drawn."""
+        up = self._drawn.resized(size)
+        if up is None:
+            return
+        self._stream.write("\r" + (f"\x1b[{up}A" if up else "") + "\x1b[J")
+        self._begin()
+        self._live.start()
 
     async def run(self) -> None:
         """Do nothing: `show` does all."""
@@ -213,4 +280,5 @@ class Screen:
     ) -> None:
         """Take the picture away, and show the cursor again."""
         with suppress(OSError):
+            self._clear_if_resized(self._size())
             self._live.stop()

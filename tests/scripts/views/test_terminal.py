@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
 from scripts.views.live import LiveState
 from scripts.views.terminal import Screen, picture
@@ -49,7 +49,7 @@ def lines_of(state: LiveState, columns: int, rows: int, *, unicode: bool = True)
     """Return what a terminal of that size shows."""
     out = io.StringIO()
     console = Console(file=out, width=columns, height=rows, force_terminal=False)
-    console.print(picture(state, NOW_NS, columns, rows, unicode=unicode))
+    console.print(Group(*picture(state, NOW_NS, columns, rows, unicode=unicode)))
     return out.getvalue().splitlines()
 
 
