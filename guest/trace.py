@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 TRACE_ACCESS_COUNT_MAX = 16 << 20
 assert TRACE_ACCESS_COUNT_MAX * 10 < GUEST_SPEC_BYTES_MAX
 
+# Half of a file may be remarks; one that has no end is no trace.
+TRACE_LINE_COUNT_MAX = 2 * TRACE_ACCESS_COUNT_MAX
+
 # Enough for a RAMBlock's name and a remark; and a file without line ends is no trace.
 _LINE_CHARS_MAX = 1000
 
@@ -101,6 +104,7 @@ def read_trace(path: str | Path, geometry: Geometry, vcpu_count: int) -> Trace:
         with Path(path).open(encoding="utf-8") as lines:
             while line := lines.readline(_LINE_CHARS_MAX):
                 number += 1
+                _check_line_count(number)
                 access = _parse_line(line, geometry, blocks, vcpu_count)
                 if access is None:
                     continue
@@ -123,6 +127,11 @@ def read_trace(path: str | Path, geometry: Geometry, vcpu_count: int) -> Trace:
 
 class _WrongLineError(Exception):
     """Says what is wrong with a line; the reader adds where."""
+
+
+def _check_line_count(number: int) -> None:
+    if number > TRACE_LINE_COUNT_MAX:
+        raise _WrongLineError(f"more than {TRACE_LINE_COUNT_MAX} lines")
 
 
 def _check_count(count: int) -> None:

@@ -22,6 +22,9 @@ KEY_OPTION = "--tls-key"
 TLS_OPTIONS = ("--tls-cert", KEY_OPTION, "--tls-ca")
 HOSTNAME_OPTION = "--tls-hostname"
 
+# All authorities that a system trusts are a quarter of that.
+_CERTIFICATE_BYTES_MAX = 1 << 20
+
 # A line break at the end of what was read; an editor's or `openssl rand`'s, and no part of it.
 _LINE_BREAK_BYTES = 2
 
@@ -133,6 +136,18 @@ def _server_name(values: Values) -> str | None:
     return name.removeprefix("[").removesuffix("]")
 
 
+def _check_size(option: str, path: str, status: os.stat_result) -> None:
+    """Refuse what OpenSSL would read without end, or for long.
+
+    Raises:
+        click.BadParameter: It is a device, or a file too long to hold certificates.
+    """
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+        raise unusable(option, path, "is neither a regular file nor a pipe")
+    if status.st_size > _CERTIFICATE_BYTES_MAX:
+        raise unusable(option, path, f"is longer than {_CERTIFICATE_BYTES_MAX >> 20} MiB")
+
+
 def _tls_context(values: Values, *, server: bool) -> ssl.SSLContext | None:
     paths = [values[option.removeprefix("--").replace("-", "_")] for option in TLS_OPTIONS]
     if not any(paths):
@@ -141,6 +156,7 @@ def _tls_context(values: Values, *, server: bool) -> ssl.SSLContext | None:
         if path is None:
             raise click.BadParameter(f"{', '.join(TLS_OPTIONS)} go together", param_hint=option)
         status = check_readable(option, path)
+        _check_size(option, path, status)
         if option == KEY_OPTION:
             _check_private(option, path, status.st_mode)
     # Imported late: few runs are encrypted, and what it takes takes its time.

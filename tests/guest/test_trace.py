@@ -72,6 +72,16 @@ def test_too_many_accesses_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
         read(tmp_path, "0 ram 0 r\n" * 5)
 
 
+def test_a_file_of_remarks_without_end_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that hold no access are counted, too."""
+    monkeypatch.setattr(trace_module, "TRACE_LINE_COUNT_MAX", 3)
+    assert len(read(tmp_path, "# a remark\n" * 3).vcpus) == 0
+    with pytest.raises(LocalProtocolError, match=":4: more than 3 lines"):
+        read(tmp_path, "\n" * 4)
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     """A missing file, a directory and a binary file are named in one line."""
     binary = tmp_path / "binary"

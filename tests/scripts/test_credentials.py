@@ -210,3 +210,16 @@ def test_what_is_no_name_of_a_certificate(tmp_path: Path, name: str) -> None:
 def test_a_name_without_certificates() -> None:
     """Nothing would be compared with it."""
     assert "only with --tls-cert" in complaint("--tls-hostname", "--tls-hostname=there")
+
+
+@pytest.mark.parametrize("option", ["--tls-cert", "--tls-key", "--tls-ca"])
+def test_certificates_are_no_endless_files(tmp_path: Path, option: str) -> None:
+    """A device without an end, or a file far too long, is refused before anybody reads it."""
+    long = tmp_path / "long"
+    with long.open("wb") as file:
+        file.truncate((1 << 20) + 1)
+    for path, reason in (("/dev/zero", "neither a regular file"), (str(long), "longer than 1 MiB")):
+        given = values(*write_certificates(tmp_path, "side"), f"{option}={path}")
+        with pytest.raises(click.BadParameter, match=reason) as caught:
+            credentials(given, server=False)
+        assert caught.value.param_hint == option
