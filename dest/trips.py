@@ -76,7 +76,8 @@ class Trip:
         if self.rounds and self.rounds[-1].again_ns is None:
             return
         self.rounds.append(Round(now_ns, said=self.said))
-        self.asked_ns = self.said = None
+        self.asked_ns = self.said = self.urgent_ns = None
+        self.queue_us = self.send_us = 0
 
     def say_of_last_round(self, said: Said) -> None:
         """Take what the source says of a request that came to nothing."""

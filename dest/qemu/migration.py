@@ -233,8 +233,10 @@ class QemuMigration:
             await self.main.send(encode_resume_ack())
             self._lifecycle.fire(Event.RECOVERED)
             self.recoveries += 1
+            self.engine.faults.resumed()
             self._emit(RECOVERED, missing_bytes=self.missing.length_bytes, running=True)
             for request in self.engine.open_requests():
+                self.engine.asking(request)
                 await self._ask(request)
         except (ConnectionLost, RemoteProtocolError) as error:
             return self._interrupted(error, wait_seconds)

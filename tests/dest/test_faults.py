@@ -507,3 +507,16 @@ def test_the_waits_of_a_vcpu_are_given_out_in_their_order() -> None:
     fault(table, 0, page(9))
     place(table, range(9, 10))
     assert table.woke(0, 400) is not None
+
+
+def test_a_new_round_has_its_own_urgent_frames() -> None:
+    """What the heads of frames said before a break is not said of what comes behind it."""
+    table = FaultTable()
+    fault(table, 0, page(7))
+    table.asked(page(7), 120)
+    table.told(page(7), now_ns=150, queue_us=1, send_us=2)
+    table.broke(200)
+    table.resumed()
+    table.asked(page(7), 300)
+    place(table, range(7, 8), now_ns=400)
+    assert trip_of(table.woke(0, 410)) == Trip(asked_ns=300, rounds=[Round(200, 300)])
