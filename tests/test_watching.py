@@ -26,7 +26,7 @@ from tests.processes import SECONDS_MAX, environment_of, kill, until
 
 # More events than any pipe or socket holds.
 BUSY = (
-    "--size=32MiB", "--page-size=4KiB", "--vcpus=4", "--access-rate=0", "--postcopy-after=0",
+    "--size=8MiB", "--page-size=4KiB", "--vcpus=2", "--access-rate=0", "--postcopy-after=0",
 )  # fmt: skip
 # One that is far from its end.
 SLOW = ("--size=8MiB", "--page-size=4KiB", "--max-bandwidth=64kB/s", "--vcpus=1")
