@@ -213,6 +213,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
             trio.run(launcher.run)
         finally:
             launcher.pass_on_kept()
+        launcher.check_outputs()
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)

@@ -8,16 +8,16 @@ a guest that found wrong memory, 3; `cancelled` with 130; `failed` with all othe
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guest.descriptors import open_named, own_descriptor
+from guest.descriptors import own_descriptor
 from guest.whole_file import WholeFile, is_regular_target, write_all
 from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory
 from protocol.text import one_line
+from scripts.screen.outlet import write_output
 from scripts.screen.output import print_result
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def begin_report(target: str | None, schema: str | None = None) -> None:
     Raises:
         MidstreamError: It cannot be written.
     """
-    if target is not None and _is_file(target):
+    if target is not None and is_report_file(target):
         write_report(target, _outcome(_SETUP, NOT_FINISHED, schema))
 
 
@@ -64,7 +64,7 @@ def settle_report(target: str | None, error: BaseException, schema: str | None =
         error: Why the command fails.
         schema: As of `begin_report`.
     """
-    if target is None or not _is_file(target):
+    if target is None or not is_report_file(target):
         return
     is_ours = isinstance(error, MidstreamError)
     if not is_ours and not _is_unfinished(Path(target)):
@@ -84,7 +84,7 @@ def cancel_report(target: str | None, schema: str | None = None) -> Callable[[st
         target: The value of `--report`.
         schema: As of `begin_report`.
     """
-    if target is None or not _is_file(target):
+    if target is None or not is_report_file(target):
         return None
     import json  # noqa: F401, PLC0415
 
@@ -134,6 +134,19 @@ def is_of_cancelled(path: Path) -> bool:
     return False
 
 
+def amend_report(target: str, amend: Callable[[Report], Report]) -> None:
+    """Change the report that a file holds, if it holds one.
+
+    Raises:
+        MidstreamError: It cannot be written.
+    """
+    import json  # noqa: PLC0415
+
+    with suppress(*_NO_REPORT):
+        report = amend(json.loads(Path(target).read_text(encoding="utf-8")))
+        write_report(target, report)
+
+
 def write_report(target: str, report: Report) -> None:
     """Write a report to a file, or to standard output for `-`.
 
@@ -171,21 +184,17 @@ def tell_of_link(report: dict[str, Any], values: Values) -> None:
 
 
 def _replace(target: str, data: bytes) -> None:
-    if _is_file(target):
+    if is_report_file(target):
         # A folder may be another user's, and a file in it this one's.
         with suppress(PermissionError), WholeFile(target) as file:
             write_all(file.fd, data)
             file.publish(lasting=False)
             return
-    fd = open_named(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    try:
-        write_all(fd, data)
-    finally:
-        os.close(fd)
+    write_output(target, data)
 
 
-def _is_file(target: str) -> bool:
-    """Whether a report is a file under a name; a pipe, a device or a stream has one, in the end."""
+def is_report_file(target: str) -> bool:
+    """Tell whether a report is a file under a name, there from the beginning; a stream is not."""
     try:
         named = target != STANDARD_OUTPUT and own_descriptor(target) is None
         return named and is_regular_target(target)

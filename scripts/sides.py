@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import NoReturn
 
 import trio
 
-from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, WrongMemory, root_cause
+from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, root_cause
 from protocol.report import assemble_failed
+from scripts.losses import losses_here
 from scripts.options import Values
 from scripts.processes.interrupts import SIGNALS, end_at_once, insists
+from scripts.processes.parent import has_heir, leave_to_parent
 from scripts.reports import (
     Report,
     begin_report,
@@ -30,7 +33,7 @@ from scripts.views.watch import watching
 from scripts.views.watchers import servers_of
 
 # What both sides' sessions return, as far as this module cares.
-Outcome = tuple[Report, WrongMemory | None]
+Outcome = tuple[Report, MidstreamError | None]
 
 
 def run_side(
@@ -59,7 +62,7 @@ def run_side(
     report, problem = record_side(side, values, run, report_failure, write)
     if not values["quiet"] and not has_standard_output(values):
         print_result(table(report))
-    # What the memory comes to is said last.
+    # What is wrong in spite of that is said last.
     if problem is not None:
         raise problem
 
@@ -82,20 +85,27 @@ def record_side(
         report_failure: Makes the report of a run that failed, which is written.
         write: Writes the report of one that did not, before the views, which may fail.
 
+    Returns:
+        The report, and what is wrong though the migration has ended well: the guest's memory, or
+        else events that a disk did not take.
+
     Raises:
         MidstreamError: It failed, or was cancelled, or something cannot be written.
     """
     begin_report(values["report"])
     on_state = tell if values["verbose"] else None
     watchers = servers_of(values)
-    with (
-        viewed(values, live=bool(watchers)) as spool,
-        Recorder(
+    with viewed(values, live=bool(watchers)) as spool:
+        recorder = Recorder(
             side, events_file(values),
             spool=_spool_path(values, spool),
             append=values["events_append"], at_once=values["events_now"], on_state=on_state,
-        ) as recorder,
-    ):  # fmt: skip
+        )  # fmt: skip
+
+        def report_losses(status: str, reason: str) -> Report:
+            losses = losses_here(watchers, recorder)
+            leave_to_parent(json.dumps(losses.to_plain()))
+            return losses.put_into(report_failure(status, reason))
 
         async def run_recorded() -> Outcome:
             async with trio.open_nursery() as nursery:
@@ -107,16 +117,23 @@ def record_side(
             return outcome
 
         def leave(reason: str) -> NoReturn:
-            report_error(MigrationCancelled(reason), report_failure, values)
+            report_error(MigrationCancelled(reason), report_losses, values)
             end_at_once(reason)
 
         try:
-            outcome = trio.run(until_signalled, run_recorded, leave)
+            # When it is left, all that anybody reads of the events has been read.
+            with recorder:
+                report, problem = trio.run(until_signalled, run_recorded, leave)
         except MidstreamError as error:
-            report_error(error, report_failure, values)
+            report_error(error, report_losses, values)
             raise
-        write(outcome[0])
-    return outcome
+        losses = losses_here(watchers, recorder)
+        write(losses.put_into(report))
+    if has_heir():
+        leave_to_parent(json.dumps(losses.to_plain()))
+    elif problem is None:
+        problem = recorder.failure
+    return report, problem
 
 
 async def until_signalled(

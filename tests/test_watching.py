@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -156,10 +157,17 @@ class Stage:
 
         return dest, until(address)
 
-    def report(self, name: str = "report.json") -> dict[str, object]:
+    def report(self, name: str = "report.json") -> dict[str, Any]:
         """Return a report that was written."""
-        report: dict[str, object] = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        report: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
         return report
+
+    def dropped(self, name: str = "report.json") -> dict[str, int]:
+        """Return what a report of a good end says was dropped."""
+        report = self.report(name)
+        assert report["status"] == "completed"
+        dropped: dict[str, int] = report["midstream"]["dropped"]
+        return dropped
 
 
 @pytest.fixture
@@ -188,7 +196,9 @@ def test_events_that_nobody_reads(stage: Stage, side: str, kind: str) -> None:
         )  # fmt: skip
         assert migrate.wait() == 0
     elif side == "dest":
-        dest, address = stage.start_dest("--events=/dev/stderr", err=output.theirs)
+        dest, address = stage.start_dest(
+            "--events=/dev/stderr", "--report=dest.json", err=output.theirs
+        )
         source = stage.start("source", f"--connect={address}", *BUSY, "--report=report.json")
         assert (source.wait(), dest.wait()) == (0, 0)
     else:
@@ -198,7 +208,8 @@ def test_events_that_nobody_reads(stage: Stage, side: str, kind: str) -> None:
             "--report=report.json", "--quiet", out=output.theirs,
         )  # fmt: skip
         assert (source.wait(), dest.wait()) == (0, 0)
-    assert stage.report()["status"] == "completed"
+    dropped = stage.dropped("dest.json" if side == "dest" else "report.json")
+    assert dropped["events"] > 0
     expect_events(output.read())
 
 
@@ -209,7 +220,7 @@ def test_messages_that_nobody_reads(stage: Stage, kind: str) -> None:
     (stage.folder / "secret").write_bytes(b"0123456789abcdef")
     (stage.folder / "secret").chmod(0o600)
     secret = "--secret-file=secret"
-    dest, address = stage.start_dest(secret, "--verbose", err=output.theirs)
+    dest, address = stage.start_dest(secret, "--verbose", "--report=dest.json", err=output.theirs)
     host, _, port = address.rpartition(":")
     for _ in range(100):
         with socket.create_connection((host, int(port)), SECONDS_MAX) as stranger:
@@ -219,7 +230,84 @@ def test_messages_that_nobody_reads(stage: Stage, kind: str) -> None:
                 pass
     source = stage.start("source", f"--connect={address}", secret, *BUSY, "--report=report.json")
     assert (source.wait(), dest.wait()) == (0, 0)
-    assert stage.report()["status"] == "completed"
+    assert stage.dropped() == {"events": 0, "messages": 0, "viewers": 0}
+    assert stage.dropped("dest.json")["events"] == 0
+
+
+def test_messages_are_counted(stage: Stage) -> None:
+    """Into a pipe that is full nothing goes; both sides' changes of state are lost messages."""
+    pipe = full_pipe()
+    migrate = stage.start("migrate", *BUSY, "--verbose", "--report=report.json", err=pipe.theirs)
+    assert migrate.wait() == 0
+    os.close(pipe.ours)
+    os.close(pipe.theirs)
+    # The source has a standard error of its own, which is the same pipe.
+    assert stage.dropped()["messages"] >= 5
+
+
+def test_every_event_is_there_or_counted(stage: Stage) -> None:
+    """What both sides tell is what a reader gets and what it is told that it has missed."""
+    whole = stage.folder / "whole"
+    pipe = stopped_pipe()
+    migrate = stage.start(
+        "migrate", *BUSY, f"--html={whole}", "--events=/dev/stdout", "--report=report.json",
+        "--quiet", out=pipe.theirs,
+    )  # fmt: skip
+    assert migrate.wait() == 0
+    got = pipe.read().count(b"\n")
+    os.close(pipe.ours)
+    os.close(pipe.theirs)
+    assert got > 0
+    assert stage.dropped()["events"] > got
+
+
+@pytest.mark.parametrize("option", ["events", "report", "html", "trace"])
+@pytest.mark.parametrize("command", ["migrate", "source", "dest"])
+def test_a_full_disk_costs_that_output_and_the_exit_status(
+    stage: Stage, command: str, option: str
+) -> None:
+    """The guest is moved all the same, to its save, and all other outputs are there."""
+    full, errors = f"--{option}=/dev/full", stage.folder / "errors"
+    others = {name: f"--{name}={name}.out" for name in ("events", "report", "html", "trace")}
+    own = (full, *(text for name, text in others.items() if name != option))
+    with errors.open("wb") as err:
+        if command == "migrate":
+            failing = stage.start("migrate", *BUSY, *own, "--save=memory", err=err.fileno())
+        elif command == "source":
+            dest, address = stage.start_dest("--save=memory")
+            failing = stage.start("source", f"--connect={address}", *BUSY, *own, err=err.fileno())
+            assert dest.wait() == 0
+        else:
+            failing, address = stage.start_dest("--save=memory", *own, err=err.fileno())
+            assert stage.start("source", f"--connect={address}", *BUSY).wait() == 0
+        assert failing.wait() == 1
+    reason = "midstream: cannot write /dev/full: No space left on device\n"
+    lines = errors.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert lines[-1] == reason
+    assert (stage.folder / "memory").stat().st_size == 8 << 20
+    for name in others:
+        assert name == option or (stage.folder / f"{name}.out").stat().st_size > 1000
+    if option != "report":
+        assert stage.report("report.out")["midstream"]["reason"] in reason
+
+
+@pytest.mark.parametrize("kind", ["pipe", "fifo"])
+def test_a_report_into_a_pipe_that_is_read(stage: Stage, kind: str) -> None:
+    """It comes whole, with what both sides and `migrate` itself have to say."""
+    path = stage.folder / "pipe"
+    os.mkfifo(path)
+    pipe = stopped_pipe()
+    target = "/dev/stdout" if kind == "pipe" else str(path)
+    migrate = stage.start("migrate", "--size=8MiB", f"--report={target}", out=pipe.theirs)
+    ours = pipe.ours if kind == "pipe" else os.open(path, os.O_RDONLY)
+    os.close(pipe.theirs)
+    with os.fdopen(ours, "rb") as reader:
+        report = json.loads(reader.read())
+    assert migrate.wait() == 0
+    assert report["status"] == "completed"
+    assert report["midstream"]["dropped"] == {"events": 0, "messages": 0, "viewers": 0}
+    if kind == "fifo":
+        os.close(pipe.ours)
 
 
 def test_a_fifo_that_nobody_opens(stage: Stage) -> None:

@@ -29,6 +29,7 @@ class Child:
         side: "source" or "dest".
         reason: Why it failed, in its own words, once `end` has returned.
         output: What it has printed and nobody has read, once `end` has returned.
+        left: What it has left to this process, once `end` has returned.
         put_down: `kill` ended it, or `end` when it took too long, or `call_off`.
     """
 
@@ -37,6 +38,7 @@ class Child:
         self.side = spawned.side
         self.reason = ""
         self.output = ""
+        self.left = ""
         self.put_down = False
         self._spawned = spawned
         self._process = spawned.process
@@ -47,6 +49,11 @@ class Child:
     def status(self) -> int | None:
         """The exit status, negative for a signal's number, None while it runs."""
         return self._process.poll()
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether what it says is read here."""
+        return self._process.stderr is not None
 
     @property
     def last_words(self) -> str:
@@ -150,6 +157,9 @@ class Child:
         spawned, stdout = self._spawned, self._process.stdout
         if not spawned.reason.closed:
             self.reason = (spawned.reason.read(_STDERR_BYTES_MAX) or b"").decode(errors="replace")
+        if spawned.left is not None and not spawned.left.closed:
+            spawned.left.seek(0)
+            self.left = spawned.left.read().decode(errors="replace")
         if stdout is not None and not stdout.closed:
             os.set_blocking(stdout.fileno(), False)
             with contextlib.suppress(BlockingIOError):

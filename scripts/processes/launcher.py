@@ -8,6 +8,7 @@ kernel ends both.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import signal
@@ -17,11 +18,13 @@ from pathlib import Path
 import trio
 
 from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
+from scripts.losses import Losses, losses_here
 from scripts.options import DEST, SOURCE, Values
 from scripts.processes.child import Child
 from scripts.processes.interrupts import SIGNALS, insists, release_signals
 from scripts.processes.link import LOOPBACK, Link
 from scripts.processes.spawn import Spawned
+from scripts.reports import amend_report, is_report_file, write_report
 from scripts.screen.output import print_result, tell
 from scripts.views.spool import Spool
 from scripts.views.watch import Watcher, watching
@@ -100,7 +103,10 @@ class Launcher:
             cause = root_cause(error)
             if isinstance(cause, MidstreamError):
                 self._leave_report(cause)
+            with contextlib.suppress(MidstreamError):
+                self._report_losses()
             raise
+        self._report_losses()
 
     async def _run(self) -> None:
         with trio.open_signal_receiver(*SIGNALS) as signals:
@@ -120,22 +126,48 @@ class Launcher:
         self._judge()
 
     def pass_on_kept(self) -> None:
-        """Print what the source has printed while it was watched; call it after `run`.
+        """Print what the source has printed that was captured; call it after `run`.
 
         Raises:
-            MidstreamError: Standard output cannot be written.
+            MidstreamError: It cannot be written.
         """
         for line in self._said:
             tell(line)
+        target = self._values["report"]
         for side in self._sides:
-            if side.side == SOURCE:
+            if side.side != SOURCE or not side.output:
+                continue
+            if target is None or is_report_file(target):
                 print_result(side.output)
+            else:
+                # One that was killed may have left no more than a part.
+                with contextlib.suppress(ValueError):
+                    write_report(target, self._losses().put_into(json.loads(side.output)))
+
+    def check_outputs(self) -> None:
+        """Fail if a side could not write something that was asked for; the migration was good.
+
+        Raises:
+            MidstreamError: That is so.
+        """
+        self._losses().check()
+
+    def _report_losses(self) -> None:
+        target = self._values["report"]
+        if target is not None and is_report_file(target):
+            amend_report(target, self._losses().put_into)
+
+    def _losses(self) -> Losses:
+        """Return what was lost by both sides and by this process."""
+        left = [Losses(**json.loads(side.left)) for side in self._sides if side.left]
+        return sum(left, losses_here([*self._watchers]))
 
     async def _run_sides(self, readers: trio.Nursery, nursery: trio.Nursery) -> None:
         dest, source = self._sides
         readers.start_soon(dest.collect_errors, self._pass_on)
-        if self._watchers:
-            readers.start_soon(source.collect_errors, self._said.append)
+        if source.is_captured:
+            on_line = self._said.append if self._watchers else tell
+            readers.start_soon(source.collect_errors, on_line)
         with trio.move_on_after(LISTEN_SECONDS_MAX) as patience:
             try:
                 address = await dest.read_line(LISTENING)

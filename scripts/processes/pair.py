@@ -23,6 +23,7 @@ from scripts.reports import (
     STANDARD_OUTPUT,
     STANDARD_OUTPUT_FILE,
     begin_report,
+    is_report_file,
     report_error,
 )
 from scripts.views.spool import Spool
@@ -41,13 +42,15 @@ def both_sides(
         secret: What both sides prove to each other to know.
         link: What lies between the two.
         spool: Where both leave their events for who watches; None if nobody does.
-        watched: What the source says is captured: printed, it would be drawn over.
+        watched: What the source says is captured: printed, it would be drawn over.  So is a report
+            that is not a file.
 
     Raises:
         MidstreamError: One cannot be started, or a file of results cannot be written; then the
             report says so.
     """
-    values = {"events": None, "report": None, **values}
+    given = {"events": None, "report": None, **values}
+    values = dict(given)
     has_output = values["events"] == STANDARD_OUTPUT
     if has_output:
         # That of a side may be another.
@@ -57,26 +60,29 @@ def both_sides(
     try:
         try:
             _clear_outputs(values)
+            # What is no file can be written only once, when all is known.
+            is_printed = values["report"] is not None and not is_report_file(values["report"])
+            if is_printed:
+                values["report"] = "-"
             with Handed() as handed:
+
+                def start(side: str, own: list[str], *, capture: bool) -> None:
+                    own += _arguments(side, values, spool, handed)
+                    sides.append(
+                        spawn(
+                            side, own, capture=capture, prefix=link.prefixes[side], secret=secret,
+                            inherited=handed.descriptors, heir=True,
+                        )
+                    )  # fmt: skip
+
                 # It is verbose so that this process hears when it meets a source.
-                own = [f"--listen={link.listen_host}:0", "--quiet", "--verbose"]
-                own += _arguments(DEST, values, spool, handed)
-                sides.append(
-                    spawn(
-                        DEST, own, capture=True, prefix=link.prefixes[DEST], secret=secret,
-                        inherited=handed.descriptors,
-                    )
-                )  # fmt: skip
-                own = ["--connect=-", *link.note, *_arguments(SOURCE, values, spool, handed)]
-                own += ["--no-table"] if has_output else []
-                sides.append(
-                    spawn(
-                        SOURCE, own, capture=watched, prefix=link.prefixes[SOURCE], secret=secret,
-                        inherited=handed.descriptors,
-                    )
-                )  # fmt: skip
+                listen = f"--listen={link.listen_host}:0"
+                start(DEST, [listen, "--quiet", "--verbose"], capture=True)
+                no_table = ["--no-table"] if has_output else []
+                own = ["--connect=-", *link.note, *no_table]
+                start(SOURCE, own, capture=watched or is_printed)
         except MidstreamError as error:
-            _report(error, values)
+            _report(error, given)
             raise
         yield sides
     finally:

@@ -13,9 +13,12 @@ import os
 PARENT_VARIABLE = "MIDSTREAM_PARENT_PID"
 # The descriptor to write the reason to.
 REASON_VARIABLE = "MIDSTREAM_REASON_FD"
+# The file that it leaves for that process to read when it has ended.
+LEFT_VARIABLE = "MIDSTREAM_LEFT_FD"
 
-# Read once: both are taken out of the environment, which other processes inherit.
+# Read once: all are taken out of the environment, which other processes inherit.
 _REASON_FD = int(os.environ.get(REASON_VARIABLE, "-1"))
+_LEFT_FD = int(os.environ.get(LEFT_VARIABLE, "-1"))
 
 
 def has_listener() -> bool:
@@ -29,9 +32,22 @@ def tell_parent(reason: str) -> None:
         os.write(_REASON_FD, reason.encode(errors="replace"))
 
 
+def has_heir() -> bool:
+    """Whether the parent reads what this side leaves, and says it with what the other side does."""
+    return _LEFT_FD >= 0
+
+
+def leave_to_parent(text: str) -> None:
+    """Leave something that is not for the user; what was left before is replaced."""
+    with contextlib.suppress(OSError):
+        os.ftruncate(_LEFT_FD, 0)
+        os.pwrite(_LEFT_FD, text.encode(), 0)
+
+
 def follow_parent() -> None:
     """End with the process that the environment names, if it names one."""
     os.environ.pop(REASON_VARIABLE, None)
+    os.environ.pop(LEFT_VARIABLE, None)
     parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is not None:
         # Late: Ctrl-C must find its handler before anything else is loaded.

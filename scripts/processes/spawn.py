@@ -16,7 +16,7 @@ from pathlib import Path
 
 from protocol.errors import MigrationError
 from scripts.processes.interrupts import SIGNALS
-from scripts.processes.parent import PARENT_VARIABLE, REASON_VARIABLE
+from scripts.processes.parent import LEFT_VARIABLE, PARENT_VARIABLE, REASON_VARIABLE
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,11 +29,13 @@ class Spawned:
         side: "source" or "dest".
         process: Its process; standard output and error are pipes if they are captured.
         reason: Where it says why it fails; does not block.
+        left: What it leaves (`parent.leave_to_parent`), a file without a name; None if nothing.
     """
 
     side: str
     process: subprocess.Popen[bytes]
     reason: FileIO
+    left: FileIO | None = None
 
     def put_down(self) -> None:
         """End it at once, if it has not ended; returns with it gone.
@@ -48,12 +50,12 @@ class Spawned:
     def close(self) -> None:
         """Close all that leads to it; more calls do nothing."""
         process = self.process
-        for pipe in (self.reason, process.stdin, process.stdout, process.stderr):
+        for pipe in (self.reason, self.left, process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
 
 
-def spawn(
+def spawn(  # noqa: PLR0913 - all but two by name
     side: str,
     arguments: Sequence[str],
     *,
@@ -62,6 +64,7 @@ def spawn(
     module: str = "scripts",
     secret: bytes | None = None,
     inherited: Sequence[int] = (),
+    heir: bool = False,
 ) -> Spawned:
     """Start `python -m MODULE SIDE ARGUMENTS`, which is `midstream SIDE ARGUMENTS`.
 
@@ -76,6 +79,7 @@ def spawn(
         module: What has sides too, if it is not midstream itself.
         secret: Given to it through a pipe, which nobody else sees.
         inherited: Descriptors that it has under the same numbers; they stay open here.
+        heir: Read what it leaves when it has ended: not all that it says is then its own to say.
 
     Raises:
         MigrationError: The system refused to start a process.
@@ -86,6 +90,11 @@ def spawn(
         ends.append(_pipe_with(secret))
         arguments = [*arguments, f"--secret-file=/dev/fd/{ends[-1]}"]
     environment = {PARENT_VARIABLE: str(os.getpid()), REASON_VARIABLE: str(far_reason)}
+    left = None
+    if heir:
+        left = FileIO(os.memfd_create("midstream-left"), "r+")
+        environment[LEFT_VARIABLE] = str(left.fileno())
+        inherited = [*inherited, left.fileno()]
     pipe = subprocess.PIPE if capture else None
     # An interpreter that is interrupted while it starts prints a traceback.  The process unblocks
     # the signals as soon as it can answer them in its own words.
@@ -102,12 +111,14 @@ def spawn(
         )
     except OSError as error:
         os.close(near_reason)
+        if left is not None:
+            left.close()
         raise MigrationError(f"cannot start the {title_of(side)}: {error.strerror}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for fd in ends:
             os.close(fd)
-    return Spawned(side, process, FileIO(near_reason))
+    return Spawned(side, process, FileIO(near_reason), left)
 
 
 def title_of(side: str) -> str:

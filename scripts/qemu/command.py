@@ -129,13 +129,15 @@ def qemu(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
         if values["report"] is not None:
             write_report(values["report"], told)
 
-    told, _ = record_side(SOURCE, values, run, write=write)
+    told, problem = record_side(SOURCE, values, run, write=write)
     if not values["quiet"] and not has_standard_output(values):
         requests = told.get("ram", {}).get("postcopy-requests", 0)
         print_result(
             f"QEMU: {told['status']}, total {told.get('total-time')} ms, "
             f"downtime {told.get('downtime')} ms, {requests} page requests\n"
         )
+    if problem is not None:
+        raise problem
 
 
 def qemu_source(values: Values) -> QemuSource:

@@ -19,16 +19,24 @@ import os
 import select
 import signal
 import stat
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from guest.descriptors import open_named, own_descriptor
 
 # Some ten thousand events.  A reader that is only late finds them all.
 BYTES_MAX = 2 << 20
 
 # What a pipe takes in one piece, so that two processes' lines cannot mix in it.
 PIECE_BYTES_MAX = select.PIPE_BUF
+
+# A program that has taken nothing of a result for so long never will.
+RESULT_SECONDS_MAX = 5.0
 
 # A thread that has been told to end has nothing left to write.
 _JOIN_SECONDS_MAX = 1.0
@@ -78,6 +86,12 @@ class Outlet:
     def is_behind(self) -> bool:
         """Whether something waits to be written."""
         return bool(self._pieces)
+
+    @property
+    def waiting(self) -> int:
+        """How many lines wait to be written."""
+        with self._changed:
+            return sum(lines for _, lines in self._pieces)
 
     def put(self, piece: bytes, lines: int = 1) -> None:
         """Have whole lines written, or drop them; never waits for the reader."""
@@ -215,6 +229,31 @@ def may_block(fd: int) -> bool:
     """Tell whether who reads this can keep its writers waiting; a disk and a null device cannot."""
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
+
+
+def write_output(path: str | Path, data: bytes) -> None:
+    """Write what there is of a run in the end; a reader that has stopped reading is given up.
+
+    Raises:
+        OSError: It cannot be written, or nobody takes it.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    is_fifo = own_descriptor(path) is None and Path(path).is_fifo()
+    output = partial(open_named, path, flags) if is_fifo else open_named(path, flags)
+    if isinstance(output, int) and not may_block(output):
+        try:
+            write_all(output, data)
+        finally:
+            os.close(output)
+        return
+    outlet = Outlet(output, owned=True, bytes_max=sys.maxsize)
+    for start in range(0, len(data), PIECE_BYTES_MAX):
+        outlet.put(data[start : start + PIECE_BYTES_MAX])
+    outlet.finish(RESULT_SECONDS_MAX, math.inf)
+    if outlet.error is not None:
+        raise outlet.error
+    if outlet.dropped:
+        raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
 
 
 def write_all(fd: int, data: bytes) -> None:

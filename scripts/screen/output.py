@@ -14,7 +14,7 @@ from typing import IO, TextIO, cast
 from protocol.errors import MidstreamError
 from protocol.text import one_line
 from scripts.processes.parent import has_listener, tell_parent
-from scripts.screen.outlet import PIECE_BYTES_MAX, Outlet, may_block, write_all
+from scripts.screen.outlet import PIECE_BYTES_MAX, RESULT_SECONDS_MAX, Outlet, may_block, write_all
 
 # Clears what a progress line may have left where a message is to begin.
 CLEAR_LINE = "\r\x1b[K"
@@ -24,9 +24,7 @@ _MESSAGES_BYTES_MAX = 64 * 1024
 # In the end, since the reader last took something, and in all.
 _MESSAGES_PATIENCE = (0.25, 1.0)
 
-# A program that has taken nothing of a result for so long never will.  A person who has stopped a
-# terminal reads what is on it, and goes on.
-_RESULT_SECONDS_MAX = 5.0
+# A person who has stopped a terminal reads what is on it, and goes on.
 _RESULT_ON_TERMINAL_SECONDS_MAX = 60.0
 # What is announced while a migration is under way, or about to be.
 _ANNOUNCED_SECONDS_MAX = 0.25
@@ -83,8 +81,8 @@ class Messages(_Stream):
 
     @property
     def dropped(self) -> int:
-        """How many messages were."""
-        return self._outlet.dropped
+        """How many messages were, and will be if nobody reads those that wait."""
+        return self._outlet.dropped + self._outlet.waiting
 
     @property
     def is_behind(self) -> bool:
@@ -140,7 +138,7 @@ class Results(_Stream):
             # Both may be one terminal.
             sys.stderr.wait()
         is_terminal = self.isatty()
-        self._write(_RESULT_ON_TERMINAL_SECONDS_MAX if is_terminal else _RESULT_SECONDS_MAX)
+        self._write(_RESULT_ON_TERMINAL_SECONDS_MAX if is_terminal else RESULT_SECONDS_MAX)
         if self._outlet is not None and self._outlet.is_behind:
             # What follows would only be the end of something that nobody has the beginning of.
             self._outlet.finish(0, 0)
@@ -188,8 +186,11 @@ def finish_messages() -> None:
 
 
 def dropped_messages() -> int:
-    """Return how much of what was said nobody has taken."""
-    return sys.stderr.dropped if isinstance(sys.stderr, Messages) else 0
+    """Return how much of what was said nobody takes; a reader that reads has the time to."""
+    if not isinstance(sys.stderr, Messages):
+        return 0
+    sys.stderr.wait()
+    return sys.stderr.dropped
 
 
 def is_behind(stream: IO[str]) -> bool:

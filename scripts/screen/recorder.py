@@ -111,7 +111,6 @@ class Recorder:
     stopped reading: lines that it does not take are dropped and counted, and its events say where.
 
     Attributes:
-        dropped: How many lines of `path` were lost.
         failure: Why `path` is not whole, if a disk or a device is to blame and no reader.
     """
 
@@ -148,7 +147,7 @@ class Recorder:
         self._lines: list[bytes] = []
         self._outs: list[_Out] = []
         self._given_up: list[_Out] = []
-        self.dropped = 0
+        self._dropped = 0
         self.failure: MidstreamError | None = None
         try:
             if path is not None:
@@ -174,6 +173,11 @@ class Recorder:
         line = {"t-ns": time.monotonic_ns(), "side": self._side, "event": event}
         line.update(zip(_in_file(*fields), fields.values(), strict=True))
         return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+    @property
+    def dropped(self) -> int:
+        """How many lines of `path` were lost; while it is open, so far."""
+        return self._outs[0].dropped if self._outs and self._path is not None else self._dropped
 
     @property
     def is_heard(self) -> bool:
@@ -233,7 +237,7 @@ class Recorder:
         self._outs.clear()
 
     def _sum_up(self, out: _Out, path: Path) -> None:
-        self.dropped = out.dropped
+        self._dropped = out.dropped
         if isinstance(out, _File) and out.failure is not None:
             self.failure = MidstreamError(f"cannot write {path}: {out.failure.strerror}")
         elif out.dropped and out.failure is None:

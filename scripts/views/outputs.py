@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from protocol.errors import MidstreamError
+from scripts.screen.outlet import write_output
 from scripts.views.embed import embed
 from scripts.views.history import History
 from scripts.views.page import run_page
@@ -36,11 +38,20 @@ def write_views(history: History, values: Mapping[str, Any]) -> None:
     Raises:
         MidstreamError: A file cannot be written.
     """
-    if values["trace"] is not None:
-        write_trace(history, Path(values["trace"]))
-    if values["html"] is not None:
-        name = str(history.run.get("policy", "run"))
-        write_page([(name, history)], Path(values["html"]))
+    failures: list[MidstreamError] = []
+    name = str(history.run.get("policy", "run"))
+    for write, target in (
+        (partial(write_trace, history), values["trace"]),
+        (partial(write_page, [(name, history)]), values["html"]),
+    ):
+        try:
+            if target is not None:
+                write(Path(target))
+        except MidstreamError as error:
+            # The other may be on another disk.
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def write_trace(history: History, path: Path) -> None:
@@ -65,6 +76,6 @@ def write_page(runs: Sequence[tuple[str, History]], path: Path) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     try:
-        path.write_bytes(data)
+        write_output(path, data)
     except OSError as error:
         raise MidstreamError(f"cannot write {path}: {error.strerror}") from error

@@ -216,6 +216,11 @@ class Screen:
             redirect_stderr=False, vertical_overflow="crop",
         )  # fmt: skip
 
+    @property
+    def dropped(self) -> int:
+        """None is: a picture that is not drawn is followed by another."""
+        return 0
+
     def show(self, state: LiveState, now_ns: int) -> None:
         """Draw the present, if the terminal has taken what was drawn before."""
         if is_behind(self._console.file):

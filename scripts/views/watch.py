@@ -41,6 +41,10 @@ class Watcher(Protocol):
     ) -> None:
         """Leave everything as it was."""
 
+    @property
+    def dropped(self) -> int:
+        """How many of those to whom it is shown were cut off because they did not keep up."""
+
     def show(self, state: LiveState, now_ns: int) -> None:
         """Show the present; called a few times a second, and once at the end."""
 

@@ -31,7 +31,9 @@ def report() -> dict[str, Any]:
         placement="simulated", backing="base", reads=1, reads_unchecked=0, mismatches=0,
         cpu_seconds=0.0,
     )  # fmt: skip
-    return assemble("completed", part, own)
+    whole = assemble("completed", part, own)
+    whole["midstream"]["dropped"] = {"events": 0, "messages": 0, "viewers": 0}
+    return whole
 
 
 def values(**given: object) -> dict[str, object]:
@@ -204,9 +206,29 @@ def test_what_fails_has_a_report_too(tmp_path: Path, error: MidstreamError, stat
         "midstream": {
             "reason": str(error).replace("\n", " "),
             "passes": 7,
+            "dropped": {"events": 0, "messages": 0, "viewers": 0},
             "link": {"kind": "proxy", "bytes-per-second": 1000},
         },
     }
+
+
+def test_events_that_a_disk_did_not_take_are_an_error_of_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The result is printed all the same; wrong memory would be graver."""
+
+    async def run(recorder: Recorder) -> Outcome:
+        recorder(STATE, state="completed")
+        await trio.lowlevel.checkpoint()
+        return report(), problem
+
+    problem: MidstreamError | None = None
+    with pytest.raises(MidstreamError, match="cannot write /dev/full: No space left on device"):
+        run_side("source", values(events="/dev/full"), run)
+    assert capsys.readouterr().out.startswith("status          completed")
+    problem = WrongMemory("page 5")
+    with pytest.raises(WrongMemory):
+        run_side("source", values(events="/dev/full"), run)
 
 
 def test_a_report_that_cannot_be_written_hides_no_failure() -> None:

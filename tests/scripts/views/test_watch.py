@@ -19,6 +19,8 @@ from tests.stories import half_sent, write
 class Notebook:
     """A watcher that writes down what it is shown."""
 
+    dropped = 0
+
     def __init__(self) -> None:
         """Start with nothing."""
         self.seen: list[str] = []
