@@ -1,5 +1,7 @@
 """The commands that a person types are this program, however they are called."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,3 +125,46 @@ def test_too_little_of_anything_is_a_line(tmp_path: Path, limit: str, words: tup
     for word in words:
         assert word in line
     assert list(tmp_path.iterdir()) == []
+
+
+# Writes what a tool remembers to where it is told to, and else into the project folder.
+TOOL = """#!/bin/sh
+set -e
+case "$0" in
+*/ruff) place=${RUFF_CACHE_DIR:-.ruff_cache} ;;
+*/mypy) place=${MYPY_CACHE_DIR:-.mypy_cache} ;;
+*/pytest) place=${PYTEST_ADDOPTS##*cache_dir=} && place=${place:-.pytest_cache} ;;
+esac
+mkdir -p "$place"
+touch "$place/remembered"
+echo "$0 has a place"
+"""
+
+
+def test_a_read_only_checkout_is_tested_without_a_trace(tmp_path: Path) -> None:
+    """The tools remember elsewhere, and what they have remembered is gone in the end."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("there is no unshare")
+    root, place = tmp_path / "root", tmp_path / "tmp"
+    for folder in (root / "scripts", root / ".venv" / "bin", place):
+        folder.mkdir(parents=True)
+    files = {"scripts/test": (ROOT / "scripts" / "test").read_text(encoding="utf-8")}
+    files |= {"scripts/setup": "#!/bin/sh\n"}
+    files |= {f".venv/bin/{tool}": TOOL for tool in ("ruff", "mypy", "pytest")}
+    for name, text in files.items():
+        (root / name).write_text(text, encoding="utf-8")
+        (root / name).chmod(0o755)
+    script = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$1/scripts/test"'
+    is_root = os.geteuid() == 0
+    namespaces = [unshare, "--mount", *([] if is_root else ["--user", "--map-root-user"])]
+    done = subprocess.run(
+        [*namespaces, "sh", "-c", script, "sh", root], env={**os.environ, "TMPDIR": str(place)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    if not done.stdout:
+        pytest.skip(f"no folder can be made read-only in a namespace: {done.stderr.strip()}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("has a place") == 4
+    assert list(place.iterdir()) == []
+    assert not list(root.glob(".*_cache"))
