@@ -15,13 +15,13 @@ from scripts.views.embed import embed
 from scripts.views.history import History
 from scripts.views.page import run_page
 from scripts.views.perfetto import TraceWriter
-from scripts.views.saved import parse_event
+from scripts.views.saved import parse_spooled
 from scripts.views.spool import Spool
 
 
 def read_spool(spool: Spool) -> History:
     """Return the history of what a run has left in its spool."""
-    return history_of(parse_event(line, "the spool") for line in spool.read_all())
+    return history_of(parse_spooled(spool.read_all()))
 
 
 def history_of(events: Iterable[dict[str, Any]]) -> History:

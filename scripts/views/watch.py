@@ -95,9 +95,9 @@ def rest_seconds(cpu_seconds: float) -> float:
 
 
 def _step(spool: Spool, state: LiveState, watchers: Sequence[Watcher]) -> None:
-    from scripts.views.saved import parse_event  # noqa: PLC0415 - as above
+    from scripts.views.saved import parse_spooled  # noqa: PLC0415 - as above
 
-    for line in spool.read_new(_READ_BYTES_MAX):
-        state.take(parse_event(line, "the spool"))
+    for event in parse_spooled(spool.read_new(_READ_BYTES_MAX)):
+        state.take(event)
     for watcher in watchers:
         watcher.show(state, time.monotonic_ns())

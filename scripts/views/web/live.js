@@ -111,7 +111,7 @@ function drawChart(frame) {
   });
   pen.fillStyle = colour("--soft");
   pen.textAlign = "right";
-  pen.fillText(sayRate(most), left - 6, 16);
+  if (most > 1) pen.fillText(sayRate(most), left - 6, 16);
   pen.fillText("0", left - 6, 6 + tall);
   pen.textAlign = "center";
   pen.fillText(`${(first / 1000).toFixed(1)} to ${(last / 1000).toFixed(1)} s since the first page`, left + wide / 2, tall + 24);
@@ -130,7 +130,7 @@ function drawWords(frame) {
     table("Waits that ended", ["waits", "p50", "p90", "p99", "longest", "requests", "preempted", "boosted"],
       [[sayCount(waits.count), ...["p50", "p90", "p99", "max"].map((name) => (waits.count ? sayTime(waits[`${name}_us`]) : "none")), sayCount(frame.requests), sayCount(frame.preempted), sayCount(frame.boosted)]]));
   waiters.replaceChildren(frame.waiters.length
-    ? table("Waiting vCPUs, longest first", ["vCPU", "page", "for"], frame.waiters.map(([vcpu, block, page, ms]) => [vcpu, frame.blocks.length > 1 ? `${block}:${page}` : page, sayTime(ms * 1000)]))
+    ? table("Longest first", ["vCPU", "page", "for"], frame.waiters.map(([vcpu, block, page, ms]) => [vcpu, frame.blocks.length > 1 ? `${block}:${page}` : page, sayTime(ms * 1000)]))
     : make("p", { class: "hint" }, frame.knows_waits ? "No vCPU waits." : "Only the destination knows which vCPUs wait."));
 }
 

@@ -10,6 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from scripts.views.live import LiveState
+from scripts.views.outputs import history_of, read_spool
 from scripts.views.spool import open_spool
 from scripts.views.watch import PERIOD_SECONDS, REST_SECONDS_MAX, rest_seconds, watching
 from scripts.views.watchers import is_drawn, screens_of
@@ -65,6 +66,18 @@ async def test_what_comes_is_shown(tmp_path: Path, autojump_clock: MockClock) ->
     assert notebook.seen[0] == "enter"
     assert set(notebook.seen[1:3]) == {"run", "none"}
     assert set(notebook.seen[3:-3]) == {"postcopy-active"}
+    assert notebook.seen[-3:] == ["completed", "farewell", "exit"]
+
+
+async def test_a_torn_line_stops_no_migration(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Where a full disk took half a line and the other side's went on, both are left out."""
+    lines = write(tmp_path / "events", half_sent()).read_bytes().splitlines(keepends=True)
+    notebook = Notebook()
+    with open_spool() as spool, spool.path.open("ab", buffering=0) as out:
+        async with watching(spool, [notebook]):
+            os.write(out.fileno(), b"".join([*lines[:6], lines[6][:20], *lines[6:]]))
+            await trio.sleep(PERIOD_SECONDS * 2)
+        assert len(read_spool(spool).sends) == len(history_of(half_sent()).sends)
     assert notebook.seen[-3:] == ["completed", "farewell", "exit"]
 
 
