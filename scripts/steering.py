@@ -6,6 +6,7 @@ import click
 
 from protocol.errors import MigrationError
 from scripts.control import SESSION, check_session, tell_session
+from scripts.named_files import Command
 from source.steering import SETTABLE, parse_limits
 
 _EPILOG = (
@@ -13,7 +14,7 @@ _EPILOG = (
 )
 
 
-@click.command("switch-over", epilog=_EPILOG)
+@click.command("switch-over", cls=Command, epilog=_EPILOG)
 @SESSION
 def switch_over(session: str | None) -> None:
     """Have a running source switch over to postcopy now.
@@ -23,7 +24,7 @@ def switch_over(session: str | None) -> None:
     tell_session(check_session(session), "switch-over")
 
 
-@click.command("set", epilog=_EPILOG)
+@click.command("set", cls=Command, epilog=_EPILOG)
 @SESSION
 @click.argument("limits", nargs=-1, required=True, metavar="NAME=VALUE...")
 def set_limits(session: str | None, limits: tuple[str, ...]) -> None:

@@ -23,8 +23,8 @@ from scripts.named_files import (
 
 # What the values of options are called that name no file; whoever adds one thinks of it here.
 NO_FILES = {
-    "ADDRESS", "HOST:PORT", "KIND", "N", "NAME", "NAMES", "RATE", "RATIO", "SESSION", "SIZE",
-    "SIZES", "TIME", None,
+    "ADDRESS", "HOST:PORT", "KIND", "N", "NAME", "NAME=VALUE...", "NAMES", "RATE", "RATIO",
+    "SESSION", "SIZE", "SIZES", "TIME", None,
 }  # fmt: skip
 
 
