@@ -139,7 +139,7 @@ def test_a_stopped_terminal_gets_no_newer_picture(monkeypatch: pytest.MonkeyPatc
         termios.tcflow(theirs, termios.TCOON)
         until(lambda: not is_behind(sys.stderr))
         finish_messages()
-        assert os.read(ours, 1 << 16) == f"{output.CLEAR_LINE}a line\r\n".encode()
+        assert read_to(ours, "\n") == f"{output.CLEAR_LINE}a line\r\n"
     os.close(ours)
 
 
