@@ -32,6 +32,12 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/parts.py": Elsewhere(
         "tests/dest/test_assembly_breaks.py", "what a break leaves, which the assembly keeps"
     ),
+    "guest/streams/stream.py": Elsewhere(
+        "tests/guest/streams/test_memory.py", "what every stream promises: an interface"
+    ),
+    "source/control_paths.py": Elsewhere(
+        "tests/source/test_control.py", "where control sockets are, which takes some"
+    ),
     "source/rests.py": Elsewhere(
         "tests/test_resent_bytes.py", "what goes first after a break, which takes a break"
     ),

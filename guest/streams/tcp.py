@@ -108,8 +108,9 @@ class TcpStream:
         try:
             unacknowledged = unacknowledged_bytes(self._sock.fileno())
             info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-        except OSError:
-            # What is no TCP connection has no such figures, and what is broken none any more.
+        except (OSError, ValueError):
+            # What is no TCP connection has no such figures, and what is broken or closed none any
+            # more.
             return Delivery()
         return read_tcp_info(unacknowledged, info)
 
