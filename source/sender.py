@@ -34,6 +34,10 @@ YIELD_SECONDS_MAX = 2.0
 # The destination is told of requests when nobody waits for bytes, or those wait for room.  Where
 # neither is ever so, one page in so many waits until it is told of those before.
 UNTOLD_COUNT_MAX = 16
+# So many are told before a frame of the background; one by one they took both ends' time from the
+# next request (1 Gbit/s, `critical-first`, 1 vCPU, 9 rounds: 99 of 100 faults within 3.3 instead of
+# 2.3 ms).
+TOLD_TOGETHER = 8
 # After so long it is told though the background, before whose frames that is done, does not go on.
 _TELL_SECONDS = 0.005
 
@@ -270,7 +274,11 @@ class Sender:
 
     async def _send(self, chunk: Chunk, lane: Lane) -> None:
         channel = self._channels[chunk.channel]
-        if not chunk.urgent and self.tracker is not None and self.tracker.untold_count:
+        if (
+            not chunk.urgent
+            and self.tracker is not None
+            and self.tracker.untold_count >= TOLD_TOGETHER
+        ):
             self._tell(self.tracker)
         frame = self._frame_of(channel, chunk)
         while not frame.done:

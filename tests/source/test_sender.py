@@ -1065,7 +1065,12 @@ async def test_what_is_open_at_a_break_is_told_over_the_next_connections(
         tracker.broke(10**18)
         rig.scheduler.begin_again(rig.scheduler.remaining.copy())
         await rig.drain_and_read()
-        await rig.sender.tell_all()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.read, PRE)
+            await rig.sender.tell_all()
+            while not rig.told:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
         (told,) = [told for _, _, told in rig.told]
         assert (told.page, told.interrupted) == (2, True)
         assert told.queued_ns == 10**18 - told.came_ns
