@@ -8,12 +8,15 @@ by the exit status, whichever output it is.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocol.errors import MidstreamError
 from scripts.screen.output import dropped_messages
-from scripts.screen.recorder import Recorder
-from scripts.views.watch import Watcher
+
+if TYPE_CHECKING:
+    # Loading them takes the launcher 7 ms, and it has neither.
+    from scripts.screen.recorder import Recorder
+    from scripts.views.watch import Watcher
 
 Report = dict[str, Any]
 

@@ -69,7 +69,7 @@ class Saving:
         assert {stat.S_IMODE(path.stat().st_mode) for path in self.folder.iterdir()} == {0o600}
         missing = report_of(self.folder / "guest.missing.json")
         assert 0 < missing["missing-bytes"] <= 12 << 20
-        self.expect_told(self.dest, "dest", "failed")
+        self.expect_told(self.dest, "dest", "cancelled")
 
     def expect_told(self, process: Process, side: str, status: str) -> None:
         """Expect that a side's report says what its last line says."""
@@ -86,7 +86,7 @@ def test_a_signal_in_postcopy_saves_what_is_here(lab: Lab, number: signal.Signal
     saving.dest.signal(number)
     saving.expect_part()
     saving.source.fail(1, "cancelled by its user")
-    saving.expect_told(saving.source, "source", "failed")
+    saving.expect_told(saving.source, "source", "cancelled")
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
@@ -128,7 +128,7 @@ def test_a_signal_while_saving_loses_no_guest(lab: Lab, number: signal.Signals) 
     assert saving.guest.stat().st_size == 8 << 20
     saving.source.fail(1, "cancelled by its user")
     saving.expect_told(saving.dest, "dest", "cancelled")
-    saving.expect_told(saving.source, "source", "failed")
+    saving.expect_told(saving.source, "source", "cancelled")
 
 
 def test_a_second_signal_ends_a_save_that_hangs(lab: Lab) -> None:
