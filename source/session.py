@@ -6,7 +6,6 @@ leaves no process, socket or mapping behind.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -35,7 +34,6 @@ from protocol.events import (
     CHANNEL_LOST,
     MISMATCH,
     RECOVERED,
-    SESSION,
     VERDICT,
     Emit,
     tell_run,
@@ -56,17 +54,16 @@ from protocol.units import format_bytes
 from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connection, Connections
-from source.control import Commands, ControlSocket, control_socket
 from source.farewell import explain, say_farewell, say_farewell_anew
 from source.keepalive import keep_alive
 from source.migration import Migration
+from source.monitor import Monitor
 from source.pause import Pause, PausedByHand
 from source.progress import Bar, Progress, progress_of
 from source.reconnect import Reconnector, hear_standing
 from source.recovery import Lacking
 from source.reporting import source_part
 from source.steering import Steering
-from source.targets import parse_target, target_text
 
 # The guest is the destination's by then.
 _HANDED_OVER = POSTCOPY | {State.COMPLETED}
@@ -100,8 +97,6 @@ class SourceSession:
         self._config = config
         self._emit = emit
         self._log = log
-        self._on_pause = on_pause
-        self._tell_more = tell_more
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
         self._first_mismatch = ""
@@ -109,19 +104,14 @@ class SourceSession:
         self._comparison: tuple[bytes, Comparison] | None = None
         self._verdict_sent = False
         self._reconnector = Reconnector(config, emit, tell_more)
-        self._control = ControlSocket(None)
         self._bar = Bar()
         self._pause = Pause(self._lifecycle, self._can_resume)
         self._steering = Steering(config, self._lifecycle, emit)
-        self._steering.warn = self._warn
-        # What this session's user can tell it while it runs, by name.
-        self._commands: Commands = {
-            "pause": self._pause_by_hand,
-            "resume": self._resume_at,
-            "set": self._steering.set_limits,
-            "status": self._tell_status,
-            "switch-over": self._steering.switch_over,
-        }
+        self._monitor = Monitor(
+            self._lifecycle, self._reconnector, self._pause, self._steering, emit, on_pause,
+            tell_more,
+        )  # fmt: skip
+        self._steering.warn = self._monitor.warn
 
     def progress(self) -> Progress | None:
         """Return how far the migration is, None before it has connections."""
@@ -165,8 +155,7 @@ class SourceSession:
             vcpus=self._config.spec.vcpu_count, program=self._config.spec.name,
         )  # fmt: skip
         try:
-            async with control_socket(self.name, self._commands) as self._control:
-                self._introduce()
+            async with self._monitor.listen():
                 return await self._run()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
@@ -184,47 +173,8 @@ class SourceSession:
                 async with open_guest(memory, self._config.spec, service, process) as guest:
                     return await self._migrate(memory, guest)
 
-    @property
-    def name(self) -> str:
-        """The session's name, for whoever has something to tell it."""
-        return self._reconnector.session.hex()
-
-    def _introduce(self) -> None:
-        """Tell how this session can be told something."""
-        control = self._control
-        path = str(control.path) if control.path is not None else ""
-        self._emit(SESSION, session=self.name, control=path)
-        where = f"control socket {path}" if path else "no control socket"
-        problem = f" ({control.problem})" if control.problem else ""
-        self._tell_more(f"session {self.name}, {where}{problem}")
-
-    async def _resume_at(self, address: str) -> str:
-        """Try another address, at once and from now on; return how the first attempt went."""
-        host, port = parse_target(address)
-        if not self._reconnector.trying:
-            raise MigrationError(f"it is not paused, its state is {self._lifecycle.state.value}")
-        return await self._reconnector.try_at(host, port)
-
-    async def _pause_by_hand(self, _: str) -> str:
-        """Pause a running postcopy until its user says where it is to go on."""
-        await self._pause.order()
-        return f"paused; {self._by_hand}"
-
     def _can_resume(self) -> bool:
         return self._migration is not None and self._migration.recoverable
-
-    @property
-    def _by_hand(self) -> str:
-        """What a user who has paused it is to do, and what happens if he does not."""
-        reconnector = self._reconnector
-        return (
-            f"by hand: {_resume_line(self.name)}, in {reconnector.seconds_left():.0f} s; then "
-            f"{target_text(*reconnector.address)} is tried once more"
-        )
-
-    async def _tell_status(self, _: str) -> str:
-        address = target_text(*self._reconnector.address)
-        return f"{self._lifecycle.state.value}, to {address}, process {os.getpid()}"
 
     def _choose_dirty_log(self, guest: GuestHandle) -> DirtyLog:
         """Return the log that the user wants, or the one that there is, and then say why.
@@ -275,11 +225,11 @@ class SourceSession:
         """Wait until the destination can be reached, and go on; return how that ended."""
         reconnector = self._reconnector
         async with AsyncExitStack() as stack:
-            self._on_pause(self._paused_line(loss))
+            self._monitor.paused(loss)
             recover = partial(self._recover, migration)
             connections, (standing, lacking) = await reconnector.reconnect(loss, stack, recover)
             reconnector.went_on(len(lacking.missing) if standing.running else float("inf"))
-            self._on_pause(f"resumed at {target_text(*reconnector.address)}")
+            self._monitor.resumed()
             self._attach(migration, connections)
             missing_bytes = lacking.missing.length_bytes
             self._emit(RECOVERED, missing_bytes=missing_bytes, running=standing.running)
@@ -309,16 +259,6 @@ class SourceSession:
                 self._lifecycle.interrupt()
             raise
         return standing, lacking
-
-    def _paused_line(self, loss: ConnectionLost) -> str:
-        """Return what to tell the user of a pause."""
-        if isinstance(loss, PausedByHand):
-            return f"paused: {loss}; {self._by_hand}"
-        if self._control.path is None:
-            by_hand = f"not at all, {self._control.problem}"
-        else:
-            by_hand = _resume_line(self.name)
-        return f"paused: {loss}; trying to resume; by hand: {by_hand}"
 
     def _attach(self, migration: Migration, connections: Connections) -> None:
         # The digests in the account are in proportion to the guest: 16 bytes for 2 MiB.
@@ -374,13 +314,6 @@ class SourceSession:
         finally:
             self._pause.over()
         return result
-
-    def _warn(self, line: str) -> None:
-        """Tell the user that precopy does not converge, and what can be done about it."""
-        self._on_pause(
-            f"{line}; to end it: midstream switch-over --session {self.name}, or Ctrl-C; the next "
-            "time --postcopy-after-time or --give-up-after"
-        )
 
     def _lose(self, loss: ConnectionLost) -> None:
         """Tell of a lost connection, and stand still if that is not the end."""
@@ -474,8 +407,3 @@ class SourceSession:
         if not comparison.equal:
             return WrongMemory(f"the destination's memory is wrong: {comparison.detail}")
         return None
-
-
-def _resume_line(session: str) -> str:
-    """Return the command that resumes a session."""
-    return f"midstream source --resume {session} --connect HOST:PORT"
