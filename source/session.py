@@ -25,33 +25,20 @@ from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
     GuestFailed,
-    MigrationError,
-    RemoteProtocolError,
-    WrongMemory,
     root_cause,
 )
 from protocol.events import (
     CHANNEL_LOST,
-    MISMATCH,
     RECOVERED,
-    VERDICT,
     Emit,
     tell_run,
 )
 from protocol.garbled import as_loss
 from protocol.geometry import TARGET_PAGE_BYTES, Span
-from protocol.limits import (
-    CLOSING_SECONDS_MAX,
-    REASON_CHARS_MAX,
-    REPORT_BYTES_MAX,
-    SAVING_SECONDS_MAX,
-)
-from protocol.messages import Account, Bye, Standing, Verdict
-from protocol.records import pack_record
-from protocol.report import Result, SourcePart, assemble
+from protocol.messages import Standing
+from protocol.report import Result, SourcePart
 from protocol.states import POSTCOPY, Event, Lifecycle, State
 from protocol.units import format_bytes
-from source.closing import Comparison, compare
 from source.config import SourceConfig
 from source.connect import Connection, Connections
 from source.farewell import explain, say_farewell, say_farewell_anew
@@ -64,6 +51,7 @@ from source.reconnect import Reconnector, hear_standing
 from source.recovery import Lacking
 from source.reporting import source_part
 from source.steering import Steering
+from source.verification import Verification
 
 # The guest is the destination's by then.
 _HANDED_OVER = POSTCOPY | {State.COMPLETED}
@@ -99,10 +87,7 @@ class SourceSession:
         self._log = log
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
-        self._first_mismatch = ""
-        # The account that the memory was compared with, and how that came out.
-        self._comparison: tuple[bytes, Comparison] | None = None
-        self._verdict_sent = False
+        self._verification = Verification(config, self._lifecycle, emit)
         self._reconnector = Reconnector(config, emit, tell_more)
         self._bar = Bar()
         self._pause = Pause(self._lifecycle, self._can_resume)
@@ -289,7 +274,7 @@ class SourceSession:
                 for connection in migration.epochs[-1].values():
                     nursery.start_soon(self._keep_alive, migration, connection)
                 snapshot = await transfer()
-                result = await self._compare(migration, snapshot)
+                result = await self._verification.verify(migration, snapshot)
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             connections = migration.epochs[-1]
@@ -301,7 +286,7 @@ class SourceSession:
                 self._lose(cause)
                 if resumable:
                     self._reconnector.broke(
-                        LAST_WORD_SECONDS_MAX if self._verdict_sent else None,
+                        LAST_WORD_SECONDS_MAX if self._verification.verdict_sent else None,
                         has_sent=migration.has_sent, by_hand=isinstance(cause, PausedByHand),
                     )  # fmt: skip
                     return cause
@@ -328,56 +313,6 @@ class SourceSession:
         if KEEPALIVE in connection.capabilities:
             await keep_alive(connection, self._config.silence_seconds_max)
 
-    async def _compare(self, migration: Migration, snapshot: GuestSnapshot) -> Result:
-        inbox = migration.inboxes[Channel.PRECOPY]
-        connection = migration.epochs[-1][Channel.PRECOPY]
-        account = await inbox.expect(Account, CLOSING_SECONDS_MAX)
-        comparison = await self._comparison_of(account.payload, migration.memory, snapshot)
-        part = source_part(
-            self._config, migration.backing, migration.dirty_log, migration, migration.epochs,
-            snapshot, comparison,
-        )  # fmt: skip
-        payload = pack_record(part)
-        assert len(payload) <= REPORT_BYTES_MAX
-        verdict = Verdict(
-            payload_bytes=len(payload),
-            equal=comparison.equal,
-            detail=comparison.detail[:REASON_CHARS_MAX],
-        )
-        self._verdict_sent = True
-        await connection.out.send(verdict, payload)
-        # The destination may have a large guest to save first; keepalive tells if it is gone.
-        kept_alive = KEEPALIVE in connection.capabilities
-        await inbox.expect(Bye, SAVING_SECONDS_MAX if kept_alive else CLOSING_SECONDS_MAX)
-        self._emit(
-            VERDICT,
-            equal=comparison.equal, mismatches=part.mismatches + comparison.account.part.mismatches,
-            downtime_ms=part.downtime_ms, total_ms=part.total_time_ms,
-        )  # fmt: skip
-        report = assemble(self._lifecycle.state.value, part, comparison.account.part)
-        if comparison.written is not None:
-            report["midstream"]["image"] = comparison.written.to_plain()
-        return Result(report, self._problem(part, comparison))
-
-    async def _comparison_of(
-        self, payload: bytes, memory: GuestMemory, snapshot: GuestSnapshot
-    ) -> Comparison:
-        """Compare with an account; once, for it brings this memory to that account's state."""
-        if self._comparison is None:
-            # The destination says how far the guest got: that could be steps for a century.
-            with trio.move_on_after(CLOSING_SECONDS_MAX) as patience:
-                comparison = await compare(payload, memory, self._config.spec, snapshot)
-                self._comparison = payload, comparison
-            if patience.cancelled_caught:
-                raise MigrationError(
-                    f"the guest's writes could not be done over in {CLOSING_SECONDS_MAX:g} s"
-                )
-        assert self._comparison is not None
-        compared, comparison = self._comparison
-        if payload != compared:
-            raise RemoteProtocolError("the destination gave two accounts that differ")
-        return comparison
-
     async def _watch(self, guest: GuestHandle) -> None:
         """Hear what the guest reports while it runs here.
 
@@ -393,17 +328,4 @@ class SourceSession:
                     return
                 raise
             if isinstance(event, Mismatch):
-                self._first_mismatch = self._first_mismatch or (
-                    f"vCPU {event.vcpu} read {event.seen:#x} in target page {event.flat_page} "
-                    f"on the source, {event.expected:#x} must be there"
-                )
-                self._emit(MISMATCH, vcpu=event.vcpu, target_page=event.flat_page, step=event.step)
-
-    def _problem(self, part: SourcePart, comparison: Comparison) -> WrongMemory | None:
-        first = self._first_mismatch or comparison.account.first_mismatch
-        mismatches = part.mismatches + comparison.account.part.mismatches
-        if mismatches:
-            return WrongMemory(f"the guest found wrong memory in {mismatches} reads: {first}")
-        if not comparison.equal:
-            return WrongMemory(f"the destination's memory is wrong: {comparison.detail}")
-        return None
+                self._verification.note_mismatch(event)

@@ -1,4 +1,4 @@
-"""Folders of the tests' own for control sockets."""
+"""Folders of the tests' own for control sockets, and guests without processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from source import control_paths
+from tests.helpers import FakeGuests
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +30,12 @@ def control_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def fallback(control_folder: Path) -> Path:
     """The folder that is used where the first cannot be had."""
     return control_folder.parents[1] / "fallback" / f"midstream-{os.geteuid()}"
+
+
+@pytest.fixture
+def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
+    """Guests without processes, for all sessions of a test."""
+    guests = FakeGuests()
+    monkeypatch.setattr("source.session.open_guest", guests.open)
+    monkeypatch.setattr("source.session.start_process", guests.start)
+    return guests

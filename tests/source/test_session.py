@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,18 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from guest.handle import GuestEvent, Mismatch
+from guest.handle import GuestEvent
 from protocol import events
-from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
     GuestFailed,
     MidstreamError,
     PeerAborted,
-    RemoteProtocolError,
-    WrongMemory,
 )
 from protocol.geometry import Geometry
 from protocol.messages import (
     Abort,
-    Account,
     End,
     Message,
     PageData,
@@ -36,7 +31,6 @@ from protocol.messages import (
     SwitchOver,
     Verdict,
 )
-from protocol.records import pack_record, unpack_record
 from protocol.report import Result
 from source.convergence import SwitchRule
 from source.session import SourceSession
@@ -48,7 +42,6 @@ from tests.helpers import (
     Recorder,
     bare,
     bytes_of,
-    dest_part,
     hand_dest,
     nothing_left,
     patterned_memory,
@@ -61,13 +54,7 @@ AFTER_ONE_PASS = SwitchRule(postcopy_after=1, downtime_ms_max=0)
 PRECOPY_ONLY = SwitchRule(postcopy_after=None, downtime_ms_max=300)
 
 
-@pytest.fixture(autouse=True)
-def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
-    """Guests without processes, for all sessions of a test."""
-    guests = FakeGuests()
-    monkeypatch.setattr("source.session.open_guest", guests.open)
-    monkeypatch.setattr("source.session.start_process", guests.start)
-    return guests
+pytestmark = pytest.mark.usefixtures("guests")
 
 
 class Rig:
@@ -155,70 +142,6 @@ async def test_an_image_fills_the_guest(tmp_path: Path) -> None:
         assert not any(rig.dest.memory.views[1])
 
 
-async def test_different_memory_is_told_to_both(guests: FakeGuests) -> None:
-    """A digest that differs ends the session properly, with WrongMemory for its user."""
-    async with make_rig() as rig:
-        verdicts = []
-
-        async def spoil(_: Message) -> None:
-            # The postcopy connection's End may come first.
-            if len([m for _, m in rig.dest.heard if isinstance(m, End)]) == 2:
-                rig.dest.memory.views[0][5 * MIB] ^= 1
-                await rig.dest.main.send(rig.dest.finished())
-                await rig.dest.main.send(*rig.dest.account())
-
-        async def hear(message: Message) -> None:
-            verdicts.append(message)
-            await rig.dest._answer(message, b"")
-
-        rig.dest.instead[End] = spoil
-        rig.dest.instead[Verdict] = hear
-        result = await rig.run()
-        assert result is not None
-        assert isinstance(result.problem, WrongMemory)
-        assert "page 2 of block ram" in str(result.problem)
-        (verdict,) = verdicts
-        assert isinstance(verdict, Verdict)
-        assert (verdict.equal, verdict.detail) == (False, "page 2 of block ram")
-        assert result.report["midstream"]["verified"]["digest-equal"] is False
-        assert aborts(rig.dest) == []
-
-
-async def test_what_the_guest_finds_here_is_reported(guests: FakeGuests) -> None:
-    """A wrong read on the source is told as an event, and at the end as WrongMemory."""
-    async with make_rig(rule=AFTER_ONE_PASS) as rig:
-
-        def find() -> None:
-            (guest,) = guests.made
-            guest.tell(Mismatch(0, 9, 4, 0xAB, 0xCD))
-            guest.board.vcpu_words[0, 4] = 1
-
-        rig.events.on(events.PASS_END, find)
-        result = await rig.run()
-        assert result is not None
-        assert isinstance(result.problem, WrongMemory)
-        assert "1 reads: vCPU 0 read 0xcd in target page 9 on the source" in str(result.problem)
-        assert rig.events.of(events.MISMATCH) == [{"vcpu": 0, "target_page": 9, "step": 4}]
-
-
-async def test_what_the_guest_found_there_is_reported() -> None:
-    """A wrong read on the destination is an error here too, with the destination's words."""
-    async with make_rig() as rig:
-        honest = rig.dest.account
-
-        def account() -> tuple[Account, bytes]:
-            _, payload = honest()
-            record = unpack_record(AccountRecord, payload)
-            told = replace(record, first_mismatch="vCPU 3 read 0x1", part=dest_part(mismatches=2))
-            packed = pack_record(told)
-            return Account(payload_bytes=len(packed)), packed
-
-        rig.dest.account = account  # type: ignore[method-assign]
-        result = await rig.run()
-        assert result is not None
-        assert "found wrong memory in 2 reads: vCPU 3 read 0x1" in str(result.problem)
-
-
 DEATHS: list[tuple[type[Message], SwitchRule, str]] = [
     (Setup, AFTER_ONE_PASS, "failed"),
     (PassEnd, AFTER_ONE_PASS, "failed"),
@@ -276,19 +199,6 @@ async def test_the_reason_is_heard_though_a_connection_broke_first() -> None:
         error = await rig.fail()
         assert isinstance(error, PeerAborted)
         assert "no room" in str(error)
-
-
-async def test_an_account_that_is_none_is_told_to_the_peer() -> None:
-    """A peer that breaks the protocol is told so, in one line."""
-    async with make_rig() as rig:
-        rig.dest.account = lambda: (  # type: ignore[method-assign]
-            Account(payload_bytes=4), b"\xc1\xc1\xc1\xc1",
-        )  # fmt: skip
-        error = await rig.fail()
-        assert isinstance(error, RemoteProtocolError)
-        (abort,) = aborts(rig.dest)
-        assert abort.reason == str(error)
-        assert not abort.cancelled
 
 
 async def test_a_guest_that_dies_is_told_to_the_peer(

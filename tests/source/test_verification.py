@@ -1,0 +1,95 @@
+"""What ends a session: the account is held against what must be there, and both sides are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from guest.handle import Mismatch
+from protocol import events
+from protocol.account import AccountRecord
+from protocol.errors import RemoteProtocolError, WrongMemory
+from protocol.messages import Account, End, Message, Verdict
+from protocol.records import pack_record, unpack_record
+from tests.helpers import MIB, FakeGuests, dest_part
+from tests.source.test_session import AFTER_ONE_PASS, aborts, make_rig
+
+pytestmark = pytest.mark.usefixtures("guests")
+
+
+async def test_different_memory_is_told_to_both(guests: FakeGuests) -> None:
+    """A digest that differs ends the session properly, with WrongMemory for its user."""
+    async with make_rig() as rig:
+        verdicts = []
+
+        async def spoil(_: Message) -> None:
+            # The postcopy connection's End may come first.
+            if len([m for _, m in rig.dest.heard if isinstance(m, End)]) == 2:
+                rig.dest.memory.views[0][5 * MIB] ^= 1
+                await rig.dest.main.send(rig.dest.finished())
+                await rig.dest.main.send(*rig.dest.account())
+
+        async def hear(message: Message) -> None:
+            verdicts.append(message)
+            await rig.dest._answer(message, b"")
+
+        rig.dest.instead[End] = spoil
+        rig.dest.instead[Verdict] = hear
+        result = await rig.run()
+        assert result is not None
+        assert isinstance(result.problem, WrongMemory)
+        assert "page 2 of block ram" in str(result.problem)
+        (verdict,) = verdicts
+        assert isinstance(verdict, Verdict)
+        assert (verdict.equal, verdict.detail) == (False, "page 2 of block ram")
+        assert result.report["midstream"]["verified"]["digest-equal"] is False
+        assert aborts(rig.dest) == []
+
+
+async def test_what_the_guest_finds_here_is_reported(guests: FakeGuests) -> None:
+    """A wrong read on the source is told as an event, and at the end as WrongMemory."""
+    async with make_rig(rule=AFTER_ONE_PASS) as rig:
+
+        def find() -> None:
+            (guest,) = guests.made
+            guest.tell(Mismatch(0, 9, 4, 0xAB, 0xCD))
+            guest.board.vcpu_words[0, 4] = 1
+
+        rig.events.on(events.PASS_END, find)
+        result = await rig.run()
+        assert result is not None
+        assert isinstance(result.problem, WrongMemory)
+        assert "1 reads: vCPU 0 read 0xcd in target page 9 on the source" in str(result.problem)
+        assert rig.events.of(events.MISMATCH) == [{"vcpu": 0, "target_page": 9, "step": 4}]
+
+
+async def test_what_the_guest_found_there_is_reported() -> None:
+    """A wrong read on the destination is an error here too, with the destination's words."""
+    async with make_rig() as rig:
+        honest = rig.dest.account
+
+        def account() -> tuple[Account, bytes]:
+            _, payload = honest()
+            record = unpack_record(AccountRecord, payload)
+            told = replace(record, first_mismatch="vCPU 3 read 0x1", part=dest_part(mismatches=2))
+            packed = pack_record(told)
+            return Account(payload_bytes=len(packed)), packed
+
+        rig.dest.account = account  # type: ignore[method-assign]
+        result = await rig.run()
+        assert result is not None
+        assert "found wrong memory in 2 reads: vCPU 3 read 0x1" in str(result.problem)
+
+
+async def test_an_account_that_is_none_is_told_to_the_peer() -> None:
+    """A peer that breaks the protocol is told so, in one line."""
+    async with make_rig() as rig:
+        rig.dest.account = lambda: (  # type: ignore[method-assign]
+            Account(payload_bytes=4), b"\xc1\xc1\xc1\xc1",
+        )  # fmt: skip
+        error = await rig.fail()
+        assert isinstance(error, RemoteProtocolError)
+        (abort,) = aborts(rig.dest)
+        assert abort.reason == str(error)
+        assert not abort.cancelled
