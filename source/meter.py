@@ -79,43 +79,6 @@ class Meter:
         return self.finished_ns or time.monotonic_ns()
 
 
-class PeerClock:
-    """How far the destination's clock is ahead of this side's, from one question and its answer.
-
-    Clocks that such an exchange cannot tell apart are taken for one and the same, which they are
-    where both sides run on one machine; else half the round trip is the most that it can be wrong.
-    """
-
-    def __init__(self) -> None:
-        """Start without an exchange: no time of the destination's can be told."""
-        self._ahead_ns: int | None = None
-
-    def compare(self, asked_ns: int, peer_ns: int, heard_ns: int) -> None:
-        """Take an exchange.
-
-        Args:
-            asked_ns: When the question left, by this side's clock.
-            peer_ns: When it was answered, by the destination's.
-            heard_ns: When the answer came, by this side's.
-        """
-        if asked_ns <= peer_ns <= heard_ns:
-            self._ahead_ns = 0
-        else:
-            self._ahead_ns = peer_ns - (asked_ns + heard_ns) // 2
-
-    def here(self, peer_ns: int, earliest_ns: int, latest_ns: int) -> int:
-        """Return a time of the destination's by this side's clock.
-
-        Args:
-            peer_ns: The time by the destination's clock; 0 if it told none.
-            earliest_ns: It cannot have been before.
-            latest_ns: Nor after; this is returned where nothing better is known.
-        """
-        if self._ahead_ns is None or not peer_ns:
-            return latest_ns
-        return min(max(peer_ns - self._ahead_ns, earliest_ns), latest_ns)
-
-
 def sent_bytes(epochs: Sequence[Connections]) -> int:
     """Return what went over all channels of all epochs, heads and all."""
     return sum(connection.out.bytes_sent for each in epochs for connection in each.values())

@@ -20,7 +20,7 @@ from guest.states import encode_states
 from protocol.capabilities import ANSWERS, CHECKSUM, RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
-from protocol.events import DOWNTIME, FRAME_CHANGED, GUEST_RUN, GUEST_STOP, Emit
+from protocol.events import FRAME_CHANGED, GUEST_RUN, GUEST_STOP, Emit
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.limits import (
     CLOSING_SECONDS_MAX,
@@ -54,7 +54,8 @@ from source.channel import OutChannel
 from source.config import SourceConfig
 from source.connect import Connections
 from source.convergence import NextStep
-from source.meter import Meter, PeerClock, channel_bytes, sent_bytes
+from source.downtime import Downtime
+from source.meter import Meter, channel_bytes, sent_bytes
 from source.pacing import Pacer
 from source.passes import Passes
 from source.recovery import Lacking, lost_bytes
@@ -102,6 +103,7 @@ class Migration:
             steering: What the user says while it goes on.
         """
         self.meter = Meter()
+        self._downtime = Downtime(self.meter, emit)
         self.scheduler = Scheduler(config.geometry, config.policy, config.chunk_bytes)
         self.epochs: list[Connections] = []
         self.inboxes: dict[Channel, Inbox] = {}
@@ -122,7 +124,6 @@ class Migration:
         self._dirty = PageSet(config.geometry)
         self._step = NextStep.POSTCOPY
         self._runs_there = False
-        self._peer_clock = PeerClock()
         # Puts a change of the limits into force; how depends on what is being sent.
         self._repace: Callable[[], None] = lambda: None
         steering.on_change = self._heed_limits
@@ -232,7 +233,7 @@ class Migration:
             asked_ns = time.monotonic_ns()
             await self._main.send(SwitchOverAhead())
             ack = await self._inbox.expect(SwitchOverAck, CLOSING_SECONDS_MAX)
-            self._peer_clock.compare(asked_ns, ack.message.clock_ns, ack.at_ns)
+            self._downtime.compare_clocks(asked_ns, ack.message.clock_ns, ack.at_ns)
         self._snapshot = await self._stop_guest(self._dirty)
         await self._hand_over(self._snapshot)
         return await self._finish()
@@ -284,7 +285,7 @@ class Migration:
 
     def _take_missing(self, standing: Standing, lacking: Lacking) -> None:
         self._runs_there = True
-        self._note_running(standing.run_ns, time.monotonic_ns())
+        self._downtime.note_running(standing.run_ns, time.monotonic_ns())
         counts = self.scheduler.counts
         counts.lost_bytes += self._lost_bytes(lacking)
         counts.resent_bytes += standing.dropped_bytes - self._dropped_bytes
@@ -332,13 +333,13 @@ class Migration:
         if self.handed_over or self._guest.is_running or self._config.hold:
             return
         await self._guest.run()
-        if self.meter.stopped_ns is not None:
+        if self._downtime.has_stopped:
             self._emit(GUEST_RUN)
-            self._mark_running(time.monotonic_ns())
+            self._downtime.take_back(time.monotonic_ns())
 
     async def _stop_guest(self, dirty: PageSet) -> GuestSnapshot:
         """Stop the guest and add its last writes to what is dirty."""
-        self.meter.stopped_ns = time.monotonic_ns()
+        self._downtime.stop(time.monotonic_ns())
         self._emit(GUEST_STOP)
         self.meter.bytes_at_stop = sent_bytes(self.epochs)
         snapshot = await self._guest.pause()
@@ -470,17 +471,7 @@ class Migration:
         # As soon as it is read: the sending task comes to it only when it has sent everything.
         if self.handed_over:
             self._was_seen_there = True
-            self._note_running(running.message.run_ns, running.at_ns)
-
-    def _note_running(self, run_ns: int, heard_ns: int) -> None:
-        """Note since when the guest runs there, once."""
-        if self.meter.running_ns is None:
-            assert self.meter.stopped_ns is not None
-            self._mark_running(self._peer_clock.here(run_ns, self.meter.stopped_ns, heard_ns))
-
-    def _mark_running(self, running_ns: int) -> None:
-        self.meter.running_ns = running_ns
-        self._emit(DOWNTIME, ms=round(self.meter.downtime_ms, 3))
+            self._downtime.note_running(running.message.run_ns, running.at_ns)
 
     def _on_resend(self, resend: Resend) -> None:
         runs, _ = unpack_runs(resend.block, resend.offset, resend.runs)

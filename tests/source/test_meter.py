@@ -8,7 +8,7 @@ from protocol.channels import Channel
 from protocol.messages import PassEnd
 from source.channel import OutChannel
 from source.connect import Connection
-from source.meter import Meter, PeerClock, channel_bytes, sent_bytes
+from source.meter import Meter, channel_bytes, sent_bytes
 from source.returns import ReturnPath
 from tests.helpers import tcp_pair
 
@@ -70,34 +70,6 @@ def test_sending_is_counted_however_it_ends() -> None:
         fail()
     assert meter.sending_ns > 0
     assert meter.mbps(1000) > 0
-
-
-@pytest.mark.parametrize(
-    ("exchange", "told_ns", "here_ns"),
-    [
-        # One clock: the time is taken as it is.
-        ((100, 150, 200), 300, 300),
-        ((100, 100, 200), 300, 300),
-        ((100, 200, 200), 300, 300),
-        # Two: the answer was given half-way.
-        ((100, 5150, 200), 5300, 300),
-        ((10_100, 150, 10_200), 350, 10_350),
-        # What cannot be is moved to what can.
-        ((100, 150, 200), 10, 250),
-        ((100, 150, 200), 99_999, 20_000),
-        # Nothing is known without an exchange, or if no time was told.
-        (None, 300, 20_000),
-        ((100, 150, 200), 0, 20_000),
-    ],
-)
-def test_the_peers_times_are_told_by_this_clock(
-    exchange: tuple[int, int, int] | None, told_ns: int, here_ns: int
-) -> None:
-    """Two clocks are compared once; then a time of one is a time of the other."""
-    clock = PeerClock()
-    if exchange is not None:
-        clock.compare(*exchange)
-    assert clock.here(told_ns, 250, 20_000) == here_ns
 
 
 async def test_bytes_are_counted_by_channel() -> None:
