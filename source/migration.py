@@ -21,7 +21,7 @@ from protocol.capabilities import ANSWERS, CHECKSUM, RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
 from protocol.events import FRAME_CHANGED, GUEST_RUN, GUEST_STOP, Emit
-from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.geometry import PageId
 from protocol.limits import (
     CLOSING_SECONDS_MAX,
     DISCARD_BYTES_MAX,
@@ -45,9 +45,7 @@ from protocol.messages import (
     SwitchOverAck,
     SwitchOverAhead,
 )
-from protocol.missing import HeldParts
 from protocol.pageset import PageSet
-from protocol.policy import HalfSent
 from protocol.runs import unpack_runs
 from protocol.states import Event, Lifecycle, State
 from source.channel import OutChannel
@@ -58,8 +56,9 @@ from source.downtime import Downtime
 from source.meter import Meter, channel_bytes, sent_bytes
 from source.pacing import Pacer
 from source.passes import Passes
-from source.recovery import Lacking, lost_bytes
+from source.recovery import Lacking
 from source.rests import send_rests
+from source.resumption import Resumption
 from source.returns import Inbox, Received
 from source.scheduler import Scheduler
 from source.sender import Sender
@@ -78,6 +77,7 @@ class Migration:
         announced: SwitchOverAhead may have left: a destination that loses us waits.
         handed_over: The first byte of SwitchOver may have left: the guest is not this side's.
         memory: The guest's.
+        resumption: Whoever comes back after a break is held against it.
         prepared: The destination has said Ready; from then on it answers.
     """
 
@@ -105,6 +105,7 @@ class Migration:
         self.meter = Meter()
         self._downtime = Downtime(self.meter, emit)
         self.scheduler = Scheduler(config.geometry, config.policy, config.chunk_bytes)
+        self.resumption = Resumption(config.geometry, config.policy, self.scheduler)
         self.epochs: list[Connections] = []
         self.inboxes: dict[Channel, Inbox] = {}
         self.announced = False
@@ -123,17 +124,10 @@ class Migration:
         # What is dirty when the guest is handed over, and whether it is sent before or after.
         self._dirty = PageSet(config.geometry)
         self._step = NextStep.POSTCOPY
-        self._runs_there = False
         # Puts a change of the limits into force; how depends on what is being sent.
         self._repace: Callable[[], None] = lambda: None
         steering.on_change = self._heed_limits
         self._pacer = Pacer(0)
-        # A destination has said that it runs the guest, or a vCPU there has needed a page.
-        self._was_seen_there = False
-        self._handed_over_again = False
-        self._dropped_bytes = 0
-        # Target pages that lie there in part, and nothing was sent of the rest.
-        self._rests: HeldParts = {}
         self._checked = False
         self._confirmations = 0
         self._tracker = RequestTracker(config.geometry, critical=config.policy.critical)
@@ -193,8 +187,8 @@ class Migration:
         """
         connections = self.epochs[-1].values() if self.epochs else ()
         begun = sum(connection.out.begun_memory_bytes for connection in connections)
-        rests = sum(TARGET_PAGE_BYTES - held_bytes for held_bytes in self._rests.values())
-        return self._passes.waiting_bytes + self.scheduler.unsent_bytes - begun + rests
+        rest_bytes = self.resumption.rest_bytes
+        return self._passes.waiting_bytes + self.scheduler.unsent_bytes - begun + rest_bytes
 
     @property
     def guest_side(self) -> str:
@@ -238,29 +232,11 @@ class Migration:
         await self._hand_over(self._snapshot)
         return await self._finish()
 
-    def check_left(self, standing: Standing, lacking: Lacking) -> None:
-        """Check that a destination can be the one that was left; nothing changes.
-
-        Args:
-            standing: What it says of itself.
-            lacking: What it has not received, if it runs the guest.
-
-        Raises:
-            RemoteProtocolError: It cannot.
-        """
-        if not standing.running:
-            if self._runs_there or self._was_seen_there:
-                raise RemoteProtocolError("the destination ran the guest and says that it does not")
-            return
-        self._lost_bytes(lacking)
-        if standing.dropped_bytes < self._dropped_bytes:
-            raise RemoteProtocolError("the destination takes back what it dropped")
-
     async def resume(self, standing: Standing, lacking: Lacking) -> GuestSnapshot:
         """Go on after a break, over new connections, with the destination that was left.
 
         Args:
-            standing: What it says of itself, and `check_left` found right.
+            standing: What it says of itself, and `resumption` found right.
             lacking: What it has not received, if it runs the guest.
 
         Raises:
@@ -270,42 +246,17 @@ class Migration:
         self.scheduler.counts.recoveries += 1
         if not standing.running:
             self._lifecycle.go_on(Event.SWITCH_OVER_AGAIN)
-            # Should this be a stranger, the one that was left will hold more than is known then.
-            self._handed_over_again = True
-            self.scheduler.begin_again(PageSet(self._config.geometry))
+            self.resumption.hand_over_again()
             await self._hand_over(self._snapshot)
             return await self._finish()
-        self._take_missing(standing, lacking)
+        self._downtime.note_running(standing.run_ns, time.monotonic_ns())
+        self.resumption.take(standing, lacking)
         self._lifecycle.go_on(Event.RECOVERED)
         self._main.keep_little_in_the_kernel()
         self._pace_postcopy()
         remaining = self.scheduler.remaining
-        await send_rests(self._rests, self.memory, remaining, self._main, self._emit)
+        await send_rests(self.resumption.rests, self.memory, remaining, self._main, self._emit)
         return await self._finish()
-
-    def _take_missing(self, standing: Standing, lacking: Lacking) -> None:
-        self._runs_there = True
-        self._downtime.note_running(standing.run_ns, time.monotonic_ns())
-        counts = self.scheduler.counts
-        counts.lost_bytes += self._lost_bytes(lacking)
-        counts.resent_bytes += standing.dropped_bytes - self._dropped_bytes
-        self._dropped_bytes = standing.dropped_bytes
-        self._handed_over_again = False
-        self._rests = dict(lacking.held)
-        self.scheduler.begin_again(lacking.untouched())
-
-    def _lost_bytes(self, lacking: Lacking) -> int:
-        """Return how many bytes went and did not arrive.
-
-        Raises:
-            RemoteProtocolError: That cannot be.
-        """
-        geometry = self._config.geometry
-        left_to_miss = self._dirty if self._step is NextStep.POSTCOPY else PageSet(geometry)
-        return lost_bytes(
-            left_to_miss, self.scheduler.remaining, self._rests, lacking,
-            goes_twice=self._config.policy.half_sent is HalfSent.RESEND or self._handed_over_again,
-        )  # fmt: skip
 
     async def _set_up(self) -> None:
         if self._config.checksum and not self._checked:
@@ -351,6 +302,7 @@ class Migration:
         """Make the guest the destination's; the guest stands still."""
         await self._tell_time()
         if self._step is NextStep.POSTCOPY:
+            self.resumption.hand_over(self._dirty)
             await self._discard_dirty()
         else:
             await self._send_dirty()
@@ -422,9 +374,9 @@ class Migration:
             except BaseException:
                 self._tracker.broke(time.monotonic_ns())
                 raise
-            if not self._runs_there:
+            if not self.resumption.runs_there:
                 await self._inbox.expect(Running, CLOSING_SECONDS_MAX)
-                self._runs_there = True
+                self.resumption.confirm_there()
         outs = [connection.out for connection in self.epochs[-1].values()]
         if self._checked and self._step is NextStep.POSTCOPY:
             await self._send_changed(outs)
@@ -470,7 +422,7 @@ class Migration:
     def _on_running(self, running: Received[Running]) -> None:
         # As soon as it is read: the sending task comes to it only when it has sent everything.
         if self.handed_over:
-            self._was_seen_there = True
+            self.resumption.see_there()
             self._downtime.note_running(running.message.run_ns, running.at_ns)
 
     def _on_resend(self, resend: Resend) -> None:
@@ -494,7 +446,7 @@ class Migration:
             raise RemoteProtocolError(
                 f"PageRequest came in state {self._lifecycle.state.value}, no vCPU runs there"
             )
-        self._was_seen_there = True
+        self.resumption.see_there()
         self.busy_poll.prolong()
         self._sender.request(PageId(request.block, request.page), request.target_page)
 

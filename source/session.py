@@ -232,7 +232,7 @@ class SourceSession:
         self._lifecycle.go_on(Event.RECONNECTED)
         try:
             standing, lacking = await hear_standing(connections, self._config.geometry)
-            migration.check_left(standing, lacking)
+            migration.resumption.check(standing, lacking)
         except BaseException as error:
             cause = as_loss(root_cause(error))
             if isinstance(cause, ConnectionLost):

@@ -32,6 +32,7 @@ CORE_MODULES = frozenset(
         "source.scheduler",
         "source.pacing",
         "source.recovery",
+        "source.resumption",
         "source.convergence",
         "source.tracking",
         "dest.arrival",

@@ -1,4 +1,4 @@
-"""Folders of the tests' own for control sockets, and guests without processes."""
+"""Folders of the tests' own for control sockets; a small memory, and guests without processes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from guest.memory import GuestMemory
 from source import control_paths
-from tests.helpers import FakeGuests
+from tests.helpers import FakeGuest, FakeGuests, fake_guest, patterned_memory, small_geometry
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +40,17 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
     monkeypatch.setattr("source.session.open_guest", guests.open)
     monkeypatch.setattr("source.session.start_process", guests.start)
     return guests
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    """Four huge pages and 32 base pages."""
+    with patterned_memory(small_geometry()) as made:
+        yield made
+
+
+@pytest.fixture
+def guest() -> Iterator[FakeGuest]:
+    """A guest that does nothing by itself."""
+    with fake_guest(small_geometry()) as made:
+        yield made

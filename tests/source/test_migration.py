@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -43,7 +42,6 @@ from protocol.messages import (
     Standing,
     SwitchOver,
 )
-from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.states import Event, Lifecycle
 from source.config import SourceConfig
@@ -59,10 +57,7 @@ from tests.helpers import (
     HandDest,
     Recorder,
     bytes_of,
-    fake_guest,
     hand_dest,
-    patterned_memory,
-    small_geometry,
     source_config,
 )
 
@@ -138,20 +133,6 @@ async def make_rig(
     async with hand_dest(memory.geometry, seconds) as dest:
         config = source_config(memory.geometry, dest.port, **changes)
         yield Rig(config, memory, dest)
-
-
-@pytest.fixture
-def memory() -> Iterator[GuestMemory]:
-    """Four huge pages and 32 base pages."""
-    with patterned_memory(small_geometry()) as made:
-        yield made
-
-
-@pytest.fixture
-def guest() -> Iterator[FakeGuest]:
-    """A guest that does nothing by itself."""
-    with fake_guest(small_geometry()) as made:
-        yield made
 
 
 def write(memory: GuestMemory, guest: FakeGuest, block: int, target_page: int) -> None:
@@ -467,45 +448,3 @@ async def test_the_precopy_limit_holds_until_the_guest_stops(
         # The first burst is free.
         assert stopped_at == [pytest.approx(0.125, abs=0.03)]
         assert trio.current_time() == stopped_at[0]
-
-
-def standing_of(missing: PageSet, *, running: bool = True) -> tuple[Standing, Lacking]:
-    """Return what a destination says that lacks some pages, and none in part."""
-    standing = Standing(running=running, target_pages=len(missing), dropped_bytes=0)
-    return standing, Lacking(missing, {})
-
-
-@pytest.mark.parametrize("seen", ["running", "asking", "nothing"])
-async def test_who_says_that_no_guest_runs_there(
-    memory: GuestMemory, guest: FakeGuest, seen: str
-) -> None:
-    """A destination that was seen to run the guest is not one that does not.
-
-    Where nothing was seen the guest is handed over anew, if need be to a stranger; the one that was
-    left is known again all the same, though it holds what went before that.
-    """
-    nothing = standing_of(PageSet(memory.geometry), running=False)
-    async with make_rig(memory) as rig:
-
-        async def break_off(_: Message) -> None:
-            if seen == "running":
-                await rig.dest.main.send(Running())
-            if seen == "asking":
-                await rig.dest.main.send(PageRequest(block=1, page=3, target_page=0))
-            rig.dest.main.sock.shutdown(socket.SHUT_WR)
-
-        rig.dest.instead[SwitchOver] = break_off
-        assert isinstance(await rig.fail(guest), ConnectionLost)
-        rig.lifecycle.interrupt()
-        if seen != "nothing":
-            with pytest.raises(RemoteProtocolError, match="ran the guest and says that it does no"):
-                rig.migration.check_left(*nothing)
-            return
-        rig.migration.check_left(*nothing)
-        rig.lifecycle.fire(Event.RECONNECTED)
-        with pytest.raises(ExceptionGroup):
-            await rig.resume(*nothing)
-        missing = PageSet(memory.geometry)
-        missing.fill()
-        missing.remove(memory.geometry.span_of(1, range(5)))
-        rig.migration.check_left(*standing_of(missing))
