@@ -7,7 +7,7 @@ Reads like the sequence diagram in `protocol/README.md`.  What to send is decide
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgpack
 import trio
@@ -20,12 +20,11 @@ from guest.states import encode_states
 from protocol.capabilities import ANSWERS, CHECKSUM, RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
-from protocol.events import FRAME_CHANGED, GUEST_RUN, GUEST_STOP, Emit
+from protocol.events import GUEST_RUN, GUEST_STOP, Emit
 from protocol.geometry import PageId
 from protocol.limits import (
     CLOSING_SECONDS_MAX,
     DISCARD_BYTES_MAX,
-    RESEND_COUNT_MAX,
     SETUP_SECONDS_MAX,
 )
 from protocol.messages import (
@@ -33,8 +32,6 @@ from protocol.messages import (
     End,
     Finished,
     PageRequest,
-    PassAck,
-    PassEnd,
     Ready,
     Resend,
     Running,
@@ -46,9 +43,7 @@ from protocol.messages import (
     SwitchOverAhead,
 )
 from protocol.pageset import PageSet
-from protocol.runs import unpack_runs
 from protocol.states import Event, Lifecycle, State
-from source.channel import OutChannel
 from source.config import SourceConfig
 from source.connect import Connections
 from source.convergence import NextStep
@@ -57,6 +52,7 @@ from source.meter import Meter, channel_bytes, sent_bytes
 from source.pacing import Pacer
 from source.passes import Passes
 from source.recovery import Lacking
+from source.resends import Resends
 from source.rests import send_rests
 from source.resumption import Resumption
 from source.returns import Inbox, Received
@@ -119,7 +115,10 @@ class Migration:
         self._emit = emit
         self._dirty_log = dirty_log
         self._steering = steering
-        self._passes = Passes(config, steering, self.scheduler, dirty_log, self.meter, emit)
+        self._resends = Resends(config.geometry, self.scheduler, emit)
+        self._passes = Passes(
+            config, steering, self.scheduler, dirty_log, self._resends, self.meter, emit
+        )
         self._snapshot: GuestSnapshot | None = None
         # What is dirty when the guest is handed over, and whether it is sent before or after.
         self._dirty = PageSet(config.geometry)
@@ -128,8 +127,6 @@ class Migration:
         self._repace: Callable[[], None] = lambda: None
         steering.on_change = self._heed_limits
         self._pacer = Pacer(0)
-        self._checked = False
-        self._confirmations = 0
         self._tracker = RequestTracker(config.geometry, critical=config.policy.critical)
 
     def attach(self, connections: Connections) -> None:
@@ -138,7 +135,7 @@ class Migration:
             connection.out.bytes_carried_before = channel_bytes(self.epochs, name)
         self.epochs.append(connections)
         capabilities = connections[Channel.PRECOPY].capabilities
-        self._checked = CHECKSUM in capabilities
+        self._resends.begin_epoch(checked=CHECKSUM in capabilities)
         self._tells = ANSWERS in capabilities
         self._tracker.broke(time.monotonic_ns())
         self.inboxes = {
@@ -151,7 +148,7 @@ class Migration:
         outs = {name: connection.out for name, connection in connections.items()}
         self._sender = Sender(
             self.scheduler, self.memory, outs, self._emit,
-            pacer=self._pacer, checked=self._checked, yields=self._config.policy.preempts,
+            pacer=self._pacer, checked=self._resends.checked, yields=self._config.policy.preempts,
         )  # fmt: skip
         if self._tells:
             self._sender.tracker = self._tracker
@@ -259,7 +256,7 @@ class Migration:
         return await self._finish()
 
     async def _set_up(self) -> None:
-        if self._config.checksum and not self._checked:
+        if self._config.checksum and not self._resends.checked:
             raise MigrationError("the destination knows no checksums, and --checksum was given")
         blocks = tuple(
             (block.name, block.length_bytes, block.page_bytes)
@@ -345,9 +342,9 @@ class Migration:
         with self.meter.sending():
             self._passes.hand_on(self._dirty)
             await self._sender.drain()
-            while self._checked:
-                await self._confirm(self._main)
-                changed = self._passes.take_changed()
+            while self._resends.checked:
+                await self._resends.confirm(self._inbox, [self._main])
+                changed = self._resends.take_changed()
                 if not len(changed):
                     return
                 self._passes.hand_on(changed)
@@ -378,8 +375,8 @@ class Migration:
                 await self._inbox.expect(Running, CLOSING_SECONDS_MAX)
                 self.resumption.confirm_there()
         outs = [connection.out for connection in self.epochs[-1].values()]
-        if self._checked and self._step is NextStep.POSTCOPY:
-            await self._send_changed(outs)
+        if self._resends.checked and self._step is NextStep.POSTCOPY:
+            await self._resends.drain(self._sender, self._inbox, outs)
         await self._sender.tell_all()
         for out in outs:
             await out.send(End(target_pages=out.target_pages_sent, data_bytes=out.data_bytes_sent))
@@ -399,26 +396,6 @@ class Migration:
         self._lifecycle.go_on(Event.ALL_PLACED)
         return self._snapshot
 
-    async def _send_changed(self, outs: Sequence[OutChannel]) -> None:
-        """Send again what came changed, until nothing has."""
-        while True:
-            await self._confirm(*outs)
-            if not self.scheduler.remaining_bytes:
-                return
-            await self._sender.drain()
-
-    async def _confirm(self, *outs: OutChannel) -> None:
-        """Hear that all that went over some channels has come and was looked at."""
-        self._confirmations += 1
-        for out in outs:
-            await out.send(PassEnd(index=self._confirmations))
-        for _ in outs:
-            acked = await self._inbox.expect(PassAck, CLOSING_SECONDS_MAX)
-            if acked.message.index != self._confirmations:
-                raise RemoteProtocolError(
-                    f"{acked.message.index} was acknowledged, not {self._confirmations}"
-                )
-
     def _on_running(self, running: Received[Running]) -> None:
         # As soon as it is read: the sending task comes to it only when it has sent everything.
         if self.handed_over:
@@ -426,19 +403,7 @@ class Migration:
             self._downtime.note_running(running.message.run_ns, running.at_ns)
 
     def _on_resend(self, resend: Resend) -> None:
-        runs, _ = unpack_runs(resend.block, resend.offset, resend.runs)
-        if not self._checked or not self._config.geometry.has_span(runs.hull):
-            raise RemoteProtocolError("Resend came for what cannot have gone")
-        counts = self.scheduler.counts
-        counts.changed_frames += 1
-        counts.changed_bytes += runs.length
-        if counts.changed_frames > RESEND_COUNT_MAX:
-            raise RemoteProtocolError(f"more than {RESEND_COUNT_MAX} frames came changed")
-        self._emit(FRAME_CHANGED, block=runs.block, offset=runs.offset, bytes=runs.length)
-        if self.handed_over:
-            self.scheduler.send_again(runs)
-        else:
-            self._passes.add_changed(runs)
+        self._resends.hear(resend, handed_over=self.handed_over)
 
     def _on_request(self, request: PageRequest) -> None:
         # One may come before this side has noted that its SwitchOver is sent.

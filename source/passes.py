@@ -12,12 +12,12 @@ from protocol.events import NOT_CONVERGING, PASS_END, Emit
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import PassAck, PassEnd
 from protocol.pageset import PageSet
-from protocol.runs import Runs
 from protocol.units import format_bytes
 from source.channel import OutChannel
 from source.config import SourceConfig
 from source.convergence import NextStep, Stall, expected_downtime_ms, pass_bandwidth
 from source.meter import Meter
+from source.resends import Resends
 from source.returns import Inbox, Received
 from source.scheduler import Scheduler
 from source.sender import Sender
@@ -44,6 +44,7 @@ class Passes:
         steering: Steering,
         scheduler: Scheduler,
         dirty_log: DirtyLog,
+        resends: Resends,
         meter: Meter,
         emit: Emit,
     ) -> None:
@@ -54,6 +55,7 @@ class Passes:
             steering: What he may say meanwhile, and when precopy is over.
             scheduler: Takes what is to be sent.
             dirty_log: Knows what the guest writes.
+            resends: Knows what came changed, which goes with the next pass.
             meter: Takes what is counted.
             emit: Takes events.
         """
@@ -64,12 +66,11 @@ class Passes:
         self._convergence = steering.convergence
         self._scheduler = scheduler
         self._dirty_log = dirty_log
+        self._resends = resends
         self._meter = meter
         self._emit = emit
         # When the pass before ended.
         self._since_ns = 0
-        # What came changed, and goes with the next pass.
-        self._changed = PageSet(config.geometry)
 
     async def run(self, sender: Sender, main: OutChannel, inbox: Inbox) -> tuple[PageSet, NextStep]:
         """Run passes until precopy is over; return what is dirty then, and what comes next.
@@ -167,18 +168,9 @@ class Passes:
     def harvest(self, dirty: PageSet) -> None:
         """Add to what is dirty all that has become so since this was last asked."""
         dirty.add_flat(self._dirty_log.harvest())
-        dirty.update(self.take_changed())
+        dirty.update(self._resends.take_changed())
         self.waiting_bytes = self.phase_bytes = dirty.length_bytes
         self._meter.dirty_sync_count += 1
-
-    def add_changed(self, runs: Runs) -> None:
-        """Take for dirty what came changed."""
-        self._changed.add(runs)
-
-    def take_changed(self) -> PageSet:
-        """Return what came changed since this was last asked."""
-        changed, self._changed = self._changed, PageSet(self._config.geometry)
-        return changed
 
     def hand_on(self, dirty: PageSet, *, postcopy: bool = False) -> None:
         """Give what is dirty to the scheduler.

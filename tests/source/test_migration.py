@@ -15,7 +15,6 @@ from guest.dirty_log import SoftwareDirtyLog
 from guest.handle import GuestSnapshot
 from guest.memory import GuestMemory
 from protocol import events
-from protocol.capabilities import CHECKSUM
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
@@ -24,7 +23,6 @@ from protocol.errors import (
     RemoteProtocolError,
     root_cause,
 )
-from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.limits import SETUP_SECONDS_MAX
 from protocol.messages import (
@@ -36,7 +34,6 @@ from protocol.messages import (
     PassAck,
     PassEnd,
     Ready,
-    Resend,
     Running,
     Setup,
     Standing,
@@ -251,40 +248,6 @@ async def test_what_is_written_last_goes_before_the_switch_over(
         assert rig.dest.finished().target_pages == memory.geometry.target_page_count + 1
 
 
-async def test_what_comes_changed_last_goes_again_before_the_switch_over(
-    memory: GuestMemory, guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Precopy alone hands the guest over when nothing of the rest came changed."""
-    pause, passes = guest.pause, 0
-
-    async def write_and_pause() -> GuestSnapshot:
-        write(memory, guest, 1, 31)
-        return await pause()
-
-    async def hear(message: Message) -> None:
-        nonlocal passes
-        passes += 1
-        assert isinstance(message, PassEnd)
-        if passes == 2:
-            runs = PackedRuns(b"\0\0\0\0\0\0\0\1")
-            offset = 31 * TARGET_PAGE_BYTES
-            await rig.dest.main.send(Resend(block=1, offset=offset, runs=runs))
-        await rig.dest.main.send(PassAck(index=message.index))
-
-    monkeypatch.setattr(guest, "pause", write_and_pause)
-    async with make_rig(memory, rule=PRECOPY_ONLY, checksum=True) as rig:
-        rig.dest.capabilities = (CHECKSUM,)
-        rig.dest.instead[PassEnd] = hear
-        await rig.transfer(guest)
-        last = [message for name, message in rig.dest.heard if name is PRE][-8:]
-        assert [type(message).__name__ for message in last] == [
-            "Checksum", "PageData", "PassEnd", "Checksum", "PageData", "PassEnd", "SwitchOver",
-            "End",
-        ]  # fmt: skip
-        assert last[0:2] == last[3:5]
-        assert rig.dest.finished().target_pages == memory.geometry.target_page_count + 2
-
-
 async def test_a_destination_without_checksums_is_refused(
     memory: GuestMemory, guest: FakeGuest
 ) -> None:
@@ -293,25 +256,6 @@ async def test_a_destination_without_checksums_is_refused(
         error = await rig.fail(guest)
         assert "knows no checksums" in str(error)
         assert rig.dest.heard == []
-
-
-@pytest.mark.parametrize("checksum", [False, True])
-async def test_what_cannot_have_gone_is_not_sent_again(
-    memory: GuestMemory, guest: FakeGuest, checksum: bool
-) -> None:
-    """A Resend outside the guest, or where no checksums are in force, breaks the protocol."""
-    async with make_rig(memory, checksum=checksum) as rig:
-        rig.dest.capabilities = (CHECKSUM,) if checksum else ()
-
-        async def ask(_: Message) -> None:
-            offset = 32 * TARGET_PAGE_BYTES if checksum else 0
-            runs = PackedRuns(b"\0\0\0\0\0\0\0\1")
-            await rig.dest.main.send(Resend(block=1, offset=offset, runs=runs))
-
-        rig.dest.instead[SwitchOver] = ask
-        error = await rig.fail(guest)
-        assert isinstance(error, RemoteProtocolError)
-        assert "cannot have gone" in str(error)
 
 
 async def test_one_channel_has_one_end(memory: GuestMemory, guest: FakeGuest) -> None:
