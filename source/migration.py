@@ -1,7 +1,7 @@
 """The source's side of a migration, step by step: set up, precopy, switch over, postcopy, close.
 
 Reads like the sequence diagram in `protocol/README.md`.  What to send is decided in `scheduler` and
-`convergence`, how it gets onto the wire in `sender`.
+`convergence`, how it gets onto the wire in `sender`, and what is said at each step in `handshakes`.
 """
 
 from __future__ import annotations
@@ -9,41 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import msgpack
 import trio
 
 from guest.busy_poll import BusyPoll
 from guest.dirty_log import DirtyLog
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
-from guest.states import encode_states
 from protocol.capabilities import ANSWERS, CHECKSUM, RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
 from protocol.events import GUEST_RUN, GUEST_STOP, Emit
 from protocol.geometry import PageId
-from protocol.limits import (
-    CLOSING_SECONDS_MAX,
-    DISCARD_BYTES_MAX,
-    SETUP_SECONDS_MAX,
-)
-from protocol.messages import (
-    Discard,
-    End,
-    Finished,
-    PageRequest,
-    Ready,
-    Resend,
-    Running,
-    Setup,
-    SourceTime,
-    Standing,
-    SwitchOver,
-    SwitchOverAck,
-    SwitchOverAhead,
-)
+from protocol.limits import CLOSING_SECONDS_MAX
+from protocol.messages import PageRequest, Resend, Running, SourceTime, Standing
 from protocol.pageset import PageSet
 from protocol.states import Event, Lifecycle, State
+from source import handshakes
 from source.config import SourceConfig
 from source.connect import Connections
 from source.convergence import NextStep
@@ -221,10 +202,7 @@ class Migration:
         await self._tell_time()
         if RECOVER in self.epochs[-1][Channel.PRECOPY].capabilities:
             self.announced = True
-            asked_ns = time.monotonic_ns()
-            await self._main.send(SwitchOverAhead())
-            ack = await self._inbox.expect(SwitchOverAck, CLOSING_SECONDS_MAX)
-            self._downtime.compare_clocks(asked_ns, ack.message.clock_ns, ack.at_ns)
+            await handshakes.announce_switch_over(self._main, self._inbox, self._downtime)
         self._snapshot = await self._stop_guest(self._dirty)
         await self._hand_over(self._snapshot)
         return await self._finish()
@@ -258,20 +236,7 @@ class Migration:
     async def _set_up(self) -> None:
         if self._config.checksum and not self._resends.checked:
             raise MigrationError("the destination knows no checksums, and --checksum was given")
-        blocks = tuple(
-            (block.name, block.length_bytes, block.page_bytes)
-            for block in self._config.geometry.blocks
-        )
-        spec = msgpack.packb(self._config.spec.to_plain())
-        setup = Setup(
-            payload_bytes=len(spec),
-            blocks=blocks,
-            policy=self._config.policy.name,
-            chunk_bytes=self._config.chunk_bytes,
-            switches=self._config.policy.switches,
-        )
-        await self._main.send(setup, spec)
-        await self._inbox.expect(Ready, SETUP_SECONDS_MAX)
+        await handshakes.set_up(self._config, self._main, self._inbox)
         self.meter.prepared_ns = time.monotonic_ns()
         self._lifecycle.fire(Event.PREPARED)
         self.prepared.set()
@@ -307,9 +272,8 @@ class Migration:
         self.handed_over = True
         if self._step is NextStep.POSTCOPY:
             self._lifecycle.fire(Event.POSTCOPY_STARTED)
-        state = encode_states(snapshot.states)
         postcopy = self._step is NextStep.POSTCOPY
-        await self._main.send(SwitchOver(payload_bytes=len(state), postcopy=postcopy), state)
+        await handshakes.switch_over(snapshot, self._main, postcopy=postcopy)
         self.meter.bytes_at_switch_over = sent_bytes(self.epochs)
         if postcopy:
             self._main.keep_little_in_the_kernel()
@@ -355,15 +319,10 @@ class Migration:
         # Before the guest can run there: a request for a page not yet known here would be taken for
         # one that was sent, and the page would come when the scan gets to it.
         self._passes.hand_on(self._dirty, postcopy=True)
-        for block, first, count, bits in self._dirty.bitmaps(DISCARD_BYTES_MAX * 8):
-            discard = Discard(payload_bytes=len(bits), block=block, first=first, count=count)
-            await self._main.send(discard, bits)
+        await handshakes.discard(self._dirty, self._main)
 
     async def _finish(self) -> GuestSnapshot:
-        """Send what is missing, in the order in which the guest asks, until both say it is there.
-
-        Both believe it only when they counted the same over the connections of this epoch.
-        """
+        """Send what is missing, in the order of the requests, until both say that it is there."""
         assert self._snapshot is not None
         with self.meter.sending():
             try:
@@ -378,20 +337,9 @@ class Migration:
         if self._resends.checked and self._step is NextStep.POSTCOPY:
             await self._resends.drain(self._sender, self._inbox, outs)
         await self._sender.tell_all()
-        for out in outs:
-            await out.send(End(target_pages=out.target_pages_sent, data_bytes=out.data_bytes_sent))
-        finished = await self._inbox.expect(Finished, CLOSING_SECONDS_MAX)
-        ours = Finished(
-            pages=self._config.geometry.page_count,
-            target_pages=sum(out.target_pages_sent for out in outs),
-            data_bytes=sum(out.data_bytes_sent for out in outs),
-        )
-        if finished.message != ours:
-            raise RemoteProtocolError(
-                f"the destination counted {finished.message}, this side {ours}"
-            )
+        finished_ns = await handshakes.finish(self._config.geometry, outs, self._inbox)
         if self.meter.finished_ns is None:
-            self.meter.finish(finished.at_ns)
+            self.meter.finish(finished_ns)
             self._dirty_log.stop()
         self._lifecycle.go_on(Event.ALL_PLACED)
         return self._snapshot
