@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -12,11 +14,14 @@ from pathlib import Path
 from protocol.errors import MidstreamError
 from scripts.processes.interrupts import SIGNALS
 
-# Waits for the end of what it reads, which comes with the end of the process that has the other end
-# open, and removes the folder.  Who still puts something into it is a child of that process, and
-# ends with it: a moment later nobody does.
+# Makes the folder, so that there is never one that it does not know of, and says so.  Then it waits
+# for the end of what it reads, which comes with the end of the process that has the other end open,
+# and removes the folder.  Who still puts something into it is a child of that process, and ends
+# with it: a moment later nobody does.
 _BROOM = """
-trap '' HUP INT QUIT TERM
+trap '' HUP INT QUIT TERM PIPE
+mkdir -m 700 -- "$1" || exit
+echo made
 read -r nothing
 tries=0
 until rm -rf -- "$1" || [ "$tries" -eq 50 ]; do
@@ -39,41 +44,57 @@ def temporary_folder(purpose: str) -> Iterator[Path]:
     # A signal may raise an exception anywhere: not where nobody would know of the folder.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        folder = _make(purpose)
-        broom = _start_broom(folder.name)
+        folder, broom = _make(purpose)
         try:
-            with folder:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-                yield Path(folder.name)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            yield folder
         finally:
-            _dismiss(broom)
+            try:
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(folder)
+            finally:
+                _dismiss(broom)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _make(purpose: str) -> tempfile.TemporaryDirectory[str]:
+def _make(purpose: str) -> tuple[Path, subprocess.Popen[bytes] | None]:
+    """Return a new folder, and who removes it when this process has ended."""
     try:
-        return tempfile.TemporaryDirectory(prefix=f"midstream-{purpose}-")
+        folder = Path(tempfile.gettempdir(), f"midstream-{purpose}-{os.urandom(8).hex()}")
+        broom = _start_broom(folder)
+        if broom is None:
+            folder.mkdir(0o700)
     except OSError as error:
         place = tempfile.gettempdir()
         raise MidstreamError(f"cannot make a folder in {place}: {error.strerror}") from error
+    return folder, broom
 
 
-def _start_broom(name: str) -> subprocess.Popen[bytes] | None:
-    """Start a process that removes a folder when this one has ended; None where there is no shell.
+def _start_broom(folder: Path) -> subprocess.Popen[bytes] | None:
+    """Start a process that makes a folder, and removes it when this one has ended.
 
-    Without it only who is killed leaves something behind.
+    None where there is no shell, or it cannot make the folder: without it only who is killed leaves
+    something behind.
     """
-    with suppress(OSError):
-        return subprocess.Popen(
-            ["/bin/sh", "-c", _BROOM, "sh", name],
+    try:
+        broom = subprocess.Popen(
+            ["/bin/sh", "-c", _BROOM, "sh", folder],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
             # What ends a terminal's processes, or a group of them, must not end it.
             start_new_session=True,
         )
+    except OSError:
+        return None
+    assert broom.stdout is not None
+    with broom.stdout:
+        is_made = broom.stdout.readline() != b""
+    if is_made:
+        return broom
+    _dismiss(broom)
     return None
 
 

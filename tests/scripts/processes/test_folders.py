@@ -1,10 +1,10 @@
 """A temporary folder is gone with its block, and with its process however that ends."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from protocol.errors import MidstreamError, MigrationCancelled
 from scripts.processes import folders
 from scripts.processes.folders import temporary_folder
 from scripts.processes.interrupts import raise_when_signalled
-from tests.processes import ROOT, until
+from tests.processes import ROOT, SECONDS_MAX, until
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +46,35 @@ def test_a_folder_is_gone_with_its_process(tmp_path: Path, number: signal.Signal
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True, timeout=60, check=False,
+        start_new_session=True, timeout=SECONDS_MAX, check=False,
     )  # fmt: skip
     assert done.returncode == -number
     until(lambda: not list(tmp_path.iterdir()))
+
+
+def test_a_folder_is_gone_if_its_process_is_killed_while_it_is_made(tmp_path: Path) -> None:
+    """From the moment on that it is there, somebody knows of it who removes it."""
+    tools, place = tmp_path / "tools", tmp_path / "place"
+    tools.mkdir()
+    place.mkdir()
+    mkdir = tools / "mkdir"
+    mkdir.write_text(f'#!/bin/sh\n{shutil.which("mkdir")} "$@" && kill -KILL "$VICTIM"\n')
+    mkdir.chmod(0o755)
+    code = (
+        "import os, tempfile\n"
+        "from scripts.processes.folders import temporary_folder\n"
+        f"tempfile.tempdir = {str(place)!r}\n"
+        "os.environ['VICTIM'] = str(os.getpid())\n"
+        "with temporary_folder('test'):\n"
+        "    pass\n"
+    )
+    path = f"{tools}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], timeout=SECONDS_MAX, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": path},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    until(lambda: not list(place.iterdir()))
 
 
 def test_a_signal_while_a_folder_is_made_is_answered_in_it(
@@ -58,11 +83,11 @@ def test_a_signal_while_a_folder_is_made_is_answered_in_it(
     """The exception that it raises comes when the folder has somebody to remove it."""
     make = folders._make
 
-    def make_and_be_signalled(purpose: str) -> tempfile.TemporaryDirectory[str]:
-        made = make(purpose)
+    def make_and_be_signalled(purpose: str) -> tuple[Path, subprocess.Popen[bytes] | None]:
+        folder, broom = make(purpose)
         signal.raise_signal(signal.SIGTERM)
-        assert Path(made.name).is_dir()
-        return made
+        assert folder.is_dir()
+        return folder, broom
 
     monkeypatch.setattr(folders, "_make", make_and_be_signalled)
     with pytest.raises(MigrationCancelled), raise_when_signalled(), temporary_folder("test"):
