@@ -15,14 +15,6 @@ from tests.processes import Lab, Zygote
 settings.register_profile("midstream", settings(deadline=None))
 settings.load_profile("midstream")
 
-# A shell has what it starts in the background ignore Ctrl-C, `nohup` a terminal that is closed, and
-# so does whoever is started by that: what is tested with a signal would wait for it for ever.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-for number in (signal.SIGHUP, signal.SIGQUIT):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, signal.SIG_DFL)
-
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
@@ -36,6 +28,19 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
         if isinstance(reason, pytest.skip.Exception):
             raise reason from None
         raise
+
+
+@pytest.fixture(autouse=True)
+def dispositions() -> Iterator[None]:
+    """What signals do to this process: a command that ran in it and has failed ignores them.
+
+    The next test, and all that it starts, would, too.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -7,24 +7,35 @@ import sys
 import pytest
 
 from protocol.errors import MigrationCancelled
-from scripts.processes.interrupts import SIGNALS, raise_when_signalled
-from tests.processes import ROOT
+from scripts.processes.interrupts import raise_when_signalled
+from tests.processes import ROOT, SECONDS_MAX
 
-RAISE = "import signal\nfor _ in range(2):\n    signal.raise_signal(signal.{name})\nprint('on')"
+NAMES = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"]
+# Whatever has started the tests may have them ignore some.
+HEED = (
+    "import signal\n"
+    f"for name in {NAMES}:\n"
+    "    signal.signal(signal.Signals[name], signal.SIG_DFL)\n"
+)  # fmt: skip
+RAISE = "for _ in range(2):\n    signal.raise_signal(signal.{name})\nprint('on')"
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python that heeds all signals, as far as it does not say otherwise."""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", HEED + code], env={"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=SECONDS_MAX, check=False,
+    )  # fmt: skip
 
 
 def run(call: str, name: str) -> subprocess.CompletedProcess[str]:
     """Run Python that prepares for signals by a call, and then gets one twice."""
-    code = (
+    return run_python(
         f"from scripts.processes import interrupts\ninterrupts.{call}()\n{RAISE.format(name=name)}"
     )
-    return subprocess.run(
-        [sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [number.name for number in SIGNALS])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_signal_ends_the_process(name: str) -> None:
     """The first signal is the last thing that happens."""
     done = run("exit_when_signalled", name)
@@ -32,7 +43,7 @@ def test_a_signal_ends_the_process(name: str) -> None:
     assert done.stderr == f"midstream: cancelled by {name}\n"
 
 
-@pytest.mark.parametrize("name", [number.name for number in SIGNALS])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_end_that_is_decided_is_not_disturbed(name: str) -> None:
     """Once the outcome is to be told, signals change nothing."""
     done = run("ignore_signals", name)
@@ -42,21 +53,18 @@ def test_an_end_that_is_decided_is_not_disturbed(name: str) -> None:
 def test_signals_that_came_too_early_count() -> None:
     """A signal that was blocked while the process started ends it as soon as it can say so."""
     code = (
-        "import signal, scripts.processes.interrupts\n"
+        "import scripts.processes.interrupts\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
         "signal.raise_signal(signal.SIGINT)\n"
         "scripts.processes.interrupts.exit_when_signalled()\n"
         "print('on')"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+    done = run_python(code)
     assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "")
     assert done.stderr == "midstream: cancelled by SIGINT\n"
 
 
-@pytest.mark.parametrize("name", [number.name for number in SIGNALS])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_block_can_clean_up(name: str) -> None:
     """The first signal leaves the block by an exception, the second does not disturb it."""
     number = signal.Signals[name]
@@ -78,11 +86,11 @@ def test_a_block_can_clean_up(name: str) -> None:
     assert signal.getsignal(number) == before
 
 
-@pytest.mark.parametrize("name", [number.name for number in SIGNALS])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_signal_before_the_command_line_is_read_waits_for_that(name: str) -> None:
     """Only then somebody can be told why the process ends; a second signal does not wait."""
     code = (
-        "import signal\nfrom scripts.processes import interrupts\n"
+        "from scripts.processes import interrupts\n"
         "interrupts.exit_when_signalled(at_once=False)\n"
         f"signal.raise_signal(signal.{name})\n"
         "print('read', flush=True)\n"
@@ -91,16 +99,10 @@ def test_a_signal_before_the_command_line_is_read_waits_for_that(name: str) -> N
         "print('on', flush=True)"
     )
 
-    def run_code(more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-P", "-c", code.format(more=more)], env={"PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, timeout=30, check=False,
-        )  # fmt: skip
-
-    done = run_code("")
+    done = run_python(code.format(more=""))
     assert (done.returncode, done.stdout) == (130, f"read\ncancelled by {name}\n")
     assert done.stderr == f"midstream: cancelled by {name}\n"
-    done = run_code("signal.raise_signal(signal.SIGTERM)\n")
+    done = run_python(code.format(more="signal.raise_signal(signal.SIGTERM)\n"))
     assert (done.returncode, done.stdout) == (130, "read\n")
 
 
@@ -108,13 +110,10 @@ def test_a_signal_before_the_command_line_is_read_waits_for_that(name: str) -> N
 def test_what_a_process_was_started_to_ignore_it_ignores(name: str) -> None:
     """A command under `nohup` goes on when the terminal is closed."""
     code = (
-        f"import signal\nsignal.signal(signal.{name}, signal.SIG_IGN)\n"
+        f"signal.signal(signal.{name}, signal.SIG_IGN)\n"
         "from scripts.processes import interrupts\n"
         f"assert signal.{name} not in interrupts.SIGNALS\n"
         f"interrupts.exit_when_signalled()\nsignal.raise_signal(signal.{name})\nprint('on')"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], env={"PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+    done = run_python(code)
     assert (done.returncode, done.stdout) == (0, "on\n")
