@@ -26,10 +26,10 @@ from tests.processes import (
     until,
 )
 
-# Slow enough to be caught at whatever it is doing: both phases take ten seconds and more.
+# Slow enough to be caught at whatever it is doing: both phases take longer than any wait here.
 SLOW = (
-    "--size=12MiB", "--program=sequential", "--access-rate=1", "--max-bandwidth=1MB/s",
-    "--max-postcopy-bandwidth=1MB/s", "--vcpus=1", "--quiet",
+    "--size=12MiB", "--program=sequential", "--access-rate=1", "--max-bandwidth=10kB/s",
+    "--max-postcopy-bandwidth=10kB/s", "--vcpus=1", "--quiet",
 )  # fmt: skip
 PHASES = {"active": SLOW, "postcopy-active": (*SLOW, "--postcopy-after=0")}
 

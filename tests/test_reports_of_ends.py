@@ -11,8 +11,9 @@ import pytest
 from scripts.reports import NOT_FINISHED
 from tests.processes import Lab, Process, has_state, kill, until
 
+# One that takes longer than any wait here.
 SLOW = (
-    "--size=12MiB", "--program=sequential", "--access-rate=1", "--max-bandwidth=1MB/s",
+    "--size=12MiB", "--program=sequential", "--access-rate=1", "--max-bandwidth=10kB/s",
     "--vcpus=1", "--quiet",
 )  # fmt: skip
 QUICK = ("--size=4MiB", "--page-size=4KiB", "--vcpus=1", "--access-rate=100", "--quiet")
@@ -21,8 +22,8 @@ QUICK = ("--size=4MiB", "--page-size=4KiB", "--vcpus=1", "--access-rate=100", "-
 LONG: dict[str, tuple[str, ...]] = {
     "migrate": ("migrate", *SLOW),
     "dest": ("dest", "--listen=127.0.0.1:0"),
-    "compare": ("compare", "--size=12MiB", "--link=1Mbit/s"),
-    "bench": ("bench", "--quick", "--only=stream"),
+    "compare": ("compare", "--size=32MiB", "--link=1Mbit/s"),
+    "bench": ("bench", "--quick", "--only=stream", "--runs=100"),
 }
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 
@@ -112,7 +113,7 @@ def test_scenarios_leave_nothing(lab: Lab, tmp_path: Path, number: signal.Signal
     """An injection that is ended in its midst takes its folder and its processes with it."""
     (tmp_path / "tmp").mkdir()
     (tmp_path / "long.toml").write_text(
-        "timeout = '60s'\n[migration]\nsize = '4MiB'\nmax-bandwidth = '100KB/s'\n"
+        "timeout = '60min'\n[migration]\nsize = '4MiB'\nmax-bandwidth = '10kB/s'\n"
         "[expect]\nstatus = 'completed'\n",
         encoding="utf-8",
     )

@@ -17,10 +17,10 @@ import pytest
 
 from tests.processes import Lab, Process, environment_of, has_state, is_stopped, kill, until
 
-# Postcopy that would take more than ten seconds.
+# Postcopy that takes longer than any wait here.
 SLOW = (
     "--size=12MiB", "--program=sequential", "--access-rate=1", "--vcpus=1", "--quiet",
-    "--max-postcopy-bandwidth=1MB/s", "--postcopy-after=0",
+    "--max-postcopy-bandwidth=10kB/s", "--postcopy-after=0",
 )  # fmt: skip
 QUICK = ("--size=8MiB", "--page-size=4KiB", "--vcpus=1", "--access-rate=100", "--quiet")
 

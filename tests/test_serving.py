@@ -60,7 +60,7 @@ def test_a_browser_that_stops_reading_holds_nobody_up(lab: Lab, side: str) -> No
 
 def test_a_signal_ends_who_serves_a_browser_that_does_not_read(lab: Lab) -> None:
     """Ctrl-C does not wait for it."""
-    migration = lab.start("migrate", "--size=8MiB", "--max-bandwidth=64kB/s", "--serve=:0")
+    migration = lab.start("migrate", "--size=8MiB", "--max-bandwidth=10kB/s", "--serve=:0")
     with stop_reading(*watched_at(migration)):
         migration.signal(signal.SIGINT)
         assert migration.wait() == 130

@@ -90,7 +90,7 @@ def test_a_picture_is_shown_and_taken_away(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_the_terminal_sane(tmp_path: Path) -> None:
     """A cancelled migration shows the cursor again, and says its one line below the picture."""
-    with on_terminal(tmp_path, "--max-bandwidth=1MB/s") as migration:
+    with on_terminal(tmp_path, "--max-bandwidth=10kB/s") as migration:
         migration.read_until(lambda text: b"active " in text)
         os.kill(migration.popen.pid, signal.SIGINT)
         assert migration.end() == 130

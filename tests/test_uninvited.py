@@ -11,14 +11,14 @@ import pytest
 
 from protocol.limits import HELLO_CONNECTIONS_MAX
 from tests.certificates import write_certificates
-from tests.processes import Lab, Process, has_state, until
+from tests.processes import Lab, Process, has_state, read_events, until
 
 SECRET = "correct-horse-battery-staple"
 SMALL = ("--size=8MiB", "--program=sequential", "--access-rate=1000", "--quiet")
 
-# Long enough to look at, both sides in the middle of it.
+# It takes longer than any wait here, until it is told to go on.
 SLOW = (
-    "--size=8MiB", "--program=sequential", "--access-rate=1", "--max-bandwidth=6MB/s",
+    "--size=8MiB", "--program=sequential", "--access-rate=1", "--max-bandwidth=10kB/s",
     "--vcpus=1", "--postcopy-after=never", "--quiet",
 )  # fmt: skip
 
@@ -29,6 +29,12 @@ def secret_option(folder: Path, secret: str = SECRET) -> str:
     path.touch(0o600)
     path.write_text(f"{secret}\n", encoding="ascii")
     return f"--secret-file={path}"
+
+
+def let_go_on(lab: Lab, events: Path) -> None:
+    """Have a slow migration, whose source's events these are, come to its end."""
+    session = until(lambda: read_events(events, "session"))[0]["session"]
+    lab.fork("set", "max-bandwidth=0", f"--session={session}").succeed()
 
 
 def start_dest(lab: Lab, *arguments: str) -> tuple[Process, str]:
@@ -123,7 +129,8 @@ def test_strangers_do_not_disturb(lab: Lab) -> None:
     dest, connect = start_dest(lab, secret, f"--events={events}")
     host, port = connect.partition("=")[2].rsplit(":", 1)
     silent = [socket.create_connection((host, int(port))) for _ in range(HELLO_CONNECTIONS_MAX)]
-    source = lab.fork("source", connect, secret, *SLOW)
+    told = lab.folder / "source.jsonl"
+    source = lab.fork("source", connect, secret, *SLOW, f"--events={told}")
     until(lambda: has_state(events, "active", "dest"))
     silent += [socket.create_connection((host, int(port))) for _ in range(HELLO_CONNECTIONS_MAX)]
     for noise in (b"\0\0\0\1\x90", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 100_000, b"MSp1" * 50_000):
@@ -135,6 +142,7 @@ def test_strangers_do_not_disturb(lab: Lab) -> None:
             except OSError:
                 continue
     lab.fork("source", connect, secret, *SMALL).fail(1, "a migration is under way here already")
+    let_go_on(lab, told)
     source.succeed()
     assert dest.wait() == 0
     for sock in silent:
@@ -151,6 +159,7 @@ def test_nothing_shows_the_secret(lab: Lab) -> None:
     until(lambda: has_state(events, "active", "dest"))
     seen = what_processes_show(lab)
     assert len(seen) >= 3
+    let_go_on(lab, events)
     assert process.wait() == 0, process.errors
     written = [process.output, process.errors]
     written += [path.read_text(encoding="utf-8") for path in (report, events)]
@@ -169,6 +178,7 @@ def test_nothing_shows_a_fresh_secret(lab: Lab) -> None:
     for text in seen:
         words = re.findall(r"[0-9a-f]{32}", text)
         assert all(word in str(before) for word in words), text
+    let_go_on(lab, events)
     assert process.wait() == 0
 
 

@@ -29,8 +29,8 @@ from tests.processes import SECONDS_MAX, environment_of, kill, until
 BUSY = (
     "--size=8MiB", "--page-size=4KiB", "--vcpus=2", "--access-rate=0", "--postcopy-after=0",
 )  # fmt: skip
-# One that is far from its end.
-SLOW = ("--size=8MiB", "--page-size=4KiB", "--max-bandwidth=64kB/s", "--vcpus=1")
+# One that takes longer than any wait here.
+SLOW = ("--size=8MiB", "--page-size=4KiB", "--max-bandwidth=10kB/s", "--vcpus=1")
 READ_BYTES = 1 << 16
 
 
