@@ -147,10 +147,13 @@ class Scheduler:
                 several huge pages, or scattered parts of them.
 
         Raises:
-            LocalProtocolError: A page is on its way; its new bytes could overtake its old ones.
+            LocalProtocolError: A page is on its way, and its new bytes could overtake its old ones;
+                or requests wait though no vCPU is to run there.
         """
         if self._current or self._half_sent.job or self._half_sent.leftover:
             raise LocalProtocolError("pages cannot be added while one is being sent")
+        if across_pages and self._queue:
+            raise LocalProtocolError("page requests wait for what no vCPU can touch")
         self._remaining.update(pages)
         self._background.restart(postcopy=postcopy, across_pages=across_pages)
 
