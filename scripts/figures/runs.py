@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from protocol.errors import MidstreamError, MigrationError
 from scripts.processes.link import PROXY
+from scripts.processes.looping import run_until_signalled
 from scripts.processes.parent import PARENT_VARIABLE
 from scripts.processes.spawn import package_environment
 from scripts.screen.output import print_result, tell
@@ -34,15 +37,9 @@ def run_migration(options: Mapping[str, str], folder: Path) -> dict[str, Any]:
     report = folder / "report.json"
     command = [sys.executable, "-P", "-m", "scripts", "migrate", "--quiet", f"--report={report}"]
     command += [f"--{name}={value}" if value else f"--{name}" for name, value in options.items()]
-    done = subprocess.run(
-        command,
-        # It ends with this process, even if that is killed.
-        env={**package_environment(), PARENT_VARIABLE: str(os.getpid())},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        timeout=_RUN_SECONDS_MAX,
-        check=False,
-    )
+    done = run_until_signalled(partial(_run, command))
+    if done is None:
+        raise MigrationError(f"a run has not ended in {_RUN_SECONDS_MAX:g} s")
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().removeprefix("midstream: ")
         raise MigrationError(f"a run failed: {reason}")
@@ -51,6 +48,21 @@ def run_migration(options: Mapping[str, str], folder: Path) -> dict[str, Any]:
     if link is not None and link["kind"] == PROXY:
         _tell_once(f"midstream: each run has a {link_title(link)}, not network namespaces")
     return result
+
+
+async def _run(command: list[str]) -> subprocess.CompletedProcess[bytes] | None:
+    """Run a command to its end, which it is told if this is cancelled; None if that takes too long.
+
+    It ends with this process, even if that is killed.
+    """
+    with trio.move_on_after(_RUN_SECONDS_MAX):
+        return await trio.run_process(
+            command,
+            env={**package_environment(), PARENT_VARIABLE: str(os.getpid())},
+            capture_stderr=True,
+            check=False,
+        )
+    return None
 
 
 @cache

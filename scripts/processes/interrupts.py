@@ -86,6 +86,9 @@ def release_signals() -> None:
 def raise_when_signalled() -> Iterator[None]:
     """Have the first signal raise in this block, which then cleans up; not around an event loop.
 
+    An import or a finaliser that the exception hits may swallow it, and later signals are ignored.
+    So whoever is about to wait for long calls `check_raised`, and the end of the block does.
+
     Raises:
         MigrationCancelled: A signal came.
     """
@@ -94,14 +97,35 @@ def raise_when_signalled() -> Iterator[None]:
 
     def cancel(number: int, _frame: FrameType | None) -> None:
         ignore_signals()
-        raise MigrationCancelled(f"cancelled by {signal.Signals(number).name}")
+        _Raised.reason = f"cancelled by {signal.Signals(number).name}"
+        raise MigrationCancelled(_Raised.reason)
 
     before = {number: signal.signal(number, cancel) for number in SIGNALS}
     try:
         yield
+        check_raised()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _Raised.reason = ""
+
+
+class _Raised:
+    """Why `raise_when_signalled` has raised, in the block that is left for it; there is one."""
+
+    reason = ""
+
+
+def check_raised() -> None:
+    """Raise again what `raise_when_signalled` has raised, if the block goes on all the same.
+
+    Raises:
+        MigrationCancelled: A signal came.
+    """
+    from protocol.errors import MigrationCancelled  # noqa: PLC0415
+
+    if _Raised.reason:
+        raise MigrationCancelled(_Raised.reason)
 
 
 def insists(number: int) -> bool:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import trio
 
 from protocol.errors import MidstreamError, MigrationCancelled, root_cause
-from scripts.processes.interrupts import SIGNALS
+from scripts.processes.interrupts import SIGNALS, check_raised
 
 T = TypeVar("T")
 
@@ -26,6 +26,7 @@ def run_until_signalled(do: Callable[[], Awaitable[T]]) -> T:
         MigrationCancelled: A signal came.
         MidstreamError: The one error that says best what went wrong.
     """
+    check_raised()
     loop = _Loop(do)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:

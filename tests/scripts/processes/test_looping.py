@@ -3,6 +3,8 @@
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -137,12 +139,16 @@ def test_who_is_told_by_a_signal_to_ignore_the_next_is_not_changed() -> None:
             signal.raise_signal(SIGNALS[1])
         return before
 
-    with raise_when_signalled():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(signal, "signal", install_late)
-            with pytest.raises(MigrationCancelled, match=SIGNALS[1].name):
-                run_until_signalled(trio.sleep_forever)
-        assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
+    def prepare() -> None:
+        with raise_when_signalled():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(signal, "signal", install_late)
+                with pytest.raises(MigrationCancelled, match=SIGNALS[1].name):
+                    run_until_signalled(trio.sleep_forever)
+            assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
+
+    with pytest.raises(MigrationCancelled, match=SIGNALS[1].name):
+        prepare()
 
 
 def test_a_failure_is_told() -> None:
@@ -163,3 +169,19 @@ def test_a_failure_is_told() -> None:
         run_until_signalled(fail)
     with pytest.raises(MigrationCancelled):
         run_until_signalled(fail_cancelled)
+
+
+def test_a_signal_that_was_swallowed_is_raised_again() -> None:
+    """Whoever is about to run something for long hears of it, and so does the end of the block."""
+
+    def go_on() -> None:
+        with raise_when_signalled():
+            with suppress(MigrationCancelled):
+                signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(MigrationCancelled, match="SIGTERM"):
+                run_until_signalled(trio.sleep_forever)
+
+    with pytest.raises(MigrationCancelled, match="SIGTERM"):
+        go_on()
+    with raise_when_signalled():
+        run_until_signalled(partial(trio.sleep, 0))
