@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import socket
 import struct
-import termios
 import time
 from collections import deque
 from contextlib import suppress
@@ -15,6 +13,7 @@ from typing import Protocol
 
 import trio
 
+from guest.streams import tcp
 from protocol.channels import Channel
 from protocol.geometry import PageId
 from scripts.injection.gates import Gate
@@ -253,9 +252,8 @@ def is_left(sock: trio.socket.SocketType) -> bool:
 
 
 def unacknowledged_bytes(sock: trio.socket.SocketType) -> int:
-    """Return how many sent bytes the other end's kernel does not have."""
+    """Return how many sent bytes the other end's kernel does not have; 0 if it is gone."""
     try:
-        packed = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        return tcp.unacknowledged_bytes(sock.fileno())
     except OSError:
         return 0
-    return int.from_bytes(packed, "little", signed=True)
