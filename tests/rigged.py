@@ -91,7 +91,11 @@ def hold_page(index: str, block: str, requested: str) -> None:
 
     def request(self: Sender, page: PageId, target_page: int) -> Answer:
         nonlocal was_requested
-        was_requested = was_requested or page == key
+        if page == key and not was_requested:
+            was_requested = True
+            # Else the wait would go on when all that is asked for has been served during it.
+            if self._waiting is not None:
+                self._waiting.cancel()
         return take_request(self, page, target_page)
 
     async def send_held(self: Sender, channel: OutChannel, frame: Frame) -> None:
