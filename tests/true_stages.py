@@ -125,11 +125,14 @@ def truths(events: Sequence[Event]) -> Iterator[Truth]:
 def _mark_dest(truth: Truth, dest: Sequence[Event], number: int) -> None:
     """Note when the engine knew, and when the page was placed."""
     wake = truth.wake
+    # A vCPU may be stopped at a page again, even after that is placed.  It knows only when it first
+    # touched it, and what was told first after that is when the engine knew.
     begun = next(
         at
-        for at in range(number, -1, -1)
+        for at in range(number)
         if dest[at]["event"] == "vcpu-wait"
         and (_page(dest[at]), dest[at]["vcpu"]) == (_page(wake), wake["vcpu"])
+        and dest[at]["t-ns"] >= wake["fault-ns"]
     )
     truth.marks_ns["detect"] = _between(dest, begun)
     placed = [at for at in range(number) if _places(dest[at], wake)]
