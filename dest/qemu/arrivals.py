@@ -71,6 +71,17 @@ class Arrivals:
         self._asked -= here
         self.requested[name] += len(here)
 
+    def check_missing(self, message: Pages | Zeros) -> None:
+        """Check that target pages are not here.
+
+        Raises:
+            RemoteProtocolError: They are, or no block has them.
+        """
+        length = message.payload_bytes if isinstance(message, Pages) else message.length
+        span = Span(self._indices[message.block], message.offset, length)
+        if self._engine.assembly.is_whole(span):
+            raise RemoteProtocolError("it brings what is not missing")
+
     def ask(self, page: PageId) -> None:
         """Note that QEMU is being asked for a page."""
         self._asked.add(page)

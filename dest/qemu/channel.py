@@ -34,6 +34,7 @@ class QemuChannel:
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._send_lock = trio.Lock()
         self._unsent = memoryview(b"")
+        self._peeked: QemuMessage | None = None
 
     async def receive(self) -> QemuMessage:
         """Return the next message; if it has a payload, the decoder has all of it.
@@ -42,6 +43,17 @@ class QemuChannel:
             ConnectionLost: QEMU closed the connection, or it broke.
             RemoteProtocolError: This is no stream that can be taken.
         """
+        message = await self.peek()
+        self._peeked = None
+        return message
+
+    async def peek(self) -> QemuMessage:
+        """Do as `receive`, and leave the message to that."""
+        if self._peeked is None:
+            self._peeked = await self._next()
+        return self._peeked
+
+    async def _next(self) -> QemuMessage:
         while (message := self.decoder.next_message()) is None:
             try:
                 count = await self._sock.recv_into(self._buffer)

@@ -8,7 +8,7 @@ one, later at the switch-over (migration/postcopy-ram.c, postcopy_preempt_new_ch
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -20,13 +20,13 @@ from dest.binding import listen_on, places_of
 from dest.complaints import Complaints
 from dest.newcomers import Newcomers
 from dest.qemu.channel import QemuChannel
+from dest.qemu.trial import Prove, Trial
 from protocol.addresses import host_port
-from protocol.errors import ConnectionLost, MigrationError, RemoteProtocolError
+from protocol.errors import MigrationError, RemoteProtocolError
 from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
 from protocol.qemu.constants import FILE_MAGIC, MULTIFD_MAGIC, TLS_HANDSHAKE, Section
 
 Log = Callable[[str], None]
-Prove = Callable[[QemuChannel], Awaitable[None]]
 
 T = TypeVar("T")
 
@@ -35,6 +35,9 @@ _MAGIC_BYTES = 4
 _SHORT_SEGMENT_BYTES = 1448
 # The first two bytes of a RAM record are of its address: no block reaches so far.
 _RECORD_BEGINS = b"\0\0"
+
+_TAKEN = "a migration is under way here already"
+_PREEMPT_TAKEN = "the connection for urgent pages is here already"
 
 
 class _Silent(Exception):
@@ -46,8 +49,6 @@ class QemuListener:
 
     Attributes:
         address: Of the first socket, as HOST:PORT.
-        preempt: The second connection; None until it has said something.
-        preempt_came: Set when that is.
     """
 
     def __init__(
@@ -58,51 +59,36 @@ class QemuListener:
     ) -> None:
         """Take sockets that listen, at least one."""
         self.address = address_text(socks[0].getsockname())
-        self.preempt: QemuChannel | None = None
-        self.preempt_came = trio.Event()
-        self._main: QemuChannel | None = None
-        self._main_came = trio.Event()
-        # Somebody waits for a main connection, which has to prove itself so; those that are at it.
-        self._wanted = trio.Event()
-        self._prove: Prove | None = None
-        self._trials: set[trio.CancelScope] = set()
         self._socks = socks
         self._only_from = only_from
         self._complaints = Complaints(log)
         self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
-        self._main_host = ""
         self._resuming = False
         self._open: set[trio.socket.SocketType] = set()
+        self._main: Trial[Any] = Trial(_TAKEN)
+        self._preempt: Trial[None] = Trial(_PREEMPT_TAKEN)
 
-    async def accept_main(self) -> QemuChannel:
-        """Wait for what begins as a main connection does; there is one migration."""
-        return await self._accept_main(None)
+    @property
+    def preempt(self) -> QemuChannel | None:
+        """The second connection; None until one has proved to be it."""
+        return self._preempt.winner
 
-    async def accept_proved(
-        self, prove: Callable[[QemuChannel], Awaitable[T]]
-    ) -> tuple[QemuChannel, T]:
+    async def accept_main(self, prove: Prove[T]) -> tuple[QemuChannel, T]:
         """Wait for the first main connection that proves itself; return it, and what that told.
 
-        Until then none holds the place: whoever begins well and says nothing more keeps nobody out.
+        Args:
+            prove: See `Trial.judge`.
+        """
+        return await self._main.judge(prove)
+
+    async def accept_preempt(self, prove: Prove[None]) -> QemuChannel:
+        """Wait for the first connection for urgent pages that proves itself.
 
         Args:
-            prove: Hears what a connection has to say; raises a ConnectionLost or a
-                RemoteProtocolError for one that is not the peer's.
+            prove: See `Trial.judge`.
         """
-        proved: dict[QemuChannel, T] = {}
-
-        async def note(channel: QemuChannel) -> None:
-            proved[channel] = await prove(channel)
-
-        main = await self._accept_main(note)
-        return main, proved[main]
-
-    async def _accept_main(self, prove: Prove | None) -> QemuChannel:
-        self._prove = prove
-        self._wanted.set()
-        await self._main_came.wait()
-        assert self._main is not None
-        return self._main
+        channel, _ = await self._preempt.judge(prove)
+        return channel
 
     def expect_again(self) -> None:
         """Take the connections with which a migration that broke is resumed, in place of the first.
@@ -110,9 +96,8 @@ class QemuListener:
         The main one then begins with a command and no magic number.
         """
         self._resuming = True
-        self._main, self.preempt = None, None
-        self._main_came, self.preempt_came = trio.Event(), trio.Event()
-        self._wanted = trio.Event()
+        self._main = Trial(_TAKEN, self._main.host)
+        self._preempt = Trial(_PREEMPT_TAKEN)
 
     async def run(self) -> None:
         """Accept until cancelled."""
@@ -144,9 +129,8 @@ class QemuListener:
         with scope:
             try:
                 self._check_host(host)
-                candidate = self._admit(sock, host, await self._first_bytes(sock))
-                if candidate is not None:
-                    await self._try(candidate, host)
+                trial, label = self._admit(sock, host, await self._first_bytes(sock))
+                await trial.stand(QemuChannel(sock, label), host)
             except _Silent:
                 self._forget(sock)
             except RemoteProtocolError as error:
@@ -159,29 +143,6 @@ class QemuListener:
                 f"gave up a connection from {address_text(name)}, too many came after it"
             )
             self._forget(sock)
-
-    async def _try(self, candidate: QemuChannel, host: str) -> None:
-        """Have a main connection prove itself, beside others; the first that does is the one.
-
-        Raises:
-            RemoteProtocolError: It does not, or another was first.
-        """
-        await self._wanted.wait()
-        with trio.CancelScope() as trial:
-            self._trials.add(trial)
-            try:
-                if self._prove is not None:
-                    await self._prove(candidate)
-            except ConnectionLost as error:
-                raise RemoteProtocolError(str(error)) from error
-            finally:
-                self._trials.discard(trial)
-        if trial.cancelled_caught or self._main is not None:
-            raise RemoteProtocolError("a migration is under way here already")
-        self._main, self._main_host = candidate, host
-        self._main_came.set()
-        for other in self._trials:
-            other.cancel()
 
     def _check_host(self, host: str) -> None:
         if self._only_from not in (None, host):
@@ -204,15 +165,19 @@ class QemuListener:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _MAGIC_BYTES)
         with trio.move_on_after(HELLO_SECONDS_MAX):
             return await _peek(sock)
-        if (self._main is None and not self._trials) or self.preempt is not None:
+        if self._preempt.winner is not None or not (
+            self._main.winner is not None or self._main.is_under_way
+        ):
             raise RemoteProtocolError(f"it said nothing in {HELLO_SECONDS_MAX:g} s")
         return await _peek(sock)
 
-    def _admit(self, sock: trio.socket.SocketType, host: str, first: bytes) -> QemuChannel | None:
+    def _admit(
+        self, sock: trio.socket.SocketType, host: str, first: bytes
+    ) -> tuple[Trial[Any], str]:
         """Take a connection for what its first bytes say that it is.
 
         Returns:
-            One that may be the main one, if it proves itself; None for the other.
+            Where it may prove itself, and what it is called in errors.
 
         Raises:
             RemoteProtocolError: It is none that can be had now.
@@ -226,19 +191,19 @@ class QemuListener:
         if first == MULTIFD_MAGIC.to_bytes(_MAGIC_BYTES, "big"):
             raise RemoteProtocolError("it is one of multifd's; switch that capability off in QEMU")
         is_new = first == FILE_MAGIC.to_bytes(_MAGIC_BYTES, "big")
-        if is_new or (self._resuming and self._main is None and first[0] == Section.COMMAND):
-            if self._main is not None or (self._resuming and is_new):
-                raise RemoteProtocolError("a migration is under way here already")
-            if self._resuming and host != self._main_host:
+        if is_new or (self._resuming and self._main.winner is None and first[0] == Section.COMMAND):
+            self._main.check_open()
+            if self._resuming and is_new:
+                raise RemoteProtocolError(_TAKEN)
+            if self._resuming and host != self._main.host:
                 raise RemoteProtocolError("it is not from where the migration came")
-            return QemuChannel(sock, "main")
-        if self._main is None or self.preempt is not None or first[:2] != _RECORD_BEGINS:
+            return self._main, "main"
+        if self._main.winner is None or first[:2] != _RECORD_BEGINS:
             raise RemoteProtocolError("this is not the beginning of a QEMU stream")
-        if host != self._main_host:
+        self._preempt.check_open()
+        if host != self._main.host:
             raise RemoteProtocolError("it is not from where the migration comes")
-        self.preempt = QemuChannel(sock, "preempt")
-        self.preempt_came.set()
-        return None
+        return self._preempt, "preempt"
 
 
 async def _peek(sock: trio.socket.SocketType) -> bytes:

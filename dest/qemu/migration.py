@@ -223,7 +223,7 @@ class QemuMigration:
             await hear_resumption(channel, self._geometry, missing)
 
         with trio.move_on_after(self._limit.seconds_left(trio.current_time())) as patience:
-            self.main, _ = await self._listener.accept_proved(prove)
+            self.main, _ = await self._listener.accept_main(prove)
         if patience.cancelled_caught:
             raise ConnectionLost(f"{loss}, and QEMU did not come back in {wait_seconds:g} s")
         self._limit.go_on(trio.current_time())
@@ -298,13 +298,7 @@ class QemuMigration:
                     raise out_of_place(message)
 
     async def _receive_preempt(self) -> None:
-        await self._listener.preempt_came.wait()
-        channel = self._listener.preempt
-        assert channel is not None
-        shapes = [
-            (block.name, block.length_bytes, block.page_bytes) for block in self._geometry.blocks
-        ]
-        channel.decoder = PreemptDecoder(block_table(shapes))
+        channel = await self._listener.accept_preempt(self._prove_preempt)
         while True:
             match message := await channel.receive():
                 case Pages() | Zeros():
@@ -313,6 +307,27 @@ class QemuMigration:
                     return
                 case _:
                     raise out_of_place(message)
+
+    async def _prove_preempt(self, channel: QemuChannel) -> None:
+        """Have a connection prove to be that for urgent pages: it brings something that is missing.
+
+        Whoever begins a record, or makes one up for what is here, is not; QEMU's waits beside him.
+
+        Raises:
+            ConnectionLost: It is gone.
+            RemoteProtocolError: It says something else.
+        """
+        shapes = [
+            (block.name, block.length_bytes, block.page_bytes) for block in self._geometry.blocks
+        ]
+        channel.decoder = PreemptDecoder(block_table(shapes))
+        match message := await channel.peek():
+            case Pages() | Zeros():
+                self.arrivals.check_missing(message)
+            case EndOfSection():
+                pass
+            case _:
+                raise out_of_place(message)
 
     def _take(self, name: Channel, channel: QemuChannel, message: Pages | Zeros) -> None:
         self.arrivals.take(name, channel, message)

@@ -82,7 +82,7 @@ class QemuSession:
                 config.host, config.port, self._log, config.window_bytes, config.only_from
             ) as listener:
                 self._on_listening(listener.address)
-                main, opening = await listener.accept_proved(hear_opening)
+                main, opening = await listener.accept_main(hear_opening)
                 return await self._serve(listener, main, opening)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import trio
 
+from dest.qemu.channel import QemuChannel
 from dest.qemu.listen import QemuListener, open_qemu_listener
 from protocol.errors import MigrationError
 from protocol.limits import HELLO_CONNECTIONS_MAX
@@ -50,18 +51,21 @@ async def make_rig(window_bytes: int = 0, only_from: str | None = None) -> Async
                 await stream.aclose()
 
 
+async def believe(channel: QemuChannel) -> None:
+    """Take a connection for what it seems to be."""
+
+
 async def test_the_magic_number_makes_the_main_connection() -> None:
     """A connection that is silent waits; the one with the magic number is the main one."""
     async with make_rig() as rig:
         silent = await rig.say(b"")
         await rig.say(qemu.head()[:3])
-        assert not rig.listener.preempt_came.is_set()
         await rig.say(qemu.head())
-        main = await rig.listener.accept_main()
-        assert main.label == "main"
+        main, _ = await rig.listener.accept_main(believe)
+        assert (main.label, rig.listener.preempt) == ("main", None)
         await silent.send_all(qemu.zero(0, b"ram"))
-        await rig.listener.preempt_came.wait()
-        assert rig.listener.preempt is not None
+        preempt = await rig.listener.accept_preempt(believe)
+        assert rig.listener.preempt is preempt
         assert rig.log == []
 
 
@@ -83,14 +87,14 @@ async def test_strangers_are_turned_away(data: bytes, reason: str) -> None:
             await stream.receive_some()
         assert reason in rig.log[0]
         await rig.say(qemu.head())
-        await rig.listener.accept_main()
+        await rig.listener.accept_main(believe)
 
 
 async def test_there_is_one_migration() -> None:
     """A second main connection is turned away while the first is served."""
     async with make_rig() as rig:
         await rig.say(qemu.head())
-        await rig.listener.accept_main()
+        await rig.listener.accept_main(believe)
         stream = await rig.say(qemu.head())
         with pytest.raises(trio.BrokenResourceError):
             await stream.receive_some()
@@ -102,7 +106,7 @@ async def test_a_window_keeps_little_under_way(window_bytes: int, is_little: boo
     """With a window a source can write far less than a huge page before somebody reads."""
     async with make_rig(window_bytes) as rig:
         await rig.say(qemu.head())
-        await rig.listener.accept_main()
+        await rig.listener.accept_main(believe)
         host, _, port = rig.listener.address.rpartition(":")
         written = 0
         # Not trio's own stream, which keeps its sockets short by itself.
@@ -121,7 +125,7 @@ async def test_the_silent_give_way() -> None:
             await rig.say(b"")
         assert await first.receive_some() == b""
         await rig.say(qemu.head())
-        await rig.listener.accept_main()
+        await rig.listener.accept_main(believe)
         assert "too many came after it" in rig.log[0]
 
 
@@ -129,7 +133,7 @@ async def test_another_machine_brings_no_urgent_pages() -> None:
     """A second connection is taken from where the first is from, and from nowhere else."""
     async with make_rig() as rig:
         await rig.say(qemu.head())
-        await rig.listener.accept_main()
+        await rig.listener.accept_main(believe)
         stream = await rig.say(qemu.zero(0, b"ram"), from_host="127.0.0.2")
         with pytest.raises(trio.BrokenResourceError):
             await stream.receive_some()
@@ -143,7 +147,7 @@ async def test_one_machine_alone_may_come() -> None:
         assert await stream.receive_some() == b""
         assert "it is not from 127.0.0.2" in rig.log[0]
         await rig.say(qemu.head(), from_host="127.0.0.2")
-        await rig.listener.accept_main()
+        await rig.listener.accept_main(believe)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0"])
@@ -168,7 +172,7 @@ async def test_a_qemu_comes_over_either_family() -> None:
             assert "from [::1]:" in log[-1]
             async with await trio.open_tcp_stream("127.0.0.1", port) as right:
                 await right.send_all(qemu.head())
-                await listener.accept_main()
+                await listener.accept_main(believe)
 
 
 async def test_an_address_that_cannot_be_had() -> None:

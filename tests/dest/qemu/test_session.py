@@ -158,6 +158,12 @@ async def make_rig(**config: Any) -> AsyncIterator[Rig]:  # noqa: ANN401
             await rig.close()
 
 
+async def turned_away(stranger: trio.SocketStream) -> None:
+    """Expect that a connection is closed; where bytes of it were not read it is reset."""
+    with suppress(trio.BrokenResourceError):
+        assert await stranger.receive_some() == b""
+
+
 def data_of(page: int) -> list[bytes]:
     """Return the target pages of a huge page, no two alike."""
     return [struct.pack(">HH", page + 1, index) * (TARGET // 4) for index in range(PER_PAGE)]
@@ -485,6 +491,47 @@ async def test_strangers_before_a_migration_hold_no_place() -> None:
         await rig.close()
     assert rig.error is None
     assert any("version 2 of QEMU's stream" in line for line in rig.log)
+
+
+# Beginnings of what comes over the connection for urgent pages, that go no further, or that bring
+# what is here, or what no guest of these blocks has.
+NOT_PREEMPT = (
+    b"\0\0\0\0",
+    qemu.page(HUGE, data_of(1)[0])[:2000],
+    qemu.zero(0, b"ram"),
+    qemu.zero(0, b"rim"),
+    qemu.zero(64 * HUGE, b"ram"),
+)
+
+
+async def test_strangers_hold_no_place_of_urgent_pages(guests: FakeGuests, tmp_path: Path) -> None:
+    """Whoever begins as the second connection does, the one that brings what is missing is it."""
+    saved = tmp_path / "saved"
+    async with make_rig(save=saved) as rig:
+        await rig.open(qemu.part(huge(0)))
+        await rig.switch_over(qemu.part(rom()))
+        (guest,) = guests.made
+        guest.fault(0, PER_PAGE + 7)
+        await rig.hear("0003 0010 0000000000200000 00200000 03" + b"ram".hex())
+        await rig.main.send_all(qemu.part(huge(0)))
+        await rig.happened("page-placed", page=0, channel="precopy")
+        strangers = [await rig.dial() for _ in NOT_PREEMPT]
+        for stranger, data in zip(strangers, NOT_PREEMPT, strict=True):
+            await stranger.send_all(data)
+        for stranger in strangers[2:]:
+            await turned_away(stranger)
+        preempt = await rig.dial()
+        await preempt.send_all(huge(1))
+        await rig.happened("page-placed", page=1, channel="postcopy")
+        for stranger in strangers[:2]:
+            await turned_away(stranger)
+        await rig.main.send_all(qemu.part(b"", last=True) + b"\0")
+        await rig.hear(SHUT_GOOD.hex())
+        await rig.close()
+    assert rig.error is None
+    assert saved.read_bytes() == b"".join(data_of(0) + data_of(1)) + bytes(4 * TARGET)
+    for words in ("what is not missing", "'rim'", "is here already"):
+        assert any(words in line for line in rig.log)
 
 
 @pytest.mark.parametrize("data", [b"\x08\0\x0a\0", qemu.command(10, b"\3ram")])
