@@ -32,6 +32,7 @@ from protocol.errors import (
     MidstreamError,
     PeerAborted,
     WrongMemory,
+    reason_of,
     root_cause,
 )
 from protocol.events import Emit
@@ -191,7 +192,7 @@ async def _say_farewell(channel: InChannel, cause: BaseException) -> None:
     if isinstance(cause, (ConnectionLost, MemoryLost, PeerAborted)):
         return
     cancelled = isinstance(cause, trio.Cancelled)
-    reason = "cancelled by its user" if cancelled else str(cause)
+    reason = "cancelled by its user" if cancelled else reason_of(cause)
     with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
         scope.shield = True
         await channel.send(Abort(reason=reason, cancelled=cancelled))

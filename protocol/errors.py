@@ -22,6 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from protocol.shortage import shortage_of
+
 
 class MidstreamError(Exception):
     """Base of all errors that end a migration with one line on standard error.
@@ -125,6 +127,13 @@ def is_cancellation(error: BaseException) -> bool:
     if isinstance(error, MidstreamError):
         return error.cancelled
     return not isinstance(error, Exception)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what a peer is told of why this side has failed."""
+    if isinstance(error, MidstreamError):
+        return str(error)
+    return shortage_of(error) or str(error)
 
 
 def root_cause(error: BaseException) -> BaseException:

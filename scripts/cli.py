@@ -11,6 +11,7 @@ import sys
 from typing import NoReturn
 
 try:
+    from protocol.shortage import shortage_of
     from scripts.processes.interrupts import (
         end_if_signalled,
         exit_when_signalled,
@@ -18,7 +19,6 @@ try:
     )
     from scripts.processes.loading import loading, spare_threads
     from scripts.processes.parent import has_listener, tell_parent
-    from scripts.processes.shortage import shortage_of
 except KeyboardInterrupt:
     # Even this takes a moment; what the interpreter does before it is out of reach.
     sys.stderr.write("midstream: cancelled by SIGINT\n")

@@ -19,12 +19,12 @@ import click
 from click.core import ParameterSource
 
 from protocol.errors import MidstreamError, root_cause
+from protocol.shortage import shortage_of
 from scripts.named_files import Command, Use, file_option
 from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, with_options
 from scripts.processes.interrupts import EXIT_CANCELLED, ignore_signals
 from scripts.processes.loading import loading
 from scripts.processes.parent import follow_parent
-from scripts.processes.shortage import shortage_of
 from scripts.screen.output import tell, tell_failure
 
 EXIT_FAILED = 1

@@ -13,6 +13,7 @@ from protocol.errors import (
     MigrationError,
     PeerAborted,
     is_cancellation,
+    reason_of,
     root_cause,
 )
 from protocol.messages import Abort
@@ -48,7 +49,7 @@ async def say_farewell(connections: Connections, cause: BaseException) -> None:
     if isinstance(cause, (ConnectionLost, PeerAborted)):
         return
     cancelled = is_cancellation(cause)
-    reason = str(cause) if isinstance(cause, Exception) else "cancelled by its user"
+    reason = reason_of(cause) if isinstance(cause, Exception) else "cancelled by its user"
     connection = connections[Channel.PRECOPY]
     with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
         scope.shield = True
@@ -72,4 +73,4 @@ async def say_farewell_anew(
     with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
         scope.shield = True
         async with connecting as connections:
-            await say_farewell(connections, MigrationError(str(cause)))
+            await say_farewell(connections, MigrationError(reason_of(cause)))

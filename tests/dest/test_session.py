@@ -280,6 +280,24 @@ async def test_a_source_that_gives_up(phase: Phase, state: str) -> None:
     assert tuple(rig.events.states[-len(expected_states(state)) :]) == expected_states(state)
 
 
+async def test_the_source_hears_which_limit_is_too_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this side has run out of is said in the words of its user, not in Python's."""
+
+    def create(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def hear() -> None:
+        async with make_rig() as rig:
+            monkeypatch.setattr("dest.session.GuestMemory.create", create)
+            await rig.source.set_up()
+            abort = await rig.source.main.skip_to(Abort)
+            assert "ulimit -u" in abort.reason
+            rig.source.close()
+
+    with pytest.raises(ExceptionGroup):
+        await hear()
+
+
 @phases
 async def test_cancelled_in_each_phase(phase: Phase, state: str) -> None:
     """A user who cancels ends the session at once, and the source hears who it was."""

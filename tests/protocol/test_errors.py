@@ -1,5 +1,6 @@
 """Tests of protocol/errors.py."""
 
+import errno
 from itertools import permutations
 
 import pytest
@@ -18,6 +19,7 @@ from protocol.errors import (
     ProtocolError,
     RemoteProtocolError,
     WrongMemory,
+    reason_of,
     root_cause,
 )
 
@@ -128,3 +130,22 @@ def test_a_derived_error_ranks_as_its_base() -> None:
     assert root_cause(ExceptionGroup("both", [faulty, aborted])) is aborted
     bug = ZeroDivisionError()
     assert root_cause(ExceptionGroup("both", [aborted, faulty, bug])) is bug
+
+
+NO_THREADS = "no more threads or processes may be started, raise the limit (ulimit -u, or -v)"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionLost("the precopy connection broke"), "the precopy connection broke"),
+        (RuntimeError("can't start new thread"), NO_THREADS),
+        (KeyError("page"), "'page'"),
+    ],
+)
+def test_what_the_peer_is_told(error: Exception, reason: str) -> None:
+    """Errors that were written for users as they are, a shortage as the limit to raise."""
+    assert reason_of(error) == reason
+    wrapped = MigrationError("cannot make 16 MiB of memory")
+    wrapped.__cause__ = OSError(errno.ENOMEM, "Cannot allocate memory")
+    assert reason_of(wrapped) == "cannot make 16 MiB of memory"

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from scripts.processes.shortage import shortage_of
+from protocol.shortage import shortage_of
 
 
 def chained() -> Exception:

@@ -1,6 +1,6 @@
 """Says in a line what this machine, or a limit of its user's, has run out of.
 
-Loads nothing: who has no descriptor left cannot import any more.
+Loads next to nothing: a process without a descriptor left cannot import any more.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import errno
 
 _OPEN_FILES = "too many open files, raise the limit (ulimit -n)"
 _MEMORY = "out of memory, or a limit on it is too low (ulimit -v)"
-_THREADS = "no more threads or processes may be started, raise the limit (ulimit -u)"
+# A thread needs memory for its stack, and where that is missing the error is the same.
+_THREADS = "no more threads or processes may be started, raise the limit (ulimit -u, or -v)"
 
 _BY_NUMBER = {
     errno.EMFILE: _OPEN_FILES,
