@@ -1,4 +1,4 @@
-"""Opens listening sockets: one for each address of a name, all on one port.
+"""Listening sockets: one for each address of a name, all on one port, and what they accept.
 
 A name may have several addresses, of both families, and a source may try any of them.  `::` stands
 for every address of the machine, so IPv4 is served beside it, by a socket of its own: a connection
@@ -17,8 +17,7 @@ from typing import Any
 
 import trio
 
-from dest.addresses import address_text
-from protocol.addresses import host_port, unmapped
+from protocol.addresses import host_port, is_loopback_address, unmapped
 from protocol.errors import MigrationError
 
 # Connections that the kernel holds until they are accepted, which is done at once.
@@ -153,3 +152,52 @@ def _refusal(typed: str, reason: str) -> str:
     """Return the complaint; the address stands in it once if it is what was typed."""
     inner = reason.removeprefix(f"{typed}: ")
     return f"cannot listen on {typed}: {inner}"
+
+
+# Where a name of IPv6 has the number of the interface that its address is of; 0 for none.
+_SCOPE = 3
+
+
+def host_text(name: tuple[Any, ...]) -> str:
+    """Return the address of a socket's name, with the %INTERFACE that a link-local one needs."""
+    host = unmapped(str(name[0]))
+    scope = name[_SCOPE] if len(name) > _SCOPE else 0
+    if not scope or "%" in host:
+        return host
+    try:
+        return f"{host}%{socket.if_indextoname(scope)}"
+    except OSError:
+        # The interface is gone; its number can be typed, too.
+        return f"{host}%{scope}"
+
+
+def address_text(name: tuple[Any, ...]) -> str:
+    """Return HOST:PORT of a socket's name, as it can be typed again."""
+    return host_port(host_text(name), name[1])
+
+
+def is_loopback(name: tuple[Any, ...]) -> bool:
+    """Tell whether only this machine reaches, or has, such an address."""
+    return is_loopback_address(str(name[0]))
+
+
+# When the system is out of something, it needs a moment to have it again.
+_PAUSE_SECONDS = 0.1
+
+
+async def accept(
+    sock: trio.socket.SocketType, complain: Callable[[str], None]
+) -> tuple[trio.socket.SocketType, tuple[Any, ...]]:
+    """Wait for a connection; return it and where it is from.
+
+    Args:
+        sock: Listens.
+        complain: Takes a line about each that could not be accepted.
+    """
+    while True:
+        try:
+            return await sock.accept()
+        except OSError as error:
+            # Out of descriptors, or a client that gave up: none of that is ours to die of.
+            complain(f"a connection could not be accepted: {error.strerror or error}")
+            await trio.sleep(_PAUSE_SECONDS)

@@ -15,13 +15,10 @@ from dataclasses import dataclass, field
 
 import trio
 
-from dest.accepting import accept
-from dest.addresses import address_text, host_text, is_loopback
-from dest.binding import listen_on, places_of
+from dest.binding import accept, address_text, host_text, is_loopback, listen_on, places_of
 from dest.channel import InChannel
-from dest.complaints import Complaints
 from dest.greeting import Newcomer, prove
-from dest.newcomers import Newcomers
+from dest.pending import Complaints, Newcomers
 from dest.resumes import Attempt, Resumes
 from guest.patience import patience
 from guest.streams.tcp import TcpStream

@@ -6,10 +6,10 @@ import time
 from collections.abc import Awaitable, Callable
 
 from dest.channel import InChannel
-from dest.checking import FrameCheck
 from dest.engine import Engine
 from dest.setup import Plan
 from protocol.channels import Channel
+from protocol.checksums import FrameCheck
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.messages import (

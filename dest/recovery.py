@@ -8,9 +8,9 @@ from functools import partial
 import trio
 
 from dest.config import DestConfig
-from dest.keepalive import keep_alive
 from dest.migration import DRAIN_SECONDS_MAX, Migration
 from dest.resumes import Resumes
+from guest.streams.keepalive import keep_alive
 from protocol.capabilities import KEEPALIVE, RECOVER
 from protocol.errors import (
     ConnectionLost,
@@ -89,7 +89,8 @@ class Recovery:
                 nursery.start_soon(self._give_way)
                 await opening()
                 for channel in migration.channels.values() if self._has(KEEPALIVE) else ():
-                    nursery.start_soon(keep_alive, channel, self._config.silence_seconds_max)
+                    seconds_max = self._config.silence_seconds_max
+                    nursery.start_soon(keep_alive, channel, "source", seconds_max)
                 await migration.receive()
                 await migration.close()
                 nursery.cancel_scope.cancel()

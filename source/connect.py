@@ -40,6 +40,38 @@ class Connection:
     capabilities: tuple[str, ...] = ()
     reached: str = ""
 
+    @property
+    def name(self) -> Channel:
+        """Its role."""
+        return self.out.name
+
+    @property
+    def bytes_sent(self) -> int:
+        """All that this side sent."""
+        return self.out.bytes_sent
+
+    @property
+    def arrived_bytes(self) -> int:
+        """All that came back."""
+        return self.returns.bytes_received
+
+    @property
+    def listening(self) -> bool:
+        """Somebody waits for what comes back."""
+        return self.returns.listening
+
+    def trust_silence(self) -> None:
+        """Have the destination's silence alone tell that it is gone, as long as it pings."""
+        self.out.trust_silence()
+
+    async def ping(self) -> None:
+        """Send a sign of life; see `OutChannel.ping`.
+
+        Raises:
+            ConnectionLost: The connection is broken.
+        """
+        self.out.ping()
+
 
 Connections = Mapping[Channel, Connection]
 

@@ -20,6 +20,7 @@ from guest.image import load_image
 from guest.memory import GuestMemory
 from guest.pattern import Pattern
 from guest.slices import in_thread, in_threads
+from guest.streams.keepalive import keep_alive
 from protocol.capabilities import KEEPALIVE
 from protocol.channels import Channel
 from protocol.errors import (
@@ -42,7 +43,6 @@ from protocol.units import format_bytes
 from source.config import SourceConfig
 from source.connect import Connection, Connections
 from source.farewell import explain, say_farewell, say_farewell_anew
-from source.keepalive import keep_alive
 from source.migration import Migration
 from source.monitor import Monitor
 from source.pause import Pause, PausedByHand
@@ -311,7 +311,7 @@ class SourceSession:
         # A destination that allocates a large guest's memory has its own time for that.
         await migration.prepared.wait()
         if KEEPALIVE in connection.capabilities:
-            await keep_alive(connection, self._config.silence_seconds_max)
+            await keep_alive(connection, "destination", self._config.silence_seconds_max)
 
     async def _watch(self, guest: GuestHandle) -> None:
         """Hear what the guest reports while it runs here.

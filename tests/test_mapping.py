@@ -44,9 +44,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/injection/keeping.py": Elsewhere(
         "tests/scripts/injection/test_inject.py", "what is left of runs, which takes some"
     ),
-    "dest/accepting.py": Elsewhere(
-        "tests/dest/test_listen.py", "the accepting of connections, which a listener does"
-    ),
     "protocol/account.py": Elsewhere(
         "tests/protocol/test_records.py", "the fields of one record, which cross as all records do"
     ),

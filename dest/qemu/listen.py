@@ -14,11 +14,8 @@ from typing import Any, TypeVar
 
 import trio
 
-from dest.accepting import accept
-from dest.addresses import address_text, host_text, is_loopback
-from dest.binding import listen_on, places_of
-from dest.complaints import Complaints
-from dest.newcomers import Newcomers
+from dest.binding import accept, address_text, host_text, is_loopback, listen_on, places_of
+from dest.pending import Complaints, Newcomers
 from dest.qemu.channel import QemuChannel
 from dest.qemu.trial import Prove, Trial
 from protocol.addresses import host_port

@@ -1,4 +1,4 @@
-"""Listening on every address of a name, on one port."""
+"""Listening on every address of a name, on one port, and how sockets' names are written."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 import trio
 
 from dest import binding
-from dest.addresses import address_text
-from dest.binding import Place, listen_on, places_of
+from dest.binding import Place, address_text, host_text, is_loopback, listen_on, places_of
 from protocol.errors import MigrationError
 from tests.helpers import bounded, knowing, nothing_left, unused_port
 
@@ -168,3 +167,31 @@ async def test_a_name_that_nobody_knows() -> None:
     """The complaint names what was typed, and what the resolver says."""
     with bounded(), pytest.raises(MigrationError, match=r"cannot listen on \[::1%nosuch\]:80: "):
         await places_of("::1%nosuch", 80)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "loopback"),
+    [
+        (("127.0.0.1", 80), "127.0.0.1:80", True),
+        (("127.9.0.1", 0), "127.9.0.1:0", True),
+        (("::1", 80, 0, 0), "[::1]:80", True),
+        (("::", 80, 0, 0), "[::]:80", False),
+        (("0.0.0.0", 80), "0.0.0.0:80", False),
+        (("::ffff:127.0.0.1", 80, 0, 0), "127.0.0.1:80", True),
+        (("::ffff:192.0.2.1", 80, 0, 0), "192.0.2.1:80", False),
+        (("fe80::1%eth0", 80, 0, 2), "[fe80::1%eth0]:80", False),
+        # No machine has so many interfaces.
+        (("fe80::1", 80, 0, 1 << 30), f"[fe80::1%{1 << 30}]:80", False),
+    ],
+)
+def test_a_name(name: tuple[object, ...], text: str, loopback: bool) -> None:
+    """Addresses of IPv6 stand in brackets; a listener on all addresses is not on loopback."""
+    assert address_text(name) == text
+    assert is_loopback(name) is loopback
+
+
+def test_a_link_local_address_names_its_interface() -> None:
+    """The system tells the interface by its number; what is printed can be typed again."""
+    number, interface = socket.if_nameindex()[0]
+    assert host_text(("fe80::1", 80, 0, number)) == f"fe80::1%{interface}"
+    assert address_text(("fe80::1", 80, 0, number)) == f"[fe80::1%{interface}]:80"

@@ -14,8 +14,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dest import listen
 from dest.binding import Place
-from dest.complaints import LINES_A_SECOND_MAX
 from dest.listen import Listener, Session, open_listener
+from dest.pending import LINES_A_SECOND_MAX
 from dest.resumes import Resumes
 from guest.streams.tcp import TcpStream
 from protocol.addresses import host_port

@@ -1,6 +1,7 @@
-"""Which connections may be on their way to a hello at once, and which gives way to another.
+"""Pending connections: those that have not said hello yet, and what is told of those refused.
 
-Pure: it counts, and says who has to go; who calls it closes connections.
+Pure: it counts, and says who has to go and what is worth a line; who calls it brings the time,
+closes connections and writes the log.
 
 A stranger that says nothing must not keep the source out, so a newcomer always gets a place.  Who
 gives way is one that has not made itself known, of the address that holds most places of that kind,
@@ -11,8 +12,12 @@ have made themselves known it is the newcomer.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+# More in a second than a person can read; what comes on top is counted.
+LINES_A_SECOND_MAX = 20
 
 K = TypeVar("K")
 
@@ -60,3 +65,32 @@ class Newcomers(Generic[K]):
     def leave(self, key: K) -> None:
         """Give a place back; harmless when it is lost already."""
         self._places.pop(key, None)
+
+
+class Complaints:
+    """A rate-limited log: a crowd of strangers must not fill it."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        """Take who writes lines."""
+        self._log = log
+        self._second: int | None = None
+        self._lines = 0
+        self._untold = 0
+
+    def say(self, line: str, now: float) -> None:
+        """Tell a line, or count it.
+
+        Args:
+            line: About one connection.
+            now: The time in seconds.
+        """
+        if int(now) != self._second:
+            self._second, self._lines = int(now), 0
+            if self._untold:
+                self._log(f"{self._untold} more connections came to nothing")
+                self._untold = 0
+        self._lines += 1
+        if self._lines <= LINES_A_SECOND_MAX:
+            self._log(line)
+        else:
+            self._untold += 1

@@ -1,4 +1,4 @@
-"""The source's signs of life, and what it makes of a destination that gives none."""
+"""The signs of life of both sides, and what each makes of a peer that gives none."""
 
 import socket
 from functools import partial
@@ -7,13 +7,14 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
+from dest.channel import InChannel
+from guest.streams.keepalive import keep_alive
 from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.limits import PING_SECONDS, PULSE_SECONDS
 from protocol.messages import Message, PageData, PassEnd, Ping
 from source.channel import Frame, OutChannel
 from source.connect import Connection
-from source.keepalive import keep_alive
 from source.returns import ReturnPath
 from tests.helpers import Peer, loss_while, tcp_pair
 
@@ -25,8 +26,10 @@ async def test_a_silent_destination_is_lost(autojump_clock: MockClock) -> None:
     with tcp_pair(seconds=100) as (near, far):
         connection = Connection(OutChannel(PRE, TcpStream(near)), ReturnPath(PRE, TcpStream(near)))
         began = trio.current_time()
-        error = await loss_while(connection.returns.receive, partial(keep_alive, connection, 6.0))
-        assert "silent on the precopy connection for 6 s" in str(error)
+        error = await loss_while(
+            connection.returns.receive, partial(keep_alive, connection, "destination", 6.0)
+        )
+        assert "the destination was silent on the precopy connection for 6 s" in str(error)
         assert error.channel == "precopy"
         assert 6 <= trio.current_time() - began <= 6 + 3 * PULSE_SECONDS
         peer = Peer(far)
@@ -43,7 +46,7 @@ async def test_a_destination_that_pings_lives(autojump_clock: MockClock) -> None
         connection = Connection(OutChannel(PRE, TcpStream(near)), ReturnPath(PRE, TcpStream(near)))
         peer = Peer(far)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_alive, connection, 2.0)
+            nursery.start_soon(keep_alive, connection, "destination", 2.0)
             nursery.start_soon(connection.returns.receive)
             for _ in range(20):
                 await trio.sleep(1)
@@ -94,12 +97,58 @@ async def test_a_ping_and_a_frame_do_not_mix() -> None:
         assert heard.count(PageData) == 3
 
 
-async def test_only_silence_is_death(autojump_clock: MockClock) -> None:
+async def test_at_the_source_only_silence_is_death(autojump_clock: MockClock) -> None:
     """While pings tell who lives, the kernel's own limit, which a slow link may reach, is off."""
     with tcp_pair(seconds=100) as (near, _):
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4000)
         stream = TcpStream(near)
         made = Connection(OutChannel(PRE, stream), ReturnPath(PRE, stream))
         with trio.move_on_after(1):
-            await keep_alive(made, 4.0)
+            await keep_alive(made, "destination", 4.0)
+        assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+
+
+async def test_a_silent_source_is_lost(autojump_clock: MockClock) -> None:
+    """Nothing from the source for the limit breaks the connection; pings went meanwhile."""
+    with tcp_pair(seconds=100) as (near, far):
+        channel = InChannel(TcpStream(near))
+        channel.name = Channel.POSTCOPY
+        began = trio.current_time()
+        error = await loss_while(channel.receive, partial(keep_alive, channel, "source", 4.0))
+        assert "the source was silent on the postcopy connection for 4 s" in str(error)
+        assert 4 <= trio.current_time() - began <= 4 + 3 * PULSE_SECONDS
+        near.close()
+        heard = [message for message, _ in await Peer(far).receive_all()]
+        assert heard
+        assert set(heard) == {Ping()}
+
+
+async def test_who_does_not_read_blames_nobody(autojump_clock: MockClock) -> None:
+    """While nobody reads a connection, as in a long set-up, its silence means nothing."""
+    with tcp_pair(seconds=100) as (near, _):
+        channel = InChannel(TcpStream(near))
+        channel.name = Channel.PRECOPY
+        with trio.move_on_after(60) as scope:
+            await keep_alive(channel, "source", 2.0)
+        assert scope.cancelled_caught
+
+
+async def test_pings_are_read_over() -> None:
+    """A message is what comes between pings."""
+    with tcp_pair() as (near, far):
+        channel, peer = InChannel(TcpStream(near)), Peer(far)
+        for _ in range(3):
+            await peer.send(Ping())
+        await peer.send(PassEnd(index=1))
+        assert await channel.receive() == PassEnd(index=1)
+
+
+async def test_at_the_destination_only_silence_is_death(autojump_clock: MockClock) -> None:
+    """While pings tell who lives, the kernel's own limit, which a slow link may reach, is off."""
+    with tcp_pair(seconds=100) as (near, _):
+        near.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 4000)
+        made = InChannel(TcpStream(near))
+        made.name = Channel.PRECOPY
+        with trio.move_on_after(1):
+            await keep_alive(made, "source", 4.0)
         assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
