@@ -28,7 +28,6 @@ from guest.programs import Program
 from guest.slices import in_thread
 from guest.states import decode_states, encode_states
 from guest.writes import Written, count_written
-from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.events import ACCESSES, GUEST_RUN, RECOVERED, Emit, tell_run
@@ -47,7 +46,7 @@ from protocol.messages import (
 from protocol.missing import held_parts, missing_maps
 from protocol.pageset import PageSet
 from protocol.records import pack_record, unpack_record
-from protocol.report import DestPart, SourcePart
+from protocol.report import AccountRecord, DestPart, SourcePart
 from protocol.states import Event, Lifecycle, State
 
 # How long the source is given to close first, once it has the last word.

@@ -14,11 +14,11 @@ from guest.streams.keepalive import keep_alive
 from protocol.capabilities import KEEPALIVE, RECOVER
 from protocol.errors import (
     ConnectionLost,
+    as_loss,
     root_cause,
 )
 from protocol.events import CHANNEL_LOST, Emit
-from protocol.garbled import as_loss
-from protocol.pausing import PauseLimit
+from protocol.liveness import PauseLimit
 from protocol.states import Lifecycle, State
 
 # How long a destination that has the last word stays for a source that did not hear it.

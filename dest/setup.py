@@ -19,8 +19,8 @@ from protocol.limits import (
     VCPU_COUNT_MAX,
 )
 from protocol.messages import Setup
-from protocol.plain import unpack_plain
 from protocol.policy import Policy
+from protocol.records import unpack_plain
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import msgpack
 
 from protocol.errors import RemoteProtocolError
 from protocol.limits import DEVICE_STATE_BYTES_MAX, VCPU_COUNT_MAX
-from protocol.plain import unpack_plain
+from protocol.records import unpack_plain
 
 # Half a million million accesses: a month at 200,000 a second.  The arithmetic of programs is exact
 # up to twice as many (guest/programs.py).

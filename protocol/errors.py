@@ -174,3 +174,15 @@ def _vagueness(error: BaseException) -> int:
         ConnectionLost,
     )
     return next(order.index(kind) for kind in type(error).__mro__ if kind in order)
+
+
+def as_loss(error: BaseException) -> BaseException:
+    """Return the loss of the connection that brought what makes no sense; other errors as is.
+
+    A bit that changes on its way can make a frame mean anything.  Where the guest lives half here
+    and half there that costs no more than a break does, however often it comes: another connection
+    may mend it, and only the time that a migration may stay paused ends it.
+    """
+    if not isinstance(error, RemoteProtocolError):
+        return error
+    return ConnectionLost(f"what came over the connections makes no sense: {error}")

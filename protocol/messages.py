@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, get_type_hints
 
-from protocol.message import Message
+from protocol.fields import Message
 from protocol.page_messages import (
     Checksum,
     Discard,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from protocol.fields import Digest, PackedRuns
+from protocol.fields import Digest, Message, PackedRuns, message
 from protocol.limits import (
     CHUNK_BYTES_MAX,
     DISCARD_BYTES_MAX,
 )
-from protocol.message import Message, message
 
 
 @message

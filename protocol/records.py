@@ -1,7 +1,11 @@
-"""Frozen dataclasses as msgpack payloads, checked field by field when they come from the peer.
+"""Msgpack payloads: records, checked field by field when they come from the peer, and plain values.
 
-For the bulk that ends a session (accounts, statistics).  Fields may be int, float, str, bool,
-bytes, tuples of those, optional ones, and dataclasses again; a float is finite, a str one line.
+Records are frozen dataclasses, for the bulk that ends a session (accounts, statistics).  Fields may
+be int, float, str, bool, bytes, tuples of those, optional ones, and dataclasses again; a float is
+finite, a str one line.
+
+Plain values are small, and never have more containers than their kind can have: an empty array is
+one byte on the wire and sixty in memory, and arrays may nest.
 """
 
 from __future__ import annotations
@@ -122,3 +126,41 @@ def _checked(expected: type, value: object, where: str) -> object:
     if isinstance(value, str) and not is_one_line(value):
         raise RemoteProtocolError(f"{where} is no line of printable text")
     return value
+
+
+def unpack_plain(
+    payload: bytes | bytearray, what: str, *, arrays_max: int, maps_max: int, items_max: int
+) -> object:
+    """Return what a payload holds: arrays as lists, maps as dicts, no extension types.
+
+    Besides their lengths the number of containers is bounded; what is over it ends the reading.
+
+    Args:
+        payload: Its length is bounded by the message that it came with.
+        what: For the error.
+        arrays_max: How many arrays there may be, at whatever depth.
+        maps_max: The same for maps.
+        items_max: The most items that one of either has.
+
+    Raises:
+        RemoteProtocolError: It is not msgpack, or has more than that.
+    """
+    left = {"array": arrays_max, "map": maps_max}
+
+    def count(container: str, value: Any) -> Any:  # noqa: ANN401 - whatever msgpack made
+        left[container] -= 1
+        if left[container] < 0:
+            raise RemoteProtocolError(f"{what} has too many {container}s in it")
+        return value
+
+    try:
+        return msgpack.unpackb(
+            payload,
+            max_array_len=items_max,
+            max_map_len=items_max,
+            max_ext_len=0,
+            list_hook=lambda value: count("array", value),
+            object_hook=lambda value: count("map", value),
+        )
+    except (ValueError, msgpack.UnpackException, TypeError, RecursionError) as error:
+        raise RemoteProtocolError(f"{what} is not msgpack") from error

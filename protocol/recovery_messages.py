@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from protocol.fields import Message, message
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import (
     MISSING_MAP_BYTES_MAX,
 )
-from protocol.message import Message, message
 
 
 @message

@@ -310,3 +310,20 @@ def _stages(dest: DestPart) -> dict[str, Any]:
 
 def _summary(summary: Summary) -> dict[str, Any]:
     return {name.replace("_", "-"): value for name, value in asdict(summary).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountRecord:
+    """The payload of `Account`.
+
+    Attributes:
+        states: The device state at the very end, when the guest stands still.
+        digests: For each block, the hashes of its stretches, see `guest.digest`.
+        first_mismatch: The first wrong read that a vCPU saw, for a person; empty if none.
+        part: The destination's statistics.
+    """
+
+    states: bytes
+    digests: tuple[bytes, ...]
+    first_mismatch: str
+    part: DestPart

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from protocol.fields import Message, message
 from protocol.limits import (
     GUEST_SPEC_BYTES_MAX,
 )
-from protocol.message import Message, message
 from protocol.text import one_line
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from protocol.fields import Message, message
 from protocol.limits import (
     CLOSING_BYTES_MAX,
     DEVICE_STATE_BYTES_MAX,
     REPORT_BYTES_MAX,
 )
-from protocol.message import Message, message
 
 
 @message

@@ -13,6 +13,7 @@ import click
 from dest.config import PLACEMENT_CHOICES, DestConfig
 from dest.script import WrittenStep, find_steps
 from guest.spec import BACKING_CHOICES, PROGRAM_NAMES, ProgramSpec
+from protocol.addresses import parse_host_port
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
@@ -48,9 +49,6 @@ _ACCESS_RATE_MIN = 0.001
 # What a complaint repeats of a value.
 _QUOTED_CHARS_MAX = 60
 
-# A host's name or address as it may stand before the port.
-_HOST_CHARS_MAX = 253
-
 
 def parse_address(text: str, option: str, *, port_min: int = 0) -> tuple[str, int]:
     """Return (host, port) of HOST:PORT, or [ADDRESS]:PORT for IPv6; without a host, localhost.
@@ -58,30 +56,14 @@ def parse_address(text: str, option: str, *, port_min: int = 0) -> tuple[str, in
     Raises:
         click.BadParameter: It is not that.
     """
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
-    if not (
-        colon
-        and re.fullmatch(r"[0-9]{1,5}", port)
-        and port_min <= int(port) <= 65535
-        and bracketed == (":" in host)
-        and is_host(host)
-    ):
+    try:
+        return parse_host_port(text, port_min=port_min)
+    except ValueError as error:
         raise click.BadParameter(
             f"{_quoted(text)} is not HOST:PORT or [ADDRESS]:PORT, "
             f"the port from {port_min} to 65535",
             param_hint=option,
-        )
-    return host or "localhost", int(port)
-
-
-def is_host(text: str) -> bool:
-    """Tell whether a name is one that the resolver can be asked for without complaining."""
-    try:
-        return text.isprintable() and len(text.encode("idna")) <= _HOST_CHARS_MAX
-    except UnicodeError:
-        return False
+        ) from error
 
 
 def source_config(

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from protocol.addresses import is_host
 from protocol.credentials import Credentials
 from protocol.limits import SECRET_BYTES_MAX, SECRET_BYTES_MIN
-from scripts.configure import is_host
 from scripts.files import check_readable, unusable
 from scripts.options import Values
 

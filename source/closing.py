@@ -18,9 +18,9 @@ from guest.slices import in_thread
 from guest.spec import ProgramSpec
 from guest.states import decode_states
 from guest.writes import Written, count_written
-from protocol.account import AccountRecord
 from protocol.geometry import Geometry, Span
 from protocol.records import unpack_record
+from protocol.report import AccountRecord
 
 
 @dataclass(frozen=True)

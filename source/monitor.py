@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from protocol.addresses import host_port, parse_host_port
 from protocol.errors import ConnectionLost, MigrationError
 from protocol.events import SESSION, Emit
 from protocol.states import Lifecycle
@@ -17,7 +18,6 @@ from source.control import Commands, ControlSocket, control_socket
 from source.pause import Pause, PausedByHand
 from source.reconnect import Reconnector
 from source.steering import Steering
-from source.targets import parse_target, target_text
 
 
 class Monitor:
@@ -92,7 +92,7 @@ class Monitor:
 
     def resumed(self) -> None:
         """Tell the user that a pause is over, and where it goes on."""
-        self._tell(f"resumed at {target_text(*self._reconnector.address)}")
+        self._tell(f"resumed at {host_port(*self._reconnector.address)}")
 
     def _introduce(self) -> None:
         """Tell how this session can be told something."""
@@ -105,7 +105,10 @@ class Monitor:
 
     async def _resume_at(self, address: str) -> str:
         """Try another address, at once and from now on; return how the first attempt went."""
-        host, port = parse_target(address)
+        try:
+            host, port = parse_host_port(address, port_min=1)
+        except ValueError as error:
+            raise MigrationError("that is no HOST:PORT") from error
         if not self._reconnector.trying:
             raise MigrationError(f"it is not paused, its state is {self._lifecycle.state.value}")
         return await self._reconnector.try_at(host, port)
@@ -121,11 +124,11 @@ class Monitor:
         reconnector = self._reconnector
         return (
             f"by hand: {_resume_line(self.session)}, in {reconnector.seconds_left():.0f} s; then "
-            f"{target_text(*reconnector.address)} is tried once more"
+            f"{host_port(*reconnector.address)} is tried once more"
         )
 
     async def _tell_status(self, _: str) -> str:
-        address = target_text(*self._reconnector.address)
+        address = host_port(*self._reconnector.address)
         return f"{self._lifecycle.state.value}, to {address}, process {os.getpid()}"
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import trio
 
+from protocol.addresses import host_port
 from protocol.capabilities import CHECKSUM, offer
 from protocol.channels import Channel
 from protocol.errors import (
@@ -28,13 +29,12 @@ from protocol.errors import (
 from protocol.events import RESUME_ATTEMPT, Emit
 from protocol.geometry import Geometry
 from protocol.limits import RECOVER_SECONDS_MAX
+from protocol.liveness import PauseLimit
 from protocol.messages import HeldPart, MissingMap, Standing
 from protocol.missing import MissingReader
-from protocol.pausing import PauseLimit
 from source.config import SourceConfig
 from source.connect import Connections, Opening, connect, new_session
 from source.recovery import Lacking, Retries
-from source.targets import target_text
 
 T = TypeVar("T")
 
@@ -147,7 +147,7 @@ class Reconnector:
         self.address = (host, port)
         self._redirected.set()
         self._attempt.cancel()
-        address = target_text(host, port)
+        address = host_port(host, port)
         with trio.move_on_after(ORDER_SECONDS_MAX) as patience:
             await order.done.wait()
         failure = order.failure
@@ -158,7 +158,7 @@ class Reconnector:
         if not self.trying:
             raise MigrationError(f"{failure}; it does not go on trying, time is up")
         raise MigrationError(
-            f"{failure}; it goes on trying {target_text(*self.address)} for "
+            f"{failure}; it goes on trying {host_port(*self.address)} for "
             f"{self.seconds_left():.0f} s"
         )
 
@@ -253,7 +253,7 @@ class Reconnector:
         async with AsyncExitStack() as opened:
             try:
                 with trio.CancelScope(deadline=deadline) as self._attempt:
-                    failure = f"{target_text(host, port)} did not answer in time"
+                    failure = f"{host_port(host, port)} did not answer in time"
                     connections = await opened.enter_async_context(self.connect_again())
                     # From here on it is no stranger that is waited for.
                     self._attempt.deadline = float("inf")
@@ -264,7 +264,7 @@ class Reconnector:
                 failure = _words(root_cause(error))
         if self._redirected.is_set() and failure:
             failure = "another address is tried"
-        self._report(target_text(host, port), failure)
+        self._report(host_port(host, port), failure)
         return connections, found, failure
 
     def _report(self, address: str, failure: str) -> None:

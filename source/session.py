@@ -26,6 +26,7 @@ from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
     GuestFailed,
+    as_loss,
     root_cause,
 )
 from protocol.events import (
@@ -34,7 +35,6 @@ from protocol.events import (
     Emit,
     tell_run,
 )
-from protocol.garbled import as_loss
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.messages import Standing
 from protocol.report import Result, SourcePart

@@ -37,7 +37,6 @@ from guest.streams.exchange import receive_into, send_all
 from guest.streams.stream import Stream
 from guest.streams.tcp import TcpStream
 from protocol import events
-from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, root_cause
 from protocol.fields import PackedRuns
@@ -67,7 +66,7 @@ from protocol.messages import (
 )
 from protocol.policy import preset
 from protocol.records import pack_record, unpack_record
-from protocol.report import DestPart, SourcePart
+from protocol.report import AccountRecord, DestPart, SourcePart
 from protocol.runs import Flags, Runs, pack_runs, unpack_runs
 from protocol.wire import Decoder, encode
 from source.config import SourceConfig

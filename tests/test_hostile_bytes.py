@@ -31,7 +31,6 @@ from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.states import VcpuState, decode_states, encode_states
 from guest.streams.stream import Stream
-from protocol.account import AccountRecord
 from protocol.capabilities import CHECKSUM
 from protocol.channels import Channel
 from protocol.checksums import checksum_of
@@ -72,7 +71,7 @@ from protocol.missing import MissingReader, missing_maps
 from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.records import pack_record, unpack_record
-from protocol.report import SourcePart
+from protocol.report import AccountRecord, SourcePart
 from protocol.runs import Runs, unpack_runs
 from protocol.states import Event, Lifecycle, State
 from protocol.wire import encode

@@ -44,15 +44,11 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/injection/keeping.py": Elsewhere(
         "tests/scripts/injection/test_inject.py", "what is left of runs, which takes some"
     ),
-    "protocol/account.py": Elsewhere(
-        "tests/protocol/test_records.py", "the fields of one record, which cross as all records do"
-    ),
     **{
         f"protocol/{part}.py": Elsewhere(
             "tests/protocol/test_messages.py", "some of the messages, which it takes all together"
         )
         for part in (
-            "message",
             "page_messages",
             "recovery_messages",
             "session_messages",
@@ -76,9 +72,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "protocol/qemu/messages.py": Elsewhere(
         "tests/protocol/qemu/test_stream.py", "what a stream says: no code"
-    ),
-    "protocol/qemu/package.py": Elsewhere(
-        "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
     ),
     "protocol/qemu/ram.py": Elsewhere(
         "tests/protocol/qemu/test_stream.py", "a part of what a stream says"

@@ -24,13 +24,12 @@ from dest.vcpus import Ask, Vcpus
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, RemoteProtocolError, root_cause
+from protocol.errors import ConnectionLost, RemoteProtocolError, as_loss, root_cause
 from protocol.events import ACCESSES, CHANNEL_LOST, GUEST_RUN, RECOVERED, Emit, tell_run
-from protocol.garbled import as_loss
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.liveness import PauseLimit
 from protocol.messages import PageRequest
 from protocol.pageset import PageSet
-from protocol.pausing import PauseLimit
 from protocol.policy import Policy
 from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import (

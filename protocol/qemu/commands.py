@@ -1,12 +1,18 @@
-"""The commands of the main channel: migration/savevm.c, qemu_savevm_send_* and loadvm_*."""
+"""The commands of the main channel: migration/savevm.c, qemu_savevm_send_* and loadvm_*.
+
+At the switch-over some of them are in a package: LISTEN, the devices, perhaps a ping, RUN.  The
+source puts it into a buffer and sends that whole, so that its destination can listen for pages
+while it loads the devices (migration/migration.c, postcopy_start).  Only its end is looked at.
+"""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES
-from protocol.qemu.constants import CMD_BYTES, DISCARD_VERSION, Cmd
+from protocol.qemu.constants import CMD_BYTES, DISCARD_VERSION, Cmd, Section
 from protocol.qemu.cursor import Cursor, text
 from protocol.qemu.messages import (
     Advise,
@@ -94,3 +100,28 @@ _READERS: dict[Cmd, Callable[[bytes], QemuMessage]] = {
     Cmd.RECV_BITMAP: lambda data: AskReceived(block=_named(data)),
     Cmd.SWITCHOVER_START: lambda _: SwitchoverStart(),
 }
+
+
+_COMMAND = struct.Struct(">BHH")
+_RUN = _COMMAND.pack(Section.COMMAND, Cmd.POSTCOPY_RUN, CMD_BYTES[Cmd.POSTCOPY_RUN])
+_PING = _COMMAND.pack(Section.COMMAND, Cmd.PING, CMD_BYTES[Cmd.PING])
+_PING_BYTES = len(_PING) + CMD_BYTES[Cmd.PING]
+
+
+def read_package(tail: bytes) -> tuple[int, ...]:
+    """Return the values of the pings at a package's end, in their order.
+
+    Args:
+        tail: The last bytes of the package.
+
+    Raises:
+        RemoteProtocolError: It does not end with the order to run the guest.
+    """
+    if not tail.endswith(_RUN):
+        raise RemoteProtocolError("a package does not end with the command POSTCOPY_RUN")
+    rest = tail.removesuffix(_RUN)
+    values: list[int] = []
+    while rest[-_PING_BYTES:].startswith(_PING) and len(rest) >= _PING_BYTES:
+        values.insert(0, int.from_bytes(rest[-CMD_BYTES[Cmd.PING] :], "big"))
+        rest = rest[:-_PING_BYTES]
+    return tuple(values)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES
-from protocol.qemu.commands import read_command
+from protocol.qemu.commands import read_command, read_package
 from protocol.qemu.constants import (
     CAPABILITY_COUNT_MAX,
     FILE_MAGIC,
@@ -37,7 +37,6 @@ from protocol.qemu.messages import (
     QemuMessage,
     StreamEnd,
 )
-from protocol.qemu.package import read_package
 
 _Step = Callable[[], QemuMessage | None]
 

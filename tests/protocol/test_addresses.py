@@ -2,7 +2,7 @@
 
 import pytest
 
-from protocol.addresses import host_port, is_loopback_address, unmapped
+from protocol.addresses import host_port, is_loopback_address, parse_host_port, unmapped
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,26 @@ def test_a_name_is_no_address() -> None:
     """Nobody can tell of a name what it stands for."""
     with pytest.raises(ValueError, match="localhost"):
         is_loopback_address("localhost")
+
+
+@pytest.mark.parametrize(
+    ("text", "target"), [("there:5", ("there", 5)), ("[::1]:65535", ("::1", 65535))]
+)
+def test_host_and_port(text: str, target: tuple[str, int]) -> None:
+    """A host and a port are told apart, brackets or none, and put together again."""
+    assert parse_host_port(text, port_min=1) == target
+    assert host_port(*target) == text
+
+
+def test_a_port_alone() -> None:
+    """Without a host it is this machine's."""
+    assert parse_host_port(":5") == ("localhost", 5)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "there", "there:", "there:0", "there:99999", "a:²", "::1:5", "[::1]"]
+)
+def test_what_is_no_host_and_port(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="no HOST:PORT"):
+        parse_host_port(text, port_min=1)

@@ -19,6 +19,7 @@ from protocol.errors import (
     ProtocolError,
     RemoteProtocolError,
     WrongMemory,
+    as_loss,
     reason_of,
     root_cause,
 )
@@ -149,3 +150,16 @@ def test_what_the_peer_is_told(error: Exception, reason: str) -> None:
     wrapped = MigrationError("cannot make 16 MiB of memory")
     wrapped.__cause__ = OSError(errno.ENOMEM, "Cannot allocate memory")
     assert reason_of(wrapped) == "cannot make 16 MiB of memory"
+
+
+def test_what_makes_no_sense_is_a_loss() -> None:
+    """The reason is kept."""
+    loss = as_loss(RemoteProtocolError("kind 99 is not known"))
+    assert isinstance(loss, ConnectionLost)
+    assert str(loss).endswith("makes no sense: kind 99 is not known")
+
+
+def test_other_errors_stay() -> None:
+    """A peer that ends the session has said something that makes sense."""
+    abort = PeerAborted("enough")
+    assert as_loss(abort) is abort

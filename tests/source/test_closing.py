@@ -14,10 +14,10 @@ from guest.programs import Program, ProgramSpec
 from guest.replay import replay
 from guest.slices import finish
 from guest.states import VcpuState, encode_states
-from protocol.account import AccountRecord
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.records import pack_record
+from protocol.report import AccountRecord
 from source.closing import compare
 from tests.helpers import HUGE, MIB, SEED, bounded, dest_part, patterned_memory
 

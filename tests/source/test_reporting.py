@@ -6,11 +6,10 @@ from guest.board import VcpuCounters
 from guest.dirty_log import SoftwareDirtyLog
 from guest.handle import GuestSnapshot
 from guest.streams.tcp import TcpStream
-from protocol.account import AccountRecord
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.records import pack_record, unpack_record
-from protocol.report import SourcePart
+from protocol.report import AccountRecord, SourcePart
 from protocol.states import Lifecycle
 from source.channel import OutChannel
 from source.closing import Comparison
