@@ -1,4 +1,4 @@
-"""Writes the README's figures of performance from reports of `midstream bench`.
+"""Writes the benchmark's figures into its README from reports of `midstream bench`.
 
     midstream bench --only stream,scheduler,latency,cost,clean-pass,start --report \
         scripts/pictures/bench.json
@@ -29,7 +29,7 @@ Plain = Mapping[str, Any]
 _ROOT = Path(__file__).resolve().parents[2]
 _NAMES = ("bench.json", "bench-growth.json", "bench-qemu.json")
 REPORTS = tuple(_ROOT / "scripts" / "pictures" / name for name in _NAMES)
-README = _ROOT / "README.md"
+README = _ROOT / "scripts" / "bench" / "README.md"
 
 BEGIN, END = "<!-- bench: begin -->\n", "<!-- bench: end -->\n"
 
