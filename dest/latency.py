@@ -1,87 +1,120 @@
-"""Latency figures of the destination: faults, their stages, and who waited.
+"""Why waits were long: the stages that each divides into, and the figures of all.  Pure.
 
-Values go into HDR histograms (three significant digits), so a long migration costs no more memory
-than a short one.
+`detect`: from the touch until the engine knows.  `request`: until the source has read the request.
+`postponed`: the policy put it off.  `queue`: it waited for its turn, behind other pages.  `send`:
+the page's bytes were being handed to the socket.  `receive`: from then until the last of them is
+here.  `place` and `wake`: as they say.  `broken`: from a break until the page is asked for again.
+
+The source tells how long a request was in each of its stages, and when it came by its own clock
+(`dest.offset` says what that is here); what is left is on the way.  So no stage needs a clock that
+both sides share, but for where `request` ends and `receive` begins.
+
+None is negative and together they are the wait: what happened before the vCPU touched the page, or
+was noted only after it ran again, takes none of its time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 from hdrh.histogram import HdrHistogram
-from numpy.typing import NDArray
 
 from dest.faults import Wait
-from dest.stages import stages_ns
+from dest.trips import Said
+from guest.latency import new_histogram, record_latencies, summarize
 from protocol.report import LATENCY_BIN_COUNT, STAGES, StageSummary, Summary
-
-# A nanosecond to an hour; what takes longer counts as an hour.
-_LOWEST_NS, _HIGHEST_NS, _DIGITS = 1, 3_600_000_000_000, 3
-
-# Of a thousand values, how many a percentile is not exceeded by: the median, p90, p99 and p99.9.
-_PER_MILLE = (500, 900, 990, 999)
 
 # The vCPU runs again and may touch the next page, which is heard of when its last wait is recorded;
 # into eight histograms one by one that takes as long as to ask for the page.
 _GATHERED_WAITS = 1024
 
+Part = tuple[str, int]
 
-def new_histogram() -> HdrHistogram:
-    """Return an empty histogram of nanoseconds."""
-    return HdrHistogram(_LOWEST_NS, _HIGHEST_NS, _DIGITS)
-
-
-def summary_of(values_ns: Iterable[int]) -> Summary:
-    """Return the figures of some values in microseconds, as `summarize` does of all that waited."""
-    histogram = new_histogram()
-    values = np.fromiter(values_ns, np.int64)
-    if len(values):
-        _record(histogram, np.clip(values, 0, _HIGHEST_NS))
-    return summarize(histogram)
+# From when a page is asked for until it is here.
+_AT_SOURCE = ("request", "postponed", "queue", "send", "receive")
 
 
-def summarize(histogram: HdrHistogram) -> Summary:
-    """Return a histogram of nanoseconds as figures in microseconds.
+def stages_ns(wait: Wait) -> dict[str, int]:
+    """Return how long a complete wait was in each stage, in nanoseconds."""
+    lengths_ns = dict.fromkeys(STAGES, 0)
+    for stage, length_ns in parts_of(wait):
+        lengths_ns[stage] += length_ns
+    return lengths_ns
 
-    A percentile is the smallest value that so large a share of all values does not exceed (nearest
-    rank, rounded up).  It is said here and nowhere else: reports, tables, pages and live views call
-    this, so that one run has one p90.
+
+def parts_of(wait: Wait) -> list[Part]:
+    """Return the stages of a complete wait in the order of time; after a break they begin anew."""
+    assert wait.last_byte_ns is not None
+    assert wait.placed_ns is not None
+    assert wait.wake_ns is not None
+    wake_ns = max(wait.wake_ns, wait.fault_ns)
+    # A vCPU may join a wait that goes on, and may run again before the engine has noted why it can:
+    # no mark is outside the wait or before the one before it.
+    detect_ns = min(max(wait.detect_ns, wait.fault_ns), wake_ns)
+    last_byte_ns = min(max(wait.last_byte_ns, detect_ns), wake_ns)
+    placed_ns = min(max(wait.placed_ns, last_byte_ns), wake_ns)
+    parts = [("detect", detect_ns - wait.fault_ns)]
+    begin_ns = detect_ns
+    for each in wait.trip.rounds if wait.trip is not None else ():
+        ended_ns = min(max(each.ended_ns, begin_ns), last_byte_ns)
+        again_ns = last_byte_ns if each.again_ns is None else each.again_ns
+        again_ns = min(max(again_ns, ended_ns), last_byte_ns)
+        if each.said is None:
+            # The request, or its answer, did not get through.
+            parts.append(("request", ended_ns - begin_ns))
+        else:
+            parts += _said(begin_ns, ended_ns, each.said)
+        parts.append(("broken", again_ns - ended_ns))
+        begin_ns = again_ns
+    parts += _last_round(wait, begin_ns, last_byte_ns)
+    parts += [("place", placed_ns - last_byte_ns), ("wake", wake_ns - placed_ns)]
+    return parts
+
+
+def _last_round(wait: Wait, begin_ns: int, end_ns: int) -> list[Part]:
+    """Return the stages from when a page was asked for until it was here."""
+    trip = wait.trip
+    if trip is None:
+        return [("receive", end_ns - begin_ns)]
+    if trip.said is None:
+        return _in_frames(begin_ns, end_ns, trip.urgent_ns, trip.queue_us, trip.send_us)
+    if trip.said.came_ns >= end_ns:
+        # The page was here before the source could know that it was asked for.
+        return [("receive", end_ns - begin_ns)]
+    return _said(begin_ns, end_ns, trip.said)
+
+
+def _said(begin_ns: int, end_ns: int, said: Said) -> list[Part]:
+    """Divide a stretch of time as the source says."""
+    came_ns = said.came_ns
+    queued_ns = came_ns + said.postponed_ns
+    sending_ns = queued_ns + said.queued_ns
+    marks_ns = (came_ns, queued_ns, sending_ns, sending_ns + said.sending_ns)
+    edges_ns = [begin_ns, *(min(max(mark, begin_ns), end_ns) for mark in marks_ns), end_ns]
+    lengths_ns = [end - begin for begin, end in pairwise(edges_ns)]
+    return list(zip(_AT_SOURCE, lengths_ns, strict=True))
+
+
+def _in_frames(
+    begin_ns: int, end_ns: int, urgent_ns: int | None, queue_us: int, send_us: int
+) -> list[Part]:
+    """Divide it by what the heads of urgent frames say; without one nothing is known but the end.
+
+    Of a source that tells nothing else, an older one or a QEMU, `request` lasts until the first
+    urgent bytes are back.
     """
-    count = histogram.get_total_count()
-    if not count:
-        return Summary()
-    # The histogram's own methods look at every bin there could be, in Python: a fifth of a second.
-    counts = np.frombuffer(histogram.counts, dtype=np.uint64).astype(np.int64)
-    used = np.flatnonzero(counts)
-    counts = counts[used]
-    lowest_ns = [histogram.get_value_from_index(index) for index in used.tolist()]
-    highest_ns = np.array([histogram.get_highest_equivalent_value(value) for value in lowest_ns])
-    ranks = [-(-count * share // 1000) for share in _PER_MILLE]
-    values_us = highest_ns[np.searchsorted(np.cumsum(counts), ranks)] / 1000
-    mean_ns = float(counts @ ((highest_ns + lowest_ns) / 2)) / count
-    p50_us, p90_us, p99_us, p999_us = values_us.tolist()
-    return Summary(
-        count=count,
-        p50_us=p50_us,
-        p90_us=p90_us,
-        p99_us=p99_us,
-        p999_us=p999_us,
-        max_us=int(highest_ns[-1]) / 1000,
-        mean_us=round(mean_ns / 1000, 3),
-    )
-
-
-def _record(histogram: HdrHistogram, values_ns: NDArray[np.int64]) -> None:
-    """Do as `record_value` for each value, in a hundredth of the time."""
-    halves = histogram.sub_bucket_half_count_magnitude
-    # How many bits a value has; up to the longest wait a float says it exactly.
-    bits = np.frexp((values_ns | histogram.sub_bucket_mask).astype(np.float64))[1]
-    buckets = bits - (halves + 1)
-    indices = (buckets << halves) + (values_ns >> buckets)
-    counts = np.frombuffer(histogram.counts, dtype=np.uint64)
-    np.add.at(counts, indices, 1)
-    histogram.total_count += len(values_ns)
+    if urgent_ns is None:
+        return [("receive", end_ns - begin_ns)]
+    urgent_ns = min(max(urgent_ns, begin_ns), end_ns)
+    queue_ns = min(queue_us * 1000, urgent_ns - begin_ns)
+    send_ns = min(send_us * 1000, end_ns - urgent_ns)
+    return [
+        ("request", urgent_ns - begin_ns - queue_ns),
+        ("queue", queue_ns),
+        ("send", send_ns),
+        ("receive", end_ns - urgent_ns - send_ns),
+    ]
 
 
 class Latencies:
@@ -89,8 +122,9 @@ class Latencies:
 
     def __init__(self, vcpu_count: int) -> None:
         """Start with none."""
-        self._faults = new_histogram()
-        self._stages = {stage: new_histogram() for stage in STAGES}
+        # Named here, the class is loaded before a source is awaited and not when one has come.
+        self._faults: HdrHistogram = new_histogram()
+        self._stages: dict[str, HdrHistogram] = {stage: new_histogram() for stage in STAGES}
         # What is not in the histograms yet: of each wait its length, and those of its stages.
         self._gathered: list[tuple[int, ...]] = []
         self._bins = [0] * LATENCY_BIN_COUNT
@@ -115,7 +149,7 @@ class Latencies:
         if gathered:
             histograms = (self._faults, *self._stages.values())
             for histogram, values_ns in zip(histograms, np.array(gathered).T, strict=True):
-                _record(histogram, np.minimum(values_ns, _HIGHEST_NS))
+                record_latencies(histogram, values_ns)
 
     @property
     def faults(self) -> Summary:

@@ -20,7 +20,7 @@ from dest.channel import InChannel
 from dest.greeting import Newcomer, prove
 from dest.pending import Complaints, Newcomers
 from dest.resumes import Attempt, Resumes
-from guest.patience import patience
+from guest.streams.exchange import patience
 from guest.streams.tcp import TcpStream
 from protocol.addresses import host_port
 from protocol.capabilities import in_force

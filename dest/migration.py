@@ -25,9 +25,9 @@ from guest.digest import digest
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from guest.programs import Program
+from guest.replay import Written, count_written
 from guest.slices import in_thread
 from guest.states import decode_states, encode_states
-from guest.writes import Written, count_written
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.events import ACCESSES, GUEST_RUN, RECOVERED, Emit, tell_run

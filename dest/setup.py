@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from dest.channel import InChannel
 from dest.listen import Session
-from guest.patience import patience
 from guest.spec import ProgramSpec
+from guest.streams.exchange import patience
 from protocol.capabilities import ANSWERS, CHECKSUM
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError

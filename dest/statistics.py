@@ -5,9 +5,9 @@ from __future__ import annotations
 import resource
 
 from dest.engine import Engine
-from dest.latency import summarize
 from dest.placement import Placement
 from guest.handle import GuestHandle, GuestSnapshot
+from guest.latency import summarize
 from guest.memory import GuestMemory
 from protocol.report import DestPart
 

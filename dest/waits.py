@@ -7,9 +7,8 @@ was answered when nobody waits for bytes, which may be somewhat later.
 from __future__ import annotations
 
 from dest.faults import FaultTable, Wait
-from dest.latency import Latencies
+from dest.latency import Latencies, parts_of
 from dest.offset import ClockOffset
-from dest.stages import parts_of
 from dest.trips import Said
 from protocol.answers import ANSWERS
 from protocol.errors import RemoteProtocolError

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from guest.mixing import Words, chain, key_of, permute
+from guest.pattern import Words, chain, key_of, permute
 
 
 @dataclass(frozen=True, eq=False)

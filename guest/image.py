@@ -9,9 +9,9 @@ import os
 import stat
 from pathlib import Path
 
-from guest.descriptors import open_named
 from guest.memory import GuestMemory
 from guest.slices import Job
+from guest.whole_file import open_named
 from protocol.errors import LocalProtocolError
 
 

@@ -20,8 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guest.bands import Bands
-from guest.mixing import Words, chain, key_of
-from guest.pattern import WORDS_PER_TARGET_PAGE, Pattern
+from guest.pattern import WORDS_PER_TARGET_PAGE, Pattern, Words, chain, key_of
 from guest.spec import PROGRAM_NAMES, ProgramSpec
 from guest.states import STEP_MAX
 from guest.trace import Trace

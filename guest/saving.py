@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from guest.descriptors import open_named
 from guest.memory import GuestMemory
 from guest.save_names import has_map, is_map, map_path, partial_target
 from guest.slices import Job
-from guest.whole_file import WholeFile, is_regular_target, write_all
+from guest.whole_file import WholeFile, is_regular_target, open_named, write_all
 from protocol.errors import GuestFailed
 from protocol.units import format_bytes
 

@@ -1,10 +1,15 @@
-"""A file that appears under its name when it is whole; if it never is, nothing of it is left.
+"""Files by name: this process's own descriptors, and files that appear when they are whole.
 
-While it is written it has no name (O_TMPFILE), so the kernel frees it with its process, however
-that ends: SIGKILL, a crash, a power cut.  A file system without such files (NFS, FUSE, some
-overlays) gives it a hidden name in the same folder, `.NAME.XXXXXXXX.part`: who fails removes it,
-but of who is killed it stays.  The same holds for the moment in which a whole file takes another's
-place: an unnamed file can only be linked where nothing is, so it is hidden for two system calls.
+To open /dev/stdin or /dev/fd/63 is to open anew what is behind the descriptor, which takes rights
+that who was given the descriptor need not have (a pipe or terminal of another user), cannot be done
+with a socket, and begins a regular file from its start.  The descriptor itself always works.
+
+Of a file that never becomes whole, nothing is left.  While it is written it has no name
+(O_TMPFILE), so the kernel frees it with its process, however that ends: SIGKILL, a crash, a power
+cut.  A file system without such files (NFS, FUSE, some overlays) gives it a hidden name in the same
+folder, `.NAME.XXXXXXXX.part`: who fails removes it, but of who is killed it stays.  The same holds
+for the moment in which a whole file takes another's place: an unnamed file can only be linked where
+nothing is, so it is hidden for two system calls.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 from pathlib import Path
@@ -171,3 +177,26 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+
+
+_OWN = re.compile(r"/(?:dev/std(?P<name>in|out|err)|(?:dev|proc/self)/fd/(?P<fd>[0-9]{1,9}))")
+
+
+def own_descriptor(path: str | os.PathLike[str]) -> int | None:
+    """Return which of this process's descriptors a path names, None if it names a file."""
+    match = _OWN.fullmatch(os.fspath(path))
+    if match is None:
+        return None
+    return int(match["fd"] or ("in", "out", "err").index(match["name"]))
+
+
+def open_named(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
+    """Return a descriptor of one's own for a path, closed when another program is executed.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    own = own_descriptor(path)
+    # A terminal that is opened must not become the one whose Ctrl-C ends this process.
+    flags |= os.O_CLOEXEC | os.O_NOCTTY
+    return os.open(path, flags, mode) if own is None else os.dup(own)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import click
 
-from guest.descriptors import own_descriptor
 from guest.save_names import partial_names, try_to_save
+from guest.whole_file import own_descriptor
 
 
 def check_readable(option: str, path: str) -> os.stat_result:
@@ -134,3 +134,22 @@ def _check_folder(option: str, path: str, folder: Path) -> None:
 def unusable(option: str, path: str, reason: str | None) -> click.BadParameter:
     """Return the complaint about a file that an option names."""
     return click.BadParameter(f"{path!r}: {reason}", param_hint=option)
+
+
+def read_bounded(path: str | Path, bytes_max: int) -> bytes:
+    """Return what a file, pipe or device holds, but no more than one byte over a bound.
+
+    A named pipe that nobody writes to is empty, and no reason to wait for ever.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.set_blocking(fd, True)
+        data = bytearray()
+        while len(data) <= bytes_max and (more := os.read(fd, bytes_max + 1 - len(data))):
+            data += more
+        return bytes(data)
+    finally:
+        os.close(fd)

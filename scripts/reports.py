@@ -13,8 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from guest.descriptors import own_descriptor
-from guest.whole_file import WholeFile, is_regular_target, write_all
+from guest.whole_file import WholeFile, is_regular_target, own_descriptor, write_all
 from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory
 from protocol.text import one_line
 from scripts.screen.outlet import write_output

@@ -1,12 +1,18 @@
-"""How much of the background may lie in the kernel: what its connection carries in a moment.
+"""What lies in the kernel: how much of the background may, and how long it waits for urgent bytes.
 
 Bytes in the kernel cannot be preempted, so they are in every request's way; but each time that they
 run low the source has to be woken, and on a connection that carries gigabytes a second few of them
 are gone before it has come to its senses.  So the size follows from the rate, and is measured anew
 all the time: between two moments at which the kernel took no more, all that it took has left it.
+
+Whatever the background sends while urgent bytes lie there shares the link with them, though a vCPU
+waits for them and for it nobody does.  What is on the wire is no backlog: the background may follow
+it closely.
 """
 
 from __future__ import annotations
+
+from guest.streams.stream import Delivery
 
 # What may lie in a request's way.  At 10 Gbit/s this is 312 KiB; with more the waits grow, and with
 # less it is the source's wake-ups that a fast connection waits for.
@@ -32,6 +38,15 @@ _MEASURED_NS_MIN = 2_000_000
 
 # In one step the size at most doubles: a line that was idle takes a burst faster than it goes on.
 _GROWTH_MAX = 2
+
+# The background begins again when so much is left, so that the link does not fall idle until it has
+# begun.  At 1 Gbit/s this is a millisecond, which is as long as a busy machine takes to run it.
+SLACK_BYTES = 128 * 1024
+
+# No wait is so short that its end costs more than it is worth, ...
+_SECONDS_MIN = 0.0002
+# ... and none so long that a rate which was taken for too low matters.
+_SECONDS_MAX = 0.005
 
 
 class Buffering:
@@ -75,3 +90,16 @@ class Buffering:
     def paused(self) -> None:
         """Say that what left the kernel since it was full was not made good at once."""
         self._full_at = None
+
+
+def wait_seconds(delivery: Delivery) -> float:
+    """Return how long the background had better wait behind urgent bytes, 0 if it need not.
+
+    Then ask anew: it may have to wait some more.
+    """
+    on_wire_bytes = delivery.bytes_per_second * delivery.round_trip_us // 10**6
+    excess_bytes = delivery.unacknowledged_bytes - on_wire_bytes - SLACK_BYTES
+    if excess_bytes <= 0:
+        return 0.0
+    seconds = excess_bytes / delivery.bytes_per_second if delivery.bytes_per_second else 0.0
+    return min(max(seconds, _SECONDS_MIN), _SECONDS_MAX)

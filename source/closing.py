@@ -13,11 +13,10 @@ from guest.digest import differing_stretches, digest
 from guest.handle import GuestSnapshot
 from guest.memory import GuestMemory
 from guest.programs import Program
-from guest.replay import replay
+from guest.replay import Written, count_written, replay
 from guest.slices import in_thread
 from guest.spec import ProgramSpec
 from guest.states import decode_states
-from guest.writes import Written, count_written
 from protocol.geometry import Geometry, Span
 from protocol.records import unpack_record
 from protocol.report import AccountRecord

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from guest.patience import patience
+from guest.streams.exchange import patience
 from guest.streams.tcp import TcpStream
 from protocol.addresses import host_port
 from protocol.capabilities import in_force, offer

@@ -19,7 +19,7 @@ from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from source.answers import Answer
-from source.backlog import wait_seconds
+from source.buffering import wait_seconds
 from source.channel import Frame, OutChannel
 from source.framing import frame_of
 from source.jobs import Chunk, Lane

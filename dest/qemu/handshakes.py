@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dest.qemu.channel import QemuChannel
-from guest.patience import patience
+from guest.streams.exchange import patience
 from protocol.errors import ConnectionLost, MidstreamError, RemoteProtocolError
 from protocol.geometry import Geometry, RamBlock
 from protocol.limits import HELLO_SECONDS_MAX, SETUP_SECONDS_MAX

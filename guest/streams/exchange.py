@@ -1,15 +1,17 @@
-"""Short messages over a stream, whole: what is said before frames are, and by tests.
+"""Short messages over a stream, whole: what is said before frames are, with limits of time.
 
 As with trio's own calls, others have their turn in each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
 from guest.streams.stream import Stream
+from protocol.errors import MidstreamError
 
 
 async def send_all(stream: Stream, data: bytes | memoryview) -> None:
@@ -56,3 +58,22 @@ async def receive_exactly(stream: Stream, count: int) -> bytes:
             raise EOFError
         have += more
     return bytes(data)
+
+
+@contextmanager
+def patience(seconds: float, complaint: str, error: type[MidstreamError]) -> Iterator[None]:
+    """Give what is done inside so many seconds.
+
+    Args:
+        seconds: How long.
+        complaint: What did not happen meanwhile.
+        error: What that is.
+
+    Raises:
+        error: It took longer.
+    """
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        raise error(f"{complaint} in {seconds:g} s") from None

@@ -17,7 +17,7 @@ from typing import Any
 from protocol.errors import LocalProtocolError
 from protocol.text import did_you_mean
 from protocol.units import parse_duration_ms
-from scripts.reading import read_bounded
+from scripts.files import read_bounded
 
 # A scenario is written by a person; a longer file is something else.
 _TEXT_BYTES_MAX = 1 << 20

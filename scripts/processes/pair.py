@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from guest.descriptors import own_descriptor
+from guest.whole_file import own_descriptor
 from protocol.errors import MidstreamError, MigrationError
 from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
 from scripts.processes.interrupts import hold_signals, release_signals

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from guest.descriptors import open_named, own_descriptor
+from guest.whole_file import open_named, own_descriptor
 
 # Some ten thousand events.  A reader that is only late finds them all.
 BYTES_MAX = 2 << 20

@@ -15,7 +15,7 @@ from typing import Protocol
 import orjson
 import trio
 
-from guest.descriptors import open_named, own_descriptor
+from guest.whole_file import open_named, own_descriptor
 from protocol.errors import MidstreamError, MigrationCancelled
 from protocol.events import EVENTS_DROPPED, STATE
 from scripts.screen.outlet import PIECE_BYTES_MAX, Outlet, may_block, write_all

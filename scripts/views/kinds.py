@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scripts.reading import read_bounded
+from scripts.files import read_bounded
 
 # A report is some kilobytes, and all others begin as they begin.
 _LOOKED_AT_BYTES_MAX = 1 << 20

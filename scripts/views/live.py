@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dest.latency import new_histogram, summarize
+from guest.latency import new_histogram, summarize
 from protocol import events
 from protocol.channels import Channel
 from protocol.report import Summary

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import accumulate
 
-from dest.latency import summary_of
+from guest.latency import summary_of
 from scripts.views.records import Wait
 
 
 def percentiles_us(waits: Iterable[Wait]) -> dict[str, float]:
     """Return the percentiles of the waits that ended, in microseconds; 0 where there are none.
 
-    They are those of the run's own report, see `dest.latency.summarize`.
+    They are those of the run's own report, see `guest.latency.summarize`.
     """
     summary = summary_of(wait.wake_ns - wait.start_ns for wait in waits if wait.wake_ns is not None)
     return {

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from dest.latency import summary_of
+from guest.latency import summary_of
 from protocol import events
 from protocol.errors import LocalProtocolError
 from protocol.report import STAGES

@@ -25,7 +25,7 @@ from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.runs import Runs, Stretch, unpack_runs
 from source.answers import Answer
-from source.backlog import SLACK_BYTES
+from source.buffering import SLACK_BYTES
 from source.channel import OutChannel
 from source.jobs import Lane
 from source.pacing import Pacer

@@ -2,9 +2,11 @@
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from guest.streams.exchange import receive_exactly, send_all
+from guest.streams.exchange import patience, receive_exactly, send_all
 from guest.streams.tcp import TcpStream
+from protocol.errors import ConnectionLost
 from tests.helpers import KIB, tcp_streams, unix_pair
 
 
@@ -32,3 +34,20 @@ async def test_an_end_inside_a_message_is_told() -> None:
         near.close()
         with pytest.raises(EOFError):
             await receive_exactly(far, 4)
+
+
+async def test_what_takes_too_long_is_named_with_its_time(autojump_clock: MockClock) -> None:
+    """After the last second there is no more waiting, and the error says how long there was."""
+    began = trio.current_time()
+    with (
+        pytest.raises(ConnectionLost, match=r"^no answer in 2\.5 s$"),
+        patience(2.5, "no answer", ConnectionLost),
+    ):
+        await trio.sleep(60)
+    assert trio.current_time() - began == 2.5
+
+
+async def test_what_is_done_in_time_goes_on(autojump_clock: MockClock) -> None:
+    """Nothing is raised for what takes less."""
+    with patience(2.5, "no answer", ConnectionLost):
+        await trio.sleep(2)

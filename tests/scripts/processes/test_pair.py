@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from guest.descriptors import own_descriptor
+from guest.whole_file import own_descriptor
 from protocol.errors import MigrationError
 from scripts.options import OPTIONS
 from scripts.processes import pair
