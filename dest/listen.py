@@ -8,20 +8,19 @@ why, closed and forgotten; when many are on their way, the silent ones give way 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import trio
 
-from dest.binding import accept, address_text, host_text, is_loopback, listen_on, places_of
 from dest.channel import InChannel
 from dest.greeting import Newcomer, prove
 from dest.pending import Complaints, Newcomers
 from dest.resumes import Attempt, Resumes
-from guest.streams.exchange import patience
-from guest.streams.tcp import TcpStream
+from guest.streams.exchange import patience, receive_into
+from guest.streams.network import TCP, Door, Network
+from guest.streams.stream import Stream
 from protocol.addresses import host_port
 from protocol.capabilities import in_force
 from protocol.channels import Channel
@@ -79,29 +78,27 @@ class Listener:
 
     def __init__(
         self,
-        socks: Sequence[trio.socket.SocketType],
+        doors: Sequence[Door],
         log: Log,
         credentials: Credentials = NOTHING,
-        silence_seconds_max: float = 10.0,
     ) -> None:
-        """Take sockets that listen, at least one."""
-        self.address = address_text(socks[0].getsockname())
-        self._socks = socks
+        """Take doors, at least one."""
+        self.address = doors[0].address
+        self._doors = doors
         self._complaints = Complaints(log)
         self._credentials = credentials
         self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
-        self._silence_ms_max = int(silence_seconds_max * 1000)
         self._resumes: Resumes | None = None
         self._sessions: dict[bytes, Session] = {}
         self._active: Session | None = None
         self._started = trio.Event()
-        self._open: set[trio.socket.SocketType] = set()
+        self._open: set[Stream] = set()
 
     async def run(self) -> None:
         """Accept until cancelled."""
         async with trio.open_nursery() as nursery:
-            for sock in self._socks:
-                nursery.start_soon(self._accept, sock, nursery)
+            for door in self._doors:
+                nursery.start_soon(self._accept, door, nursery)
 
     async def accept_session(self) -> Session:
         """Wait for a precopy connection; its session is from then on the only one."""
@@ -114,51 +111,48 @@ class Listener:
         self._resumes = resumes
 
     def close(self) -> None:
-        """Close the listening socket and every connection it brought."""
-        for sock in (*self._socks, *self._open):
-            sock.close()
+        """Close the doors and every connection that came through them."""
+        for door in self._doors:
+            door.close()
+        for stream in self._open:
+            stream.close()
 
-    async def _accept(self, listening: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+    async def _accept(self, door: Door, nursery: trio.Nursery) -> None:
         while True:
-            sock, name = await accept(listening, self._complain)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # What was sent and not acknowledged for so long never will be.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._silence_ms_max)
-            self._open.add(sock)
+            stream, host, address = await door.accept(self._complain)
+            self._open.add(stream)
             scope = trio.CancelScope()
-            loser = self._newcomers.enter(scope, host_text(name))
+            loser = self._newcomers.enter(scope, host)
             if loser is not None:
                 loser.cancel()
-            nursery.start_soon(self._receive, sock, address_text(name), scope)
+            nursery.start_soon(self._receive, stream, address, scope)
 
-    async def _receive(
-        self, sock: trio.socket.SocketType, address: str, scope: trio.CancelScope
-    ) -> None:
+    async def _receive(self, stream: Stream, address: str, scope: trio.CancelScope) -> None:
         """See a connection through to its session, or turn it away."""
         refused = False
         with scope:
             try:
-                await self._greet(sock, scope)
+                await self._greet(stream, scope)
             except MidstreamError as error:
                 refused = True
                 self._complain(f"refused a connection from {address}: {error}")
-                await _linger(sock)
-                self._close(sock)
+                await _linger(stream)
+                self._close(stream)
             finally:
                 self._newcomers.leave(scope)
         if scope.cancelled_caught:
             if not refused:
                 self._complain(f"gave up a connection from {address}, too many came after it")
-            self._close(sock)
+            self._close(stream)
 
-    async def _greet(self, sock: trio.socket.SocketType, scope: trio.CancelScope) -> None:
+    async def _greet(self, stream: Stream, scope: trio.CancelScope) -> None:
         """Have a connection prove what is demanded, hear its hello, and let it wait for its twin.
 
         Raises:
             MidstreamError: Nothing came of it, and it has been told.
         """
         with patience(PROOF_SECONDS_MAX, "it has not proved itself", ConnectionLost):
-            newcomer = await prove(TcpStream(sock), self._credentials)
+            newcomer = await prove(stream, self._credentials)
         if self._credentials.demanding:
             self._newcomers.make_known(scope)
         channel = newcomer.channel
@@ -194,9 +188,9 @@ class Listener:
     def _complain(self, line: str) -> None:
         self._complaints.say(line, trio.current_time())
 
-    def _close(self, sock: trio.socket.SocketType) -> None:
-        sock.close()
-        self._open.discard(sock)
+    def _close(self, stream: Stream) -> None:
+        stream.close()
+        self._open.discard(stream)
 
     def _admit(self, newcomer: Newcomer, hello: Message) -> tuple[Channel, Session | Attempt]:
         """Check a hello and put the connection where it belongs; return its role and session.
@@ -239,7 +233,7 @@ async def open_listener(
     port: int,
     log: Log,
     credentials: Credentials = NOTHING,
-    silence_seconds_max: float = 10.0,
+    network: Network = TCP,
 ) -> AsyncIterator[Listener]:
     """Listen on all addresses of a name; everything is closed when the block is left.
 
@@ -248,19 +242,18 @@ async def open_listener(
         port: A TCP port; 0 picks one that is free at all addresses.
         log: Takes a line about each connection that is refused, and about further addresses.
         credentials: What a connection has to prove.
-        silence_seconds_max: How long what is sent may go without being acknowledged.
+        network: Where it listens.
 
     Raises:
         MigrationError: The address cannot be listened on, or only with credentials.
     """
-    places = await places_of(host, port)
-    typed = host_port(host, port)
-    if not (credentials.demanding or all(is_loopback(place.name) for place in places)):
+    doors = await network.listen(host, port, log, loopback_only=not credentials.demanding)
+    if doors is None:
         raise MigrationError(
-            f"{typed} is not on loopback: listening there needs --secret-file, or --tls-cert, "
-            "--tls-key and --tls-ca, so that nobody uninvited migrates to it"
+            f"{host_port(host, port)} is not on loopback: listening there needs --secret-file, or "
+            "--tls-cert, --tls-key and --tls-ca, so that nobody uninvited migrates to it"
         )
-    result = Listener(listen_on(places, typed, log), log, credentials, silence_seconds_max)
+    result = Listener(doors, log, credentials)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(result.run)
@@ -270,9 +263,10 @@ async def open_listener(
         result.close()
 
 
-async def _linger(sock: trio.socket.SocketType) -> None:
+async def _linger(stream: Stream) -> None:
     """Let what was said arrive: to close a connection with unread bytes would throw it away."""
+    dropped = memoryview(bytearray(_DROPPED_BYTES))
     with trio.move_on_after(_LINGER_SECONDS_MAX), suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
-        while await sock.recv(_DROPPED_BYTES):
+        stream.end_writing()
+        while await receive_into(stream, [dropped]):
             pass

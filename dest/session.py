@@ -25,6 +25,7 @@ from guest.handle import open_guest, start_process
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
 from guest.slices import in_threads
+from guest.streams.network import Network, TcpNetwork
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
@@ -53,6 +54,7 @@ class DestSession:
         emit: Emit,
         on_listening: Callable[[str], None],
         log: Callable[[str], None],
+        network: Network | None = None,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -61,11 +63,13 @@ class DestSession:
             emit: Takes events.
             on_listening: Called with HOST:PORT when connections may come.
             log: Takes a line about each connection that is refused.
+            network: Where it listens; None for the machine's own.
         """
         self._config = config
         self._emit = emit
         self._on_listening = on_listening
         self._log = log
+        self._network = network or TcpNetwork(config.silence_seconds_max)
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
 
@@ -86,7 +90,7 @@ class DestSession:
                 self._config.port,
                 self._log,
                 self._config.credentials,
-                self._config.silence_seconds_max,
+                self._network,
             ) as listener:
                 self._on_listening(listener.address)
                 async with start_process() as process:

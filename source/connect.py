@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import trio
 
 from guest.streams.exchange import patience
-from guest.streams.tcp import TcpStream
+from guest.streams.network import TCP, Network
+from guest.streams.stream import Stream
 from protocol.addresses import host_port
 from protocol.capabilities import in_force, offer
 from protocol.channels import Channel
@@ -116,7 +117,7 @@ async def connect(
     credentials: Credentials = NOTHING,
     *,
     opening: Opening | None = None,
-    silence_seconds_max: float = 10.0,
+    network: Network = TCP,
 ) -> AsyncIterator[Connections]:
     """Open the connections that a policy needs; they are closed when the block is left.
 
@@ -126,7 +127,7 @@ async def connect(
         policy: Says how many connections there are.
         credentials: What both sides have to prove to each other.
         opening: What they begin with; None for a new session.
-        silence_seconds_max: How long what is sent may go without being acknowledged.
+        network: What connects.
 
     Raises:
         AuthenticationFailed: One side does not prove to the other what that demands.
@@ -142,9 +143,8 @@ async def connect(
         for name in names:
             # A name's addresses may be those of several machines: the one that answered it is.
             connections[name] = await connect_channel(
-                host, port, name, opening, credentials,
-                silence_seconds_max=silence_seconds_max, reached=reached,
-            )  # fmt: skip
+                host, port, name, opening, credentials, reached=reached, network=network
+            )
             reached = connections[name].reached
         yield connections
     finally:
@@ -159,8 +159,8 @@ async def connect_channel(
     opening: Opening,
     credentials: Credentials = NOTHING,
     *,
-    silence_seconds_max: float = 10.0,
     reached: str | None = None,
+    network: Network = TCP,
 ) -> Connection:
     """Open one connection of a session: connect, prove, say hello, hear the welcome.
 
@@ -170,61 +170,39 @@ async def connect_channel(
         name: The connection's role.
         opening: What it begins with.
         credentials: What both sides have to prove to each other.
-        silence_seconds_max: How long what is sent may go without being acknowledged.
         reached: The address that the session's other connection has found; None to try all that
             the host's name has.
+        network: What connects.
 
     Raises:
         AuthenticationFailed, ConnectionLost, PeerAborted, RemoteProtocolError: As `connect`.
     """
     address = host_port(host, port)
-    sock = await _open(reached or host, port, address, silence_seconds_max)
+    plain, reached = await _open(network, reached or host, port, address)
     try:
-        reached = _peer_host(sock)
         # Longer than the destination gives each newcomer: others may be before us.
         with patience(HELLO_SECONDS_MAX, f"{address} did not prove itself", ConnectionLost):
-            stream = await prove(TcpStream(sock), host, name, opening.session, credentials)
+            stream = await prove(plain, host, name, opening.session, credentials)
         out, returns = OutChannel(name, stream), ReturnPath(name, stream)
         with patience(HELLO_SECONDS_MAX, f"{address} did not answer the hello", ConnectionLost):
             hello = opening.hello(name)
             common = await _greet(out, returns, hello, address)
     except BaseException:
-        sock.close()
+        plain.close()
         raise
     return Connection(out, returns, common, reached)
 
 
-async def _open(
-    host: str, port: int, typed: str, silence_seconds_max: float
-) -> trio.socket.SocketType:
+async def _open(network: Network, host: str, port: int, typed: str) -> tuple[Stream, str]:
     try:
         with trio.fail_after(HELLO_SECONDS_MAX):
-            stream = await trio.open_tcp_stream(host, port)
+            return await network.connect(host, port)
     except OSError as error:
         raise ConnectionLost(f"cannot connect to {typed}: {_reason(error)}") from error
     except trio.TooSlowError:
         raise ConnectionLost(
             f"cannot connect to {typed}: no answer in {HELLO_SECONDS_MAX:g} s"
         ) from None
-    # What was sent and not acknowledged for so long never will be.
-    stream.socket.setsockopt(
-        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_seconds_max * 1000)
-    )
-    # Without it, the small head of a frame could wait for the acknowledgement of the one before.
-    stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # trio keeps little in the kernel, which costs a busy stream four times the CPU time: until
-    # postcopy, when it is worth that, the system's default holds.
-    stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
-    return stream.socket
-
-
-def _peer_host(sock: trio.socket.SocketType) -> str:
-    """Return the address at the other end, with the interface that a link-local one needs."""
-    try:
-        numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
-        return socket.getnameinfo(sock.getpeername(), numeric)[0]
-    except OSError as error:
-        raise ConnectionLost(f"the new connection broke: {_reason(error)}") from error
 
 
 def _reason(error: OSError) -> str:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import trio
 
+from guest.streams.network import TCP, Network
 from protocol.addresses import host_port
 from protocol.capabilities import CHECKSUM, offer
 from protocol.channels import Channel
@@ -68,7 +69,11 @@ class Reconnector:
     """
 
     def __init__(
-        self, config: SourceConfig, emit: Emit, tell: Callable[[str], None] = lambda _: None
+        self,
+        config: SourceConfig,
+        emit: Emit,
+        tell: Callable[[str], None] = lambda _: None,
+        network: Network = TCP,
     ) -> None:
         """Prepare; nothing is broken yet.
 
@@ -76,7 +81,9 @@ class Reconnector:
             config: Says where the destination listens, and how long a break may last.
             emit: Takes an event about each attempt.
             tell: Takes a line about each attempt.
+            network: What connects.
         """
+        self._network = network
         self.session = new_session()
         self.address = (config.host, config.port)
         self.trying = False
@@ -169,8 +176,7 @@ class Reconnector:
         capabilities = offer(CHECKSUM) if config.checksum else offer()
         return connect(
             host, port, config.policy, config.credentials,
-            opening=Opening(self.session, self._number, capabilities),
-            silence_seconds_max=config.silence_seconds_max,
+            opening=Opening(self.session, self._number, capabilities), network=self._network,
         )  # fmt: skip
 
     def connect_again(self) -> AbstractAsyncContextManager[Connections]:

@@ -21,6 +21,7 @@ from guest.memory import GuestMemory
 from guest.pattern import Pattern
 from guest.slices import in_thread, in_threads
 from guest.streams.keepalive import keep_alive
+from guest.streams.network import Network, TcpNetwork
 from protocol.capabilities import KEEPALIVE
 from protocol.channels import Channel
 from protocol.errors import (
@@ -71,6 +72,7 @@ class SourceSession:
         log: Callable[[str], None] = lambda _: None,
         on_pause: Callable[[str], None] = lambda _: None,
         tell_more: Callable[[str], None] = lambda _: None,
+        network: Network | None = None,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -81,6 +83,7 @@ class SourceSession:
             on_pause: Takes a line about each pause, and about its end.
             tell_more: Takes a line about how this session can be told something, and about each
                 attempt to resume it.
+            network: What connects; None for the machine's own.
         """
         self._config = config
         self._emit = emit
@@ -88,7 +91,9 @@ class SourceSession:
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
         self._verification = Verification(config, self._lifecycle, emit)
-        self._reconnector = Reconnector(config, emit, tell_more)
+        self._reconnector = Reconnector(
+            config, emit, tell_more, network or TcpNetwork(config.silence_seconds_max)
+        )
         self._bar = Bar()
         self._pause = Pause(self._lifecycle, self._can_resume)
         self._steering = Steering(config, self._lifecycle, emit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dest.test_binding import needs_ipv6
+from tests.guest.streams.test_binding import needs_ipv6
 from tests.processes import Lab
 from tests.test_uninvited import SMALL, secret_option
 

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import trio
 
-from dest.binding import accept, address_text, host_text, is_loopback, listen_on, places_of
 from dest.pending import Complaints, Newcomers
 from dest.qemu.channel import QemuChannel
 from dest.qemu.trial import Prove, Trial
+from guest.streams.binding import accept, address_text, host_text, is_loopback, listen_on, places_of
 from protocol.addresses import host_port
 from protocol.errors import MigrationError, RemoteProtocolError
 from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX

@@ -112,6 +112,11 @@ class MemoryStream:
         """See `Stream`."""
         return Delivery(len(self._out.data))
 
+    def end_writing(self) -> None:
+        """See `Stream`."""
+        self._out.is_ended = True
+        self._out.changed.unpark_all()
+
     def close(self) -> None:
         """See `Stream`."""
         self._is_closed = self._out.is_ended = self._back.is_broken = True

@@ -97,6 +97,13 @@ class Stream(Protocol):
     def delivery(self) -> Delivery:
         """Return what was taken and not delivered; zeros where nobody can tell."""
 
+    def end_writing(self) -> None:
+        """Let the peer see the end of what was written; it can still be read from.
+
+        Raises:
+            OSError: The connection broke.
+        """
+
     def close(self) -> None:
         """Close it at once; harmless when done twice.
 

@@ -114,6 +114,10 @@ class TcpStream:
             return Delivery()
         return read_tcp_info(unacknowledged, info)
 
+    def end_writing(self) -> None:
+        """See `Stream`."""
+        self._sock.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """See `Stream`."""
         self._sock.close()

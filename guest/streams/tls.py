@@ -186,6 +186,10 @@ class TlsStream:
         """See `Stream`."""
         return self._stream.delivery()
 
+    def end_writing(self) -> None:
+        """See `Stream`; as in `close`, TLS itself says no farewell."""
+        self._stream.end_writing()
+
     def close(self) -> None:
         """Close the connection at once; its end says nothing, so it needs no farewell of TLS."""
         self._stream.close()

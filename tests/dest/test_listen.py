@@ -12,11 +12,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from dest import listen
-from dest.binding import Place
 from dest.listen import Listener, Session, open_listener
 from dest.pending import LINES_A_SECOND_MAX
 from dest.resumes import Resumes
+from guest.streams import network
+from guest.streams.binding import Place
+from guest.streams.network import TcpDoor
 from guest.streams.tcp import TcpStream
 from protocol.addresses import host_port
 from protocol.channels import Channel
@@ -323,7 +324,7 @@ async def test_one_address_far_from_loopback_is_enough(monkeypatch: pytest.Monke
         await trio.lowlevel.checkpoint()
         return names
 
-    monkeypatch.setattr(listen, "places_of", places_of)
+    monkeypatch.setattr(network, "places_of", places_of)
     with nothing_left(), bounded(), pytest.raises(MigrationError, match="is not on loop"):
         async with open_listener("here.example", 0, pytest.fail):
             pytest.fail("it listens")
@@ -339,7 +340,7 @@ async def test_both_connections_may_come_to_different_addresses(
         await trio.lowlevel.checkpoint()
         return names
 
-    monkeypatch.setattr(listen, "places_of", places_of)
+    monkeypatch.setattr(network, "places_of", places_of)
     with nothing_left(), bounded():
         async with open_listener("here.example", 0, lambda _: None) as listener:
             port = listener.address.rpartition(":")[2]
@@ -465,7 +466,8 @@ async def test_a_connection_that_cannot_be_accepted_is_logged(
                 return await taken()
 
         # The listener waits in accept already; what it calls next is ours.
-        (listening,) = rig.listener._socks
+        (door,) = rig.listener._doors
+        listening = cast("TcpDoor", door)._sock
         taken = listening.accept
         monkeypatch.setattr(listening, "accept", Failing().accept)
         await rig.refusal(Ready())

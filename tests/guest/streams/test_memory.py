@@ -99,6 +99,17 @@ async def test_what_was_written_can_be_read_after_the_end() -> None:
         near.try_write([memoryview(b"x")])
 
 
+async def test_one_direction_ends_before_the_other() -> None:
+    """Whoever has said all hears on."""
+    near, far = memory_pair(10)
+    near.try_write([memoryview(b"last")])
+    near.end_writing()
+    assert await receive_exactly(far, 4) == b"last"
+    assert far.try_read_into([memoryview(bytearray(1))]) == 0
+    await send_all(far, b"heard")
+    assert await receive_exactly(near, 5) == b"heard"
+
+
 async def test_a_waiting_task_hears_that_the_stream_was_closed_here() -> None:
     """As with a socket, that is an error of who waits."""
     near, _ = memory_pair(10)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import trio
 
-from dest import binding
-from dest.binding import Place, address_text, host_text, is_loopback, listen_on, places_of
+from guest.streams import binding
+from guest.streams.binding import Place, address_text, host_text, is_loopback, listen_on, places_of
 from protocol.errors import MigrationError
 from tests.helpers import bounded, knowing, nothing_left, unused_port
 

@@ -1,0 +1,144 @@
+"""Where streams come from: a source connects, a destination listens; over TCP, or in memory."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import trio
+
+from guest.streams.binding import (
+    accept,
+    address_text,
+    host_text,
+    is_loopback,
+    listen_on,
+    places_of,
+)
+from guest.streams.stream import Stream
+from guest.streams.tcp import TcpStream
+from protocol.addresses import host_port
+
+Log = Callable[[str], None]
+
+
+class Arrival(NamedTuple):
+    """A connection that somebody has made to a door.
+
+    Attributes:
+        stream: Its bytes.
+        host: The address that it comes from.
+        address: The same as HOST:PORT.
+    """
+
+    stream: Stream
+    host: str
+    address: str
+
+
+class Door(Protocol):
+    """An address at which connections are accepted.
+
+    Attributes:
+        address: As HOST:PORT.
+    """
+
+    address: str
+
+    async def accept(self, complain: Log, /) -> Arrival:
+        """Wait for a connection.
+
+        Args:
+            complain: Takes a line about each that could not be accepted.
+        """
+
+    def close(self) -> None:
+        """Accept no more."""
+
+
+class Network(Protocol):
+    """Connects two sides."""
+
+    async def connect(self, host: str, port: int) -> tuple[Stream, str]:
+        """Connect to an address; return the stream, and which of the host's addresses it reached.
+
+        Args:
+            host: A name or address.
+            port: A TCP port.
+
+        Raises:
+            OSError: Nobody listens there.
+        """
+
+    async def listen(
+        self, host: str, port: int, log: Log, *, loopback_only: bool
+    ) -> Sequence[Door] | None:
+        """Listen on all addresses of a name; return one door for each, all on the same port.
+
+        Args:
+            host: A name or address; `::` is every address of this machine, of IPv4 too.
+            port: A TCP port; 0 picks one that is free at all addresses.
+            log: Takes a line about further addresses, and about what this machine has not.
+            loopback_only: Listen nowhere, and return None, where other machines could connect.
+
+        Raises:
+            MigrationError: The address cannot be listened on.
+        """
+
+
+class TcpDoor:
+    """A socket that listens."""
+
+    def __init__(self, sock: trio.socket.SocketType, silence_seconds_max: float) -> None:
+        """Take the socket and close it in `close`."""
+        self.address = address_text(sock.getsockname())
+        self._sock = sock
+        self._silence_seconds_max = silence_seconds_max
+
+    async def accept(self, complain: Log) -> Arrival:
+        """See `Door`."""
+        sock, name = await accept(self._sock, complain)
+        _tune(sock, self._silence_seconds_max)
+        return Arrival(TcpStream(sock), host_text(name), address_text(name))
+
+    def close(self) -> None:
+        """See `Door`."""
+        self._sock.close()
+
+
+class TcpNetwork:
+    """The machine's own network."""
+
+    def __init__(self, silence_seconds_max: float = 10.0) -> None:
+        """Break connections over which what was sent is not acknowledged for so long."""
+        self._silence_seconds_max = silence_seconds_max
+
+    async def connect(self, host: str, port: int) -> tuple[Stream, str]:
+        """See `Network`."""
+        sock = (await trio.open_tcp_stream(host, port)).socket
+        _tune(sock, self._silence_seconds_max)
+        # trio keeps little in the kernel, which costs a busy stream four times the CPU time: until
+        # postcopy, when it is worth that, the system's default holds.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
+        return TcpStream(sock), host_text(sock.getpeername())
+
+    async def listen(
+        self, host: str, port: int, log: Log, *, loopback_only: bool
+    ) -> Sequence[Door] | None:
+        """See `Network`."""
+        places = await places_of(host, port)
+        if loopback_only and not all(is_loopback(place.name) for place in places):
+            return None
+        socks = listen_on(places, host_port(host, port), log)
+        return [TcpDoor(sock, self._silence_seconds_max) for sock in socks]
+
+
+def _tune(sock: trio.socket.SocketType, silence_seconds_max: float) -> None:
+    # What was sent and not acknowledged for so long never will be.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(silence_seconds_max * 1000))
+    # Without it, the small head of a frame could wait for the acknowledgement of the one before.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+TCP = TcpNetwork()
