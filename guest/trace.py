@@ -1,4 +1,4 @@
-"""Recorded accesses: a text file, one access a line.
+"""Recorded accesses: a text file, one access a line; read, and made to compare policies on.
 
     # vCPU 0 reads the first target page of page 5 and writes the fourth, vCPU 1 reads page 0 of rom
     0 ram 5 r
@@ -27,6 +27,7 @@ from protocol.limits import GUEST_SPEC_BYTES_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path
+import random
 
 # An access takes 10 bytes where it crosses: one for the vCPU, eight for the page, one for r or w.
 TRACE_ACCESS_COUNT_MAX = 16 << 20
@@ -178,3 +179,30 @@ def _parse_page(text: str, geometry: Geometry, block: int) -> int:
             f"target page {target_page} is outside a page of {shape.target_pages_per_page}"
         )
     return geometry.flat_target_page(block, page.index * shape.target_pages_per_page + target_page)
+
+
+def write_trace(path: Path, geometry: Geometry, vcpu_count: int, seed: int) -> None:
+    """Write a trace in which each vCPU reads one target page of every page, in an order of its own.
+
+    As long as pages are missing, a vCPU that makes its accesses without pause faults without pause.
+
+    Args:
+        path: The file to write.
+        geometry: The guest's blocks.
+        vcpu_count: How many vCPUs there are.
+        seed: The same seed gives the same trace.
+    """
+    chance = random.Random(seed)
+    lines = [f"# every page once for each of {vcpu_count} vCPUs, seed {seed}\n"]
+    pages = [
+        (block.name, page, block.target_pages_per_page)
+        for block in geometry.blocks
+        for page in range(block.page_count)
+    ]
+    for vcpu in range(vcpu_count):
+        chance.shuffle(pages)
+        lines += [
+            f"{vcpu} {name} {page}+{chance.randrange(target_pages)} r\n"
+            for name, page, target_pages in pages
+        ]
+    path.write_text("".join(lines), encoding="utf-8")

@@ -87,9 +87,9 @@ ELSEWHERE = {
         "Show runs again from files that --events wrote; each file is a run of its own.",
     ),
     "switch-over": Elsewhere(
-        "scripts.steering", "Have a running source switch over to postcopy now.", "switch_over"
+        "scripts.control", "Have a running source switch over to postcopy now.", "switch_over"
     ),
-    "set": Elsewhere("scripts.steering", "Change the limits of a running source.", "set_limits"),
+    "set": Elsewhere("scripts.control", "Change the limits of a running source.", "set_limits"),
     "qemu": Elsewhere(
         "scripts.qemu.command",
         "Start a QEMU of its own and migrate its memory to a destination, with postcopy.",
@@ -288,8 +288,7 @@ def dest(
     check_outputs(values)
     if peer == "qemu":
         with loading():
-            from scripts.qemu.configure import check_heeded, qemu_dest_config
-            from scripts.qemu.dest_side import run_qemu_dest
+            from scripts.qemu.configure import check_heeded, qemu_dest_config, run_qemu_dest
 
         check_heeded(values)
         run_qemu_dest(qemu_dest_config(values, host, port), values)

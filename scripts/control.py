@@ -1,4 +1,4 @@
-"""Tells a running source of this user something, over its control socket."""
+"""Steers a running source of this user, over its control socket: `pause`, `switch-over`, `set`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import re
 import click
 import trio
 
+from protocol.errors import MigrationError
 from protocol.limits import SESSION_ID_BYTES
 from scripts.named_files import Command
 from scripts.screen.output import print_result
 from source.control_client import tell_source
+from source.steering import SETTABLE, parse_limits
 
 SESSION = click.option(
     "--session", metavar="SESSION",
     help="Which source: the session's name or its control socket's path, as --verbose tells them. "
     "Not needed where only one source of this user runs.",
 )  # fmt: skip
+
+_EPILOG = (
+    "Exit status: 0 done; 1 the source refuses, or there is none; 2 the command line is wrong."
+)
 
 
 @click.command(cls=Command)
@@ -58,3 +64,31 @@ def check_session(text: str | None, option: str = "--session") -> str | None:
         f"{text[:40]!r} is not {2 * SESSION_ID_BYTES} hexadecimal digits, and no path with a slash",
         param_hint=option,
     )
+
+
+@click.command("switch-over", cls=Command, epilog=_EPILOG)
+@SESSION
+def switch_over(session: str | None) -> None:
+    """Have a running source switch over to postcopy now.
+
+    It does so between two frames, in whatever pass it is; with --postcopy-after never, too.
+    """
+    tell_session(check_session(session), "switch-over")
+
+
+@click.command("set", cls=Command, epilog=_EPILOG)
+@SESSION
+@click.argument("limits", nargs=-1, required=True, metavar="NAME=VALUE...")
+def set_limits(session: str | None, limits: tuple[str, ...]) -> None:
+    """Change the limits of a running source.
+
+    Names are max-bandwidth, max-postcopy-bandwidth and downtime-limit, values as for the options.
+    """
+    try:
+        parse_limits([*limits])
+    except MigrationError as error:
+        raise click.BadParameter(str(error), param_hint="NAME=VALUE") from error
+    tell_session(check_session(session), "set", " ".join(limits))
+
+
+assert all(name in (set_limits.help or "") for name in SETTABLE)

@@ -1,22 +1,36 @@
 """What the source says at each turn of a migration, and the answer that lets it go on.
 
 When each is said is for `migration` to know.  They go over the precopy channel, in their order with
-its frames; only the end is said on every channel.
+its frames; only the end is said on every channel.  The last words to a destination are of them: why
+a session ends, and hearing why it really did.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 
 import msgpack
+import trio
 
 from guest.handle import GuestSnapshot
 from guest.states import encode_states
-from protocol.errors import RemoteProtocolError
+from protocol.channels import Channel
+from protocol.errors import (
+    ConnectionLost,
+    MidstreamError,
+    MigrationError,
+    PeerAborted,
+    RemoteProtocolError,
+    is_cancellation,
+    reason_of,
+    root_cause,
+)
 from protocol.geometry import Geometry
 from protocol.limits import CLOSING_SECONDS_MAX, DISCARD_BYTES_MAX, SETUP_SECONDS_MAX
 from protocol.messages import (
+    Abort,
     Discard,
     End,
     Finished,
@@ -29,8 +43,13 @@ from protocol.messages import (
 from protocol.pageset import PageSet
 from source.channel import OutChannel
 from source.config import SourceConfig
+from source.connect import Connections
 from source.downtime import Downtime
+from source.pause import PausedByHand
 from source.returns import Inbox
+
+# How long the peer is given to take the reason why a session ends.
+FAREWELL_SECONDS_MAX = 1.0
 
 
 async def set_up(config: SourceConfig, main: OutChannel, inbox: Inbox) -> None:
@@ -127,3 +146,55 @@ async def finish(geometry: Geometry, outs: Sequence[OutChannel], inbox: Inbox) -
     if finished.message != ours:
         raise RemoteProtocolError(f"the destination counted {finished.message}, this side {ours}")
     return finished.at_ns
+
+
+async def explain(connections: Connections, error: BaseException) -> BaseException:
+    """Return why the session really ended.
+
+    When the destination aborts, a send may fail before the return path has given out the reason
+    that came with it; so a lost connection is looked at once more.
+    """
+    cause = root_cause(error)
+    if not isinstance(cause, ConnectionLost) or isinstance(cause, PausedByHand):
+        return cause
+    with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_SECONDS_MAX):
+        try:
+            while True:
+                await connections[Channel.PRECOPY].returns.receive()
+        except PeerAborted as abort:
+            return abort
+        except MidstreamError:
+            return cause
+    return cause
+
+
+async def say_farewell(connections: Connections, cause: BaseException) -> None:
+    """Tell the destination why this ends, unless it knows or cannot be told."""
+    if isinstance(cause, (ConnectionLost, PeerAborted)):
+        return
+    cancelled = is_cancellation(cause)
+    reason = reason_of(cause) if isinstance(cause, Exception) else "cancelled by its user"
+    connection = connections[Channel.PRECOPY]
+    with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
+        scope.shield = True
+        # A page that was broken off ends first, or the reason would land in its bytes.
+        await connection.out.finish_open_frame()
+        await connection.out.send(Abort(reason=reason, cancelled=cancelled))
+        # To close a connection whose bytes were not all read is to throw away what is still on its
+        # way to the other side; so the destination closes first.
+        await connection.returns.wait_closed()
+
+
+async def say_farewell_anew(
+    connecting: AbstractAsyncContextManager[Connections], cause: BaseException
+) -> None:
+    """Tell a destination that waits to be resumed that nobody will, if it can be reached at once.
+
+    Args:
+        connecting: Opens connections that resume the session.
+        cause: Why the migration has failed.
+    """
+    with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
+        scope.shield = True
+        async with connecting as connections:
+            await say_farewell(connections, MigrationError(reason_of(cause)))

@@ -43,7 +43,7 @@ from protocol.states import POSTCOPY, Event, Lifecycle, State
 from protocol.units import format_bytes
 from source.config import SourceConfig
 from source.connect import Connection, Connections
-from source.farewell import explain, say_farewell, say_farewell_anew
+from source.handshakes import explain, say_farewell, say_farewell_anew
 from source.migration import Migration
 from source.monitor import Monitor
 from source.pause import Pause, PausedByHand

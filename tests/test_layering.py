@@ -53,12 +53,10 @@ CORE_MODULES = frozenset(
         "guest.latency",
         "scripts.views.causes",
         "scripts.views.embed",
-        "scripts.views.endings",
         "scripts.views.history",
         "scripts.views.live",
-        "scripts.views.open_waits",
+        "scripts.views.waits",
         "scripts.views.perfetto",
-        "scripts.views.quantiles",
         "scripts.views.records",
         "scripts.views.redraw",
     }

@@ -17,9 +17,6 @@ class Elsewhere(NamedTuple):
 
 # Modules without a mirror, by their path from the project folder.
 COVERED_ELSEWHERE: dict[str, Elsewhere] = {
-    "source/farewell.py": Elsewhere(
-        "tests/source/test_session.py", "how a session ends, which takes a session"
-    ),
     "dest/arrival.py": Elsewhere(
         "tests/dest/test_assembly.py", "a frame on its way in, which the assembly admits"
     ),
@@ -114,18 +111,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/processes/spawn.py": Elsewhere(
         "tests/scripts/processes/test_child.py", "the beginning of a child"
     ),
-    "scripts/qemu/dest_side.py": Elsewhere(
-        "tests/scripts/qemu/test_pair.py", "a session, and how it is run"
-    ),
     "guest/spec.py": Elsewhere("tests/guest/test_programs.py", "what programs are told"),
     "scripts/bench/plan.py": Elsewhere(
         "tests/scripts/bench/test_command.py", "what the command line says"
-    ),
-    "scripts/bench/sections.py": Elsewhere(
-        "tests/scripts/bench/test_command.py", "the names that it takes"
-    ),
-    "scripts/bench/single_run.py": Elsewhere(
-        "tests/scripts/bench/test_cost.py", "a migration that is watched"
     ),
     "scripts/injection/actions.py": Elsewhere(
         "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
@@ -163,9 +151,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "scripts/injection/triggers.py": Elsewhere(
         "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
-    ),
-    "scripts/views/causes.py": Elsewhere(
-        "tests/scripts/views/test_history.py", "joins what a history holds"
     ),
     "scripts/views/embed.py": Elsewhere(
         "tests/scripts/views/test_page.py", "what a page holds of a run"

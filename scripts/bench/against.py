@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from guest.backing import make_block
+from guest.trace import write_trace
 from protocol.errors import GuestFailed
 from protocol.geometry import Geometry
 from protocol.units import parse_bytes, parse_geometry, parse_rate
 from scripts.bench.figure import Figure, Limit
 from scripts.bench.plan import LeftOut, Plan
-from scripts.bench.single_run import Record
-from scripts.figures.accesses import write_trace
-from scripts.figures.runs import run_migration
+from scripts.figures.runs import Record, run_migration
 from scripts.processes.folders import temporary_folder
 from scripts.processes.link import Link, link_of_rate
 from scripts.qemu.against import ROWS, run_qemu

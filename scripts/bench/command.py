@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -9,10 +10,19 @@ import click
 from protocol.errors import LocalProtocolError
 from protocol.units import parse_bytes, parse_geometry
 from scripts.bench import against as qemu
-from scripts.bench import noise, render, stream
+from scripts.bench import (
+    clean_pass,
+    cost,
+    growth,
+    latency,
+    noise,
+    render,
+    scheduling,
+    startup,
+    stream,
+)
 from scripts.bench.figure import Figure
 from scripts.bench.plan import LeftOut, Plan
-from scripts.bench.sections import SECTIONS
 from scripts.configure import link_rate
 from scripts.figures.raw_pair import PIECE_BYTES
 from scripts.figures.runs import write_json
@@ -25,6 +35,18 @@ from scripts.qemu.against import Peer, peer_of
 from scripts.reports import COMPLETED, begin_report
 
 SCHEMA = "midstream-bench/2"
+
+# The sections by the names that `--only` takes, in their order.
+SECTIONS: dict[str, Callable[[Plan], list[Figure]]] = {
+    stream.SECTION: stream.measure_stream,
+    scheduling.SECTION: scheduling.measure_scheduler,
+    latency.SECTION: latency.measure_latency,
+    qemu.SECTION: qemu.measure_against,
+    cost.SECTION: cost.measure_cost,
+    clean_pass.SECTION: clean_pass.measure_clean_pass,
+    growth.SECTION: growth.measure_growth,
+    startup.SECTION: startup.measure_startup,
+}
 
 _CHUNK_SIZE = next(option.default for option in OPTIONS if option.flag == "--chunk-size")
 _RUNS, _QUICK_RUNS = 5, 2

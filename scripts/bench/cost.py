@@ -10,8 +10,8 @@ from __future__ import annotations
 from scripts.bench.figure import Figure, Limit, Target
 from scripts.bench.plan import Plan
 from scripts.bench.sampling import Sampler
-from scripts.bench.single_run import Record, migrate_with_events
 from scripts.figures.raw_pair import measure
+from scripts.figures.runs import Record, migrate_with_events
 from scripts.options import DEST, SOURCE
 
 SECTION = "cost"

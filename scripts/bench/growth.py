@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 
 from scripts.bench.figure import Figure, Limit, Target
+from scripts.bench.noise import warm_memory
 from scripts.bench.plan import Plan
-from scripts.bench.single_run import Record, migrate
-from scripts.bench.warming import warm_memory
+from scripts.figures.runs import Record, migrate
 from scripts.processes.folders import temporary_folder
 
 SECTION = "growth"

@@ -14,8 +14,8 @@ from protocol.units import parse_bytes, parse_rate
 from scripts.bench.asking import ask
 from scripts.bench.figure import Figure, Limit, Target
 from scripts.bench.plan import Plan
-from scripts.bench.single_run import Record, migrate
 from scripts.figures.raw_pair import measure
+from scripts.figures.runs import Record, migrate
 from scripts.processes.link import link_of_rate
 
 SECTION = "latency"

@@ -1,16 +1,23 @@
-"""How quiet the machine was while it was measured, and how much runs varied.
+"""What disturbs a measurement: how quiet the machine was, how much runs varied, and cold memory.
 
 Load average and stolen time are the kernel's (/proc/loadavg, /proc/stat, proc(5)).
+
+On a virtual machine what was freed goes back to its host.  To touch it again takes milliseconds a
+huge page, and which run of a benchmark pays for that is a matter of luck.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guest.memory import GuestMemory
+from guest.slices import finish
+from protocol.geometry import Geometry, RamBlock
 from scripts.bench.figure import Figure, spread
 
 # Beyond these a figure says as much of the machine's other users as of midstream.
@@ -20,6 +27,15 @@ _SPREAD_MAX = 0.3
 
 # Where they stand in the first line of /proc/stat, after its name.
 _STEAL_FIELD, _FIELD_COUNT = 7, 8
+
+_WARM_PAGE_BYTES = 2 << 20
+
+# Who else is busy takes some of it: of a guest that is not too large a quarter of both copies.
+_MARGIN_BYTES_MAX = 256 << 20
+
+# What was freed before has gone to the host two seconds later (mm/page_reporting.c), so that for
+# the next two seconds nothing goes.
+_SETTLE_SECONDS = 2.5
 
 
 @dataclass(frozen=True)
@@ -104,3 +120,20 @@ def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         return platform.machine()
     models = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
     return models[0] if models else platform.machine()
+
+
+def warm_memory(guest_bytes: int) -> None:
+    """See to it that both copies of a guest that is made next need not be fetched from a host.
+
+    Args:
+        guest_bytes: Its memory.
+
+    Raises:
+        GuestFailed: There is not so much.
+    """
+    # The memory of a guest itself: what is freed of another kind is not what the next one gets.
+    margin_bytes = min(guest_bytes // 2, _MARGIN_BYTES_MAX) // _WARM_PAGE_BYTES * _WARM_PAGE_BYTES
+    block = RamBlock("warm", 2 * guest_bytes + margin_bytes, _WARM_PAGE_BYTES)
+    with GuestMemory.create(Geometry((block,))) as memory:
+        finish(memory.populate())
+        time.sleep(_SETTLE_SECONDS)

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 
 from protocol.units import parse_bytes
 from scripts.bench.figure import Figure, Target
+from scripts.bench.noise import warm_memory
 from scripts.bench.plan import Plan
-from scripts.bench.single_run import migrate_with_events
-from scripts.bench.warming import warm_memory
+from scripts.figures.runs import migrate_with_events
 from scripts.options import OPTIONS
 from scripts.processes.spawn import package_environment
 

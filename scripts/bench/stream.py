@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from scripts.bench.figure import Figure, Limit, Target
 from scripts.bench.iperf import has_iperf, measure_iperf
 from scripts.bench.plan import Plan
-from scripts.bench.single_run import migrate
 from scripts.figures.raw_pair import measure
+from scripts.figures.runs import migrate
 
 SECTION = "stream"
 YARDSTICK = "plain sendall/recv_into pair"

@@ -11,14 +11,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from guest.trace import read_trace
+from guest.trace import read_trace, write_trace
 from protocol import events
 from protocol.errors import MigrationError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.policy import PRESETS, preset
 from protocol.units import parse_geometry
 from scripts.configure import link_rate, parsed
-from scripts.figures.accesses import write_trace
 from scripts.figures.runs import run_migration, write_json
 from scripts.files import check_twice_readable, check_writable
 from scripts.named_files import Command, Use, file_option

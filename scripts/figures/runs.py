@@ -1,4 +1,4 @@
-"""Runs of `midstream migrate` by other commands, and the JSON that they write."""
+"""Runs of `midstream migrate` by other commands: their reports and events, and the JSON of all."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from typing import Any
 import trio
 
 from protocol.errors import MidstreamError, MigrationError
+from scripts.processes.folders import temporary_folder
 from scripts.processes.link import PROXY
 from scripts.processes.looping import run_until_signalled
 from scripts.processes.parent import PARENT_VARIABLE
 from scripts.processes.spawn import package_environment
 from scripts.screen.output import print_result, tell
 from scripts.screen.table import link_title
+from scripts.views.saved import read_all
 
 _RUN_SECONDS_MAX = 1800.0
 
@@ -85,3 +87,32 @@ def write_json(target: str, plain: object) -> None:
         Path(target).write_text(text, encoding="utf-8")
     except OSError as error:
         raise MidstreamError(f"cannot write {target}: {error.strerror}") from error
+
+
+Record = dict[str, Any]
+
+
+def migrate(options: Mapping[str, str]) -> Record:
+    """Migrate a guest and return the report.
+
+    Args:
+        options: As `midstream migrate` has them, without dashes; a switch has an empty value.
+
+    Raises:
+        MigrationError: It did not end with exit status 0.
+    """
+    with temporary_folder("bench") as folder:
+        return run_migration(options, folder)
+
+
+def migrate_with_events(options: Mapping[str, str]) -> tuple[Record, list[Record]]:
+    """Migrate a guest; return the report and all events, in the order of their time.
+
+    Raises:
+        MigrationError: It did not end with exit status 0.
+    """
+    with temporary_folder("bench") as folder:
+        path = folder / "events.jsonl"
+        report = run_migration({**options, "events": str(path)}, folder)
+        events = sorted(read_all(path), key=lambda event: int(event["t-ns"]))
+    return report, events

@@ -1,4 +1,4 @@
-"""From the command line's strings to the configuration of a destination for QEMU."""
+"""`midstream dest --peer qemu`: from the command line's strings to the run of a destination."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from ipaddress import ip_address
 import click
 
 from dest.qemu.config import QemuDestConfig
+from dest.qemu.session import QemuSession
 from protocol.addresses import unmapped
 from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.units import parse_bytes
 from scripts.configure import dest_config, program_spec
 from scripts.credentials import SECRET_OPTION, TLS_OPTIONS
+from scripts.dest_side import run_session, say_listening
 from scripts.files import check_readable
 from scripts.options import OPTIONS, Values
+from scripts.screen.output import tell
 
 # Less, and QEMU would wait for each target page; more is what nobody could tell from no limit.
 _WINDOW_BYTES_MIN, _WINDOW_BYTES_MAX = 16 << 10, 64 << 20
@@ -97,3 +100,12 @@ def window_bytes(text: str) -> int:
             param_hint="--window",
         )
     return count
+
+
+def run_qemu_dest(config: QemuDestConfig, values: Values) -> None:
+    """Run a destination for a QEMU to its end.
+
+    Raises:
+        MidstreamError: It failed or was cancelled.
+    """
+    run_session(values, lambda emit: QemuSession(config, emit, say_listening(values), tell))

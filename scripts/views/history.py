@@ -17,7 +17,6 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.report import STAGES
 from protocol.states import State
-from scripts.views.open_waits import OpenWaits, fault_ns, page_of
 from scripts.views.records import (
     BACKGROUND,
     BOOSTED,
@@ -31,6 +30,7 @@ from scripts.views.records import (
     Send,
     Wait,
 )
+from scripts.views.waits import OpenWaits, fault_ns, page_of
 
 Event = dict[str, Any]
 

@@ -19,8 +19,8 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.report import Summary
 from protocol.states import FINAL, POSTCOPY, State
-from scripts.views.open_waits import OpenWaits, fault_ns
 from scripts.views.records import DEST, SOURCE
+from scripts.views.waits import OpenWaits, fault_ns
 
 Event = dict[str, Any]
 

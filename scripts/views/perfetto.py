@@ -17,8 +17,8 @@ from protocol.report import STAGE_WORDS
 from protocol.states import FINAL
 from scripts.views.causes import request_ends, served_by
 from scripts.views.history import History
-from scripts.views.quantiles import waiting_over_time
 from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Note, Send, Wait
+from scripts.views.waits import waiting_over_time
 
 TraceEvent = dict[str, Any]
 

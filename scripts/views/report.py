@@ -1,9 +1,14 @@
-"""`midstream report`: saved events made into tables, a page and a trace; runs side by side."""
+"""`midstream report`: saved events made into tables, a page and a trace; runs side by side.
+
+A file that holds something else than events is told by its kind, so that its user sees the mistake.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -14,21 +19,23 @@ from protocol import events
 from protocol.errors import LocalProtocolError
 from protocol.report import STAGES
 from protocol.units import format_bytes
-from scripts.files import check_writable
+from scripts.files import check_writable, read_bounded
 from scripts.named_files import Command, FileArgument, Use, file_option
 from scripts.screen.output import tell
 from scripts.screen.table import time_us
-from scripts.views.endings import lost_bytes, reason_of, status_of
+from scripts.views.causes import lost_bytes, reason_of, status_of
 from scripts.views.history import History
-from scripts.views.kinds import kind_of
 from scripts.views.outputs import history_of, write_page, write_trace
-from scripts.views.quantiles import percentiles_us
 from scripts.views.saved import read_saved
+from scripts.views.waits import percentiles_us
 
 # A page has as many colours and dashes to tell runs apart by.
 RUNS_MAX = 4
 
 Run = tuple[str, History]
+
+# A report is some kilobytes, and all others begin as they begin.
+_LOOKED_AT_BYTES_MAX = 1 << 20
 
 
 @click.command(
@@ -180,3 +187,40 @@ _ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
     ("finished early on request", lambda history: _count(history, events.BOOST)),
     ("waits of vCPUs", lambda history: str(len(history.all_waits))),
 )
+
+
+_JSON_KINDS: dict[str, Callable[[Any], bool]] = {
+    "a report, as --report writes it": lambda held: "midstream" in held and "status" in held,
+    "figures of midstream compare or bench": lambda held: str(held.get("schema")).startswith(
+        "midstream-"
+    ),
+    "a trace for the Perfetto UI": lambda held: "traceEvents" in held,
+    "a map of missing memory, as --save leaves it": lambda held: "missing" in held,
+}
+
+
+def kind_of(path: Path) -> str:
+    """Return what a file is, in words; empty if it is nothing that is known here."""
+    try:
+        data = read_bounded(path, _LOOKED_AT_BYTES_MAX)
+    except OSError:
+        return ""
+    begin = data[:4096].lstrip()
+    if begin[:1] == b"{":
+        return _json_kind(data)
+    if begin[:9].lower() == b"<!doctype":
+        return "a page, as --html writes it"
+    if b"[migration]" in data or b"[[step]]" in data:
+        return "a scenario, for midstream inject"
+    return "no text" if b"\0" in begin else ""
+
+
+def _json_kind(data: bytes) -> str:
+    try:
+        held = json.loads(data)
+    except (ValueError, RecursionError):
+        # A large trace was not read whole.
+        return "a trace for the Perfetto UI" if b'"traceEvents"' in data[:4096] else ""
+    if not isinstance(held, dict):
+        return ""
+    return next((kind for kind, is_it in _JSON_KINDS.items() if is_it(held)), "")

@@ -6,8 +6,7 @@ import pytest
 
 from protocol.report import STAGES
 from scripts.views import history as module
-from scripts.views.causes import request_ends, served_by
-from scripts.views.endings import status_of
+from scripts.views.causes import request_ends, served_by, status_of
 from scripts.views.history import History
 from scripts.views.records import BACKGROUND, BOOSTED, URGENT
 from tests.stories import MS, PAGE_BYTES, ZERO_NS, Story, broken_once, half_sent

@@ -1,4 +1,4 @@
-"""Which vCPUs wait at a moment, as the events tell: one notion for all views.
+"""Waits: which vCPUs wait at a moment, as the events tell, and the figures of those that ended.
 
 A vCPU is at one place at a time, so it waits for the page of which it was last told to wait.  Where
 the kernel tells of faults and the vCPU itself of its wake-ups, that next wait is often told before
@@ -8,7 +8,12 @@ the wake-up from the one before.  So a wake-up ends the wait that it belongs to,
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
+
+from guest.latency import summary_of
+from scripts.views.records import Wait
 
 Event = dict[str, Any]
 
@@ -58,3 +63,31 @@ def fault_ns(wait: Event) -> int:
     """Return when the page was touched, as well as a `vcpu-wait` tells it."""
     time_ns: int = wait["fault-ns"] if "fault-ns" in wait else wait["t-ns"]
     return time_ns
+
+
+def percentiles_us(waits: Iterable[Wait]) -> dict[str, float]:
+    """Return the percentiles of the waits that ended, in microseconds; 0 where there are none.
+
+    They are those of the run's own report, see `guest.latency.summarize`.
+    """
+    summary = summary_of(wait.wake_ns - wait.start_ns for wait in waits if wait.wake_ns is not None)
+    return {
+        "p50": summary.p50_us, "p90": summary.p90_us, "p99": summary.p99_us,
+        "p99.9": summary.p999_us, "max": summary.max_us,
+    }  # fmt: skip
+
+
+def waiting_over_time(waits: Iterable[Wait], end_ns: int) -> list[tuple[int, int]]:
+    """Return (time, number of vCPUs that wait from then on), ascending."""
+    steps: dict[int, int] = {}
+    for wait in waits:
+        steps[wait.start_ns] = steps.get(wait.start_ns, 0) + 1
+        end = end_ns if wait.wake_ns is None else wait.wake_ns
+        steps[end] = steps.get(end, 0) - 1
+    times = sorted(steps)
+    return list(zip(times, accumulate(steps[time_ns] for time_ns in times), strict=True))
+
+
+def waited_us(waits: Iterable[Wait]) -> float:
+    """Return all vCPUs' waiting together, in microseconds."""
+    return sum(wait.latency_us for wait in waits)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from scripts.views.causes import lost_bytes, reason_of, status_of
 from scripts.views.embed import embed
-from scripts.views.endings import lost_bytes, reason_of, status_of
 from scripts.views.outputs import history_of
 from tests.stories import Story, half_sent
 
