@@ -22,7 +22,7 @@ SCENARIOS = scenarios()
 # A sentence that names a command without an option shows no command line.
 LINES = [line for line in command_lines() if not line.in_prose or "--" in line.name]
 
-_CONTEXT = click.Context(midstream)
+_CONTEXT = click.Context(midstream, **midstream.context_settings)
 COMMANDS = {
     name: command
     for name in midstream.list_commands(_CONTEXT)
@@ -55,7 +55,8 @@ def test_a_command_line_of_a_document_is_understood(line: CommandLine) -> None:
     """The command is there, and takes each option and value that is shown; nothing is run."""
     command, words = _command(line.words)
     try:
-        command.make_context(line.name, list(words))
+        # A command keeps the help option that it is first asked for, so it is asked as by a user.
+        command.make_context(line.name, list(words), parent=_CONTEXT)
     except click.MissingParameter:
         assert line.in_prose
     except click.exceptions.Exit:
