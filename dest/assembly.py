@@ -192,6 +192,11 @@ class Assembly:
         """Tell whether what comes of the channel's frame must not be written; ask each time."""
         return self._arrival(channel).waste
 
+    def page_of(self, channel: Channel) -> PageId:
+        """Return the page that the channel's frame is of, or the first of several base pages."""
+        span = self._arrival(channel).span
+        return self._geometry.page_of(span.block, span.offset // TARGET_PAGE_BYTES)
+
     def progress(self, channel: Channel, count: int) -> None:
         """Say that so many more bytes of the channel's frame are in memory, or thrown away."""
         arrival = self._arrival(channel)

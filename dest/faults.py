@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from dest.trips import Said, Trip
+from dest.trips import Said, Trip, Urgent
 from protocol.geometry import PageId
 
 # Waits of which the source has yet to say how their pages were asked for: a peer that never does
@@ -97,6 +97,11 @@ class FaultTable:
         return tuple(self._requests)
 
     @property
+    def is_broken(self) -> bool:
+        """Whether no page can be asked for: since `broke`, until `resumed`."""
+        return self._is_broken
+
+    @property
     def waiting_vcpus(self) -> dict[int, Wait]:
         """The waits that go on, by vCPU, in the order of the faults."""
         return dict(self._waiting)
@@ -129,11 +134,14 @@ class FaultTable:
             trip.end_round(now_ns)
         return Outcome.REQUEST
 
-    def asked(self, page: PageId, now_ns: int) -> None:
-        """Note that the request for a page is about to go out."""
+    def asked(self, page: PageId, now_ns: int) -> bool:
+        """Note that the request for a page is about to go out; tell whether for the first time."""
         trip = self._requests.get(page)
-        if trip is not None and not self._is_broken:
-            trip.asked(now_ns)
+        if trip is None or self._is_broken:
+            return False
+        is_first = not trip.was_asked
+        trip.asked(now_ns)
+        return is_first
 
     def broke(self, since_ns: int) -> None:
         """Note that the connections are gone: what is asked for does not come until `resumed`."""
@@ -195,22 +203,20 @@ class FaultTable:
                 del self._held[vcpu]
         return free
 
-    def told(self, page: PageId, *, now_ns: int, queue_us: int, send_us: int) -> None:
+    def told(self, page: PageId, urgent: Urgent, now_ns: int) -> None:
         """Keep what the head of an urgent frame says, for where the source tells nothing else.
 
         Args:
             page: The frame's page.
+            urgent: What the head says; the last frame's word counts.
             now_ns: When the frame began to come.
-            queue_us: How long the request waited there.
-            send_us: How long the page's urgent frames have been on their way to the socket; the
-                last frame's word counts.
         """
         request = self._requests.get(page)
         if request is None:
             return
         if request.urgent_ns is None:
             request.urgent_ns = now_ns
-        request.queue_us, request.send_us = queue_us, send_us
+        request.queue_us, request.send_us = urgent
 
     def placed(self, block: int, pages: range, *, last_byte_ns: int, now_ns: int) -> list[int]:
         """Say that pages are placed; return the vCPUs to wake, in the order in which they came.

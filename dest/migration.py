@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import trio
 
 from dest.channel import InChannel
 from dest.engine import Engine
+from dest.executor import Executor
 from dest.missing import tell_missing
 from dest.placement import make_placement
 from dest.receiver import Receiver
 from dest.script import Step
 from dest.setup import Plan
 from dest.statistics import counted_so_far, dest_part
-from dest.vcpus import Ask, Vcpus
+from dest.vcpus import Vcpus
 from guest.digest import digest
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
@@ -36,7 +37,6 @@ from protocol.messages import (
     Account,
     Bye,
     Finished,
-    PageRequest,
     Ready,
     Running,
     Standing,
@@ -55,19 +55,6 @@ _LINGER_SECONDS_MAX = 2.0
 # How long what arrived before a break is read on, once the break is known.
 DRAIN_SECONDS_MAX = 0.5
 _DRAIN_POLL_SECONDS = 0.002
-
-
-@dataclass
-class _Asking:
-    """Whether pages can be asked for in an epoch; it ends when they cannot."""
-
-    error: ConnectionLost | None = None
-    failed: trio.Event = field(default_factory=trio.Event)
-
-    def fail(self, error: ConnectionLost) -> None:
-        """Say that the epoch's connection is broken."""
-        self.error = error
-        self.failed.set()
 
 
 @dataclass(frozen=True)
@@ -114,23 +101,15 @@ class Migration:
         self._emit = emit
         self._placement = make_placement(memory, guest)
         self._engine = Engine(
-            memory,
-            guest,
-            self._placement,
-            plan.policy,
-            emit,
-            self._note_fault,
-            checked=plan.checked,
-        )
-        self._engine.faults.is_told = plan.is_told
-        self._vcpus = Vcpus(
-            memory.geometry, self._engine, self._placement, guest, emit, steps,
-            Ask(self._ask, self._ask_now, lambda: self._main.can_send_now),
+            memory.geometry, plan.policy, emit, vcpu_count=guest.spec.vcpu_count,
+            overtaking=self._placement.is_told_by_kernel, checked=plan.checked,
+            is_told=plan.is_told,
         )  # fmt: skip
+        self._executor = Executor(self._engine, memory, self._placement)
+        self._vcpus = Vcpus(memory.geometry, self._executor, self._placement, guest, emit, steps)
         self._keep: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._touches: Path | None = None
         self._watching = trio.CancelScope()
-        self._asking = _Asking()
         # Since when a connection is gone, None while all are there.
         self._lost_ns: int | None = None
         self._part: DestPart | None = None
@@ -202,7 +181,7 @@ class Migration:
 
     def forget_frames(self) -> None:
         """Count what is half-received as missing: no more of it will come."""
-        self._engine.interrupt(checked=self._plan.checked, since_ns=self._lost_ns)
+        self._executor.interrupt(self._lost_ns)
 
     async def resume(self, channels: Mapping[Channel, InChannel]) -> None:
         """Say over new connections what is here and what is missing, and ask for pages again.
@@ -211,7 +190,6 @@ class Migration:
             ConnectionLost: They broke, too.
         """
         self._channels = dict(channels)
-        self._asking = _Asking()
         self._lost_ns = None
         self._lifecycle.go_on(Event.RECONNECTED)
         missing = self.missing
@@ -226,7 +204,7 @@ class Migration:
             run_ns=self._run_ns,
         )
         await self._main.send(standing)
-        self._engine.faults.resumed()
+        self._engine.resumed()
         self._lifecycle.go_on(Event.RECOVERED if self.handed_over else Event.SWITCH_OVER_AGAIN)
         self._emit(RECOVERED, missing_bytes=missing.length_bytes, running=self.handed_over)
 
@@ -237,12 +215,12 @@ class Migration:
             ConnectionLost, PeerAborted, RemoteProtocolError, GuestFailed: The migration failed.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask_again)
+            nursery.start_soon(self._executor.converse, self._main)
             nursery.start_soon(self._main.send_rests)
             async with trio.open_nursery() as receivers:
                 for channel in self._channels.values():
                     receiver = Receiver(
-                        channel, self._main, self._plan, self._engine, self._lifecycle,
+                        channel, self._main, self._plan, self._executor, self._lifecycle,
                         self._switch_over,
                     )  # fmt: skip
                     receivers.start_soon(self._receive_over, channel, receiver)
@@ -332,7 +310,7 @@ class Migration:
         # Half of it must not be done: a break that comes now finds the guest running here.
         with trio.CancelScope(shield=True):
             self._guest.load(states)
-            self._engine.start_postcopy()
+            self._executor.start_postcopy()
             if message.postcopy:
                 self._lifecycle.fire(Event.POSTCOPY_STARTED)
             elif not self._engine.assembly.complete:
@@ -363,44 +341,6 @@ class Migration:
         )
         await self._main.send(finished)
         self._lifecycle.go_on(Event.ALL_PLACED)
-
-    async def _ask_again(self) -> None:
-        """Ask again for what vCPUs waited for before a break; see that asking goes on working."""
-        for request in self._engine.open_requests():
-            self._engine.asking(request)
-            await self._main.send(request)
-            self._engine.requested(request)
-        await self._asking.failed.wait()
-        assert self._asking.error is not None
-        raise self._asking.error
-
-    async def _ask(self, request: PageRequest) -> None:
-        """Ask for a page, or after a break leave it to the next epoch."""
-        if self._lifecycle.state is not State.POSTCOPY_ACTIVE:
-            return
-        asking = self._asking
-        try:
-            await self._main.send(request)
-        except ConnectionLost as error:
-            asking.fail(error)
-        else:
-            self._engine.requested(request)
-
-    def _ask_now(self, request: PageRequest) -> bool:
-        """Do what `_ask` does, or return False where that would have to wait."""
-        if self._lifecycle.state is not State.POSTCOPY_ACTIVE:
-            return True
-        try:
-            has_gone = self._main.send_now(request)
-        except ConnectionLost as error:
-            self._asking.fail(error)
-            return True
-        if has_gone:
-            self._engine.requested(request)
-        return has_gone
-
-    def _note_fault(self, vcpu: int, request: PageRequest | None) -> None:
-        self._vcpus.note_fault(vcpu, request)
 
     def _statistics(self, snapshot: GuestSnapshot) -> DestPart:
         return dest_part(

@@ -6,12 +6,13 @@ import time
 from collections.abc import Awaitable, Callable
 
 from dest.channel import InChannel
-from dest.engine import Engine
+from dest.executor import Executor
 from dest.setup import Plan
+from dest.trips import Urgent
 from protocol.channels import Channel
 from protocol.checksums import FrameCheck
 from protocol.errors import RemoteProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.messages import (
     Checksum,
     Discard,
@@ -44,7 +45,7 @@ class Receiver:
         channel: InChannel,
         returns: InChannel,
         plan: Plan,
-        engine: Engine,
+        executor: Executor,
         lifecycle: Lifecycle,
         on_switch_over: SwitchOverHandler,
     ) -> None:
@@ -54,7 +55,7 @@ class Receiver:
             channel: Where from; it has its name.
             returns: Where answers go.
             plan: What the source said that it would send.
-            engine: What knows what to do with pages.
+            executor: What pages are told to.
             lifecycle: For which messages may come when.
             on_switch_over: Awaited with the message and the device state.
         """
@@ -66,7 +67,8 @@ class Receiver:
             channel.expect_small_frames()
         self._check = FrameCheck(channel.name, agreed=plan.checked)
         self._plan = plan
-        self._engine = engine
+        self._executor = executor
+        self._engine = executor.engine
         self._lifecycle = lifecycle
         self._on_switch_over = on_switch_over
 
@@ -90,7 +92,8 @@ class Receiver:
                     await self._receive_page(message)
                 case ZeroData():
                     self._check_length(message.length)
-                    self._engine.take_zeros(self._name, message)
+                    span = Span(message.block, message.offset, message.length)
+                    self._executor.take_zeros(self._name, span, _urgent(message))
                     self._check.is_right()
                 case RunData():
                     await self._receive_runs(message)
@@ -121,23 +124,22 @@ class Receiver:
 
     async def _receive_page(self, message: PageData) -> None:
         self._check_length(message.payload_bytes)
-        view = self._engine.begin(self._name, message)
-        page = self._plan.geometry.page_of(message.block, message.offset // TARGET_PAGE_BYTES)
+        span = Span(message.block, message.offset, message.payload_bytes)
+        view = self._executor.begin(self._name, span, _urgent(message))
         await self._channel.receive_payload(
             view,
-            lambda count: self._engine.progress(self._name, page, count),
+            self._progress,
             self._is_waste if self._plan.policy.half_sent is HalfSent.RESEND else None,
             gathered=self._gathers(),
         )
         await self._end([view])
 
     async def _receive_rest(self, message: PageRest) -> None:
-        view = self._engine.begin_rest(self._name, message)
-        page = self._plan.geometry.page_of(message.block, message.offset // TARGET_PAGE_BYTES)
-        await self._channel.receive_payload(
-            view, lambda count: self._engine.progress(self._name, page, count)
+        view = self._executor.begin_rest(
+            self._name, message.block, message.offset, message.payload_bytes
         )
-        self._engine.end(self._name)
+        await self._channel.receive_payload(view, self._progress)
+        self._executor.end(self._name)
 
     async def _receive_runs(self, message: RunData) -> None:
         runs, is_zero = unpack_runs(message.block, message.offset, message.runs)
@@ -147,33 +149,29 @@ class Receiver:
             raise RemoteProtocolError(
                 f"runs of {data_bytes} bytes came with a payload of {message.payload_bytes}"
             )
-        views = self._engine.begin_runs(self._name, message, runs, is_zero)
-        page = self._plan.geometry.page_of(message.block, message.offset // TARGET_PAGE_BYTES)
-
-        def progress(count: int) -> None:
-            self._engine.progress(self._name, page, count)
-
+        views = self._executor.begin_runs(self._name, runs, is_zero, _urgent(message))
         if self._plan.policy.half_sent is HalfSent.RESEND:
-            await self._receive_aside(views, progress)
+            await self._receive_aside(views)
         elif views:
-            await self._channel.receive_scattered(views, progress, gathered=self._gathers())
+            await self._channel.receive_scattered(views, self._progress, gathered=self._gathers())
         await self._end(views)
 
     async def _end(self, views: list[memoryview]) -> None:
         """Have the engine take a frame that has come; ask for its bytes again if they changed."""
         # What is not wanted was not put where it would be looked for.
         if self._check.is_right(views) or self._is_waste():
-            self._engine.end(self._name)
+            self._executor.end(self._name)
             return
-        for message in self._engine.refuse(self._name):
-            await self._returns.send(message)
+        self._executor.refuse(self._name)
+        await self._executor.say_all(self._returns)
 
-    async def _receive_aside(
-        self, views: list[memoryview], progress: Callable[[int], None]
-    ) -> None:
+    def _progress(self, count: int) -> None:
+        self._executor.progress(self._name, count)
+
+    async def _receive_aside(self, views: list[memoryview]) -> None:
         """Receive runs that may turn out not to be wanted, and copy them if they are wanted yet."""
         aside = memoryview(bytearray(sum(map(len, views))))
-        await self._channel.receive_payload(aside, progress)
+        await self._channel.receive_payload(aside, self._progress)
         if self._is_waste():
             return
         for view in views:
@@ -212,3 +210,7 @@ class Receiver:
                 f"the {self._name.value} channel, {counts.target_pages} and "
                 f"{counts.data_bytes} came"
             )
+
+
+def _urgent(message: PageData | RunData | ZeroData) -> Urgent | None:
+    return Urgent(message.queue_us, message.send_us) if message.urgent else None

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from protocol.geometry import PageId
+
+
+class Urgent(NamedTuple):
+    """What comes with bytes that are sent because of a page request.
+
+    Attributes:
+        queue_us: How long the request waited at the source.
+        send_us: How long the page's urgent frames have been on their way to the socket.
+    """
+
+    queue_us: int = 0
+    send_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,7 @@ class Trip:
         urgent_ns: When the first frame came that was sent because of it.
         queue_us: How long it waited at the source, as the head of such a frame says.
         send_us: How long these frames had been on their way to the socket, likewise.
+        was_asked: The request has gone out at least once.
     """
 
     asked_ns: int | None = None
@@ -64,10 +78,12 @@ class Trip:
     urgent_ns: int | None = None
     queue_us: int = 0
     send_us: int = 0
+    was_asked: bool = False
 
     def asked(self, now_ns: int) -> None:
         """Note that the request goes out."""
         self.asked_ns = now_ns
+        self.was_asked = True
         if self.rounds and self.rounds[-1].again_ns is None:
             self.rounds[-1].again_ns = now_ns
 

@@ -5,13 +5,11 @@ Faults are heard of in two ways: from the guest process, or where the kernel sto
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import trio
 
-from dest.engine import Engine
+from dest.executor import Executor
 from dest.placement import Placement
 from dest.script import Script, Step
 from dest.touching import Toucher, read_touches
@@ -28,7 +26,6 @@ from guest.handle import (
 )
 from protocol.events import MISMATCH, TOUCH, TOUCHED, Emit
 from protocol.geometry import Geometry, PageId
-from protocol.messages import PageRequest
 
 # How often is looked for sleepers whose pages are here; there are none unless something was lost.
 _RELEASE_SECONDS = 0.1
@@ -38,20 +35,6 @@ _WAKE_SECONDS_MAX = 1.0
 
 # How much of what the guest has said is heard before others have their turn.
 _HEEDED_AT_ONCE_MAX = 64
-
-
-class Ask(NamedTuple):
-    """How pages are asked for.
-
-    Attributes:
-        in_turn: Sends a page request when it can, and tells the engine when it has.
-        now: Does so without waiting, or returns False where it would have to.
-        is_free: Tells whether it probably would not.
-    """
-
-    in_turn: Callable[[PageRequest], Awaitable[None]]
-    now: Callable[[PageRequest], bool] = lambda _: False
-    is_free: Callable[[], bool] = lambda: False
 
 
 class Vcpus:
@@ -64,71 +47,48 @@ class Vcpus:
     def __init__(
         self,
         geometry: Geometry,
-        engine: Engine,
+        executor: Executor,
         placement: Placement,
         guest: GuestHandle,
         emit: Emit,
         steps: tuple[Step, ...],
-        ask: Ask,
     ) -> None:
-        """Prepare; the engine hears of no fault before `run`.
+        """Prepare; nobody hears of a fault before `run`.
 
         Args:
             geometry: The guest's blocks.
-            engine: Where faults go; those that the kernel tells of it gives to `note_fault`.
+            executor: What faults are told to.
             placement: What lets vCPUs touch pages.
             guest: The vCPUs.
             emit: Takes events.
             steps: Scripted faults.
-            ask: How pages are asked for.
         """
         self.first_mismatch = ""
-        self._engine = engine
+        self._executor = executor
+        self._engine = executor.engine
         self._placement = placement
         self._guest = guest
         self._emit = emit
-        self._ask = ask
-        # What could not be asked for at once, in its order, and how much that is.
-        self._postpone, self._postponed = trio.open_memory_channel[PageRequest](float("inf"))
-        self._postponed_count = 0
         self._script = Script(steps)
         self._toucher = Toucher(geometry, guest)
         # vCPUs that said that they wait, and not yet that they run again.
         self._asleep: set[int] = set()
         self._waking = trio.lowlevel.ParkingLot()
         self._busy_poll = BusyPoll(yields=True)
+        executor.on_fault = self._note_fault
         if steps:
-            engine.watch(self._on_happening)
-
-    def note_fault(self, vcpu: int, request: PageRequest | None) -> None:
-        """Take a fault, and ask for what is to be asked for: each turn of the loop is waited for.
-
-        Where the connection is busy the request goes in its order, once it can.
-        """
-        self._busy_poll.prolong()
-        self._asleep.add(vcpu)
-        self._toucher.faulted(vcpu)
-        if request is None or self._engine.is_here(request):
-            return
-        at_once = not self._postponed_count and self._ask.is_free()
-        # It is told before it goes: what comes of it must not seem to come before it.
-        if at_once and self._engine.still_wants(request) and self._ask.now(request):
-            return
-        self._postponed_count += 1
-        self._postpone.send_nowait(request)
+            self._engine.watch(self._on_happening)
 
     async def run(self, touches: Path | None) -> None:
         """Serve until cancelled; have pages touched, too, that come through a pipe.
 
         Raises:
-            ConnectionLost: No page can be asked for any more.
             GuestFailed: The guest process is gone.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._busy_poll.run)
             nursery.start_soon(self._watch_guest)
             nursery.start_soon(self._watch_faults)
-            nursery.start_soon(self._ask_postponed)
             nursery.start_soon(self._release_overdue)
             nursery.start_soon(self._placement.run)
             nursery.start_soon(self._toucher.run)
@@ -156,27 +116,20 @@ class Vcpus:
         """Hear of vCPUs that the kernel stops."""
         while True:
             await self._placement.wait_faults()
-            self._engine.take_faults()
-
-    async def _ask_postponed(self) -> None:
-        async for request in self._postponed:
-            # Its page may have come meanwhile.
-            if self._engine.still_wants(request):
-                await self._ask.in_turn(request)
-            self._postponed_count -= 1
+            self._executor.hear_faults()
 
     async def _release_overdue(self) -> None:
         """See to it that no vCPU sleeps on because a wake-up was lost."""
         while True:
             await trio.sleep(_RELEASE_SECONDS)
-            self._engine.release_overdue()
+            self._executor.release_overdue()
 
     async def _watch_guest(self) -> None:
-        """Serve the guest: send its page requests, note who wakes and what it finds wrong."""
+        """Serve the guest: have its pages asked for, note who wakes and what it finds wrong."""
         while True:
             heard = await self._guest.receive()
             # Who says that he woke may wait again by now, and his page comes before his word.
-            self._engine.take_faults()
+            self._executor.hear_faults()
             self._heed(heard)
             # Between two looks of the event loop many may wake; who waits to say so does not run.
             for _ in range(_HEEDED_AT_ONCE_MAX):
@@ -188,7 +141,8 @@ class Vcpus:
     def _heed(self, event: GuestEvent) -> None:
         match event:
             case Faulted(vcpu, flat, fault_ns):
-                self.note_fault(vcpu, self._engine.fault(vcpu, flat, fault_ns))
+                self._executor.fault(vcpu, flat, fault_ns)
+                self._executor.say()
             case Woke(vcpu, _, fault_ns, woke_ns):
                 self._busy_poll.prolong()
                 self._engine.woke(vcpu, woke_ns, fault_ns)
@@ -206,6 +160,12 @@ class Vcpus:
                 page = self._toucher.touched(vcpu)
                 if page is not None:
                     self._emit(TOUCHED, vcpu=vcpu, block=page.block, page=page.index)
+
+    def _note_fault(self, vcpu: int) -> None:
+        # Each turn of the loop is waited for.
+        self._busy_poll.prolong()
+        self._asleep.add(vcpu)
+        self._toucher.faulted(vcpu)
 
     def _on_happening(self, what: str, page: PageId) -> None:
         # In precopy no vCPU runs here, and what has come is not kept account of.

@@ -35,14 +35,16 @@ from typing import Any, cast
 
 import trio
 
-from dest.engine import Engine
+from dest.engine import Place
+from dest.executor import Executor
 from dest.placement import SimulatedPlacement, UserfaultPlacement
+from dest.trips import Urgent
 from guest import saving
 from guest.handle import GuestSnapshot
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
-from protocol.messages import PageData, PageRequest
+from protocol.messages import PageRequest
 from protocol.pageset import PageSet
 from protocol.runs import overlap
 from scripts.processes import link
@@ -133,19 +135,21 @@ def lose_page() -> None:
 
 def misplace_chunk() -> None:
     """Rig the destination."""
-    begin = Engine.begin
+    begin = Executor.begin
     misplaced = False
 
-    def begin_elsewhere(self: Engine, channel: Channel, message: PageData) -> memoryview:
+    def begin_elsewhere(
+        self: Executor, channel: Channel, span: Span, urgent: Urgent | None = None
+    ) -> memoryview:
         nonlocal misplaced
-        view = begin(self, channel, message)
-        if misplaced or message.offset < len(view):
+        view = begin(self, channel, span, urgent)
+        if misplaced or span.offset < len(view):
             return view
         misplaced = True
-        before = message.offset - len(view)
-        return self._memory.views[message.block][before : before + len(view)]
+        before = span.offset - len(view)
+        return self._memory.views[span.block][before : before + len(view)]
 
-    Engine.begin = begin_elsewhere  # type: ignore[method-assign]
+    Executor.begin = begin_elsewhere  # type: ignore[method-assign]
 
 
 def place_early() -> None:
@@ -206,14 +210,15 @@ def delay(stage: str, events: str = "") -> None:
     setattr(owner, name, delayed)
 
 
-def _is_waited_for(engine: Engine, span: Span, *_: object) -> bool:
-    units = map(engine._units.page_span, engine.faults.requested_pages)
-    return any(overlap(span, unit) for unit in units)
+def _is_waited_for(executor: Executor, place: Place, *_: object) -> bool:
+    engine = executor.engine
+    units = map(engine.assembly.units.page_span, engine.faults.requested_pages)
+    return any(overlap(place.span, unit) for unit in units)
 
 
 # What is called where a stage begins, and whether a call is for what somebody waits for.
 _HELD_UP: dict[str, tuple[type, str, Callable[..., bool]]] = {
-    "detect": (Engine, "fault", lambda *_: True),
+    "detect": (Executor, "fault", lambda *_: True),
     "request": (Sender, "request", lambda *_: True),
     "queue": (Scheduler, "next_chunk", lambda self, *_: self.queued_requests > 0),
     "send": (
@@ -221,8 +226,8 @@ _HELD_UP: dict[str, tuple[type, str, Callable[..., bool]]] = {
         "send_now",
         lambda self, frame, *_: self.name is Channel.POSTCOPY and frame.payload_bytes > 0,
     ),
-    "receive": (Engine, "begin", lambda _, channel, *__: channel is Channel.POSTCOPY),
-    "place": (Engine, "_place", _is_waited_for),
+    "receive": (Executor, "begin", lambda _, channel, *__: channel is Channel.POSTCOPY),
+    "place": (Executor, "_place", _is_waited_for),
     "wake": (SimulatedPlacement, "wake", lambda *_: True),
 }
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from dest.channel import InChannel
 from dest.engine import Engine
+from dest.executor import Executor
 from dest.listen import Session
 from dest.placement import SimulatedPlacement
 from dest.receiver import Receiver
@@ -292,17 +293,16 @@ async def play_dest(stream: bytes, piece_bytes: int, *, checks: bool = False) ->
     lifecycle.fire(Event.PREPARED)
     memory = GuardedMemory(plan.geometry)
     with fake_guest(plan.geometry, plan.spec) as guest:
-        engine = Engine(
-            cast("GuestMemory", memory), guest.handle,
-            SimulatedPlacement(plan.geometry, guest.handle), plan.policy, Recorder(),
-        )  # fmt: skip
+        engine = Engine(plan.geometry, plan.policy, Recorder(), vcpu_count=plan.spec.vcpu_count)
+        placement = SimulatedPlacement(plan.geometry, guest.handle)
+        executor = Executor(engine, cast("GuestMemory", memory), placement)
 
         async def take_over(message: SwitchOver, state: bytes) -> None:
             await trio.lowlevel.checkpoint()
             decode_states(state, plan.spec.vcpu_count)
             if lifecycle.state is State.ACTIVE:
                 lifecycle.fire(Event.GUEST_STOPPED)
-            engine.start_postcopy()
+            executor.start_postcopy()
             if message.postcopy:
                 lifecycle.fire(Event.POSTCOPY_STARTED)
                 counts = engine.assembly.counts
@@ -312,7 +312,7 @@ async def play_dest(stream: bytes, piece_bytes: int, *, checks: bool = False) ->
                 engine.assembly.counts = counts
 
         try:
-            await Receiver(channel, channel, plan, engine, lifecycle, take_over).run()
+            await Receiver(channel, channel, plan, executor, lifecycle, take_over).run()
             verdict = await channel.receive()
             if isinstance(verdict, Verdict):
                 payload = bytearray(verdict.payload_bytes)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from dest.engine import Engine
+from dest.executor import Executor
 from guest.busy_poll import BusyPoll
 from guest.digest import digest
 from guest.handle import GuestHandle, open_guest
@@ -126,15 +126,15 @@ async def test_both_ends_stay_awake_for_page_requests_alone(
 @pytest.fixture
 def _torn_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A destination that forgets the second half of each page when it places it."""
-    end = Engine.end
+    end = Executor.end
 
-    def tear(self: Engine, channel: Channel) -> None:
-        span = self.assembly._arriving[channel].span
+    def tear(self: Executor, channel: Channel) -> None:
+        span = self.engine.assembly._arriving[channel].span
         half = span.offset + span.length // 2
         self._memory.views[span.block][half : span.end] = bytes(span.end - half)
         end(self, channel)
 
-    monkeypatch.setattr(Engine, "end", tear)
+    monkeypatch.setattr(Executor, "end", tear)
 
 
 @pytest.mark.usefixtures("_torn_pages")

@@ -6,13 +6,13 @@ from collections import Counter
 
 import numpy as np
 
-from dest.engine import Engine
+from dest.executor import Executor
 from dest.qemu.channel import QemuChannel
 from dest.qemu.wire import Wire
+from dest.trips import Urgent
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
-from protocol.messages import PageData, ZeroData
 from protocol.qemu.messages import DiscardRanges, Pages, Zeros
 
 # A stretch is handed on as a bitmap: 32 KiB of ones for 1 GiB of guest.
@@ -28,13 +28,14 @@ class Arrivals:
         zero_target_pages: How many came as zeros.
     """
 
-    def __init__(self, geometry: Geometry, engine: Engine, wire: Wire) -> None:
+    def __init__(self, geometry: Geometry, executor: Executor, wire: Wire) -> None:
         """Start in precopy."""
         self.requested: Counter[Channel] = Counter()
         self.target_pages = 0
         self.zero_target_pages = 0
         self._geometry = geometry
-        self._engine = engine
+        self._executor = executor
+        self._assembly = executor.engine.assembly
         self._wire = wire
         self._asked: set[PageId] = set()
         self._indices = {block.name: index for index, block in enumerate(geometry.blocks)}
@@ -49,25 +50,23 @@ class Arrivals:
         page = self._geometry.page_of(block, message.offset // TARGET_PAGE_BYTES)
         # On the wire nothing says that a page is urgent; of one that was asked for it is so.
         urgent = page in self._asked
+        told = Urgent() if urgent else None
         if isinstance(message, Pages):
             span = Span(block, message.offset, message.payload_bytes)
-            data = PageData(span.length, block=block, offset=span.offset, urgent=urgent)
-            view = self._engine.begin(name, data)
+            view = self._executor.begin(name, span, told)
             self._wire.begin(name, span, urgent=urgent)
             channel.decoder.take_payload(view)
             self._wire.end(name, span, message.packed_bytes or span.length)
-            self._engine.progress(name, page, span.length)
-            self._engine.end(name)
+            self._executor.progress(name, span.length)
+            self._executor.end(name)
             self.target_pages += span.length // TARGET_PAGE_BYTES
         else:
             span = Span(block, message.offset, message.length)
             self._wire.begin(name, span, urgent=urgent)
             self._wire.end(name, span, span.length // TARGET_PAGE_BYTES)
-            self._engine.take_zeros(
-                name, ZeroData(block=block, offset=span.offset, length=span.length, urgent=urgent)
-            )
+            self._executor.take_zeros(name, span, told)
             self.zero_target_pages += span.length // TARGET_PAGE_BYTES
-        here = {page for page in self._asked if self._engine.assembly.is_placed(page)}
+        here = {page for page in self._asked if self._assembly.is_placed(page)}
         self._asked -= here
         self.requested[name] += len(here)
 
@@ -79,7 +78,7 @@ class Arrivals:
         """
         length = message.payload_bytes if isinstance(message, Pages) else message.length
         span = Span(self._indices[message.block], message.offset, length)
-        if self._engine.assembly.is_whole(span):
+        if self._assembly.is_whole(span):
             raise RemoteProtocolError("it brings what is not missing")
 
     def ask(self, page: PageId) -> None:
@@ -108,4 +107,4 @@ class Arrivals:
             for start in range(first, last, _DISCARD_TARGET_PAGES):
                 count = min(_DISCARD_TARGET_PAGES, last - start)
                 bits = np.packbits(np.ones(count, np.bool_), bitorder="little").tobytes()
-                self._engine.assembly.discard(block, start, count, bits)
+                self._assembly.discard(block, start, count, bits)

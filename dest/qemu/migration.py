@@ -10,7 +10,8 @@ from pathlib import Path
 
 import trio
 
-from dest.engine import Engine
+from dest.engine import Engine, Word
+from dest.executor import Executor
 from dest.missing import tell_missing
 from dest.placement import make_placement
 from dest.qemu.arrivals import Arrivals
@@ -20,7 +21,7 @@ from dest.qemu.listen import QemuListener
 from dest.qemu.wire import Wire
 from dest.script import Step
 from dest.statistics import counted_so_far, dest_part
-from dest.vcpus import Ask, Vcpus
+from dest.vcpus import Vcpus
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
 from protocol.channels import Channel
@@ -98,9 +99,13 @@ class QemuMigration:
         self.main = main
         self.placement_reason = ""
         self._placement = make_placement(memory, guest)
-        self.engine = Engine(memory, guest, self._placement, QEMU_POLICY, emit, self._note_fault)
+        self.engine = Engine(
+            memory.geometry, QEMU_POLICY, emit, vcpu_count=guest.spec.vcpu_count,
+            overtaking=self._placement.is_told_by_kernel,
+        )  # fmt: skip
+        self._executor = Executor(self.engine, memory, self._placement)
         self._wire = Wire(memory.geometry, emit)
-        self.arrivals = Arrivals(memory.geometry, self.engine, self._wire)
+        self.arrivals = Arrivals(memory.geometry, self._executor, self._wire)
         self.handed_over = self.has_preempt = False
         self.received_bytes: Counter[Channel] = Counter()
         self.returned_bytes = self.package_bytes = self.recoveries = 0
@@ -113,9 +118,7 @@ class QemuMigration:
         self._emit = emit
         self._requests = PageRequests()
         self._limit = PauseLimit(0.0)
-        self._vcpus = Vcpus(
-            memory.geometry, self.engine, self._placement, guest, emit, steps, Ask(self._ask)
-        )
+        self._vcpus = Vcpus(memory.geometry, self._executor, self._placement, guest, emit, steps)
         self._stream = Decoder()
         self._keep: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._watching = trio.CancelScope()
@@ -138,7 +141,7 @@ class QemuMigration:
 
     def forget_frames(self) -> None:
         """Count what is half-received as missing: no more of it will come."""
-        self.engine.interrupt()
+        self._executor.interrupt()
 
     def stop_watching(self) -> None:
         """Hear no more of the guest."""
@@ -201,6 +204,7 @@ class QemuMigration:
         """Receive over the present connections; return why they are gone, None at the end."""
         try:
             async with trio.open_nursery() as receivers:
+                receivers.start_soon(self._executor.converse, _Asking(self))
                 receivers.start_soon(self._receive_preempt)
                 await self._receive_main()
                 await self._wait_whole()
@@ -232,11 +236,8 @@ class QemuMigration:
             await self.main.send(encode_resume_ack())
             self._lifecycle.fire(Event.RECOVERED)
             self.recoveries += 1
-            self.engine.faults.resumed()
+            self.engine.resumed()
             self._emit(RECOVERED, missing_bytes=self.missing.length_bytes, running=True)
-            for request in self.engine.open_requests():
-                self.engine.asking(request)
-                await self._ask(request)
         except (ConnectionLost, RemoteProtocolError) as error:
             return self._interrupted(error, wait_seconds)
         return None
@@ -337,7 +338,7 @@ class QemuMigration:
         """Take the guest's memory over: from here on vCPUs of this side touch it."""
         self.package_bytes = package.package_bytes
         self._lifecycle.fire(Event.GUEST_STOPPED)
-        self.engine.start_postcopy()
+        self._executor.start_postcopy()
         self._wire.switch_over(self.engine.assembly.missing_bytes)
         self._lifecycle.fire(Event.POSTCOPY_STARTED)
         self.handed_over = True
@@ -358,13 +359,8 @@ class QemuMigration:
             f"the source has ended, {self.engine.assembly.missing_bytes} bytes are missing"
         )
 
-    def _note_fault(self, vcpu: int, request: PageRequest | None) -> None:
-        self._vcpus.note_fault(vcpu, request)
-
-    async def _ask(self, request: PageRequest) -> None:
-        """Ask for a page now, or when QEMU has come back."""
-        if self._lifecycle.state is not State.POSTCOPY_ACTIVE:
-            return
+    async def ask(self, request: PageRequest) -> None:
+        """Ask QEMU for a page."""
         block = self._geometry.blocks[request.block]
         offset = request.page * block.page_bytes
         self.arrivals.ask(PageId(request.block, request.page))
@@ -373,5 +369,23 @@ class QemuMigration:
         except ConnectionLost:
             # Whoever receives over it has better words for that.
             self.main.abort()
-        else:
-            self.engine.requested(request)
+
+
+class _Asking:
+    """The way to QEMU, as pages are asked for over it."""
+
+    can_send_now = False
+
+    def __init__(self, migration: QemuMigration) -> None:
+        self._migration = migration
+
+    def send_now(self, word: Word) -> bool:
+        """Leave it to `send`."""
+        del word
+        return False
+
+    async def send(self, word: Word) -> None:
+        """Send in turn."""
+        # No checksums are agreed on, so nothing else is ever said.
+        assert isinstance(word, PageRequest)
+        await self._migration.ask(word)

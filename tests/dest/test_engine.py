@@ -1,540 +1,290 @@
-"""The engine with a guest that is none: from the fault to the request, the page and the wake."""
+"""The destination's engine by playbooks: what happens, and what is to be done, in virtual time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
-from dest.engine import Engine
-from dest.placement import SimulatedPlacement
-from guest.handle import Faulted, Woke
-from guest.memory import GuestMemory
-from guest.programs import ProgramSpec
+from dest.engine import WAKE_NS_MAX, Engine, Place, Release, Word
+from dest.trips import Urgent
 from protocol import events
 from protocol.channels import Channel
-from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
-from protocol.messages import PageData, PageRequest, ZeroData
+from protocol.messages import PageRequest, Resend
 from protocol.policy import preset
-from protocol.report import STAGES
-from tests.helpers import HUGE, FakeGuest, Recorder, fake_guest, small_geometry
+from protocol.runs import Runs, unpack_runs
+from tests.helpers import HUGE, Recorder, small_geometry
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
+GEOMETRY = small_geometry()
 PER_PAGE = HUGE // TARGET_PAGE_BYTES
-HALF = HUGE // 2
+US = 1000
 
 
-class Rig:
-    """An engine, and what it is connected to."""
+class Play:
+    """One engine, and its clock; what it wants done stands in `done` once it is."""
 
-    def __init__(
-        self, memory: GuestMemory, guest: FakeGuest, policy: str, *, checked: bool = False
-    ) -> None:
-        """Start in precopy."""
-        self.guest = guest
-        self.memory = memory
+    def __init__(self, policy: str = "ordered", *, checked: bool = False) -> None:
+        """Switch over with nothing here."""
+        self.now_ns = 0
         self.events = Recorder()
-        placement = SimulatedPlacement(memory.geometry, guest.handle)
-        self.engine = Engine(
-            memory, guest.handle, placement, preset(policy), self.events, checked=checked
-        )
-
-    def start_postcopy(self, *pages: PageId) -> None:
-        """Discard pages, all of the guest if none is named, and switch over."""
-        for block, shape in enumerate(self.memory.geometry.blocks):
-            stale = np.full(shape.target_page_count, not pages)
-            for page in pages:
-                if page.block == block:
-                    stale[self.memory.geometry.page_span(page).target_pages] = True
-            bits = np.packbits(stale, bitorder="little").tobytes()
+        self.done: list[str] = []
+        self.engine = Engine(GEOMETRY, preset(policy), self.events, vcpu_count=4, checked=checked)
+        for block, shape in enumerate(GEOMETRY.blocks):
+            bits = b"\xff" * (shape.target_page_count // 8)
             self.engine.assembly.discard(block, 0, shape.target_page_count, bits)
-        self.engine.start_postcopy()
+        assert sum(span.length for span in self.engine.start_postcopy()) == GEOMETRY.length_bytes
 
-    def bring(self, channel: Channel, page: PageId, *, urgent: bool = False) -> None:
-        """Receive a whole page in one frame."""
-        span = self.memory.geometry.page_span(page)
-        self.begin(channel, page.block, span.offset, span.length, urgent=urgent)
-        self.engine.progress(channel, page, span.length)
-        self.engine.end(channel)
+    def pass_us(self, count: int) -> None:
+        """Let time go by."""
+        self.now_ns += count * US
 
-    def begin(
-        self, channel: Channel, block: int, offset: int, length: int, *, urgent: bool = False
-    ) -> memoryview:
-        """Begin to receive a frame."""
-        message = PageData(
-            payload_bytes=length, block=block, offset=offset,
-            urgent=urgent, queue_us=300, send_us=200,
-        )  # fmt: skip
-        return self.engine.begin(channel, message)
+    def fault(self, vcpu: int, flat: int) -> Place | Release | None:
+        """Have a vCPU fault now; return what is to be done for it."""
+        return self.engine.fault(vcpu, flat, fault_ns=self.now_ns, now_ns=self.now_ns)
 
-    def bring_part(self, channel: Channel, first: int, count: int, *, urgent: bool = False) -> None:
-        """Receive target pages of the first block in one frame."""
-        length = count * TARGET_PAGE_BYTES
-        self.begin(channel, 0, first * TARGET_PAGE_BYTES, length, urgent=urgent)
-        self.engine.progress(channel, PageId(0, first // PER_PAGE), length)
-        self.engine.end(channel)
+    def words(self) -> list[Word]:
+        """Return all that is to be said now; it goes."""
+        words = []
+        while (word := self.engine.next_word(self.now_ns)) is not None:
+            self.engine.said(word)
+            words.append(word)
+        return words
 
-    def fault(self, vcpu: int, flat: int, fault_ns: int = 5) -> PageRequest | None:
-        """Have a vCPU fault, and the engine hear of it; return the request that is sent."""
-        self.guest.fault(vcpu, flat, fault_ns)
-        event = self.guest._events.receive_nowait()
-        assert event == Faulted(vcpu, flat, fault_ns)
-        request = self.engine.fault(vcpu, flat, fault_ns)
-        assert request is None or self.engine.still_wants(request)
-        return request
+    def carry_out(self, places: Iterable[Place], last_byte_ns: int, place_us: int = 0) -> None:
+        """Do what is to be placed."""
+        for place in places:
+            self.pass_us(place_us)
+            self.done.append(f"place {place.span.block}:{place.span.offset // TARGET_PAGE_BYTES}")
+            woken = self.engine.placed(place, last_byte_ns=last_byte_ns, now_ns=self.now_ns)
+            self.done += [f"wake {vcpu}" for vcpu in woken]
+            whole = self.engine.completed(place)
+            if whole is not None:
+                self.done.append(f"whole {whole.block}:{whole.offset // TARGET_PAGE_BYTES}")
 
-    def hear_wakes(self) -> list[int]:
-        """Have the engine hear of all vCPUs that woke; return them."""
-        woke = []
-        while self.guest._events.statistics().current_buffer_used:
-            event = self.guest._events.receive_nowait()
-            if isinstance(event, Woke):
-                self.engine.woke(event.vcpu, 10**18)
-                woke.append(event.vcpu)
-        return woke
+    def bring(self, channel: Channel, span: Span, urgent: Urgent | None = None) -> None:
+        """Have a frame come all at once."""
+        self.engine.begin(channel, span, self.now_ns, urgent)
+        self.engine.progress(channel, span.length)
+        self.carry_out(self.engine.end(channel), self.now_ns)
 
 
-@contextmanager
-def make_rig(policy: str = "ordered", *, checked: bool = False) -> Iterator[Rig]:
-    """Make an engine over four huge pages, 32 base pages and four vCPUs."""
-    geometry = small_geometry()
-    with (
-        GuestMemory.create(geometry, "base") as memory,
-        fake_guest(geometry, ProgramSpec(vcpu_count=4)) as guest,
-    ):
-        yield Rig(memory, guest, policy, checked=checked)
+def pages(first: int, count: int = 1, block: int = 0) -> Span:
+    """Return target pages."""
+    return Span(block, first * TARGET_PAGE_BYTES, count * TARGET_PAGE_BYTES)
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    """An engine that places whole pages."""
-    with make_rig() as made:
-        yield made
+def request(page: int, target_page: int = 0, block: int = 0) -> PageRequest:
+    """Return a page request."""
+    return PageRequest(block=block, page=page, target_page=target_page)
 
 
-@pytest.fixture
-def critical() -> Iterator[Rig]:
-    """An engine that places target pages."""
-    with make_rig("critical-first") as made:
-        yield made
-
-
-async def test_a_fault_becomes_a_request_a_page_and_a_wake(rig: Rig) -> None:
-    """A vCPU that touches a missing page sleeps until that page is placed, and only then wakes."""
-    rig.start_postcopy()
-    assert rig.fault(2, PER_PAGE + 17) == PageRequest(block=0, page=1, target_page=17)
-    rig.bring(PRE, PageId(0, 0))
-    assert rig.guest.woken == []
-    rig.bring(POST, PageId(0, 1), urgent=True)
-    assert rig.guest.woken == [2]
-    assert rig.hear_wakes() == [2]
-    assert [event for event, _ in rig.events.events] == [
-        events.VCPU_WAIT,
-        events.PAGE_REQUEST,
-        events.PAGE_PLACED,
-        events.PAGE_PLACED,
-        events.VCPU_WAKE,
-    ]
-    assert rig.events.of(events.PAGE_PLACED)[1] == {
-        "block": 0, "page": 1, "pages": 1, "channel": "postcopy",
+def test_a_wait_from_the_touch_to_the_wake() -> None:
+    """Each stage of a wait is as long as the clock says, to the microsecond."""
+    play = Play()
+    play.engine.fault(2, PER_PAGE + 3, fault_ns=0, now_ns=7 * US)
+    play.now_ns = 10 * US
+    assert play.words() == [request(1, 3)]
+    play.pass_us(90)
+    play.engine.begin(POST, pages(PER_PAGE, PER_PAGE), play.now_ns, Urgent(30, 20))
+    play.pass_us(40)
+    assert not play.engine.progress(POST, HUGE)
+    last_byte_ns = play.now_ns
+    play.carry_out(play.engine.end(POST), last_byte_ns, place_us=5)
+    assert play.done == [f"place 0:{PER_PAGE}", "wake 2", f"whole 0:{PER_PAGE}"]
+    play.engine.woke(2, play.now_ns + 3 * US)
+    (wake,) = play.events.of(events.VCPU_WAKE)
+    stages = {name.removesuffix("_us"): value for name, value in wake.items() if "_us" in name}
+    assert stages == {
+        "latency": 148, "detect": 7, "request": 63, "postponed": 0, "queue": 30, "send": 20,
+        "receive": 20, "place": 5, "wake": 3, "broken": 0,
     }  # fmt: skip
-    wake = rig.events.of(events.VCPU_WAKE)[0]
-    assert wake["page"] == 1
-    # The wait stands there with its stages, which add up to it.
-    assert sum(wake[f"{name}_us"] for name in STAGES) == pytest.approx(wake["latency_us"])
-    assert rig.engine.waits.latencies.faults.count == 1
+    assert [event for event, _ in play.events.events] == [
+        events.VCPU_WAIT, events.PAGE_REQUEST, events.PAGE_PLACED, events.VCPU_WAKE,
+    ]  # fmt: skip
 
 
-async def test_a_page_is_present_before_its_waiter_wakes(rig: Rig) -> None:
-    """When the wake goes out the vCPU finds the page: the fake one looks and goes on."""
-    rig.start_postcopy()
-    rig.fault(0, 3)
-    assert not rig.guest.board.present[3]
-    rig.bring(POST, PageId(0, 0), urgent=True)
-    assert rig.guest.board.present[:PER_PAGE].all()
-    assert not rig.guest.board.present[PER_PAGE:].any()
-    assert rig.hear_wakes() == [0]
+def test_what_came_since_is_not_asked_for() -> None:
+    """A request that waited to go, and whose page came meanwhile, does not go."""
+    play = Play()
+    for vcpu in range(3):
+        assert play.fault(vcpu, vcpu * PER_PAGE) is None
+    play.bring(PRE, pages(PER_PAGE, PER_PAGE))
+    assert play.words() == [request(0), request(2)]
+    assert [each["page"] for each in play.events.of(events.PAGE_REQUEST)] == [0, 2]
 
 
-async def test_a_page_is_asked_for_once(rig: Rig) -> None:
-    """However many vCPUs wait for a page there is one request, and all of them wake in order."""
-    rig.start_postcopy()
-    assert rig.fault(3, 0) is not None
-    assert rig.fault(1, 511) is None
-    assert rig.fault(0, 7) is None
-    assert rig.fault(2, PER_PAGE) == PageRequest(block=0, page=1, target_page=0)
-    rig.bring(POST, PageId(0, 0))
-    assert rig.guest.woken == [3, 1, 0]
-    assert len(rig.events.of(events.PAGE_REQUEST)) == 2
+def test_what_could_not_go_is_next_again_and_told_once() -> None:
+    """A connection without room changes neither the order nor the story."""
+    play = Play()
+    play.fault(0, 0)
+    play.fault(1, PER_PAGE)
+    word = play.engine.next_word(play.now_ns)
+    assert word == request(0)
+    play.engine.unsaid(word)
+    assert play.engine.has_words
+    assert play.words() == [request(0), request(1)]
+    assert len(play.events.of(events.PAGE_REQUEST)) == 2
 
 
-async def test_a_page_that_came_meanwhile_wakes_at_once(rig: Rig) -> None:
-    """A fault that is heard of when its page is placed already asks for nothing."""
-    rig.start_postcopy()
-    rig.guest.fault(1, 0)
-    rig.bring(PRE, PageId(0, 0))
-    assert rig.guest.woken == []
-    assert rig.engine.fault(1, 0, 5) is None
-    assert rig.guest.woken == [1]
+def test_after_a_break_all_that_is_waited_for_is_asked_for() -> None:
+    """Nothing is said while nobody hears; then all of it in the order of the faults."""
+    play = Play()
+    play.fault(0, 0)
+    assert play.words() == [request(0)]
+    play.fault(1, PER_PAGE)
+    assert play.engine.interrupt() == []
+    play.engine.broke(play.now_ns)
+    play.pass_us(50)
+    play.fault(2, 2 * PER_PAGE)
+    assert play.words() == []
+    play.pass_us(50)
+    play.engine.resumed()
+    assert play.words() == [request(0), request(1), request(2)]
+    assert [each["page"] for each in play.events.of(events.PAGE_REQUEST)] == [0, 1, 2]
+    play.fault(3, 3 * PER_PAGE)
+    assert play.words() == [request(3)]
+    play.bring(POST, pages(0, PER_PAGE))
+    play.engine.woke(0, play.now_ns)
+    (wake,) = play.events.of(events.VCPU_WAKE)
+    assert wake["broken_us"] == 100
 
 
-async def test_half_a_page_wakes_nobody(rig: Rig) -> None:
-    """A huge page is placed when its last chunk is whole, and its bytes are where they belong."""
-    rig.start_postcopy()
-    rig.fault(0, 0)
-    page = PageId(0, 0)
-    for offset, value in ((HALF, b"2"), (0, b"1")):
-        assert rig.guest.woken == []
-        view = rig.begin(PRE, 0, offset, HALF)
-        assert len(view) == HALF
-        view[:] = value * HALF
-        rig.engine.progress(PRE, page, HALF)
-        assert not rig.guest.board.present.any()
-        rig.engine.end(PRE)
-    assert rig.guest.woken == [0]
-    assert bytes(rig.memory.views[0][:HUGE]) == b"1" * HALF + b"2" * HALF
+def test_a_break_leaves_what_it_brought_of_whole_units() -> None:
+    """Target pages that are units of their own are placed, though their frame never ends."""
+    play = Play("critical-first")
+    play.fault(0, 4)
+    play.engine.begin(PRE, pages(2, 8), play.now_ns)
+    assert not play.engine.progress(PRE, 2 * TARGET_PAGE_BYTES)
+    places = play.engine.interrupt()
+    assert places == [Place(pages(2, 2), None)]
+    play.carry_out(places, play.now_ns)
+    play.engine.broke(play.now_ns)
+    assert play.done == ["place 0:2"]
+    play.engine.resumed()
+    assert play.words() == [request(0, 4)]
 
 
-async def test_a_run_of_base_pages_wakes_all_of_theirs(rig: Rig) -> None:
-    """One frame may place many base pages, and wakes everybody who waits for any of them."""
-    rig.start_postcopy()
-    base = rig.memory.geometry.target_page_bases[1]
-    for vcpu, index in enumerate((4, 9, 20)):
-        request = rig.fault(vcpu, base + index)
-        assert request == PageRequest(block=1, page=index, target_page=0)
-    zeros = ZeroData(block=1, offset=4 * TARGET_PAGE_BYTES, length=6 * TARGET_PAGE_BYTES)
-    rig.engine.take_zeros(PRE, zeros)
-    assert rig.guest.woken == [0, 1]
-    assert rig.events.of(events.PAGE_PLACED) == [
-        {"block": 1, "page": 4, "pages": 6, "channel": "precopy"}
+def test_what_came_changed_is_asked_for_before_all_else() -> None:
+    """The source hears what is to come again, then for whom; what waited to be said is behind."""
+    play = Play("critical-first", checked=True)
+    for vcpu, flat in enumerate((3, PER_PAGE, 5)):
+        play.fault(vcpu, flat)
+    play.engine.begin(PRE, pages(0, 4), play.now_ns)
+    # It may yet turn out to have changed, so nobody may touch it.
+    assert not play.engine.progress(PRE, 4 * TARGET_PAGE_BYTES)
+    assert play.engine.refuse(PRE, play.now_ns) == []
+    resend, *others = play.words()
+    assert isinstance(resend, Resend)
+    assert unpack_runs(resend.block, resend.offset, resend.runs)[0] == Runs.of_span(pages(0, 4))
+    assert others == [request(0, 3), request(1, 0), request(0, 5)]
+    assert play.events.of(events.FRAME_CHANGED) == [
+        {"block": 0, "offset": 0, "bytes": 4 * TARGET_PAGE_BYTES, "channel": "precopy"}
     ]
 
 
-async def test_precopy_places_nothing(rig: Rig) -> None:
-    """Before the switch-over pages come and come again, and no event or wake is due."""
-    for _ in range(2):
-        rig.bring(PRE, PageId(0, 0))
-    assert rig.events.events == []
-    assert rig.guest.board.present.all()
+def test_who_waits_is_placed_before_the_end_of_a_frame() -> None:
+    """What a vCPU waits for is placed when it is here, the rest of its frame with the end."""
+    play = Play("critical-first")
+    play.fault(0, 3)
+    play.engine.begin(PRE, pages(0, 8), play.now_ns)
+    assert not play.engine.progress(PRE, 3 * TARGET_PAGE_BYTES)
+    assert play.engine.progress(PRE, TARGET_PAGE_BYTES)
+    play.carry_out(play.engine.take_early(PRE), play.now_ns)
+    assert play.engine.take_early(PRE) == []
+    # What is here already waits for nothing.
+    place = play.fault(1, 1)
+    assert place == Place(pages(1), PRE)
+    play.carry_out([place], play.now_ns)
+    assert play.fault(2, 3) == Release(2, pages(3))
+    assert play.fault(3, 6) is None
+    assert not play.engine.progress(PRE, 2 * TARGET_PAGE_BYTES)
+    assert play.engine.progress(PRE, 2 * TARGET_PAGE_BYTES) is False
+    play.carry_out(play.engine.end(PRE), play.now_ns)
+    assert play.done == [
+        "place 0:3", "wake 0", "place 0:1", "wake 1",
+        "place 0:0", "place 0:2", "place 0:4", "wake 3",
+    ]  # fmt: skip
 
 
-async def test_only_what_was_discarded_is_missing(rig: Rig) -> None:
-    """At the switch-over vCPUs fault on the stale pages alone, whole pages each."""
-    rig.start_postcopy(PageId(0, 2), PageId(1, 5))
-    base = rig.memory.geometry.target_page_bases[1]
-    absent = np.flatnonzero(rig.guest.board.present == 0).tolist()
-    assert absent == [*range(2 * PER_PAGE, 3 * PER_PAGE), base + 5]
+def test_who_touches_what_is_here_is_released_from_there_on() -> None:
+    """The kernel may have mapped a part of a page: what is behind the touch is looked at."""
+    play = Play()
+    play.bring(PRE, pages(0, PER_PAGE))
+    assert play.fault(1, 30) == Release(1, pages(30, PER_PAGE - 30))
+    assert play.words() == []
 
 
-async def test_what_the_source_says_of_a_request_is_in_the_stages(rig: Rig) -> None:
-    """The times in the head of an urgent frame become the stages of the fault."""
-    rig.start_postcopy()
-    rig.fault(0, 0)
-    rig.bring(POST, PageId(0, 0), urgent=True)
-    wait = rig.engine.faults.woke(0, 10**18)
-    assert wait is not None
-    assert wait.trip is not None
-    assert (wait.trip.queue_us, wait.trip.send_us) == (300, 200)
-    assert wait.trip.urgent_ns is not None
+def test_who_should_run_since_long_is_woken_once_more() -> None:
+    """A wake-up that was lost costs a moment and no more; who has said that he runs has none."""
+    play = Play()
+    for vcpu in range(2):
+        play.fault(vcpu, 9)
+    play.bring(PRE, pages(0, PER_PAGE))
+    play.engine.woke(1, play.now_ns)
+    play.now_ns += WAKE_NS_MAX
+    assert play.engine.overdue(play.now_ns) == []
+    play.now_ns += 1
+    assert play.engine.overdue(play.now_ns) == [Release(0, pages(0, PER_PAGE))]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"block": 2},
-        {"offset": 4 * HUGE},
-        {"offset": 100},
-        {"payload_bytes": 100},
-        {"payload_bytes": 0},
-        {"payload_bytes": 5 * HUGE},
-    ],
-)
-async def test_bytes_outside_the_guest_get_no_place(rig: Rig, change: dict[str, Any]) -> None:
-    """A frame that reaches out of a block is refused before a byte of it is read."""
-    message = PageData(**({"payload_bytes": HUGE, "block": 0, "offset": 0} | change))
-    with pytest.raises(RemoteProtocolError):
-        rig.engine.begin(PRE, message)
+def test_a_page_that_one_frame_completes_in_pieces_is_told_once() -> None:
+    """Of scattered target pages of one huge page, the last one placed makes the page whole."""
+    play = Play("critical-first")
+    even, odd = (Runs.of_target_pages(0, np.arange(first, PER_PAGE, 2)) for first in (0, 1))
+    for runs in (even, odd):
+        no_zeros = np.zeros(len(runs), dtype=np.bool_)
+        assert not len(play.engine.begin_runs(PRE, runs, no_zeros, play.now_ns))
+        play.engine.progress(PRE, runs.length)
+        assert not [each for each in play.done if each.startswith("whole")]
+        play.carry_out(play.engine.end(PRE), play.now_ns)
+    assert play.done[-2:] == [f"place 0:{PER_PAGE - 1}", "whole 0:0"]
+    assert play.events.of(events.PAGE_PLACED) == [
+        {"block": 0, "page": 0, "pages": 1, "channel": "precopy"}
+    ]
 
 
-async def test_a_page_may_not_come_twice(rig: Rig) -> None:
-    """In postcopy a second copy of a page is refused: a vCPU may have written to the first."""
-    rig.start_postcopy()
-    rig.bring(PRE, PageId(0, 0))
-    for channel in Channel:
-        with pytest.raises(RemoteProtocolError):
-            rig.begin(channel, 0, 0, HUGE)
+def test_only_what_may_hold_something_is_zeroed() -> None:
+    """Zeros are written over bytes that came, and nowhere else."""
+    engine = Engine(GEOMETRY, preset("ordered"), Recorder(), vcpu_count=1)
+    engine.begin(PRE, pages(4, 2), 0)
+    engine.progress(PRE, 2 * TARGET_PAGE_BYTES)
+    engine.end(PRE)
+    assert engine.begin_zeros(PRE, pages(0, 8), 0).tolist() == [4, 5]
+    engine.end(PRE)
+    assert engine.begin_zeros(PRE, pages(0, 8), 0).tolist() == []
+    engine.end(PRE)
+    runs = Runs.of_parts(0, np.array([1, 5]), np.array([2, 1]))
+    assert engine.begin_runs(PRE, runs, np.array([False, True]), 0).tolist() == []
+    engine.progress(PRE, 2 * TARGET_PAGE_BYTES)
+    engine.end(PRE)
+    assert engine.begin_runs(PRE, runs, np.array([True, True]), 0).tolist() == [1, 2]
 
 
-async def test_a_fault_outside_the_guest_is_a_bug(rig: Rig) -> None:
-    """A vCPU of this machine cannot touch what the guest does not have."""
-    rig.start_postcopy()
-    with pytest.raises(LocalProtocolError):
-        rig.engine.fault(0, rig.memory.geometry.target_page_count, 5)
+def test_zeros_that_come_too_late_are_not_written() -> None:
+    """Of a page that came again, and that a vCPU may have written to, nothing is zeroed."""
+    play = Play("resend")
+    play.engine.begin(PRE, pages(0, 8), play.now_ns)
+    play.engine.progress(PRE, 8 * TARGET_PAGE_BYTES)
+    assert play.engine.end(PRE) == []
+    play.bring(POST, pages(0, PER_PAGE))
+    assert play.engine.begin_zeros(PRE, pages(8, 8), play.now_ns).tolist() == []
+    assert play.engine.end(PRE) == []
 
 
-async def test_watchers_hear_what_happens_in_order(rig: Rig) -> None:
-    """Scripts follow the pages: each piece received, each request sent, each page placed."""
-    heard: list[tuple[str, PageId, int]] = []
+@pytest.mark.parametrize("policy", ["ordered", "critical-first"])
+def test_a_step_is_told_page_by_page(policy: str) -> None:
+    """Who watches hears of a page's bytes, then that it was asked for, then that it is placed."""
+    play = Play(policy)
+    heard: list[tuple[str, PageId]] = []
+    play.engine.watch(lambda what, page: heard.append((what, page)))
+    play.fault(0, PER_PAGE)
+    play.words()
+    play.bring(PRE, pages(PER_PAGE, PER_PAGE // 2))
+    play.bring(PRE, pages(PER_PAGE + PER_PAGE // 2, PER_PAGE // 2))
     page = PageId(0, 1)
-    rig.engine.watch(
-        lambda what, which: heard.append((what, which, rig.engine.assembly.received_bytes(page)))
-    )
-    rig.start_postcopy()
-    request = rig.fault(0, PER_PAGE)
-    assert request is not None
-    rig.engine.requested(request)
-    rig.begin(POST, 0, HUGE, HUGE)
-    rig.engine.progress(POST, page, HALF)
-    rig.engine.progress(POST, page, HALF)
-    rig.engine.end(POST)
     assert heard == [
-        ("requested", page, 0),
-        ("received", page, HALF),
-        ("received", page, HUGE),
-        ("placed", page, HUGE),
-    ]
-
-
-async def test_a_wake_that_nobody_waited_for_counts_nothing(rig: Rig) -> None:
-    """A vCPU that says it runs again without having faulted is no latency."""
-    rig.start_postcopy()
-    rig.engine.woke(1, 5)
-    assert rig.events.of(events.VCPU_WAKE) == []
-    assert rig.engine.waits.latencies.faults.count == 0
-
-
-def test_who_was_stopped_before_a_page_is_placed_is_known_by_then(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A fault that only the kernel knows of is heard before its page's place wakes the vCPU."""
-    noted: list[tuple[int, PageRequest | None]] = []
-    wanted: list[bool] = []
-    told: list[tuple[int, int]] = []
-    done: list[tuple[str, int]] = []
-    placement = SimulatedPlacement(small_geometry(), rig.guest.handle)
-    place, release = placement.place, placement.release
-
-    def take_faults() -> list[tuple[int, int]]:
-        faults = list(told)
-        told.clear()
-        return faults
-
-    def note_place(span: Span) -> None:
-        place(span)
-        done.append(("place", span.offset))
-
-    def note_release(vcpu: int, span: Span) -> None:
-        release(vcpu, span)
-        done.append(("release", span.offset))
-
-    def note_fault(vcpu: int, request: PageRequest | None) -> None:
-        noted.append((vcpu, request))
-        if request is not None:
-            wanted.append(rig.engine.still_wants(request))
-
-    monkeypatch.setattr(placement, "is_told_by_kernel", True)
-    monkeypatch.setattr(placement, "take_faults", take_faults)
-    monkeypatch.setattr(placement, "place", note_place)
-    monkeypatch.setattr(placement, "release", note_release)
-    rig.engine = Engine(
-        rig.memory, rig.guest.handle, placement, preset("ordered"), rig.events,
-        note_fault,
-    )  # fmt: skip
-    rig.start_postcopy()
-    told += [(2, 17), (3, PER_PAGE + 1)]
-    rig.bring(PRE, PageId(0, 0))
-    first, second = noted
-    assert first == (2, PageRequest(block=0, page=0, target_page=17))
-    assert second == (3, PageRequest(block=0, page=1, target_page=1))
-    # The first page was here by then: nobody needs to ask for it.
-    assert wanted == [False, True]
-    assert rig.guest.woken == [2]
-    rig.engine.woke(2, 10**18, 5)
-    assert rig.engine.waits.latencies.faults.count == 1
-    # What is here already is released from where it was touched, and asked for by nobody.
-    assert done == [("place", 0)]
-    done.clear()
-    told += [(1, 30)]
-    rig.engine.take_faults()
-    assert noted[2:] == [(1, None)]
-    assert done == [("release", 30 * TARGET_PAGE_BYTES)]
-    # Who does not say that it runs is released again, when that is overdue.
-    assert rig.engine.release_overdue() == 0
-    monkeypatch.setattr("dest.engine._WAKE_NS_MAX", -(10**9))
-    assert rig.engine.release_overdue() == 1
-    assert done[1:] == [("release", 0)]
-
-
-# Where target pages are placed by themselves.
-
-
-async def test_a_vcpu_waits_for_its_target_page_only(critical: Rig) -> None:
-    """A vCPU runs as soon as the target page that it touched is there, alone of its page."""
-    rig = critical
-    rig.start_postcopy()
-    assert rig.fault(2, PER_PAGE + 17) == PageRequest(block=0, page=1, target_page=17)
-    rig.bring_part(PRE, PER_PAGE + 18, 16)
-    assert rig.guest.woken == []
-    rig.bring_part(POST, PER_PAGE + 17, 1, urgent=True)
-    assert rig.hear_wakes() == [2]
-    present = np.flatnonzero(rig.guest.board.present).tolist()
-    assert present == list(range(PER_PAGE + 17, PER_PAGE + 34))
-    # What is told is about pages, and the page is not whole.
-    assert rig.events.of(events.PAGE_PLACED) == []
-    assert rig.events.of(events.VCPU_WAIT) == [{"vcpu": 2, "block": 0, "page": 1, "fault_ns": 5}]
-    (wake,) = rig.events.of(events.VCPU_WAKE)
-    assert (wake["block"], wake["page"]) == (0, 1)
-    assert rig.engine.waits.latencies.faults.count == 1
-
-
-async def test_each_target_page_is_asked_for_by_itself(critical: Rig) -> None:
-    """Of one page, each place that is touched has a request of its own, and one only."""
-    rig = critical
-    rig.start_postcopy()
-    touched = [rig.fault(vcpu, flat) for vcpu, flat in enumerate((3, 500, 3))]
-    assert touched == [
-        PageRequest(block=0, page=0, target_page=3),
-        PageRequest(block=0, page=0, target_page=500),
-        None,
-    ]
-    rig.bring_part(POST, 500, 1, urgent=True)
-    assert rig.guest.woken == [1]
-    rig.bring_part(POST, 3, 1, urgent=True)
-    assert rig.guest.woken == [1, 0, 2]
-    # It is here, whatever the rest of its page is.
-    rig.guest.fault(3, 400)
-    rig.bring_part(PRE, 400, 1)
-    assert rig.engine.fault(3, 400, 5) is None
-    assert rig.guest.woken[-1] == 3
-
-
-async def test_a_page_placed_in_parts_is_told_once(critical: Rig) -> None:
-    """A page is told as placed with the last of its target pages, whatever channel brings it."""
-    rig = critical
-    heard: list[tuple[str, int]] = []
-    rig.engine.watch(lambda what, which: heard.append((what, which.index)))
-    rig.start_postcopy()
-    rig.bring_part(PRE, 100, 412)
-    rig.bring_part(POST, 50, 1, urgent=True)
-    rig.bring_part(PRE, 51, 49)
-    assert rig.engine.received_share(PageId(0, 0)) == 462 / 512
-    assert rig.events.of(events.PAGE_PLACED) == []
-    rig.bring_part(POST, 0, 50, urgent=True)
-    assert rig.events.of(events.PAGE_PLACED) == [
-        {"block": 0, "page": 0, "pages": 1, "channel": "postcopy"}
-    ]
-    assert heard.count(("placed", 0)) == 1
-    assert heard[-1] == ("placed", 0)
-
-
-async def test_who_waits_does_not_wait_for_the_end_of_a_frame(critical: Rig) -> None:
-    """A unit is placed when its own bytes are here, whatever of its frame is still to come."""
-    rig = critical
-    rig.start_postcopy()
-    rig.fault(0, 5)
-    rig.fault(1, 7)
-    rig.begin(PRE, 0, 0, HALF)
-    rig.engine.progress(PRE, PageId(0, 0), 5 * TARGET_PAGE_BYTES)
-    assert rig.guest.woken == []
-    rig.engine.progress(PRE, PageId(0, 0), TARGET_PAGE_BYTES)
-    assert rig.guest.woken == [0]
-    # Who comes to what is here is not told to wait, and nothing is asked for.
-    rig.guest.fault(2, 3)
-    assert rig.engine.fault(2, 3, 5) is None
-    assert rig.guest.woken == [0, 2]
-    assert np.flatnonzero(rig.guest.board.present[:PER_PAGE]).tolist() == [3, 5]
-    rig.engine.progress(PRE, PageId(0, 0), HALF - 6 * TARGET_PAGE_BYTES)
-    rig.engine.end(PRE)
-    assert rig.guest.woken == [0, 2, 1]
-    assert rig.guest.board.present[: PER_PAGE // 2].all()
-
-
-async def test_base_pages_placed_early_are_told_once() -> None:
-    """Of a run of base pages the one that a vCPU waits for is told when it is placed, not again."""
-    with make_rig() as rig:
-        rig.start_postcopy()
-        base = rig.memory.geometry.target_page_bases[1]
-        rig.fault(0, base + 5)
-        rig.begin(PRE, 1, 4 * TARGET_PAGE_BYTES, 4 * TARGET_PAGE_BYTES)
-        for _ in range(4):
-            rig.engine.progress(PRE, PageId(1, 4), TARGET_PAGE_BYTES)
-        rig.engine.end(PRE)
-        told = [(each["page"], each["pages"]) for each in rig.events.of(events.PAGE_PLACED)]
-        assert told == [(5, 1), (4, 1), (6, 2)]
-        assert rig.guest.woken == [0]
-
-
-async def test_what_may_have_changed_on_its_way_is_not_placed_early() -> None:
-    """Where checksums go with frames, who waits waits until all of the frame is right."""
-    with make_rig("critical-first", checked=True) as rig:
-        rig.start_postcopy()
-        rig.fault(0, 5)
-        rig.begin(PRE, 0, 0, HALF)
-        rig.engine.progress(PRE, PageId(0, 0), HALF - 1)
-        assert rig.engine.fault(1, 3, 5) == PageRequest(block=0, page=0, target_page=3)
-        assert rig.guest.woken == []
-
-
-async def test_a_page_is_not_told_while_a_frame_of_it_is_under_way(critical: Rig) -> None:
-    """A frame whose bytes are all here but that has not ended keeps its page from being told."""
-    rig = critical
-    rig.start_postcopy()
-    rig.begin(PRE, 0, HALF, HALF)
-    rig.engine.progress(PRE, PageId(0, 0), HALF)
-    rig.bring_part(POST, 0, PER_PAGE // 2)
-    assert rig.engine.received_share(PageId(0, 0)) == 1
-    assert rig.events.of(events.PAGE_PLACED) == []
-    rig.engine.end(PRE)
-    assert len(rig.events.of(events.PAGE_PLACED)) == 1
-
-
-async def test_base_pages_are_placed_as_ever(critical: Rig) -> None:
-    """A run of base pages is told as placed page by page, also where target pages are units."""
-    rig = critical
-    rig.start_postcopy()
-    zeros = ZeroData(block=1, offset=4 * TARGET_PAGE_BYTES, length=6 * TARGET_PAGE_BYTES)
-    rig.engine.take_zeros(PRE, zeros)
-    assert rig.events.of(events.PAGE_PLACED) == [
-        {"block": 1, "page": 4, "pages": 6, "channel": "precopy"}
-    ]
-
-
-async def test_only_stale_target_pages_are_missing(critical: Rig) -> None:
-    """At the switch-over vCPUs fault on the stale target pages, not on what else their page has."""
-    rig = critical
-    rig.engine.assembly.discard(0, 600, 8, b"\x81")
-    rig.engine.start_postcopy()
-    assert np.flatnonzero(rig.guest.board.present == 0).tolist() == [600, 607]
-    assert rig.engine.received_share(PageId(0, 1)) == 510 / 512
-
-
-async def test_the_word_of_an_urgent_frame_is_for_its_target_page(critical: Rig) -> None:
-    """What the source says of a request is kept for the vCPU that waits for that target page."""
-    rig = critical
-    rig.start_postcopy()
-    rig.fault(0, 9)
-    rig.fault(1, 10)
-    rig.bring_part(POST, 9, 1, urgent=True)
-    rig.bring_part(PRE, 10, 5)
-    waits = [rig.engine.faults.woke(vcpu, 10**18) for vcpu in (0, 1)]
-    trips = [wait.trip for wait in waits if wait and wait.trip]
-    assert [(trip.queue_us, trip.send_us) for trip in trips] == [(300, 200), (0, 0)]
-
-
-async def test_a_page_that_comes_again_is_placed_and_told_once() -> None:
-    """A resent page is placed with its second copy; what its first copy still has is nothing."""
-    with make_rig("resend") as rig:
-        rig.start_postcopy()
-        rig.fault(0, 3)
-        rig.begin(PRE, 0, 0, HUGE)
-        rig.engine.progress(PRE, PageId(0, 0), HALF)
-        rig.bring(POST, PageId(0, 0), urgent=True)
-        assert rig.guest.woken == [0]
-        rig.engine.progress(PRE, PageId(0, 0), HALF)
-        rig.engine.end(PRE)
-        assert rig.guest.woken == [0]
-        assert len(rig.events.of(events.PAGE_PLACED)) == 1
+        ("requested", page), ("received", page), ("received", page), ("placed", page)
+    ]  # fmt: skip

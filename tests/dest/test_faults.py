@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from dest.faults import FaultTable, Outcome, Wait
-from dest.trips import Round, Said, Trip
+from dest.trips import Round, Said, Trip, Urgent
 from protocol.geometry import PageId
 
 REQUEST, WAIT, PLACED = Outcome.REQUEST, Outcome.WAIT, Outcome.PLACED
@@ -221,8 +221,8 @@ def test_the_first_urgent_frame_has_the_moment_and_the_last_one_the_word(first_n
     """The urgent moment is the first frame's, the source's own times are the last frame's."""
     table = FaultTable()
     fault(table, 0, page(7), now_ns=0)
-    table.told(page(7), now_ns=first_ns, queue_us=3, send_us=0)
-    table.told(page(7), now_ns=1800, queue_us=4, send_us=9)
+    table.told(page(7), Urgent(queue_us=3, send_us=0), now_ns=first_ns)
+    table.told(page(7), Urgent(queue_us=4, send_us=9), now_ns=1800)
     place(table, range(7, 8), now_ns=2000)
     wait = table.woke(0, 2100)
     assert wait is not None
@@ -232,7 +232,7 @@ def test_the_first_urgent_frame_has_the_moment_and_the_last_one_the_word(first_n
 def test_word_of_a_page_that_nobody_waits_for_is_dropped() -> None:
     """An urgent frame for a page without a request leaves no trace, now or later."""
     table = FaultTable()
-    table.told(page(7), now_ns=50, queue_us=3, send_us=9)
+    table.told(page(7), Urgent(queue_us=3, send_us=9), now_ns=50)
     fault(table, 0, page(7))
     place(table, range(7, 8))
     wait = table.woke(0, 300)
@@ -245,7 +245,7 @@ def test_pages_of_one_run_have_their_own_words() -> None:
     table = FaultTable()
     fault(table, 0, page(7))
     fault(table, 1, page(8))
-    table.told(page(8), now_ns=150, queue_us=6, send_us=2)
+    table.told(page(8), Urgent(queue_us=6, send_us=2), now_ns=150)
     place(table, range(7, 9))
     waits = [table.woke(vcpu, 300) for vcpu in (0, 1)]
     trips = [wait.trip for wait in waits if wait]
@@ -514,7 +514,7 @@ def test_a_new_round_has_its_own_urgent_frames() -> None:
     table = FaultTable()
     fault(table, 0, page(7))
     table.asked(page(7), 120)
-    table.told(page(7), now_ns=150, queue_us=1, send_us=2)
+    table.told(page(7), Urgent(queue_us=1, send_us=2), now_ns=150)
     table.broke(200)
     table.resumed()
     table.asked(page(7), 300)

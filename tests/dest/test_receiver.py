@@ -13,9 +13,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from dest.channel import InChannel
 from dest.engine import Engine
+from dest.executor import Executor
 from dest.placement import SimulatedPlacement
 from dest.receiver import Receiver
 from dest.setup import Plan
+from dest.trips import Urgent
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.streams.tcp import TcpStream
@@ -94,7 +96,7 @@ class Rig:
         name: Channel,
         sockets: tuple[trio.socket.SocketType, trio.socket.SocketType],
         memory: GuestMemory,
-        engine: Engine,
+        executor: Executor,
         past: tuple[Event, ...],
         plan: Plan,
     ) -> None:
@@ -107,9 +109,10 @@ class Rig:
         channel.name = name
         self.peer = Peer(sockets[1])
         self.memory = memory
-        self.engine = engine
+        self.executor = executor
+        self.engine = executor.engine
         self.switch_overs: list[tuple[SwitchOver, bytes]] = []
-        self.receiver = Receiver(channel, channel, plan, engine, self.lifecycle, self.take_over)
+        self.receiver = Receiver(channel, channel, plan, executor, self.lifecycle, self.take_over)
 
     async def take_over(self, message: SwitchOver, state: bytes) -> None:
         """Keep a switch-over."""
@@ -149,12 +152,13 @@ async def make_rig(
         tcp_pair() as sockets,
     ):
         placement = SimulatedPlacement(geometry, guest.handle)
-        engine = Engine(memory, guest.handle, placement, preset(policy), Recorder())
+        engine = Engine(geometry, preset(policy), Recorder(), vcpu_count=4, checked=checked)
+        executor = Executor(engine, memory, placement)
         if Event.POSTCOPY_STARTED in past:
             engine.assembly.discard(0, 0, len(BITS) * 8, BITS)
-            engine.start_postcopy()
+            executor.start_postcopy()
         plan = Plan(geometry, preset(policy), HUGE, ProgramSpec(seed=SEED), checked=checked)
-        yield Rig(name, sockets, memory, engine, past, plan)
+        yield Rig(name, sockets, memory, executor, past, plan)
 
 
 def page(index: int, **changes: Any) -> tuple[PageData, bytes]:  # noqa: ANN401 - of the message
@@ -275,7 +279,7 @@ async def test_the_rest_of_a_target_page_lands_behind_what_is_held() -> None:
         assembly.begin(POST, Span(0, 0, HUGE))
         view[: HUGE - 96] = PAGE[: HUGE - 96]
         assembly.progress(POST, HUGE - 96)
-        rig.engine.interrupt()
+        rig.executor.interrupt()
         assert not assembly.is_placed(PageId(0, 0))
         rest = PageRest(payload_bytes=96, block=0, offset=HUGE - 96)
         await rig.say((rest, PAGE[-96:]), (End(target_pages=1, data_bytes=96), b""))
@@ -307,7 +311,7 @@ async def test_discards_and_the_switch_over_reach_who_they_concern() -> None:
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert rig.switch_overs == [(switch_over, b"state")]
-        rig.engine.start_postcopy()
+        rig.executor.start_postcopy()
         assert rig.engine.assembly.missing_bytes == 4 * HUGE
 
 
@@ -529,10 +533,9 @@ WRITTEN = b"\xee" * HUGE
 
 def come_again(rig: Rig) -> None:
     """Have page 0 come whole over the other channel, be placed, and be written to."""
-    message, payload = page(0, urgent=True)
-    rig.engine.begin(POST, message)[:] = payload
-    rig.engine.progress(POST, PageId(0, 0), HUGE)
-    rig.engine.end(POST)
+    rig.executor.begin(POST, Span(0, 0, HUGE), Urgent())[:] = PAGE
+    rig.executor.progress(POST, HUGE)
+    rig.executor.end(POST)
     assert rig.engine.assembly.is_placed(PageId(0, 0))
     rig.memory.views[0][:HUGE] = WRITTEN
 
@@ -587,10 +590,9 @@ async def test_chunks_of_one_page_may_come_over_both_channels(policy: str) -> No
     """Under a policy that says so a page is put together from both channels."""
     half = HUGE // 2
     async with make_rig(PRE, TO_POSTCOPY, policy) as rig:
-        second = PageData(payload_bytes=half, block=0, offset=half, urgent=True)
-        rig.engine.begin(POST, second)[:] = PAGE[half:]
-        rig.engine.progress(POST, PageId(0, 0), half)
-        rig.engine.end(POST)
+        rig.executor.begin(POST, Span(0, half, half), Urgent())[:] = PAGE[half:]
+        rig.executor.progress(POST, half)
+        rig.executor.end(POST)
         first = PageData(payload_bytes=half, block=0, offset=0)
         count = half // TARGET_PAGE_BYTES
         await rig.say((first, PAGE[:half]), (End(target_pages=count, data_bytes=half), b""))
@@ -607,7 +609,7 @@ async def test_what_comes_changed_is_asked_for_again_and_not_placed() -> None:
     changed = b"\x10" + payload[1:]
     async with make_rig(past=TO_POSTCOPY, checked=True) as rig, trio.open_nursery() as nursery:
         nursery.start_soon(rig.receiver.run)
-        rig.engine.fault(0, 700, 0)
+        rig.executor.fault(0, 700, 0)
         for message, sent, came in ((*zeros, b""), (frame, payload, changed)):
             await rig.peer.send(checksum_of(message, [sent]))
             await rig.peer.send(message, came)

@@ -1,0 +1,257 @@
+"""Does what the destination's engine answers: memory, vCPUs, the clock and the way to the source.
+
+Every call is: read the clock, tell the engine, do what it says.  Nothing is decided here.  A page
+request's whole way is `hear_faults` and `say`: the kernel tells of a stopped vCPU, the engine
+returns the request, the connection takes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from dest.engine import Engine, Place, Release, Word
+from dest.placement import Placement
+from dest.trips import Urgent
+from guest.memory import GuestMemory
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost
+from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.runs import Flags, Runs
+
+
+class ReturnPath(Protocol):
+    """The way to the source over one connection."""
+
+    @property
+    def can_send_now(self) -> bool:
+        """Whether nothing is before what is sent now."""
+
+    def send_now(self, word: Word, /) -> bool:
+        """Send without waiting; return False, and nothing has gone, where that cannot be done.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+
+    async def send(self, word: Word, /) -> None:
+        """Send in turn.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+
+
+class Executor:
+    """Tells one engine what happens, and does what it answers.
+
+    Attributes:
+        engine: Decides.
+        on_fault: Called with each vCPU of whose fault is heard.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        memory: GuestMemory,
+        placement: Placement,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Prepare; nothing has happened.
+
+        Args:
+            engine: Decides.
+            memory: Where bytes go.
+            placement: Makes them touchable.
+            clock: The time in nanoseconds.
+        """
+        self.engine = engine
+        self.on_fault: Callable[[int], None] = lambda _: None
+        self._memory = memory
+        self._placement = placement
+        self._clock = clock
+        self._path: ReturnPath | None = None
+        self._failure: ConnectionLost | None = None
+        self._unsaid = trio.lowlevel.ParkingLot()
+
+    # Bytes come.
+
+    def begin(self, channel: Channel, span: Span, urgent: Urgent | None = None) -> memoryview:
+        """Admit a frame of page bytes, as `Engine.begin`; return where they belong."""
+        self.engine.begin(channel, span, self._clock(), urgent)
+        return self._memory.views[span.block][span.offset : span.end]
+
+    def begin_rest(self, channel: Channel, block: int, offset: int, length: int) -> memoryview:
+        """Admit the rest of a target page, as `Engine.begin_rest`; return where it belongs."""
+        self.engine.begin_rest(channel, block, offset, length)
+        return self._memory.views[block][offset : offset + length]
+
+    def begin_runs(
+        self, channel: Channel, runs: Runs, is_zero: Flags, urgent: Urgent | None = None
+    ) -> list[memoryview]:
+        """Admit a frame of runs, as `Engine.begin_runs`, and write its zeros.
+
+        Returns:
+            Where its bytes belong, in their order.
+        """
+        self._zero(
+            runs.block, self.engine.begin_runs(channel, runs, is_zero, self._clock(), urgent)
+        )
+        data = runs.where(~is_zero)
+        view = self._memory.views[runs.block]
+        return [view[start:end] for start, end in data.edges()] if data is not None else []
+
+    def take_zeros(self, channel: Channel, span: Span, urgent: Urgent | None = None) -> None:
+        """Take a frame that names zeros, from its beginning to its end.
+
+        Raises:
+            RemoteProtocolError: No correct source sends this now.
+        """
+        self._zero(span.block, self.engine.begin_zeros(channel, span, self._clock(), urgent))
+        self.end(channel)
+
+    def progress(self, channel: Channel, count: int) -> None:
+        """Tell that so many more bytes of the channel's frame are in memory."""
+        if self.engine.progress(channel, count):
+            self._hear()
+            for place in self.engine.take_early(channel):
+                self._place(place, self._clock())
+            self.say()
+
+    def end(self, channel: Channel) -> None:
+        """Tell that the channel's frame is whole: what it completed is placed, who waits wakes."""
+        last_byte_ns = self._clock()
+        # See `Engine`: first of all.
+        self._hear()
+        self._place_all(self.engine.end(channel), last_byte_ns)
+        # What is here now is not asked for.
+        self.say()
+
+    def refuse(self, channel: Channel) -> None:
+        """Tell that the channel's frame came changed; `say_all` what is to come again."""
+        last_byte_ns = self._clock()
+        self._hear()
+        self._place_all(self.engine.refuse(channel, last_byte_ns), last_byte_ns)
+
+    def interrupt(self, since_ns: int | None = None) -> None:
+        """Tell that the connections are gone; what they brought of whole units is placed.
+
+        Args:
+            since_ns: Since when; None for now.
+        """
+        self._hear()
+        for place in self.engine.interrupt():
+            self._place(place, self._clock())
+        self.engine.broke(self._clock() if since_ns is None else since_ns)
+
+    def start_postcopy(self) -> None:
+        """Make vCPUs fault on all that was discarded; the guest stands still."""
+        for span in self.engine.start_postcopy():
+            self._placement.discard(span)
+
+    # vCPUs wait and wake.
+
+    def hear_faults(self) -> None:
+        """Hear of the vCPUs that the kernel has stopped, and ask for their pages."""
+        self._hear()
+        self.say()
+
+    def fault(self, vcpu: int, flat: int, fault_ns: int) -> None:
+        """Tell of a vCPU's fault, and do at once what can be; `say` what it asks for.
+
+        Args:
+            vcpu: Who.
+            flat: The flat target page.
+            fault_ns: When it touched that.
+        """
+        answer = self.engine.fault(vcpu, flat, fault_ns=fault_ns, now_ns=self._clock())
+        if isinstance(answer, Place):
+            self._place(answer, self._clock())
+        elif answer is not None:
+            self._release(answer)
+        self.on_fault(vcpu)
+
+    def release_overdue(self) -> int:
+        """Wake vCPUs once more that should run since long, and return how many."""
+        overdue = self.engine.overdue(self._clock())
+        for release in overdue:
+            self._release(release)
+        return len(overdue)
+
+    # The source is asked.
+
+    def say(self) -> None:
+        """Say to the source what goes at once; `converse` says the rest."""
+        path, engine = self._path, self.engine
+        while engine.has_words and path is not None and path.can_send_now:
+            word = engine.next_word(self._clock())
+            if word is None:
+                return
+            try:
+                has_gone = path.send_now(word)
+            except ConnectionLost as error:
+                self._failure, self._path = error, None
+                break
+            if not has_gone:
+                engine.unsaid(word)
+                break
+            engine.said(word)
+        if engine.has_words or self._failure is not None:
+            self._unsaid.unpark_all()
+
+    async def say_all(self, path: ReturnPath) -> None:
+        """Say to the source all that there is to say.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        while (word := self.engine.next_word(self._clock())) is not None:
+            await path.send(word)
+            self.engine.said(word)
+
+    async def converse(self, path: ReturnPath) -> None:
+        """Have a connection to say things over, until cancelled.
+
+        Raises:
+            ConnectionLost: It broke.
+        """
+        self._failure, self._path = None, path
+        try:
+            while True:
+                await self.say_all(path)
+                if self._failure is not None:
+                    raise self._failure
+                await self._unsaid.park()
+        finally:
+            self._path = None
+
+    def _hear(self) -> None:
+        """Tell of the vCPUs that the kernel has stopped since the last call; cheap if none was."""
+        for vcpu, flat in self._placement.take_faults():
+            # When it touched the page it tells when it wakes.
+            self.fault(vcpu, flat, self._clock())
+
+    def _place_all(self, places: Iterable[Place], last_byte_ns: int) -> None:
+        for place in places:
+            self._place(place, last_byte_ns)
+
+    def _place(self, place: Place, last_byte_ns: int) -> None:
+        self._placement.place(place.span)
+        woken = self.engine.placed(place, last_byte_ns=last_byte_ns, now_ns=self._clock())
+        for vcpu in woken:
+            self._placement.wake(vcpu)
+        whole = self.engine.completed(place)
+        if whole is not None:
+            self._placement.completed(whole)
+
+    def _release(self, release: Release) -> None:
+        self._placement.release(release.vcpu, release.span)
+
+    def _zero(self, block: int, pages: NDArray[np.intp]) -> None:
+        if len(pages):
+            self._memory.words(block).reshape(-1, TARGET_PAGE_BYTES // 8)[pages] = 0
