@@ -170,13 +170,20 @@ def _view(address: int, length_bytes: int) -> memoryview:
     return memoryview(array).cast("B")
 
 
-def _machine_free_bytes() -> int:
-    """What /proc/meminfo says may be used without driving the machine out of memory."""
+def memory_info(meminfo: Path = Path("/proc/meminfo")) -> dict[str, int]:
+    """Return what the kernel says of the machine's memory, in bytes by its own names (proc(5))."""
     fields = {}
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+    for line in meminfo.read_text(encoding="ascii").splitlines():
         name, _, value = line.partition(":")
-        fields[name] = value.split()[0]
-    return (int(fields["MemAvailable"]) + int(fields["SwapFree"])) << 10
+        number, *unit = value.split()
+        fields[name] = int(number) << 10 if unit == ["kB"] else int(number)
+    return fields
+
+
+def _machine_free_bytes() -> int:
+    """What may be used without driving the machine out of memory."""
+    fields = memory_info()
+    return fields["MemAvailable"] + fields["SwapFree"]
 
 
 def _cgroup_free_bytes(

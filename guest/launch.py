@@ -15,15 +15,13 @@ from typing import Any
 import trio
 
 from guest import services
+from guest.exits import wait_exit
 from guest.messages import MESSAGE_BYTES_MAX, pack, socket_pair, unpack
 from guest.services import Service
 from protocol.errors import GuestFailed
 
 # An interpreter and NumPy on a slow, busy machine; half a second is usual.
 _START_SECONDS_MAX = 60.0
-
-# How often a process is looked after where the kernel does not tell of its end.
-_POLL_SECONDS = 0.02
 
 _PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -157,7 +155,7 @@ class GuestProcess:
         self._close_sockets()
         self._child.kill()
         with trio.CancelScope(shield=True):
-            await self._wait_exit()
+            await wait_exit(self._child)
 
     async def _receive(self, source: trio.socket.SocketType) -> bytes:
         try:
@@ -170,7 +168,7 @@ class GuestProcess:
 
     async def _failure(self) -> GuestFailed:
         """Wait until the process is gone and return why: its own words, or its exit status."""
-        status = await self._wait_exit()
+        status = await wait_exit(self._child)
         try:
             while packet := await self._control.recv(MESSAGE_BYTES_MAX):
                 heard, *values = unpack(packet)
@@ -181,20 +179,6 @@ class GuestProcess:
         if status < 0:
             return GuestFailed(f"the guest process was killed by {signal.Signals(-status).name}")
         return GuestFailed(f"the guest process ended with exit status {status}")
-
-    async def _wait_exit(self) -> int:
-        while (status := self._child.poll()) is None:
-            try:
-                pidfd = os.pidfd_open(self.pid)
-            except OSError:
-                # Some sandboxes do not let anybody have one, and descriptors may have run out.
-                await trio.sleep(_POLL_SECONDS)
-                continue
-            try:
-                await trio.lowlevel.wait_readable(pidfd)
-            finally:
-                os.close(pidfd)
-        return status
 
     def _close_sockets(self) -> None:
         for each in (self._control, self._events, self._far_events):

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from protocol import answers
 from protocol.channels import Channel
 from protocol.geometry import PageId
 
 
 class Answer(Enum):
-    """What a page request leads to."""
+    """What a page request leads to, by the words that cross."""
 
-    QUEUED = "queued"
-    DUPLICATE = "duplicate"
-    ALREADY_SENT = "already-sent"
-    URGENT_IN_PLACE = "urgent-in-place"
-    POSTPONED = "postponed"
+    QUEUED = answers.QUEUED
+    DUPLICATE = answers.DUPLICATE
+    ALREADY_SENT = answers.ALREADY_SENT
+    URGENT_IN_PLACE = answers.URGENT_IN_PLACE
+    POSTPONED = answers.POSTPONED
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from guest.backing import memory_info
 from guest.handle import GuestHandle, open_guest
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
@@ -84,12 +85,6 @@ async def test_who_insists_on_what_cannot_be_is_refused(monkeypatch: pytest.Monk
     assert reason in str(pair.source.error)
 
 
-def available_bytes() -> int:
-    """Return how much memory the kernel thinks that programs can still have."""
-    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-
-
 def anonymous_bytes(pid: int) -> int:
     """Return a process's anonymous memory, 0 if it has gone."""
     try:
@@ -110,7 +105,7 @@ def anonymous_bytes(pid: int) -> int:
 )
 def test_memory_exists_once(lab: Lab, size: str, shape: tuple[str, ...]) -> None:
     """No process of a migration ever holds a copy of the guest beside the guest's memory."""
-    if available_bytes() < 4 * parse_bytes(size):
+    if memory_info()["MemAvailable"] < 4 * parse_bytes(size):
         pytest.skip(f"two guests of {size} do not fit into the memory that is free")
     source, dest = lab.start_pair(
         f"--size={size}", "--vcpus=2", "--report=-", *shape, dest_arguments=("--quiet",)

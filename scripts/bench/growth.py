@@ -8,8 +8,8 @@ machine grows with what its host has taken back.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
+from guest.backing import memory_info
 from scripts.bench.figure import Figure, Limit, Target
 from scripts.bench.noise import warm_memory
 from scripts.bench.plan import Plan
@@ -67,17 +67,9 @@ def sizes_that_fit(sizes_mib: tuple[int, ...], available_bytes: int) -> tuple[in
     return tuple(dict.fromkeys(fitting))
 
 
-def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Return how much memory can be had without swapping (proc(5), MemAvailable)."""
-    for line in meminfo.read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return 0
-
-
 def _by_size(plan: Plan) -> list[Figure]:
     wanted = _QUICK_SIZES_MIB if plan.quick else _SIZES_MIB
-    sizes_mib = sizes_that_fit(wanted, available_bytes())
+    sizes_mib = sizes_that_fit(wanted, memory_info()["MemAvailable"])
     seconds = {}
     for size_mib in sizes_mib:
         plan.say(f"{SECTION}: {size_mib} MiB")

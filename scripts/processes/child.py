@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import trio
 
+from guest.exits import wait_exit
 from protocol.errors import MigrationError
 from scripts.processes.spawn import Spawned, title_of
 
@@ -17,9 +18,6 @@ _STDERR_BYTES_MAX = 64 * 1024
 
 # What a pipe holds, so what a side that ended may have printed that nobody has read.
 _STDOUT_BYTES_MAX = 64 * 1024
-
-# How often a process is looked after where the kernel does not tell of its end.
-_POLL_SECONDS = 0.02
 
 
 class Child:
@@ -94,18 +92,7 @@ class Child:
 
     async def wait(self) -> int:
         """Wait until it ends; return the exit status."""
-        while (status := self._process.poll()) is None:
-            try:
-                pidfd = os.pidfd_open(self._process.pid)
-            except OSError:
-                # Some sandboxes do not let anybody have one, and descriptors may have run out.
-                await trio.sleep(_POLL_SECONDS)
-                continue
-            try:
-                await trio.lowlevel.wait_readable(pidfd)
-            finally:
-                os.close(pidfd)
-        return status
+        return await wait_exit(self._process)
 
     def write_line(self, line: str) -> None:
         """Write a line to its standard input, which ends with that; harmless when it has ended."""

@@ -140,3 +140,12 @@ def test_room_is_checked_against_the_control_group(tmp_path: Path) -> None:
 def test_a_machine_without_control_groups_sets_no_limit(tmp_path: Path) -> None:
     """No cgroup file, or none of version 2, is no reason to refuse."""
     assert backing._cgroup_free_bytes(tmp_path / "missing") > 1 << 60
+
+
+def test_memory_is_told_in_bytes(tmp_path: Path) -> None:
+    """What the kernel writes in KiB is in bytes, and a count is a count."""
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal: 9 kB\nMemAvailable:      2048 kB\nHugePages_Free:       3\n")
+    assert backing.memory_info(path) == {
+        "MemTotal": 9 << 10, "MemAvailable": 2 << 20, "HugePages_Free": 3,
+    }  # fmt: skip

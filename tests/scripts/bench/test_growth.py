@@ -9,7 +9,7 @@ import pytest
 
 from protocol.units import parse_bytes
 from scripts.bench import growth
-from scripts.bench.growth import available_bytes, measure_growth, sizes_that_fit
+from scripts.bench.growth import measure_growth, sizes_that_fit
 from scripts.bench.plan import Plan
 
 SIZES = (256, 1024, 4096, 16384)
@@ -22,14 +22,6 @@ SIZES = (256, 1024, 4096, 16384)
 def test_the_largest_guest_is_what_fits_twice(available_gib: int, sizes: tuple[int, ...]) -> None:
     """Two copies and some room are needed; what is too large is halved, and no size comes twice."""
     assert sizes_that_fit(SIZES, available_gib << 30) == sizes
-
-
-def test_memory_left_is_the_kernels_word(tmp_path: Path) -> None:
-    """MemAvailable is in KiB."""
-    path = tmp_path / "meminfo"
-    path.write_text("MemTotal: 9 kB\nMemAvailable:      2048 kB\n")
-
-    assert available_bytes(path) == 2 << 20
 
 
 def test_cost_stands_beside_that_of_a_gib(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +38,7 @@ def test_cost_stands_beside_that_of_a_gib(plan: Plan, monkeypatch: pytest.Monkey
         return {"midstream": {"cpu-seconds": {"source": gib * 1.1, "dest": gib}}}
 
     monkeypatch.setattr(growth, "_SIZES_MIB", (256, 1024, 4096))
-    monkeypatch.setattr(growth, "available_bytes", lambda: 5 << 30)
+    monkeypatch.setattr(growth, "memory_info", lambda: {"MemAvailable": 5 << 30})
     monkeypatch.setattr(growth, "migrate", told)
     monkeypatch.setattr(growth, "warm_memory", warm.append)
 
