@@ -237,8 +237,10 @@ class Engine:
         whole, changed = self.assembly.refuse(channel)
         if changed is not None:
             self._emit(
-                events.FRAME_CHANGED, block=changed.block, offset=changed.offset,
-                bytes=changed.length, channel=channel.value,
+                events.FrameChanged(
+                    block=changed.block, offset=changed.offset,
+                    bytes=changed.length, channel=channel.value,
+                )
             )  # fmt: skip
             self._want_again(changed, now_ns)
         return self._places(whole, channel)
@@ -293,8 +295,10 @@ class Engine:
         if not self.assembly.is_whole(whole):
             return None
         self._emit(
-            events.PAGE_PLACED, block=block, page=pages[0], pages=len(pages),
-            channel=place.channel.value if place.channel else None,
+            events.PagePlaced(
+                block=block, page=pages[0], pages=len(pages),
+                channel=place.channel.value if place.channel else None,
+            )
         )  # fmt: skip
         for index in pages if self._watchers else ():
             # Of a run of small pages only the first was told of while they came.
@@ -331,7 +335,9 @@ class Engine:
         )
         page = self._geometry.page_of(block, target_page)
         self._emit(
-            events.VCPU_WAIT, vcpu=vcpu, block=block, page=page.index, fault_ns=fault_ns
+            events.VcpuWait(
+                vcpu=vcpu, block=block, page=page.index, fault_ns=fault_ns
+            )
         )  # fmt: skip
         if outcome is Outcome.PLACED:
             offset = target_page * TARGET_PAGE_BYTES
@@ -375,7 +381,7 @@ class Engine:
             if self.assembly.is_placed(unit):
                 continue
             if self.faults.asked(unit, now_ns):
-                self._emit(events.PAGE_REQUEST, block=word.block, page=word.page)
+                self._emit(events.PageRequest(block=word.block, page=word.page))
             return word
         return None
 

@@ -19,6 +19,7 @@ from guest.memory import GuestMemory
 from guest.saving import Partial, check_room, save_image, save_partial
 from guest.slices import Job, in_thread
 from guest.whole_file import is_regular_target
+from protocol import events
 from protocol.errors import (
     ConnectionLost,
     GuestFailed,
@@ -29,7 +30,7 @@ from protocol.errors import (
     is_cancellation,
     root_cause,
 )
-from protocol.events import MEMORY_LOST, Emit
+from protocol.events import Emit
 from protocol.pageset import PageSet
 
 T = TypeVar("T")
@@ -166,7 +167,7 @@ async def outcome_of_loss(
             await guest.kill()
         told = await keeper.save_rest(missing, hurried=cancelled)
     if len(missing):
-        emit(MEMORY_LOST, target_pages=len(missing), bytes=missing.length_bytes)
+        emit(events.MemoryLost(target_pages=len(missing), bytes=missing.length_bytes))
         lost = f"{reason}; {describe_lost(missing)}{told}"
         return MemoryLost(lost, cancelled=is_cancellation(cause))
     kept = f"all memory of the guest is here{told}"

@@ -29,9 +29,10 @@ from guest.programs import Program
 from guest.replay import Written, count_written
 from guest.slices import in_thread
 from guest.states import decode_states, encode_states
+from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
-from protocol.events import ACCESSES, GUEST_RUN, RECOVERED, Emit, tell_run
+from protocol.events import Emit, tell_run
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import (
     Account,
@@ -206,7 +207,7 @@ class Migration:
         await self._main.send(standing)
         self._engine.resumed()
         self._lifecycle.go_on(Event.RECOVERED if self.handed_over else Event.SWITCH_OVER_AGAIN)
-        self._emit(RECOVERED, missing_bytes=missing.length_bytes, running=self.handed_over)
+        self._emit(events.Recovered(missing_bytes=missing.length_bytes, running=self.handed_over))
 
     async def receive(self) -> None:
         """Receive everything, run the guest; return when every page is placed.
@@ -284,7 +285,7 @@ class Migration:
             counting = count_written(program, self._memory.geometry, snapshot.states)
             self.written = await in_thread(counting)
         part = self._statistics(snapshot)
-        self._emit(ACCESSES, **asdict(part.accesses))
+        self._emit(events.Accesses(**asdict(part.accesses)))
         self._account = pack_record(
             AccountRecord(
                 states=encode_states(snapshot.states),
@@ -321,7 +322,7 @@ class Migration:
             await self._placement.settle()
             await self._guest.run()
             self._run_ns = time.monotonic_ns()
-            self._emit(GUEST_RUN)
+            self._emit(events.GuestRun())
         await self._main.send(Running(run_ns=self._run_ns))
         if message.postcopy:
             tell_missing(self._emit, self._plan.geometry, self._engine.assembly)

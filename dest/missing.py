@@ -7,7 +7,8 @@ import base64
 import numpy as np
 
 from dest.assembly import Assembly
-from protocol.events import MISSING, Emit
+from protocol import events
+from protocol.events import Emit
 from protocol.geometry import Geometry
 
 # An event is a line of some kilobytes at most: of larger blocks, a bit stands for several pages.
@@ -26,4 +27,4 @@ def tell_missing(emit: Emit, geometry: Geometry, assembly: Assembly) -> None:
         step = len(units) // block.page_count * pages_per_bit
         flags = np.logical_or.reduceat(units, np.arange(0, len(units), step))
         bits = base64.b64encode(np.packbits(flags, bitorder="little").tobytes()).decode()
-        emit(MISSING, block=index, pages_per_bit=pages_per_bit, bits=bits)
+        emit(events.Missing(block=index, pages_per_bit=pages_per_bit, bits=bits))

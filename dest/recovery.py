@@ -11,13 +11,14 @@ from dest.config import DestConfig
 from dest.migration import DRAIN_SECONDS_MAX, Migration
 from dest.resumes import Resumes
 from guest.streams.keepalive import keep_alive
+from protocol import events
 from protocol.capabilities import KEEPALIVE, RECOVER
 from protocol.errors import (
     ConnectionLost,
     as_loss,
     root_cause,
 )
-from protocol.events import CHANNEL_LOST, Emit
+from protocol.events import Emit
 from protocol.liveness import PauseLimit
 from protocol.states import Lifecycle, State
 
@@ -100,7 +101,7 @@ class Recovery:
                 cause = as_loss(cause)
             if not isinstance(cause, ConnectionLost):
                 raise cause from None
-            self._emit(CHANNEL_LOST, channel=cause.channel, reason=str(cause))
+            self._emit(events.ChannelLost(channel=cause.channel, reason=str(cause)))
             if not self._resumable:
                 raise cause from None
             migration.interrupt()

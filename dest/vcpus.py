@@ -24,7 +24,8 @@ from guest.handle import (
     Touched,
     Woke,
 )
-from protocol.events import MISMATCH, TOUCH, TOUCHED, Emit
+from protocol import events
+from protocol.events import Emit
 from protocol.geometry import Geometry, PageId
 
 # How often is looked for sleepers whose pages are here; there are none unless something was lost.
@@ -155,11 +156,11 @@ class Vcpus:
                     f"vCPU {vcpu} read {seen:#x} in target page {flat} on the destination, "
                     f"{expected:#x} must be there"
                 )
-                self._emit(MISMATCH, vcpu=vcpu, target_page=flat, step=step)
+                self._emit(events.Mismatch(vcpu=vcpu, target_page=flat, step=step))
             case Touched(vcpu, _):
                 page = self._toucher.touched(vcpu)
                 if page is not None:
-                    self._emit(TOUCHED, vcpu=vcpu, block=page.block, page=page.index)
+                    self._emit(events.Touched(vcpu=vcpu, block=page.block, page=page.index))
 
     def _note_fault(self, vcpu: int) -> None:
         # Each turn of the loop is waited for.
@@ -175,5 +176,5 @@ class Vcpus:
                 self._touch(fault)
 
     def _touch(self, page: PageId) -> None:
-        self._emit(TOUCH, block=page.block, page=page.index)
+        self._emit(events.Touch(block=page.block, page=page.index))
         self._toucher.ask(page)

@@ -6,13 +6,16 @@ was answered when nobody waits for bytes, which may be somewhat later.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dest.faults import FaultTable, Wait
 from dest.latency import Latencies, parts_of
 from dest.offset import ClockOffset
 from dest.trips import Said
+from protocol import events
 from protocol.answers import ANSWERS
 from protocol.errors import RemoteProtocolError
-from protocol.events import VCPU_WAKE, Emit
+from protocol.events import Emit
 from protocol.geometry import Geometry, PageId
 from protocol.messages import RequestAnswer, SourceTime
 from protocol.report import STAGES
@@ -73,7 +76,7 @@ class Waits:
         """Count a wait of which all is known, and tell of it."""
         stages_ns = self.latencies.record(wait)
         lengths_us = [length_ns / 1000 for length_ns in stages_ns.values()]
-        fields: dict[str, str | int | float] = dict(zip(_STAGES_US, lengths_us, strict=True))
+        fields: dict[str, Any] = dict(zip(_STAGES_US, lengths_us, strict=True))
         trip = wait.trip
         if trip is not None and trip.said is not None:
             fields["answer"] = trip.said.answer
@@ -86,9 +89,11 @@ class Waits:
             fields["parts_us"] = ", ".join(parts)
         first = self._units.page_span(wait.page).target_pages.start
         self._emit(
-            VCPU_WAKE, vcpu=wait.vcpu, block=wait.page.block,
-            page=self._geometry.page_of(wait.page.block, first).index,
-            fault_ns=wait.fault_ns, latency_us=wait.latency_ns / 1000, **fields,
+            events.VcpuWake(
+                vcpu=wait.vcpu, block=wait.page.block,
+                page=self._geometry.page_of(wait.page.block, first).index,
+                fault_ns=wait.fault_ns, latency_us=wait.latency_ns / 1000, **fields,
+            )
         )  # fmt: skip
 
     def tell_rest(self) -> None:

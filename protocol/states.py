@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from enum import Enum
 
+from protocol import events
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError, is_cancellation
-from protocol.events import STATE, Emit
+from protocol.events import Emit
 from protocol.messages import (
     Checksum,
     Discard,
@@ -235,9 +236,9 @@ class Lifecycle:
         """
         self.state = next_state(self.state, event)
         if reason:
-            self._emit(STATE, state=self.state.value, reason=reason)
+            self._emit(events.State(state=self.state.value, reason=reason))
         else:
-            self._emit(STATE, state=self.state.value)
+            self._emit(events.State(state=self.state.value))
 
     def end(self, cause: BaseException) -> None:
         """Go to the end that an error leads to, cancelled or failed, and say why."""

@@ -7,6 +7,7 @@ from enum import Enum
 
 from protocol import answers
 from protocol.channels import Channel
+from protocol.events import PageEvent
 from protocol.geometry import PageId
 
 
@@ -25,14 +26,14 @@ class Notice:
     """Something that the scheduler did on the way to a decision, for whoever watches.
 
     Attributes:
-        event: PAGE_START, PART_SENT, PREEMPT or BOOST of `protocol.events`.
+        event: What it is to be told as.
         page: Which page.
         channel: Where it goes, or went.
         urgent: Whether a vCPU waits for it.
         boosted: Whether it had been broken off in the background.
     """
 
-    event: str
+    event: type[PageEvent]
     page: PageId
     channel: Channel
     urgent: bool

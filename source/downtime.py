@@ -6,7 +6,8 @@ its answer before the guest stops it is known how far that one is ahead.
 
 from __future__ import annotations
 
-from protocol.events import DOWNTIME, Emit
+from protocol import events
+from protocol.events import Emit
 from source.meter import Meter
 
 
@@ -55,7 +56,7 @@ class Downtime:
 
     def _end(self, running_ns: int) -> None:
         self._meter.running_ns = running_ns
-        self._emit(DOWNTIME, ms=round(self._meter.downtime_ms, 3))
+        self._emit(events.Downtime(ms=round(self._meter.downtime_ms, 3)))
 
 
 class PeerClock:

@@ -15,10 +15,11 @@ from guest.busy_poll import BusyPoll
 from guest.dirty_log import DirtyLog
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
+from protocol import events
 from protocol.capabilities import ANSWERS, CHECKSUM, RECOVER
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
-from protocol.events import GUEST_RUN, GUEST_STOP, Emit
+from protocol.events import Emit
 from protocol.geometry import PageId
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import PageRequest, Resend, Running, SourceTime, Standing
@@ -247,13 +248,13 @@ class Migration:
             return
         await self._guest.run()
         if self._downtime.has_stopped:
-            self._emit(GUEST_RUN)
+            self._emit(events.GuestRun())
             self._downtime.take_back(time.monotonic_ns())
 
     async def _stop_guest(self, dirty: PageSet) -> GuestSnapshot:
         """Stop the guest and add its last writes to what is dirty."""
         self._downtime.stop(time.monotonic_ns())
-        self._emit(GUEST_STOP)
+        self._emit(events.GuestStop())
         self.meter.bytes_at_stop = sent_bytes(self.epochs)
         snapshot = await self._guest.pause()
         self._lifecycle.fire(Event.GUEST_STOPPED)

@@ -10,9 +10,10 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from protocol import events
 from protocol.addresses import host_port, parse_host_port
 from protocol.errors import ConnectionLost, MigrationError
-from protocol.events import SESSION, Emit
+from protocol.events import Emit
 from protocol.states import Lifecycle
 from source.control import Commands, ControlSocket, control_socket
 from source.pause import Pause, PausedByHand
@@ -98,7 +99,7 @@ class Monitor:
         """Tell how this session can be told something."""
         control = self._control
         path = str(control.path) if control.path is not None else ""
-        self._emit(SESSION, session=self.session, control=path)
+        self._emit(events.Session(session=self.session, control=path))
         where = f"control socket {path}" if path else "no control socket"
         problem = f" ({control.problem})" if control.problem else ""
         self._tell_more(f"session {self.session}, {where}{problem}")

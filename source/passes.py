@@ -7,8 +7,9 @@ import time
 import trio
 
 from guest.dirty_log import DirtyLog
+from protocol import events
 from protocol.errors import GaveUp, RemoteProtocolError
-from protocol.events import NOT_CONVERGING, PASS_END, Emit
+from protocol.events import Emit
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import PassAck, PassEnd
 from protocol.pageset import PageSet
@@ -147,10 +148,11 @@ class Passes:
         if told is None:
             return
         self._emit(
-            NOT_CONVERGING,
-            index=told.pass_number - 1, bytes=told.sent_bytes, dirty_bytes=told.dirty_bytes,
-            bytes_per_second=round(told.transfer_rate),
-            dirty_bytes_per_second=round(told.dirty_rate),
+            events.NotConverging(
+                index=told.pass_number - 1, bytes=told.sent_bytes, dirty_bytes=told.dirty_bytes,
+                bytes_per_second=round(told.transfer_rate),
+                dirty_bytes_per_second=round(told.dirty_rate),
+            )
         )  # fmt: skip
         self._steering.warn(str(told))
 
@@ -198,5 +200,5 @@ class Passes:
         meter.pass_count += 1
         # From the end of the pass before: what the bucket saves while nothing goes counts, too.
         pass_ns, self._since_ns = acked.at_ns - self._since_ns, acked.at_ns
-        self._emit(PASS_END, index=acked.message.index, bytes=sent_bytes, ms=pass_ns / 1e6)
+        self._emit(events.PassEnd(index=acked.message.index, bytes=sent_bytes, ms=pass_ns / 1e6))
         return max(pass_ns, 1)

@@ -15,6 +15,7 @@ from typing import TypeVar
 import trio
 
 from guest.streams.network import TCP, Network
+from protocol import events
 from protocol.addresses import host_port
 from protocol.capabilities import CHECKSUM, offer
 from protocol.channels import Channel
@@ -27,7 +28,7 @@ from protocol.errors import (
     RemoteProtocolError,
     root_cause,
 )
-from protocol.events import RESUME_ATTEMPT, Emit
+from protocol.events import Emit
 from protocol.geometry import Geometry
 from protocol.limits import RECOVER_SECONDS_MAX
 from protocol.liveness import PauseLimit
@@ -275,7 +276,9 @@ class Reconnector:
 
     def _report(self, address: str, failure: str) -> None:
         number, outcome = self._number, "failed" if failure else "resumed"
-        self._emit(RESUME_ATTEMPT, attempt=number, address=address, outcome=outcome, reason=failure)
+        self._emit(
+            events.ResumeAttempt(attempt=number, address=address, outcome=outcome, reason=failure)
+        )
         self._tell(f"attempt {number} to resume at {address}: {failure or outcome}")
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from protocol import events
 from protocol.errors import RemoteProtocolError
-from protocol.events import FRAME_CHANGED, Emit
+from protocol.events import Emit
 from protocol.geometry import Geometry
 from protocol.limits import CLOSING_SECONDS_MAX, RESEND_COUNT_MAX
 from protocol.messages import PassAck, PassEnd, Resend
@@ -66,7 +67,7 @@ class Resends:
         counts.changed_bytes += runs.length
         if counts.changed_frames > RESEND_COUNT_MAX:
             raise RemoteProtocolError(f"more than {RESEND_COUNT_MAX} frames came changed")
-        self._emit(FRAME_CHANGED, block=runs.block, offset=runs.offset, bytes=runs.length)
+        self._emit(events.FrameChanged(block=runs.block, offset=runs.offset, bytes=runs.length))
         if handed_over:
             self._scheduler.send_again(runs)
         else:

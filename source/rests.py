@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from guest.memory import GuestMemory
-from protocol.events import PAGE_SENT, Emit
+from protocol import events
+from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.messages import PageRest
 from protocol.missing import HeldParts
@@ -39,7 +40,9 @@ async def send_rests(
         also = [memory.geometry.page_of(*key) for key in rests]
         if page not in also and not remaining.holds_page(page):
             emit(
-                PAGE_SENT, block=block, page=page.index, channel=out.name.value, urgent=False,
-                boosted=False, pages=1, channel_bytes=out.bytes_carried,
-                remaining_bytes=remaining.length_bytes,
+                events.PageSent(
+                    block=block, page=page.index, channel=out.name.value, urgent=False,
+                    boosted=False, pages=1, channel_bytes=out.bytes_carried,
+                    remaining_bytes=remaining.length_bytes,
+                )
             )  # fmt: skip

@@ -252,7 +252,7 @@ class Scheduler:
             if job is None:
                 return None
             self._current[lane] = job
-            self._note(events.PAGE_START, job)
+            self._note(events.PageStart, job)
         return self._cut(job)
 
     def chunk_sent(self, lane: Lane = Lane.ALL) -> int:
@@ -266,14 +266,14 @@ class Scheduler:
             # Its page went whole by other frames, and was told.
             self._half_sent.leftover = None
             del self._current[lane]
-            self._note(events.PART_SENT, job)
+            self._note(events.PartSent, job)
             return 0
         if sent.span is not job.span and self._remaining.holds_any(job.span):
             return 0
         del self._current[lane]
         page_count = self._pages_ended(sent)
         if not page_count:
-            self._note(events.PART_SENT, job)
+            self._note(events.PartSent, job)
         return page_count
 
     def chunk_interrupted(self, *, begun: bool) -> None:
@@ -346,7 +346,7 @@ class Scheduler:
         if job.begun or job.postponed:
             self._half_sent.job = job
             self.counts.preemptions += 1
-            self._note(events.PREEMPT, job)
+            self._note(events.Preempt, job)
         else:
             # Nothing of the page is on the wire, so nothing ties it to the precopy channel.
             self._background.take_back(job)
@@ -391,7 +391,7 @@ class Scheduler:
         self._begin_urgent(job, request.page, unit)
         if job.boosted:
             self.counts.boosted += 1
-            self._note(events.BOOST, job)
+            self._note(events.Boost, job)
         return job
 
     def _begin_urgent(self, job: Job, page: PageId, unit: Span) -> None:
@@ -441,7 +441,7 @@ class Scheduler:
         """Tell whether anything of a page is still to be sent, or lies half-sent."""
         return self._half_sent.is_page(page) or self._remaining.holds_page(page)
 
-    def _note(self, event: str, job: Job) -> None:
+    def _note(self, event: type[events.PageEvent], job: Job) -> None:
         self._notices.append(
             Notice(event, job.page, job.channel, job.requested_ns is not None, job.boosted)
         )

@@ -145,7 +145,7 @@ class Sender:
             if self.tracker.untold_count:
                 self._untold.unpark_all()
         self._requested.set()
-        self._emit(events.PAGE_REQUEST, block=page.block, page=page.index, answer=answer.value)
+        self._emit(events.PageRequest(block=page.block, page=page.index, answer=answer.value))
         if self._waiting is not None and answer is Answer.URGENT_IN_PLACE:
             self._waiting.cancel()
         return answer
@@ -345,11 +345,13 @@ class Sender:
         if page_count:
             # Of scattered pages the first is named, and how many they are.
             self._emit(
-                events.PAGE_SENT, block=chunk.page.block, page=chunk.page.index,
-                channel=chunk.channel.value, urgent=urgent, boosted=chunk.boosted,
-                pages=page_count,
-                channel_bytes=channel.bytes_carried,
-                remaining_bytes=self.remaining_bytes,
+                events.PageSent(
+                    block=chunk.page.block, page=chunk.page.index,
+                    channel=chunk.channel.value, urgent=urgent, boosted=chunk.boosted,
+                    pages=page_count,
+                    channel_bytes=channel.bytes_carried,
+                    remaining_bytes=self.remaining_bytes,
+                )
             )  # fmt: skip
 
     async def _send_background(self, channel: OutChannel, frame: Frame) -> None:
@@ -403,8 +405,10 @@ class Sender:
     def _tell_notices(self) -> None:
         for notice in self._scheduler.take_notices():
             self._emit(
-                notice.event, block=notice.page.block, page=notice.page.index,
-                channel=notice.channel.value, urgent=notice.urgent, boosted=notice.boosted,
-                channel_bytes=self._channels[notice.channel].bytes_carried,
-                remaining_bytes=self.remaining_bytes,
+                notice.event(
+                    block=notice.page.block, page=notice.page.index,
+                    channel=notice.channel.value, urgent=notice.urgent, boosted=notice.boosted,
+                    channel_bytes=self._channels[notice.channel].bytes_carried,
+                    remaining_bytes=self.remaining_bytes,
+                )
             )  # fmt: skip

@@ -22,6 +22,7 @@ from guest.pattern import Pattern
 from guest.slices import in_thread, in_threads
 from guest.streams.keepalive import keep_alive
 from guest.streams.network import Network, TcpNetwork
+from protocol import events
 from protocol.capabilities import KEEPALIVE
 from protocol.channels import Channel
 from protocol.errors import (
@@ -30,12 +31,7 @@ from protocol.errors import (
     as_loss,
     root_cause,
 )
-from protocol.events import (
-    CHANNEL_LOST,
-    RECOVERED,
-    Emit,
-    tell_run,
-)
+from protocol.events import Emit, tell_run
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.messages import Standing
 from protocol.report import Result, SourcePart
@@ -222,7 +218,7 @@ class SourceSession:
             self._monitor.resumed()
             self._attach(migration, connections)
             missing_bytes = lacking.missing.length_bytes
-            self._emit(RECOVERED, missing_bytes=missing_bytes, running=standing.running)
+            self._emit(events.Recovered(missing_bytes=missing_bytes, running=standing.running))
             return await self._epoch(migration, guest, partial(migration.resume, standing, lacking))
 
     async def _recover(
@@ -241,7 +237,7 @@ class SourceSession:
         except BaseException as error:
             cause = as_loss(root_cause(error))
             if isinstance(cause, ConnectionLost):
-                self._emit(CHANNEL_LOST, channel=cause.channel, reason=str(cause))
+                self._emit(events.ChannelLost(channel=cause.channel, reason=str(cause)))
             if isinstance(cause, trio.Cancelled) and not self._reconnector.redirected:
                 # The user ends it, and the destination need not wait.
                 await say_farewell(connections, cause)
@@ -307,7 +303,7 @@ class SourceSession:
 
     def _lose(self, loss: ConnectionLost) -> None:
         """Tell of a lost connection, and stand still if that is not the end."""
-        self._emit(CHANNEL_LOST, channel=loss.channel, reason=str(loss))
+        self._emit(events.ChannelLost(channel=loss.channel, reason=str(loss)))
         migration = self._migration
         if migration is not None and migration.handed_over and migration.recoverable:
             self._lifecycle.interrupt()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from protocol import events
 from protocol.errors import LocalProtocolError, MigrationError
-from protocol.events import LIMITS, Emit
+from protocol.events import Emit
 from protocol.states import FINAL, Lifecycle, State
 from protocol.units import format_rate, parse_duration_ms, parse_rate
 from source.config import SourceConfig
@@ -90,9 +91,10 @@ class Steering:
         convergence = self.convergence
         convergence.downtime_ms_max = given.get(DOWNTIME, convergence.downtime_ms_max)
         self._emit(
-            LIMITS,
-            max_bandwidth=self.bandwidth, max_postcopy_bandwidth=self.postcopy_bandwidth,
-            downtime_limit_ms=convergence.downtime_ms_max,
+            events.Limits(
+                max_bandwidth=self.bandwidth, max_postcopy_bandwidth=self.postcopy_bandwidth,
+                downtime_limit_ms=convergence.downtime_ms_max,
+            )
         )  # fmt: skip
         self.on_change()
         return ", ".join(f"{name} is {_told(name, value)}" for name, value in given.items())

@@ -11,10 +11,11 @@ import trio
 
 from guest.handle import GuestSnapshot, Mismatch
 from guest.memory import GuestMemory
+from protocol import events
 from protocol.capabilities import KEEPALIVE
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError, WrongMemory
-from protocol.events import MISMATCH, VERDICT, Emit
+from protocol.events import Emit
 from protocol.limits import (
     CLOSING_SECONDS_MAX,
     REASON_CHARS_MAX,
@@ -60,7 +61,7 @@ class Verification:
             f"vCPU {found.vcpu} read {found.seen:#x} in target page {found.flat_page} "
             f"on the source, {found.expected:#x} must be there"
         )
-        self._emit(MISMATCH, vcpu=found.vcpu, target_page=found.flat_page, step=found.step)
+        self._emit(events.Mismatch(vcpu=found.vcpu, target_page=found.flat_page, step=found.step))
 
     async def verify(self, migration: Migration, snapshot: GuestSnapshot) -> Result:
         """Exchange account, verdict and bye over a migration's present connections.
@@ -95,9 +96,11 @@ class Verification:
         kept_alive = KEEPALIVE in connection.capabilities
         await inbox.expect(Bye, SAVING_SECONDS_MAX if kept_alive else CLOSING_SECONDS_MAX)
         self._emit(
-            VERDICT,
-            equal=comparison.equal, mismatches=part.mismatches + comparison.account.part.mismatches,
-            downtime_ms=part.downtime_ms, total_ms=part.total_time_ms,
+            events.Verdict(
+                equal=comparison.equal,
+                mismatches=part.mismatches + comparison.account.part.mismatches,
+                downtime_ms=part.downtime_ms, total_ms=part.total_time_ms,
+            )
         )  # fmt: skip
         report = assemble(self._lifecycle.state.value, part, comparison.account.part)
         if comparison.written is not None:

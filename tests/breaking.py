@@ -219,7 +219,7 @@ class Breaking:
                 guest.fault(vcpu, flat)
             untouched.clear()
 
-        run.events["dest"].on(events.STATE, touched, state="postcopy-active")
+        run.events["dest"].on(events.State, touched, state="postcopy-active")
         taker = DestSession(
             DestConfig(host="127.0.0.1", port=0, **settings), run.events["dest"], listens,
             lambda _: None,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 import msgpack
+import msgspec
 import numpy as np
 import trio
 from trio.testing import MockClock
@@ -69,6 +70,7 @@ from protocol.records import pack_record, unpack_record
 from protocol.report import AccountRecord, DestPart, SourcePart
 from protocol.runs import Flags, Runs, pack_runs, unpack_runs
 from protocol.wire import Decoder, encode
+from scripts.views.saved import parse_event
 from source.config import SourceConfig
 from source.convergence import SwitchRule
 
@@ -128,37 +130,45 @@ def bytes_of(memory: GuestMemory) -> list[bytes]:
     return [bytes(view) for view in memory.views]
 
 
+def fields_of(event: events.Event) -> dict[str, Any]:
+    """Return the fields that an event has, by their names here."""
+    fields = msgspec.structs.asdict(event)
+    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+
+
 class Recorder:
     """Keeps the events that it is told, in order; `on` adds what is to happen then."""
 
     def __init__(self) -> None:
         """Start with none."""
-        self.events: list[tuple[str, dict[str, Any]]] = []
-        self._actions: list[tuple[str, dict[str, Any], Callable[[], object]]] = []
+        self.events: list[events.Event] = []
+        self._actions: list[tuple[type[events.Event], dict[str, Any], Callable[[], object]]] = []
 
-    def __call__(self, event: str, **fields: str | int | float | bool | None) -> None:
-        """Take an event."""
-        self.events.append((event, fields))
-        for name, wanted, action in list(self._actions):
-            if name == event and wanted.items() <= fields.items():
+    def __call__(self, event: events.Event, /) -> None:
+        """Take an event; its fields must be what their definition says."""
+        line = b'{"t-ns":0,"side":"test",' + msgspec.json.encode(event)[1:]
+        parse_event(line, "what is told")
+        self.events.append(event)
+        for kind, wanted, action in list(self._actions):
+            if isinstance(event, kind) and wanted.items() <= fields_of(event).items():
                 action()
 
-    def on(self, name: str, action: Callable[[], object], **wanted: object) -> None:
-        """Call an action at each event of that name whose fields have the values given."""
-        self._actions.append((name, wanted, action))
+    def on(self, kind: type[events.Event], action: Callable[[], object], **wanted: object) -> None:
+        """Call an action at each event of that kind whose fields have the values given."""
+        self._actions.append((kind, wanted, action))
 
-    def of(self, name: str) -> list[dict[str, Any]]:
-        """Return the fields of all events of that name."""
-        return [fields for event, fields in self.events if event == name]
+    def of(self, kind: type[events.Event]) -> list[dict[str, Any]]:
+        """Return the fields of all events of that kind, by their names here."""
+        return [fields_of(event) for event in self.events if isinstance(event, kind)]
 
-    def names(self, *wanted: str) -> list[str]:
-        """Return the names of all events that are among those wanted, in order."""
-        return [event for event, _ in self.events if event in wanted]
+    def kinds(self, *wanted: type[events.Event]) -> list[type[events.Event]]:
+        """Return the kinds of all events that are among those wanted, in order."""
+        return [type(event) for event in self.events if isinstance(event, wanted)]
 
     @property
     def states(self) -> list[str]:
         """The states gone through."""
-        return [fields["state"] for fields in self.of(events.STATE)]
+        return [fields["state"] for fields in self.of(events.State)]
 
 
 # Sockets.

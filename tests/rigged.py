@@ -43,6 +43,7 @@ from guest import saving
 from guest.handle import GuestSnapshot
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost
+from protocol.events import Event
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import PageRequest
 from protocol.pageset import PageSet
@@ -72,12 +73,11 @@ def stop_at(event_name: str, page: str) -> None:
     record = Recorder.__call__
     stopped = False
 
-    def record_and_stop(
-        self: Recorder, event: str, **fields: str | int | float | bool | None
-    ) -> None:
+    def record_and_stop(self: Recorder, event: Event, /) -> None:
         nonlocal stopped
-        record(self, event, **fields)
-        if not stopped and event == event_name and fields.get("page") == int(page):
+        record(self, event)
+        is_it = event.event == event_name and getattr(event, "page", None) == int(page)
+        if is_it and not stopped:
             stopped = True
             self.flush()
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from protocol.report import STAGES
+from scripts.views.saved import parse_event
 
 Event = dict[str, Any]
 
@@ -36,10 +37,11 @@ class Story:
             self.tell(0, side, "ram-block", block=0, name="ram", **block)
 
     def tell(self, ms: float, side: str, event: str, **fields: Any) -> None:  # noqa: ANN401
-        """Add an event."""
+        """Add an event, which must be as it is defined."""
         named = {name.replace("_", "-"): value for name, value in fields.items()}
         time_ns = ZERO_NS + round(ms * MS)
-        self.events.append({"t-ns": time_ns, "side": side, "event": event, **named})
+        line = orjson.dumps({"t-ns": time_ns, "side": side, "event": event, **named})
+        self.events.append(parse_event(line, "a story"))
 
     def state(self, ms: float, state: str) -> None:
         """Have both sides change their state."""
@@ -114,7 +116,10 @@ def half_sent() -> list[Event]:
     story.start(44, 6, "precopy")
     story.start(45, 7, "precopy")
     story.end(60, 7, "precopy", PAGE_BYTES)
-    story.tell(61, "dest", "accesses", count=10, p50_us=1.0, p99_us=3.0, max_us=9.0)
+    story.tell(
+        61, "dest", "accesses", count=10,
+        p50_us=1.0, p90_us=2.0, p99_us=3.0, p999_us=8.0, max_us=9.0, mean_us=1.5,
+    )  # fmt: skip
     story.state(62, "completed")
     story.tell(63, "source", "verdict", equal=True, mismatches=0, downtime_ms=2.1, total_ms=61.0)
     return story.events
@@ -133,12 +138,12 @@ def broken_once(*, counts_anew: bool = False) -> list[Event]:
     story.end(40, 2, "precopy", PAGE_BYTES)
     story.start(40, 3, "precopy")
     story.wait(45, 0, 3)
-    story.tell(50, "dest", "channel-lost", channel="precopy")
-    story.tell(51, "source", "channel-lost", channel="precopy")
+    story.tell(50, "dest", "channel-lost", channel="precopy", reason="it broke")
+    story.tell(51, "source", "channel-lost", channel="precopy", reason="it broke")
     story.state(52, "postcopy-paused")
     story.state(100, "postcopy-recover")
     story.state(101, "postcopy-active")
-    story.tell(102, "source", "recovered")
+    story.tell(102, "source", "recovered", missing_bytes=PAGE_BYTES, running=True)
     story.tell(103, "dest", "page-request", block=0, page=3)
     story.tell(104, "source", "page-request", block=0, page=3, answer="queued")
     if counts_anew:

@@ -54,7 +54,7 @@ async def test_what_comes_changed_goes_again(breaking: Breaking, policy: str) ->
                 checksum=True,
             )  # fmt: skip
         assert not run.errors, run.errors
-        changed = run.events["dest"].of(events.FRAME_CHANGED)
+        changed = run.events["dest"].of(events.FrameChanged)
         checksums = run.reports["source"]["midstream"]["checksums"]
         assert 1 <= len(changed) <= 6
         assert checksums == {

@@ -74,7 +74,7 @@ async def test_a_pass_resends_what_was_written_and_nothing_else(
     monkeypatch.setattr("source.session.open_guest", open_and_keep)
     recorder = Recorder()
     wanted = "auto" if dirty_log == "kernel" else dirty_log
-    recorder.on(events.PASS_END, lambda: write_all(guests[0]), index=0)
+    recorder.on(events.PassEnd, lambda: write_all(guests[0]), index=0)
     async with hand_dest(GUEST) as dest:
         config = source_config(
             GUEST, dest.port, spec=ProgramSpec("trace", seed=7, trace=trace), hold=True,

@@ -35,7 +35,7 @@ FORWARD, BACKWARD = Direction.FORWARD, Direction.BACKWARD
 class Heard:
     """An event and when it was told, in nanoseconds."""
 
-    event: str
+    event: type[events.Event]
     state: str
     at_ns: int
 
@@ -49,18 +49,19 @@ class TimedRecorder(Recorder):
         self.heard: list[Heard] = []
 
     def __call__(  # type: ignore[explicit-override] # typing.override: from 3.12
-        self, event: str, **fields: str | int | float | bool | None
+        self, event: events.Event, /
     ) -> None:
         """Take an event."""
-        self.heard.append(Heard(event, str(fields.get("state", "")), time.monotonic_ns()))
-        super().__call__(event, **fields)
+        state = event.state if isinstance(event, events.State) else ""
+        self.heard.append(Heard(type(event), state, time.monotonic_ns()))
+        super().__call__(event)
 
-    def before(self, event: str) -> int:
+    def before(self, event: type[events.Event]) -> int:
         """Return when the last thing before an event was told."""
         index = [each.event for each in self.heard].index(event)
         return self.heard[index - 1].at_ns
 
-    def when(self, event: str, state: str = "") -> int:
+    def when(self, event: type[events.Event], state: str = "") -> int:
         """Return when something was told first."""
         return next(each.at_ns for each in self.heard if (each.event, each.state) == (event, state))
 
@@ -78,13 +79,13 @@ def check(run: Run) -> float:
     assert isinstance(source, TimedRecorder)
     assert isinstance(dest, TimedRecorder)
     told = {report["midstream"]["downtime-ms"] for report in run.reports.values()}
-    told |= {fields["ms"] for fields in source.of(events.DOWNTIME)}
-    told |= {round(fields["downtime_ms"], 3) for fields in source.of(events.VERDICT)}
+    told |= {fields["ms"] for fields in source.of(events.Downtime)}
+    told |= {round(fields["downtime_ms"], 3) for fields in source.of(events.Verdict)}
     (downtime_ms,) = told
     assert {report["downtime"] for report in run.reports.values()} == {round(downtime_ms)}
     # It stopped between what was told before and the event, and likewise it ran.
-    stopped = source.before(events.GUEST_STOP), source.when(events.GUEST_STOP)
-    ran = dest.before(events.GUEST_RUN), dest.when(events.GUEST_RUN)
+    stopped = source.before(events.GuestStop), source.when(events.GuestStop)
+    ran = dest.before(events.GuestRun), dest.when(events.GuestRun)
     rounding_ms = 0.0006
     assert (ran[0] - stopped[1]) / 1e6 - rounding_ms <= downtime_ms
     assert downtime_ms <= (ran[1] - stopped[0]) / 1e6 + rounding_ms
@@ -120,7 +121,7 @@ async def test_the_downtime_is_the_time_in_which_nobody_ran_it(
     if place is None:
         return
     # What the break took is in it only if it came before the guest ran.
-    recovered, ran = source.when(events.RECOVERED), dest.when(events.GUEST_RUN)
+    recovered, ran = source.when(events.Recovered), dest.when(events.GuestRun)
     assert (recovered < ran) == (place.kind is SwitchOver)
 
 
@@ -143,11 +144,11 @@ async def test_a_guest_that_is_taken_back_was_down_until_then(
     told = run.events["source"]
     assert isinstance(told, TimedRecorder)
     assert source.made[-1].is_running
-    assert told.names(events.GUEST_STOP, events.GUEST_RUN, events.DOWNTIME) == [
-        events.GUEST_STOP, events.GUEST_RUN, events.DOWNTIME,
+    assert told.kinds(events.GuestStop, events.GuestRun, events.Downtime) == [
+        events.GuestStop, events.GuestRun, events.Downtime,
     ]  # fmt: skip
-    (downtime,) = told.of(events.DOWNTIME)
-    latest_ns = told.when(events.DOWNTIME) - told.before(events.GUEST_STOP)
-    assert told.when(events.CHANNEL_LOST) - told.when(events.GUEST_STOP) <= downtime["ms"] * 1e6
+    (downtime,) = told.of(events.Downtime)
+    latest_ns = told.when(events.Downtime) - told.before(events.GuestStop)
+    assert told.when(events.ChannelLost) - told.when(events.GuestStop) <= downtime["ms"] * 1e6
     assert downtime["ms"] * 1e6 <= latest_ns + 600
-    assert run.events["dest"].of(events.GUEST_RUN) == []
+    assert run.events["dest"].of(events.GuestRun) == []

@@ -57,10 +57,10 @@ async def test_postcopy_at_once(policy: str, placement: str) -> None:
         assert report["midstream"]["channels"]["postcopy"] == 0
         assert requests["on-postcopy-channel"] == 0
     # Every request that this side sent was read there, and no vCPU was left asleep.
-    asked = pair.dest.events.of(events.PAGE_REQUEST)
-    answered = pair.source.events.of(events.PAGE_REQUEST)
+    asked = pair.dest.events.of(events.PageRequest)
+    answered = pair.source.events.of(events.PageRequest)
     assert [(e["block"], e["page"]) for e in asked] == [(e["block"], e["page"]) for e in answered]
-    wakes = pair.dest.events.of(events.VCPU_WAKE)
+    wakes = pair.dest.events.of(events.VcpuWake)
     assert len(wakes) == report["midstream"]["faults"]["count"]
 
 
@@ -116,7 +116,7 @@ async def test_both_ends_stay_awake_for_page_requests_alone(
     assert prolonged == []
     pair = Pair(**PACED)
     await pair.migrate()
-    requests = len(pair.source.events.of(events.PAGE_REQUEST))
+    requests = len(pair.source.events.of(events.PageRequest))
     of_source, of_dest = sorted(prolonged.count(each) for each in set(prolonged))
     assert of_source == requests > 0
     # Here it is done when a vCPU runs again, too.
@@ -142,7 +142,7 @@ async def test_torn_pages_are_found_by_the_guest() -> None:
     """A vCPU that reads what must not be there is heard on both sides, before any digest."""
     pair = Pair(**PACED)
     await pair.migrate()
-    assert pair.dest.events.of(events.MISMATCH)
+    assert pair.dest.events.of(events.Mismatch)
     for side in (pair.source, pair.dest):
         assert isinstance(side.problem, WrongMemory)
         assert "the guest found wrong memory in" in str(side.problem)
@@ -155,7 +155,7 @@ async def test_cancelled_in_postcopy(side: str) -> None:
     """Whoever cancels, the other side is told, and no process, socket or memory is left."""
     pair = Pair(postcopy_bandwidth=64 * KIB)
     mine, other = (pair.source, pair.dest) if side == "source" else (pair.dest, pair.source)
-    pair.dest.events.on(events.VCPU_WAIT, mine.scope.cancel)
+    pair.dest.events.on(events.VcpuWait, mine.scope.cancel)
     await pair.migrate()
     # The destination has the guest, and says what is lost of it, whoever ended it.
     assert mine.scope.cancelled_caught if side == "source" else isinstance(mine.error, MemoryLost)
@@ -174,7 +174,7 @@ async def test_a_guest_that_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     ) -> AsyncIterator[GuestHandle]:
         async with open_guest(memory, spec, service, process) as guest:
             pair.dest.events.on(
-                events.STATE, lambda: os.kill(guest.pid, signal.SIGKILL), state="postcopy-active"
+                events.State, lambda: os.kill(guest.pid, signal.SIGKILL), state="postcopy-active"
             )
             yield guest
 

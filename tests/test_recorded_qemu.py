@@ -16,13 +16,13 @@ import trio
 from dest.qemu.config import QemuDestConfig
 from dest.qemu.session import QemuSession
 from guest.programs import ProgramSpec
+from protocol import events
 from protocol.errors import (
     ConnectionLost,
     MemoryLost,
     MidstreamError,
     RemoteProtocolError,
 )
-from protocol.events import STATE
 from protocol.qemu.constants import FILE_MAGIC
 from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import Blocks, DiscardRanges, Pages
@@ -184,7 +184,7 @@ class Replay:
     async def run(self, main: bytes, preempt: bytes) -> None:
         """Replay both connections; keep how that ends."""
         running = trio.Event()
-        self.events.on(STATE, running.set, state="postcopy-active")
+        self.events.on(events.State, running.set, state="postcopy-active")
         with bounded(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve, nursery.cancel_scope)

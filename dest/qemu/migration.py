@@ -24,9 +24,10 @@ from dest.statistics import counted_so_far, dest_part
 from dest.vcpus import Vcpus
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.memory import GuestMemory
+from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError, as_loss, root_cause
-from protocol.events import ACCESSES, CHANNEL_LOST, GUEST_RUN, RECOVERED, Emit, tell_run
+from protocol.events import Emit, tell_run
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.liveness import PauseLimit
 from protocol.messages import PageRequest
@@ -174,7 +175,7 @@ class QemuMigration:
             await self._placement.finish()
             self._snapshot = await self._vcpus.stop()
             nursery.cancel_scope.cancel()
-        self._emit(ACCESSES, **asdict(self.part().accesses))
+        self._emit(events.Accesses(**asdict(self.part().accesses)))
         await self._keep()
         await self.main.send(encode_shut(failed=False))
         self._lifecycle.fire(Event.ALL_PLACED)
@@ -237,7 +238,7 @@ class QemuMigration:
             self._lifecycle.fire(Event.RECOVERED)
             self.recoveries += 1
             self.engine.resumed()
-            self._emit(RECOVERED, missing_bytes=self.missing.length_bytes, running=True)
+            self._emit(events.Recovered(missing_bytes=self.missing.length_bytes, running=True))
         except (ConnectionLost, RemoteProtocolError) as error:
             return self._interrupted(error, wait_seconds)
         return None
@@ -254,7 +255,7 @@ class QemuMigration:
             cause = as_loss(cause)
         if not isinstance(cause, ConnectionLost):
             raise cause from None
-        self._emit(CHANNEL_LOST, channel=cause.channel, reason=str(cause))
+        self._emit(events.ChannelLost(channel=cause.channel, reason=str(cause)))
         if not (resumable and wait_seconds):
             raise cause from None
         self._lifecycle.interrupt()
@@ -346,7 +347,7 @@ class QemuMigration:
             await self.main.send(encode_pong(value))
         await self._placement.settle()
         await self._guest.run()
-        self._emit(GUEST_RUN)
+        self._emit(events.GuestRun())
         tell_missing(self._emit, self._geometry, self.engine.assembly)
         if self.engine.assembly.complete:
             self._whole.set()

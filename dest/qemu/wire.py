@@ -66,7 +66,7 @@ class Wire:
             current.urgent = urgent
             return
         current.urgent, current.parted = urgent, False
-        self._tell(events.PAGE_START, channel, current)
+        self._tell(events.PageStart, channel, current)
 
     def end(self, channel: Channel, span: Span, payload_bytes: int) -> None:
         """Say that what began has come.
@@ -96,10 +96,11 @@ class Wire:
     def tell_progress(self) -> None:
         """Tell how much has come, and how much has not."""
         self._emit(
-            events.PROGRESS,
-            remaining_bytes=self._remaining_bytes,
-            precopy_bytes=self._bytes[Channel.PRECOPY],
-            postcopy_bytes=self._bytes[Channel.POSTCOPY],
+            events.Progress(
+                remaining_bytes=self._remaining_bytes,
+                precopy_bytes=self._bytes[Channel.PRECOPY],
+                postcopy_bytes=self._bytes[Channel.POSTCOPY],
+            )
         )
 
     def _part_others(self, channel: Channel) -> None:
@@ -107,18 +108,21 @@ class Wire:
         for other, half in self._open.items():
             if other is not channel and not half.parted:
                 half.parted = True
-                self._tell(events.PART_SENT, other, half)
+                self._tell(events.PartSent, other, half)
 
     def _end(self, channel: Channel, current: _Open, pages: int = 1) -> None:
         del self._open[channel]
         if not current.parted:
-            self._tell(events.PAGE_SENT, channel, current, pages)
+            self._tell(events.PageSent, channel, current, pages)
 
-    def _tell(self, event: str, channel: Channel, current: _Open, pages: int = 1) -> None:
+    def _tell(
+        self, event: type[events.PageEvent], channel: Channel, current: _Open, pages: int = 1
+    ) -> None:
         self._emit(
-            event,
-            block=current.page.block, page=current.page.index, pages=pages,
-            channel=channel.value, urgent=current.urgent,
-            boosted=current.urgent and not current.begun_urgent,
-            channel_bytes=self._bytes[channel], remaining_bytes=self._remaining_bytes,
+            event(
+                block=current.page.block, page=current.page.index, pages=pages,
+                channel=channel.value, urgent=current.urgent,
+                boosted=current.urgent and not current.begun_urgent,
+                channel_bytes=self._bytes[channel], remaining_bytes=self._remaining_bytes,
+            )
         )  # fmt: skip

@@ -160,7 +160,7 @@ def _run_qemu(peer: Peer, row: str, folder: Path, options: Mapping[str, str], ra
 
 def _outcome(report: dict[str, Any], told: Path) -> Outcome:
     latencies_us = [
-        event["latency-us"] for event in read_all(told) if event["event"] == events.VCPU_WAKE
+        event["latency-us"] for event in read_all(told) if event["event"] == events.VcpuWake.event
     ]
     if len(latencies_us) != report["midstream"]["faults"]["count"]:
         raise MigrationError("the events and the report tell different numbers of faults")

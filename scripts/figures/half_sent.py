@@ -63,7 +63,7 @@ def measure_wait_ms(policy: str, requests: int, link: str, background: str = "0"
             folder,
         )
         for event in read_all(folder / "events.jsonl"):
-            if (event["event"], event.get("page")) == (events.VCPU_WAKE, _HALF_SENT):
+            if (event["event"], event.get("page")) == (events.VcpuWake.event, _HALF_SENT):
                 wait_ms: float = event["latency-us"] / 1000
                 return wait_ms
     raise MigrationError(f"page {_HALF_SENT} had come before a vCPU touched it")

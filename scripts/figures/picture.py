@@ -71,8 +71,11 @@ def read_run(name: str, path: Path, page: int) -> Run:
         found: list[Event] = sorted(map(json.loads, lines), key=lambda event: event["t-ns"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LocalProtocolError(f"{path} is no file of events: {error}") from error
-    preempted = _times(found, events.PREEMPT, page)
-    waits, wakes = _times(found, events.VCPU_WAIT, page), _times(found, events.VCPU_WAKE, page)
+    preempted = _times(found, events.Preempt.event, page)
+    waits, wakes = (
+        _times(found, events.VcpuWait.event, page),
+        _times(found, events.VcpuWake.event, page),
+    )
     if not (preempted and waits and wakes):
         raise LocalProtocolError(f"{path}: page {page} was not preempted and waited for")
     zero_ns = preempted[0]
@@ -83,7 +86,7 @@ def read_run(name: str, path: Path, page: int) -> Run:
     requests = tuple(
         (event["page"], ms(event["t-ns"]))
         for event in found
-        if (event["side"], event["event"]) == ("source", events.PAGE_REQUEST)
+        if (event["side"], event["event"]) == ("source", events.PageRequest.event)
     )
     bars = tuple(
         Bar(bar.channel, bar.page, bar.kind, ms(int(bar.start_ms)), ms(int(bar.stop_ms)))
@@ -103,9 +106,9 @@ def _bars(found: Iterable[Event]) -> Iterable[Bar]:
         if event["side"] != "source" or "channel" not in event:
             continue
         key = (event["channel"], event["page"])
-        if event["event"] == events.PAGE_START:
+        if event["event"] == events.PageStart.event:
             started[key] = event["t-ns"]
-        elif event["event"] in {events.PREEMPT, events.PAGE_SENT} and key in started:
+        elif event["event"] in {events.Preempt.event, events.PageSent.event} and key in started:
             kind = "boosted" if event.get("boosted") else "background"
             kind = "urgent" if event["urgent"] and kind == "background" else kind
             yield Bar(*key, kind, started.pop(key), event["t-ns"])

@@ -97,19 +97,19 @@ class Director:
         self._let_stand()
 
     def _take(self, name: str, side: str, event: Mapping[str, Any]) -> None:
-        if name == events.TOUCH:
+        if name == events.Touch.event:
             self.touches.append(PageId(event["block"], event["page"]))
-        elif name == events.TOUCHED:
+        elif name == events.Touched.event:
             self._standstill.touched(PageId(event["block"], event["page"]))
-        elif name == events.STATE:
+        elif name == events.State.event:
             self._entered(event["state"], side)
-        elif name == events.PAGE_REQUEST:
+        elif name == events.PageRequest.event:
             page = PageId(event["block"], event["page"])
             if side == "source":
                 self._standstill.heard(page)
             elif not self._has_proxy:
                 self._do_all(lambda step: step.when == Requested(page))
-        elif name == events.PAGE_PLACED:
+        elif name == events.PagePlaced.event:
             pages = range(event["page"], event["page"] + event.get("pages", 1))
             block = event["block"]
             self._do_all(
@@ -170,8 +170,8 @@ class Director:
         self.log.append(
             {
                 "t-ns": time.monotonic_ns(),
-                "side": "inject",
-                "event": "inject",
+                "side": events.INJECT,
+                "event": events.Inject.event,
                 "step": step.number,
                 "line": step.line,
             }

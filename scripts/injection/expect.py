@@ -202,7 +202,7 @@ def _read_wait_ratio(key: str, value: object, where: Where, guest: Guest) -> lis
 
 
 def _read_never(key: str, value: object, where: Where, _guest: Guest) -> list[Check]:
-    known = sorted(text for name, text in vars(events).items() if name.isupper())
+    known = sorted(name for name, event in events.KINDS.items() if events.INJECT not in event.sides)
     if not isinstance(value, list) or not value:
         raise where.wrong(key, f"{key} is not a list of events")
     for event in value:

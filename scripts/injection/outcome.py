@@ -57,7 +57,9 @@ class Outcome:
         status = self.statuses.get(side)
         if status is None or status < 0:
             return "never started" if status is None else "killed"
-        states = [event["state"] for event in self.named(events.STATE) if event.get("side") == side]
+        states = [
+            event["state"] for event in self.named(events.State.event) if event.get("side") == side
+        ]
         return str(states[-1]) if states else "none"
 
     @property
@@ -75,7 +77,7 @@ class Outcome:
         """Return the pages that were asked for, each once, in order."""
         found = [
             PageId(event["block"], event["page"])
-            for event in self.named(events.PAGE_REQUEST)
+            for event in self.named(events.PageRequest.event)
             if event["side"] == "dest"
         ]
         return list(dict.fromkeys(found))
@@ -88,7 +90,7 @@ class Outcome:
         of a page that has its own word.
         """
         found: dict[PageId, int] = {}
-        for event in self.named(events.PAGE_SENT):
+        for event in self.named(events.PageSent.event):
             pages = range(event["page"], event["page"] + event.get("pages", 1))
             for page in (PageId(event["block"], index) for index in pages):
                 if len(pages) == 1:
@@ -100,7 +102,7 @@ class Outcome:
         """Return all pages in the order in which they became whole."""
         return [
             PageId(event["block"], page)
-            for event in self.named(events.PAGE_PLACED)
+            for event in self.named(events.PagePlaced.event)
             for page in range(event["page"], event["page"] + event.get("pages", 1))
         ]
 
@@ -108,7 +110,7 @@ class Outcome:
         """Return the longest wait for a page, None if nobody waited."""
         waits = [
             float(event["latency-us"])
-            for event in self.named(events.VCPU_WAKE)
+            for event in self.named(events.VcpuWake.event)
             if (event["block"], event["page"]) == (page.block, page.index)
         ]
         return max(waits, default=None)
@@ -131,9 +133,9 @@ class Outcome:
             return int(figures[name])
         # Without a whole report, what was told on the way still counts.
         told = {
-            "boosted": events.BOOST,
-            "preemptions": events.PREEMPT,
-            "mismatches": events.MISMATCH,
-            "recoveries": events.RECOVERED,
+            "boosted": events.Boost.event,
+            "preemptions": events.Preempt.event,
+            "mismatches": events.Mismatch.event,
+            "recoveries": events.Recovered.event,
         }
         return len(self.named(told[name])) if name in told else None

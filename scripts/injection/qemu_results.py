@@ -24,7 +24,7 @@ def carriers_told(
     """Return which channel brought each page, as the destination tells: it lets none mix."""
     found: dict[PageId, list[Channel]] = {page: [] for page in pages}
     for event in told:
-        if event["event"] != events.PAGE_PLACED:
+        if event["event"] != events.PagePlaced.event:
             continue
         run = range(event["page"], event["page"] + event.get("pages", 1))
         for page, channels in found.items():

@@ -229,7 +229,7 @@ class Trial:
 
     def _take_event(self, event: dict[str, Any]) -> None:
         self._events.append(event)
-        self._met = self._met or (event["side"], event["event"]) == (DEST, events.STATE)
+        self._met = self._met or (event["side"], event["event"]) == (DEST, events.State.event)
         self.director.event(event)
 
     @contextmanager

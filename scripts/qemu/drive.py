@@ -7,9 +7,10 @@ from typing import Any
 
 import trio
 
+from protocol import events
 from protocol.addresses import host_port
 from protocol.errors import ConnectionLost, MigrationError
-from protocol.events import STATE, Emit
+from protocol.events import Emit
 from scripts.qemu.qmp import Qmp
 
 # Where QEMU has no `error-desc`; the destination may know.
@@ -135,7 +136,7 @@ async def _follow(qmp: Qmp, postcopy_after: int, emit: Emit) -> str:
         event = await qmp.next_event()
         match event:
             case {"event": "MIGRATION", "data": {"status": str(state)}}:
-                emit(STATE, state=state)
+                emit(events.State(state=state))
                 if state in _ENDS:
                     return state
             # The number of the pass that begins, from 1; the first is told before all else.

@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from guest import libc
-from protocol.events import STATE, Emit
+from protocol import events
+from protocol.events import Emit
 from scripts.screen.output import tell
 
 
@@ -31,15 +32,15 @@ class Shortened:
         self._port = port
         self._window_bytes = window_bytes
 
-    def __call__(self, event: str, **fields: str | int | float | bool | None) -> None:
+    def __call__(self, event: events.Event, /) -> None:
         """Take one event."""
-        if self._window_bytes and event == STATE:
+        if self._window_bytes and isinstance(event, events.State):
             try:
                 shorten(self._pid, self._port, self._window_bytes)
             except OSError as error:
                 tell(f"QEMU's sockets keep their size: {error.strerror}")
                 self._window_bytes = 0
-        self._emit(event, **fields)
+        self._emit(event)
 
 
 def shorten(pid: int, port: int, window_bytes: int) -> int:

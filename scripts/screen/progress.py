@@ -9,7 +9,8 @@ from typing import TextIO
 
 import trio
 
-from protocol.events import PROGRESS, Emit
+from protocol import events
+from protocol.events import Emit
 from protocol.units import format_bytes
 from scripts.screen.output import CLEAR_LINE, is_behind
 from source.progress import Progress
@@ -51,10 +52,12 @@ async def tell_progress(progress: Callable[[], Progress | None], emit: Emit) -> 
         now = progress()
         if now is not None:
             emit(
-                PROGRESS,
-                remaining_bytes=now.remaining_bytes, done=round(now.done, 4),
-                queued=now.queued_requests,
-                precopy_bytes=now.precopy_channel_bytes, postcopy_bytes=now.postcopy_channel_bytes,
+                events.Progress(
+                    remaining_bytes=now.remaining_bytes, done=round(now.done, 4),
+                    queued=now.queued_requests,
+                    precopy_bytes=now.precopy_channel_bytes,
+                    postcopy_bytes=now.postcopy_channel_bytes,
+                )
             )  # fmt: skip
         await trio.sleep(_PERIOD_SECONDS)
 

@@ -107,7 +107,7 @@ def reason_of(history: History) -> str:
 
     Where both ended alike the source's words count: the other side only repeats them.
     """
-    told = [note for note in history.notes if note.event == events.STATE]
+    told = [note for note in history.notes if note.event == events.State.event]
     bad = [note for note in told if note.fields["state"] in _BAD_ENDS and note.fields.get("reason")]
     first = min(bad, key=lambda note: note.time_ns, default=None)
     of_source = next((note for note in bad if note.side == SOURCE), None)
@@ -119,5 +119,5 @@ def reason_of(history: History) -> str:
 
 def lost_bytes(history: History) -> int:
     """Return how much memory the destination says is lost."""
-    lost = (note for note in history.notes if note.event == events.MEMORY_LOST)
+    lost = (note for note in history.notes if note.event == events.MemoryLost.event)
     return sum(note.fields.get("bytes", 0) for note in lost)

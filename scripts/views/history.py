@@ -87,21 +87,21 @@ class History:
         self._carried: Counter[str] = Counter()
         self._page_counts: dict[int, int] = {}
         self._takers = {
-            events.RUN: self._take_run,
-            events.RAM_BLOCK: self._take_block,
-            events.PROGRESS: self._take_progress,
-            events.PAGE_REQUEST: self._take_request,
-            events.PAGE_START: self._take_start,
-            events.PART_SENT: self._take_end,
-            events.PAGE_SENT: self._take_end,
-            events.PREEMPT: self._take_end,
-            events.CHANNEL_LOST: self._take_lost,
-            events.PAGE_PLACED: self._take_placed,
-            events.VCPU_WAIT: self._take_wait,
-            events.VCPU_WAKE: self._take_wake,
-            events.ACCESSES: self._take_accesses,
-            events.VERDICT: self._take_verdict,
-            events.DOWNTIME: self._take_downtime,
+            events.Run.event: self._take_run,
+            events.RamBlock.event: self._take_block,
+            events.Progress.event: self._take_progress,
+            events.PageRequest.event: self._take_request,
+            events.PageStart.event: self._take_start,
+            events.PartSent.event: self._take_end,
+            events.PageSent.event: self._take_end,
+            events.Preempt.event: self._take_end,
+            events.ChannelLost.event: self._take_lost,
+            events.PagePlaced.event: self._take_placed,
+            events.VcpuWait.event: self._take_wait,
+            events.VcpuWake.event: self._take_wake,
+            events.Accesses.event: self._take_accesses,
+            events.Verdict.event: self._take_verdict,
+            events.Downtime.event: self._take_downtime,
         }
 
     def take(self, event: Event) -> None:
@@ -164,7 +164,7 @@ class History:
         return [
             (note.time_ns, note.fields["state"])
             for note in self.notes
-            if note.event == events.STATE and note.side == side
+            if note.event == events.State.event and note.side == side
         ]
 
     def time_of(self, event: str) -> int | None:
@@ -174,7 +174,7 @@ class History:
     @property
     def blackout_ns(self) -> tuple[int, int] | None:
         """From when the guest stood still until it ran on the destination, if that is told."""
-        stop, run = self.time_of(events.GUEST_STOP), self.time_of(events.GUEST_RUN)
+        stop, run = self.time_of(events.GuestStop.event), self.time_of(events.GuestRun.event)
         return (stop, run) if stop is not None and run is not None and stop <= run else None
 
     @property
@@ -278,7 +278,7 @@ class History:
         self._breaks_ns.append(event["t-ns"])
         if event["side"] != SOURCE:
             return
-        end = {"t-ns": event["t-ns"], "event": events.CHANNEL_LOST}
+        end = {"t-ns": event["t-ns"], "event": events.ChannelLost.event}
         for opened in tuple(self._open.values()):
             start = opened.event
             self._take_end({name: start[name] for name in _OF_PAGE if name in start} | end)
@@ -359,9 +359,14 @@ def _parts(event: Event, stages_us: tuple[float, ...]) -> tuple[tuple[str, float
 # What comes with every page, or is kept in another form.
 _NO_NOTES = frozenset(
     {
-        *(events.PAGE_START, events.PAGE_SENT, events.PART_SENT, events.PAGE_PLACED),
-        *(events.VCPU_WAIT, events.VCPU_WAKE, events.PAGE_REQUEST),
-        *(events.PROGRESS, events.MISSING),
+        *(
+            events.PageStart.event,
+            events.PageSent.event,
+            events.PartSent.event,
+            events.PagePlaced.event,
+        ),
+        *(events.VcpuWait.event, events.VcpuWake.event, events.PageRequest.event),
+        *(events.Progress.event, events.Missing.event),
     }
 )
 _HEAD = frozenset({"t-ns", "side", "event"})

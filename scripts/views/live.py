@@ -113,20 +113,20 @@ class LiveState:
         self._marks: deque[tuple[int, dict[str, int]]] = deque()
         self._histogram = new_histogram()
         self._takers = {
-            events.RUN: self._take_run,
-            events.RAM_BLOCK: self._take_block,
-            events.STATE: self._take_state,
-            events.PASS_END: self._take_pass_end,
-            events.PROGRESS: self._take_progress,
-            events.MISSING: self._take_missing,
-            events.PAGE_REQUEST: self._take_request,
-            events.PAGE_START: self._take_start,
-            events.PREEMPT: self._take_preempt,
-            events.BOOST: self._take_boost,
-            events.PAGE_SENT: self._take_sent,
-            events.PAGE_PLACED: self._take_placed,
-            events.VCPU_WAIT: self._take_wait,
-            events.VCPU_WAKE: self._take_wake,
+            events.Run.event: self._take_run,
+            events.RamBlock.event: self._take_block,
+            events.State.event: self._take_state,
+            events.PassEnd.event: self._take_pass_end,
+            events.Progress.event: self._take_progress,
+            events.Missing.event: self._take_missing,
+            events.PageRequest.event: self._take_request,
+            events.PageStart.event: self._take_start,
+            events.Preempt.event: self._take_preempt,
+            events.Boost.event: self._take_boost,
+            events.PageSent.event: self._take_sent,
+            events.PagePlaced.event: self._take_placed,
+            events.VcpuWait.event: self._take_wait,
+            events.VcpuWake.event: self._take_wake,
         }
 
     def take(self, event: Event) -> None:

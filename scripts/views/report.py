@@ -183,8 +183,8 @@ _ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
     ("events span", lambda history: time_us((history.last_ns - history.first_ns) / 1000)),
     ("downtime", _downtime),
     ("page requests", lambda history: str(len(history.requests))),
-    ("preempted", lambda history: _count(history, events.PREEMPT)),
-    ("finished early on request", lambda history: _count(history, events.BOOST)),
+    ("preempted", lambda history: _count(history, events.Preempt.event)),
+    ("finished early on request", lambda history: _count(history, events.Boost.event)),
     ("waits of vCPUs", lambda history: str(len(history.all_waits))),
 )
 

@@ -1,23 +1,22 @@
 """Reads a file of events, as `--events` writes it, and says where it is none.
 
-What is checked is what the views rely on: time, side and name of each line, and the fields of the
-events that they know.  Events of other names are let through.
+What is checked of each line are time, side and name, and, of an event that `protocol.events`
+defines, that it has that event's fields and no others, with values of their types and bounds.
+Events of other names are let through.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+from msgspec import inspect
 
 from protocol import events
-from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES
-from protocol.limits import BLOCK_COUNT_MAX, CHUNK_BYTES_MAX, GUEST_BYTES_MAX, VCPU_COUNT_MAX
 from protocol.report import STAGES
 
 Event = dict[str, Any]
@@ -27,60 +26,72 @@ LINE_BYTES_MAX = 16 * 1024
 # A guest of 64 GiB whose every huge page goes ten times makes a million.
 EVENT_COUNT_MAX = 10_000_000
 
-_Fields = dict[str, type]
-
-_HEAD: _Fields = {"event": str, "side": str, "t-ns": int}
-_PAGE: _Fields = {"block": int, "page": int}
-_SENT: _Fields = {**_PAGE, "channel": str, "urgent": bool}
-
-# The fields without which an event of that name says nothing.
-_NEEDED: dict[str, _Fields] = {
-    events.RUN: {"policy": str, "vcpus": int, "chunk-bytes": int, "program": str},
-    events.RAM_BLOCK: {"block": int, "name": str, "length-bytes": int, "page-bytes": int},
-    events.STATE: {"state": str},
-    events.PROGRESS: {"remaining-bytes": int, "precopy-bytes": int, "postcopy-bytes": int},
-    events.DOWNTIME: {"ms": float},
-    events.MISSING: {"block": int, "pages-per-bit": int, "bits": str},
-    events.PAGE_REQUEST: _PAGE,
-    events.PAGE_START: _SENT,
-    events.PART_SENT: _SENT,
-    events.PAGE_SENT: _SENT,
-    events.PREEMPT: _SENT,
-    events.BOOST: _SENT,
-    events.PAGE_PLACED: _PAGE,
-    events.VCPU_WAIT: {"vcpu": int, **_PAGE},
-    events.VCPU_WAKE: {"vcpu": int, **_PAGE, "latency-us": float},
+# What files of before it was told lack.
+_NEWER: Mapping[type[events.Event], Collection[str]] = {
+    events.Run: {"blocks"},
+    **dict.fromkeys(events.PAGE_EVENTS, ("boosted", "channel-bytes", "remaining-bytes")),
+    events.PagePlaced: {"pages", "channel"},
+    events.VcpuWait: {"fault-ns"},
+    events.VcpuWake: {"fault-ns", *(f"{stage}-us" for stage in STAGES)},
 }
 
-# Fields that those events may have, and may lack.
-_EXTRA: _Fields = {
-    "pages": int, "boosted": bool, "fault-ns": int, "channel-bytes": int, "remaining-bytes": int,
-    "done": float, "ms": float,
-    **{f"{stage}-us": float for stage in STAGES},
-    "answer": str, "behind": str, "behind-count": int, "parts-us": str,
-}  # fmt: skip
 
-# Numbers are never negative, and below this.
-_NUMBER_END = 1 << 63
-_ENDS = {
-    "vcpu": VCPU_COUNT_MAX,
-    "vcpus": VCPU_COUNT_MAX + 1,
-    "block": BLOCK_COUNT_MAX,
-    "page": GUEST_BYTES_MAX // TARGET_PAGE_BYTES,
-    # As many as one frame carries.
-    "pages": CHUNK_BYTES_MAX // TARGET_PAGE_BYTES + 1,
-    "length-bytes": GUEST_BYTES_MAX + 1,
+class Field(NamedTuple):
+    """A field of an event, as it stands in the file.
+
+    Attributes:
+        name: Its key.
+        kind: int, float, str or bool.
+        most: The largest number that it can be; 0 is the least.
+        pattern: What a text must be as a whole, None if it may be any.
+        needed: Every file has it.
+        nullable: It may be null.
+    """
+
+    name: str
+    kind: type
+    most: float = 0
+    pattern: re.Pattern[str] | None = None
+    needed: bool = True
+    nullable: bool = False
+
+
+def fields_of(event: type[events.Event]) -> dict[str, Field]:
+    """Return an event's fields by their keys, in the order of a line."""
+    shape = inspect.type_info(event)
+    assert isinstance(shape, inspect.StructType)
+    lacking = _NEWER.get(event, ())
+    return {
+        field.encode_name: _field(field.encode_name, field.type)._replace(
+            needed=field.required and field.encode_name not in lacking
+        )
+        for field in shape.fields
+    }
+
+
+def _field(name: str, shape: inspect.Type) -> Field:
+    match shape:
+        case inspect.UnionType(types=(inner, inspect.NoneType())):
+            return _field(name, inner)._replace(nullable=True)
+        case inspect.IntType(le=most) if most is not None:
+            return Field(name, int, most)
+        case inspect.FloatType(le=most) if most is not None:
+            return Field(name, float, most)
+        case inspect.StrType(pattern=pattern):
+            return Field(name, str, pattern=re.compile(pattern) if pattern is not None else None)
+        case inspect.BoolType():
+            return Field(name, bool)
+    raise AssertionError(f"{name} is of no type that an event's fields have")
+
+
+NUMBER_MAX = (1 << 63) - 1
+
+_TIME, _SIDE, _NAME = "t-ns", "side", "event"
+_HEAD_NAMES = frozenset({_TIME, _SIDE, _NAME})
+_HEAD = (Field(_NAME, str), Field(_SIDE, str), Field(_TIME, int, NUMBER_MAX))
+_FIELDS: Mapping[str, Mapping[str, Field]] = {
+    name: fields_of(event) for name, event in events.KINDS.items()
 }
-# Texts that views read on.
-_FORMS = {
-    "behind": re.compile(r"\d{1,3}:\d{1,15}(?: \d{1,3}:\d{1,15}){0,63}", re.ASCII),
-    "parts-us": re.compile(
-        rf"(?:{'|'.join(STAGES)}) \d{{1,15}}\.\d{{3}}"
-        rf"(?:, (?:{'|'.join(STAGES)}) \d{{1,15}}\.\d{{3}})*",
-        re.ASCII,
-    ),
-}
-_CHANNELS = frozenset(channel.value for channel in Channel)
 
 
 def read_saved(path: Path, tell: Callable[[str], None]) -> Iterator[Event]:
@@ -168,30 +179,35 @@ def parse_event(line: bytes, where: str) -> Event:
         raise LocalProtocolError(f"{where}: no JSON: {error.msg}") from error
     if not isinstance(event, dict):
         raise LocalProtocolError(f"{where}: no JSON object")
-    for name, kind in _HEAD.items():
-        _check(event, name, kind, where)
-    needed = _NEEDED.get(event["event"])
-    if needed is not None:
-        for name, kind in needed.items():
-            _check(event, name, kind, where)
-        for name in _EXTRA.keys() & event.keys():
-            _check(event, name, _EXTRA[name], where)
+    for field in _HEAD:
+        _check(event, field, where)
+    fields = _FIELDS.get(event[_NAME])
+    if fields is not None:
+        for field in fields.values():
+            if field.needed or field.name in event:
+                _check(event, field, where)
+        for name in event:
+            if name not in fields and name not in _HEAD_NAMES:
+                raise LocalProtocolError(f"{where}: {event[_NAME]} has no {name[:40]!r}")
     return event
 
 
-def _check(event: Event, name: str, kind: type, where: str) -> None:
+def _check(event: Event, field: Field, where: str) -> None:
+    name, kind = field.name, field.kind
     value: Any = event.get(name)
+    if value is None and field.nullable and name in event:
+        return
     # JSON has one kind of number, and Python's booleans are whole ones.
     kinds: tuple[type, ...] = (int, float) if kind is float else (kind,)
     if type(value) not in kinds:
         seen = "is missing" if value is None else f"is {str(value)[:40]!r}"
         raise LocalProtocolError(f"{where}: {name!r} {seen}, not {_WORDS[kind]}")
-    if kind in {int, float} and not 0 <= value < _ENDS.get(name, _NUMBER_END):
+    if kind in {int, float} and not 0 <= value <= field.most:
         raise LocalProtocolError(f"{where}: {name!r} cannot be {value}")
-    if name in _FORMS and not _FORMS[name].fullmatch(value):
+    if field.pattern is not None and not field.pattern.fullmatch(value):
+        if name == "channel":
+            raise LocalProtocolError(f"{where}: there is no channel {value[:40]!r}")
         raise LocalProtocolError(f"{where}: {name!r} cannot be {value[:40]!r}")
-    if name == "channel" and value not in _CHANNELS:
-        raise LocalProtocolError(f"{where}: there is no channel {str(value)[:40]!r}")
 
 
 _WORDS: dict[type, str] = {

@@ -95,14 +95,14 @@ def test_a_wait_from_the_touch_to_the_wake() -> None:
     play.carry_out(play.engine.end(POST), last_byte_ns, place_us=5)
     assert play.done == [f"place 0:{PER_PAGE}", "wake 2", f"whole 0:{PER_PAGE}"]
     play.engine.woke(2, play.now_ns + 3 * US)
-    (wake,) = play.events.of(events.VCPU_WAKE)
+    (wake,) = play.events.of(events.VcpuWake)
     stages = {name.removesuffix("_us"): value for name, value in wake.items() if "_us" in name}
     assert stages == {
         "latency": 148, "detect": 7, "request": 63, "postponed": 0, "queue": 30, "send": 20,
         "receive": 20, "place": 5, "wake": 3, "broken": 0,
     }  # fmt: skip
-    assert [event for event, _ in play.events.events] == [
-        events.VCPU_WAIT, events.PAGE_REQUEST, events.PAGE_PLACED, events.VCPU_WAKE,
+    assert [type(event) for event in play.events.events] == [
+        events.VcpuWait, events.PageRequest, events.PagePlaced, events.VcpuWake,
     ]  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_what_came_since_is_not_asked_for() -> None:
         assert play.fault(vcpu, vcpu * PER_PAGE) is None
     play.bring(PRE, pages(PER_PAGE, PER_PAGE))
     assert play.words() == [request(0), request(2)]
-    assert [each["page"] for each in play.events.of(events.PAGE_REQUEST)] == [0, 2]
+    assert [each["page"] for each in play.events.of(events.PageRequest)] == [0, 2]
 
 
 def test_what_could_not_go_is_next_again_and_told_once() -> None:
@@ -126,7 +126,7 @@ def test_what_could_not_go_is_next_again_and_told_once() -> None:
     play.engine.unsaid(word)
     assert play.engine.has_words
     assert play.words() == [request(0), request(1)]
-    assert len(play.events.of(events.PAGE_REQUEST)) == 2
+    assert len(play.events.of(events.PageRequest)) == 2
 
 
 def test_after_a_break_all_that_is_waited_for_is_asked_for() -> None:
@@ -143,12 +143,12 @@ def test_after_a_break_all_that_is_waited_for_is_asked_for() -> None:
     play.pass_us(50)
     play.engine.resumed()
     assert play.words() == [request(0), request(1), request(2)]
-    assert [each["page"] for each in play.events.of(events.PAGE_REQUEST)] == [0, 1, 2]
+    assert [each["page"] for each in play.events.of(events.PageRequest)] == [0, 1, 2]
     play.fault(3, 3 * PER_PAGE)
     assert play.words() == [request(3)]
     play.bring(POST, pages(0, PER_PAGE))
     play.engine.woke(0, play.now_ns)
-    (wake,) = play.events.of(events.VCPU_WAKE)
+    (wake,) = play.events.of(events.VcpuWake)
     assert wake["broken_us"] == 100
 
 
@@ -180,7 +180,7 @@ def test_what_came_changed_is_asked_for_before_all_else() -> None:
     assert isinstance(resend, Resend)
     assert unpack_runs(resend.block, resend.offset, resend.runs)[0] == Runs.of_span(pages(0, 4))
     assert others == [request(0, 3), request(1, 0), request(0, 5)]
-    assert play.events.of(events.FRAME_CHANGED) == [
+    assert play.events.of(events.FrameChanged) == [
         {"block": 0, "offset": 0, "bytes": 4 * TARGET_PAGE_BYTES, "channel": "precopy"}
     ]
 
@@ -241,7 +241,7 @@ def test_a_page_that_one_frame_completes_in_pieces_is_told_once() -> None:
         assert not [each for each in play.done if each.startswith("whole")]
         play.carry_out(play.engine.end(PRE), play.now_ns)
     assert play.done[-2:] == [f"place 0:{PER_PAGE - 1}", "whole 0:0"]
-    assert play.events.of(events.PAGE_PLACED) == [
+    assert play.events.of(events.PagePlaced) == [
         {"block": 0, "page": 0, "pages": 1, "channel": "precopy"}
     ]
 

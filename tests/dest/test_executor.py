@@ -136,17 +136,17 @@ async def test_a_fault_becomes_a_request_a_page_and_a_wake(rig: Rig) -> None:
     rig.bring(POST, PageId(0, 1), urgent=True)
     assert rig.guest.woken == [2]
     assert rig.hear_wakes() == [2]
-    assert [event for event, _ in rig.events.events] == [
-        events.VCPU_WAIT,
-        events.PAGE_REQUEST,
-        events.PAGE_PLACED,
-        events.PAGE_PLACED,
-        events.VCPU_WAKE,
+    assert [type(event) for event in rig.events.events] == [
+        events.VcpuWait,
+        events.PageRequest,
+        events.PagePlaced,
+        events.PagePlaced,
+        events.VcpuWake,
     ]
-    assert rig.events.of(events.PAGE_PLACED)[1] == {
+    assert rig.events.of(events.PagePlaced)[1] == {
         "block": 0, "page": 1, "pages": 1, "channel": "postcopy",
     }  # fmt: skip
-    wake = rig.events.of(events.VCPU_WAKE)[0]
+    wake = rig.events.of(events.VcpuWake)[0]
     assert wake["page"] == 1
     # The wait stands there with its stages, which add up to it.
     assert sum(wake[f"{name}_us"] for name in STAGES) == pytest.approx(wake["latency_us"])
@@ -173,7 +173,7 @@ async def test_a_page_is_asked_for_once(rig: Rig) -> None:
     assert rig.fault(2, PER_PAGE) == PageRequest(block=0, page=1, target_page=0)
     rig.bring(POST, PageId(0, 0))
     assert rig.guest.woken == [3, 1, 0]
-    assert len(rig.events.of(events.PAGE_REQUEST)) == 2
+    assert len(rig.events.of(events.PageRequest)) == 2
 
 
 async def test_a_page_that_came_meanwhile_wakes_at_once(rig: Rig) -> None:
@@ -213,7 +213,7 @@ async def test_a_run_of_base_pages_wakes_all_of_theirs(rig: Rig) -> None:
     zeros = Span(1, 4 * TARGET_PAGE_BYTES, 6 * TARGET_PAGE_BYTES)
     rig.executor.take_zeros(PRE, zeros)
     assert rig.guest.woken == [0, 1]
-    assert rig.events.of(events.PAGE_PLACED) == [
+    assert rig.events.of(events.PagePlaced) == [
         {"block": 1, "page": 4, "pages": 6, "channel": "precopy"}
     ]
 
@@ -307,7 +307,7 @@ async def test_a_wake_that_nobody_waited_for_counts_nothing(rig: Rig) -> None:
     """A vCPU that says it runs again without having faulted is no latency."""
     rig.start_postcopy()
     rig.engine.woke(1, 5)
-    assert rig.events.of(events.VCPU_WAKE) == []
+    assert rig.events.of(events.VcpuWake) == []
     assert rig.engine.waits.latencies.faults.count == 0
 
 
@@ -383,9 +383,9 @@ async def test_a_vcpu_waits_for_its_target_page_only(critical: Rig) -> None:
     present = np.flatnonzero(rig.guest.board.present).tolist()
     assert present == list(range(PER_PAGE + 17, PER_PAGE + 34))
     # What is told is about pages, and the page is not whole.
-    assert rig.events.of(events.PAGE_PLACED) == []
-    assert rig.events.of(events.VCPU_WAIT) == [{"vcpu": 2, "block": 0, "page": 1, "fault_ns": 5}]
-    (wake,) = rig.events.of(events.VCPU_WAKE)
+    assert rig.events.of(events.PagePlaced) == []
+    assert rig.events.of(events.VcpuWait) == [{"vcpu": 2, "block": 0, "page": 1, "fault_ns": 5}]
+    (wake,) = rig.events.of(events.VcpuWake)
     assert (wake["block"], wake["page"]) == (0, 1)
     assert rig.engine.waits.latencies.faults.count == 1
 
@@ -422,9 +422,9 @@ async def test_a_page_placed_in_parts_is_told_once(critical: Rig) -> None:
     rig.bring_part(POST, 50, 1, urgent=True)
     rig.bring_part(PRE, 51, 49)
     assert rig.engine.received_share(PageId(0, 0)) == 462 / 512
-    assert rig.events.of(events.PAGE_PLACED) == []
+    assert rig.events.of(events.PagePlaced) == []
     rig.bring_part(POST, 0, 50, urgent=True)
-    assert rig.events.of(events.PAGE_PLACED) == [
+    assert rig.events.of(events.PagePlaced) == [
         {"block": 0, "page": 0, "pages": 1, "channel": "postcopy"}
     ]
     assert heard.count(("placed", 0)) == 1
@@ -464,7 +464,7 @@ async def test_base_pages_placed_early_are_told_once() -> None:
         for _ in range(4):
             rig.executor.progress(PRE, TARGET_PAGE_BYTES)
         rig.executor.end(PRE)
-        told = [(each["page"], each["pages"]) for each in rig.events.of(events.PAGE_PLACED)]
+        told = [(each["page"], each["pages"]) for each in rig.events.of(events.PagePlaced)]
         assert told == [(5, 1), (4, 1), (6, 2)]
         assert rig.guest.woken == [0]
 
@@ -488,9 +488,9 @@ async def test_a_page_is_not_told_while_a_frame_of_it_is_under_way(critical: Rig
     rig.executor.progress(PRE, HALF)
     rig.bring_part(POST, 0, PER_PAGE // 2)
     assert rig.engine.received_share(PageId(0, 0)) == 1
-    assert rig.events.of(events.PAGE_PLACED) == []
+    assert rig.events.of(events.PagePlaced) == []
     rig.executor.end(PRE)
-    assert len(rig.events.of(events.PAGE_PLACED)) == 1
+    assert len(rig.events.of(events.PagePlaced)) == 1
 
 
 async def test_base_pages_are_placed_as_ever(critical: Rig) -> None:
@@ -499,7 +499,7 @@ async def test_base_pages_are_placed_as_ever(critical: Rig) -> None:
     rig.start_postcopy()
     zeros = Span(1, 4 * TARGET_PAGE_BYTES, 6 * TARGET_PAGE_BYTES)
     rig.executor.take_zeros(PRE, zeros)
-    assert rig.events.of(events.PAGE_PLACED) == [
+    assert rig.events.of(events.PagePlaced) == [
         {"block": 1, "page": 4, "pages": 6, "channel": "precopy"}
     ]
 
@@ -538,7 +538,7 @@ async def test_a_page_that_comes_again_is_placed_and_told_once() -> None:
         rig.executor.progress(PRE, HALF)
         rig.executor.end(PRE)
         assert rig.guest.woken == [0]
-        assert len(rig.events.of(events.PAGE_PLACED)) == 1
+        assert len(rig.events.of(events.PagePlaced)) == 1
 
 
 # What there is to say goes over a connection.
@@ -610,7 +610,7 @@ async def test_what_cannot_go_at_once_goes_in_its_turn(rig: Rig) -> None:
             assert line.in_turn[2:] == [request(3)]
             nursery.cancel_scope.cancel()
     assert heard == [("requested", index) for index in range(4)]
-    assert [each["page"] for each in rig.events.of(events.PAGE_REQUEST)] == [0, 1, 2, 3]
+    assert [each["page"] for each in rig.events.of(events.PageRequest)] == [0, 1, 2, 3]
 
 
 async def test_a_connection_that_breaks_when_a_page_is_asked_for_ends_its_task(rig: Rig) -> None:

@@ -240,7 +240,7 @@ async def test_who_cancels_in_postcopy_loses_memory(
     saved = f"; what is here is in {path}, what is missing in guest.missing.json" if save else ""
     assert str(error) == told + saved
     assert lost.calls == ["forget", "stop"] if save else ["forget"]
-    assert [event["bytes"] for event in emit.of(events.MEMORY_LOST)] == [3 * TARGET_PAGE_BYTES]
+    assert [event["bytes"] for event in emit.of(events.MemoryLost)] == [3 * TARGET_PAGE_BYTES]
     assert names(tmp_path) == (["guest", "guest.missing.json"] if save else [])
 
 

@@ -194,7 +194,7 @@ async def test_the_guest_is_heard_until_it_stands() -> None:
         await source.say_verdict()
         source.close()
     assert rig.cause is None
-    assert len(rig.events.of(events.MISMATCH)) == 300
+    assert len(rig.events.of(events.Mismatch)) == 300
 
 
 async def test_precopy_alone() -> None:
@@ -239,7 +239,7 @@ async def test_a_guest_that_runs_faults_before_running_is_said() -> None:
     async with make_rig() as rig:
         source = rig.source
         rig.guest.fault(0, 0)  # All is present yet: the touch just is done.
-        rig.events.on(events.STATE, lambda: rig.guest.fault(2, PER_PAGE), state="postcopy-active")
+        rig.events.on(events.State, lambda: rig.guest.fault(2, PER_PAGE), state="postcopy-active")
         await source.start_postcopy()
         said = [(await source.main.receive())[0] for _ in range(2)]
         request = PageRequest(block=0, page=1, target_page=0)
@@ -585,7 +585,7 @@ async def test_what_the_guest_finds_is_in_the_account() -> None:
             "vCPU 2 read 0xbb in target page 77 on the destination, 0xaa must be there"
         )
         assert account.part.mismatches == 1
-        assert rig.events.of(events.MISMATCH) == [
+        assert rig.events.of(events.Mismatch) == [
             {"vcpu": 2, "target_page": 77, "step": 5},
             {"vcpu": 3, "target_page": 78, "step": 6},
         ]
@@ -621,7 +621,7 @@ async def test_scripted_faults_come_at_their_moments() -> None:
         for offset in range(0, half - 256 * KIB, 256 * KIB):
             await source.send_bytes(PRE, 0, HUGE + offset, 256 * KIB)
         await wait_all_tasks_blocked()
-        assert rig.events.of(events.VCPU_WAIT) == []
+        assert rig.events.of(events.VcpuWait) == []
         await source.send_bytes(PRE, 0, HUGE + half - 256 * KIB, 256 * KIB)
         asked = [await source.main.expect(PageRequest) for _ in range(3)]
         assert [(each.block, each.page) for each in asked] == [(0, 3), (1, 2), (0, 2)]
@@ -641,18 +641,18 @@ async def test_scripts_speak_of_pages_under_any_policy() -> None:
         for eighth in (3, 1, 2):
             await source.send_bytes(PRE, 0, HUGE + eighth * 256 * KIB, 256 * KIB)
         await wait_all_tasks_blocked()
-        assert rig.events.of(events.VCPU_WAIT) == []
+        assert rig.events.of(events.VcpuWait) == []
         await source.send_bytes(PRE, 0, HUGE, 256 * KIB)
         asked = [await source.main.expect(PageRequest) for _ in range(3)]
         assert [(each.block, each.page) for each in asked] == [(0, 3), (1, 2), (0, 2)]
         await source.send_bytes(POST, 0, 3 * HUGE, TARGET_PAGE_BYTES, urgent=True)
         await wait_all_tasks_blocked()
         # Its vCPU runs again, and its page is not placed.
-        assert [each["page"] for each in rig.events.of(events.VCPU_WAKE)] == [3]
+        assert [each["page"] for each in rig.events.of(events.VcpuWake)] == [3]
         rest = HUGE - TARGET_PAGE_BYTES
         for offset in range(0, rest, 252 * KIB):
             start = 3 * HUGE + TARGET_PAGE_BYTES + offset
-            assert len(rig.events.of(events.PAGE_PLACED)) == 0
+            assert len(rig.events.of(events.PagePlaced)) == 0
             await source.send_bytes(PRE, 0, start, min(rest - offset, 252 * KIB))
         last = await source.main.expect(PageRequest)
         assert (last.block, last.page) == (0, 0)
@@ -678,7 +678,7 @@ async def test_a_resent_page_counts_on_both_channels() -> None:
         finished = await source.main.expect(Finished)
         assert finished.target_pages == first + PER_PAGE
         assert bytes_of(rig.memory) == bytes_of(source.memory)
-        placed = [(each["block"], each["page"]) for each in rig.events.of(events.PAGE_PLACED)]
+        placed = [(each["block"], each["page"]) for each in rig.events.of(events.PagePlaced)]
         assert placed.count((0, 2)) == 1
         source.close()
 

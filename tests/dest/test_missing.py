@@ -8,7 +8,7 @@ import pytest
 from dest import missing as module
 from dest.assembly import Assembly
 from dest.missing import tell_missing
-from protocol.events import MISSING
+from protocol import events
 from protocol.pageset import PageSet
 from protocol.policy import preset
 from tests.helpers import Recorder, small_geometry
@@ -33,7 +33,7 @@ def told(policy: str, target_pages: dict[int, list[int]]) -> dict[int, list[int]
                 np.frombuffer(base64.b64decode(fields["bits"]), dtype=np.uint8), bitorder="little"
             )
         ).tolist()
-        for fields in recorder.of(MISSING)
+        for fields in recorder.of(events.Missing)
     }
 
 

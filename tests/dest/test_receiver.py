@@ -522,7 +522,7 @@ async def test_a_page_is_placed_when_its_frame_is_whole() -> None:
             # The bytes before may still be on their way through the kernel.
             while not placed.events:  # noqa: ASYNC110
                 await trio.sleep(0.001)
-            assert placed.names(events.PAGE_PLACED) == [events.PAGE_PLACED]
+            assert placed.kinds(events.PagePlaced) == [events.PagePlaced]
             nursery.cancel_scope.cancel()
 
 

@@ -85,7 +85,7 @@ class Rig:
         self._session = DestSession(
             DestConfig(**(settings | config)), self.events, self._listens, lambda _: None
         )
-        self.events.on(events.STATE, self._pauses, state="postcopy-paused")
+        self.events.on(events.State, self._pauses, state="postcopy-paused")
 
     def _pauses(self) -> None:
         self.paused.set()
@@ -214,7 +214,10 @@ async def test_a_break_in_the_middle_of_a_target_page(
     assert rig.result is not None
     assert rig.result.problem is None
     assert guests.made[0].calls == ["load", "run", "pause"]
-    assert rig.events.names(events.CHANNEL_LOST, events.RECOVERED) == ["channel-lost", "recovered"]
+    assert rig.events.kinds(events.ChannelLost, events.Recovered) == [
+        events.ChannelLost,
+        events.Recovered,
+    ]
 
 
 async def test_a_guest_that_was_not_handed_over(guests: FakeGuests) -> None:

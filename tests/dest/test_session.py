@@ -181,7 +181,7 @@ async def test_a_wrong_read_is_wrong_memory(guests: FakeGuests) -> None:
     """What a vCPU found comes before what the digests say."""
     async with make_rig() as rig:
         rig.events.on(
-            events.STATE,
+            events.State,
             lambda: guests.made[0].board.vcpu_words.__setitem__((0, 4), 3),
             state="postcopy-active",
         )

@@ -6,9 +6,9 @@ import pytest
 
 from dest.faults import FaultTable
 from dest.waits import Waits
+from protocol import events
 from protocol.answers import ANSWERS
 from protocol.errors import RemoteProtocolError
-from protocol.events import VCPU_WAKE
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId
 from protocol.messages import RequestAnswer, SourceTime
 from protocol.report import STAGES
@@ -61,7 +61,7 @@ class Rig:
 
     def told(self) -> list[dict[str, Any]]:
         """Return the waits that were told of."""
-        return self.events.of(VCPU_WAKE)
+        return self.events.of(events.VcpuWake)
 
 
 PAGE = PageId(0, 1)

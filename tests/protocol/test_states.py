@@ -5,10 +5,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
+from protocol import events
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.events import STATE
 from protocol.messages import (
     MESSAGE_TYPES,
     Checksum,
@@ -107,11 +108,11 @@ class Listener:
     def __init__(self) -> None:
         self.states: list[object] = []
 
-    def __call__(self, event: str, **fields: str | int | float | bool | None) -> None:
+    def __call__(self, event: events.Event, /) -> None:
         """Take an event, which must be one of a state."""
-        assert event == STATE
-        assert set(fields) == {"state"}
-        self.states.append(fields["state"])
+        assert isinstance(event, events.State)
+        assert event.reason is UNSET
+        self.states.append(event.state)
 
 
 def lifecycle_in(state: State, listener: Listener) -> Lifecycle:

@@ -156,7 +156,7 @@ def test_what_is_told_of_a_command_elsewhere_is_what_it_says(name: str) -> None:
 
 # Whatever takes long to load, and not every process needs.
 HEAVY = {
-    "dest.qemu", "hdrh", "hypercorn", "matplotlib", "numpy", "orjson", "rich",
+    "dest.qemu", "hdrh", "hypercorn", "matplotlib", "msgspec", "numpy", "orjson", "rich",
     "source.session", "ssl", "tomllib", "trio",
 }  # fmt: skip
 
@@ -169,9 +169,9 @@ HEAVY = {
         ("import guest.process; told()", {"numpy"}),
         (
             "import scripts.source_side; told()",
-            {"numpy", "trio", "ssl", "orjson", "source.session"},
+            {"numpy", "trio", "ssl", "msgspec", "source.session"},
         ),
-        ("import scripts.dest_side; told()", {"numpy", "trio", "ssl", "orjson", "hdrh"}),
+        ("import scripts.dest_side; told()", {"numpy", "trio", "ssl", "msgspec", "hdrh"}),
     ],
     ids=["migrate-until-it-starts-sides", "launcher", "guest", "source", "dest"],
 )

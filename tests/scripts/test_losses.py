@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from protocol import events
 from protocol.errors import MidstreamError
-from protocol.events import STATE
 from scripts.losses import Losses, losses_here
 from scripts.screen.recorder import Recorder
 
@@ -37,7 +37,7 @@ def test_what_is_missing_is_a_failure() -> None:
 def test_a_full_disk_is_a_loss_of_this_process() -> None:
     """Its lines are counted, and its failure is what is missing."""
     with Recorder("source", Path("/dev/full")) as recorder:
-        recorder(STATE, state="setup")
+        recorder(events.State(state="setup"))
     found = losses_here([], recorder)
     assert (found.events, found.missing) == (1, "cannot write /dev/full: No space left on device")
     assert losses_here([]) == Losses()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from protocol import events
 from protocol.errors import (
     ConnectionLost,
     MidstreamError,
@@ -16,7 +17,6 @@ from protocol.errors import (
     PeerAborted,
     WrongMemory,
 )
-from protocol.events import STATE
 from protocol.report import DestPart, SourcePart, assemble
 from scripts.processes.interrupts import SIGNALS
 from scripts.screen.recorder import Recorder
@@ -121,7 +121,7 @@ def test_a_side_prints_writes_and_records(
     given = values(report=str(tmp_path / "report"), events=str(tmp_path / "events"))
 
     async def run(recorder: Recorder) -> Outcome:
-        recorder(STATE, state="completed")
+        recorder(events.State(state="completed"))
         await trio.lowlevel.checkpoint()
         return report(), None
 
@@ -218,7 +218,7 @@ def test_events_that_a_disk_did_not_take_are_an_error_of_their_own(
     """The result is printed all the same; wrong memory would be graver."""
 
     async def run(recorder: Recorder) -> Outcome:
-        recorder(STATE, state="completed")
+        recorder(events.State(state="completed"))
         await trio.lowlevel.checkpoint()
         return report(), problem
 

@@ -57,11 +57,11 @@ def test_it_ends_when_the_guest_ran_there() -> None:
     rig = Rig()
     rig.downtime.compare_clocks(rig.at(1), rig.at(2), rig.at(3))
     rig.downtime.stop(rig.at(10))
-    assert rig.events.of(events.DOWNTIME) == []
+    assert rig.events.of(events.Downtime) == []
     rig.downtime.note_running(rig.at(14), rig.at(19))
     rig.downtime.note_running(rig.at(30), rig.at(31))
     assert rig.meter.downtime_ms == 4
-    assert rig.events.of(events.DOWNTIME) == [{"ms": 4}]
+    assert rig.events.of(events.Downtime) == [{"ms": 4}]
 
 
 def test_without_a_clock_it_ends_when_that_is_heard() -> None:
@@ -79,4 +79,4 @@ def test_a_guest_that_is_taken_back_was_down_until_then() -> None:
     rig.downtime.take_back(rig.at(17))
     assert rig.downtime.has_stopped
     assert rig.meter.running_ns == rig.at(17)
-    assert rig.events.of(events.DOWNTIME) == [{"ms": 7}]
+    assert rig.events.of(events.Downtime) == [{"ms": 7}]

@@ -178,7 +178,7 @@ async def test_requests_of_postcopy_are_served(memory: GuestMemory, guest: FakeG
 
         rig.dest.instead[SwitchOver] = fault_first
         rig.events.on(
-            events.PAGE_SENT, lambda: setattr(rig.migration._sender.pacer, "bytes_per_second", 0)
+            events.PageSent, lambda: setattr(rig.migration._sender.pacer, "bytes_per_second", 0)
         )
         await rig.transfer(guest)
         assert bytes_of(rig.dest.memory) == bytes_of(memory)
@@ -188,7 +188,7 @@ async def test_requests_of_postcopy_are_served(memory: GuestMemory, guest: FakeG
             if name is POST and isinstance(message, PageData) and message.urgent
         }
         assert urgent == {PageId(0, 3)}
-        assert rig.events.of(events.PAGE_SENT)[0]["page"] == 3
+        assert rig.events.of(events.PageSent)[0]["page"] == 3
 
 
 async def test_a_request_says_which_target_page(memory: GuestMemory, guest: FakeGuest) -> None:
@@ -204,7 +204,7 @@ async def test_a_request_says_which_target_page(memory: GuestMemory, guest: Fake
             rig.migration._sender.pacer.bytes_per_second = 0
 
         rig.dest.instead[SwitchOver] = fault_first
-        rig.events.on(events.PAGE_START, hurry, page=3, urgent=True)
+        rig.events.on(events.PageStart, hurry, page=3, urgent=True)
         await rig.transfer(guest)
         assert bytes_of(rig.dest.memory) == bytes_of(memory)
         (urgent,) = [message for name, message in rig.dest.heard if name is POST][:-1]
@@ -216,7 +216,7 @@ async def test_a_request_says_which_target_page(memory: GuestMemory, guest: Fake
 async def test_what_is_written_meanwhile_comes_again(memory: GuestMemory, guest: FakeGuest) -> None:
     """After a pass only what was written since is discarded and sent once more."""
     async with make_rig(memory, rule=AFTER_ONE_PASS) as rig:
-        rig.events.on(events.PASS_END, lambda: write(memory, guest, 0, 1025))
+        rig.events.on(events.PassEnd, lambda: write(memory, guest, 0, 1025))
         await rig.transfer(guest)
         assert bytes_of(rig.dest.memory) == bytes_of(memory)
         (discard,) = [message for _, message in rig.dest.heard if isinstance(message, Discard)]

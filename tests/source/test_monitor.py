@@ -61,7 +61,7 @@ async def test_where_it_listens_is_told_first(control_folder: Path) -> None:
     path = control_folder / f"{rig.session}.sock"
     with bounded():
         async with rig.monitor.listen():
-            assert rig.events.of(events.SESSION) == [{"session": rig.session, "control": str(path)}]
+            assert rig.events.of(events.Session) == [{"session": rig.session, "control": str(path)}]
             assert rig.more_lines == [f"session {rig.session}, control socket {path}"]
             told = await rig.tell("status")
             assert told == f"none, to 127.0.0.1:7, process {os.getpid()}"
@@ -77,7 +77,7 @@ async def test_without_a_socket_it_goes_on(control_folder: Path, fallback: Path)
         async with rig.monitor.listen():
             rig.monitor.paused(ConnectionLost("cut"))
             await trio.lowlevel.checkpoint()
-    assert rig.events.of(events.SESSION) == [{"session": rig.session, "control": ""}]
+    assert rig.events.of(events.Session) == [{"session": rig.session, "control": ""}]
     (introduced,), (paused,) = rig.more_lines, rig.lines
     assert introduced.startswith(f"session {rig.session}, no control socket (")
     assert paused.startswith("paused: cut; trying to resume; by hand: not at all, ")

@@ -42,7 +42,7 @@ def guest() -> Iterator[FakeGuest]:
 
 def dirty_all(rig: Rig, guest: FakeGuest) -> None:
     """Have the guest write to all its memory in each pass, as soon as a part of it went."""
-    rig.events.on(events.PAGE_SENT, lambda: guest.board.dirty.__setitem__(slice(None), 1))
+    rig.events.on(events.PageSent, lambda: guest.board.dirty.__setitem__(slice(None), 1))
 
 
 async def test_the_limit_holds_over_all_passes(
@@ -54,7 +54,7 @@ async def test_the_limit_holds_over_all_passes(
     async with make_rig(memory, rule=rule, bandwidth=RATE) as rig:
         dirty_all(rig, guest)
         ends: list[float] = []
-        rig.events.on(events.PASS_END, lambda: ends.append(trio.current_time()))
+        rig.events.on(events.PassEnd, lambda: ends.append(trio.current_time()))
         await rig.transfer(guest)
     assert len(ends) == 8
     for count, end in enumerate(ends, 1):
@@ -107,7 +107,7 @@ async def test_a_switch_over_by_hand_ends_a_pass(
                 rig.steering.convergence.order()
             sent.append(rig.migration.scheduler.remaining_bytes)
 
-        rig.events.on(events.PAGE_SENT, order)
+        rig.events.on(events.PageSent, order)
         await rig.transfer(guest)
         assert bytes_of(rig.dest.memory) == bytes_of(memory)
     # One frame went before the switch-over, and was not the whole pass.
@@ -173,4 +173,4 @@ async def test_passes_that_stop_shrinking_are_said(memory: GuestMemory, guest: F
             rig.steering.warn = lines.append
             await rig.transfer(guest)
         assert len(lines) == lines_said
-        assert len(rig.events.of(events.NOT_CONVERGING)) == lines_said
+        assert len(rig.events.of(events.NotConverging)) == lines_said

@@ -14,6 +14,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from guest.streams.tcp import TcpStream
+from protocol import events
 from protocol.channels import Channel
 from protocol.errors import (
     AuthenticationFailed,
@@ -22,7 +23,7 @@ from protocol.errors import (
     PeerAborted,
     RemoteProtocolError,
 )
-from protocol.events import RESUME_ATTEMPT, ignore
+from protocol.events import ignore
 from protocol.limits import RECOVER_SECONDS_MAX
 from protocol.messages import PROTOCOL_VERSION, Abort, Ready, Resume, Standing, Welcome
 from protocol.missing import held_parts, missing_maps
@@ -95,7 +96,7 @@ async def test_time_is_up(autojump_clock: MockClock) -> None:
     )
     assert caught.value.channel == "precopy"
     assert not reconnector.trying
-    attempts = told.of(RESUME_ATTEMPT)
+    attempts = told.of(events.ResumeAttempt)
     assert [attempt["attempt"] for attempt in attempts] == list(range(1, len(attempts) + 1))
     assert len(attempts) == 9
     assert {attempt["outcome"] for attempt in attempts} == {"failed"}
@@ -189,8 +190,9 @@ async def test_another_address_does_not_wait_for_an_attempt() -> None:
         async with AsyncExitStack() as stack:
             nursery.start_soon(tell)
             await reconnector.reconnect(LOSS, stack, nothing_more)
-    assert [attempt["outcome"] for attempt in told.of(RESUME_ATTEMPT)] == ["failed", "resumed"]
-    assert told.of(RESUME_ATTEMPT)[0]["reason"] == "another address is tried"
+    first, second = told.of(events.ResumeAttempt)
+    assert (first["outcome"], second["outcome"]) == ("failed", "resumed")
+    assert first["reason"] == "another address is tried"
 
 
 async def test_an_address_is_superseded() -> None:
@@ -285,9 +287,9 @@ async def test_no_answer_ends_the_attempts(kind: str) -> None:
         reconnector.broke()
         async with AsyncExitStack() as stack:
             await reconnector.reconnect(LOSS, stack, nothing_more)
-    outcomes = [attempt["outcome"] for attempt in told.of(RESUME_ATTEMPT)]
+    outcomes = [attempt["outcome"] for attempt in told.of(events.ResumeAttempt)]
     assert outcomes == ["failed"] * 4 + ["resumed"]
-    assert all(attempt["reason"] for attempt in told.of(RESUME_ATTEMPT)[:4])
+    assert all(attempt["reason"] for attempt in told.of(events.ResumeAttempt)[:4])
 
 
 async def test_who_welcomes_and_is_not_the_one_is_a_stranger_too() -> None:
@@ -320,7 +322,7 @@ async def test_who_welcomes_and_is_not_the_one_is_a_stranger_too() -> None:
         async with AsyncExitStack() as stack:
             _, found = await reconnector.reconnect(LOSS, stack, recover)
     assert found == "the right one"
-    assert [each["reason"] for each in told.of(RESUME_ATTEMPT)] == [*expected, ""]
+    assert [each["reason"] for each in told.of(events.ResumeAttempt)] == [*expected, ""]
     # Each attempt has closed its connections before the next.
     assert [resume.attempt for resume in heard] == [n for n in range(1, 8) for _ in Channel]
 

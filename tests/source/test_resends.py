@@ -96,7 +96,7 @@ def test_before_the_switch_over_it_is_dirty() -> None:
     changed = rig.resends.take_changed()
     assert (len(changed), changed.first_from(0, 0)) == (1, (1, 3))
     assert len(rig.resends.take_changed()) == 0
-    assert rig.events.of(events.FRAME_CHANGED) == [
+    assert rig.events.of(events.FrameChanged) == [
         {"block": 1, "offset": 3 * TARGET_PAGE_BYTES, "bytes": TARGET_PAGE_BYTES}
     ]
 

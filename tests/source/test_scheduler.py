@@ -1005,20 +1005,20 @@ def test_notices_tell_of_preemption_and_boost(mid_chunk: bool) -> None:
     wire = Wire("ordered")
     half_sent = wire.break_off(page(5), mid_chunk=mid_chunk)
     assert wire.scheduler.take_notices() == [
-        Notice(events.PAGE_START, half_sent, PRECOPY, urgent=False, boosted=False),
-        Notice(events.PREEMPT, half_sent, PRECOPY, urgent=False, boosted=False),
-        Notice(events.PAGE_START, page(5), POSTCOPY, urgent=True, boosted=False),
+        Notice(events.PageStart, half_sent, PRECOPY, urgent=False, boosted=False),
+        Notice(events.Preempt, half_sent, PRECOPY, urgent=False, boosted=False),
+        Notice(events.PageStart, page(5), POSTCOPY, urgent=True, boosted=False),
     ]
     wire.request(half_sent)
     assert wire.scheduler.take_notices() == []
     wire.send_page()
     wire.take()
     assert wire.scheduler.take_notices() == [
-        Notice(events.BOOST, half_sent, PRECOPY, urgent=True, boosted=True),
-        Notice(events.PAGE_START, half_sent, PRECOPY, urgent=True, boosted=True),
+        Notice(events.Boost, half_sent, PRECOPY, urgent=True, boosted=True),
+        Notice(events.PageStart, half_sent, PRECOPY, urgent=True, boosted=True),
     ]
     wire.drain()
-    assert {notice.event for notice in wire.scheduler.take_notices()} == {events.PAGE_START}
+    assert {notice.event for notice in wire.scheduler.take_notices()} == {events.PageStart}
 
 
 @pytest.mark.parametrize("policy", ["ordered", "critical-first"])

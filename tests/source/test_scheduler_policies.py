@@ -490,8 +490,8 @@ def test_notices_of_a_critical_page_name_the_page() -> None:
     wire.send()
     wire.send()
     assert wire.scheduler.take_notices() == [
-        Notice(events.PAGE_START, page(3), POSTCOPY, urgent=True, boosted=False),
-        Notice(events.PART_SENT, page(3), POSTCOPY, urgent=True, boosted=False),
-        Notice(events.PAGE_START, page(3), PRECOPY, urgent=False, boosted=False),
-        Notice(events.PART_SENT, page(3), PRECOPY, urgent=False, boosted=False),
+        Notice(events.PageStart, page(3), POSTCOPY, urgent=True, boosted=False),
+        Notice(events.PartSent, page(3), POSTCOPY, urgent=True, boosted=False),
+        Notice(events.PageStart, page(3), PRECOPY, urgent=False, boosted=False),
+        Notice(events.PartSent, page(3), PRECOPY, urgent=False, boosted=False),
     ]

@@ -228,13 +228,13 @@ async def test_a_page_is_broken_off_while_the_socket_is_full(memory: GuestMemory
         assert rig.complete
         # Locality: the scan goes on behind the page that was asked for.
         assert rig.pages(PRE)[:2] == numbered(0, 3)
-        assert rig.events.names(events.PAGE_REQUEST, events.PREEMPT, events.PAGE_SENT)[:4] == [
-            events.PAGE_REQUEST,
-            events.PREEMPT,
-            events.PAGE_SENT,
-            events.PAGE_SENT,
+        assert rig.events.kinds(events.PageRequest, events.Preempt, events.PageSent)[:4] == [
+            events.PageRequest,
+            events.Preempt,
+            events.PageSent,
+            events.PageSent,
         ]
-        (preempt,) = rig.events.of(events.PREEMPT)
+        (preempt,) = rig.events.of(events.Preempt)
         assert preempt == preempt | {
             "block": 0, "page": 0, "channel": "precopy", "urgent": False, "boosted": False
         }  # fmt: skip
@@ -265,10 +265,10 @@ async def test_a_half_sent_page_is_finished_from_its_byte(memory: GuestMemory) -
         assert {name for name, _ in first} == {PRE}
         # The frame that was under way had left as background; the rest is urgent.
         assert [frame.urgent for _, frame in first] == [False] + [True] * (CHUNKS_PER_PAGE - 1)
-        sent = [(each["page"], each["urgent"]) for each in rig.events.of(events.PAGE_SENT)]
+        sent = [(each["page"], each["urgent"]) for each in rig.events.of(events.PageSent)]
         assert sent[:3] == [(2, True), (0, True), (3, True)]
-        assert rig.events.of(events.PAGE_SENT)[1]["boosted"]
-        (boost,) = rig.events.of(events.BOOST)
+        assert rig.events.of(events.PageSent)[1]["boosted"]
+        (boost,) = rig.events.of(events.Boost)
         assert boost == boost | {
             "block": 0, "page": 0, "channel": "precopy", "urgent": True, "boosted": True
         }  # fmt: skip
@@ -301,7 +301,7 @@ async def test_over_tls_a_half_sent_page_is_finished_from_its_byte(
         assert rig.complete
         first = rig.frames_of(PageId(0, 0))
         assert {name for name, _ in first} == {PRE}
-        sent = [(each["page"], each["urgent"]) for each in rig.events.of(events.PAGE_SENT)]
+        sent = [(each["page"], each["urgent"]) for each in rig.events.of(events.PageSent)]
         assert sent[:3] == [(2, True), (0, True), (3, True)]
         assert rig.scheduler.counts.boosted == 1
         for channel in out.values():
@@ -326,7 +326,7 @@ async def test_without_preemption_a_page_is_not_broken_off(
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert rig.complete
-        sent = [each["page"] for each in rig.events.of(events.PAGE_SENT)]
+        sent = [each["page"] for each in rig.events.of(events.PageSent)]
         assert sent[:3] == [0, 2, 3]
         assert rig.pages(POST) == (numbered(2) if policy == "own-channel" else [])
 
@@ -387,7 +387,7 @@ async def test_a_page_asked_for_while_it_streams_becomes_urgent_in_place(
             assert rig.pages(POST) == []
             urgent = [frame.urgent for _, frame in rig.frames_of(PageId(0, 0))]
             assert urgent == [False] + [True] * (CHUNKS_PER_PAGE - 1)
-            assert rig.events.of(events.PAGE_SENT)[0]["urgent"]
+            assert rig.events.of(events.PageSent)[0]["urgent"]
             assert rig.scheduler.counts.preemptions == 0
             nursery.cancel_scope.cancel()
 
@@ -412,7 +412,7 @@ async def test_a_page_broken_off_before_its_first_byte_is_as_never_begun(
             await wait_all_tasks_blocked()
             assert rig.pages(POST) == numbered(2, 0)
             assert rig.scheduler.counts.preemptions == 0
-            assert rig.events.of(events.PREEMPT) == []
+            assert rig.events.of(events.Preempt) == []
             rig.sender.pacer.bytes_per_second = 0
             mock_clock.jump(10)
             await wait_all_tasks_blocked()
@@ -432,7 +432,7 @@ async def test_a_request_that_sends_nothing_breaks_nothing_off(memory: GuestMemo
             await wait_all_tasks_blocked()
             assert rig.open_sent == before
             assert not rig.scheduler.urgent()
-            assert rig.events.of(events.PAGE_REQUEST) == [
+            assert rig.events.of(events.PageRequest) == [
                 {"block": 0, "page": 0, "answer": "already-sent"}
             ]
             nursery.cancel_scope.cancel()
@@ -469,7 +469,7 @@ async def test_base_pages_go_in_runs(memory: GuestMemory) -> None:
         await rig.drain_and_read()
         assert [span_of(frame).length for _, frame in rig.received] == [CHUNK, CHUNK]
         pages = CHUNK // TARGET_PAGE_BYTES
-        told = rig.events.of(events.PAGE_SENT)
+        told = rig.events.of(events.PageSent)
         assert [(each["block"], each["page"], each["pages"]) for each in told] == [
             (1, 0, pages), (1, pages, pages)
         ]  # fmt: skip
@@ -504,7 +504,7 @@ async def test_scattered_pages_go_in_few_frames(memory: GuestMemory) -> None:
         assert [type(frame) for _, frame in rig.received] == [RunData, RunData, RunData]
         assert len(rig._seen) == len(sown)
         assert rig.out[PRE].data_bytes_sent == len(sown) * TARGET_PAGE_BYTES
-        assert [each["pages"] for each in rig.events.of(events.PAGE_SENT)] == [3, 1, 2]
+        assert [each["pages"] for each in rig.events.of(events.PageSent)] == [3, 1, 2]
 
 
 async def test_scattered_pages_are_broken_off_at_any_byte(memory: GuestMemory) -> None:
@@ -598,7 +598,7 @@ async def test_a_request_is_served_by_who_brings_it(memory: GuestMemory) -> None
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert rig.complete
-        assert rig.events.names(events.PREEMPT) == [events.PREEMPT]
+        assert rig.events.kinds(events.Preempt) == [events.Preempt]
 
 
 async def test_all_that_have_come_are_taken_before_one_is_served(memory: GuestMemory) -> None:
@@ -958,7 +958,7 @@ async def test_critical_sends_a_target_page_past_a_full_background(memory: Guest
             nursery.cancel_scope.cancel()
         assert rig.complete
         # One word for each page, with the last of it.
-        sent = [each["page"] for each in rig.events.of(events.PAGE_SENT) if each["block"] == 0]
+        sent = [each["page"] for each in rig.events.of(events.PageSent) if each["block"] == 0]
         assert sorted(sent) == [0, 1, 2, 3]
 
 

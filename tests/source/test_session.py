@@ -119,7 +119,7 @@ async def test_progress_can_be_read_at_any_time() -> None:
     async with make_rig(rule=AFTER_ONE_PASS) as rig:
         assert rig.session.progress() is None
         seen = []
-        rig.events.on(events.PAGE_SENT, lambda: seen.append(rig.session.progress()))
+        rig.events.on(events.PageSent, lambda: seen.append(rig.session.progress()))
         await rig.run()
         last = rig.session.progress()
         assert last is not None
@@ -227,7 +227,7 @@ async def test_a_guest_that_dies_after_it_was_handed_over_is_not_missed(
     """It runs on the destination by then; the migration completes, and is verified as ever."""
     async with make_rig(rule=AFTER_ONE_PASS) as rig:
         handed_over = trio.Event()
-        rig.events.on(events.STATE, handed_over.set, state=state)
+        rig.events.on(events.State, handed_over.set, state=state)
 
         async def receive() -> GuestEvent:
             await handed_over.wait()
@@ -253,7 +253,7 @@ CANCELS = [
 async def test_cancelled_in_each_phase(state: str, changes: dict[str, Any]) -> None:
     """A user who cancels ends the session at once, and the destination hears who it was."""
     async with make_rig(**changes) as rig:
-        rig.events.on(events.STATE, rig.scope.cancel, state=state)
+        rig.events.on(events.State, rig.scope.cancel, state=state)
         assert await rig.run() is None
         assert rig.scope.cancelled_caught
         assert aborts(rig.dest) == [Abort(reason="cancelled by its user", cancelled=True)]

@@ -51,7 +51,7 @@ async def test_limits_are_changed_together() -> None:
     )
     assert rig.limits == [10**6, 0, 2000]
     assert rig.changes == 2
-    assert rig.events.of(events.LIMITS) == [
+    assert rig.events.of(events.Limits) == [
         {"max_bandwidth": 10**6, "max_postcopy_bandwidth": 2000, "downtime_limit_ms": 2000},
         {"max_bandwidth": 10**6, "max_postcopy_bandwidth": 0, "downtime_limit_ms": 2000},
     ]
@@ -78,7 +78,7 @@ async def test_a_wrong_limit_changes_nothing(line: str, reason: str) -> None:
     assert reason in str(caught.value)
     assert rig.limits == [1000, 2000, 300]
     assert rig.changes == 0
-    assert rig.events.of(events.LIMITS) == []
+    assert rig.events.of(events.Limits) == []
 
 
 async def test_nothing_is_changed_of_what_is_over() -> None:

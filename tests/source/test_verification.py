@@ -56,12 +56,12 @@ async def test_what_the_guest_finds_here_is_reported(guests: FakeGuests) -> None
             guest.tell(Mismatch(0, 9, 4, 0xAB, 0xCD))
             guest.board.vcpu_words[0, 4] = 1
 
-        rig.events.on(events.PASS_END, find)
+        rig.events.on(events.PassEnd, find)
         result = await rig.run()
         assert result is not None
         assert isinstance(result.problem, WrongMemory)
         assert "1 reads: vCPU 0 read 0xcd in target page 9 on the source" in str(result.problem)
-        assert rig.events.of(events.MISMATCH) == [{"vcpu": 0, "target_page": 9, "step": 4}]
+        assert rig.events.of(events.Mismatch) == [{"vcpu": 0, "target_page": 9, "step": 4}]
 
 
 async def test_what_the_guest_found_there_is_reported() -> None:

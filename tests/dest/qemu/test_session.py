@@ -16,6 +16,7 @@ from dest.qemu.config import QemuDestConfig
 from dest.qemu.session import QemuSession
 from dest.script import PageName, WrittenStep
 from guest.programs import ProgramSpec
+from protocol import events
 from protocol.errors import (
     ConnectionLost,
     LocalProtocolError,
@@ -100,15 +101,13 @@ class Rig:
         """Make everything stale, and have the guest run on the destination."""
         stale = [qemu.discard(name, (0, length)) for name, length, _ in BLOCKS]
         await self.main.send_all(b"".join((*stale, qemu.package(), *more)))
-        await self.happened("state", state="postcopy-active")
+        await self.happened(events.State, state="postcopy-active")
 
-    async def happened(self, name: str, **wanted: object) -> None:
+    async def happened(self, kind: type[events.Event], **wanted: object) -> None:
         """Wait until an event with these fields has been told."""
         heard = trio.Event()
-        self.events.on(name, heard.set, **wanted)
-        if not any(
-            each == name and wanted.items() <= fields.items() for each, fields in self.events.events
-        ):
+        self.events.on(kind, heard.set, **wanted)
+        if not any(wanted.items() <= fields.items() for fields in self.events.of(kind)):
             await heard.wait()
 
     async def hear(self, expected: str) -> None:
@@ -198,7 +197,7 @@ async def test_a_migration_with_two_channels(guests: FakeGuests, tmp_path: Path)
         guest.fault(1, 5)
         await rig.hear("0004 000c 0000000000000000 00200000")
         await preempt.send_all(huge(1))
-        await rig.happened("page-placed", page=1, channel="postcopy")
+        await rig.happened(events.PagePlaced, page=1, channel="postcopy")
         rest = qemu.part(huge(0, first=100), rom(), last=True)
         await rig.main.send_all(rest + b"\0")
         await rig.hear(SHUT_GOOD.hex())
@@ -253,7 +252,7 @@ async def test_what_is_not_discarded_is_here(guests: FakeGuests) -> None:
     async with make_rig() as rig:
         await rig.open(qemu.part(huge(0), huge(1), rom()))
         await rig.main.send_all(qemu.discard(b"ram", (HUGE, HUGE)) + qemu.package())
-        await rig.happened("state", state="postcopy-active")
+        await rig.happened(events.State, state="postcopy-active")
         (guest,) = guests.made
         assert guest.board.present[:PER_PAGE].all()
         assert not guest.board.present[PER_PAGE : 2 * PER_PAGE].any()
@@ -273,9 +272,9 @@ async def test_a_script_faults_on_the_half_sent_page(guests: FakeGuests) -> None
         await rig.main.send_all(
             b"\x02\0\0\0\x02" + huge(0, first=PER_PAGE // 4 - 1, stop=PER_PAGE // 4)
         )
-        await rig.happened("touch", page=0)
+        await rig.happened(events.Touch, page=0)
         await rig.main.aclose()
-    assert [fields["page"] for name, fields in rig.events.events if name == "touch"] == [1, 0]
+    assert [fields["page"] for fields in rig.events.of(events.Touch)] == [1, 0]
     assert isinstance(rig.error, MemoryLost)
 
 
@@ -312,7 +311,7 @@ async def test_a_page_over_both_channels_is_refused() -> None:
         await rig.open()
         preempt = await rig.dial()
         await rig.switch_over(qemu.part(huge(0, stop=2)))
-        await rig.happened("state", state="postcopy-active")
+        await rig.happened(events.State, state="postcopy-active")
         await preempt.send_all(huge(0, first=2, stop=3))
         assert await rig.hear_end() == SHUT_FAILED
     assert "over both channels" in str(rig.error)
@@ -364,7 +363,7 @@ async def test_a_source_that_comes_back(guests: FakeGuests, tmp_path: Path) -> N
         request = "0003 0010 0000000000200000 00200000 03" + b"ram".hex()
         await rig.hear(request)
         await rig.main.aclose()
-        await rig.happened("state", state="postcopy-paused")
+        await rig.happened(events.State, state="postcopy-paused")
         stranger = await rig.dial()
         await stranger.send_all(qemu.head())
         rig.main = await rig.dial()
@@ -409,7 +408,7 @@ async def test_a_source_that_comes_back_wrong(piece: bytes) -> None:
         await rig.open()
         await rig.switch_over()
         await rig.main.aclose()
-        await rig.happened("state", state="postcopy-paused")
+        await rig.happened(events.State, state="postcopy-paused")
         for _ in range(3):
             rig.main = await rig.dial()
             # A new main connection is known by a command.
@@ -439,7 +438,7 @@ async def test_what_cannot_be_read_in_postcopy_is_a_break(piece: bytes) -> None:
     async with make_rig(wait_seconds=30.0) as rig:
         await rig.open()
         await rig.switch_over(piece)
-        await rig.happened("state", state="postcopy-paused")
+        await rig.happened(events.State, state="postcopy-paused")
         assert SHUT_FAILED not in await rig.hear_end()
         rig.main = await rig.dial()
         await rig.main.send_all(ASK + qemu.command(9) + REST)
@@ -462,7 +461,7 @@ async def test_strangers_at_a_paused_migration_hold_no_place() -> None:
         await rig.open()
         await rig.switch_over()
         await rig.main.aclose()
-        await rig.happened("state", state="postcopy-paused")
+        await rig.happened(events.State, state="postcopy-paused")
         for data in HELD:
             stranger = await rig.dial()
             await stranger.send_all(data)
@@ -514,7 +513,7 @@ async def test_strangers_hold_no_place_of_urgent_pages(guests: FakeGuests, tmp_p
         guest.fault(0, PER_PAGE + 7)
         await rig.hear("0003 0010 0000000000200000 00200000 03" + b"ram".hex())
         await rig.main.send_all(qemu.part(huge(0)))
-        await rig.happened("page-placed", page=0, channel="precopy")
+        await rig.happened(events.PagePlaced, page=0, channel="precopy")
         strangers = [await rig.dial() for _ in NOT_PREEMPT]
         for stranger, data in zip(strangers, NOT_PREEMPT, strict=True):
             await stranger.send_all(data)
@@ -522,7 +521,7 @@ async def test_strangers_hold_no_place_of_urgent_pages(guests: FakeGuests, tmp_p
             await turned_away(stranger)
         preempt = await rig.dial()
         await preempt.send_all(huge(1))
-        await rig.happened("page-placed", page=1, channel="postcopy")
+        await rig.happened(events.PagePlaced, page=1, channel="postcopy")
         for stranger in strangers[:2]:
             await turned_away(stranger)
         await rig.main.send_all(qemu.part(b"", last=True) + b"\0")
@@ -544,7 +543,7 @@ async def test_who_holds_does_not_stretch_the_waiting(
         await rig.open()
         await rig.switch_over()
         await rig.main.aclose()
-        await rig.happened("state", state="postcopy-paused")
+        await rig.happened(events.State, state="postcopy-paused")
         stranger = await rig.dial()
         await stranger.send_all(data)
     assert isinstance(rig.error, MemoryLost)

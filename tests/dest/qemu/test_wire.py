@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dest.qemu.wire import Wire
+from protocol import events
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
 from tests.helpers import Recorder
@@ -32,10 +33,11 @@ class Rig:
     def lines(self) -> list[str]:
         """All events, short."""
         return [
-            f"{name} {fields['page']} {fields['channel']}"
-            + " urgent" * bool(fields["urgent"])
-            + " boosted" * bool(fields["boosted"])
-            for name, fields in self.told.events
+            f"{event.event} {event.page} {event.channel}"
+            + " urgent" * event.urgent
+            + " boosted" * event.boosted
+            for event in self.told.events
+            if isinstance(event, events.PageEvent)
         ]
 
 
@@ -45,7 +47,7 @@ def test_a_page_that_comes_in_parts_is_told_once() -> None:
     rig.part(MAIN, 2, 0, 0.5)
     rig.part(MAIN, 2, 0.5, 1)
     assert rig.lines == ["page-start 2 precopy", "page-sent 2 precopy"]
-    (_, start), (_, end) = rig.told.events
+    start, end = rig.told.of(events.PageEvent)
     assert end["channel_bytes"] == HUGE + HUGE // TARGET_PAGE_BYTES * 8
     assert start["remaining_bytes"] == GEOMETRY.length_bytes
     assert end["remaining_bytes"] == GEOMETRY.length_bytes - HUGE
@@ -86,8 +88,8 @@ def test_a_run_of_base_pages_is_one_stretch() -> None:
     rig.wire.begin(MAIN, span, urgent=False)
     rig.wire.end(MAIN, span, 3)
     assert rig.lines == ["page-start 2 precopy", "page-sent 2 precopy"]
-    assert rig.told.events[-1][1]["pages"] == 3
-    assert rig.told.events[-1][1]["channel_bytes"] == 3 * 9
+    assert rig.told.of(events.PageEvent)[-1]["pages"] == 3
+    assert rig.told.of(events.PageEvent)[-1]["channel_bytes"] == 3 * 9
 
 
 def test_progress_counts_what_is_missing() -> None:
@@ -100,7 +102,7 @@ def test_progress_counts_what_is_missing() -> None:
     rig.wire.switch_over(HUGE)
     rig.part(PREEMPT, 3, 0, 0.5, urgent=True)
     rig.wire.tell_progress()
-    progress = [fields for name, fields in rig.told.events if name == "progress"]
+    progress = rig.told.of(events.Progress)
     assert [fields["remaining_bytes"] for fields in progress] == [0, HUGE // 2]
     assert progress[0]["postcopy_bytes"] == 0
     assert progress[1]["postcopy_bytes"] > HUGE // 2

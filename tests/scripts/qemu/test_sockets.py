@@ -8,10 +8,12 @@ from contextlib import closing
 
 import pytest
 
-from protocol.events import PROGRESS, STATE
+from protocol import events
 from scripts.qemu import sockets
 from scripts.qemu.sockets import Shortened, shorten
 from tests.helpers import Recorder, nothing_left
+
+PROGRESS = events.Progress(remaining_bytes=3, precopy_bytes=2, postcopy_bytes=1)
 
 
 def unread_bytes(sock: socket.socket) -> int:
@@ -52,9 +54,9 @@ def test_states_are_when_connections_are_looked_for(monkeypatch: pytest.MonkeyPa
     for window_bytes in (0, 7):
         shortened = Shortened(told, 1, 2, window_bytes)
         shortened(PROGRESS)
-        shortened(STATE, state="active")
+        shortened(events.State(state="active"))
     assert calls == [(1, 2, 7)]
-    assert [name for name, _ in told.events] == [PROGRESS, STATE] * 2
+    assert told.events == [PROGRESS, events.State(state="active")] * 2
 
 
 def test_what_cannot_be_had_is_told_once(
@@ -68,6 +70,6 @@ def test_what_cannot_be_had_is_told_once(
     monkeypatch.setattr("guest.libc.pidfd_getfd", refuse)
     with socket.socket():
         shortened = Shortened(Recorder(), os.getpid(), 5, 64 << 10)
-        shortened(STATE, state="active")
-        shortened(STATE, state="postcopy-active")
+        shortened(events.State(state="active"))
+        shortened(events.State(state="postcopy-active"))
     assert capsys.readouterr().err == "QEMU's sockets keep their size: Operation not permitted\n"

@@ -10,24 +10,57 @@ from pathlib import Path
 import pytest
 import trio
 
+from protocol import events
 from protocol.errors import MidstreamError, MigrationCancelled
-from protocol.events import PAGE_SENT, STATE
 from scripts.screen.recorder import Recorder
 from tests.helpers import nothing_left
 from tests.processes import until
+
+
+def sent(page: int) -> events.PageSent:
+    """Return the event of a page that was asked for."""
+    return events.PageSent(
+        block=0, page=page, channel="postcopy", urgent=True, boosted=False,
+        channel_bytes=10, remaining_bytes=20,
+    )  # fmt: skip
 
 
 def test_an_event_is_a_line_with_time_and_side(tmp_path: Path) -> None:
     """Fields come under the names of the events file, after time, side and name of the event."""
     before_ns = time.monotonic_ns()
     with Recorder("source", tmp_path / "events") as recorder:
-        recorder(PAGE_SENT, block=0, page=7, channel="postcopy", urgent=True, latency_us=1.5)
-    line = json.loads((tmp_path / "events").read_text(encoding="utf-8"))
-    assert before_ns <= line.pop("t-ns") <= time.monotonic_ns()
+        recorder(sent(7))
+        recorder(events.PassEnd(index=0, bytes=9, ms=1.5))
+    text = (tmp_path / "events").read_text(encoding="utf-8")
+    line, other = map(json.loads, text.splitlines())
+    assert before_ns <= line.pop("t-ns") <= other.pop("t-ns") <= time.monotonic_ns()
     assert line == {
         "side": "source", "event": "page-sent", "block": 0, "page": 7, "channel": "postcopy",
-        "urgent": True, "latency-us": 1.5,
+        "urgent": True, "boosted": False, "channel-bytes": 10, "remaining-bytes": 20,
     }  # fmt: skip
+    assert other == {"side": "source", "event": "pass-end", "index": 0, "bytes": 9, "ms": 1.5}
+
+
+def test_a_line_is_written_as_it_always_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Byte for byte: the head first, fields in the order of their definition, nothing between."""
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 12345)
+    with Recorder('so"urce', tmp_path / "events") as recorder:
+        recorder(sent(7))
+        recorder(events.State(state="failed", reason='a "reason" \u00fcber all\x1f'))
+        recorder(events.PagePlaced(block=1, page=2, pages=3, channel=None))
+        recorder(events.PassEnd(index=0, bytes=9, ms=1e-7))
+        recorder(events.GuestStop())
+    head = b'{"t-ns":12345,"side":"so\\"urce","event":'
+    assert (tmp_path / "events").read_bytes().splitlines() == [
+        head + b'"page-sent","block":0,"page":7,"channel":"postcopy","urgent":true,'
+        b'"boosted":false,"channel-bytes":10,"remaining-bytes":20}',
+        head + '"state","state":"failed","reason":"a \\"reason\\" \u00fcber all\\u001f"}'.encode(),
+        head + b'"page-placed","block":1,"page":2,"pages":3,"channel":null}',
+        head + b'"pass-end","index":0,"bytes":9,"ms":1e-7}',
+        head + b'"guest-stop"}',
+    ]
 
 
 def test_no_line_is_lost_and_none_is_out_of_order(tmp_path: Path) -> None:
@@ -35,11 +68,11 @@ def test_no_line_is_lost_and_none_is_out_of_order(tmp_path: Path) -> None:
     path = tmp_path / "events"
     with Recorder("dest", path) as recorder:
         for page in range(1000):
-            recorder(PAGE_SENT, page=page)
-        recorder(STATE, state="completed")
+            recorder(sent(page))
+        recorder(events.State(state="completed"))
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         assert [line.get("page") for line in lines] == [*range(1000), None]
-        recorder(PAGE_SENT, page=1000)
+        recorder(sent(1000))
     assert len(path.read_text(encoding="utf-8").splitlines()) == 1002
 
 
@@ -49,7 +82,7 @@ async def test_a_reader_need_not_wait_for_the_next_event(tmp_path: Path) -> None
     with Recorder("dest", path) as recorder, trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(recorder.keep_flushing)
-            recorder(PAGE_SENT, page=1)
+            recorder(sent(1))
             while not path.read_bytes():  # noqa: ASYNC110  (what becomes of a file, no event tells)
                 await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
@@ -60,11 +93,11 @@ def test_two_sides_share_a_file(tmp_path: Path) -> None:
     path = tmp_path / "events"
     path.write_text("of yesterday\n", encoding="utf-8")
     with Recorder("source", path) as one:
-        one(STATE, state="setup")
+        one(events.State(state="setup"))
         with Recorder("dest", path, append=True) as two:
             for _ in range(2):
-                two(STATE, state="active")
-                one(STATE, state="active")
+                two(events.State(state="active"))
+                one(events.State(state="active"))
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line["side"] for line in lines] == ["source", "dest", "source", "dest", "source"]
 
@@ -83,7 +116,7 @@ def test_a_pipe_gets_pieces_that_cannot_mix(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch, Recorder("source", tmp_path / "pipe") as recorder:
         patch.setattr(os, "write", note)
         for page in range(200):
-            recorder(PAGE_SENT, page=page)
+            recorder(sent(page))
         recorder.flush()
     data = os.read(reader, 1 << 16)
     os.close(reader)
@@ -97,7 +130,7 @@ def test_a_full_disk_costs_the_events_alone(capsys: pytest.CaptureFixture[str]) 
     """A file that cannot be written to is given up, once and with a line that says so."""
     with Recorder("source", Path("/dev/full")) as recorder:
         for _ in range(2):
-            recorder(STATE, state="active")
+            recorder(events.State(state="active"))
     assert capsys.readouterr().err == (
         "source: from here on events are lost: No space left on device\n"
     )
@@ -109,11 +142,11 @@ def test_a_full_disk_is_a_failure_of_the_file_and_counted(
     """What the user asked for is not there: whoever ends the command has to say so."""
     with Recorder("source", Path("/dev/full")) as recorder:
         for page in range(3):
-            recorder(PAGE_SENT, page=page)
+            recorder(sent(page))
         heard = [recorder.is_heard]
         recorder.flush()
         heard.append(recorder.is_heard)
-        recorder(PAGE_SENT, page=3)
+        recorder(sent(3))
     assert heard == [True, False]
     assert recorder.dropped == 4
     assert str(recorder.failure) == "cannot write /dev/full: No space left on device"
@@ -130,7 +163,7 @@ def test_a_reader_that_stops_reading_holds_nobody_up(
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if is_opened else -1
     with suppress(MigrationCancelled), Recorder("dest", path) as recorder:
         for page in range(50_000):
-            recorder(PAGE_SENT, page=page, channel="postcopy", urgent=False)
+            recorder(sent(page))
         # So that the reader is not waited for long.
         raise MigrationCancelled
     reader = reader if is_opened else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -155,10 +188,10 @@ def test_a_reader_that_goes_away_is_told_of_once(
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     with Recorder("dest", tmp_path / "pipe") as recorder:
-        recorder(STATE, state="setup")
+        recorder(events.State(state="setup"))
         until(lambda: select.select([reader], [], [], 0)[0])
         os.close(reader)
-        recorder(STATE, state="active")
+        recorder(events.State(state="active"))
     assert recorder.dropped == 1
     assert recorder.failure is None
     assert capsys.readouterr().err == "dest: from here on events are lost: Broken pipe\n"
@@ -170,7 +203,7 @@ def test_a_reader_that_is_relied_on_is_waited_for(tmp_path: Path) -> None:
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     with Recorder("dest", tmp_path / "pipe", at_once=True) as recorder:
         for page in range(3):
-            recorder(PAGE_SENT, page=page)
+            recorder(sent(page))
             assert json.loads(os.read(reader, 1 << 16))["page"] == page
     os.close(reader)
 
@@ -181,7 +214,7 @@ def test_a_descriptor_of_this_process_is_written_where_it_stands(tmp_path: Path)
         file.write(b"of before\n")
         file.flush()
         with Recorder("dest", Path(f"/dev/fd/{file.fileno()}")) as recorder:
-            recorder(STATE, state="setup")
+            recorder(events.State(state="setup"))
     assert (tmp_path / "file").read_bytes().startswith(b'of before\n{"t-ns":')
 
 
@@ -195,8 +228,8 @@ def test_changes_of_state_are_told(tmp_path: Path) -> None:
     """A listener hears of each state, and of nothing else; no file is needed for that."""
     told: list[str] = []
     with Recorder("dest", None, on_state=told.append) as recorder:
-        recorder(PAGE_SENT, page=1)
-        recorder(STATE, state="device")
+        recorder(sent(1))
+        recorder(events.State(state="device"))
     assert told == ["dest: device"]
 
 
@@ -208,7 +241,7 @@ def test_a_spool_is_bounded(
     with Recorder("source", tmp_path / "events", spool=tmp_path / "spool") as recorder:
         assert recorder.is_heard
         for state in ("setup", "active", "device"):
-            recorder(STATE, state=state)
+            recorder(events.State(state=state))
     assert len((tmp_path / "events").read_bytes().splitlines()) == 3
     assert 100 <= len((tmp_path / "spool").read_bytes()) < 200
     assert capsys.readouterr().err == "source: from here on events are lost: File too large\n"

@@ -95,8 +95,8 @@ def test_what_lost_connections_carried_ends_with_them() -> None:
     story = Story()
     story.start(1, 3, "precopy")
     story.start(2, 4, "postcopy", urgent=True)
-    story.tell(5, "dest", "channel-lost", channel="precopy")
-    story.tell(6, "source", "channel-lost", channel="precopy")
+    story.tell(5, "dest", "channel-lost", channel="precopy", reason="it broke")
+    story.tell(6, "source", "channel-lost", channel="precopy", reason="it broke")
     sends = read(story.events).sends
     assert [(send.page, send.ended, send.end_ns, send.bytes) for send in sends] == [
         (3, "channel-lost", at(6), None), (4, "channel-lost", at(6), None)

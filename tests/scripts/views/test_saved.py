@@ -1,8 +1,10 @@
 """Files of events are read line by line; what is none is refused with file, line and reason."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from protocol import events
@@ -46,6 +48,17 @@ WAKE = '"block":0,"page":0,"vcpu":1,"latency-us":1'
             f'{{{HEAD},"event":"vcpu-wake","block":0,"page":0,"vcpu":1,"latency-us":"x"}}',
             "'latency-us' is 'x', not a number",
         ),
+        (f'{{{HEAD},"event":"verdict","mismatches":0}}', "'equal' is missing, not true or false"),
+        (f'{{{HEAD},"event":"guest-run","vcpu":1}}', "guest-run has no 'vcpu'"),
+        (f'{{{HEAD},"event":"pass-end","index":"x"}}', "'index' is 'x', not a whole number"),
+        (
+            f'{{{HEAD},"event":"page-placed","block":0,"page":0,"channel":"x"}}',
+            "there is no channel 'x'",
+        ),
+        (
+            f'{{{HEAD},"event":"page-request","block":0,"page":0,"answer":null}}',
+            "'answer' is missing",
+        ),
         *(
             (
                 f'{{{HEAD},"event":"vcpu-wake",{WAKE},"{name}":"{text}"}}',
@@ -70,6 +83,24 @@ def test_what_is_no_event_is_refused_with_its_line(tmp_path: Path, line: str, re
         list(read_all(path))
     assert str(caught.value).startswith(f"{path}, line 2: ")
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"event":"run","policy":"drop","vcpus":1,"chunk-bytes":4096,"program":"zipf"',
+        '"event":"page-sent","block":0,"page":1,"channel":"precopy","urgent":false',
+        '"event":"page-placed","block":0,"page":1',
+        '"event":"page-placed","block":0,"page":1,"pages":1,"channel":null',
+        '"event":"vcpu-wait","vcpu":0,"block":0,"page":1',
+        f'"event":"vcpu-wake",{WAKE}',
+    ],
+)
+def test_files_of_old_are_read(tmp_path: Path, line: str) -> None:
+    """What was not told at first may be missing; a channel may be none."""
+    path = tmp_path / "events"
+    path.write_text(f"{{{HEAD},{line}}}\n", encoding="utf-8")
+    assert len(list(read_all(path))) == 1
 
 
 def test_an_unfinished_last_line_is_left_out(tmp_path: Path) -> None:
@@ -128,11 +159,48 @@ def test_an_empty_file_holds_no_run(tmp_path: Path) -> None:
         list(read_all(tmp_path / "events"))
 
 
+def written(fields: Iterable[str]) -> str:
+    """Return fields as the table writes them."""
+    return ", ".join(f"`{name}`" for name in fields)
+
+
+def row_of(name: str, event: type[events.Event]) -> str:
+    """Return an event's row of the table, from its definition."""
+    both = set(event.sides) == {events.SOURCE, events.DEST} and event.sides[0] == events.SOURCE
+    when = (event.__doc__ or "").splitlines()[0].removesuffix(".")
+    required = {field.encode_name for field in msgspec.structs.fields(event) if field.required}
+    always = [field for field in saved.fields_of(event) if field in required]
+    at_times = [field for field in saved.fields_of(event) if field not in required]
+    fields = written(always) + f"; {written(at_times)}" * bool(at_times)
+    return f"| `{name}` | {'both' if both else ', '.join(event.sides)} | {when} | {fields} |"
+
+
 def test_every_event_is_described() -> None:
-    """The table of events names all there are, and no others."""
+    """The table of events is what their definitions say: names, sides, when, fields in order."""
     text = (Path(saved.__file__).parent / "README.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| `")]
-    described = [name for row in rows for name in re.findall("`([a-z-]+)`", row.split("|")[1])]
-    names = {value for name, value in vars(events).items() if name.isupper()}
-    assert set(described) == names
-    assert len(described) == len(names)
+    events_end = len(events.KINDS)
+    assert rows[:events_end] == [row_of(name, event) for name, event in events.KINDS.items()]
+
+
+def kind_of(field: saved.Field) -> str:
+    """Return what a field holds, in the words of the table."""
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    bound = f", at most {field.most:,}" if 0 < field.most < saved.NUMBER_MAX else ""
+    return words[field.kind] + bound
+
+
+def test_every_field_is_described() -> None:
+    """The table of types has each field once, for it is the same in all events that have it."""
+    kinds: dict[str, set[str]] = {}
+    for event in events.KINDS.values():
+        for name, field in saved.fields_of(event).items():
+            kinds.setdefault(name, set()).add(kind_of(field))
+    by_kind: dict[str, list[str]] = {}
+    for name, found in kinds.items():
+        (kind,) = found
+        by_kind.setdefault(kind, []).append(name)
+    text = (Path(saved.__file__).parent / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| [a-z]", line)]
+    expected = [f"| {kind} | {written(sorted(names))} |" for kind, names in sorted(by_kind.items())]
+    assert [row for row in rows if not row.startswith(("| event ", "| a "))] == expected
