@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import trio
 
-from guest.streams.exchange import receive_into
+from dest.connection import Connection
 from guest.streams.stream import UNTURNED_NS_MAX, Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted
@@ -30,11 +30,8 @@ _GATHERED_BYTES = 1 << 20
 # So little comes in one piece or two, and to tell the kernel of it costs as much as a wake-up.
 _UNGATHERED_BYTES_MAX = 64 * 1024
 
-# What is read at once of bytes that nobody wants any more.
-_DRAIN_BYTES = 64 * 1024
 
-
-class InChannel:
+class InChannel(Connection):
     """The receiving half of one connection, and the backward direction for small messages."""
 
     def __init__(self, stream: Stream, received: bytes = b"") -> None:
@@ -44,27 +41,32 @@ class InChannel:
             stream: The connection.
             received: What was read of it already.
         """
-        self.name: Channel | None = None
-        self.bytes_received = 0
-        self.bytes_sent = 0
+        super().__init__(stream, "new", "new")
+        self._name: Channel | None = None
         # Somebody waits for bytes.
         self.listening = False
         # Nothing else is in a hurry: gathered bytes may be waited for without the event loop.
         self.unhurried = False
-        self._stream = stream
         self._may_gather = stream.gathers
         self._decoder = Decoder()
         self._decoder.receive_data(received)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
-        self._send_lock = trio.Lock()
-        self._unsent = memoryview(b"")
         # As the stream was told: fewer bytes than these wake nobody.
         self._waking_bytes = 1
         # When the event loop had its last turn for certain.
         self._turned_ns = 0
         # Others have had their turn since something was read without waiting.
         self._may_read_at_once = False
-        self._rest_left = trio.lowlevel.ParkingLot()
+
+    @property
+    def name(self) -> Channel | None:
+        """Which of the migration's connections it is; None until its Hello has said."""
+        return self._name
+
+    @name.setter
+    def name(self, name: Channel) -> None:
+        self._name = name
+        self.label = self.channel = name.value
 
     def expect_small_frames(self) -> None:
         """Read a head and a target page at once: one system call, though what is read is copied."""
@@ -163,55 +165,16 @@ class InChannel:
         Raises:
             ConnectionLost: The connection broke.
         """
-        async with self._send_lock:
-            await self._flush()
-            self._unsent = memoryview(encode(message) + payload)
-            await self._flush()
+        await self.send_bytes(encode(message) + payload)
+
+    def send_now(self, message: Message) -> bool:
+        """Send a short message backward without waiting, as `send_bytes_now` does."""
+        return self.send_bytes_now(encode(message))
 
     def stop_gathering(self) -> None:
         """Have what lies in the kernel read at once: no more of it may come."""
         self._may_gather = False
         self._wake_at(1)
-
-    @property
-    def can_send_now(self) -> bool:
-        """Whether nothing is before a message that is sent now."""
-        return not self._unsent and not self._send_lock.locked()
-
-    def send_now(self, message: Message) -> bool:
-        """Send a short message backward without waiting; return False if that cannot be done now.
-
-        Then nothing of it has gone, and `send` sends it in its turn.  Of one that the stream did
-        not take whole, `send_rests` sees to the rest.
-
-        Raises:
-            ConnectionLost: The connection broke.
-        """
-        if not self.can_send_now:
-            return False
-        data = memoryview(encode(message))
-        try:
-            count = self._stream.try_write([data])
-        except OSError as error:
-            raise self._lost(error) from error
-        if not count:
-            return False
-        self.bytes_sent += count
-        self._unsent = data[count:]
-        if self._unsent:
-            self._rest_left.unpark_all()
-        return True
-
-    async def send_rests(self) -> None:
-        """Send what `send_now` leaves of messages, until cancelled.
-
-        Raises:
-            ConnectionLost: The connection broke.
-        """
-        while True:
-            await self._rest_left.park()
-            async with self._send_lock:
-                await self._flush()
 
     @property
     def arrived_bytes(self) -> int:
@@ -236,36 +199,6 @@ class InChannel:
         if not self._send_lock.locked():
             await self.send(Ping())
 
-    async def wait_closed(self) -> bool:
-        """Wait for the end of the connection, whatever still comes; tell whether that was orderly.
-
-        It is if the source closed it.
-        """
-        drain = [memoryview(bytearray(_DRAIN_BYTES))]
-        try:
-            while await receive_into(self._stream, drain):
-                pass
-        except OSError:
-            return False
-        return True
-
-    def close(self) -> None:
-        """Close the stream; at once, and harmless when done twice."""
-        self._stream.close()
-
-    async def _flush(self) -> None:
-        while self._unsent:
-            try:
-                count = self._stream.try_write([self._unsent])
-                if not count:
-                    await self._stream.wait_writable()
-            except OSError as error:
-                raise self._lost(error) from error
-            except trio.ClosedResourceError:
-                raise ConnectionLost(f"the {self._label} connection is closed here") from None
-            self.bytes_sent += count
-            self._unsent = self._unsent[count:]
-
     async def _receive_rest(self, views: list[memoryview], left: int, *, gathered: bool) -> int:
         """Read once of the `left` bytes of a payload; return how many of them came."""
         gathered_bytes = 1
@@ -288,7 +221,7 @@ class InChannel:
         finally:
             self.listening = False
         if not count:
-            raise ConnectionLost(f"the source closed the {self._label} connection", self._label)
+            raise ConnectionLost(f"the source closed the {self.label} connection", self.label)
         self.bytes_received += count
         return count
 
@@ -326,15 +259,6 @@ class InChannel:
             await trio.lowlevel.checkpoint()
             self._turned_ns = time.monotonic_ns()
         return self._stream.is_readable_soon()
-
-    def _lost(self, error: OSError) -> ConnectionLost:
-        return ConnectionLost(
-            f"the {self._label} connection broke: {error.strerror or error}", self._label
-        )
-
-    @property
-    def _label(self) -> str:
-        return self.name.value if self.name else "new"
 
 
 def _behind(views: list[memoryview], count: int) -> list[memoryview]:

@@ -8,7 +8,7 @@ why, closed and forgotten; when many are on their way, the silent ones give way 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -16,20 +16,18 @@ import trio
 
 from dest.channel import InChannel
 from dest.greeting import Newcomer, prove
-from dest.pending import Complaints, Newcomers
+from dest.listening import Listening, Log, accepting
 from dest.resumes import Attempt, Resumes
 from guest.streams.exchange import patience, receive_into
-from guest.streams.network import TCP, Door, Network
+from guest.streams.network import TCP, Arrival, Door, Network
 from guest.streams.stream import Stream
 from protocol.addresses import host_port
 from protocol.capabilities import in_force
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, MidstreamError, MigrationError, RemoteProtocolError
-from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX, PROOF_SECONDS_MAX
+from protocol.limits import HELLO_SECONDS_MAX, PROOF_SECONDS_MAX
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, Resume, Welcome
-
-Log = Callable[[str], None]
 
 # How long a connection that is turned away has to take the reason, and what is read of it at once.
 _LINGER_SECONDS_MAX = 1.0
@@ -69,12 +67,8 @@ class Session:
         self._welcomed.discard(name)
 
 
-class Listener:
-    """Listening sockets and the connections that they bring; made by `open_listener`.
-
-    Attributes:
-        address: Of the first, as HOST:PORT.
-    """
+class Listener(Listening):
+    """Listens for midstream's connections; made by `open_listener`."""
 
     def __init__(
         self,
@@ -83,22 +77,12 @@ class Listener:
         credentials: Credentials = NOTHING,
     ) -> None:
         """Take doors, at least one."""
-        self.address = doors[0].address
-        self._doors = doors
-        self._complaints = Complaints(log)
+        super().__init__(doors, log, self._greet, _linger)
         self._credentials = credentials
-        self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
         self._resumes: Resumes | None = None
         self._sessions: dict[bytes, Session] = {}
         self._active: Session | None = None
         self._started = trio.Event()
-        self._open: set[Stream] = set()
-
-    async def run(self) -> None:
-        """Accept until cancelled."""
-        async with trio.open_nursery() as nursery:
-            for door in self._doors:
-                nursery.start_soon(self._accept, door, nursery)
 
     async def accept_session(self) -> Session:
         """Wait for a precopy connection; its session is from then on the only one."""
@@ -110,56 +94,21 @@ class Listener:
         """Have connections that resume a session gathered from now on."""
         self._resumes = resumes
 
-    def close(self) -> None:
-        """Close the doors and every connection that came through them."""
-        for door in self._doors:
-            door.close()
-        for stream in self._open:
-            stream.close()
-
-    async def _accept(self, door: Door, nursery: trio.Nursery) -> None:
-        while True:
-            stream, host, address = await door.accept(self._complain)
-            self._open.add(stream)
-            scope = trio.CancelScope()
-            loser = self._newcomers.enter(scope, host)
-            if loser is not None:
-                loser.cancel()
-            nursery.start_soon(self._receive, stream, address, scope)
-
-    async def _receive(self, stream: Stream, address: str, scope: trio.CancelScope) -> None:
-        """See a connection through to its session, or turn it away."""
-        refused = False
-        with scope:
-            try:
-                await self._greet(stream, scope)
-            except MidstreamError as error:
-                refused = True
-                self._complain(f"refused a connection from {address}: {error}")
-                await _linger(stream)
-                self._close(stream)
-            finally:
-                self._newcomers.leave(scope)
-        if scope.cancelled_caught:
-            if not refused:
-                self._complain(f"gave up a connection from {address}, too many came after it")
-            self._close(stream)
-
-    async def _greet(self, stream: Stream, scope: trio.CancelScope) -> None:
+    async def _greet(self, arrival: Arrival, scope: trio.CancelScope) -> None:
         """Have a connection prove what is demanded, hear its hello, and let it wait for its twin.
 
         Raises:
             MidstreamError: Nothing came of it, and it has been told.
         """
         with patience(PROOF_SECONDS_MAX, "it has not proved itself", ConnectionLost):
-            newcomer = await prove(stream, self._credentials)
+            newcomer = await prove(arrival.stream, self._credentials)
         if self._credentials.demanding:
-            self._newcomers.make_known(scope)
+            self.newcomers.make_known(scope)
         channel = newcomer.channel
         try:
             with patience(HELLO_SECONDS_MAX, "no migration began", ConnectionLost):
                 name, session = self._admit(newcomer, await channel.receive())
-                self._newcomers.make_known(scope)
+                self.newcomers.make_known(scope)
                 capabilities = session.capabilities
                 await channel.send(Welcome(version=PROTOCOL_VERSION, capabilities=capabilities))
                 session.welcomed(name)
@@ -184,13 +133,6 @@ class Listener:
                     self._active = None
                 if not session.channels:
                     del self._sessions[session.session_id]
-
-    def _complain(self, line: str) -> None:
-        self._complaints.say(line, trio.current_time())
-
-    def _close(self, stream: Stream) -> None:
-        stream.close()
-        self._open.discard(stream)
 
     def _admit(self, newcomer: Newcomer, hello: Message) -> tuple[Channel, Session | Attempt]:
         """Check a hello and put the connection where it belongs; return its role and session.
@@ -253,14 +195,8 @@ async def open_listener(
             f"{host_port(host, port)} is not on loopback: listening there needs --secret-file, or "
             "--tls-cert, --tls-key and --tls-ca, so that nobody uninvited migrates to it"
         )
-    result = Listener(doors, log, credentials)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(result.run)
-            yield result
-            nursery.cancel_scope.cancel()
-    finally:
-        result.close()
+    async with accepting(Listener(doors, log, credentials)) as listener:
+        yield listener
 
 
 async def _linger(stream: Stream) -> None:

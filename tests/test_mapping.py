@@ -20,6 +20,12 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/arrival.py": Elsewhere(
         "tests/dest/test_assembly.py", "a frame on its way in, which the assembly admits"
     ),
+    "dest/connection.py": Elsewhere(
+        "tests/dest/test_channel.py", "what the connections of either peer have in common"
+    ),
+    "dest/listening.py": Elsewhere(
+        "tests/dest/test_listen.py", "how either peer's connections are accepted"
+    ),
     "dest/trips.py": Elsewhere(
         "tests/dest/test_faults.py", "what is known of a request, which the fault table keeps"
     ),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import socket
 from contextlib import suppress
 
-import trio
-
+from dest.connection import Connection
+from guest.streams.exchange import receive_into
+from guest.streams.stream import Stream
 from protocol.errors import ConnectionLost
 from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import QemuMessage
@@ -16,24 +16,18 @@ from protocol.qemu.stream import Decoder
 _READ_BYTES = 256 * 1024
 
 
-class QemuChannel:
+class QemuChannel(Connection):
     """One connection; its decoder depends on which of the two it is.
 
     Attributes:
         decoder: Set before the first `receive`.
-        label: What it is called in errors.
     """
 
-    def __init__(self, sock: trio.socket.SocketType, label: str) -> None:
-        """Take a connected socket and close it in `close`."""
+    def __init__(self, stream: Stream, label: str) -> None:
+        """Take a connection and close it in `close`."""
+        super().__init__(stream, label)
         self.decoder: Decoder | PreemptDecoder = Decoder()
-        self.label = label
-        self.bytes_received = 0
-        self.bytes_sent = 0
-        self._sock = sock
         self._buffer = memoryview(bytearray(_READ_BYTES))
-        self._send_lock = trio.Lock()
-        self._unsent = memoryview(b"")
         self._peeked: QemuMessage | None = None
 
     async def receive(self) -> QemuMessage:
@@ -56,7 +50,7 @@ class QemuChannel:
     async def _next(self) -> QemuMessage:
         while (message := self.decoder.next_message()) is None:
             try:
-                count = await self._sock.recv_into(self._buffer)
+                count = await receive_into(self._stream, [self._buffer])
             except OSError as error:
                 raise self._lost(error) from error
             if not count:
@@ -65,49 +59,7 @@ class QemuChannel:
             self.decoder.receive_data(self._buffer[:count])
         return message
 
-    async def send(self, data: bytes) -> None:
-        """Send bytes of the return path, whole; several tasks may.
-
-        What a cancelled call leaves goes before the next one.
-
-        Raises:
-            ConnectionLost: The connection broke.
-        """
-        async with self._send_lock:
-            await self._flush()
-            self._unsent = memoryview(data)
-            await self._flush()
-
-    def abort(self) -> None:
-        """Break the connection: whoever receives, or sends, hears that it is lost."""
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
     def end_sending(self) -> None:
         """Let QEMU see the end of the return path."""
         with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
-
-    async def wait_closed(self) -> None:
-        """Wait until QEMU closes the connection, whatever it still sends."""
-        try:
-            while await self._sock.recv_into(self._buffer):
-                pass
-        except OSError:
-            return
-
-    def close(self) -> None:
-        """Close the socket; at once, and harmless when done twice."""
-        self._sock.close()
-
-    async def _flush(self) -> None:
-        while self._unsent:
-            try:
-                count = await self._sock.send(self._unsent)
-            except OSError as error:
-                raise self._lost(error) from error
-            self.bytes_sent += count
-            self._unsent = self._unsent[count:]
-
-    def _lost(self, error: OSError) -> ConnectionLost:
-        return ConnectionLost(f"the {self.label} connection broke: {error.strerror or error}")
+            self._stream.end_writing()

@@ -74,7 +74,7 @@ async def receive_opening(
             case OpenReturnPath():
                 returns = True
             case Ping(value=value) if returns:
-                await main.send(encode_pong(value))
+                await main.send_bytes(encode_pong(value))
             case Advise(page_sizes=page_sizes):
                 advised = bool(page_sizes)
             case Blocks():
@@ -109,10 +109,12 @@ async def hear_resumption(main: QemuChannel, geometry: Geometry, missing: PageSe
         while True:
             match message := await _receive(main, HELLO_SECONDS_MAX):
                 case AskReceived(block=name):
-                    await main.send(encode_received(name, _received_bits(name, geometry, missing)))
+                    await main.send_bytes(
+                        encode_received(name, _received_bits(name, geometry, missing))
+                    )
                     unasked.discard(name)
                 case Ping(value=value):
-                    await main.send(encode_pong(value))
+                    await main.send_bytes(encode_pong(value))
                 case OpenReturnPath():
                     pass
                 case Resume():

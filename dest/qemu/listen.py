@@ -7,29 +7,25 @@ one, later at the switch-over (migration/postcopy-ram.c, postcopy_preempt_new_ch
 
 from __future__ import annotations
 
-import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
-from dest.pending import Complaints, Newcomers
+from dest.listening import Listening, Log, accepting
 from dest.qemu.channel import QemuChannel
 from dest.qemu.trial import Prove, Trial
-from guest.streams.binding import accept, address_text, host_text, is_loopback, listen_on, places_of
+from guest.streams.network import Arrival, Door, TcpNetwork
+from guest.streams.tcp import TcpStream
 from protocol.addresses import host_port
 from protocol.errors import MigrationError, RemoteProtocolError
-from protocol.limits import HELLO_CONNECTIONS_MAX, HELLO_SECONDS_MAX
+from protocol.limits import HELLO_SECONDS_MAX
 from protocol.qemu.constants import FILE_MAGIC, MULTIFD_MAGIC, TLS_HANDSHAKE, Section
-
-Log = Callable[[str], None]
 
 T = TypeVar("T")
 
 _MAGIC_BYTES = 4
-# What Ethernet carries.
-_SHORT_SEGMENT_BYTES = 1448
 # The first two bytes of a RAM record are of its address: no block reaches so far.
 _RECORD_BEGINS = b"\0\0"
 
@@ -37,31 +33,14 @@ _TAKEN = "a migration is under way here already"
 _PREEMPT_TAKEN = "the connection for urgent pages is here already"
 
 
-class _Silent(Exception):
-    """A connection was closed before it said anything."""
+class QemuListener(Listening):
+    """Listens for QEMU's connections; made by `open_qemu_listener`."""
 
-
-class QemuListener:
-    """Listening sockets and QEMU's connections; made by `open_qemu_listener`.
-
-    Attributes:
-        address: Of the first socket, as HOST:PORT.
-    """
-
-    def __init__(
-        self,
-        socks: Sequence[trio.socket.SocketType],
-        log: Log,
-        only_from: str | None = None,
-    ) -> None:
-        """Take sockets that listen, at least one."""
-        self.address = address_text(socks[0].getsockname())
-        self._socks = socks
+    def __init__(self, doors: Sequence[Door], log: Log, only_from: str | None = None) -> None:
+        """Take doors, at least one."""
+        super().__init__(doors, log, self._look_at)
         self._only_from = only_from
-        self._complaints = Complaints(log)
-        self._newcomers = Newcomers[trio.CancelScope](HELLO_CONNECTIONS_MAX)
         self._resuming = False
-        self._open: set[trio.socket.SocketType] = set()
         self._main: Trial[Any] = Trial(_TAKEN)
         self._preempt: Trial[None] = Trial(_PREEMPT_TAKEN)
 
@@ -96,81 +75,39 @@ class QemuListener:
         self._main = Trial(_TAKEN, self._main.host)
         self._preempt = Trial(_PREEMPT_TAKEN)
 
-    async def run(self) -> None:
-        """Accept until cancelled."""
-        async with trio.open_nursery() as nursery:
-            for sock in self._socks:
-                nursery.start_soon(self._accept, sock, nursery)
-
-    def close(self) -> None:
-        """Close the listening socket and every connection it brought."""
-        for sock in (*self._socks, *self._open):
-            sock.close()
-
-    async def _accept(self, listening: trio.socket.SocketType, nursery: trio.Nursery) -> None:
-        while True:
-            sock, name = await accept(listening, self._complain)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._open.add(sock)
-            scope = trio.CancelScope()
-            loser = self._newcomers.enter(scope, host_text(name))
-            if loser is not None:
-                loser.cancel()
-            nursery.start_soon(self._receive, sock, name, scope)
-
-    async def _receive(
-        self, sock: trio.socket.SocketType, name: tuple[Any, ...], scope: trio.CancelScope
-    ) -> None:
-        """See a connection to its place in the migration, or turn it away."""
-        host = host_text(name)
-        with scope:
-            try:
-                self._check_host(host)
-                trial, label = self._admit(sock, host, await self._first_bytes(sock))
-                await trial.stand(QemuChannel(sock, label), host)
-            except _Silent:
-                self._forget(sock)
-            except RemoteProtocolError as error:
-                self._complain(f"refused a connection from {address_text(name)}: {error}")
-                self._forget(sock)
-            finally:
-                self._newcomers.leave(scope)
-        if scope.cancelled_caught:
-            self._complain(
-                f"gave up a connection from {address_text(name)}, too many came after it"
-            )
-            self._forget(sock)
-
-    def _check_host(self, host: str) -> None:
-        if self._only_from not in (None, host):
+    async def _look_at(self, arrival: Arrival, scope: trio.CancelScope) -> None:
+        """See a connection to its place in the migration."""
+        del scope
+        # Only a socket lets its first bytes lie.
+        stream = cast("TcpStream", arrival.stream)
+        if self._only_from not in (None, arrival.host):
             raise RemoteProtocolError(f"it is not from {self._only_from}")
+        first = await self._first_bytes(stream)
+        if not first:
+            # Where no vCPU waited for a page, QEMU's second connection ends like that.
+            self.forget(stream)
+            return
+        stream.wake_at(1)
+        trial, label = self._admit(arrival.host, first)
+        await trial.stand(QemuChannel(stream, label), arrival.host)
 
-    def _complain(self, line: str) -> None:
-        self._complaints.say(line, trio.current_time())
-
-    def _forget(self, sock: trio.socket.SocketType) -> None:
-        self._open.discard(sock)
-        sock.close()
-
-    async def _first_bytes(self, sock: trio.socket.SocketType) -> bytes:
+    async def _first_bytes(self, stream: TcpStream) -> bytes:
         """Wait for a connection's first bytes, and leave them where they are.
 
         Raises:
             RemoteProtocolError: None came, and there is no migration that it could belong to.
         """
         # Fewer bytes than these wake nobody, but the end of file does.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, _MAGIC_BYTES)
+        stream.wake_at(_MAGIC_BYTES)
         with trio.move_on_after(HELLO_SECONDS_MAX):
-            return await _peek(sock)
+            return await _peek(stream)
         if self._preempt.winner is not None or not (
             self._main.winner is not None or self._main.is_under_way
         ):
             raise RemoteProtocolError(f"it said nothing in {HELLO_SECONDS_MAX:g} s")
-        return await _peek(sock)
+        return await _peek(stream)
 
-    def _admit(
-        self, sock: trio.socket.SocketType, host: str, first: bytes
-    ) -> tuple[Trial[Any], str]:
+    def _admit(self, host: str, first: bytes) -> tuple[Trial[Any], str]:
         """Take a connection for what its first bytes say that it is.
 
         Returns:
@@ -179,10 +116,6 @@ class QemuListener:
         Raises:
             RemoteProtocolError: It is none that can be had now.
         """
-        if not first:
-            # Where no vCPU waited for a page, QEMU's second connection ends like that.
-            raise _Silent
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
         if first.startswith(TLS_HANDSHAKE):
             raise RemoteProtocolError("it speaks TLS; switch tls-creds off in QEMU")
         if first == MULTIFD_MAGIC.to_bytes(_MAGIC_BYTES, "big"):
@@ -203,23 +136,11 @@ class QemuListener:
         return self._preempt, "preempt"
 
 
-async def _peek(sock: trio.socket.SocketType) -> bytes:
-    await trio.lowlevel.wait_readable(sock)
+async def _peek(stream: TcpStream) -> bytes:
     try:
-        return await sock.recv(_MAGIC_BYTES, socket.MSG_PEEK)
+        return await stream.peek(_MAGIC_BYTES)
     except OSError as error:
         raise RemoteProtocolError(f"it broke: {error.strerror or error}") from error
-
-
-def _keep_short(sock: trio.socket.SocketType, window_bytes: int) -> None:
-    """Have the connections of a listening socket hold little, at QEMU's end, too.
-
-    What QEMU has written it cannot call back, and its own buffer is the kernel's to size: twice its
-    congestion window, of at least ten segments (net/ipv4/tcp_input.c, tcp_sndbuf_expand).  On
-    loopback ten segments are most of a megabyte; they are as small as this side says.
-    """
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes // 2)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SHORT_SEGMENT_BYTES)
 
 
 @asynccontextmanager
@@ -238,22 +159,13 @@ async def open_qemu_listener(
     Raises:
         MigrationError: The address cannot be listened on, or only for somebody.
     """
-    places = await places_of(host, port)
-    typed = host_port(host, port)
-    if only_from is None and not all(is_loopback(place.name) for place in places):
+    # How long what is sent may go unacknowledged is left to the kernel.
+    network = TcpNetwork(silence_seconds_max=0, window_bytes=window_bytes)
+    doors = await network.listen(host, port, log, loopback_only=only_from is None)
+    if doors is None:
         raise MigrationError(
-            f"{typed} is not on loopback: listening there needs --only-from, for a QEMU cannot "
-            "prove who it is"
+            f"{host_port(host, port)} is not on loopback: listening there needs --only-from, for a "
+            "QEMU cannot prove who it is"
         )
-    socks = listen_on(places, typed, log)
-    # Nothing has been accepted yet.
-    for sock in socks if window_bytes else ():
-        _keep_short(sock, window_bytes)
-    result = QemuListener(socks, log, only_from)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(result.run)
-            yield result
-            nursery.cancel_scope.cancel()
-    finally:
-        result.close()
+    async with accepting(QemuListener(doors, log, only_from)) as listener:
+        yield listener

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError, as_loss, root_cause
 from protocol.events import Emit, tell_run
-from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId
 from protocol.liveness import PauseLimit
 from protocol.messages import PageRequest
 from protocol.pageset import PageSet
@@ -117,7 +118,6 @@ class QemuMigration:
         self._guest = guest
         self._lifecycle = lifecycle
         self._emit = emit
-        self._requests = PageRequests()
         self._limit = PauseLimit(0.0)
         self._vcpus = Vcpus(memory.geometry, self._executor, self._placement, guest, emit, steps)
         self._stream = Decoder()
@@ -177,7 +177,7 @@ class QemuMigration:
             nursery.cancel_scope.cancel()
         self._emit(events.Accesses(**asdict(self.part().accesses)))
         await self._keep()
-        await self.main.send(encode_shut(failed=False))
+        await self.main.send_bytes(encode_shut(failed=False))
         self._lifecycle.fire(Event.ALL_PLACED)
         if self._listener.preempt is not None:
             self._listener.preempt.close()
@@ -205,7 +205,8 @@ class QemuMigration:
         """Receive over the present connections; return why they are gone, None at the end."""
         try:
             async with trio.open_nursery() as receivers:
-                receivers.start_soon(self._executor.converse, _Asking(self))
+                receivers.start_soon(self._ask)
+                receivers.start_soon(self.main.send_rests)
                 receivers.start_soon(self._receive_preempt)
                 await self._receive_main()
                 await self._wait_whole()
@@ -231,10 +232,9 @@ class QemuMigration:
         if patience.cancelled_caught:
             raise ConnectionLost(f"{loss}, and QEMU did not come back in {wait_seconds:g} s")
         self._limit.go_on(trio.current_time())
-        self._requests = PageRequests()
         self._lifecycle.fire(Event.RECONNECTED)
         try:
-            await self.main.send(encode_resume_ack())
+            await self.main.send_bytes(encode_resume_ack())
             self._lifecycle.fire(Event.RECOVERED)
             self.recoveries += 1
             self.engine.resumed()
@@ -288,7 +288,7 @@ class QemuMigration:
                 case EndOfSection() | SwitchoverStart() | OpenReturnPath():
                     pass
                 case Ping(value=value):
-                    await self.main.send(encode_pong(value))
+                    await self.main.send_bytes(encode_pong(value))
                 case DiscardRanges():
                     self.arrivals.discard(message)
                 case Package():
@@ -344,7 +344,7 @@ class QemuMigration:
         self._lifecycle.fire(Event.POSTCOPY_STARTED)
         self.handed_over = True
         for value in package.pings:
-            await self.main.send(encode_pong(value))
+            await self.main.send_bytes(encode_pong(value))
         await self._placement.settle()
         await self._guest.run()
         self._emit(events.GuestRun())
@@ -360,33 +360,46 @@ class QemuMigration:
             f"the source has ended, {self.engine.assembly.missing_bytes} bytes are missing"
         )
 
-    async def ask(self, request: PageRequest) -> None:
-        """Ask QEMU for a page."""
-        block = self._geometry.blocks[request.block]
-        offset = request.page * block.page_bytes
-        self.arrivals.ask(PageId(request.block, request.page))
+    async def _ask(self) -> None:
+        """Ask QEMU for pages over the present main connection, until cancelled."""
+        path = _Path(self.main, self._geometry, self.arrivals)
         try:
-            await self.main.send(self._requests.encode(block.name, offset, block.page_bytes))
+            await self._executor.converse(path)
         except ConnectionLost:
             # Whoever receives over it has better words for that.
-            self.main.abort()
+            await trio.sleep_forever()
 
 
-class _Asking:
-    """The way to QEMU, as pages are asked for over it."""
+class _Path:
+    """The way to QEMU over one connection."""
 
-    can_send_now = False
+    def __init__(self, main: QemuChannel, geometry: Geometry, arrivals: Arrivals) -> None:
+        self._main = main
+        self._geometry = geometry
+        self._arrivals = arrivals
+        self._requests = PageRequests()
 
-    def __init__(self, migration: QemuMigration) -> None:
-        self._migration = migration
+    @property
+    def can_send_now(self) -> bool:
+        """Whether nothing is before what is sent now."""
+        return self._main.can_send_now
 
     def send_now(self, word: Word) -> bool:
-        """Leave it to `send`."""
-        del word
-        return False
+        """Send without waiting; return False, and nothing has gone, where that cannot be done."""
+        requests = copy(self._requests)
+        has_gone = self._main.send_bytes_now(self._encode(word))
+        if not has_gone:
+            # QEMU has not heard which block was named.
+            self._requests = requests
+        return has_gone
 
     async def send(self, word: Word) -> None:
         """Send in turn."""
+        await self._main.send_bytes(self._encode(word))
+
+    def _encode(self, word: Word) -> bytes:
         # No checksums are agreed on, so nothing else is ever said.
         assert isinstance(word, PageRequest)
-        await self._migration.ask(word)
+        block = self._geometry.blocks[word.block]
+        self._arrivals.ask(PageId(word.block, word.page))
+        return self._requests.encode(block.name, word.page * block.page_bytes, block.page_bytes)

@@ -169,7 +169,7 @@ async def _say_farewell(main: QemuChannel, cause: BaseException) -> None:
         return
     with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
         scope.shield = True
-        await main.send(encode_shut(failed=True))
+        await main.send_bytes(encode_shut(failed=True))
         # To close a connection whose bytes were not all read is to throw away what is still on its
         # way to the other side; QEMU is given a moment to close first.
         main.end_sending()

@@ -22,6 +22,9 @@ from protocol.addresses import host_port
 
 Log = Callable[[str], None]
 
+# What Ethernet carries.
+_SHORT_SEGMENT_BYTES = 1448
+
 
 class Arrival(NamedTuple):
     """A connection that somebody has made to a door.
@@ -110,9 +113,17 @@ class TcpDoor:
 class TcpNetwork:
     """The machine's own network."""
 
-    def __init__(self, silence_seconds_max: float = 10.0) -> None:
-        """Break connections over which what was sent is not acknowledged for so long."""
+    def __init__(self, silence_seconds_max: float = 10.0, window_bytes: int = 0) -> None:
+        """Set what holds for each connection.
+
+        Args:
+            silence_seconds_max: It is broken when what was sent is not acknowledged for so long; 0
+                for as long as the kernel has patience.
+            window_bytes: What may lie in its sockets where this side listens, about; 0 for what the
+                kernel lets.
+        """
         self._silence_seconds_max = silence_seconds_max
+        self._window_bytes = window_bytes
 
     async def connect(self, host: str, port: int) -> tuple[Stream, str]:
         """See `Network`."""
@@ -131,7 +142,21 @@ class TcpNetwork:
         if loopback_only and not all(is_loopback(place.name) for place in places):
             return None
         socks = listen_on(places, host_port(host, port), log)
+        # Nothing has been accepted yet.
+        for sock in socks if self._window_bytes else ():
+            _keep_short(sock, self._window_bytes)
         return [TcpDoor(sock, self._silence_seconds_max) for sock in socks]
+
+
+def _keep_short(sock: trio.socket.SocketType, window_bytes: int) -> None:
+    """Have the connections of a listening socket hold little, at the other end, too.
+
+    What a QEMU has written it cannot call back, and its own buffer is the kernel's to size: twice
+    its congestion window, of at least ten segments (net/ipv4/tcp_input.c, tcp_sndbuf_expand).  On
+    loopback ten segments are most of a megabyte; they are as small as this side says.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes // 2)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SHORT_SEGMENT_BYTES)
 
 
 def _tune(sock: trio.socket.SocketType, silence_seconds_max: float) -> None:

@@ -1,0 +1,124 @@
+"""One connection of a migration, whoever the peer is: what goes back over it, and its end.
+
+What comes over it is the peer's: midstream's frames (`channel`) or QEMU's stream (`qemu.channel`).
+"""
+
+from __future__ import annotations
+
+import trio
+
+from guest.streams.exchange import receive_into
+from guest.streams.stream import Stream
+from protocol.errors import ConnectionLost
+
+# What is read at once of bytes that nobody wants any more.
+_DRAIN_BYTES = 64 * 1024
+
+
+class Connection:
+    """The backward direction; whole messages, in their order.
+
+    Attributes:
+        bytes_received: What came; counted by who receives.
+        bytes_sent: What went.
+        label: What it is called in errors.
+        channel: The same for who is told that it is lost; empty for none of the migration's.
+    """
+
+    def __init__(self, stream: Stream, label: str, channel: str = "") -> None:
+        """Take a connection and close it in `close`."""
+        self.label = label
+        self.channel = channel
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self._stream = stream
+        self._send_lock = trio.Lock()
+        self._unsent = memoryview(b"")
+        self._rest_left = trio.lowlevel.ParkingLot()
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send a message, whole; several tasks may.
+
+        What a cancelled call leaves of its message goes before the next one.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        async with self._send_lock:
+            await self._flush()
+            self._unsent = memoryview(data)
+            await self._flush()
+
+    @property
+    def can_send_now(self) -> bool:
+        """Whether nothing is before a message that is sent now."""
+        return not self._unsent and not self._send_lock.locked()
+
+    def send_bytes_now(self, data: bytes) -> bool:
+        """Send a short message without waiting; return False if that cannot be done now.
+
+        Then nothing of it has gone, and `send_bytes` sends it in its turn.  Of one that the stream
+        did not take whole, `send_rests` sees to the rest.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        if not self.can_send_now:
+            return False
+        view = memoryview(data)
+        try:
+            count = self._stream.try_write([view])
+        except OSError as error:
+            raise self._lost(error) from error
+        if not count:
+            return False
+        self.bytes_sent += count
+        self._unsent = view[count:]
+        if self._unsent:
+            self._rest_left.unpark_all()
+        return True
+
+    async def send_rests(self) -> None:
+        """Send what `send_bytes_now` leaves of messages, until cancelled.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        while True:
+            await self._rest_left.park()
+            async with self._send_lock:
+                await self._flush()
+
+    async def wait_closed(self) -> bool:
+        """Wait for the end of the connection, whatever still comes; tell whether that was orderly.
+
+        It is if the source closed it.
+        """
+        drain = [memoryview(bytearray(_DRAIN_BYTES))]
+        try:
+            while await receive_into(self._stream, drain):
+                pass
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the stream; at once, and harmless when done twice."""
+        self._stream.close()
+
+    def _lost(self, error: OSError) -> ConnectionLost:
+        reason = error.strerror or error
+        return ConnectionLost(f"the {self.label} connection broke: {reason}", self.channel)
+
+    async def _flush(self) -> None:
+        while self._unsent:
+            try:
+                count = self._stream.try_write([self._unsent])
+                if not count:
+                    await self._stream.wait_writable()
+            except OSError as error:
+                raise self._lost(error) from error
+            except trio.ClosedResourceError:
+                raise ConnectionLost(f"the {self.label} connection is closed here") from None
+            self.bytes_sent += count
+            self._unsent = self._unsent[count:]
