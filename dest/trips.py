@@ -78,7 +78,7 @@ class Trip:
     urgent_ns: int | None = None
     queue_us: int = 0
     send_us: int = 0
-    was_asked: bool = False
+    was_asked: bool = field(default=False, compare=False)
 
     def asked(self, now_ns: int) -> None:
         """Note that the request goes out."""
