@@ -12,13 +12,13 @@ from typing import NoReturn
 
 try:
     from protocol.shortage import shortage_of
-    from scripts.processes.interrupts import (
+    from scripts.runtime.interrupts import (
         end_if_signalled,
         exit_when_signalled,
         ignore_signals,
     )
-    from scripts.processes.loading import loading, spare_threads
-    from scripts.processes.parent import has_listener, tell_parent
+    from scripts.runtime.loading import loading, spare_threads
+    from scripts.runtime.parent import has_listener, tell_parent
 except KeyboardInterrupt:
     # Even this takes a moment; what the interpreter does before it is out of reach.
     sys.stderr.write("midstream: cancelled by SIGINT\n")

@@ -22,9 +22,9 @@ from protocol.errors import MidstreamError, root_cause
 from protocol.shortage import shortage_of
 from scripts.named_files import Command, Use, file_option
 from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, with_options
-from scripts.processes.interrupts import EXIT_CANCELLED, ignore_signals
-from scripts.processes.loading import loading
-from scripts.processes.parent import follow_parent
+from scripts.runtime.interrupts import EXIT_CANCELLED, ignore_signals
+from scripts.runtime.loading import loading
+from scripts.runtime.parent import follow_parent
 from scripts.screen.output import tell, tell_failure
 
 EXIT_FAILED = 1
@@ -183,7 +183,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
             source_config,
         )
         from scripts.credentials import check_certificates, read_or_make_secret
-        from scripts.processes.link import link_of_rate
+        from scripts.links.link import link_of_rate
         from scripts.processes.pair import both_sides
         from scripts.views.spool import viewed
         from scripts.views.watchers import is_drawn, screens_of, servers_of
@@ -238,7 +238,7 @@ def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: AN
         from scripts.configure import check_outputs, parse_address, source_config
         from scripts.control import check_session, tell_session
         from scripts.credentials import credentials
-        from scripts.source_side import run_source
+        from scripts.processes.source_side import run_source
 
     if resume is not None:
         parse_address(connect, "--connect", port_min=1)
@@ -282,7 +282,7 @@ def dest(
     with loading():
         from scripts.configure import check_outputs, dest_config, parse_address
         from scripts.credentials import credentials
-        from scripts.dest_side import run_dest
+        from scripts.processes.dest_side import run_dest
 
     host, port = parse_address(listen, "--listen")
     check_outputs(values)

@@ -26,8 +26,8 @@ from protocol.policy import preset
 from protocol.text import did_you_mean
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
+from scripts.links.shape import parse_link_rate
 from scripts.options import Values
-from scripts.processes.shape import parse_link_rate
 from scripts.reports import STANDARD_OUTPUT
 from source.config import DIRTY_LOG_CHOICES, SourceConfig
 from source.convergence import SwitchRule

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import click
 
 from protocol.errors import root_cause
-from scripts.processes.interrupts import tell_before_exit
 from scripts.reports import STANDARD_OUTPUT, cancel_report, settle_report
+from scripts.runtime.interrupts import tell_before_exit
 
 # The options for which that is standard output.
 _STREAMED = ("--report", "--events")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from scripts.configure import parse_address
-from scripts.processes.link import Link
+from scripts.links.link import Link
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import PageRequest
 from protocol.pageset import PageSet
 from protocol.runs import overlap
-from scripts.processes import link
+from scripts.links import link
 from scripts.screen.recorder import Recorder
 from source.answers import Answer
 from source.channel import Frame, OutChannel

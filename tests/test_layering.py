@@ -18,6 +18,41 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "scripts": frozenset({"source", "dest", "guest", "protocol"}),
 }
 
+# The packages of scripts/, each of which may import those before it.  What stands at the top of
+# scripts/ is the command line: first what its options, files and values are, and behind all
+# packages the commands themselves.
+SCRIPTS_ORDER = (
+    "runtime",
+    "screen",
+    "links",
+    "options",
+    "views",
+    "processes",
+    "qemu",
+    "injection",
+    "figures",
+    "bench",
+    "doctor",
+    "commands",
+)
+AT_THE_TOP = {
+    **dict.fromkeys(
+        (
+            "certificates",
+            "configure",
+            "credentials",
+            "files",
+            "named_files",
+            "options",
+            "reports",
+        ),
+        "options",
+    ),
+    **dict.fromkeys(("__main__", "cli", "commands", "control"), "commands"),
+}
+# What `--steps` says is read as scenarios are.
+AGAINST_THE_ORDER = frozenset({("scripts.configure", "scripts.injection.steps")})
+
 # The deciding modules outside protocol/, which is pure as a whole. A module moves out of this list
 # only together with what it decides.
 CORE_MODULES = frozenset(
@@ -147,6 +182,29 @@ def direction_faults(source: str, module: str) -> list[str]:
     return faults
 
 
+def place_in_scripts(module: str) -> int | None:
+    """Return where in the order of scripts/ a module or one of its names stands; None outside."""
+    room, _, inside = module.partition(".")
+    first = inside.partition(".")[0]
+    if room != "scripts" or not first:
+        return None
+    return SCRIPTS_ORDER.index(AT_THE_TOP.get(first, first))
+
+
+def order_faults(source: str, module: str) -> list[str]:
+    """Return the imports that go against the order of the packages of scripts/."""
+    own = place_in_scripts(module)
+    if own is None:
+        return []
+    return [
+        f"{module}:{line} imports {name}, which stands behind it"
+        for name, line in imports_of(ast.parse(source), module)
+        if (place := place_in_scripts(name)) is not None
+        and place > own
+        and (module, name.rpartition(".")[0]) not in AGAINST_THE_ORDER
+    ]
+
+
 def is_pure(module: str) -> bool:
     """Tell whether a module of this project has to be pure."""
     return module in CORE_MODULES or is_in(module, frozenset({"protocol"}))
@@ -223,6 +281,33 @@ def test_imports_go_one_way() -> None:
     for module, path in project_modules().items():
         faults += direction_faults(path.read_text(encoding="utf-8"), module)
     assert not faults, "\n".join(faults)
+
+
+def test_packages_of_scripts_have_an_order() -> None:
+    """No package of scripts/ imports one behind it, and every one has its place."""
+    faults = []
+    for module, path in project_modules().items():
+        faults += order_faults(path.read_text(encoding="utf-8"), module)
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "count"),
+    [
+        ("scripts.screen.output", "from scripts.runtime.parent import tell_parent", 0),
+        ("scripts.runtime.parent", "from scripts.screen.output import tell", 1),
+        ("scripts.links.link", "def late():\n    from scripts.configure import parse_address", 1),
+        ("scripts.configure", "from scripts.links.shape import MIN\nimport scripts.files", 0),
+        ("scripts.configure", "from scripts import commands", 1),
+        ("scripts.configure", "from scripts.injection.steps import parse_steps", 0),
+        ("scripts.configure", "from scripts.injection.scenario import Scenario", 1),
+        ("scripts.cli", "import scripts.bench.command\nfrom scripts.commands import run", 0),
+        ("source.session", "from scripts.cli import main", 0),
+    ],
+)
+def test_an_import_against_the_order_is_found(module: str, source: str, count: int) -> None:
+    """What goes back is reported once, at whatever depth; what goes on is no fault."""
+    assert len(order_faults(source, module)) == count
 
 
 def test_deciding_modules_are_pure() -> None:

@@ -109,12 +109,16 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "source/config.py": Elsewhere("tests/source/test_session.py", "fields and no code"),
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),
-    "scripts/source_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
-    "scripts/dest_side.py": Elsewhere("tests/test_migrate.py", "a session, and how it is run"),
+    "scripts/processes/source_side.py": Elsewhere(
+        "tests/test_migrate.py", "a session, and how it is run"
+    ),
+    "scripts/processes/dest_side.py": Elsewhere(
+        "tests/test_migrate.py", "a session, and how it is run"
+    ),
     "scripts/certificates.py": Elsewhere(
         "tests/scripts/test_credentials.py", "the files of TLS, which credentials are made of"
     ),
-    "scripts/processes/spawn.py": Elsewhere(
+    "scripts/runtime/spawn.py": Elsewhere(
         "tests/scripts/processes/test_child.py", "the beginning of a child"
     ),
     "guest/spec.py": Elsewhere("tests/guest/test_programs.py", "what programs are told"),
@@ -136,8 +140,8 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/injection/guest_terms.py": Elsewhere(
         "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),
-    "scripts/processes/holder.py": Elsewhere(
-        "tests/scripts/processes/test_link.py",
+    "scripts/links/holder.py": Elsewhere(
+        "tests/scripts/links/test_link.py",
         "a process that does nothing, for a link's namespaces",
     ),
     "scripts/qemu/bound.py": Elsewhere(

@@ -17,12 +17,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import scripts.commands
-import scripts.configure
-import scripts.dest_side
-import scripts.processes.launcher
-import scripts.qemu.configure
-import scripts.source_side  # noqa: F401 - all of these are what a command would load
 from scripts.cli import main
 from tests.rigged import rig_up
 

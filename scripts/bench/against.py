@@ -18,9 +18,9 @@ from protocol.units import parse_bytes, parse_geometry, parse_rate
 from scripts.bench.figure import Figure, Limit
 from scripts.bench.plan import LeftOut, Plan
 from scripts.figures.runs import Record, run_migration
-from scripts.processes.folders import temporary_folder
-from scripts.processes.link import Link, link_of_rate
+from scripts.links.link import Link, link_of_rate
 from scripts.qemu.against import ROWS, run_qemu
+from scripts.runtime.folders import temporary_folder
 
 SECTION = "qemu"
 

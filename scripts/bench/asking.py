@@ -8,7 +8,7 @@ import sys
 import time
 
 from protocol.errors import MigrationError
-from scripts.processes.spawn import package_environment
+from scripts.runtime.spawn import package_environment
 
 _QUESTIONS = 2000
 _QUESTION_BYTES = 32

@@ -14,7 +14,7 @@ from guest.spec import ProgramSpec
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from scripts.bench.figure import Figure, Target
 from scripts.bench.plan import LeftOut, Plan
-from scripts.processes.looping import run_until_signalled
+from scripts.runtime.looping import run_until_signalled
 
 SECTION = "clean-pass"
 

@@ -27,12 +27,12 @@ from scripts.configure import link_rate
 from scripts.figures.raw_pair import PIECE_BYTES
 from scripts.figures.runs import write_json
 from scripts.files import check_writable
+from scripts.links.link import link_of_rate
 from scripts.named_files import Command, Use, file_option
 from scripts.options import OPTIONS
-from scripts.processes.interrupts import raise_when_signalled
-from scripts.processes.link import link_of_rate
 from scripts.qemu.against import Peer, peer_of
 from scripts.reports import COMPLETED, begin_report
+from scripts.runtime.interrupts import raise_when_signalled
 
 SCHEMA = "midstream-bench/2"
 

@@ -14,7 +14,7 @@ from scripts.bench.figure import Figure, Limit, Target
 from scripts.bench.noise import warm_memory
 from scripts.bench.plan import Plan
 from scripts.figures.runs import Record, migrate
-from scripts.processes.folders import temporary_folder
+from scripts.runtime.folders import temporary_folder
 
 SECTION = "growth"
 

@@ -9,7 +9,7 @@ import subprocess
 
 from protocol.errors import MigrationError
 from protocol.text import one_line
-from scripts.processes.link import PROXY, Link
+from scripts.links.link import PROXY, Link
 
 _PROGRAM = "iperf3"
 _RUN_SECONDS_MAX = 600

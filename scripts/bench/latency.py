@@ -16,7 +16,7 @@ from scripts.bench.figure import Figure, Limit, Target
 from scripts.bench.plan import Plan
 from scripts.figures.raw_pair import measure
 from scripts.figures.runs import Record, migrate
-from scripts.processes.link import link_of_rate
+from scripts.links.link import link_of_rate
 
 SECTION = "latency"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scripts.processes.link import LOOPBACK, Link
+from scripts.links.link import LOOPBACK, Link
 from scripts.qemu.against import Peer
 
 

@@ -20,7 +20,7 @@ from scripts.bench.noise import warm_memory
 from scripts.bench.plan import Plan
 from scripts.figures.runs import migrate_with_events
 from scripts.options import OPTIONS
-from scripts.processes.spawn import package_environment
+from scripts.runtime.spawn import package_environment
 
 SECTION = "start"
 

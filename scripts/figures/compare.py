@@ -20,12 +20,12 @@ from protocol.units import parse_geometry
 from scripts.configure import link_rate, parsed
 from scripts.figures.runs import run_migration, write_json
 from scripts.files import check_twice_readable, check_writable
+from scripts.links.link import link_of_rate
 from scripts.named_files import Command, Use, file_option
-from scripts.processes.folders import temporary_folder
-from scripts.processes.interrupts import raise_when_signalled
-from scripts.processes.link import link_of_rate
 from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
 from scripts.reports import COMPLETED, begin_report
+from scripts.runtime.folders import temporary_folder
+from scripts.runtime.interrupts import raise_when_signalled
 from scripts.views.saved import read_all
 
 _SCHEMA = "midstream-compare/1"

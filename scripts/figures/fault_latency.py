@@ -16,7 +16,7 @@ import click
 
 from protocol.errors import MigrationError
 from scripts.figures.runs import run_migration
-from scripts.processes.folders import temporary_folder
+from scripts.runtime.folders import temporary_folder
 
 # One vCPU that faults without pause, from the first page on.
 _GUEST = {"vcpus": "1", "access-rate": "0", "write-ratio": "0", "postcopy-after": "0"}

@@ -16,7 +16,7 @@ from protocol import events
 from protocol.errors import MigrationError
 from protocol.limits import VCPU_COUNT_MAX
 from scripts.figures.runs import run_migration, write_json
-from scripts.processes.folders import temporary_folder
+from scripts.runtime.folders import temporary_folder
 from scripts.views.saved import read_all
 
 _HALF_SENT, _FIRST = 5, 10

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from scripts.processes.spawn import package_environment
+from scripts.runtime.spawn import package_environment
 
 # Interpreter, libraries, and what is kept of a guest of some GiB.
 _ANONYMOUS_BYTES_MAX = 96 << 20

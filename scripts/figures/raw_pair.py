@@ -19,13 +19,13 @@ from guest.slices import finish
 from protocol.errors import MidstreamError, MigrationError, root_cause
 from protocol.geometry import Geometry, RamBlock
 from scripts.configure import parse_address
+from scripts.links.link import LOOPBACK, Link
 from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
-from scripts.processes.interrupts import exit_when_signalled
-from scripts.processes.link import LOOPBACK, Link
-from scripts.processes.looping import run_until_signalled
-from scripts.processes.parent import follow_parent
-from scripts.processes.spawn import spawn
+from scripts.runtime.interrupts import exit_when_signalled
+from scripts.runtime.looping import run_until_signalled
+from scripts.runtime.parent import follow_parent
+from scripts.runtime.spawn import spawn
 from scripts.screen.output import print_result, tell_failure
 
 PIECE_BYTES = 2 << 20

@@ -14,11 +14,11 @@ from typing import Any
 import trio
 
 from protocol.errors import MidstreamError, MigrationError
-from scripts.processes.folders import temporary_folder
-from scripts.processes.link import PROXY
-from scripts.processes.looping import run_until_signalled
-from scripts.processes.parent import PARENT_VARIABLE
-from scripts.processes.spawn import package_environment
+from scripts.runtime.folders import temporary_folder
+from scripts.links.link import PROXY
+from scripts.runtime.looping import run_until_signalled
+from scripts.runtime.parent import PARENT_VARIABLE
+from scripts.runtime.spawn import package_environment
 from scripts.screen.output import print_result, tell
 from scripts.screen.table import link_title
 from scripts.views.saved import read_all

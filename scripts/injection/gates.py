@@ -8,7 +8,7 @@ import trio
 
 from scripts.injection.actions import NetworkAction
 from scripts.injection.tap import Part
-from scripts.processes.throttle import Bucket
+from scripts.links.throttle import Bucket
 
 
 class Gate:

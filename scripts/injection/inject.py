@@ -21,7 +21,7 @@ from scripts.injection.storm import Ending, Passages, broken_at_random, judge_st
 from scripts.injection.trial import Trial
 from scripts.injection.triggers import Received
 from scripts.named_files import Command, FileArgument, Use, file_option
-from scripts.processes.looping import run_until_signalled
+from scripts.runtime.looping import run_until_signalled
 from scripts.screen.output import print_result, tell
 
 EXIT_UNMET = 1

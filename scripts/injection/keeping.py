@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from protocol.errors import MidstreamError
-from scripts.processes.folders import temporary_folder
+from scripts.runtime.folders import temporary_folder
 
 _PREFIX = "midstream-inject-"
 

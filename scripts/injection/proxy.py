@@ -16,7 +16,7 @@ from scripts.injection.actions import NetworkAction
 from scripts.injection.gates import Gate
 from scripts.injection.marks import Direction, Mark, Marks
 from scripts.injection.pipes import Pipe, is_left, reset_on_close, unacknowledged_bytes
-from scripts.processes.throttle import Bucket, keep_little
+from scripts.links.throttle import Bucket, keep_little
 
 # What went before a cut must arrive before it; the receiver reads at once, or is stopped.
 _DRAIN_SECONDS_MAX = 1.0

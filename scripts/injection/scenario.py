@@ -42,8 +42,8 @@ from scripts.injection.triggers import (
     Trigger,
     read_trigger,
 )
+from scripts.links.shape import parse_link_rate
 from scripts.options import OPTIONS, Values
-from scripts.processes.shape import parse_link_rate
 
 __all__ = ["Scenario", "ScenarioError", "Step", "read_scenario"]
 

@@ -29,11 +29,11 @@ from scripts.injection.proxy import Proxy
 from scripts.injection.qemu_results import carriers_told, differing_target_pages
 from scripts.injection.scenario import Scenario, has_proxy, held_pages, wire_marks
 from scripts.injection.storm import Passages
+from scripts.links.link import PROXY, Link
 from scripts.options import DEST, QEMU, SOURCE, options_of, to_arguments
 from scripts.processes.child import Child
 from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
-from scripts.processes.link import PROXY, Link
-from scripts.processes.spawn import spawn
+from scripts.runtime.spawn import spawn
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
 

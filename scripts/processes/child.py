@@ -11,7 +11,7 @@ import trio
 
 from guest.exits import wait_exit
 from protocol.errors import MigrationError
-from scripts.processes.spawn import Spawned, title_of
+from scripts.runtime.spawn import Spawned, title_of
 
 # What is kept of a side's standard error: its last lines are its reason.
 _STDERR_BYTES_MAX = 64 * 1024

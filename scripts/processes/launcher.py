@@ -18,13 +18,13 @@ from pathlib import Path
 import trio
 
 from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
-from scripts.losses import Losses, losses_here
+from scripts.links.link import LOOPBACK, Link
 from scripts.options import DEST, SOURCE, Values
 from scripts.processes.child import Child
-from scripts.processes.interrupts import SIGNALS, insists, release_signals
-from scripts.processes.link import LOOPBACK, Link
-from scripts.processes.spawn import Spawned
+from scripts.processes.losses import Losses, losses_here
 from scripts.reports import amend_report, is_report_file, write_report
+from scripts.runtime.interrupts import SIGNALS, insists, release_signals
+from scripts.runtime.spawn import Spawned
 from scripts.screen.output import print_result, tell
 from scripts.views.spool import Spool
 from scripts.views.watch import Watcher, watching

@@ -15,10 +15,8 @@ from types import TracebackType
 
 from guest.whole_file import own_descriptor
 from protocol.errors import MidstreamError, MigrationError
+from scripts.links.link import Link
 from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
-from scripts.processes.interrupts import hold_signals, release_signals
-from scripts.processes.link import Link
-from scripts.processes.spawn import Spawned, spawn
 from scripts.reports import (
     STANDARD_OUTPUT,
     STANDARD_OUTPUT_FILE,
@@ -26,6 +24,8 @@ from scripts.reports import (
     is_report_file,
     report_error,
 )
+from scripts.runtime.interrupts import hold_signals, release_signals
+from scripts.runtime.spawn import Spawned, spawn
 from scripts.views.spool import Spool
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from scripts.processes.link import Link
-from scripts.processes.looping import run_until_signalled
+from scripts.links.link import Link
 from scripts.qemu.command import PROGRAM
 from scripts.qemu.pair import run_pair
+from scripts.runtime.looping import run_until_signalled
 
 # The rows of a QEMU, and the option of `midstream qemu` that makes each.
 ROWS = {"qemu": "--no-preempt", "qemu-preempt": "--preempt"}

@@ -21,6 +21,7 @@ from scripts.configure import check_outputs, parse_address, seconds_of
 from scripts.files import check_readable, check_savable
 from scripts.named_files import Command, Use, file_option
 from scripts.options import SOURCE, Values
+from scripts.processes.sides import record_side
 from scripts.qemu.configure import window_bytes
 from scripts.qemu.drive import Orders, migrate
 from scripts.qemu.machine import MachineSpec, check_block, open_machine
@@ -28,7 +29,6 @@ from scripts.qemu.sockets import Shortened
 from scripts.reports import has_standard_output, write_report
 from scripts.screen.output import print_result
 from scripts.screen.recorder import Recorder
-from scripts.sides import record_side
 
 PROGRAM = "qemu-system-x86_64"
 ACCELS = ("auto", "kvm", "tcg")

@@ -15,9 +15,9 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.units import parse_bytes
 from scripts.configure import dest_config, program_spec
 from scripts.credentials import SECRET_OPTION, TLS_OPTIONS
-from scripts.dest_side import run_session, say_listening
 from scripts.files import check_readable
 from scripts.options import OPTIONS, Values
+from scripts.processes.dest_side import run_session, say_listening
 from scripts.screen.output import tell
 
 # Less, and QEMU would wait for each target page; more is what nobody could tell from no limit.

@@ -18,8 +18,8 @@ import trio
 from guest.memory import GuestMemory
 from protocol.errors import GuestFailed, MigrationError, root_cause
 from protocol.geometry import RamBlock
-from scripts.processes.spawn import package_environment
 from scripts.qemu.qmp import Qmp
+from scripts.runtime.spawn import package_environment
 
 # What is kept of QEMU's standard error: its last line is its reason.
 _STDERR_BYTES_MAX = 64 * 1024

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 import trio
 
 from protocol.errors import MigrationError
+from scripts.links.link import ADDRESSES, NAMESPACES, Link
 from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
-from scripts.processes.interrupts import EXIT_CANCELLED
 from scripts.processes.launcher import (
     END_SECONDS_MAX,
     LAST_WORDS_SECONDS_MAX,
     LISTEN_SECONDS_MAX,
     LISTENING,
 )
-from scripts.processes.link import ADDRESSES, NAMESPACES, Link
-from scripts.processes.spawn import spawn
 from scripts.qemu.drive import NO_REASON
+from scripts.runtime.interrupts import EXIT_CANCELLED
+from scripts.runtime.spawn import spawn
 
 _RUN_SECONDS_MAX = 1800.0
 

@@ -13,7 +13,7 @@ from typing import IO, TextIO, cast
 
 from protocol.errors import MidstreamError
 from protocol.text import one_line
-from scripts.processes.parent import has_listener, tell_parent
+from scripts.runtime.parent import has_listener, tell_parent
 from scripts.screen.outlet import PIECE_BYTES_MAX, RESULT_SECONDS_MAX, Outlet, may_block, write_all
 
 # Clears what a progress line may have left where a message is to begin.

@@ -34,7 +34,7 @@ def test_an_interrupted_start_is_one_line() -> None:
         "import sys, importlib.abc\n"
         "class Interrupted(importlib.abc.MetaPathFinder):\n"
         "    def find_spec(self, name, path, target=None):\n"
-        "        if name == 'scripts.processes.interrupts':\n"
+        "        if name == 'scripts.runtime.interrupts':\n"
         "            raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupted())\n"
         "import scripts.cli\n"

@@ -12,8 +12,8 @@ import trio
 from protocol.errors import ConnectionLost, GuestFailed, MemoryLost, WrongMemory
 from scripts import commands
 from scripts.commands import ELSEWHERE, midstream, run
-from scripts.processes import interrupts
-from scripts.processes.spawn import package_environment
+from scripts.runtime import interrupts
+from scripts.runtime.spawn import package_environment
 
 
 @pytest.fixture(autouse=True)
@@ -168,10 +168,10 @@ HEAVY = {
         ("import scripts.processes.launcher; told()", {"trio", "ssl"}),
         ("import guest.process; told()", {"numpy"}),
         (
-            "import scripts.source_side; told()",
+            "import scripts.processes.source_side; told()",
             {"numpy", "trio", "ssl", "msgspec", "source.session"},
         ),
-        ("import scripts.dest_side; told()", {"numpy", "trio", "ssl", "msgspec", "hdrh"}),
+        ("import scripts.processes.dest_side; told()", {"numpy", "trio", "ssl", "msgspec", "hdrh"}),
     ],
     ids=["migrate-until-it-starts-sides", "launcher", "guest", "source", "dest"],
 )

@@ -3,7 +3,7 @@
 import pytest
 
 from scripts.bench.plan import Plan
-from scripts.processes.link import LOOPBACK
+from scripts.links.link import LOOPBACK
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from protocol.geometry import RamBlock
 from scripts.bench import against
 from scripts.bench.against import measure_against
 from scripts.bench.plan import LeftOut, Plan
-from scripts.processes.link import PROXY, Link
+from scripts.links.link import PROXY, Link
 from scripts.qemu.against import Peer
 
 ORDERED, CRITICAL = "ordered, 64MiB of", "critical-first, 64MiB of"

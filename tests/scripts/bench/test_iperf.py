@@ -6,7 +6,7 @@ import pytest
 
 from protocol.errors import MigrationError
 from scripts.bench.iperf import has_iperf, measure_iperf, rate_of
-from scripts.processes.link import LOOPBACK, PROXY, Link
+from scripts.links.link import LOOPBACK, PROXY, Link
 
 
 def test_the_receivers_count_is_taken() -> None:

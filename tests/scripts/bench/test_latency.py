@@ -12,7 +12,7 @@ from scripts.bench import latency
 from scripts.bench.latency import Case, cases, measure_latency
 from scripts.bench.plan import Plan
 from scripts.figures.raw_pair import RawRun
-from scripts.processes.link import LOOPBACK, PROXY, Link
+from scripts.links.link import LOOPBACK, PROXY, Link
 
 
 def told(options: Mapping[str, str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 
 from protocol.errors import MigrationError
 from scripts.figures import raw_pair
-from scripts.processes.link import PROXY, Link
+from scripts.links.link import PROXY, Link
 from tests.helpers import nothing_left
 
 MIB = 1 << 20

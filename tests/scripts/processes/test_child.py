@@ -14,7 +14,7 @@ import trio
 
 from protocol.errors import MigrationError
 from scripts.processes.child import Child
-from scripts.processes.spawn import spawn
+from scripts.runtime.spawn import spawn
 
 # Serves nobody, until it is ended.
 LISTENING = ["--listen=127.0.0.1:0", "--verbose"]

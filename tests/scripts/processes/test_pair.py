@@ -11,12 +11,12 @@ import pytest
 
 from guest.whole_file import own_descriptor
 from protocol.errors import MigrationError
+from scripts.links.link import LOOPBACK
 from scripts.options import OPTIONS
 from scripts.processes import pair
-from scripts.processes.interrupts import SIGNALS
-from scripts.processes.link import LOOPBACK
 from scripts.processes.pair import Handed, _for_children, both_sides
-from scripts.processes.spawn import Spawned, spawn
+from scripts.runtime.interrupts import SIGNALS
+from scripts.runtime.spawn import Spawned, spawn
 from tests.helpers import nothing_left
 
 SECRET = b"0123456789abcdef"

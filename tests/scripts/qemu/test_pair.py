@@ -10,7 +10,7 @@ import pytest
 
 from guest.probe import can_stop_at_faults
 from protocol.errors import MigrationError
-from scripts.processes.link import LOOPBACK
+from scripts.links.link import LOOPBACK
 from scripts.qemu.command import PROGRAM
 from scripts.qemu.pair import run_pair
 from tests.helpers import bounded, nothing_left

@@ -15,8 +15,8 @@ from io import FileIO
 from pathlib import Path
 
 from protocol.errors import MigrationError
-from scripts.processes.interrupts import SIGNALS
-from scripts.processes.parent import LEFT_VARIABLE, PARENT_VARIABLE, REASON_VARIABLE
+from scripts.runtime.interrupts import SIGNALS
+from scripts.runtime.parent import LEFT_VARIABLE, PARENT_VARIABLE, REASON_VARIABLE
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 

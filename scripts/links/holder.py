@@ -1,4 +1,4 @@
-"""`python -m scripts.processes.holder`: does nothing, so that the namespaces that it is in stay.
+"""`python -m scripts.links.holder`: does nothing, so that the namespaces that it is in stay.
 
 Ends when its standard input does, or with the process that started it.
 """
@@ -9,7 +9,7 @@ import os
 import sys
 
 from guest.libc import die_with_parent
-from scripts.processes.parent import PARENT_VARIABLE
+from scripts.runtime.parent import PARENT_VARIABLE
 
 
 def main() -> None:

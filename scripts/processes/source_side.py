@@ -9,11 +9,11 @@ import trio
 from protocol.errors import MigrationCancelled
 from protocol.report import assemble_failed
 from scripts.options import SOURCE, Values
+from scripts.processes.sides import Outcome, run_side
 from scripts.reports import Report
 from scripts.screen.output import tell
 from scripts.screen.progress import show_progress, tell_progress
 from scripts.screen.recorder import Recorder
-from scripts.sides import Outcome, run_side
 from source.config import SourceConfig
 from source.session import SourceSession
 

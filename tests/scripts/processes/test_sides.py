@@ -18,9 +18,9 @@ from protocol.errors import (
     WrongMemory,
 )
 from protocol.report import DestPart, SourcePart, assemble
-from scripts.processes.interrupts import SIGNALS
+from scripts.processes.sides import Outcome, run_side, until_signalled
+from scripts.runtime.interrupts import SIGNALS
 from scripts.screen.recorder import Recorder
-from scripts.sides import Outcome, run_side, until_signalled
 
 
 def report() -> dict[str, Any]:

@@ -10,10 +10,10 @@ from dest.session import DestSession
 from protocol.events import Emit
 from protocol.report import DestPart, Result, assemble_failed
 from scripts.options import DEST, Values
+from scripts.processes.sides import Outcome, run_side
 from scripts.reports import Report, has_standard_output
 from scripts.screen.output import announce, tell
 from scripts.screen.recorder import Recorder
-from scripts.sides import Outcome, run_side
 
 
 def run_dest(config: DestConfig, values: Values) -> None:

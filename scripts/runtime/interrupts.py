@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-from scripts.processes.parent import has_listener
+from scripts.runtime.parent import has_listener
 
 
 def _heeded() -> tuple[signal.Signals, ...]:

@@ -6,7 +6,7 @@ import pytest
 
 from protocol import events
 from protocol.errors import MidstreamError
-from scripts.losses import Losses, losses_here
+from scripts.processes.losses import Losses, losses_here
 from scripts.screen.recorder import Recorder
 
 

@@ -24,19 +24,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from protocol.addresses import parse_host_port
 from protocol.errors import MigrationError
 from protocol.text import one_line
-from scripts.configure import parse_address
-from scripts.processes.parent import PARENT_VARIABLE
-from scripts.processes.shape import burst_bytes, queue_bytes
-from scripts.processes.spawn import package_environment
+from scripts.links.shape import burst_bytes, queue_bytes
+from scripts.runtime.parent import PARENT_VARIABLE
+from scripts.runtime.spawn import package_environment
 from scripts.screen.output import tell
 from scripts.screen.table import link_title
 
 if TYPE_CHECKING:
     import trio
 
-    from scripts.processes.throttle import Throttle
+    from scripts.links.throttle import Throttle
 
 TOOLS: tuple[str, ...] = ("ip", "tc", "unshare", "nsenter")
 
@@ -100,11 +100,11 @@ class Link:
         if self.kind != PROXY:
             return address
         # Imported late: both sides are started before this process has an event loop.
-        from scripts.processes.throttle import Throttle  # noqa: PLC0415
+        from scripts.links.throttle import Throttle  # noqa: PLC0415
 
         throttle = Throttle(self.bytes_per_second)
         self.throttles.append(throttle)
-        near: str = await nursery.start(throttle.serve, *parse_address(address, "--listen"))
+        near: str = await nursery.start(throttle.serve, *parse_host_port(address))
         return near
 
     def has_held(self) -> bool:
@@ -229,7 +229,7 @@ def _holder(prefix: Sequence[str]) -> Iterator[int]:
     """Keep a process in the namespaces that a command line leads to; yield its pid."""
     try:
         process = subprocess.Popen(
-            [*prefix, sys.executable, "-P", "-m", "scripts.processes.holder"],
+            [*prefix, sys.executable, "-P", "-m", "scripts.links.holder"],
             env={**package_environment(), PARENT_VARIABLE: str(os.getpid())},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

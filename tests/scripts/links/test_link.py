@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import MigrationError
-from scripts.processes import link
-from scripts.processes.link import (
+from scripts.links import link
+from scripts.links.link import (
     ADDRESSES,
     LOOPBACK,
     NAMESPACES,
@@ -22,7 +22,7 @@ from scripts.processes.link import (
     link_of_rate,
     namespaces_link,
 )
-from scripts.processes.shape import RATE_MAX, RATE_MIN, burst_bytes
+from scripts.links.shape import RATE_MAX, RATE_MIN, burst_bytes
 from tests.helpers import nothing_left
 from tests.processes import Lab
 
@@ -104,7 +104,7 @@ def test_nothing_is_left_of_a_killed_process(joined: Link) -> None:
     """When the process that made the link is killed, its holders end by themselves."""
     code = (
         "import sys, time\n"
-        "from scripts.processes.link import namespaces_link\n"
+        "from scripts.links.link import namespaces_link\n"
         f"with namespaces_link({RATE}) as made:\n"
         "    print(made.prefixes['source'][1], made.prefixes['dest'][1], flush=True)\n"
         "    time.sleep(60)\n"

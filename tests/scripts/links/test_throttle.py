@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from scripts.processes.shape import queue_bytes
-from scripts.processes.throttle import Bucket, Throttle
+from scripts.links.shape import queue_bytes
+from scripts.links.throttle import Bucket, Throttle
 from tests.helpers import bounded, nothing_left
 
 # Far more than the link and all buffers on the way can hold for the time that a test looks.

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from protocol.errors import MidstreamError
-from scripts.processes.interrupts import SIGNALS
+from scripts.runtime.interrupts import SIGNALS
 
 # Makes the folder, so that there is never one that it does not know of, and says so.  Then it waits
 # for the end of what it reads, which comes with the end of the process that has the other end open,

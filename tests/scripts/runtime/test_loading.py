@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from scripts.processes.loading import loading
+from scripts.runtime.loading import loading
 from tests.processes import environment_of
 
 COUNT_THREADS = (
     "import os\n"
-    "from scripts.processes.loading import spare_threads\n"
+    "from scripts.runtime.loading import spare_threads\n"
     "spare_threads()\n"
     "import numpy\n"
     "print(len(os.listdir('/proc/self/task')), os.environ['OPENBLAS_NUM_THREADS'])\n"

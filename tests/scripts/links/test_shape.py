@@ -3,7 +3,7 @@
 import pytest
 
 from protocol.errors import LocalProtocolError
-from scripts.processes.shape import (
+from scripts.links.shape import (
     PACKET_BYTES,
     RATE_MAX,
     RATE_MIN,

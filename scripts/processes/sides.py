@@ -12,10 +12,8 @@ import trio
 
 from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, root_cause
 from protocol.report import assemble_failed
-from scripts.losses import losses_here
 from scripts.options import Values
-from scripts.processes.interrupts import SIGNALS, end_at_once, insists
-from scripts.processes.parent import has_heir, leave_to_parent
+from scripts.processes.losses import losses_here
 from scripts.reports import (
     Report,
     begin_report,
@@ -25,6 +23,8 @@ from scripts.reports import (
     tell_of_link,
     write_report,
 )
+from scripts.runtime.interrupts import SIGNALS, end_at_once, insists
+from scripts.runtime.parent import has_heir, leave_to_parent
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table

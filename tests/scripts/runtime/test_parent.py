@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from scripts.processes.parent import PARENT_VARIABLE, REASON_VARIABLE, has_listener
+from scripts.runtime.parent import PARENT_VARIABLE, REASON_VARIABLE, has_listener
 from tests.processes import ROOT
 
 COMMAND = [sys.executable, "-P", "-m", "scripts", "dest", "--listen=127.0.0.1:0", "--frob"]

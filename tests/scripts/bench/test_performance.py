@@ -6,7 +6,7 @@ from typing import Any
 import click
 import pytest
 
-from scripts.figures.performance import (
+from scripts.bench.performance import (
     BEGIN,
     END,
     README,

@@ -13,8 +13,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from protocol.errors import ConnectionLost, MigrationCancelled
-from scripts.processes.interrupts import SIGNALS, raise_when_signalled
-from scripts.processes.looping import run_until_signalled
+from scripts.runtime.interrupts import SIGNALS, raise_when_signalled
+from scripts.runtime.looping import run_until_signalled
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from protocol.errors import MigrationCancelled
-from scripts.processes.interrupts import raise_when_signalled
+from scripts.runtime.interrupts import raise_when_signalled
 from tests.processes import ROOT, SECONDS_MAX
 
 NAMES = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"]
@@ -31,7 +31,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 def run(call: str, name: str) -> subprocess.CompletedProcess[str]:
     """Run Python that prepares for signals by a call, and then gets one twice."""
     return run_python(
-        f"from scripts.processes import interrupts\ninterrupts.{call}()\n{RAISE.format(name=name)}"
+        f"from scripts.runtime import interrupts\ninterrupts.{call}()\n{RAISE.format(name=name)}"
     )
 
 
@@ -53,10 +53,10 @@ def test_an_end_that_is_decided_is_not_disturbed(name: str) -> None:
 def test_signals_that_came_too_early_count() -> None:
     """A signal that was blocked while the process started ends it as soon as it can say so."""
     code = (
-        "import scripts.processes.interrupts\n"
+        "import scripts.runtime.interrupts\n"
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
         "signal.raise_signal(signal.SIGINT)\n"
-        "scripts.processes.interrupts.exit_when_signalled()\n"
+        "scripts.runtime.interrupts.exit_when_signalled()\n"
         "print('on')"
     )
     done = run_python(code)
@@ -90,7 +90,7 @@ def test_a_block_can_clean_up(name: str) -> None:
 def test_a_signal_before_the_command_line_is_read_waits_for_that(name: str) -> None:
     """Only then somebody can be told why the process ends; a second signal does not wait."""
     code = (
-        "from scripts.processes import interrupts\n"
+        "from scripts.runtime import interrupts\n"
         "interrupts.exit_when_signalled(at_once=False)\n"
         f"signal.raise_signal(signal.{name})\n"
         "print('read', flush=True)\n"
@@ -111,7 +111,7 @@ def test_what_a_process_was_started_to_ignore_it_ignores(name: str) -> None:
     """A command under `nohup` goes on when the terminal is closed."""
     code = (
         f"signal.signal(signal.{name}, signal.SIG_IGN)\n"
-        "from scripts.processes import interrupts\n"
+        "from scripts.runtime import interrupts\n"
         f"assert signal.{name} not in interrupts.SIGNALS\n"
         f"interrupts.exit_when_signalled()\nsignal.raise_signal(signal.{name})\nprint('on')"
     )

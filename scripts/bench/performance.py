@@ -4,7 +4,7 @@
         scripts/pictures/bench.json
     midstream bench --only growth --report scripts/pictures/bench-growth.json
     midstream bench --only qemu --against qemu --report scripts/pictures/bench-qemu.json
-    python -m scripts.figures.performance
+    python -m scripts.bench.performance
 
 A report may have both judged figures and those of a QEMU, or one of the two.
 

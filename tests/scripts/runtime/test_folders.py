@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import MidstreamError, MigrationCancelled
-from scripts.processes import folders
-from scripts.processes.folders import temporary_folder
-from scripts.processes.interrupts import raise_when_signalled
+from scripts.runtime import folders
+from scripts.runtime.folders import temporary_folder
+from scripts.runtime.interrupts import raise_when_signalled
 from tests.processes import ROOT, SECONDS_MAX, until
 
 
@@ -37,7 +37,7 @@ def test_a_folder_is_gone_with_its_process(tmp_path: Path, number: signal.Signal
     """Also if it and all of its group are ended by a signal that leaves it no time."""
     code = (
         "import os, signal, tempfile\n"
-        "from scripts.processes.folders import temporary_folder\n"
+        "from scripts.runtime.folders import temporary_folder\n"
         f"tempfile.tempdir = {str(tmp_path)!r}\n"
         "with temporary_folder('test') as folder:\n"
         "    (folder / 'file').write_bytes(b'x')\n"
@@ -62,7 +62,7 @@ def test_a_folder_is_gone_if_its_process_is_killed_while_it_is_made(tmp_path: Pa
     mkdir.chmod(0o755)
     code = (
         "import os, tempfile\n"
-        "from scripts.processes.folders import temporary_folder\n"
+        "from scripts.runtime.folders import temporary_folder\n"
         f"tempfile.tempdir = {str(place)!r}\n"
         "os.environ['VICTIM'] = str(os.getpid())\n"
         "with temporary_folder('test'):\n"

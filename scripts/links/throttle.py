@@ -1,6 +1,6 @@
 """A link made of one process: it passes connections on, at a rate that all of them share.
 
-It stands between the two sides where the kernel cannot be asked to shape (scripts/processes/link).
+It stands between the two sides where the kernel cannot be asked to shape (scripts/links/link).
 Nothing but the rate is its business; what spoils a network is scripts/injection/proxy.  What it
 holds cannot be preempted, so it holds little: a piece of a millisecond, and small socket buffers.
 
@@ -17,7 +17,7 @@ from contextlib import suppress
 
 import trio
 
-from scripts.processes.shape import buffer_bytes, piece_bytes
+from scripts.links.shape import buffer_bytes, piece_bytes
 
 # How far a bucket may fall behind and catch up at once: a busy machine runs nobody more punctually.
 _CATCH_UP_SECONDS = 0.002

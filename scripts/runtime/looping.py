@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import trio
 
 from protocol.errors import MidstreamError, MigrationCancelled, root_cause
-from scripts.processes.interrupts import SIGNALS, check_raised
+from scripts.runtime.interrupts import SIGNALS, check_raised
 
 T = TypeVar("T")
 
