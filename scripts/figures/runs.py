@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 import trio
 
+from guest.exits import wait_exit
 from protocol.errors import MidstreamError, MigrationError
-from scripts.runtime.folders import temporary_folder
 from scripts.links.link import PROXY
+from scripts.runtime.folders import temporary_folder
 from scripts.runtime.looping import run_until_signalled
 from scripts.runtime.parent import PARENT_VARIABLE
 from scripts.runtime.spawn import package_environment
@@ -24,6 +26,8 @@ from scripts.screen.table import link_title
 from scripts.views.saved import read_all
 
 _RUN_SECONDS_MAX = 1800.0
+# How long a run may take to end when it is told to.
+_END_SECONDS_MAX = 5.0
 
 
 def run_migration(options: Mapping[str, str], folder: Path) -> dict[str, Any]:
@@ -55,15 +59,27 @@ def run_migration(options: Mapping[str, str], folder: Path) -> dict[str, Any]:
 async def _run(command: list[str]) -> subprocess.CompletedProcess[bytes] | None:
     """Run a command to its end, which it is told if this is cancelled; None if that takes too long.
 
-    It ends with this process, even if that is killed.
+    It ends with this process, even if that is killed.  So it is not started by trio, which does so
+    in a thread that ends ten seconds later: for the kernel that thread is its parent.
     """
-    with trio.move_on_after(_RUN_SECONDS_MAX):
-        return await trio.run_process(
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(  # noqa: ASYNC220 - see above
             command,
             env={**package_environment(), PARENT_VARIABLE: str(os.getpid())},
-            capture_stderr=True,
-            check=False,
+            stdin=subprocess.DEVNULL,
+            stderr=errors,
         )
+        try:
+            with trio.move_on_after(_RUN_SECONDS_MAX):
+                status = await wait_exit(process)
+                errors.seek(0)
+                return subprocess.CompletedProcess(command, status, stderr=errors.read())
+        finally:
+            with trio.move_on_after(_END_SECONDS_MAX, shield=True):
+                process.terminate()
+                await wait_exit(process)
+            process.kill()
+            process.wait()
     return None
 
 

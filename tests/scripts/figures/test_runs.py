@@ -2,7 +2,10 @@
 
 import json
 import signal
+import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,20 @@ def test_a_run_returns_its_report(tmp_path: Path) -> None:
 
     assert report["status"] == "completed"
     assert report["ram"]["total"] == 8 << 20
+
+
+def test_a_run_is_this_threads_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started by a thread that ends before it, it would be killed when that does."""
+    starts: list[threading.Thread] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+            starts.append(threading.current_thread())
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    run_migration({"size": "8MiB", "program": "scripted", "hold": ""}, tmp_path)
+    assert starts == [threading.main_thread()]
 
 
 def test_a_failing_run_gives_its_reason(tmp_path: Path) -> None:
