@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from dest.channel import InChannel
-from dest.engine import Engine
-from dest.executor import Executor
-from dest.missing import tell_missing
-from dest.placement import make_placement
+from dest.hosted import HostedGuest
 from dest.receiver import Receiver
 from dest.script import Step
 from dest.setup import Plan
-from dest.statistics import counted_so_far, dest_part
-from dest.vcpus import Vcpus
 from guest.digest import digest
-from guest.handle import GuestHandle, GuestSnapshot
+from guest.handle import GuestHandle
 from guest.memory import GuestMemory
 from guest.programs import Program
 from guest.replay import Written, count_written
@@ -32,7 +27,7 @@ from guest.states import decode_states, encode_states
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
-from protocol.events import Emit, tell_run
+from protocol.events import Emit
 from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import (
     Account,
@@ -45,7 +40,6 @@ from protocol.messages import (
     Verdict,
 )
 from protocol.missing import held_parts, missing_maps
-from protocol.pageset import PageSet
 from protocol.records import pack_record, unpack_record
 from protocol.report import AccountRecord, DestPart, SourcePart
 from protocol.states import Event, Lifecycle, State
@@ -74,7 +68,7 @@ class Migration:
     `close`.  The guest is watched all the time, in `watch`.
 
     Attributes:
-        handed_over: The guest is this side's.
+        hosted: The guest.
         closing: How it ended, once it has.
         written: Of a guest with an image, what it has changed in the end; None for others.
     """
@@ -90,33 +84,21 @@ class Migration:
         steps: tuple[Step, ...],
     ) -> None:
         """Prepare; nothing is received yet."""
-        self.handed_over = False
         self.closing: Closing | None = None
         self.written: Written | None = None
-        self.placement_reason = ""
+        self.hosted = HostedGuest(memory, guest, plan, lifecycle, emit, steps)
         self._channels = dict(channels)
         self._plan = plan
         self._memory = memory
         self._guest = guest
         self._lifecycle = lifecycle
         self._emit = emit
-        self._placement = make_placement(memory, guest)
-        self._engine = Engine(
-            memory.geometry, plan.policy, emit, vcpu_count=guest.spec.vcpu_count,
-            overtaking=self._placement.is_told_by_kernel, checked=plan.checked,
-            is_told=plan.is_told,
-        )  # fmt: skip
-        self._executor = Executor(self._engine, memory, self._placement)
-        self._vcpus = Vcpus(memory.geometry, self._executor, self._placement, guest, emit, steps)
         self._keep: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._touches: Path | None = None
-        self._watching = trio.CancelScope()
         # Since when a connection is gone, None while all are there.
         self._lost_ns: int | None = None
         self._part: DestPart | None = None
         self._account = b""
-        # Since when the guest runs here.
-        self._run_ns = 0
 
     def listen_to(self, touches: Path | None) -> None:
         """Have pages touched that are named in a pipe, too; call it before `watch`."""
@@ -127,24 +109,9 @@ class Migration:
         self._keep = keep
 
     @property
-    def first_mismatch(self) -> str:
-        """The first wrong value that a vCPU has read; empty if none has."""
-        return self._vcpus.first_mismatch
-
-    @property
-    def paused(self) -> bool:
-        """Whether the source is waited for."""
-        return self._lifecycle.state is State.POSTCOPY_PAUSED
-
-    @property
     def channels(self) -> Mapping[Channel, InChannel]:
         """The connections of this epoch."""
         return self._channels
-
-    @property
-    def missing(self) -> PageSet:
-        """What of the guest's memory has not come, half-received target pages included."""
-        return self._engine.assembly.missing()
 
     @property
     def _main(self) -> InChannel:
@@ -152,12 +119,7 @@ class Migration:
 
     async def watch(self) -> None:
         """Serve the guest, over all epochs, until `close` or a cancellation ends it."""
-        with self._watching:
-            await self._vcpus.run(self._touches)
-
-    def stop_watching(self) -> None:
-        """End `watch`: what the guest says from now on is not heard."""
-        self._watching.cancel()
+        await self.hosted.watch(self._touches)
 
     async def begin(self) -> None:
         """Say ready: pages may come.
@@ -165,11 +127,7 @@ class Migration:
         Raises:
             ConnectionLost: The source is gone.
         """
-        tell_run(
-            self._emit, self._plan.geometry,
-            policy=self._plan.policy.name, chunk_bytes=self._plan.chunk_bytes,
-            vcpus=self._guest.spec.vcpu_count, program=self._guest.spec.name,
-        )  # fmt: skip
+        self.hosted.tell_run()
         await self._main.send(Ready())
         self._lifecycle.fire(Event.PREPARED)
 
@@ -178,11 +136,7 @@ class Migration:
         self._lifecycle.interrupt()
         for channel in self._channels.values():
             channel.close()
-        self.forget_frames()
-
-    def forget_frames(self) -> None:
-        """Count what is half-received as missing: no more of it will come."""
-        self._executor.interrupt(self._lost_ns)
+        self.hosted.forget_frames(self._lost_ns)
 
     async def resume(self, channels: Mapping[Channel, InChannel]) -> None:
         """Say over new connections what is here and what is missing, and ask for pages again.
@@ -193,21 +147,22 @@ class Migration:
         self._channels = dict(channels)
         self._lost_ns = None
         self._lifecycle.go_on(Event.RECONNECTED)
-        missing = self.missing
-        for message, payload in missing_maps(missing) if self.handed_over else ():
+        hosted, assembly = self.hosted, self.hosted.engine.assembly
+        missing = hosted.missing
+        for message, payload in missing_maps(missing) if hosted.handed_over else ():
             await self._main.send(message, payload)
-        for part in held_parts(self._engine.assembly.held_parts):
+        for part in held_parts(assembly.held_parts):
             await self._main.send(part)
         standing = Standing(
-            running=self.handed_over,
-            target_pages=len(missing) if self.handed_over else 0,
-            dropped_bytes=self._engine.assembly.dropped_bytes,
-            run_ns=self._run_ns,
+            running=hosted.handed_over,
+            target_pages=len(missing) if hosted.handed_over else 0,
+            dropped_bytes=assembly.dropped_bytes,
+            run_ns=hosted.run_ns,
         )
         await self._main.send(standing)
-        self._engine.resumed()
-        self._lifecycle.go_on(Event.RECOVERED if self.handed_over else Event.SWITCH_OVER_AGAIN)
-        self._emit(events.Recovered(missing_bytes=missing.length_bytes, running=self.handed_over))
+        hosted.engine.resumed()
+        self._lifecycle.go_on(Event.RECOVERED if hosted.handed_over else Event.SWITCH_OVER_AGAIN)
+        self._emit(events.Recovered(missing_bytes=missing.length_bytes, running=hosted.handed_over))
 
     async def receive(self) -> None:
         """Receive everything, run the guest; return when every page is placed.
@@ -216,12 +171,12 @@ class Migration:
             ConnectionLost, PeerAborted, RemoteProtocolError, GuestFailed: The migration failed.
         """
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._executor.converse, self._main)
+            nursery.start_soon(self.hosted.executor.converse, self._main)
             nursery.start_soon(self._main.send_rests)
             async with trio.open_nursery() as receivers:
                 for channel in self._channels.values():
                     receiver = Receiver(
-                        channel, self._main, self._plan, self._executor, self._lifecycle,
+                        channel, self._main, self._plan, self.hosted.executor, self._lifecycle,
                         self._switch_over,
                     )  # fmt: skip
                     receivers.start_soon(self._receive_over, channel, receiver)
@@ -274,62 +229,40 @@ class Migration:
 
     async def _settle(self) -> DestPart:
         """Bring the guest to a stand for good and make the account of it."""
-        await self._placement.finish()
-        snapshot = await self._vcpus.stop()
-        self._engine.waits.tell_rest()
-        self.stop_watching()
+        snapshot = await self.hosted.stop()
         digests = await in_thread(digest(self._memory))
         spec = self._guest.spec
         if spec.image:
             program = Program(spec, self._memory.geometry)
             counting = count_written(program, self._memory.geometry, snapshot.states)
             self.written = await in_thread(counting)
-        part = self._statistics(snapshot)
-        self._emit(events.Accesses(**asdict(part.accesses)))
+        part = self.hosted.part()
         self._account = pack_record(
             AccountRecord(
                 states=encode_states(snapshot.states),
                 digests=tuple(digests),
-                first_mismatch=self.first_mismatch,
+                first_mismatch=self.hosted.first_mismatch,
                 part=part,
             )
         )
         return part
 
-    def part_so_far(self) -> DestPart:
-        """Return what there is for a report; the guest may be gone by now."""
-        self._engine.waits.tell_rest()
-        return self._statistics(counted_so_far(self._guest))
-
     async def _switch_over(self, message: SwitchOver, device_state: bytes) -> None:
         """Take the guest over: from here on it runs on this side."""
-        if self.handed_over:
+        hosted = self.hosted
+        if hosted.handed_over:
             raise RemoteProtocolError("SwitchOver came again")
         states = decode_states(device_state, self._guest.spec.vcpu_count)
         if self._lifecycle.state is State.ACTIVE:
             self._lifecycle.fire(Event.GUEST_STOPPED)
-        # Half of it must not be done: a break that comes now finds the guest running here.
-        with trio.CancelScope(shield=True):
-            self._guest.load(states)
-            self._executor.start_postcopy()
-            if message.postcopy:
-                self._lifecycle.fire(Event.POSTCOPY_STARTED)
-            elif not self._engine.assembly.complete:
-                raise RemoteProtocolError("pages are missing though precopy is said to be complete")
-            self.handed_over = True
-            # Pages may come meanwhile.  Who touches one that was placed and then unmapped is
-            # stopped by the kernel, and released at once.
-            await self._placement.settle()
-            await self._guest.run()
-            self._run_ns = time.monotonic_ns()
-            self._emit(events.GuestRun())
-        await self._main.send(Running(run_ns=self._run_ns))
+        await hosted.take_over(postcopy=message.postcopy, states=states)
+        await self._main.send(Running(run_ns=hosted.run_ns))
         if message.postcopy:
-            tell_missing(self._emit, self._plan.geometry, self._engine.assembly)
+            hosted.tell_missing()
 
     async def _finish(self) -> None:
-        assembly = self._engine.assembly
-        if not self.handed_over:
+        assembly = self.hosted.engine.assembly
+        if not self.hosted.handed_over:
             raise RemoteProtocolError("the source has ended without a switch-over")
         if not assembly.complete:
             raise RemoteProtocolError(
@@ -342,9 +275,3 @@ class Migration:
         )
         await self._main.send(finished)
         self._lifecycle.go_on(Event.ALL_PLACED)
-
-    def _statistics(self, snapshot: GuestSnapshot) -> DestPart:
-        return dest_part(
-            self._engine, self._placement, self.placement_reason, self._memory, self._guest,
-            snapshot,
-        )  # fmt: skip

@@ -76,7 +76,8 @@ class Recovery:
         """Begin a pause; return how long it may last."""
         # Where nothing has come since the break before, the pauses add up.
         migration = self._migration
-        self._limit.lacks(len(migration.missing) if migration.handed_over else float("inf"))
+        hosted = migration.hosted
+        self._limit.lacks(len(hosted.missing) if hosted.handed_over else float("inf"))
         now = trio.current_time()
         self._limit.pause(now)
         known = migration.closing is not None

@@ -75,7 +75,7 @@ class DestSession:
 
     def part_so_far(self) -> DestPart | None:
         """Return what there is for a report when `run` has failed; None if it had no guest."""
-        return self._migration.part_so_far() if self._migration is not None else None
+        return self._migration.hosted.part() if self._migration is not None else None
 
     async def run(self) -> Result:
         """Listen, take one migration, and see it through.
@@ -143,7 +143,7 @@ class DestSession:
                 migration = Migration(
                     channels, plan, memory, guest, self._lifecycle, self._emit, steps
                 )
-                migration.placement_reason = reason
+                migration.hosted.placement_reason = reason
                 self._migration = migration
                 migration.listen_to(self._config.touches)
                 migration.keep_with(keeper.save)
@@ -164,7 +164,7 @@ class DestSession:
                     # Before the guest is saved, which takes its time.
                     await _say_farewell(migration.channels[Channel.PRECOPY], cause)
                     raise await outcome_of_loss(
-                        cause, migration, keeper, guest, self._emit
+                        cause, migration.hosted, keeper, guest, self._emit
                     ) from None
                 return self._result(migration)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
@@ -181,7 +181,7 @@ class DestSession:
         if mismatches:
             problem = WrongMemory(
                 f"the guest found wrong memory in {mismatches} reads: "
-                f"{migration.first_mismatch or 'on the source'}"
+                f"{migration.hosted.first_mismatch or 'on the source'}"
             )
         elif not closing.verdict.equal:
             problem = WrongMemory(f"the memory here is wrong: {closing.verdict.detail}")

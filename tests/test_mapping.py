@@ -95,8 +95,8 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/qemu/report.py": Elsewhere(
         "tests/dest/qemu/test_session.py", "what a session tells in the end"
     ),
-    "dest/statistics.py": Elsewhere(
-        "tests/dest/test_migration.py", "what a migration tells in the end, or when it fails"
+    "dest/hosted.py": Elsewhere(
+        "tests/dest/test_migration.py", "the guest of every migration, until the report of it"
     ),
     "dest/vcpus.py": Elsewhere(
         "tests/dest/test_migration.py", "a part of what every migration does"

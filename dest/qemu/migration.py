@@ -6,33 +6,28 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from copy import copy
-from dataclasses import asdict
 from pathlib import Path
 
 import trio
 
-from dest.engine import Engine, Word
-from dest.executor import Executor
-from dest.missing import tell_missing
-from dest.placement import make_placement
+from dest.engine import Word
+from dest.hosted import HostedGuest
 from dest.qemu.arrivals import Arrivals
 from dest.qemu.channel import QemuChannel
 from dest.qemu.handshakes import hear_resumption, out_of_place
 from dest.qemu.listen import QemuListener
 from dest.qemu.wire import Wire
 from dest.script import Step
-from dest.statistics import counted_so_far, dest_part
-from dest.vcpus import Vcpus
-from guest.handle import GuestHandle, GuestSnapshot
+from dest.setup import Plan
+from guest.handle import GuestHandle
 from guest.memory import GuestMemory
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError, as_loss, root_cause
-from protocol.events import Emit, tell_run
+from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId
 from protocol.liveness import PauseLimit
 from protocol.messages import PageRequest
-from protocol.pageset import PageSet
 from protocol.policy import Policy
 from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import (
@@ -54,7 +49,6 @@ from protocol.qemu.returns import (
     encode_shut,
 )
 from protocol.qemu.stream import Decoder
-from protocol.report import DestPart
 from protocol.states import Event, Lifecycle, State
 
 # A huge page comes whole over one channel, either; what QEMU decides else is its own.
@@ -77,14 +71,13 @@ class QemuMigration:
 
     Attributes:
         main: The main connection; the latest.
+        hosted: The guest.
         arrivals: What came.
-        handed_over: The guest's memory is this side's.
         has_preempt: QEMU used a connection of its own for urgent pages.
         received_bytes: What came over all connections, by channel; `returned_bytes` what went back.
         package_bytes: How long the device state was.
         recoveries: How often QEMU came back.
         whole_s: When the last page was placed, on the monotonic clock.
-        placement_reason: See `protocol.report.DestPart`.
     """
 
     def __init__(
@@ -99,54 +92,27 @@ class QemuMigration:
     ) -> None:
         """Prepare; the stream has been read up to its blocks."""
         self.main = main
-        self.placement_reason = ""
-        self._placement = make_placement(memory, guest)
-        self.engine = Engine(
-            memory.geometry, QEMU_POLICY, emit, vcpu_count=guest.spec.vcpu_count,
-            overtaking=self._placement.is_told_by_kernel,
-        )  # fmt: skip
-        self._executor = Executor(self.engine, memory, self._placement)
+        plan = Plan(memory.geometry, QEMU_POLICY, TARGET_PAGE_BYTES, guest.spec)
+        self.hosted = HostedGuest(memory, guest, plan, lifecycle, emit, steps)
+        self._assembly = self.hosted.engine.assembly
         self._wire = Wire(memory.geometry, emit)
-        self.arrivals = Arrivals(memory.geometry, self._executor, self._wire)
-        self.handed_over = self.has_preempt = False
+        self.arrivals = Arrivals(memory.geometry, self.hosted.executor, self._wire)
+        self.has_preempt = False
         self.received_bytes: Counter[Channel] = Counter()
         self.returned_bytes = self.package_bytes = self.recoveries = 0
         self.whole_s = 0.0
         self._listener = listener
         self._geometry = memory.geometry
-        self._memory = memory
-        self._guest = guest
         self._lifecycle = lifecycle
         self._emit = emit
         self._limit = PauseLimit(0.0)
-        self._vcpus = Vcpus(memory.geometry, self._executor, self._placement, guest, emit, steps)
         self._stream = Decoder()
         self._keep: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
-        self._watching = trio.CancelScope()
-        self._snapshot: GuestSnapshot | None = None
         self._whole = trio.Event()
 
     def keep_with(self, keep: Callable[[], Awaitable[None]]) -> None:
         """Have the guest's memory kept before QEMU is told that all is well."""
         self._keep = keep
-
-    @property
-    def paused(self) -> bool:
-        """Whether QEMU is waited for."""
-        return self._lifecycle.state is State.POSTCOPY_PAUSED
-
-    @property
-    def missing(self) -> PageSet:
-        """What of the guest's memory has not come."""
-        return self.engine.assembly.missing()
-
-    def forget_frames(self) -> None:
-        """Count what is half-received as missing: no more of it will come."""
-        self._executor.interrupt()
-
-    def stop_watching(self) -> None:
-        """Hear no more of the guest."""
-        self._watching.cancel()
 
     async def receive(self, touches: Path | None, wait_seconds: float = 0.0) -> None:
         """Receive everything, run vCPUs; return when every page is placed and QEMU knows.
@@ -158,24 +124,18 @@ class QemuMigration:
         Raises:
             ConnectionLost, RemoteProtocolError, GuestFailed: The migration failed.
         """
-        tell_run(
-            self._emit, self._geometry,
-            policy=QEMU_POLICY.name, chunk_bytes=TARGET_PAGE_BYTES,
-            vcpus=self._guest.spec.vcpu_count, program=self._guest.spec.name,
-        )  # fmt: skip
+        self.hosted.tell_run()
         self._lifecycle.fire(Event.PREPARED)
         self._limit = PauseLimit(wait_seconds)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, touches)
+            nursery.start_soon(self.hosted.watch, touches)
             nursery.start_soon(self._tell_progress)
             loss = await self._epoch(wait_seconds)
             while loss is not None:
                 loss = await self._come_back(loss, wait_seconds) or await self._epoch(wait_seconds)
             self.whole_s = time.monotonic()
-            await self._placement.finish()
-            self._snapshot = await self._vcpus.stop()
+            await self.hosted.stop()
             nursery.cancel_scope.cancel()
-        self._emit(events.Accesses(**asdict(self.part().accesses)))
         await self._keep()
         await self.main.send_bytes(encode_shut(failed=False))
         self._lifecycle.fire(Event.ALL_PLACED)
@@ -184,17 +144,6 @@ class QemuMigration:
         with trio.move_on_after(_LINGER_SECONDS_MAX):
             await self.main.wait_closed()
         self._count()
-
-    def part(self) -> DestPart:
-        """Return what this side knows, at the end or so far; the guest may be gone by now."""
-        return dest_part(
-            self.engine, self._placement, self.placement_reason, self._memory, self._guest,
-            self._snapshot or counted_so_far(self._guest),
-        )  # fmt: skip
-
-    async def _watch(self, touches: Path | None) -> None:
-        with self._watching:
-            await self._vcpus.run(touches)
 
     async def _tell_progress(self) -> None:
         while True:
@@ -219,9 +168,9 @@ class QemuMigration:
     async def _come_back(self, loss: ConnectionLost, wait_seconds: float) -> ConnectionLost | None:
         """Wait for QEMU, tell it what is here and go on; return why that broke, if it did."""
         # Where nothing has come since the break before, the pauses add up.
-        self._limit.lacks(len(self.missing))
+        self._limit.lacks(len(self.hosted.missing))
         self._limit.pause(trio.current_time())
-        missing = self.missing
+        missing = self.hosted.missing
 
         async def prove(channel: QemuChannel) -> None:
             channel.decoder = self._stream.resumed()
@@ -237,8 +186,10 @@ class QemuMigration:
             await self.main.send_bytes(encode_resume_ack())
             self._lifecycle.fire(Event.RECOVERED)
             self.recoveries += 1
-            self.engine.resumed()
-            self._emit(events.Recovered(missing_bytes=self.missing.length_bytes, running=True))
+            self.hosted.engine.resumed()
+            self._emit(
+                events.Recovered(missing_bytes=self.hosted.missing.length_bytes, running=True)
+            )
         except (ConnectionLost, RemoteProtocolError) as error:
             return self._interrupted(error, wait_seconds)
         return None
@@ -266,9 +217,9 @@ class QemuMigration:
         if self._listener.preempt is not None:
             self._listener.preempt.close()
         self._listener.expect_again()
-        self.forget_frames()
+        self.hosted.forget_frames()
         self.arrivals.interrupt()
-        self._wire.interrupt(self.missing.length_bytes)
+        self._wire.interrupt(self.hosted.missing.length_bytes)
         return cause
 
     def _count(self) -> None:
@@ -332,24 +283,19 @@ class QemuMigration:
 
     def _take(self, name: Channel, channel: QemuChannel, message: Pages | Zeros) -> None:
         self.arrivals.take(name, channel, message)
-        if self.engine.assembly.in_postcopy and self.engine.assembly.complete:
+        if self._assembly.in_postcopy and self._assembly.complete:
             self._whole.set()
 
     async def _switch_over(self, package: Package) -> None:
         """Take the guest's memory over: from here on vCPUs of this side touch it."""
         self.package_bytes = package.package_bytes
         self._lifecycle.fire(Event.GUEST_STOPPED)
-        self._executor.start_postcopy()
-        self._wire.switch_over(self.engine.assembly.missing_bytes)
-        self._lifecycle.fire(Event.POSTCOPY_STARTED)
-        self.handed_over = True
+        await self.hosted.take_over(postcopy=True)
+        self._wire.switch_over(self._assembly.missing_bytes)
         for value in package.pings:
             await self.main.send_bytes(encode_pong(value))
-        await self._placement.settle()
-        await self._guest.run()
-        self._emit(events.GuestRun())
-        tell_missing(self._emit, self._geometry, self.engine.assembly)
-        if self.engine.assembly.complete:
+        self.hosted.tell_missing()
+        if self._assembly.complete:
             self._whole.set()
 
     async def _wait_whole(self) -> None:
@@ -357,14 +303,14 @@ class QemuMigration:
             await self._whole.wait()
             return
         raise RemoteProtocolError(
-            f"the source has ended, {self.engine.assembly.missing_bytes} bytes are missing"
+            f"the source has ended, {self._assembly.missing_bytes} bytes are missing"
         )
 
     async def _ask(self) -> None:
         """Ask QEMU for pages over the present main connection, until cancelled."""
         path = _Path(self.main, self._geometry, self.arrivals)
         try:
-            await self._executor.converse(path)
+            await self.hosted.executor.converse(path)
         except ConnectionLost:
             # Whoever receives over it has better words for that.
             await trio.sleep_forever()

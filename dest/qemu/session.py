@@ -67,7 +67,7 @@ class QemuSession:
 
     def part_so_far(self) -> DestPart | None:
         """Return what there is for a report when `run` has failed; None if it had no guest."""
-        return self._migration.part() if self._migration is not None else None
+        return self._migration.hosted.part() if self._migration is not None else None
 
     async def run(self) -> Result:
         """Listen, take one migration, and see it through.
@@ -119,7 +119,7 @@ class QemuSession:
                         listener, main, memory, guest, self._lifecycle, self._emit,
                         steps,
                     )  # fmt: skip
-                    migration.placement_reason = reason
+                    migration.hosted.placement_reason = reason
                     self._migration = migration
                     self._ready_s = time.monotonic()
                     migration.keep_with(keeper.save)
@@ -130,12 +130,14 @@ class QemuSession:
                             nursery.cancel_scope.cancel()
                     except BaseException as error:  # noqa: BLE001 - raised again as its outcome
                         main, cause = migration.main, root_cause(error)
-                        outcome = await outcome_of_loss(cause, migration, keeper, guest, self._emit)
+                        outcome = await outcome_of_loss(
+                            cause, migration.hosted, keeper, guest, self._emit
+                        )
                         if isinstance(outcome, MemoryLost):
                             # QEMU may be there, and have said what it should not.
                             await _say_farewell(main, cause)
                         raise outcome from None
-                    part = migration.part()
+                    part = migration.hosted.part()
                 qemu = self._qemu_part(machine, migration)
             status = self._lifecycle.state.value
             return Result(assemble_qemu(status, qemu, part, geometry), None)

@@ -266,7 +266,7 @@ async def test_the_last_to_wake_is_counted() -> None:
         assert isinstance(message, Account)
         assert payload
         source.close()
-    assert rig.migration._engine.waits.latencies.faults.count == 1
+    assert rig.migration.hosted.engine.waits.latencies.faults.count == 1
 
 
 async def test_a_vcpu_that_never_wakes_is_not_waited_for(mock_clock: MockClock) -> None:

@@ -375,6 +375,7 @@ class Flapping:
 
     def __init__(self, brings: list[int]) -> None:
         """Run here, while much is missing."""
+        self.hosted = self
         self.handed_over = True
         self.closing = None
         self.channels: dict[Channel, InChannel] = {}
