@@ -43,10 +43,14 @@ _GROWTH_MAX = 2
 # begun.  At 1 Gbit/s this is a millisecond, which is as long as a busy machine takes to run it.
 SLACK_BYTES = 128 * 1024
 
+# How long the background leaves the link to urgent bytes: what has not been delivered by then is
+# held up by something else, and may be for ever.
+YIELD_NS_MAX = 2_000_000_000
+
 # No wait is so short that its end costs more than it is worth, ...
-_SECONDS_MIN = 0.0002
+_NS_MIN = 200_000
 # ... and none so long that a rate which was taken for too low matters.
-_SECONDS_MAX = 0.005
+_NS_MAX = 5_000_000
 
 
 class Buffering:
@@ -92,7 +96,45 @@ class Buffering:
         self._full_at = None
 
 
-def wait_seconds(delivery: Delivery) -> float:
+class Backlog:
+    """Whether urgent bytes that went may still be in the kernel."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        # Until when they are waited for at most; 0 for not at all.
+        self._until_ns = 0
+        self._delivery: Delivery | None = None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it is to be looked how the urgent bytes are delivered, and said in `delivers`."""
+        return bool(self._until_ns) and self._delivery is None
+
+    def urgent_sent(self, now_ns: int) -> None:
+        """Say that the kernel has taken urgent bytes."""
+        self._until_ns = now_ns + YIELD_NS_MAX
+
+    def delivers(self, delivery: Delivery) -> None:
+        """Say how their channel delivers; it holds for one question."""
+        self._delivery = delivery
+
+    def pause_ns(self, now_ns: int) -> int:
+        """Return how long the background is to wait for them, then to ask anew; 0 if it need not.
+
+        Unless it `is_unknown`.
+        """
+        if not self._until_ns:
+            return 0
+        delivery, self._delivery = self._delivery, None
+        assert delivery is not None, "it was not said how the urgent bytes are delivered"
+        pause_ns = wait_ns(delivery)
+        if pause_ns and now_ns < self._until_ns:
+            return pause_ns
+        self._until_ns = 0
+        return 0
+
+
+def wait_ns(delivery: Delivery) -> int:
     """Return how long the background had better wait behind urgent bytes, 0 if it need not.
 
     Then ask anew: it may have to wait some more.
@@ -100,6 +142,7 @@ def wait_seconds(delivery: Delivery) -> float:
     on_wire_bytes = delivery.bytes_per_second * delivery.round_trip_us // 10**6
     excess_bytes = delivery.unacknowledged_bytes - on_wire_bytes - SLACK_BYTES
     if excess_bytes <= 0:
-        return 0.0
-    seconds = excess_bytes / delivery.bytes_per_second if delivery.bytes_per_second else 0.0
-    return min(max(seconds, _SECONDS_MIN), _SECONDS_MAX)
+        return 0
+    if not delivery.bytes_per_second:
+        return _NS_MIN
+    return min(max(excess_bytes * 10**9 // delivery.bytes_per_second, _NS_MIN), _NS_MAX)

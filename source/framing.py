@@ -1,18 +1,20 @@
-"""Makes the frame of a chunk: as bytes, as zeros, or as runs of both where they alternate."""
+"""Makes the frame of a chunk: bytes, zeros, or runs of both where they alternate.  Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 
-from guest.memory import GuestMemory
 from protocol.checksums import checksum_of
 from protocol.fields import PackedRuns
-from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, Span
 from protocol.limits import RUN_COUNT_MAX
 from protocol.messages import Message, PageData, RunData, ZeroData
 from protocol.runs import Flags, Runs, Stretch, pack_runs
-from source.channel import Frame
 from source.jobs import Chunk
+from source.outlet import Frame
 
 _WORDS = TARGET_PAGE_BYTES // 8
 _ZERO_WORD = bytes(8)
@@ -24,8 +26,20 @@ _SAMPLED = 16
 _LONG_BYTES = 1 << 20
 
 
+class Blocks(Protocol):
+    """Guest memory as far as it is read."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Its blocks."""
+
+    @property
+    def views(self) -> Sequence[memoryview]:
+        """The bytes of each block."""
+
+
 def frame_of(
-    memory: GuestMemory, chunk: Chunk, queue_us: int, send_us: int, *, checked: bool = False
+    memory: Blocks, chunk: Chunk, queue_us: int, send_us: int, *, checked: bool = False
 ) -> Frame:
     """Return the frame that carries a chunk.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -30,6 +31,8 @@ from source.config import SourceConfig
 from source.connect import Connections
 from source.convergence import NextStep
 from source.downtime import Downtime
+from source.engine import SendEngine
+from source.framing import frame_of
 from source.meter import Meter, channel_bytes, sent_bytes
 from source.pacing import Pacer
 from source.passes import Passes
@@ -59,7 +62,7 @@ class Migration:
         prepared: The destination has said Ready; from then on it answers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the clock is the tests' alone
         self,
         config: SourceConfig,
         memory: GuestMemory,
@@ -68,6 +71,8 @@ class Migration:
         emit: Emit,
         dirty_log: DirtyLog,
         steering: Steering,
+        *,
+        now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -79,6 +84,7 @@ class Migration:
             emit: Takes events.
             dirty_log: Knows what the guest writes.
             steering: What the user says while it goes on.
+            now_ns: Tells the time, by a clock that goes as fast as trio's.
         """
         self.meter = Meter()
         self._downtime = Downtime(self.meter, emit)
@@ -97,6 +103,7 @@ class Migration:
         self._emit = emit
         self._dirty_log = dirty_log
         self._steering = steering
+        self._now_ns = now_ns
         self._resends = Resends(config.geometry, self.scheduler, emit)
         self._passes = Passes(
             config, steering, self.scheduler, dirty_log, self._resends, self.meter, emit
@@ -128,12 +135,12 @@ class Migration:
             for name, connection in connections.items()
         }  # fmt: skip
         outs = {name: connection.out for name, connection in connections.items()}
-        self._sender = Sender(
-            self.scheduler, self.memory, outs, self._emit,
-            pacer=self._pacer, checked=self._resends.checked, yields=self._config.policy.preempts,
+        engine = SendEngine(
+            self.scheduler, partial(frame_of, self.memory, checked=self._resends.checked), outs,
+            self._emit, pacer=self._pacer, tracker=self._tracker if self._tells else None,
+            yields=self._config.policy.preempts,
         )  # fmt: skip
-        if self._tells:
-            self._sender.tracker = self._tracker
+        self._sender = Sender(engine, outs, self._now_ns)
         self._main = outs[Channel.PRECOPY]
         self._inbox = self.inboxes[Channel.PRECOPY]
 

@@ -62,13 +62,12 @@ class Pacer:
         available_bytes = self._credit // _NS_PER_SECOND
         return min(wanted_bytes, available_bytes) if self._missing(wanted_bytes) <= 0 else 0
 
-    def wait_seconds(self, wanted_bytes: int, now_ns: int) -> float:
+    def wait_ns(self, wanted_bytes: int, now_ns: int) -> int:
         """Return how long from now `allowance` will stay 0 for so many bytes."""
         if not self.bytes_per_second:
-            return 0.0
+            return 0
         self._refill(now_ns)
-        wait_ns = -(-self._missing(wanted_bytes) // self.bytes_per_second)
-        return max(0, wait_ns) / _NS_PER_SECOND
+        return max(0, -(-self._missing(wanted_bytes) // self.bytes_per_second))
 
     def spend(self, count: int) -> None:
         """Say that so many background bytes went."""

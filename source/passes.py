@@ -131,7 +131,7 @@ class Passes:
                 seconds = pass_ns / 1e9
                 last = Stall(self._meter.pass_count, sent_bytes, dirty.length_bytes, seconds)
 
-    def _is_due(self) -> bool:
+    def _is_due(self, _: int) -> bool:
         return self._convergence.is_due(trio.current_time())
 
     def repace(self, sender: Sender) -> None:

@@ -51,11 +51,11 @@ from protocol.runs import overlap
 from scripts.links import link
 from scripts.screen.recorder import Recorder
 from source.answers import Answer
-from source.channel import Frame, OutChannel
-from source.jobs import Lane
+from source.channel import OutChannel
+from source.commands import Write
+from source.engine import SendEngine
 from source.migration import Migration
 from source.reconnect import Reconnector
-from source.scheduler import Scheduler
 from source.sender import Sender
 
 # Longer than anything else in a wait takes on an idle machine.
@@ -63,7 +63,7 @@ DELAY_SECONDS = 0.3
 
 _NOBODY = 65534
 # Far more than a test takes.
-_HELD_SECONDS_MAX = 600.0
+_HELD_NS_MAX = 600 * 10**9
 # <linux/prctl.h>
 _PR_SET_DUMPABLE = 4
 
@@ -88,30 +88,26 @@ def stop_at(event_name: str, page: str) -> None:
 def hold_page(index: str, block: str, requested: str) -> None:
     """Rig the source; it waits as it does for its limit, so a request breaks the page off."""
     held, key = PageId(0, int(index)), PageId(int(block), int(requested))
-    send_background, take_request = Sender._send_background, Sender.request
+    allowance, take_request = SendEngine.allowance, SendEngine.request
     was_requested = False
 
-    def request(self: Sender, page: PageId, target_page: int) -> Answer:
+    def request(self: SendEngine, page: PageId, target_page: int, now_ns: int) -> Answer:
         nonlocal was_requested
         if page == key and not was_requested:
             was_requested = True
             # Else the wait would go on when all that is asked for has been served during it.
-            if self._waiting is not None:
-                self._waiting.cancel()
-        return take_request(self, page, target_page)
+            self.reconsider()
+        return take_request(self, page, target_page, now_ns)
 
-    async def send_held(self: Sender, channel: OutChannel, frame: Frame) -> None:
-        chunk = self._scheduler._current[Lane.ALL].chunk
-        assert chunk is not None
-        whole = self._memory.geometry.page_span(held)
-        passed = chunk.span.offset - whole.offset
-        if chunk.page == held and passed >= whole.length // 4 and not was_requested:
-            await self._wait(channel, _HELD_SECONDS_MAX)
-        else:
-            await send_background(self, channel, frame)
+    def allowance_unless_held(self: SendEngine, write: Write, now_ns: int) -> tuple[int, int]:
+        whole = self.scheduler.remaining.geometry.page_span(held)
+        passed = write.chunk.span.offset - whole.offset
+        if write.chunk.page == held and passed >= whole.length // 4 and not was_requested:
+            return 0, _HELD_NS_MAX
+        return allowance(self, write, now_ns)
 
-    Sender.request = request  # type: ignore[method-assign]
-    Sender._send_background = send_held  # type: ignore[method-assign]
+    SendEngine.request = request  # type: ignore[method-assign]
+    SendEngine.allowance = allowance_unless_held  # type: ignore[method-assign]
 
 
 def lose_page() -> None:
@@ -220,7 +216,7 @@ def _is_waited_for(executor: Executor, place: Place, *_: object) -> bool:
 _HELD_UP: dict[str, tuple[type, str, Callable[..., bool]]] = {
     "detect": (Executor, "fault", lambda *_: True),
     "request": (Sender, "request", lambda *_: True),
-    "queue": (Scheduler, "next_chunk", lambda self, *_: self.queued_requests > 0),
+    "queue": (Sender, "serve", lambda self: self.engine.scheduler.queued_requests > 0),
     "send": (
         OutChannel,
         "send_now",

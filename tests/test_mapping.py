@@ -41,6 +41,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/control_paths.py": Elsewhere(
         "tests/source/test_control.py", "where control sockets are, which takes some"
     ),
+    "source/commands.py": Elsewhere(
+        "tests/source/test_engine.py", "what the engine wants done, which it says"
+    ),
     "source/rests.py": Elsewhere(
         "tests/test_resent_bytes.py", "what goes first after a break, which takes a break"
     ),

@@ -16,10 +16,11 @@ from guest.streams.tcp import TcpStream
 from guest.streams.tls import SMALL_BATCH_BYTES
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
-from protocol.messages import Discard, PageData, PassEnd
+from protocol.messages import PageData, PassEnd
 from protocol.wire import encode
 from source.buffering import SEND_BUFFER_BYTES_MIN, UNSENT_SHARE, Buffering
-from source.channel import Frame, OutChannel
+from source.channel import OutChannel
+from source.outlet import Frame
 from tests.certificates import tls_pair
 from tests.helpers import BOUND_SECONDS, KIB, Peer, tcp_pair, unix_pair
 
@@ -41,53 +42,6 @@ def read_all(fd: int, count: int) -> None:
         poll.poll()
         count -= len(os.read(fd, count))
     os.close(fd)
-
-
-@pytest.mark.parametrize("payload", [b"", b"p", b"some payload"])
-def test_rest_cuts_a_frame_at_every_byte(payload: bytes) -> None:
-    """Wherever a frame was broken off, and however much may go, the rest is what follows."""
-    message = Discard(payload_bytes=len(payload), block=0, first=0, count=8)
-    whole = encode(message) + payload
-    frame = Frame(message, payload)
-    assert frame.length == len(whole)
-    for sent in range(len(whole)):
-        frame.sent = sent
-        assert not frame.done
-        for limit in range(1, len(whole) + 2):
-            buffers = frame.rest(limit)
-            assert b"".join(buffers) == whole[sent : sent + limit]
-            assert all(buffers)
-    frame.sent = len(whole)
-    assert frame.done
-
-
-@pytest.mark.parametrize("limit", [1, 3, 7, 99])
-def test_rest_cuts_a_frame_of_many_pieces_at_every_byte(limit: int) -> None:
-    """From any byte on, what is left of the pieces follows one another, none of it empty."""
-    frame = Frame(PageData(payload_bytes=10, block=0, offset=0), b"abc", b"", b"d", b"efghij")
-    whole = encode(PageData(payload_bytes=10, block=0, offset=0)) + b"abcdefghij"
-    assert frame.length == len(whole)
-    for sent in range(frame.length):
-        frame.sent = sent
-        buffers = frame.rest(limit)
-        assert b"".join(buffers) == whole[sent : sent + limit]
-        assert all(map(len, buffers))
-
-
-def test_a_frame_does_not_copy_its_payload() -> None:
-    """The bytes that go are those that the payload has when they go."""
-    payload = bytearray(b"before")
-    message = Discard(payload_bytes=len(payload), block=0, first=0, count=8)
-    frame = Frame(message, memoryview(payload))
-    payload[:] = b"behind"
-    assert bytes(frame.rest(frame.length)[-1]) == b"behind"
-
-
-@pytest.mark.parametrize("payload", [b"", b"four", b"sixsix"])
-def test_a_payload_must_be_as_long_as_its_message_says(payload: bytes) -> None:
-    """A frame whose payload differs from what its head announces is refused before it is sent."""
-    with pytest.raises(LocalProtocolError):
-        Frame(Discard(payload_bytes=5, block=0, first=0, count=8), payload)
 
 
 async def test_messages_arrive_whole_and_counted() -> None:

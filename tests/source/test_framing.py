@@ -15,9 +15,9 @@ from protocol.limits import RUN_COUNT_MAX
 from protocol.messages import PageData, RunData, ZeroData
 from protocol.runs import Runs, Stretch, unpack_runs
 from protocol.wire import Decoder
-from source.channel import Frame
 from source.framing import frame_of
 from source.jobs import Chunk
+from source.outlet import Frame
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
 PAGE_COUNT = 4 * 512

@@ -44,6 +44,7 @@ from source.convergence import SwitchRule
 from source.migration import Migration
 from source.recovery import Lacking
 from source.steering import Steering
+from tests.clocks import trio_ns
 from tests.helpers import (
     BOUND_SECONDS,
     KIB,
@@ -84,7 +85,7 @@ class Rig:
             self.lifecycle.fire(Event.CONNECTED)
             self.migration = Migration(
                 config, self.memory, guest.handle, self.lifecycle, self.events,
-                SoftwareDirtyLog(guest.board), self.steering,
+                SoftwareDirtyLog(guest.board), self.steering, now_ns=trio_ns,
             )  # fmt: skip
             self.migration.attach(connections)
             for inbox in self.migration.inboxes.values():
@@ -178,7 +179,8 @@ async def test_requests_of_postcopy_are_served(memory: GuestMemory, guest: FakeG
 
         rig.dest.instead[SwitchOver] = fault_first
         rig.events.on(
-            events.PageSent, lambda: setattr(rig.migration._sender.pacer, "bytes_per_second", 0)
+            events.PageSent,
+            lambda: setattr(rig.migration._sender.engine.pacer, "bytes_per_second", 0),
         )
         await rig.transfer(guest)
         assert bytes_of(rig.dest.memory) == bytes_of(memory)
@@ -201,7 +203,7 @@ async def test_a_request_says_which_target_page(memory: GuestMemory, guest: Fake
             await rig.dest.main.send(Running())
 
         def hurry() -> None:
-            rig.migration._sender.pacer.bytes_per_second = 0
+            rig.migration._sender.engine.pacer.bytes_per_second = 0
 
         rig.dest.instead[SwitchOver] = fault_first
         rig.events.on(events.PageStart, hurry, page=3, urgent=True)

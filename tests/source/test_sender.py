@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,14 +24,17 @@ from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.runs import Runs, Stretch, unpack_runs
 from source.answers import Answer
-from source.buffering import SLACK_BYTES
+from source.buffering import SLACK_BYTES, YIELD_NS_MAX
 from source.channel import OutChannel
+from source.engine import SendEngine
+from source.framing import frame_of
 from source.jobs import Lane
 from source.pacing import Pacer
 from source.scheduler import Scheduler
-from source.sender import YIELD_SECONDS_MAX, Sender
+from source.sender import Sender
 from source.tracking import RequestTracker
 from tests.certificates import tls_pair
+from tests.clocks import trio_ns
 from tests.helpers import (
     HUGE,
     KIB,
@@ -71,13 +73,19 @@ class Rig:
         policy: str,
         near: dict[Channel, OutChannel],
         far: dict[Channel, Peer],
+        *,
+        yields: bool = False,
     ) -> None:
         """Put a sender with nothing to send over the connections."""
         self.memory = memory
         self.events = Recorder()
-        self.scheduler = Scheduler(memory.geometry, preset(policy), CHUNK)
+        self.policy = preset(policy)
+        self.scheduler = Scheduler(memory.geometry, self.policy, CHUNK)
         self.out = near
-        self.sender = Sender(self.scheduler, memory, near, self.events)
+        self.engine = SendEngine(
+            self.scheduler, partial(frame_of, memory), near, self.events, yields=yields
+        )
+        self.sender = Sender(self.engine, near, trio_ns)
         self.peers = far
         self.received: list[tuple[Channel, Frame]] = []
         # What was told of requests, and how many frames had come over the channel before it.
@@ -175,12 +183,18 @@ def memory() -> Iterator[GuestMemory]:
 
 
 @contextmanager
-def make_rig(memory: GuestMemory, policy: str = "ordered") -> Iterator[Rig]:
+def make_rig(
+    memory: GuestMemory,
+    policy: str = "ordered",
+    *,
+    yields: bool = False,
+) -> Iterator[Rig]:
     """Put a sender and two small connections together; the block is bounded."""
     with unix_pair(SMALL_BUFFER) as (near, far), unix_pair(SMALL_BUFFER) as (near_2, far_2):
         out = {PRE: OutChannel(PRE, TcpStream(near)), POST: OutChannel(POST, TcpStream(near_2))}
         try:
-            yield Rig(memory, policy, out, {PRE: Peer(far), POST: Peer(far_2)})
+            peers = {PRE: Peer(far), POST: Peer(far_2)}
+            yield Rig(memory, policy, out, peers, yields=yields)
         finally:
             # What is half-sent must not hold the memory.
             for channel in out.values():
@@ -337,7 +351,7 @@ async def test_a_page_is_broken_off_while_it_waits_for_the_limit(
     """A request ends the background's wait for its bandwidth, and itself waits for none."""
     with make_rig(memory) as rig:
         rig.add()
-        rig.sender.pacer = Pacer(KIB)
+        rig.engine.pacer = Pacer(KIB)
         async with trio.open_nursery() as nursery:
             for name in Channel:
                 nursery.start_soon(rig.read, name)
@@ -362,7 +376,7 @@ async def test_the_background_keeps_to_its_limit(
     with make_rig(memory) as rig:
         page = PageId(0, 0)
         rig.add(page)
-        rig.sender.pacer = Pacer(HUGE // 4)
+        rig.engine.pacer = Pacer(HUGE // 4)
         await rig.drain_and_read()
         assert rig.pages(PRE) == [page]
         # The first burst is free.
@@ -375,7 +389,7 @@ async def test_a_page_asked_for_while_it_streams_becomes_urgent_in_place(
     """The rest of a page under way goes at once, on its channel, unpaced and marked urgent."""
     with make_rig(memory) as rig:
         rig.add()
-        rig.sender.pacer = Pacer(KIB)
+        rig.engine.pacer = Pacer(KIB)
         async with trio.open_nursery() as nursery:
             for name in Channel:
                 nursery.start_soon(rig.read, name)
@@ -398,8 +412,8 @@ async def test_a_page_broken_off_before_its_first_byte_is_as_never_begun(
     """A page of which nothing has gone is not preempted: its request goes where others go."""
     with make_rig(memory) as rig:
         rig.add()
-        rig.sender.pacer = Pacer(KIB)
-        rig.sender.pacer.spend(17 * KIB)  # More than the bucket holds.
+        rig.engine.pacer = Pacer(KIB)
+        rig.engine.pacer.spend(17 * KIB)  # More than the bucket holds.
         async with trio.open_nursery() as nursery:
             for name in Channel:
                 nursery.start_soon(rig.read, name)
@@ -413,7 +427,7 @@ async def test_a_page_broken_off_before_its_first_byte_is_as_never_begun(
             assert rig.pages(POST) == numbered(2, 0)
             assert rig.scheduler.counts.preemptions == 0
             assert rig.events.of(events.Preempt) == []
-            rig.sender.pacer.bytes_per_second = 0
+            rig.engine.pacer.bytes_per_second = 0
             mock_clock.jump(10)
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
@@ -555,29 +569,6 @@ async def test_drain_with_nothing_to_send_is_a_checkpoint(memory: GuestMemory) -
         await rig.sender.drain()
 
 
-async def test_each_urgent_page_says_how_long_it_waited(
-    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The queue's time is until a page's own first frame, though others were sent meanwhile."""
-    now_ms = itertools.count(1)
-    times: list[int] = []
-    monkeypatch.setattr("source.sender.time", SimpleNamespace(monotonic_ns=_ticking(now_ms, times)))
-    with make_rig(memory) as rig:
-        rig.add(*numbered(1, 2))
-        rig.request(PageId(0, 1))
-        rig.request(PageId(0, 2))
-        await rig.drain_and_read()
-        first, second = (rig.frames_of(page) for page in numbered(1, 2))
-        # A tick at each request, then one for each frame.
-        assert [frame.queue_us for _, frame in first] == [2000] * CHUNKS_PER_PAGE
-        assert [frame.queue_us for _, frame in second] == [
-            1000 * (CHUNKS_PER_PAGE + 1)
-        ] * CHUNKS_PER_PAGE
-        steps = [1000 * step for step in range(CHUNKS_PER_PAGE)]
-        assert [frame.send_us for _, frame in first] == steps
-        assert [frame.send_us for _, frame in second] == steps
-
-
 async def test_a_request_is_served_by_who_brings_it(memory: GuestMemory) -> None:
     """While the background waits a page is with its socket when `request` returns, all of it."""
     with make_rig(memory, "critical-first") as rig:
@@ -623,7 +614,7 @@ async def test_what_the_socket_does_not_take_at_once_is_sent_by_the_task(
     """Of pages larger than the socket the rest follows, in order, though the limit lets none go."""
     with make_rig(memory) as rig:
         rig.add()
-        rig.sender.pacer = Pacer(KIB)
+        rig.engine.pacer = Pacer(KIB)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
@@ -655,8 +646,7 @@ async def test_the_background_leaves_the_link_to_urgent_bytes(
     memory: GuestMemory, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes on when few of them are left in the kernel, and requests do not wait with it."""
-    with make_rig(memory, "critical-first") as rig:
-        rig.sender = Sender(rig.scheduler, memory, rig.out, rig.events, yields=True)
+    with make_rig(memory, "critical-first", yields=True) as rig:
         left_bytes = [SLACK_BYTES + 125_000] * 3 + [0]
         asked: list[float] = []
 
@@ -687,22 +677,20 @@ async def test_the_background_does_not_wait_for_ever(
     memory: GuestMemory, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes on, beside urgent bytes that a connection does not get rid of."""
-    with make_rig(memory, "critical-first") as rig:
-        rig.sender = Sender(rig.scheduler, memory, rig.out, rig.events, yields=True)
+    with make_rig(memory, "critical-first", yields=True) as rig:
         monkeypatch.setattr(OutChannel, "delivery", lambda _: Delivery(64 * SLACK_BYTES, 1, 0))
         rig.add()
         rig.request(PageId(0, 2), 5)
         await rig.drain_and_read()
         assert rig.complete
-        assert trio.current_time() == pytest.approx(YIELD_SECONDS_MAX, abs=0.01)
+        assert trio.current_time() == pytest.approx(YIELD_NS_MAX / 1e9, abs=0.01)
 
 
 async def test_without_urgent_bytes_nobody_asks_for_them(
     memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A background that nothing interrupts does not look at the other connection."""
-    with make_rig(memory) as rig:
-        rig.sender = Sender(rig.scheduler, memory, rig.out, rig.events, yields=True)
+    with make_rig(memory, yields=True) as rig:
         monkeypatch.delattr(OutChannel, "delivery")
         rig.add()
         await rig.drain_and_read()
@@ -763,7 +751,7 @@ async def test_the_streamed_page_stays_with_the_paced_background(
     """A request for the page under way neither hurries it nor sends it elsewhere."""
     with make_rig(memory, "parallel") as rig:
         rig.add()
-        rig.sender.pacer = Pacer(KIB)
+        rig.engine.pacer = Pacer(KIB)
         async with trio.open_nursery() as nursery:
             for name in Channel:
                 nursery.start_soon(rig.read, name)
@@ -962,22 +950,14 @@ async def test_critical_sends_a_target_page_past_a_full_background(memory: Guest
         assert sorted(sent) == [0, 1, 2, 3]
 
 
-def _ticking(now_ms: Iterator[int], times: list[int]) -> Callable[[], int]:
-    def monotonic_ns() -> int:
-        times.append(next(now_ms) * 1_000_000)
-        return times[-1]
-
-    return monotonic_ns
-
-
 # What the destination is told of its requests.
 
 
 def track(rig: Rig) -> RequestTracker:
     """Have a rig's sender keep account of requests, and tell of them."""
-    critical = rig.sender._scheduler._policy.critical
-    rig.sender.tracker = RequestTracker(rig.memory.geometry, critical=critical)
-    return rig.sender.tracker
+    tracker = RequestTracker(rig.memory.geometry, critical=rig.policy.critical)
+    rig.engine.telling.tracker = tracker
+    return tracker
 
 
 def urgent_count(rig: Rig) -> int:
@@ -1014,7 +994,7 @@ async def test_where_requests_never_run_out_they_are_told_of_now_and_then(
     memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once there is enough to tell, behind a page and before the next."""
-    monkeypatch.setattr("source.sender.UNTOLD_COUNT_MAX", 2)
+    monkeypatch.setattr("source.telling.UNTOLD_COUNT_MAX", 2)
     with make_rig(memory) as rig:
         track(rig)
         rig.add()
@@ -1085,4 +1065,4 @@ async def test_after_the_last_word_nothing_is_told(memory: GuestMemory) -> None:
         await rig.sender.tell_all()
         rig.request(PageId(0, 2))
         assert rig.told == []
-        assert rig.sender.tracker is None
+        assert rig.engine.telling.tracker is None

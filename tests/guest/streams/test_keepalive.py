@@ -13,8 +13,9 @@ from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.limits import PING_SECONDS, PULSE_SECONDS
 from protocol.messages import Message, PageData, PassEnd, Ping
-from source.channel import Frame, OutChannel
+from source.channel import OutChannel
 from source.connect import Connection
+from source.outlet import Frame
 from source.returns import ReturnPath
 from tests.helpers import Peer, loss_while, tcp_pair
 

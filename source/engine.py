@@ -1,0 +1,405 @@
+"""Decides what goes over which channel now, what waits for what, and what is broken off.  Pure.
+
+The engine that sends, without I/O: it is told what happened, with the time, and answers with a
+command of `source.commands`.  Two users ask it.  The task of a lane asks `next`, carries the
+command out, says what came of it, and asks again.  Whoever brings requests asks `serve`: while the
+lane's task waits, what is urgent goes at once, and a task whose wait is still the same need not be
+woken.  So no other task's wake-up lies on a request's way.
+
+A background frame is broken off even while it waits, for its socket or for its bandwidth limit; an
+urgent one runs to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from guest.streams.stream import Delivery
+from protocol import events
+from protocol.channels import Channel
+from protocol.events import Emit
+from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.messages import RequestAnswer
+from source.answers import Answer
+from source.buffering import Backlog
+from source.commands import REQUEST, TURN, Command, Look, Room, Tell, Until, Wait, Write
+from source.jobs import Chunk, Lane
+from source.outlet import Frame, Outlet
+from source.pacing import Pacer
+from source.scheduler import Scheduler
+from source.telling import Telling
+from source.tracking import RequestTracker
+
+# See `source.scheduler`: a look at an enumeration's member is not free.
+_URGENT, _BACKGROUND = Lane.URGENT, Lane.BACKGROUND
+_PRECOPY, _POSTCOPY = Channel.PRECOPY, Channel.POSTCOPY
+
+
+class SendEngine:
+    """Sends what a scheduler has, over the channels of one migration, by its users' hands.
+
+    Attributes:
+        scheduler: What is to be sent, and in which order.
+        pacer: Holds the background to a bandwidth.
+        telling: When the destination is told of its requests.
+        serving_lane: The lane that requests are served in.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        make_frame: Callable[[Chunk, int, int], Frame],
+        outlets: Mapping[Channel, Outlet],
+        emit: Emit,
+        *,
+        pacer: Pacer | None = None,
+        tracker: RequestTracker | None = None,
+        yields: bool = False,
+    ) -> None:
+        """Send nothing yet; `start`, then ask `next`.
+
+        Args:
+            scheduler: What is to be sent, and in which order.
+            make_frame: Returns the frame of a chunk, given how long a request has waited for it
+                and how long ago its first frame was made, in microseconds.
+            outlets: Where it goes.
+            emit: Takes events.
+            pacer: Holds the background to a bandwidth, over all connections of a migration; no
+                limit if not given.
+            tracker: Keeps account of the requests, where the destination wants to be told of them.
+            yields: The background waits until urgent bytes that the kernel has taken are on their
+                way, and does not share the link with them.
+        """
+        self.pacer = pacer or Pacer(0)
+        self.telling = Telling(scheduler, outlets, tracker)
+        self.serving_lane = scheduler.lanes[0]
+        self.scheduler = scheduler
+        self._make_frame = make_frame
+        self._outlets = outlets
+        self._emit = emit
+        self._yields = yields
+        self._rooms = {channel: Room(channel) for channel in outlets}
+        self._until: Callable[[int], bool] | None = None
+        self._is_background_done = False
+        # What each lane is in the middle of handing over, and what its task waits for.
+        self._writes: dict[Lane, Write] = {}
+        self._waits: dict[Lane, Wait] = {}
+        # How many turns others have before a lane goes on.
+        self._turns: dict[Lane, int] = {}
+        self._backlog = Backlog()
+        # When the request being served came, and when its first urgent frame was made.
+        self._urgent_since_ns = (0, 0)
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Bytes of guest memory that no stream has taken yet, to the byte."""
+        begun = [each.begun_memory_bytes for each in self._outlets.values()]
+        return self.scheduler.unsent_bytes - sum(begun)
+
+    def start(self, until: Callable[[int], bool] | None = None) -> None:
+        """Begin to send until the scheduler has nothing left; then ask `next` for each lane.
+
+        Args:
+            until: Asked with the time before each frame of the background: true to leave the rest.
+        """
+        self._until = until
+        self._is_background_done = False
+        self._turns.clear()
+        self.stop()
+
+    def stop(self) -> None:
+        """Say that no lane's task waits any more, however it ended."""
+        self._waits.clear()
+
+    def wait_of(self, lane: Lane) -> Wait | None:
+        """Return what a lane's task is to wait for; `next` answers with it, too."""
+        return self._waits.get(lane)
+
+    def pace(self, bytes_per_second: int, now_ns: int) -> None:
+        """Hold the background to a bandwidth from now on, also what waits for its turn already."""
+        self.pacer.set_rate(bytes_per_second, now_ns)
+        self.reconsider()
+
+    def reconsider(self) -> None:
+        """Have no lane wait for a time that was worked out before."""
+        for lane in [lane for lane, wait in self._waits.items() if type(wait) is Until]:
+            del self._waits[lane]
+
+    def request(self, page: PageId, target_page: int, now_ns: int) -> Answer:
+        """Take a page request of the destination; when all that have come are taken, ask `serve`.
+
+        Args:
+            page: The page that a vCPU waits for.
+            target_page: Which target page of it was touched, from 0.
+            now_ns: The time.
+
+        Raises:
+            RemoteProtocolError: The guest has no such page.
+        """
+        answer = self.scheduler.request(page, target_page, now_ns)
+        if (tracker := self.telling.tracker) is not None:
+            breaks_off = self.scheduler.wants_preemption
+            tracker.asked(page, target_page, answer, now_ns, breaks_off=breaks_off)
+        self._emit(events.PageRequest(block=page.block, page=page.index, answer=answer.value))
+        if answer is Answer.URGENT_IN_PLACE:
+            # It keeps to no limit any more.
+            self.reconsider()
+        return answer
+
+    def next(self, lane: Lane, now_ns: int) -> Command | None:
+        """Return what the task of a lane is to do now, None when it has sent what it has.
+
+        Args:
+            lane: One of the scheduler's.
+            now_ns: The time.
+        """
+        if (wait := self._waits.get(lane)) is not None:
+            return wait
+        if self.telling.is_overdue and (tell := self.telling.overdue(now_ns)):
+            return tell
+        if turns := self._turns.get(lane):
+            self._turns[lane] = turns - 1
+            return TURN
+        write = self._writes.get(lane)
+        if write is not None and write.frame.done:
+            # A sign of life was its last byte.
+            self._sent(lane, write, now_ns)
+            write = None
+        elif write is not None and self.scheduler.wants_preemption:
+            self._break_off(lane, write, now_ns)
+            write = None
+        return self._go_on(lane, write, now_ns) if write else self._begin(lane, now_ns)
+
+    def serve(self, now_ns: int) -> Write | Tell | None:
+        """Return what is to be done at once for requests, None if there is no more.
+
+        While the lane's task does not wait there is nothing: it asks `next` by itself.  Afterwards
+        `wait_of` tells whether it still waits for what it did.
+        """
+        lane = self.serving_lane
+        wait = self._waits.get(lane)
+        if wait is None:
+            return None
+        if self.telling.is_overdue and (tell := self.telling.overdue(now_ns)):
+            return tell
+        scheduler = self.scheduler
+        write = self._writes.get(lane)
+        if write is not None and scheduler.wants_preemption:
+            self._break_off(lane, write, now_ns)
+            write = None
+        if write is None:
+            return self._begin_urgent(lane, now_ns)
+        waits_for_room = wait is self._rooms[write.outlet.name]
+        return _hurried(write) if scheduler.urgent(lane) and not waits_for_room else None
+
+    def took(self, lane: Lane, count: int, now_ns: int) -> None:
+        """Say how many bytes the stream took of what a lane was to write, perhaps none."""
+        write = self._writes[lane]
+        if not count:
+            self._waits[lane] = self._rooms[write.outlet.name]
+            return
+        if write.paced:
+            self.pacer.spend(count)
+        # Requests that have come are heard before more is sent.
+        turns = 1
+        if write.frame.done:
+            was_urgent = self._sent(lane, write, now_ns)
+            if was_urgent and not self.scheduler.queued_requests:
+                # One turn was had behind the bytes: in it requests were noticed, not read.
+                turns = 2
+        if lane not in self._waits:
+            self._turns[lane] = turns
+
+    def told(self, *, went: bool) -> None:
+        """Say whether one of the channels took what was to be told."""
+        self.telling.told(went=went)
+
+    def delivers(self, delivery: Delivery) -> None:
+        """Say how the channel that was to be looked at delivers."""
+        self._backlog.delivers(delivery)
+
+    def wait_over(self, lane: Lane, wait: Wait) -> None:
+        """Say that what a lane's task waited for has come."""
+        if self._waits.get(lane) is not wait:
+            return
+        del self._waits[lane]
+        if type(wait) is Room and (run_bytes := self._outlets[wait.channel].run_bytes) is not None:
+            self.scheduler.keep_runs(run_bytes)
+        if lane not in self._writes:
+            # What was asked for while others were served comes before what was left.
+            self._turns[lane] = 1
+
+    def tell_by_itself(self, now_ns: int) -> Tell | Until | None:
+        """Return what is told of requests though no lane comes to that, or when to ask again.
+
+        None: there is nothing to tell by now.
+        """
+        return self.telling.by_itself(now_ns, is_full=self._is_full)
+
+    def last_answers(self, now_ns: int) -> list[RequestAnswer]:
+        """Return what there is to tell before the last frames go; nothing is told after that."""
+        return self.telling.take_last(now_ns)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether urgent bytes wait for room, or for their turn."""
+        return any(self.scheduler.urgent(lane) for lane in self._writes)
+
+    def _begin(self, lane: Lane, now_ns: int) -> Command | None:
+        """Return what a lane does that is between two frames."""
+        if lane is not _URGENT:
+            if self._until is not None and self._until(now_ns):
+                return self._end(lane)
+            if self.telling.has_many:
+                tell = self.telling.before_background(now_ns, is_full=self._is_full)
+                if tell is not None:
+                    return tell
+        write = self._pick(lane, now_ns)
+        return self._go_on(lane, write, now_ns) if write is not None else self._end(lane)
+
+    def _begin_urgent(self, lane: Lane, now_ns: int) -> Write | None:
+        """Return the next urgent write of a lane whose task waits, None without any."""
+        scheduler = self.scheduler
+        if not (scheduler.queued_requests or scheduler.urgent(lane)):
+            return None
+        write = self._pick(lane, now_ns)
+        if write is None:
+            return None
+        if scheduler.urgent(lane):
+            return _hurried(write)
+        # The background is its task's, which waits for something else now.
+        del self._waits[lane]
+        return None
+
+    def _go_on(self, lane: Lane, write: Write, now_ns: int) -> Command:
+        """Return a lane's write with what may go of it now, or what to wait for."""
+        if self.scheduler.urgent(lane):
+            return _hurried(write)
+        return self._background(lane, write, now_ns)
+
+    def _end(self, lane: Lane) -> Wait | None:
+        """Return what a lane does that has nothing to send now."""
+        if lane is _URGENT and not self._is_background_done:
+            self._waits[lane] = REQUEST
+            return REQUEST
+        if lane is _BACKGROUND:
+            self._is_background_done = True
+            if self._waits.get(_URGENT) is REQUEST:
+                del self._waits[_URGENT]
+        return None
+
+    def _pick(self, lane: Lane, now_ns: int) -> Write | None:
+        """Begin with what a lane is to send next, or go on with it; None if there is nothing."""
+        while (chunk := self._next_chunk(lane, now_ns)) is not None:
+            outlet = self._outlets[chunk.channel]
+            if chunk.urgent and chunk.channel is not _PRECOPY:
+                self._outlets[_PRECOPY].pause()
+            if outlet.open_frame is None:
+                outlet.open_frame = self._make_frame(chunk, *self._waited_us(chunk, now_ns))
+            write = self._writes[lane] = Write(chunk, outlet, outlet.open_frame)
+            if not write.frame.done:
+                return write
+            # It was broken off, and a sign of life was its last byte.
+            self._sent(lane, write, now_ns)
+        return None
+
+    def _next_chunk(self, lane: Lane, now_ns: int) -> Chunk | None:
+        chunk = self.scheduler.next_chunk(lane)
+        if chunk is not None and (tracker := self.telling.tracker) is not None:
+            tracker.begun(chunk, lane, now_ns)
+        self._tell_notices()
+        return chunk
+
+    def _background(self, lane: Lane, write: Write, now_ns: int) -> Command:
+        """Return the write with what the limit allows, or what to wait for."""
+        backlog = self._backlog
+        if backlog.is_unknown:
+            return _LOOK
+        if pause_ns := backlog.pause_ns(now_ns):
+            return self._pause(lane, write, now_ns + pause_ns)
+        limit, pause_ns = self.allowance(write, now_ns)
+        if not limit:
+            return self._pause(lane, write, now_ns + pause_ns)
+        write.limit = limit
+        write.paced = True
+        return write
+
+    def allowance(self, write: Write, now_ns: int) -> tuple[int, int]:
+        """Return how many bytes of a background frame may go now; of none, how long (ns)."""
+        wanted_bytes = write.frame.length - write.frame.sent
+        allowed_bytes = self.pacer.allowance(wanted_bytes, now_ns)
+        return allowed_bytes, 0 if allowed_bytes else self.pacer.wait_ns(wanted_bytes, now_ns)
+
+    def _pause(self, lane: Lane, write: Write, until_ns: int) -> Wait:
+        write.outlet.pause()
+        wait = self._waits[lane] = Until(until_ns)
+        return wait
+
+    def _break_off(self, lane: Lane, write: Write, now_ns: int) -> None:
+        """Leave the background's frame for a request."""
+        begun = write.frame.sent > 0
+        if (tracker := self.telling.tracker) is not None:
+            tracker.interrupted(lane, now_ns)
+        self.scheduler.chunk_interrupted(begun=begun)
+        if not begun:
+            write.outlet.open_frame = None
+        del self._writes[lane]
+
+    def _sent(self, lane: Lane, write: Write, now_ns: int) -> bool:
+        """Count and tell what is whole with its stream; return whether it was urgent."""
+        chunk, outlet = write.chunk, write.outlet
+        outlet.open_frame = None
+        del self._writes[lane]
+        if self._yields and chunk.channel is _POSTCOPY:
+            self._backlog.urgent_sent(now_ns)
+        outlet.target_pages_sent += chunk.span.length // TARGET_PAGE_BYTES
+        outlet.data_bytes_sent += write.frame.payload_bytes
+        scheduler = self.scheduler
+        urgent = scheduler.urgent(lane)
+        page_count = scheduler.chunk_sent(lane)
+        if (tracker := self.telling.tracker) is not None:
+            tracker.sent(
+                chunk, lane, now_ns, goes_on=scheduler.is_sending(lane), lacks=scheduler.lacks
+            )
+            self.telling.frame_sent()
+        if page_count:
+            # Of scattered pages the first is named, and how many they are.
+            self._emit(
+                events.PageSent(
+                    block=chunk.page.block, page=chunk.page.index,
+                    channel=chunk.channel.value, urgent=urgent, boosted=chunk.boosted,
+                    pages=page_count,
+                    channel_bytes=outlet.bytes_carried,
+                    remaining_bytes=self.remaining_bytes,
+                )
+            )  # fmt: skip
+        return urgent
+
+    def _waited_us(self, chunk: Chunk, now_ns: int) -> tuple[int, int]:
+        """Return how long a request waited until its send began, and how long ago that was."""
+        if chunk.requested_ns is None:
+            return 0, 0
+        if self._urgent_since_ns[0] != chunk.requested_ns:
+            self._urgent_since_ns = (chunk.requested_ns, now_ns)
+        began_ns = self._urgent_since_ns[1]
+        return (began_ns - chunk.requested_ns) // 1000, (now_ns - began_ns) // 1000
+
+    def _tell_notices(self) -> None:
+        for notice in self.scheduler.take_notices():
+            self._emit(
+                notice.event(
+                    block=notice.page.block, page=notice.page.index,
+                    channel=notice.channel.value, urgent=notice.urgent, boosted=notice.boosted,
+                    channel_bytes=self._outlets[notice.channel].bytes_carried,
+                    remaining_bytes=self.remaining_bytes,
+                )
+            )  # fmt: skip
+
+
+_LOOK = Look(_POSTCOPY)
+
+
+def _hurried(write: Write) -> Write:
+    """Return a write of all that is left of its frame, without a limit."""
+    write.limit, write.paced = write.frame.length, False
+    return write
