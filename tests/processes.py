@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -285,6 +286,10 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
         return
 
 
+# 127.0.0.1, as /proc/net/tcp writes it.
+LOOPBACK = f"{int.from_bytes(socket.inet_aton('127.0.0.1'), sys.byteorder):08X}"
+
+
 def connection_count(port: int) -> int:
     """Return how many TCP connections a local port has accepted and still holds."""
     return _sockets(port).count("01")
@@ -296,10 +301,13 @@ def is_listening(port: int) -> bool:
 
 
 def _sockets(port: int) -> list[str]:
-    """Return the states of all sockets on a local port, as the kernel writes them."""
+    """Return the states of all sockets on a port of 127.0.0.1, as the kernel writes them.
+
+    What others of this machine do may have the same port at another address.
+    """
     lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
     rows = [line.split() for line in lines]
-    return [row[3] for row in rows if row[1].endswith(f":{port:04X}")]
+    return [row[3] for row in rows if row[1] == f"{LOOPBACK}:{port:04X}"]
 
 
 def read_events(path: Path, event: str = "", side: str = "") -> list[dict[str, Any]]:
