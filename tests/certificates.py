@@ -14,7 +14,7 @@ import trustme
 from guest.streams.tcp import TcpStream
 from guest.streams.tls import TlsStream
 from protocol.credentials import Credentials
-from scripts.certificates import tls_context
+from scripts.credentials import tls_context
 from tests.helpers import KIB, unix_pair
 
 # Whom both sides of a test trust.

@@ -38,7 +38,6 @@ SCRIPTS_ORDER = (
 AT_THE_TOP = {
     **dict.fromkeys(
         (
-            "certificates",
             "configure",
             "credentials",
             "files",

@@ -118,9 +118,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/processes/dest_side.py": Elsewhere(
         "tests/test_migrate.py", "a session, and how it is run"
     ),
-    "scripts/certificates.py": Elsewhere(
-        "tests/scripts/test_credentials.py", "the files of TLS, which credentials are made of"
-    ),
     "scripts/runtime/spawn.py": Elsewhere(
         "tests/scripts/processes/test_child.py", "the beginning of a child"
     ),
