@@ -6,22 +6,23 @@ leaves no process, socket or mapping behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
 
 import trio
 
 from dest.channel import InChannel
-from dest.config import DestConfig
+from dest.config import DestConfig, HostConfig
 from dest.keeping import Keeper, outcome_of_loss
 from dest.listen import Listener, Session, open_listener
 from dest.migration import Migration
 from dest.recovery import Recovery
 from dest.resumes import Resumes
-from dest.script import Step, find_steps
+from dest.script import find_steps
 from dest.setup import Plan, receive_setup
 from dest.stopping import check_granted, may_use_hugetlb, service_for
-from guest.handle import open_guest, start_process
+from guest.handle import GuestHandle, open_guest, start_process
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
 from guest.slices import in_threads
@@ -43,6 +44,49 @@ from protocol.states import Event, Lifecycle
 
 # How long the peer is given to take the reason why a session ends.
 FAREWELL_SECONDS_MAX = 1.0
+
+
+class Room(NamedTuple):
+    """What a guest needs here, made by `make_room`.
+
+    Attributes:
+        memory: Where its memory goes; populated.
+        guest: Its vCPUs, in their process.
+        keeper: Saves its memory.
+        placement_reason: See `protocol.report.DestPart`.
+    """
+
+    memory: GuestMemory
+    guest: GuestHandle
+    keeper: Keeper
+    placement_reason: str
+
+
+@asynccontextmanager
+async def make_room(
+    config: HostConfig, plan: Plan, process: GuestProcess | None = None
+) -> AsyncIterator[Room]:
+    """Make room for a guest, whichever peer it comes from; nothing is left behind the block.
+
+    Args:
+        config: What the user said.
+        plan: What comes.
+        process: One that was started before; None for a new one.
+
+    Raises:
+        GuestFailed: There is none, or the user's placement cannot be had.
+    """
+    placement = config.placement
+    hugetlb = may_use_hugetlb(placement, plan.policy)
+    with GuestMemory.create(plan.geometry, config.backing, hugetlb=hugetlb) as memory:
+        keeper = Keeper(memory, config.save)
+        await in_threads(memory.populate_slice, memory.slices())
+        service, reason = service_for(placement, plan.policy, memory.kinds)
+        check_granted(placement, reason)
+        async with open_guest(memory, plan.spec, service, process) as guest:
+            reason = reason or guest.service.reason
+            check_granted(placement, reason)
+            yield Room(memory, guest, keeper, reason)
 
 
 class DestSession:
@@ -102,55 +146,28 @@ class DestSession:
             raise cause from None
 
     async def _serve(self, listener: Listener, session: Session, process: GuestProcess) -> Result:
+        config = self._config
         self._lifecycle.fire(Event.CONNECTED)
+        # Who is yet to be told why this ends.
+        main: InChannel | None = session.channels[Channel.PRECOPY]
         try:
             plan = await receive_setup(session)
-            steps = find_steps(self._config.steps, plan.geometry, plan.spec.name)
-            memory_in = GuestMemory.create(
-                plan.geometry, self._config.backing,
-                hugetlb=may_use_hugetlb(self._config.placement, plan.policy),
-            )  # fmt: skip
-        except BaseException as error:  # noqa: BLE001 - raised again as its root cause
-            cause = root_cause(error)
-            await _say_farewell(session.channels[Channel.PRECOPY], cause)
-            raise cause from None
-        with memory_in as memory:
-            return await self._take_guest(listener, session, plan, memory, process, steps)
-
-    async def _take_guest(
-        self,
-        listener: Listener,
-        session: Session,
-        plan: Plan,
-        memory: GuestMemory,
-        process: GuestProcess,
-        steps: tuple[Step, ...],
-    ) -> Result:
-        channels = {name: session.channels[name] for name in plan.channels}
-        resumes = Resumes(session.session_id, plan.channels, session.capabilities)
-        listener.take_resumes(resumes)
-        # Who is yet to be told why this ends.
-        main: InChannel | None = channels[Channel.PRECOPY]
-        try:
-            keeper = Keeper(memory, self._config.save)
-            await in_threads(memory.populate_slice, memory.slices())
-            placement = self._config.placement
-            service, reason = service_for(placement, plan.policy, memory.kinds)
-            check_granted(placement, reason)
-            async with open_guest(memory, plan.spec, service, process) as guest:
-                reason = reason or guest.service.reason
-                check_granted(placement, reason)
+            steps = find_steps(config.steps, plan.geometry, plan.spec.name)
+            channels = {name: session.channels[name] for name in plan.channels}
+            resumes = Resumes(session.session_id, plan.channels, session.capabilities)
+            listener.take_resumes(resumes)
+            async with make_room(config, plan, process) as room:
+                guest, keeper = room.guest, room.keeper
                 migration = Migration(
-                    channels, plan, memory, guest, self._lifecycle, self._emit, steps
+                    channels, plan, room.memory, guest, self._lifecycle, self._emit, steps
                 )
-                migration.hosted.placement_reason = reason
+                migration.hosted.placement_reason = room.placement_reason
                 self._migration = migration
-                migration.listen_to(self._config.touches)
+                migration.listen_to(config.touches)
                 migration.keep_with(keeper.save)
                 recovery = Recovery(
-                    self._config, migration, resumes, session.capabilities,
-                    self._lifecycle, self._emit,
-                )  # fmt: skip
+                    config, migration, resumes, session.capabilities, self._lifecycle, self._emit
+                )
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(migration.watch)

@@ -88,7 +88,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/qemu/channel.py": Elsewhere(
         "tests/dest/qemu/test_session.py", "a part of what a session does"
     ),
-    "dest/qemu/config.py": Elsewhere("tests/dest/qemu/test_session.py", "fields and no code"),
     "dest/qemu/handshakes.py": Elsewhere(
         "tests/dest/qemu/test_session.py", "a part of what a session does"
     ),

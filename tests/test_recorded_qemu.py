@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import trio
 
-from dest.qemu.config import QemuDestConfig
+from dest.config import QemuDestConfig
 from dest.qemu.session import QemuSession
 from guest.programs import ProgramSpec
 from protocol import events
@@ -219,7 +219,7 @@ class Replay:
 @pytest.fixture(autouse=True)
 def _guests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guests without processes."""
-    monkeypatch.setattr("dest.qemu.session.open_guest", FakeGuests().open)
+    monkeypatch.setattr("dest.session.open_guest", FakeGuests().open)
     # Nothing is on its way any more when a replayed stream has ended.
     monkeypatch.setattr("dest.qemu.migration._REST_SECONDS_MAX", 0.2)
 

@@ -17,15 +17,11 @@ from dest.qemu.channel import QemuChannel
 from dest.qemu.handshakes import hear_resumption, out_of_place
 from dest.qemu.listen import QemuListener
 from dest.qemu.wire import Wire
-from dest.script import Step
-from dest.setup import Plan
-from guest.handle import GuestHandle
-from guest.memory import GuestMemory
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError, as_loss, root_cause
 from protocol.events import Emit
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId
+from protocol.geometry import Geometry, PageId
 from protocol.liveness import PauseLimit
 from protocol.messages import PageRequest
 from protocol.policy import Policy
@@ -84,25 +80,23 @@ class QemuMigration:
         self,
         listener: QemuListener,
         main: QemuChannel,
-        memory: GuestMemory,
-        guest: GuestHandle,
+        hosted: HostedGuest,
+        geometry: Geometry,
         lifecycle: Lifecycle,
         emit: Emit,
-        steps: tuple[Step, ...],
     ) -> None:
         """Prepare; the stream has been read up to its blocks."""
         self.main = main
-        plan = Plan(memory.geometry, QEMU_POLICY, TARGET_PAGE_BYTES, guest.spec)
-        self.hosted = HostedGuest(memory, guest, plan, lifecycle, emit, steps)
-        self._assembly = self.hosted.engine.assembly
-        self._wire = Wire(memory.geometry, emit)
-        self.arrivals = Arrivals(memory.geometry, self.hosted.executor, self._wire)
+        self.hosted = hosted
+        self._assembly = hosted.engine.assembly
+        self._wire = Wire(geometry, emit)
+        self.arrivals = Arrivals(geometry, hosted.executor, self._wire)
         self.has_preempt = False
         self.received_bytes: Counter[Channel] = Counter()
         self.returned_bytes = self.package_bytes = self.recoveries = 0
         self.whole_s = 0.0
         self._listener = listener
-        self._geometry = memory.geometry
+        self._geometry = geometry
         self._lifecycle = lifecycle
         self._emit = emit
         self._limit = PauseLimit(0.0)

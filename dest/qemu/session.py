@@ -12,19 +12,17 @@ from contextlib import suppress
 
 import trio
 
-from dest.keeping import Keeper, outcome_of_loss
+from dest.config import QemuDestConfig
+from dest.hosted import HostedGuest
+from dest.keeping import outcome_of_loss
 from dest.qemu.channel import QemuChannel
-from dest.qemu.config import QemuDestConfig
 from dest.qemu.handshakes import hear_opening
 from dest.qemu.listen import QemuListener, open_qemu_listener
 from dest.qemu.migration import QEMU_POLICY, QemuMigration
 from dest.qemu.report import QemuPart, assemble_qemu
 from dest.script import find_steps
-from dest.session import FAREWELL_SECONDS_MAX
-from dest.stopping import check_granted, may_use_hugetlb, service_for
-from guest.handle import open_guest
-from guest.memory import GuestMemory
-from guest.slices import in_threads
+from dest.session import FAREWELL_SECONDS_MAX, make_room
+from dest.setup import Plan
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
@@ -33,7 +31,7 @@ from protocol.errors import (
     root_cause,
 )
 from protocol.events import Emit
-from protocol.geometry import Geometry
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.qemu.returns import encode_shut
 from protocol.report import DestPart, Result
 from protocol.states import Event, Lifecycle
@@ -105,40 +103,35 @@ class QemuSession:
         try:
             spec = config.spec_of(geometry)
             steps = find_steps(config.steps, geometry, spec.name)
-            placement = config.placement
-            with GuestMemory.create(
-                geometry, config.backing, hugetlb=may_use_hugetlb(placement, QEMU_POLICY)
-            ) as memory:
-                keeper = Keeper(memory, config.save)
-                await in_threads(memory.populate_slice, memory.slices())
-                service, reason = service_for(placement, QEMU_POLICY, memory.kinds)
-                async with open_guest(memory, spec, service) as guest:
-                    reason = reason or guest.service.reason
-                    check_granted(placement, reason)
-                    migration = QemuMigration(
-                        listener, main, memory, guest, self._lifecycle, self._emit,
-                        steps,
-                    )  # fmt: skip
-                    migration.hosted.placement_reason = reason
-                    self._migration = migration
-                    self._ready_s = time.monotonic()
-                    migration.keep_with(keeper.save)
-                    try:
-                        async with trio.open_nursery() as nursery:
-                            nursery.start_soon(keeper.run)
-                            await migration.receive(config.touches, config.wait_seconds)
-                            nursery.cancel_scope.cancel()
-                    except BaseException as error:  # noqa: BLE001 - raised again as its outcome
-                        main, cause = migration.main, root_cause(error)
-                        outcome = await outcome_of_loss(
-                            cause, migration.hosted, keeper, guest, self._emit
-                        )
-                        if isinstance(outcome, MemoryLost):
-                            # QEMU may be there, and have said what it should not.
-                            await _say_farewell(main, cause)
-                        raise outcome from None
-                    part = migration.hosted.part()
-                qemu = self._qemu_part(machine, migration)
+            plan = Plan(geometry, QEMU_POLICY, TARGET_PAGE_BYTES, spec)
+            async with make_room(config, plan) as room:
+                keeper = room.keeper
+                hosted = HostedGuest(
+                    room.memory, room.guest, plan, self._lifecycle, self._emit, steps
+                )
+                hosted.placement_reason = room.placement_reason
+                migration = QemuMigration(
+                    listener, main, hosted, geometry, self._lifecycle, self._emit
+                )
+                self._migration = migration
+                self._ready_s = time.monotonic()
+                migration.keep_with(keeper.save)
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(keeper.run)
+                        await migration.receive(config.touches, config.wait_seconds)
+                        nursery.cancel_scope.cancel()
+                except BaseException as error:  # noqa: BLE001 - raised again as its outcome
+                    main, cause = migration.main, root_cause(error)
+                    outcome = await outcome_of_loss(
+                        cause, migration.hosted, keeper, room.guest, self._emit
+                    )
+                    if isinstance(outcome, MemoryLost):
+                        # QEMU may be there, and have said what it should not.
+                        await _say_farewell(main, cause)
+                    raise outcome from None
+                part = migration.hosted.part()
+            qemu = self._qemu_part(machine, migration)
             status = self._lifecycle.state.value
             return Result(assemble_qemu(status, qemu, part, geometry), None)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause

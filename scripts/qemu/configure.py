@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import click
 
-from dest.qemu.config import QemuDestConfig
+from dest.config import QemuDestConfig
 from dest.qemu.session import QemuSession
 from protocol.addresses import unmapped
 from protocol.errors import LocalProtocolError

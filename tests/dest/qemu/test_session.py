@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from dest.qemu.config import QemuDestConfig
+from dest.config import QemuDestConfig
 from dest.qemu.session import QemuSession
 from dest.script import PageName, WrittenStep
 from guest.programs import ProgramSpec
@@ -41,7 +41,7 @@ SHUT_GOOD, SHUT_FAILED = bytes.fromhex("0001000400000000"), bytes.fromhex("00010
 def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
     """Guests without processes, for all sessions of a test."""
     guests = FakeGuests()
-    monkeypatch.setattr("dest.qemu.session.open_guest", guests.open)
+    monkeypatch.setattr("dest.session.open_guest", guests.open)
     return guests
 
 
