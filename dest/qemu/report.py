@@ -1,7 +1,7 @@
-"""The report of a migration out of QEMU: the usual one, where this side cannot know a thing null.
+"""The report of a migration out of QEMU: the usual one, without what this side cannot know.
 
 QEMU tells its own side with `query-migrate`.  What only a source knows, and what this one does not
-say on the wire, stands as null and not as zero.
+say on the wire, is absent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from protocol.geometry import Geometry
 from protocol.report import DestPart, SourcePart, assemble
 
-# What stands in the place of what nobody here knows, until it is made null.
+# What stands in the place of what nobody here knows, until it is left out.
 _NOTHING: dict[type, object] = {str: "", int: 0, float: 0.0, bool: False}
 
 _UNKNOWN = {
@@ -86,7 +86,8 @@ def assemble_qemu(
     places = {"": report, "midstream": own}
     for place, names in _UNKNOWN.items():
         table = places.get(place) or report.get(place) or own[place]
-        table |= dict.fromkeys(names)
+        for name in names:
+            del table[name]
     return report
 
 
