@@ -11,7 +11,8 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.messages import Standing
 from protocol.missing import HeldParts
 from protocol.pageset import PageSet
-from protocol.policy import HalfSent, Policy
+from protocol.policy import Policy
+from source.halfsent import treatment
 from source.recovery import Lacking, lost_bytes
 from source.scheduler import Scheduler
 
@@ -36,7 +37,7 @@ class Resumption:
         self.rests: HeldParts = {}
         self.runs_there = False
         self._geometry = geometry
-        self._policy = policy
+        self._goes_twice = treatment(policy).goes_twice
         self._scheduler = scheduler
         # A destination has said that it runs the guest, or a vCPU there has needed a page.
         self._seen_there = False
@@ -112,5 +113,5 @@ class Resumption:
         """
         return lost_bytes(
             self._left_to_miss, self._scheduler.remaining, self.rests, lacking,
-            goes_twice=self._policy.half_sent is HalfSent.RESEND or self._handed_over_again,
+            goes_twice=self._goes_twice or self._handed_over_again,
         )  # fmt: skip

@@ -10,7 +10,7 @@ The rules:
 
 1. Order of service: the oldest page request; then the preempted page; then the background scan.
 2. A request for the preempted page is served in its turn in the queue: urgent, on the channel where
-   the page began, from the byte where it stopped.  The policy may say otherwise (`HalfSent`); but a
+   the page began, from the byte where it stopped.  The policy may say otherwise (`halfsent`); but a
    frame that was begun ends on its channel before anything else goes there.
 3. Urgent pages are never preempted.  A background page is, as soon as a request arrives.
 4. So at most one page is preempted at a time.
@@ -36,11 +36,11 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.pageset import PageSet
-from protocol.policy import HalfSent, Policy
+from protocol.policy import Policy
 from protocol.runs import Runs, Stretch
 from source.answers import Answer, Notice, SchedulerCounts
 from source.background import Background
-from source.halfsent import HalfSentPage
+from source.halfsent import treatment
 from source.jobs import Chunk, Job, Lane, unit_of
 
 # Before Python 3.12 each look at an enumeration's member costs as much as two calls.
@@ -79,7 +79,7 @@ class Scheduler:
         # urgent of a page, and the job that would serve it were the page untouched.
         self._queue: OrderedDict[Span, Job] = OrderedDict()
         self._current: dict[Lane, Job] = {}
-        self._half_sent = HalfSentPage(self._remaining, policy, self.counts)
+        self._half_sent = treatment(policy)(self._remaining, self.counts)
         self._notices: list[Notice] = []
 
     @property
@@ -94,8 +94,8 @@ class Scheduler:
         What `HalfSent.RESEND` sends again is in it twice until its first frame is out.
         """
         half_sent = self._half_sent
-        under_way = [*self._current.values(), half_sent.job, half_sent.leftover]
-        # A leftover frame that is being finished is the current job, too.
+        under_way = [*self._current.values(), half_sent.job, half_sent.tail]
+        # A frame's tail that is being finished is the current job, too.
         chunks = {id(job): job.chunk for job in under_way if job is not None}
         return self._remaining.length_bytes + sum(
             chunk.span.length for chunk in chunks.values() if chunk is not None
@@ -150,7 +150,7 @@ class Scheduler:
             LocalProtocolError: A page is on its way, and its new bytes could overtake its old ones;
                 or requests wait though no vCPU is to run there.
         """
-        if self._current or self._half_sent.job or self._half_sent.leftover:
+        if self._current or self._half_sent.job or self._half_sent.tail:
             raise LocalProtocolError("pages cannot be added while one is being sent")
         if across_pages and self._queue:
             raise LocalProtocolError("page requests wait for what no vCPU can touch")
@@ -227,7 +227,7 @@ class Scheduler:
             return Answer.ALREADY_SENT
         self._queue[unit] = Job(unit, page, self._urgent_channel, now_ns)
         # It has its turn, and in it nothing is sent for it.
-        puts_off = self._policy.half_sent is HalfSent.POSTPONE and half_sent.holds(unit)
+        puts_off = half_sent.puts_off and half_sent.holds(unit)
         return Answer.POSTPONED if puts_off else _QUEUED
 
     def next_chunk(self, lane: Lane = Lane.ALL) -> Chunk | None:
@@ -262,9 +262,7 @@ class Scheduler:
             raise LocalProtocolError(_NO_CHUNK)
         job.chunk = None
         job.begun = True
-        if job is self._half_sent.leftover:
-            # Its page went whole by other frames, and was told.
-            self._half_sent.leftover = None
+        if self._half_sent.end(job):
             del self._current[lane]
             self._note(events.PartSent, job)
             return 0
@@ -315,9 +313,9 @@ class Scheduler:
         return count - self._remaining.holds_page(last)
 
     def _under_way(self, unit: Span) -> Job | None:
-        """Return the job that is sending a unit; a leftover frame is not sending its page."""
+        """Return the job that is sending a unit; the tail of a frame is not sending its page."""
         for job in self._current.values():
-            if job is not self._half_sent.leftover and job.carries(unit, self._remaining):
+            if job is not self._half_sent.tail and job.carries(unit, self._remaining):
                 return job
         return None
 
@@ -326,7 +324,7 @@ class Scheduler:
         if job.urgent:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
-        if self._policy.half_sent is HalfSent.POSTPONE or self._policy.concurrent:
+        if self._half_sent.puts_off:
             job.postponed = True
             self.counts.postponed += 1
             return Answer.POSTPONED
@@ -339,16 +337,9 @@ class Scheduler:
     def _preempt(self) -> None:
         job = self._current.pop(Lane.ALL)
         assert not job.urgent
-        assert self._half_sent.job is None
-        if job is self._half_sent.leftover:
-            return
-        # A page that was asked for and put off comes next when the queue is empty, begun or not.
-        if job.begun or job.postponed:
-            self._half_sent.job = job
-            self.counts.preemptions += 1
+        if self._half_sent.break_off(job):
             self._note(events.Preempt, job)
-        else:
-            # Nothing of the page is on the wire, so nothing ties it to the precopy channel.
+        elif not job.begun:
             self._background.take_back(job)
 
     def _pick(self, lane: Lane) -> Job | None:
@@ -358,11 +349,9 @@ class Scheduler:
                 return job
         if lane is _URGENT:
             return None
-        half_sent = self._half_sent
-        if half_sent.leftover is not None:
-            return half_sent.leftover
-        if half_sent.job is not None:
-            return half_sent.take()
+        half_sent = self._half_sent.resume()
+        if half_sent is not None:
+            return half_sent
         beside = self._current.get(_URGENT) if self._current else None
         return self._background.next_job(beside.span if beside else None)
 
@@ -385,7 +374,7 @@ class Scheduler:
 
     def _half_sent_job(self, unit: Span, request: Job) -> Job | None:
         """Return the job for a request that the half-sent page meets, as the policy wants it."""
-        job = self._half_sent.answer(request)
+        job = self._half_sent.resume(request)
         if job is None:
             return None
         self._begin_urgent(job, request.page, unit)

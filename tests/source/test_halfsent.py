@@ -10,7 +10,7 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Spa
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, preset
 from source.answers import SchedulerCounts
-from source.halfsent import HalfSentPage
+from source.halfsent import treatment
 from source.jobs import Chunk, Job
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
@@ -28,7 +28,7 @@ class Rig:
         self.remaining = PageSet(GUEST)
         self.remaining.add(span)
         self.remaining.remove(went)
-        self.half_sent = HalfSentPage(self.remaining, preset(policy), self.counts)
+        self.half_sent = treatment(preset(policy))(self.remaining, self.counts)
         page = GUEST.page_of(span.block, span.target_pages.start)
         self.job = Job(span, page, Channel.PRECOPY)
         self.job.given.append(went)
@@ -38,7 +38,7 @@ class Rig:
 
 def outcome(rig: Rig) -> tuple[bool, bool, Channel, int | None]:
     """Return what a request leads to: whether the same job, whether boosted, where, since when."""
-    job = rig.half_sent.answer(rig.request)
+    job = rig.half_sent.resume(rig.request)
     assert job is not None
     assert rig.half_sent.job is None
     return job is rig.job, job.boosted, job.channel, job.requested_ns
@@ -49,8 +49,8 @@ def test_the_policy_says_what_a_request_leads_to(policy: str) -> None:
     """The page goes on where it began, or elsewhere, or begins again, or is put off."""
     rig = Rig(policy)
     half_sent = preset(policy).half_sent
-    if half_sent is HalfSent.POSTPONE:
-        assert rig.half_sent.answer(rig.request) is None
+    if half_sent is HalfSent.POSTPONE or preset(policy).concurrent:
+        assert rig.half_sent.resume(rig.request) is None
         assert rig.half_sent.job is rig.job
         assert rig.counts == SchedulerCounts(postponed=1)
         return
@@ -87,10 +87,10 @@ def test_of_a_page_that_goes_again_a_frame_that_was_begun_must_end(begun: bool) 
         rig.job.chunk = Chunk(
             WENT, PAGE, Channel.PRECOPY, urgent=False, boosted=False, requested_ns=None
         )
-    rig.half_sent.answer(rig.request)
-    assert rig.half_sent.leftover is (rig.job if begun else None)
+    rig.half_sent.resume(rig.request)
+    assert rig.half_sent.tail is (rig.job if begun else None)
     rig.half_sent.forget()
-    assert rig.half_sent.leftover is None
+    assert rig.half_sent.tail is None
 
 
 def test_the_page_holds_what_went_and_what_remains_of_it() -> None:
@@ -107,7 +107,42 @@ def test_the_page_holds_what_went_and_what_remains_of_it() -> None:
 def test_a_page_that_is_taken_lies_half_sent_no_more() -> None:
     """It goes on once, and then there is none."""
     rig = Rig("ordered")
-    assert rig.half_sent.take() is rig.job
-    assert rig.half_sent.take() is None
+    assert rig.half_sent.resume() is rig.job
+    assert rig.half_sent.resume() is None
     assert not rig.half_sent.holds(WHOLE)
     assert not rig.half_sent.is_page(PAGE)
+
+
+@pytest.mark.parametrize("policy", sorted(PRESETS))
+def test_what_nothing_went_of_does_not_lie_half_sent(policy: str) -> None:
+    """Unless it was asked for and put off: then it comes next, begun or not."""
+    rig = Rig(policy)
+    rig.half_sent.forget()
+    assert not rig.half_sent.break_off(rig.job)
+    assert rig.half_sent.job is None
+    assert rig.counts.preemptions == 0
+    for state in ("begun", "postponed"):
+        rig.half_sent.forget()
+        job = Job(WHOLE, PAGE, Channel.PRECOPY)
+        setattr(job, state, True)
+        assert rig.half_sent.break_off(job)
+        assert rig.half_sent.job is job
+    assert rig.counts.preemptions == 2
+
+
+def test_the_tail_of_a_frame_goes_first_and_is_no_page() -> None:
+    """It goes on until its end, which is no page's; broken off again it stays what it is."""
+    rig = Rig("resend")
+    rig.job.begun = True
+    rig.job.chunk = Chunk(
+        WENT, PAGE, Channel.PRECOPY, urgent=False, boosted=False, requested_ns=None
+    )
+    again = rig.half_sent.resume(rig.request)
+    assert rig.half_sent.resume() is rig.job
+    assert not rig.half_sent.break_off(rig.job)
+    assert rig.half_sent.resume() is rig.job
+    assert again is not None
+    assert not rig.half_sent.end(again)
+    assert rig.half_sent.end(rig.job)
+    assert rig.half_sent.resume() is None
+    assert not rig.half_sent.end(rig.job)
