@@ -135,6 +135,10 @@ class GuestProcess:
             raise _describe_failure(values)
         return [heard, *values]
 
+    async def wait_answer(self) -> None:
+        """Wait until there is an answer that `hear` has not returned, or the process is gone."""
+        await trio.lowlevel.wait_readable(self._control)
+
     async def receive_event(self) -> bytes:
         """Return the packet of the next event.  Safe to cancel.
 

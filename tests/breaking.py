@@ -1,6 +1,6 @@
 """A whole source and a whole destination in this process, and a proxy between them that breaks.
 
-The guest is a fake one (tests/helpers.py): no vCPU runs, but pages can be touched, so that requests
+The guest is a fake one (tests/guests.py): no vCPU runs, but pages can be touched, so that requests
 are open.  Everything else is as it is: sockets, handshakes, memory, both sessions.
 """
 
@@ -27,13 +27,10 @@ from scripts.injection.marks import BytesMark, Direction, Mark, Marks
 from scripts.injection.proxy import Proxy
 from scripts.injection.tap import Tap
 from source.session import SourceSession
-from tests.helpers import (
-    KIB,
-    FakeGuests,
-    Recorder,
-    bare,
-    source_config,
-)
+from tests.bounds import bare
+from tests.guests import KIB, FakeGuests
+from tests.sides import source_config
+from tests.stories import Recorder
 
 
 @dataclass(frozen=True)

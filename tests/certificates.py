@@ -15,7 +15,8 @@ from guest.streams.tcp import TcpStream
 from guest.streams.tls import TlsStream
 from protocol.credentials import Credentials
 from scripts.credentials import tls_context
-from tests.helpers import KIB, unix_pair
+from tests.guests import KIB
+from tests.sockets import unix_pair
 
 # Whom both sides of a test trust.
 OURS = "ours"

@@ -17,7 +17,7 @@ import pytest
 from guest.backing import make_block
 from protocol.errors import GuestFailed
 from protocol.geometry import RamBlock
-from tests.helpers import HUGE
+from tests.guests import HUGE
 
 ALLOWANCE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_overcommit_hugepages")
 

@@ -17,7 +17,10 @@ from guest.programs import ProgramSpec
 from protocol.errors import MidstreamError, WrongMemory
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.report import Result
-from tests.helpers import HUGE, KIB, MIB, SEED, Recorder, bare, bounded, nothing_left, source_config
+from tests.bounds import bare, bounded, nothing_left
+from tests.guests import HUGE, KIB, MIB, SEED
+from tests.sides import source_config
+from tests.stories import Recorder
 
 GEOMETRY = Geometry(
     (RamBlock("ram", 4 * HUGE, HUGE), RamBlock("rom", 512 * KIB, TARGET_PAGE_BYTES))

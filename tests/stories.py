@@ -1,12 +1,15 @@
-"""Events of made-up migrations, as the two sides would write them, for tests of what shows them."""
+"""Events in tests: those that sides tell, and those of made-up migrations, for what shows them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
+from protocol import events
 from protocol.report import STAGES
 from scripts.views.saved import parse_event
 
@@ -17,6 +20,47 @@ PAGE_BYTES = 2 << 20
 
 # Where the stories' clock begins: far from 0, as a machine's does.
 ZERO_NS = 5_000 * MS
+
+
+def fields_of(event: events.Event) -> dict[str, Any]:
+    """Return the fields that an event has, by their names here."""
+    fields = msgspec.structs.asdict(event)
+    return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
+
+
+class Recorder:
+    """Keeps the events that it is told, in order; `on` adds what is to happen then."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.events: list[events.Event] = []
+        self._actions: list[tuple[type[events.Event], dict[str, Any], Callable[[], object]]] = []
+
+    def __call__(self, event: events.Event, /) -> None:
+        """Take an event; its fields must be what their definition says."""
+        line = b'{"t-ns":0,"side":"test",' + msgspec.json.encode(event)[1:]
+        parse_event(line, "what is told")
+        self.events.append(event)
+        for kind, wanted, action in list(self._actions):
+            if isinstance(event, kind) and wanted.items() <= fields_of(event).items():
+                action()
+
+    def on(self, kind: type[events.Event], action: Callable[[], object], **wanted: object) -> None:
+        """Call an action at each event of that kind whose fields have the values given."""
+        self._actions.append((kind, wanted, action))
+
+    def of(self, kind: type[events.Event]) -> list[dict[str, Any]]:
+        """Return the fields of all events of that kind, by their names here."""
+        return [fields_of(event) for event in self.events if isinstance(event, kind)]
+
+    def kinds(self, *wanted: type[events.Event]) -> list[type[events.Event]]:
+        """Return the kinds of all events that are among those wanted, in order."""
+        return [type(event) for event in self.events if isinstance(event, wanted)]
+
+    @property
+    def states(self) -> list[str]:
+        """The states gone through."""
+        return [fields["state"] for fields in self.of(events.State)]
 
 
 class Story:

@@ -34,8 +34,9 @@ from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import Direction
 from scripts.injection.tap import Part
 from source.convergence import SwitchRule
+from tests.bounds import bounded, nothing_left
 from tests.breaking import Breaking, Breaks, Place, Run, judge
-from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left
+from tests.guests import HUGE, KIB, SEED
 
 GEOMETRY = Geometry((RamBlock("ram", 3 * HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
 # A page that the background comes to last, twice, and a small one.

@@ -20,8 +20,9 @@ from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import BytesMark, Direction
 from source.convergence import SwitchRule
+from tests.bounds import bounded, nothing_left
 from tests.breaking import Breaking, Breaks, Place, judge
-from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left
+from tests.guests import HUGE, KIB, SEED
 
 GEOMETRY = Geometry((RamBlock("ram", HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
 # Pages of both blocks, one of them twice.

@@ -14,8 +14,9 @@ from protocol.policy import preset
 from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import Direction
 from source.convergence import SwitchRule
+from tests.bounds import bounded, nothing_left
 from tests.breaking import Breaking, Place
-from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left
+from tests.guests import HUGE, KIB, SEED
 
 GEOMETRY = Geometry((RamBlock("ram", 2 * HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
 TOUCH = (700, 1030)

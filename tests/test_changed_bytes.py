@@ -17,8 +17,9 @@ from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import BytesMark, Direction
 from scripts.injection.tap import Part
 from source.convergence import SwitchRule
+from tests.bounds import bounded, nothing_left
 from tests.breaking import Breaking, Breaks
-from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left
+from tests.guests import HUGE, KIB, SEED
 
 GEOMETRY = Geometry((RamBlock("ram", HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
 TOUCH = (3, 300, 530, 3)

@@ -18,7 +18,10 @@ from protocol.messages import Message, PageData, PassEnd, RunData, SwitchOver, Z
 from protocol.runs import unpack_runs
 from source.convergence import SwitchRule
 from source.session import SourceSession
-from tests.helpers import BOUND_SECONDS, HUGE, MIB, Recorder, hand_dest, source_config
+from tests.bounds import BOUND_SECONDS
+from tests.guests import HUGE, MIB
+from tests.sides import hand_dest, source_config
+from tests.stories import Recorder
 
 GUEST = Geometry((RamBlock("ram", 56 * MIB, HUGE), RamBlock("rom", 8 * MIB, TARGET_PAGE_BYTES)))
 RAM_PAGE_COUNT = GUEST.blocks[0].target_page_count

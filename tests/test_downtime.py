@@ -19,8 +19,10 @@ from protocol.messages import PageData, Running, SwitchOver
 from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import Direction
 from source.convergence import SwitchRule
+from tests.bounds import bounded, nothing_left
 from tests.breaking import Breaking, Place, Run
-from tests.helpers import HUGE, KIB, SEED, FakeGuest, Recorder, bounded, nothing_left
+from tests.guests import HUGE, KIB, SEED, FakeGuest
+from tests.stories import Recorder
 
 GEOMETRY = Geometry((RamBlock("ram", 2 * HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
 # As the runs' frames are.

@@ -79,7 +79,9 @@ from protocol.wire import encode
 from source.recovery import Lacking, lost_bytes
 from source.returns import ReturnPath
 from source.scheduler import Scheduler
-from tests.helpers import HUGE, KIB, SEED, Recorder, dest_part, fake_guest, run_frame, source_part
+from tests.guests import HUGE, KIB, SEED, fake_guest
+from tests.sides import dest_part, run_frame, source_part
+from tests.stories import Recorder
 
 GEOMETRY = Geometry((RamBlock("ram", 2 * HUGE, HUGE), RamBlock("rom", 16 * 4 * KIB, 4 * KIB)))
 CHUNK_BYTES = 1 << 20

@@ -24,7 +24,7 @@ from protocol.errors import MemoryLost, PeerAborted, WrongMemory
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.policy import PRESETS, preset
 from source.convergence import SwitchRule
-from tests.helpers import HUGE, KIB
+from tests.guests import HUGE, KIB
 from tests.pairs import GEOMETRY, PACED, QUIET, Pair
 
 

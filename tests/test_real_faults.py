@@ -18,7 +18,7 @@ from guest.programs import ProgramSpec
 from protocol.geometry import Geometry, RamBlock
 from protocol.policy import preset
 from protocol.units import parse_bytes
-from tests.helpers import HUGE, huge_mapped_bytes
+from tests.guests import HUGE, huge_mapped_bytes
 from tests.huge_pages import huge_pages
 from tests.pairs import PACED, Pair
 from tests.processes import SECONDS_MAX, Lab

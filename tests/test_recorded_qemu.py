@@ -30,9 +30,11 @@ from protocol.qemu.ram import block_table
 from protocol.qemu.stream import Decoder
 from scripts.configure import parse_address
 from scripts.qemu.pair import run_pair
-from tests.helpers import FakeGuests, Recorder, bounded, nothing_left
+from tests.bounds import bounded, nothing_left
+from tests.guests import FakeGuests
 from tests.qemu_relay import Relay
 from tests.scripts.qemu.test_command import need_qemu
+from tests.stories import Recorder
 
 MIB = 1 << 20
 # Of these 4 MiB, 40 target pages are not zero: 0, 25, 50, ...

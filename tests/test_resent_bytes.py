@@ -20,8 +20,9 @@ from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import Direction, Mark, Marks
 from scripts.injection.proxy import Proxy
 from source.convergence import SwitchRule
+from tests.bounds import bounded, nothing_left
 from tests.breaking import Breaking, Place, PlacedMarks
-from tests.helpers import HUGE, KIB, SEED, bounded, nothing_left
+from tests.guests import HUGE, KIB, SEED
 
 GEOMETRY = Geometry((RamBlock("ram", 2 * HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
 TOUCH = (700, 1030)

@@ -11,8 +11,9 @@ import pytest
 
 from protocol.errors import GaveUp, PeerAborted
 from source.convergence import SwitchRule
+from tests.bounds import bounded, nothing_left
 from tests.breaking import Breaking
-from tests.helpers import KIB, bounded, nothing_left, small_geometry
+from tests.guests import KIB, small_geometry
 from tests.processes import Lab, Process, has_state, read_events, until
 
 # A guest that writes all the time, and may not stand still at all: as long as it has written one

@@ -31,7 +31,9 @@ from protocol.messages import (
 from protocol.runs import Runs
 from protocol.wire import encode
 from tests.certificates import tls_pair
-from tests.helpers import KIB, MIB, Peer, run_frame, tcp_pair, unix_pair
+from tests.guests import KIB, MIB
+from tests.sides import run_frame
+from tests.sockets import Peer, tcp_pair, unix_pair
 
 PAGE = bytes(range(256)) * 16
 PAGE_DATA = PageData(payload_bytes=len(PAGE), block=0, offset=0)

@@ -15,7 +15,8 @@ from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import PageRequest, Resend
 from protocol.policy import preset
 from protocol.runs import Runs, unpack_runs
-from tests.helpers import HUGE, Recorder, small_geometry
+from tests.guests import HUGE, small_geometry
+from tests.stories import Recorder
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 GEOMETRY = small_geometry()

@@ -25,7 +25,9 @@ from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import PageRequest
 from protocol.policy import preset
 from protocol.report import STAGES
-from tests.helpers import HUGE, FakeGuest, Recorder, bounded, fake_guest, small_geometry
+from tests.bounds import bounded
+from tests.guests import HUGE, FakeGuest, fake_guest, small_geometry
+from tests.stories import Recorder
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 PER_PAGE = HUGE // TARGET_PAGE_BYTES
@@ -84,7 +86,7 @@ class Rig:
     def fault(self, vcpu: int, flat: int, fault_ns: int = 5) -> Word | None:
         """Have a vCPU fault, and the engine hear of it; return the request that is sent."""
         self.guest.fault(vcpu, flat, fault_ns)
-        event = self.guest._events.receive_nowait()
+        event = self.guest.take()
         assert event == Faulted(vcpu, flat, fault_ns)
         self.executor.fault(vcpu, flat, fault_ns)
         request = self.engine.next_word(self.now_ns)
@@ -94,8 +96,7 @@ class Rig:
     def hear_wakes(self) -> list[int]:
         """Have the engine hear of all vCPUs that woke; return them."""
         woke = []
-        while self.guest._events.statistics().current_buffer_used:
-            event = self.guest._events.receive_nowait()
+        while (event := self.guest.take()) is not None:
             if isinstance(event, Woke):
                 self.engine.woke(event.vcpu, 10**18)
                 woke.append(event.vcpu)

@@ -22,7 +22,8 @@ from source import proving
 from source.channel import OutChannel
 from source.returns import ReturnPath
 from tests.certificates import tls_credentials
-from tests.helpers import SESSION, tcp_pair
+from tests.sides import SESSION
+from tests.sockets import tcp_pair
 
 SECRET, OTHER = b"correct horse battery", b"wrong horse battery"
 HELLO = Hello(version=PROTOCOL_VERSION, session=SESSION, role="postcopy")

@@ -30,7 +30,9 @@ from protocol.errors import (
 )
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.pageset import PageSet
-from tests.helpers import Recorder, bounded, fake_guest, patterned_memory, small_geometry
+from tests.bounds import bounded
+from tests.guests import fake_guest, patterned_memory, small_geometry
+from tests.stories import Recorder
 
 GEOMETRY = small_geometry()
 

@@ -38,7 +38,9 @@ from protocol.policy import preset
 from protocol.wire import encode
 from source.connect import Opening, connect, connect_channel
 from source.proving import prove
-from tests.helpers import BOUND_SECONDS, SESSION, Peer, bounded, dial, nothing_left
+from tests.bounds import BOUND_SECONDS, bounded, nothing_left
+from tests.sides import SESSION
+from tests.sockets import Peer, dial
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 OTHER_SESSION = bytes(16)

@@ -54,21 +54,19 @@ from protocol.messages import (
 )
 from protocol.policy import preset
 from protocol.states import Event, Lifecycle
-from tests.helpers import (
-    BOUND_SECONDS,
+from tests.bounds import BOUND_SECONDS
+from tests.guests import (
     HUGE,
     KIB,
-    SESSION,
     FakeGuest,
-    HandSource,
-    Peer,
-    Recorder,
     bytes_of,
     fake_guest,
     patterned_memory,
     small_geometry,
-    tcp_pair,
 )
+from tests.sides import SESSION, HandSource
+from tests.sockets import Peer, tcp_pair
+from tests.stories import Recorder
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 PER_PAGE = HUGE // TARGET_PAGE_BYTES

@@ -11,7 +11,8 @@ from dest.missing import tell_missing
 from protocol import events
 from protocol.pageset import PageSet
 from protocol.policy import preset
-from tests.helpers import Recorder, small_geometry
+from tests.guests import small_geometry
+from tests.stories import Recorder
 
 
 def told(policy: str, target_pages: dict[int, list[int]]) -> dict[int, list[int]]:

@@ -17,7 +17,8 @@ from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, Span
-from tests.helpers import HUGE, SEED, bounded, fake_guest, patterned_memory, small_geometry
+from tests.bounds import bounded
+from tests.guests import HUGE, SEED, fake_guest, patterned_memory, small_geometry
 
 PER_PAGE = HUGE // TARGET_PAGE_BYTES
 

@@ -66,17 +66,10 @@ from protocol.messages import (
 from protocol.policy import preset
 from protocol.runs import Runs, unpack_runs
 from protocol.states import Event, Lifecycle
-from tests.helpers import (
-    HUGE,
-    SEED,
-    SESSION,
-    Peer,
-    Recorder,
-    fake_guest,
-    run_frame,
-    small_geometry,
-    tcp_pair,
-)
+from tests.guests import HUGE, SEED, fake_guest, small_geometry
+from tests.sides import SESSION, run_frame
+from tests.sockets import Peer, tcp_pair
+from tests.stories import Recorder
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 

@@ -41,18 +41,10 @@ from protocol.missing import HeldParts, MissingReader
 from protocol.report import Result
 from protocol.states import Event, Lifecycle
 from protocol.wire import encode
-from tests.helpers import (
-    HUGE,
-    KIB,
-    FakeGuests,
-    HandSource,
-    Recorder,
-    bare,
-    bounded,
-    nothing_left,
-    patterned_memory,
-    small_geometry,
-)
+from tests.bounds import bare, bounded, nothing_left
+from tests.guests import HUGE, KIB, FakeGuests, patterned_memory, small_geometry
+from tests.sides import HandSource
+from tests.stories import Recorder
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 GEOMETRY = small_geometry()

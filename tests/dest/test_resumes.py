@@ -15,7 +15,8 @@ from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.messages import PROTOCOL_VERSION, Resume
-from tests.helpers import SESSION, bounded
+from tests.bounds import bounded
+from tests.sides import SESSION
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 

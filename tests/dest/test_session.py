@@ -41,18 +41,11 @@ from protocol.messages import (
 )
 from protocol.report import Result
 from protocol.wire import encode
-from tests.helpers import (
-    KIB,
-    FakeGuests,
-    HandSource,
-    Recorder,
-    bare,
-    bounded,
-    dial,
-    nothing_left,
-    patterned_memory,
-    small_geometry,
-)
+from tests.bounds import bare, bounded, nothing_left
+from tests.guests import KIB, FakeGuests, patterned_memory, small_geometry
+from tests.sides import HandSource
+from tests.sockets import dial
+from tests.stories import Recorder
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 

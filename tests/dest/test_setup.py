@@ -26,7 +26,10 @@ from protocol.limits import CHUNK_BYTES_MAX, HELLO_SECONDS_MAX, SETUP_SECONDS_MA
 from protocol.messages import Abort, Message, PassEnd, Setup
 from protocol.policy import PRESETS, Policy
 from protocol.wire import encode
-from tests.helpers import BOUND_SECONDS, HUGE, KIB, SESSION, Peer, bounded, small_geometry, tcp_pair
+from tests.bounds import BOUND_SECONDS, bounded
+from tests.guests import HUGE, KIB, small_geometry
+from tests.sides import SESSION
+from tests.sockets import Peer, tcp_pair
 
 SPEC = ProgramSpec("zipf", vcpu_count=3, access_rates=(100.0, 0.0, 50.0), write_ratio=0.25, seed=5)
 PAYLOAD: bytes = msgpack.packb(SPEC.to_plain())

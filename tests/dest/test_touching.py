@@ -15,7 +15,8 @@ from dest.touching import Toucher, read_touches
 from guest.programs import ProgramSpec
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
-from tests.helpers import HUGE, FakeGuest, bounded, fake_guest, small_geometry
+from tests.bounds import bounded
+from tests.guests import HUGE, FakeGuest, fake_guest, small_geometry
 
 PER_PAGE = HUGE // TARGET_PAGE_BYTES
 

@@ -13,7 +13,8 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId
 from protocol.messages import RequestAnswer, SourceTime
 from protocol.report import STAGES
 from source.answers import Answer
-from tests.helpers import HUGE, Recorder, small_geometry
+from tests.guests import HUGE, small_geometry
+from tests.stories import Recorder
 
 # How far the source's clock is ahead.
 AHEAD_NS = 10**15

@@ -1,9 +1,8 @@
 """What the tests of the guest share: a small guest, and waiting that always ends."""
 
-import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 
+import numpy as np
 import pytest
 import trio
 
@@ -11,6 +10,7 @@ from guest.memory import GuestMemory
 from guest.pattern import Pattern
 from guest.slices import finish
 from protocol.geometry import Geometry, RamBlock
+from tests.guests import SAVED_GEOMETRY
 
 SEED = 7
 
@@ -30,18 +30,16 @@ def memory(geometry: Geometry) -> Iterator[GuestMemory]:
 
 
 @pytest.fixture
-def open_files() -> Callable[[], set[tuple[str, str]]]:
-    """A function that returns number and name of all files that this process has open."""
+def empty() -> Iterator[GuestMemory]:
+    """The memory of a guest that is saved and read, without anything in it."""
+    with GuestMemory.create(SAVED_GEOMETRY, "base") as made:
+        yield made
 
-    def look() -> set[tuple[str, str]]:
-        files = set()
-        for entry in Path("/proc/self/fd").iterdir():
-            # The listing has the descriptor that it is read through, which is gone by now.
-            with contextlib.suppress(FileNotFoundError):
-                files.add((entry.name, str(entry.readlink())))
-        return files
 
-    return look
+@pytest.fixture
+def content() -> bytes:
+    """As many pseudo-random bytes as that guest has."""
+    return np.random.default_rng(3).bytes(SAVED_GEOMETRY.length_bytes)
 
 
 @pytest.fixture

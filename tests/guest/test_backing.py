@@ -1,7 +1,6 @@
 """A block gets the pages that were asked for, or one line says why not."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +10,7 @@ from guest import backing
 from guest.backing import check_room, make_block
 from protocol.errors import GuestFailed
 from protocol.geometry import RamBlock
+from tests.bounds import open_files
 from tests.huge_pages import huge_pages
 
 HUGE = RamBlock("ram", 4 << 20, 2 << 20)
@@ -105,9 +105,7 @@ def test_a_block_too_large_for_the_address_space_is_refused() -> None:
         make_block(RamBlock("ram", 1 << 60, 4096), "base")
 
 
-def test_nothing_is_left_of_a_refused_block(
-    open_files: Callable[[], set[tuple[str, str]]],
-) -> None:
+def test_nothing_is_left_of_a_refused_block() -> None:
     """A refusal leaks no file descriptor."""
     before = open_files()
     with pytest.raises(GuestFailed):

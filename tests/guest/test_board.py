@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from guest.board import Board, VcpuCounters
 from guest.latency import add_latencies
 from protocol.errors import GuestFailed
 from protocol.geometry import Geometry, RamBlock
+from tests.bounds import open_files
 
 
 def test_both_sides_see_the_same_board(geometry: Geometry) -> None:
@@ -106,9 +106,7 @@ def test_accesses_of_all_vcpus_are_added(geometry: Geometry) -> None:
     assert board.accesses().get_max_value() == pytest.approx(5_000_000, rel=0.001)
 
 
-def test_a_board_that_cannot_be_made_is_refused(
-    open_files: Callable[[], set[tuple[str, str]]],
-) -> None:
+def test_a_board_that_cannot_be_made_is_refused() -> None:
     """The kernel's refusal becomes one line, and nothing stays open."""
     before = open_files()
     with pytest.MonkeyPatch.context() as patch:

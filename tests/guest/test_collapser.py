@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from guest import abi, libc
 from guest.collapser import Collapser, joined
 from guest.messages import MESSAGE_BYTES_MAX, Collapsed, decode_event, socket_pair
-from tests.helpers import HUGE, huge_mapped_bytes
+from tests.guests import HUGE, huge_mapped_bytes
 
 
 @given(st.sets(st.integers(0, 30), max_size=20))

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from guest.exits import wait_exit
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 
 CHILD = "import sys; sys.exit(len(sys.stdin.read()))"
 

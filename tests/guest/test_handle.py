@@ -7,11 +7,20 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from guest.handle import Faulted, GuestEvent, GuestHandle, Touched, Woke, open_guest
+from guest.handle import (
+    Faulted,
+    GuestEvent,
+    GuestHandle,
+    Touched,
+    Woke,
+    open_guest,
+    start_process,
+)
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.states import VcpuState
 from protocol.errors import LocalProtocolError
+from tests.bounds import open_files
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -141,14 +150,14 @@ async def test_answers_to_a_cancelled_pause_do_not_count_for_the_next(
     memory: GuestMemory, until: Until
 ) -> None:
     """A guest that ran again in between has to stop again before it counts as paused."""
-    async with open_guest(memory, BUSY) as guest:
+    async with start_process() as process, open_guest(memory, BUSY, process=process) as guest:
         guest.board.set_present(slice(None))
         await run_for(guest, 1000, until)
         with trio.CancelScope() as scope:
             scope.cancel()
             await guest.pause()
         # The vCPUs answer, but nobody listens.
-        await trio.lowlevel.wait_readable(guest._process._control)
+        await process.wait_answer()
         await trio.sleep(0.05)
         await run_for(guest, 1000, until)
         snapshot = await guest.pause()
@@ -221,9 +230,7 @@ async def test_orders_that_make_no_sense_are_refused(memory: GuestMemory) -> Non
             await guest.touch(0, 0)
 
 
-async def test_nothing_stays_behind(
-    memory: GuestMemory, open_files: Callable[[], set[tuple[str, str]]]
-) -> None:
+async def test_nothing_stays_behind(memory: GuestMemory) -> None:
     """When the block is left the process is gone, waited for, and no file is open."""
     before = open_files()
     async with open_guest(memory, BUSY) as guest:

@@ -18,6 +18,7 @@ from guest.memory import GuestMemory
 from guest.messages import pack
 from guest.programs import ProgramSpec
 from protocol.errors import GuestFailed
+from tests.bounds import open_files
 
 SCRIPTED = ProgramSpec("scripted", 2)
 
@@ -110,9 +111,7 @@ async def test_the_process_says_itself_why_it_failed() -> None:
 
 
 async def test_a_system_that_starts_no_process_is_reported(
-    memory: GuestMemory,
-    monkeypatch: pytest.MonkeyPatch,
-    open_files: Callable[[], set[tuple[str, str]]],
+    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reason is the system's; nothing stays open."""
     before = open_files()

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from guest.mapping import GuestMapping
 from guest.memory import GuestMemory
 from protocol.errors import GuestFailed
 from protocol.geometry import Geometry
+from tests.bounds import open_files
 
 
 def attach(memory: GuestMemory) -> GuestMapping:
@@ -40,9 +40,7 @@ def test_blocks_begin_at_their_address(memory: GuestMemory) -> None:
     assert addresses == [mapping.address(0), mapping.address(1)]
 
 
-def test_fds_are_taken_over(
-    memory: GuestMemory, open_files: Callable[[], set[tuple[str, str]]]
-) -> None:
+def test_fds_are_taken_over(memory: GuestMemory) -> None:
     """The mapping keeps the memory; its descriptors are closed."""
     before = open_files()
     attach(memory)

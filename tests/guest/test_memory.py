@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from guest.memory import GuestMemory
 from guest.slices import finish
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import Geometry, RamBlock
-from tests.helpers import HUGE, huge_mapped_bytes
+from tests.bounds import open_files
+from tests.guests import HUGE, huge_mapped_bytes
 
 
 def test_memory_is_zero_and_shared_with_its_fds(geometry: Geometry) -> None:
@@ -94,9 +94,7 @@ def test_a_guest_larger_than_the_machine_is_refused() -> None:
 
 
 def test_a_refused_guest_leaves_nothing(
-    geometry: Geometry,
-    monkeypatch: pytest.MonkeyPatch,
-    open_files: Callable[[], set[tuple[str, str]]],
+    geometry: Geometry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blocks that were made before the one that failed are given back."""
     before = open_files()
@@ -106,9 +104,7 @@ def test_a_refused_guest_leaves_nothing(
     assert open_files() - before == set()
 
 
-def test_close_gives_everything_back_once(
-    geometry: Geometry, open_files: Callable[[], set[tuple[str, str]]]
-) -> None:
+def test_close_gives_everything_back_once(geometry: Geometry) -> None:
     """Closing twice is closing once, and no file stays open."""
     before = open_files()
     memory = GuestMemory.create(geometry)

@@ -6,6 +6,7 @@ import pytest
 
 from guest import abi, probe, userfaultfd
 from guest.probe import Finding
+from tests.bounds import open_files
 
 PROBES = {
     "userfaultfd": probe.can_open_userfaultfd,
@@ -22,9 +23,7 @@ PROBES = {
 
 
 @pytest.mark.parametrize("ask", PROBES.values(), ids=PROBES)
-def test_a_finding_has_a_reason_when_it_is_no(
-    ask: Callable[[], Finding], open_files: Callable[[], set[tuple[str, str]]]
-) -> None:
+def test_a_finding_has_a_reason_when_it_is_no(ask: Callable[[], Finding]) -> None:
     """Each answer is yes, or no with one line that says why; nothing is left of the attempt."""
     before = open_files()
     ok, reason = ask()

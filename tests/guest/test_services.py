@@ -3,7 +3,6 @@
 import fcntl
 import os
 import signal
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from guest.mapping import GuestMapping
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from protocol.errors import GuestFailed
+from tests.bounds import open_files
 
 SCRIPTED = ProgramSpec("scripted", 2, seed=7)
 
@@ -101,9 +101,7 @@ async def test_a_service_that_cannot_be_had_is_explained(
 
 
 @pytest.mark.parametrize("service", [services.USERFAULT, services.DIRTY_LOG])
-async def test_nothing_stays_open(
-    memory: GuestMemory, service: str, open_files: Callable[[], set[tuple[str, str]]]
-) -> None:
+async def test_nothing_stays_open(memory: GuestMemory, service: str) -> None:
     """With the guest its userfaultfd and pagemap are gone."""
     before = open_files()
     async with open_guest(memory, SCRIPTED, service) as guest:

@@ -8,7 +8,7 @@ import pytest
 
 from guest import whole_file
 from guest.whole_file import WholeFile, open_named, own_descriptor, write_all
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 
 
 @pytest.fixture(params=["unnamed", "hidden"])

@@ -13,7 +13,8 @@ from protocol import events
 from protocol.events import Emit, ignore
 from protocol.geometry import Geometry, RamBlock
 from protocol.report import STAGES, Summary
-from tests.helpers import Recorder, fields_of, small_geometry
+from tests.guests import small_geometry
+from tests.stories import Recorder, fields_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ import pytest
 
 from guest.memory import GuestMemory
 from source import control_paths
-from tests.helpers import FakeGuest, FakeGuests, fake_guest, patterned_memory, small_geometry
+from tests.guests import FakeGuest, FakeGuests, fake_guest, patterned_memory, small_geometry
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,8 @@ from source.outlet import Outlet
 from source.pacing import Pacer
 from source.scheduler import Scheduler
 from source.tracking import RequestTracker
-from tests.helpers import KIB, Recorder, small_geometry
+from tests.guests import KIB, small_geometry
+from tests.stories import Recorder
 
 CHUNK = 64 * KIB
 MS = 1_000_000

@@ -14,7 +14,7 @@ from source.buffering import (
     Buffering,
     wait_ns,
 )
-from tests.helpers import MIB
+from tests.guests import MIB
 
 SECOND_NS = 10**9
 

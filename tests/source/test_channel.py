@@ -21,8 +21,10 @@ from protocol.wire import encode
 from source.buffering import SEND_BUFFER_BYTES_MIN, UNSENT_SHARE, Buffering
 from source.channel import OutChannel
 from source.outlet import Frame
+from tests.bounds import BOUND_SECONDS
 from tests.certificates import tls_pair
-from tests.helpers import BOUND_SECONDS, KIB, Peer, tcp_pair, unix_pair
+from tests.guests import KIB
+from tests.sockets import Peer, tcp_pair, unix_pair
 
 PAYLOAD = bytes(range(256)) * 4 * KIB
 DATA = PageData(payload_bytes=len(PAYLOAD), block=0, offset=0)
@@ -117,7 +119,7 @@ async def test_over_tls_every_byte_is_counted_once(tmp_path: Path) -> None:
             # A frame that has begun says so, and one of which a byte is on its way is not done.
             assert frame.sent == out.bytes_sent > 0
             # Read what is there, which may be a part of a record and give nothing.
-            await far._stream.wait_readable()
+            assert far.unread_bytes()
             far._receive()
             received += place[: far._open([memoryview(place)])]
             assert len(received) <= frame.sent + 1

@@ -19,7 +19,9 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.records import pack_record
 from protocol.report import AccountRecord
 from source.closing import compare
-from tests.helpers import HUGE, MIB, SEED, bounded, dest_part, patterned_memory
+from tests.bounds import bounded
+from tests.guests import HUGE, MIB, SEED, patterned_memory
+from tests.sides import dest_part
 
 GEOMETRY = Geometry((RamBlock("ram", 3 * HUGE, HUGE), RamBlock("rom", 3 * MIB, TARGET_PAGE_BYTES)))
 SPEC = ProgramSpec("uniform", vcpu_count=2, write_ratio=0.5, seed=SEED)

@@ -18,7 +18,8 @@ from protocol.limits import HELLO_SECONDS_MAX
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, PassEnd, Ready, Welcome
 from protocol.policy import preset
 from source.connect import connect
-from tests.helpers import Peer, bounded, knowing, nothing_left, unused_port
+from tests.bounds import bounded, nothing_left
+from tests.sockets import Peer, knowing, unused_port
 
 Answer = Callable[[Peer], Awaitable[None]]
 

@@ -20,7 +20,7 @@ from source.control import (
     control_socket,
 )
 from source.control_client import tell_source
-from tests.helpers import bounded, nothing_left
+from tests.bounds import bounded, nothing_left
 
 NAME = "0" * 32
 

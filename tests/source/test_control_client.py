@@ -12,7 +12,7 @@ from protocol.errors import MigrationError
 from source import control_client, control_paths
 from source.control import Commands, control_socket
 from source.control_client import tell_source
-from tests.helpers import bounded
+from tests.bounds import bounded
 
 NAME, OTHER = "0" * 32, "f" * 32
 

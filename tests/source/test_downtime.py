@@ -5,7 +5,7 @@ import pytest
 from protocol import events
 from source.downtime import Downtime, PeerClock
 from source.meter import Meter
-from tests.helpers import Recorder
+from tests.stories import Recorder
 
 MS = 1_000_000
 

@@ -17,7 +17,7 @@ from source.answers import Answer
 from source.buffering import SLACK_BYTES, YIELD_NS_MAX
 from source.commands import REQUEST, Room, Until
 from source.jobs import Lane
-from tests.helpers import HUGE, KIB
+from tests.guests import HUGE, KIB
 from tests.source.stage import CHUNK, MS, PLENTY, Stage, waiting
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY

@@ -14,7 +14,7 @@ from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.limits import SETUP_SECONDS_MAX
 from protocol.messages import End, Message, Setup
 from protocol.policy import preset
-from tests.helpers import FakeGuest
+from tests.guests import FakeGuest
 from tests.source.test_migration import make_rig
 
 

@@ -10,7 +10,7 @@ from source.channel import OutChannel
 from source.connect import Connection
 from source.meter import Meter, channel_bytes, sent_bytes
 from source.returns import ReturnPath
-from tests.helpers import tcp_pair
+from tests.sockets import tcp_pair
 
 MS = 1_000_000
 

@@ -44,17 +44,11 @@ from source.convergence import SwitchRule
 from source.migration import Migration
 from source.recovery import Lacking
 from source.steering import Steering
+from tests.bounds import BOUND_SECONDS
 from tests.clocks import trio_ns
-from tests.helpers import (
-    BOUND_SECONDS,
-    KIB,
-    FakeGuest,
-    HandDest,
-    Recorder,
-    bytes_of,
-    hand_dest,
-    source_config,
-)
+from tests.guests import KIB, FakeGuest, bytes_of
+from tests.sides import HandDest, hand_dest, source_config
+from tests.stories import Recorder
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 

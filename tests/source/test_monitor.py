@@ -17,7 +17,10 @@ from source.monitor import Monitor
 from source.pause import Pause, PausedByHand
 from source.reconnect import Reconnector
 from source.steering import Steering
-from tests.helpers import Recorder, bounded, small_geometry, source_config
+from tests.bounds import bounded
+from tests.guests import small_geometry
+from tests.sides import source_config
+from tests.stories import Recorder
 
 TO_POSTCOPY = (Event.CONNECTED, Event.PREPARED, Event.GUEST_STOPPED, Event.POSTCOPY_STARTED)
 

@@ -16,7 +16,7 @@ from protocol.geometry import Geometry, RamBlock
 from protocol.messages import Message, PassEnd
 from source.convergence import SwitchRule
 from source.passes import FRAME_SECONDS_MAX
-from tests.helpers import KIB, FakeGuest, bytes_of, fake_guest, patterned_memory
+from tests.guests import KIB, FakeGuest, bytes_of, fake_guest, patterned_memory
 from tests.source.test_migration import Rig, make_rig
 
 SMALL = Geometry((RamBlock("ram", 256 * KIB, 4 * KIB),))

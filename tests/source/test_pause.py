@@ -10,7 +10,7 @@ from protocol.errors import MigrationError
 from protocol.events import ignore
 from protocol.states import Event, Lifecycle, State
 from source.pause import Pause, PausedByHand
-from tests.helpers import bounded
+from tests.bounds import bounded
 
 TO_POSTCOPY = (Event.CONNECTED, Event.PREPARED, Event.GUEST_STOPPED, Event.POSTCOPY_STARTED)
 

@@ -15,7 +15,8 @@ from protocol.errors import AuthenticationFailed, ConnectionLost, MidstreamError
 from protocol.limits import NONCE_BYTES
 from protocol.proof import CHALLENGE_BYTES, OPENING_BYTES, PROOF_BYTES, TAG, DestProof
 from source.proving import prove
-from tests.helpers import SESSION, tcp_pair, tcp_streams
+from tests.sides import SESSION
+from tests.sockets import tcp_pair, tcp_streams
 
 SECRET = Credentials(secret=b"correct horse battery")
 

@@ -32,16 +32,11 @@ from source.channel import OutChannel
 from source.connect import Connection, Connections
 from source.reconnect import Reconnector, hear_standing
 from source.returns import ReturnPath
-from tests.helpers import (
-    BOUND_SECONDS,
-    Peer,
-    Recorder,
-    bounded,
-    small_geometry,
-    source_config,
-    tcp_pair,
-    unused_port,
-)
+from tests.bounds import BOUND_SECONDS, bounded
+from tests.guests import small_geometry
+from tests.sides import source_config
+from tests.sockets import Peer, tcp_pair, unused_port
+from tests.stories import Recorder
 
 LOSS = ConnectionLost("the cable is out", "precopy")
 

@@ -18,16 +18,10 @@ from source.migration import Migration
 from source.reporting import source_part
 from source.returns import ReturnPath
 from source.steering import Steering
-from tests.helpers import (
-    MIB,
-    Recorder,
-    dest_part,
-    fake_guest,
-    patterned_memory,
-    small_geometry,
-    source_config,
-    tcp_pair,
-)
+from tests.guests import MIB, fake_guest, patterned_memory, small_geometry
+from tests.sides import dest_part, source_config
+from tests.sockets import tcp_pair
+from tests.stories import Recorder
 
 MS = 1_000_000
 SNAPSHOT = GuestSnapshot(

@@ -16,8 +16,9 @@ from protocol.messages import Message, PassAck, PassEnd, Resend, SwitchOver
 from protocol.policy import preset
 from source.resends import Resends
 from source.scheduler import Scheduler
-from tests.helpers import FakeGuest, Recorder, small_geometry
+from tests.guests import FakeGuest, small_geometry
 from tests.source.test_migration import PRE, PRECOPY_ONLY, make_rig, write
+from tests.stories import Recorder
 
 ONE_PAGE = PackedRuns(b"\0\0\0\0\0\0\0\1")
 CHANGED = Resend(block=1, offset=3 * TARGET_PAGE_BYTES, runs=ONE_PAGE)

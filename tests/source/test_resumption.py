@@ -16,7 +16,7 @@ from protocol.states import Event
 from source.recovery import Lacking
 from source.resumption import Resumption
 from source.scheduler import Scheduler
-from tests.helpers import FakeGuest
+from tests.guests import FakeGuest
 from tests.source.test_migration import make_rig
 
 GEOMETRY = Geometry((RamBlock("ram", 16 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))

@@ -26,7 +26,8 @@ from protocol.messages import (
 )
 from protocol.wire import encode
 from source.returns import PAYLOAD_BYTES_MAX, Inbox, ReturnPath
-from tests.helpers import KIB, Peer, tcp_pair
+from tests.guests import KIB
+from tests.sockets import Peer, tcp_pair
 
 FINISHED = Finished(pages=1, target_pages=2, data_bytes=3)
 

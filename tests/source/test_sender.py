@@ -35,15 +35,9 @@ from source.sender import Sender
 from source.tracking import RequestTracker
 from tests.certificates import tls_pair
 from tests.clocks import trio_ns
-from tests.helpers import (
-    HUGE,
-    KIB,
-    Peer,
-    Recorder,
-    patterned_memory,
-    small_geometry,
-    unix_pair,
-)
+from tests.guests import HUGE, KIB, patterned_memory, small_geometry
+from tests.sockets import Peer, unix_pair
+from tests.stories import Recorder
 
 CHUNK = 64 * KIB
 CHUNKS_PER_PAGE = HUGE // CHUNK

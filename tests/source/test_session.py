@@ -34,21 +34,11 @@ from protocol.messages import (
 from protocol.report import Result
 from source.convergence import SwitchRule
 from source.session import SourceSession
-from tests.helpers import (
-    KIB,
-    MIB,
-    FakeGuests,
-    HandDest,
-    Recorder,
-    bare,
-    bytes_of,
-    hand_dest,
-    nothing_left,
-    patterned_memory,
-    small_geometry,
-    source_config,
-    unused_port,
-)
+from tests.bounds import bare, nothing_left
+from tests.guests import KIB, MIB, FakeGuests, bytes_of, patterned_memory, small_geometry
+from tests.sides import HandDest, hand_dest, source_config
+from tests.sockets import unused_port
+from tests.stories import Recorder
 
 AFTER_ONE_PASS = SwitchRule(postcopy_after=1, downtime_ms_max=0)
 PRECOPY_ONLY = SwitchRule(postcopy_after=None, downtime_ms_max=300)
@@ -212,7 +202,7 @@ async def test_a_guest_that_dies_is_told_to_the_peer(
                 await trio.lowlevel.checkpoint()
             raise GuestFailed("the guest process was killed by SIGKILL")
 
-        monkeypatch.setattr("tests.helpers.FakeGuest.receive", lambda _: receive())
+        monkeypatch.setattr("tests.guests.FakeGuest.receive", lambda _: receive())
         error = await rig.fail()
         assert isinstance(error, GuestFailed)
         (abort,) = aborts(rig.dest)
@@ -233,7 +223,7 @@ async def test_a_guest_that_dies_after_it_was_handed_over_is_not_missed(
             await handed_over.wait()
             raise GuestFailed("the guest process was killed by SIGKILL")
 
-        monkeypatch.setattr("tests.helpers.FakeGuest.receive", lambda _: receive())
+        monkeypatch.setattr("tests.guests.FakeGuest.receive", lambda _: receive())
         result = await rig.run()
         assert result is not None
         assert result.report["midstream"]["verified"]["digest-equal"] is True

@@ -7,7 +7,9 @@ from protocol.errors import MigrationError
 from protocol.states import Event, Lifecycle
 from source.convergence import Means, NextStep, SwitchRule
 from source.steering import Steering, parse_limits
-from tests.helpers import Recorder, small_geometry, source_config
+from tests.guests import small_geometry
+from tests.sides import source_config
+from tests.stories import Recorder
 
 NEVER = SwitchRule(postcopy_after=None, downtime_ms_max=300)
 

@@ -12,7 +12,8 @@ from protocol.errors import RemoteProtocolError, WrongMemory
 from protocol.messages import Account, End, Message, Verdict
 from protocol.records import pack_record, unpack_record
 from protocol.report import AccountRecord
-from tests.helpers import MIB, FakeGuests, dest_part
+from tests.guests import MIB, FakeGuests
+from tests.sides import dest_part
 from tests.source.test_session import AFTER_ONE_PASS, aborts, make_rig
 
 pytestmark = pytest.mark.usefixtures("guests")

@@ -14,8 +14,8 @@ from dest.qemu.listen import QemuListener, open_qemu_listener
 from protocol.errors import MigrationError
 from protocol.limits import HELLO_CONNECTIONS_MAX
 from tests import qemu_streams as qemu
+from tests.bounds import bounded, nothing_left
 from tests.guest.streams.test_binding import needs_ipv6
-from tests.helpers import bounded, nothing_left
 
 
 class Rig:

@@ -27,8 +27,10 @@ from protocol.errors import (
 from protocol.report import Result
 from scripts.screen.table import table
 from tests import qemu_streams as qemu
-from tests.helpers import FakeGuests, Recorder, bare, bounded, nothing_left
+from tests.bounds import bare, bounded, nothing_left
+from tests.guests import FakeGuests
 from tests.qemu_streams import MIB, TARGET
+from tests.stories import Recorder
 
 HUGE = 2 * MIB
 BLOCKS = [(b"ram", 2 * HUGE, HUGE), (b"rom", 4 * TARGET, TARGET)]

@@ -6,7 +6,7 @@ from dest.qemu.wire import Wire
 from protocol import events
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
-from tests.helpers import Recorder
+from tests.stories import Recorder
 
 HUGE = 2 << 20
 GEOMETRY = Geometry((RamBlock("ram", 4 * HUGE, HUGE), RamBlock("rom", 8 * 4096, 4096)))

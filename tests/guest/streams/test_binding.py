@@ -14,7 +14,8 @@ import trio
 from guest.streams import binding
 from guest.streams.binding import Place, address_text, host_text, is_loopback, listen_on, places_of
 from protocol.errors import MigrationError
-from tests.helpers import bounded, knowing, nothing_left, unused_port
+from tests.bounds import bounded, nothing_left
+from tests.sockets import knowing, unused_port
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 BOTH = [Place(V4, ("127.0.0.1", 0)), Place(V4, ("127.0.0.2", 0))]

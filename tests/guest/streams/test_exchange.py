@@ -7,7 +7,8 @@ from trio.testing import MockClock
 from guest.streams.exchange import patience, receive_exactly, send_all
 from guest.streams.tcp import TcpStream
 from protocol.errors import ConnectionLost
-from tests.helpers import KIB, tcp_streams, unix_pair
+from tests.guests import KIB
+from tests.sockets import tcp_streams, unix_pair
 
 
 async def test_a_message_crosses_in_whatever_pieces() -> None:

@@ -17,7 +17,7 @@ from source.channel import OutChannel
 from source.connect import Connection
 from source.outlet import Frame
 from source.returns import ReturnPath
-from tests.helpers import Peer, loss_while, tcp_pair
+from tests.sockets import Peer, loss_while, tcp_pair
 
 PRE = Channel.PRECOPY
 

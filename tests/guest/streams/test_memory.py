@@ -9,7 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 from guest.streams.exchange import receive_exactly, send_all
 from guest.streams.memory import memory_pair
 from guest.streams.stream import Delivery, Stream
-from tests.helpers import KIB, bounded
+from tests.bounds import bounded
+from tests.guests import KIB
 
 
 async def test_bytes_cross_in_whatever_pieces() -> None:

@@ -14,7 +14,7 @@ from guest.streams.stream import Stream
 from guest.streams.tcp import TcpStream
 from protocol.addresses import parse_host_port
 from protocol.errors import MigrationError
-from tests.helpers import bounded, nothing_left
+from tests.bounds import bounded, nothing_left
 
 
 async def open_door(network: Network = TCP) -> Door:

@@ -11,7 +11,8 @@ from trio.testing import wait_all_tasks_blocked
 from guest.streams.exchange import receive_exactly, send_all
 from guest.streams.stream import Delivery
 from guest.streams.tcp import TCP_INFO_BYTES, TcpStream, read_tcp_info, unacknowledged_bytes
-from tests.helpers import KIB, tcp_pair, tcp_streams, unix_pair
+from tests.guests import KIB
+from tests.sockets import tcp_pair, tcp_streams, unix_pair
 
 
 async def test_the_kernel_says_how_a_connection_delivers() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from protocol.errors import MigrationError
 from scripts.bench import asking
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 
 
 def test_every_question_is_answered() -> None:

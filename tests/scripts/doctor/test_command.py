@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from scripts.doctor import machine, memory
 from scripts.doctor.command import doctor
 from scripts.doctor.feature import Question
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 from tests.processes import Lab
 
 NEEDED = Question("luck", lambda: (False, "none"), "hope", "nothing", is_needed=True)

@@ -5,7 +5,7 @@ import pytest
 from protocol.errors import MigrationError
 from scripts.figures import raw_pair
 from scripts.links.link import PROXY, Link
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 
 MIB = 1 << 20
 

@@ -23,7 +23,7 @@ from scripts.links.link import (
     namespaces_link,
 )
 from scripts.links.shape import RATE_MAX, RATE_MIN, burst_bytes
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 from tests.processes import Lab
 
 RATE = 125_000_000

@@ -10,7 +10,7 @@ import trio
 
 from scripts.links.shape import queue_bytes
 from scripts.links.throttle import Bucket, Throttle
-from tests.helpers import bounded, nothing_left
+from tests.bounds import bounded, nothing_left
 
 # Far more than the link and all buffers on the way can hold for the time that a test looks.
 ENDLESS = b"\0" * (64 << 20)
@@ -40,13 +40,13 @@ class Far:
     ) -> None:
         """Take all of it."""
         self.throttle = throttle
-        self._address = address
-        self._listener = listener
+        self.address = address
+        self.listener = listener
 
     async def connect(self) -> tuple[trio.SocketStream, trio.SocketStream]:
         """Return both ends of a new connection."""
-        near = await trio.open_tcp_stream(*self._address)
-        return near, await self._listener.accept()
+        near = await trio.open_tcp_stream(*self.address)
+        return near, await self.listener.accept()
 
 
 @asynccontextmanager
@@ -133,8 +133,8 @@ async def test_where_nobody_listens_the_connection_ends() -> None:
     """A destination that is gone is an end of the connection, and no failure of the link."""
     with nothing_left():
         async with throttled(100_000_000) as far:
-            await far._listener.aclose()
-            async with await trio.open_tcp_stream(*far._address) as near:
+            await far.listener.aclose()
+            async with await trio.open_tcp_stream(*far.address) as near:
                 assert await near.receive_some() == b""
 
 

@@ -17,7 +17,7 @@ from scripts.processes import pair
 from scripts.processes.pair import Handed, _for_children, both_sides
 from scripts.runtime.interrupts import SIGNALS
 from scripts.runtime.spawn import Spawned, spawn
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 
 SECRET = b"0123456789abcdef"
 

@@ -11,7 +11,7 @@ import trio.testing
 from protocol.errors import ConnectionLost, MidstreamError, MigrationError
 from scripts.qemu.drive import Orders, migrate
 from scripts.qemu.qmp import Qmp
-from tests.helpers import Recorder
+from tests.stories import Recorder
 
 
 class FakeQmp:

@@ -16,7 +16,7 @@ from protocol.geometry import Geometry, RamBlock
 from scripts.qemu import qmp
 from scripts.qemu.command import PROGRAM
 from scripts.qemu.machine import MachineSpec, check_block, open_machine
-from tests.helpers import bounded, nothing_left
+from tests.bounds import bounded, nothing_left
 
 GUEST = Geometry((RamBlock("ram", 32 << 20, 4096),))
 

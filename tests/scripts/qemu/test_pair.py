@@ -13,7 +13,7 @@ from protocol.errors import MigrationError
 from scripts.links.link import LOOPBACK
 from scripts.qemu.command import PROGRAM
 from scripts.qemu.pair import run_pair
-from tests.helpers import bounded, nothing_left
+from tests.bounds import bounded, nothing_left
 from tests.qemu_relay import Relay
 
 MIB = 1 << 20

@@ -13,7 +13,7 @@ import trio
 
 from protocol.errors import MigrationError
 from scripts.qemu.qmp import Qmp
-from tests.helpers import bounded
+from tests.bounds import bounded
 
 
 class Monitor:

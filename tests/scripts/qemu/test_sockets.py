@@ -11,7 +11,8 @@ import pytest
 from protocol import events
 from scripts.qemu import sockets
 from scripts.qemu.sockets import Shortened, shorten
-from tests.helpers import Recorder, nothing_left
+from tests.bounds import nothing_left
+from tests.stories import Recorder
 
 PROGRESS = events.Progress(remaining_bytes=3, precopy_bytes=2, postcopy_bytes=1)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from scripts.screen.outlet import PIECE_BYTES_MAX, Outlet, may_block, write_all
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 from tests.processes import until
 
 # What a reader that reads is waited for, on the slowest of machines.

@@ -28,7 +28,7 @@ from scripts.screen.output import (
     tell,
     tell_failure,
 )
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 from tests.processes import until
 
 # More than a pipe holds.

@@ -13,7 +13,7 @@ import trio
 from protocol import events
 from protocol.errors import MidstreamError, MigrationCancelled
 from scripts.screen.recorder import Recorder
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 from tests.processes import until
 
 

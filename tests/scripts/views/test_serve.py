@@ -12,7 +12,7 @@ import trio
 from protocol.errors import MidstreamError
 from scripts.views.live import LiveState
 from scripts.views.serve import Server
-from tests.helpers import bounded, nothing_left
+from tests.bounds import bounded, nothing_left
 from tests.stories import ZERO_NS, half_sent
 
 

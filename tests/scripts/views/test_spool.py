@@ -9,7 +9,7 @@ import pytest
 
 from protocol.errors import MidstreamError
 from scripts.views.spool import open_spool, viewed
-from tests.helpers import nothing_left
+from tests.bounds import nothing_left
 from tests.stories import half_sent, write
 
 NOTHING = {"trace": None, "html": None}

@@ -1,0 +1,237 @@
+"""Guests for tests: memory with a pattern, and a guest that has no process and no vCPUs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import cast
+
+import trio
+
+from guest.board import Board
+from guest.handle import GuestHandle, GuestSnapshot
+from guest.launch import GuestProcess
+from guest.memory import GuestMemory
+from guest.messages import Faulted, GuestEvent, Touched, Woke
+from guest.pattern import Pattern
+from guest.programs import ProgramSpec
+from guest.services import NONE, Service
+from guest.slices import finish
+from guest.states import VcpuState
+from protocol.geometry import Geometry, RamBlock
+
+KIB, MIB = 1 << 10, 1 << 20
+HUGE = 2 * MIB
+
+SEED = 7
+
+# How often others have their turn before a vCPU that waits for them is given up.
+_TURNS_MAX = 1000
+
+
+def small_geometry() -> Geometry:
+    """Return a guest of four huge pages and 32 base pages."""
+    return Geometry((RamBlock("ram", 4 * HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
+
+
+@contextmanager
+def patterned_memory(geometry: Geometry) -> Iterator[GuestMemory]:
+    """Make a guest's memory, filled as sources fill theirs: no word of it is zero for long."""
+    with GuestMemory.create(geometry, "base") as memory:
+        for view, block in zip(memory.views, _pattern(geometry), strict=True):
+            view[:] = block
+        yield memory
+
+
+@cache
+def _pattern(geometry: Geometry) -> list[bytes]:
+    """Return the contents of all blocks; to copy them is faster than to work them out again."""
+    with GuestMemory.create(geometry, "base") as memory:
+        finish(Pattern(SEED).fill(memory))
+        return bytes_of(memory)
+
+
+def bytes_of(memory: GuestMemory) -> list[bytes]:
+    """Return a copy of all blocks."""
+    return [bytes(view) for view in memory.views]
+
+
+# What is saved to files, and read from them: two blocks of different pages.
+SAVED_GEOMETRY = Geometry((RamBlock("ram", 8 << 20, 2 << 20), RamBlock("rom", 64 << 10, 4096)))
+
+
+def huge_mapped_bytes(address: int, pid: int | str = "self") -> int:
+    """Return how much of the mapping at an address is mapped by transparent huge pages."""
+    begins_here = False
+    with Path(f"/proc/{pid}/smaps").open(encoding="utf-8") as lines:
+        for line in lines:
+            name, *values = line.split()
+            if not name.endswith(":"):
+                begins_here = int(name.partition("-")[0], 16) == address
+            elif begins_here and name == "ShmemPmdMapped:":
+                return int(values[0]) << 10
+    return 0
+
+
+class FakeGuest:
+    """What an engine sees of a guest, without vCPUs: a real board, and a record of what is done.
+
+    A vCPU that was told to fault runs again when it is woken and its page is present.
+
+    Attributes:
+        calls: "run", "pause", "load" and "kill", in order.
+        woken: The vCPUs that were woken, in order.
+        touches: (vCPU, flat target page) of each touch that was asked for.
+        states: What was loaded, and what a pause returns.
+        drowsy: vCPUs that are woken say so only at `say_awake`.
+        last_words: What vCPUs have still to say when they are to stop.
+    """
+
+    pid = 0
+
+    def __init__(self, geometry: Geometry, spec: ProgramSpec) -> None:
+        """Start paused at step 0."""
+        self.spec = spec
+        self.board = Board.create(geometry, spec.vcpu_count)
+        self.service = Service(NONE, "", (), (), None, -1)
+        self.calls: list[str] = []
+        self.woken: list[int] = []
+        self.touches: list[tuple[int, int]] = []
+        self.states = tuple(VcpuState(vcpu, 0) for vcpu in range(spec.vcpu_count))
+        self.is_running = False
+        self.drowsy = False
+        self.last_words: list[GuestEvent] = []
+        self._waiting: dict[int, int] = {}
+        self._unsaid: list[GuestEvent] = []
+        self._tell, self._events = trio.open_memory_channel[GuestEvent](float("inf"))
+
+    @property
+    def handle(self) -> GuestHandle:
+        """This guest, for who wants a real one."""
+        return cast("GuestHandle", self)
+
+    def tell(self, event: GuestEvent) -> None:
+        """Report something to the engine."""
+        self._tell.send_nowait(event)
+
+    def fault(self, vcpu: int, flat: int, fault_ns: int = 0) -> None:
+        """Have a vCPU touch a page; it waits if the page is not present."""
+        if self.board.present[flat]:
+            self.tell(Touched(vcpu, flat))
+        else:
+            self._waiting[vcpu] = flat
+            self.tell(Faulted(vcpu, flat, fault_ns))
+
+    async def receive(self) -> GuestEvent:
+        """Return the next event."""
+        return await self._events.receive()
+
+    @property
+    def unheard_count(self) -> int:
+        """How many events nobody has taken yet."""
+        return self._events.statistics().current_buffer_used
+
+    def take(self) -> GuestEvent | None:
+        """Return the next event if there is one."""
+        with suppress(trio.WouldBlock):
+            return self._events.receive_nowait()
+        return None
+
+    async def kill(self) -> None:
+        """Note that nothing runs any more."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append("kill")
+        self.is_running = False
+
+    def wake(self, vcpu: int) -> None:
+        """Make a vCPU look again."""
+        self.woken.append(vcpu)
+        flat = self._waiting.get(vcpu)
+        if flat is not None and self.board.present[flat]:
+            del self._waiting[vcpu]
+            self._unsaid += [Woke(vcpu, flat, 0, 1), Touched(vcpu, flat)]
+            if not self.drowsy:
+                self.say_awake()
+
+    def say_awake(self) -> None:
+        """Have all woken vCPUs say that they run again."""
+        unsaid, self._unsaid = self._unsaid, []
+        for event in unsaid:
+            self.tell(event)
+
+    async def touch(self, vcpu: int, flat_page: int) -> None:
+        """Note an order."""
+        await trio.lowlevel.checkpoint()
+        self.touches.append((vcpu, flat_page))
+
+    async def run(self) -> None:
+        """Run."""
+        await trio.lowlevel.checkpoint()
+        self.calls.append("run")
+        self.is_running = True
+
+    async def pause(self) -> GuestSnapshot:
+        """Stand still, as soon as all that was said is heard: a real vCPU waits for that, too."""
+        while self.last_words:
+            self.tell(self.last_words.pop(0))
+        for _ in range(_TURNS_MAX):
+            await trio.lowlevel.checkpoint()
+            if not self.unheard_count:
+                break
+        else:
+            raise AssertionError("a vCPU that nobody hears does not stop")
+        self.calls.append("pause")
+        self.is_running = False
+        counters = tuple(self.board.counters(vcpu) for vcpu in range(self.spec.vcpu_count))
+        return GuestSnapshot(self.states, counters)
+
+    def load(self, states: tuple[VcpuState, ...]) -> None:
+        """Take states over."""
+        assert not self.is_running
+        self.calls.append("load")
+        self.states = states
+
+
+@contextmanager
+def fake_guest(geometry: Geometry, spec: ProgramSpec | None = None) -> Iterator[FakeGuest]:
+    """Make a fake guest; afterwards it has no board any more."""
+    guest = FakeGuest(geometry, spec or ProgramSpec(seed=SEED))
+    try:
+        yield guest
+    finally:
+        guest.board.close()
+        del guest.board
+
+
+class FakeGuests:
+    """Stands in for `open_guest` in a session; keeps what it made."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.made: list[FakeGuest] = []
+
+    @asynccontextmanager
+    async def start(self) -> AsyncIterator[None]:
+        """Stand in for `start_process`: there is none."""
+        await trio.lowlevel.checkpoint()
+        yield
+
+    @asynccontextmanager
+    async def open(
+        self,
+        memory: GuestMemory,
+        spec: ProgramSpec,
+        service: str = NONE,
+        process: GuestProcess | None = None,
+    ) -> AsyncIterator[GuestHandle]:
+        """Make one, which has nothing of the kernel."""
+        assert process is None
+        await trio.lowlevel.checkpoint()
+        with fake_guest(memory.geometry, spec) as guest:
+            reason = "there is no guest process" if service != NONE else ""
+            guest.service = replace(guest.service, reason=reason)
+            self.made.append(guest)
+            yield guest.handle
