@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, PageId
+from protocol.text import did_you_mean
 
 # Far more than any guest has pages.
 _DIGITS_MAX = 18
@@ -31,19 +32,33 @@ class PageName:
         """Return it as it is written."""
         return f"{self.block}:{self.index}" if self.block else str(self.index)
 
-    def find(self, geometry: Geometry) -> PageId | None:
-        """Return the page, None if a guest of that geometry has no such block; a name goes first.
+    def find(self, geometry: Geometry) -> PageId:
+        """Return the page in a guest of that geometry; a block's name goes before its number.
 
-        Whether the block has so many pages is for `Geometry.has_page` to tell.
+        Raises:
+            LocalProtocolError: There is no such block, or it has not so many pages.
         """
+        page = PageId(self._find_block(geometry), self.index)
+        if not geometry.has_page(page):
+            block = geometry.blocks[page.block]
+            raise LocalProtocolError(
+                f"page {self} is outside the guest: {block.name} has {page_count(block.page_count)}"
+            )
+        return page
+
+    def _find_block(self, geometry: Geometry) -> int:
         names = [block.name for block in geometry.blocks]
         if not self.block:
-            return PageId(0, self.index)
+            return 0
         if self.block in names:
-            return PageId(names.index(self.block), self.index)
+            return names.index(self.block)
         if _is_number(self.block) and int(self.block) < len(names):
-            return PageId(int(self.block), self.index)
-        return None
+            return int(self.block)
+        hint = did_you_mean(self.block, names)
+        raise LocalProtocolError(
+            f"the guest has no block {self.block!r} for page {self}{hint}; "
+            f"it has: {', '.join(names)}"
+        )
 
 
 def read_page_name(value: object) -> PageName | None:
@@ -122,19 +137,10 @@ def page_count(count: int) -> str:
 
 
 def _find(name: PageName, step: WrittenStep, geometry: Geometry) -> PageId:
-    page = name.find(geometry)
-    if page is None:
-        known = ", ".join(block.name for block in geometry.blocks)
-        raise LocalProtocolError(
-            f"{step.where}: the guest has no block {name.block!r} for page {name}; it has: {known}"
-        )
-    if not geometry.has_page(page):
-        block = geometry.blocks[page.block]
-        raise LocalProtocolError(
-            f"{step.where}: page {name} is outside the guest: "
-            f"{block.name} has {page_count(block.page_count)}"
-        )
-    return page
+    try:
+        return name.find(geometry)
+    except LocalProtocolError as error:
+        raise LocalProtocolError(f"{step.where}: {error}") from error
 
 
 class Script:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dest.script import PageName, page_count
+from dest.script import PageName
 from protocol.channels import Channel
+from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, PageId
 from protocol.policy import Policy
-from protocol.text import did_you_mean
 from scripts.injection.moments import name_page, name_pages
 from scripts.injection.scenario_text import Where
 
@@ -47,23 +47,10 @@ def find_page(name: PageName, where: Where, guest: Guest, key: str) -> PageId:
     Raises:
         ScenarioError: The guest has no such page.
     """
-    page = name.find(guest.geometry)
-    blocks = guest.geometry.blocks
-    if page is None:
-        known = [block.name for block in blocks]
-        hint = did_you_mean(name.block, known)
-        raise where.wrong(
-            key,
-            f"the guest has no block {name.block!r} for page {name}{hint}; "
-            f"it has: {', '.join(known)}",
-        )
-    if not guest.geometry.has_page(page):
-        block = blocks[page.block]
-        raise where.wrong(
-            key,
-            f"page {name} is outside the guest: {block.name} has {page_count(block.page_count)}",
-        )
-    return page
+    try:
+        return name.find(guest.geometry)
+    except LocalProtocolError as error:
+        raise where.wrong(key, str(error)) from error
 
 
 def read_pages(value: object, where: Where, guest: Guest, key: str) -> tuple[PageId, ...]:

@@ -181,7 +181,8 @@ def test_blocks_go_by_their_names_and_numbers() -> None:
     odd = Geometry((RamBlock("1", 4096, 4096), RamBlock("rom", 4096, 4096)))
     assert PageName("1", 0).find(odd) == page(0)
     for unknown in ("ram0", "2", "\u00b2", "9" * 18):
-        assert PageName(unknown, 0).find(TWO) is None
+        with pytest.raises(LocalProtocolError, match=f"the guest has no block '{unknown}'"):
+            PageName(unknown, 0).find(TWO)
 
 
 def written(what: str, name: str, *faults: str) -> WrittenStep:
@@ -207,7 +208,7 @@ def test_a_guest_must_have_the_pages_that_steps_name() -> None:
         ("2", "page 2 is outside the guest: ram has 2 pages"),
         ("rom:1", "page rom:1 is outside the guest: rom has 1 page"),
         ("2:0", "no block '2' for page 2:0; it has: ram, rom"),
-        ("rum:0", "no block 'rum' for page rum:0"),
+        ("rum:0", "no block 'rum' for page rum:0 (did you mean 'rom'?); it has: ram, rom"),
     ):
         for step in (written("placed", wrong, "0"), written("placed", "0", wrong)):
             with pytest.raises(LocalProtocolError, match=r"steps\.toml:7: ") as caught:
