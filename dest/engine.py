@@ -7,7 +7,6 @@ memory, connection or clock; `dest.executor` carries out what it answers.  All c
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,23 +18,20 @@ from dest.faults import FaultTable, Outcome
 from dest.nonzero import NonZero
 from dest.trips import Urgent
 from dest.waits import Waits
+from dest.words import Word, Words
 from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
-from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
-from protocol.messages import PageRequest, Resend
+from protocol.messages import PageRequest
 from protocol.policy import Policy
-from protocol.runs import Flags, Runs, Stretch, overlap, pack_runs
+from protocol.runs import Flags, Runs, Stretch
 
 # A vCPU runs within microseconds of its page being placed; on a machine that is overloaded one may
 # be woken once more for nothing.
 WAKE_NS_MAX = 100_000_000
 
 Notice = Callable[[str, PageId], None]
-
-# What the engine has to say to the source.
-Word = PageRequest | Resend
 
 _NO_PAGES: NDArray[np.intp] = np.empty(0, np.intp)
 
@@ -67,6 +63,12 @@ class Engine:
     A *unit* is what is requested, waited for and placed at once: a page, or where the policy is
     critical a target page of it.  Units are counted by a geometry of their own; what is told
     outside is always about pages.
+
+    Attributes:
+        assembly: What is here.
+        faults: Who waits.
+        waits: What is known of waits that are over.
+        words: What is to be said to the source.
 
     Faults must have been told before the bytes that end them are placed: when a page is mapped, the
     kernel wakes who waits for it and forgets what it has not told.
@@ -104,8 +106,7 @@ class Engine:
         self._emit = emit
         self._watchers: list[Notice] = []
         self._checked = checked
-        # What is to be said to the source, in its order.
-        self._words: deque[Word] = deque()
+        self.words = Words(geometry, self.assembly, self.faults, emit)
 
     @property
     def is_watched(self) -> bool:
@@ -242,7 +243,7 @@ class Engine:
                     bytes=changed.length, channel=channel.value,
                 )
             )  # fmt: skip
-            self._want_again(changed, now_ns)
+            self.words.ask_again(changed, now_ns)
         return self._places(whole, channel)
 
     def interrupt(self) -> list[Place]:
@@ -252,13 +253,13 @@ class Engine:
 
     def broke(self, since_ns: int) -> None:
         """Take notice that the connections are gone: nothing can be said until `resumed`."""
-        self._words.clear()
+        self.words.broke()
         self.faults.broke(since_ns)
 
     def resumed(self) -> None:
         """Take notice that pages can be asked for again: all that vCPUs wait for is."""
         self.faults.resumed()
-        self._words = deque(self._open_requests())
+        self.words.resumed()
 
     def start_postcopy(self) -> list[Span]:
         """Return what vCPUs are to fault on from now on; the guest stands still."""
@@ -314,7 +315,7 @@ class Engine:
     # vCPUs wait and wake.
 
     def fault(self, vcpu: int, flat: int, *, fault_ns: int, now_ns: int) -> Place | Release | None:
-        """Take a vCPU's fault; what it asks for is among what `next_word` returns.
+        """Take a vCPU's fault; what it asks for is among the `words`.
 
         Args:
             vcpu: Who touched what is missing.
@@ -345,8 +346,8 @@ class Engine:
         channel = None if self._checked else self.assembly.take_early(unit)
         if channel is not None:
             return Place(self._units.page_span(unit), channel)
-        if outcome is Outcome.REQUEST and not self.faults.is_broken:
-            self._words.append(self._request(block, target_page))
+        if outcome is Outcome.REQUEST:
+            self.words.ask(block, target_page)
         return None
 
     def woke(self, vcpu: int, wake_ns: int, fault_ns: int | None = None) -> None:
@@ -365,39 +366,10 @@ class Engine:
             for wait in self.faults.overdue(now_ns - WAKE_NS_MAX)
         ]
 
-    # The source is asked.
-
-    def next_word(self, now_ns: int) -> Word | None:
-        """Return what is to be said to the source next, None for nothing; call `said` next.
-
-        It is told before it goes: what comes of it must not seem to come before it.  What came
-        since a fault is not asked for, and so no request follows the last page.
-        """
-        while self._words:
-            word = self._words.popleft()
-            if isinstance(word, Resend):
-                return word
-            unit = self._unit_of(word)
-            if self.assembly.is_placed(unit):
-                continue
-            if self.faults.asked(unit, now_ns):
-                self._emit(events.PageRequest(block=word.block, page=word.page))
-            return word
-        return None
-
     def said(self, word: Word) -> None:
-        """Take notice that a word is with the connection."""
+        """Take notice that one of the `words` is with the connection."""
         if isinstance(word, PageRequest):
             self._notify("requested", PageId(word.block, word.page))
-
-    def unsaid(self, word: Word) -> None:
-        """Take notice that a word could not go: it is the next one again."""
-        self._words.appendleft(word)
-
-    @property
-    def has_words(self) -> bool:
-        """Whether `next_word` may return something."""
-        return bool(self._words)
 
     def _note_urgent(self, stretch: Stretch, urgent: Urgent | None, now_ns: int) -> None:
         if urgent is not None:
@@ -420,45 +392,6 @@ class Engine:
             return [Place(span, channel) for span in spans]
         *others, last = spans
         return [*(Place(span, channel, goes_on=True) for span in others), Place(last, channel)]
-
-    def _want_again(self, changed: Runs, now_ns: int) -> None:
-        """Have a stretch come again, and first what vCPUs wait for in it."""
-        units = [
-            unit
-            for unit in self.faults.requested_pages
-            if overlap(changed, self._units.page_span(unit))
-        ]
-        self.faults.changed(units, now_ns)
-        packed = PackedRuns(pack_runs(changed, np.zeros(len(changed), dtype=np.bool_)))
-        others = [
-            word
-            for word in self._words
-            if isinstance(word, Resend) or self._unit_of(word) not in units
-        ]
-        self._words = deque(
-            [
-                Resend(block=changed.block, offset=changed.offset, runs=packed),
-                *map(self._request_for, units),
-                *others,
-            ]
-        )
-
-    def _open_requests(self) -> list[PageRequest]:
-        """Return the requests that are not answered, in the order of their first faults."""
-        return [self._request_for(unit) for unit in self.faults.requested_pages]
-
-    def _request_for(self, unit: PageId) -> PageRequest:
-        return self._request(unit.block, self._units.page_span(unit).target_pages.start)
-
-    def _request(self, block: int, target_page: int) -> PageRequest:
-        page = self._geometry.page_of(block, target_page)
-        per_page = self._geometry.blocks[block].target_pages_per_page
-        return PageRequest(block=block, page=page.index, target_page=target_page % per_page)
-
-    def _unit_of(self, request: PageRequest) -> PageId:
-        per_page = self._geometry.blocks[request.block].target_pages_per_page
-        target_page = request.page * per_page + request.target_page
-        return self._units.page_of(request.block, target_page)
 
     def _notify(self, what: str, page: PageId) -> None:
         for watcher in self._watchers:

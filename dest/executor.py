@@ -15,9 +15,10 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from dest.engine import Engine, Place, Release, Word
+from dest.engine import Engine, Place, Release
 from dest.placement import Placement
 from dest.trips import Urgent
+from dest.words import Word
 from guest.memory import GuestMemory
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost
@@ -188,8 +189,8 @@ class Executor:
     def say(self) -> None:
         """Say to the source what goes at once; `converse` says the rest."""
         path, engine = self._path, self.engine
-        while engine.has_words and path is not None and path.can_send_now:
-            word = engine.next_word(self._clock())
+        while engine.words and path is not None and path.can_send_now:
+            word = engine.words.next(self._clock())
             if word is None:
                 return
             try:
@@ -198,10 +199,10 @@ class Executor:
                 self._failure, self._path = error, None
                 break
             if not has_gone:
-                engine.unsaid(word)
+                engine.words.put_back(word)
                 break
             engine.said(word)
-        if engine.has_words or self._failure is not None:
+        if engine.words or self._failure is not None:
             self._unsaid.unpark_all()
 
     async def say_all(self, path: ReturnPath) -> None:
@@ -210,7 +211,7 @@ class Executor:
         Raises:
             ConnectionLost: The connection broke.
         """
-        while (word := self.engine.next_word(self._clock())) is not None:
+        while (word := self.engine.words.next(self._clock())) is not None:
             await path.send(word)
             self.engine.said(word)
 

@@ -91,6 +91,7 @@ CORE_MODULES = frozenset(
         "dest.stretches",
         "dest.trips",
         "dest.waits",
+        "dest.words",
         "guest.latency",
         "scripts.views.causes",
         "scripts.views.embed",

@@ -26,6 +26,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/listening.py": Elsewhere(
         "tests/dest/test_listen.py", "how either peer's connections are accepted"
     ),
+    "dest/words.py": Elsewhere(
+        "tests/dest/test_engine.py", "what the engine has to say, which it queues there"
+    ),
     "dest/trips.py": Elsewhere(
         "tests/dest/test_faults.py", "what is known of a request, which the fault table keeps"
     ),

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import trio
 
-from dest.engine import Word
 from dest.hosted import HostedGuest
 from dest.qemu.arrivals import Arrivals
 from dest.qemu.channel import QemuChannel
 from dest.qemu.handshakes import hear_resumption, out_of_place
 from dest.qemu.listen import QemuListener
 from dest.qemu.wire import Wire
+from dest.words import Word
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError, as_loss, root_cause

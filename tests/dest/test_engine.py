@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from dest.engine import WAKE_NS_MAX, Engine, Place, Release, Word
+from dest.engine import WAKE_NS_MAX, Engine, Place, Release
 from dest.trips import Urgent
+from dest.words import Word
 from protocol import events
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
@@ -49,7 +50,7 @@ class Play:
     def words(self) -> list[Word]:
         """Return all that is to be said now; it goes."""
         words = []
-        while (word := self.engine.next_word(self.now_ns)) is not None:
+        while (word := self.engine.words.next(self.now_ns)) is not None:
             self.engine.said(word)
             words.append(word)
         return words
@@ -122,10 +123,10 @@ def test_what_could_not_go_is_next_again_and_told_once() -> None:
     play = Play()
     play.fault(0, 0)
     play.fault(1, PER_PAGE)
-    word = play.engine.next_word(play.now_ns)
+    word = play.engine.words.next(play.now_ns)
     assert word == request(0)
-    play.engine.unsaid(word)
-    assert play.engine.has_words
+    play.engine.words.put_back(word)
+    assert play.engine.words
     assert play.words() == [request(0), request(1)]
     assert len(play.events.of(events.PageRequest)) == 2
 

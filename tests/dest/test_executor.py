@@ -11,10 +11,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from dest.engine import WAKE_NS_MAX, Engine, Word
+from dest.engine import WAKE_NS_MAX, Engine
 from dest.executor import Executor
 from dest.placement import SimulatedPlacement
 from dest.trips import Urgent
+from dest.words import Word
 from guest.handle import Faulted, Woke
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
@@ -89,8 +90,8 @@ class Rig:
         event = self.guest.take()
         assert event == Faulted(vcpu, flat, fault_ns)
         self.executor.fault(vcpu, flat, fault_ns)
-        request = self.engine.next_word(self.now_ns)
-        assert not self.engine.has_words
+        request = self.engine.words.next(self.now_ns)
+        assert not self.engine.words
         return request
 
     def hear_wakes(self) -> list[int]:
@@ -184,7 +185,7 @@ async def test_a_page_that_came_meanwhile_wakes_at_once(rig: Rig) -> None:
     rig.bring(PRE, PageId(0, 0))
     assert rig.guest.woken == []
     rig.executor.fault(1, 0, 5)
-    assert rig.engine.next_word(0) is None
+    assert rig.engine.words.next(0) is None
     assert rig.guest.woken == [1]
 
 
@@ -349,8 +350,8 @@ def test_who_was_stopped_before_a_page_is_placed_is_known_by_then(
     rig.bring(PRE, PageId(0, 0))
     assert noted == [2, 3]
     # The first page was here by then: nobody needs to ask for it.
-    assert rig.engine.next_word(0) == PageRequest(block=0, page=1, target_page=1)
-    assert rig.engine.next_word(0) is None
+    assert rig.engine.words.next(0) == PageRequest(block=0, page=1, target_page=1)
+    assert rig.engine.words.next(0) is None
     assert rig.guest.woken == [2]
     rig.engine.woke(2, 10**18, 5)
     assert rig.engine.waits.latencies.faults.count == 1
@@ -360,7 +361,7 @@ def test_who_was_stopped_before_a_page_is_placed_is_known_by_then(
     told += [(1, 30)]
     rig.executor.hear_faults()
     assert noted[2:] == [1]
-    assert rig.engine.next_word(0) is None
+    assert rig.engine.words.next(0) is None
     assert done == [("release", 30 * TARGET_PAGE_BYTES)]
     # Who does not say that it runs is released again, when that is overdue.
     assert rig.executor.release_overdue() == 0
@@ -409,7 +410,7 @@ async def test_each_target_page_is_asked_for_by_itself(critical: Rig) -> None:
     rig.guest.fault(3, 400)
     rig.bring_part(PRE, 400, 1)
     rig.executor.fault(3, 400, 5)
-    assert rig.engine.next_word(0) is None
+    assert rig.engine.words.next(0) is None
     assert rig.guest.woken[-1] == 3
 
 
@@ -446,7 +447,7 @@ async def test_who_waits_does_not_wait_for_the_end_of_a_frame(critical: Rig) -> 
     # Who comes to what is here is not told to wait, and nothing is asked for.
     rig.guest.fault(2, 3)
     rig.executor.fault(2, 3, 5)
-    assert rig.engine.next_word(0) is None
+    assert rig.engine.words.next(0) is None
     assert rig.guest.woken == [0, 2]
     assert np.flatnonzero(rig.guest.board.present[:PER_PAGE]).tolist() == [3, 5]
     rig.executor.progress(PRE, HALF - 6 * TARGET_PAGE_BYTES)
