@@ -20,11 +20,11 @@ from click.core import ParameterSource
 
 from protocol.errors import MidstreamError, root_cause
 from protocol.shortage import shortage_of
-from scripts.named_files import Command, Use, file_option
+from scripts.named_files import Command
 from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, with_options
 from scripts.runtime.interrupts import EXIT_CANCELLED, ignore_signals
 from scripts.runtime.loading import loading
-from scripts.runtime.parent import follow_parent
+from scripts.runtime.parent import follow_parent, take_orders
 from scripts.screen.output import tell, tell_failure
 
 EXIT_FAILED = 1
@@ -36,16 +36,8 @@ _EPILOG = (
     "130 cancelled by Ctrl-C, SIGTERM, SIGHUP or SIGQUIT."
 )
 
-# What only this program says to its own children.
-_EVENTS_APPEND = click.option("--events-append", is_flag=True, hidden=True)
-_NO_TABLE = click.option("--no-table", is_flag=True, hidden=True)
-_EVENTS_NOW = click.option("--events-now", is_flag=True, hidden=True)
-_ON_LINK = click.option("--on-link", hidden=True)
-_SPOOL = file_option("--spool", hidden=True, use=Use.WRITE)
-
 # What `--resume` without a name stands for: the only source.
 ONLY = "only"
-_TOUCHES = file_option("--touches", hidden=True, use=Use.READ)
 
 
 @dataclass(frozen=True)
@@ -227,11 +219,6 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     "Without a name: the only source of this user. Also its control socket's path.",
 )  # fmt: skip
 @with_options(options_of(SOURCE))
-@_EVENTS_APPEND
-@_EVENTS_NOW
-@_NO_TABLE
-@_ON_LINK
-@_SPOOL
 def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
     with loading():
@@ -262,11 +249,6 @@ def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: AN
     help="What the source is. A qemu is to have the capability postcopy-ram.",
 )  # fmt: skip
 @with_options(options_of(DEST, QEMU))
-@_EVENTS_APPEND
-@_EVENTS_NOW
-@_ON_LINK
-@_SPOOL
-@_TOUCHES
 @click.pass_context
 def dest(
     context: click.Context,
@@ -309,6 +291,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line; return the exit status, with every failure told in one line."""
     follow_parent()
     try:
+        take_orders()
         status = midstream.main(arguments, prog_name="midstream", standalone_mode=False)
     except click.exceptions.Exit as error:
         return error.exit_code

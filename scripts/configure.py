@@ -29,6 +29,7 @@ from scripts.files import check_readable, check_savable, check_twice_readable, c
 from scripts.links.shape import parse_link_rate
 from scripts.options import Values
 from scripts.reports import STANDARD_OUTPUT
+from scripts.runtime.parent import orders
 from source.config import DIRTY_LOG_CHOICES, SourceConfig
 from source.convergence import SwitchRule
 
@@ -115,7 +116,7 @@ def dest_config(
         placement=_choice("--placement", values["placement"], PLACEMENT_CHOICES),
         save=Path(values["save"]) if values["save"] is not None else None,
         steps=_steps(values["steps"]),
-        touches=Path(values["touches"]) if values.get("touches") else None,
+        touches=Path(touches) if (touches := orders().touches) else None,
         wait_seconds=seconds_of("--wait-for-resume", values["wait_for_resume"]),
         silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from guest.whole_file import WholeFile, is_regular_target, own_descriptor, write_all
 from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory
 from protocol.text import one_line
+from scripts.runtime.parent import orders
 from scripts.screen.outlet import write_output
 from scripts.screen.output import print_result
 
@@ -98,7 +99,7 @@ def report_error(
     if values["report"] is None:
         return
     report = report_failure(_status_of(error), one_line(str(error)))
-    tell_of_link(report, values)
+    tell_of_link(report)
     with suppress(MidstreamError):
         write_report(values["report"], report)
 
@@ -166,7 +167,7 @@ def write_report(target: str, report: Report) -> None:
 
 def has_standard_output(values: Values) -> bool:
     """Tell whether a report or events have standard output, which then has nothing else."""
-    return STANDARD_OUTPUT in (values["report"], values["events"]) or bool(values.get("no_table"))
+    return STANDARD_OUTPUT in (values["report"], values["events"]) or not orders().prints_table
 
 
 def events_file(values: Values) -> Path | None:
@@ -175,11 +176,12 @@ def events_file(values: Values) -> Path | None:
     return Path(path) if path is not None else None
 
 
-def tell_of_link(report: dict[str, Any], values: Values) -> None:
+def tell_of_link(report: dict[str, Any]) -> None:
     """Add what whoever started this side has put between it and the other, if anything."""
-    if values.get("on_link"):
-        kind, _, rate = values["on_link"].partition(":")
-        report["midstream"]["link"] = {"kind": kind, "bytes-per-second": int(rate)}
+    link = orders().link
+    if link is not None:
+        told = {"kind": link.kind, "bytes-per-second": link.bytes_per_second}
+        report["midstream"]["link"] = told
 
 
 def _replace(target: str, data: bytes) -> None:

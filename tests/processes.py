@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
 
+from scripts.runtime.parent import Orders
+
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +35,9 @@ _MARK = "MIDSTREAM_TEST_MARK"
 _POLL_SECONDS = 0.004
 
 LISTENING = "listening on "
+
+# For a command whose events a test reads while it runs.
+AT_ONCE = Orders(tells_at_once=True).to_environment()
 
 
 def until(condition: Callable[[], T], seconds_max: float = SECONDS_MAX) -> T:
@@ -166,12 +171,17 @@ class Lab:
             )
         return self._add(Process(stem, popen.pid, popen.poll))
 
-    def fork(self, *arguments: str | Path, rig: str = "") -> Process:
+    def fork(
+        self,
+        *arguments: str | Path,
+        rig: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> Process:
         """Start a side that is at once; with something rigged if so wanted (tests/rigged.py)."""
         stem = self._stem()
         order = {
             "arguments": [str(argument) for argument in arguments],
-            "environment": {_MARK: self._value},
+            "environment": {**(environment or {}), _MARK: self._value},
             "stem": str(stem),
             "rig": rig,
         }
@@ -197,10 +207,14 @@ class Lab:
         dest_arguments: tuple[str | Path, ...] = (),
         source_rig: str = "",
         dest_rig: str = "",
+        source_environment: Mapping[str, str] | None = None,
     ) -> tuple[Process, Process]:
         """Start a destination and a source, not by `migrate`; return (source, destination)."""
         dest = self.fork("dest", "--listen=127.0.0.1:0", *dest_arguments, rig=dest_rig)
-        source = self.fork("source", f"--connect={dest.listening()}", *arguments, rig=source_rig)
+        source = self.fork(
+            "source", f"--connect={dest.listening()}", *arguments,
+            rig=source_rig, environment=source_environment,
+        )  # fmt: skip
         return source, dest
 
     def living(self) -> dict[int, str]:

@@ -16,7 +16,7 @@ import pytest
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Resume
 from protocol.wire import encode
 from tests.certificates import write_certificates
-from tests.processes import Lab, Process, has_state, read_events, until
+from tests.processes import AT_ONCE, Lab, Process, has_state, read_events, until
 from tests.strangers import (
     GARBAGE,
     HTTP,
@@ -59,13 +59,13 @@ class Pair:
         self._reports = [lab.folder / f"{name}{side}.json" for side in ("source", "dest")]
         self.dest = lab.fork(
             "dest", "--listen=127.0.0.1:0", "--quiet", f"--report={self._reports[1]}",
-            f"--events={self.dest_events}", "--events-now", *dest,
+            f"--events={self.dest_events}", *dest, environment=AT_ONCE,
         )  # fmt: skip
         self.target = self.dest.listening()
         self.door = Door(self.target, hold_at_bytes)
         self.source = lab.fork(
             "source", f"--connect={self.door.address}", f"--report={self._reports[0]}", *GUEST,
-            f"--events={self.source_events}", "--events-now", *source,
+            f"--events={self.source_events}", *source, environment=AT_ONCE,
         )  # fmt: skip
 
     @property

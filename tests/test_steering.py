@@ -14,7 +14,7 @@ from source.convergence import SwitchRule
 from tests.bounds import bounded, nothing_left
 from tests.breaking import Breaking
 from tests.guests import KIB, small_geometry
-from tests.processes import Lab, Process, has_state, read_events, until
+from tests.processes import AT_ONCE, Lab, Process, has_state, read_events, until
 
 # A guest that writes all the time, and may not stand still at all: as long as it has written one
 # page in a pass, there is another.  Each pass takes four seconds.
@@ -74,9 +74,10 @@ def steer(lab: Lab) -> Any:  # noqa: ANN401 - a factory
 
     def start(*arguments: str) -> Steered:
         source, dest = lab.start_pair(
-            *NEVER_CONVERGES, *arguments, "--events=source.jsonl", "--events-now",
+            *NEVER_CONVERGES, *arguments, "--events=source.jsonl",
             "--report=source.json",
             dest_arguments=("--events=dest.jsonl", "--report=dest.json"),
+            source_environment=AT_ONCE,
         )  # fmt: skip
         return Steered(lab, source, dest)
 
@@ -157,7 +158,8 @@ def test_a_pass_that_does_not_shrink_is_said(lab: Lab, tmp_path: Path) -> None:
     source, dest = lab.start_pair(
         "--size=256KiB", "--page-size=4KiB", "--vcpus=2", "--access-rate=0", "--write-ratio=1",
         "--postcopy-after=3", "--max-bandwidth=256KiB/s", "--downtime-limit=0ms",
-        "--events=events", "--events-now",
+        "--events=events",
+        source_environment=AT_ONCE,
     )  # fmt: skip
     assert source.wait() == 0
     assert dest.wait() == 0

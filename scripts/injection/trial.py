@@ -33,6 +33,7 @@ from scripts.links.link import PROXY, Link
 from scripts.options import DEST, QEMU, SOURCE, options_of, to_arguments
 from scripts.processes.child import Child
 from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
+from scripts.runtime.parent import Orders
 from scripts.runtime.spawn import spawn
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
@@ -149,8 +150,7 @@ class Trial:
             own = self._scenario.qemu.arguments(self._scenario.values)
             self._start_child(SOURCE, "qemu", [f"--connect={address}", *own, *self._save(SOURCE)])
         else:
-            note = Link(self._scenario.link_rate, PROXY).note
-            self._start(SOURCE, [f"--connect={address}", f"--report={report}", *note])
+            self._start(SOURCE, [f"--connect={address}", f"--report={report}"])
         async with trio.open_nursery() as nursery:
             for child in self._children.values():
                 nursery.start_soon(self._wait, child, nursery.cancel_scope)
@@ -172,10 +172,17 @@ class Trial:
         return self._start_child(side, side, [*arguments, *given])
 
     def _start_child(self, side: str, command: str, arguments: list[str]) -> Child:
-        own = [f"--events={self._folder / 'events.pipe'}", "--events-append", "--events-now"]
+        own = f"--events={self._folder / 'events.pipe'}"
+        is_dest, is_ours = side == DEST, self._scenario.qemu is None
+        orders = Orders(
+            shares_events=True,
+            tells_at_once=True,
+            link=Link(self._scenario.link_rate, PROXY).note if is_ours and not is_dest else None,
+            touches=str(self._folder / "touches.pipe") if is_dest else None,
+        )
         # A QEMU knows of no secret, so its destination demands none.
         secret = self._secret if self._scenario.qemu is None else None
-        child = Child(spawn(command, [*arguments, *own], capture=True, secret=secret))
+        child = Child(spawn(command, [*arguments, own], capture=True, secret=secret, orders=orders))
         self._children[side] = child
         self._start_soon(child.collect_errors, lambda _: None)
         return child
@@ -200,7 +207,6 @@ class Trial:
         scripted = write_script(self._scenario, script)
         return [
             "--listen=127.0.0.1:0",
-            f"--touches={self._folder / 'touches.pipe'}",
             *([f"--steps={script}"] if scripted else []),
         ]
 

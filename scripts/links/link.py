@@ -28,7 +28,7 @@ from protocol.addresses import parse_host_port
 from protocol.errors import MigrationError
 from protocol.text import one_line
 from scripts.links.shape import burst_bytes, queue_bytes
-from scripts.runtime.parent import PARENT_VARIABLE
+from scripts.runtime.parent import PARENT_VARIABLE, LinkNote
 from scripts.runtime.spawn import package_environment
 from scripts.screen.output import tell
 from scripts.screen.table import link_title
@@ -85,10 +85,11 @@ class Link:
         return f"{self.bytes_per_second}B/s" if self.bytes_per_second else "0"
 
     @property
-    def note(self) -> list[str]:
-        """The arguments by which a source's report tells of this link."""
-        given = f"--on-link={self.kind}:{self.bytes_per_second}"
-        return [given] if self.bytes_per_second else []
+    def note(self) -> LinkNote | None:
+        """What a side's report tells of this link; None for plain loopback."""
+        if not self.bytes_per_second:
+            return None
+        return LinkNote(kind=self.kind, bytes_per_second=self.bytes_per_second)
 
     async def lead_to(self, address: str, nursery: trio.Nursery) -> str:
         """Return the HOST:PORT at which the source finds what listens at the other end.

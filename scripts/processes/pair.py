@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -25,6 +26,7 @@ from scripts.reports import (
     report_error,
 )
 from scripts.runtime.interrupts import hold_signals, release_signals
+from scripts.runtime.parent import Orders
 from scripts.runtime.spawn import Spawned, spawn
 from scripts.views.spool import Spool
 
@@ -65,22 +67,25 @@ def both_sides(
             if is_printed:
                 values["report"] = "-"
             with Handed() as handed:
+                common = Orders(
+                    shares_events=values["events"] is not None,
+                    spool=handed.path_of(spool.fd) if spool is not None else None,
+                )
 
-                def start(side: str, own: list[str], *, capture: bool) -> None:
-                    own += _arguments(side, values, spool, handed)
+                def start(side: str, own: list[str], orders: Orders, *, capture: bool) -> None:
+                    own += _arguments(side, values, handed)
                     sides.append(
                         spawn(
                             side, own, capture=capture, prefix=link.prefixes[side], secret=secret,
-                            inherited=handed.descriptors, heir=True,
+                            inherited=handed.descriptors, heir=True, orders=orders,
                         )
                     )  # fmt: skip
 
                 # It is verbose so that this process hears when it meets a source.
                 listen = f"--listen={link.listen_host}:0"
-                start(DEST, [listen, "--quiet", "--verbose"], capture=True)
-                no_table = ["--no-table"] if has_output else []
-                own = ["--connect=-", *link.note, *no_table]
-                start(SOURCE, own, capture=watched or is_printed)
+                start(DEST, [listen, "--quiet", "--verbose"], common, capture=True)
+                orders = replace(common, link=link.note, prints_table=not has_output)
+                start(SOURCE, ["--connect=-"], orders, capture=watched or is_printed)
         except MidstreamError as error:
             _report(error, given)
             raise
@@ -144,12 +149,10 @@ class Handed:
         self._copies.clear()
 
 
-def _arguments(side: str, values: Values, spool: Spool | None, handed: Handed) -> list[str]:
+def _arguments(side: str, values: Values, handed: Handed) -> list[str]:
     ours = [option for option in options_of(side) if _is_for(side, option.name)]
-    own = ["--events-append"] if values["events"] is not None else []
-    own += [f"--spool={handed.path_of(spool.fd)}"] if spool is not None else []
     given = {name: _for_children(name, value, handed) for name, value in values.items()}
-    return [*own, *to_arguments(given, ours)]
+    return to_arguments(given, ours)
 
 
 def _is_for(side: str, name: str) -> bool:

@@ -24,7 +24,7 @@ from scripts.reports import (
     write_report,
 )
 from scripts.runtime.interrupts import SIGNALS, end_at_once, insists
-from scripts.runtime.parent import has_heir, leave_to_parent
+from scripts.runtime.parent import has_heir, leave_to_parent, orders
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
@@ -55,7 +55,7 @@ def run_side(
     """
 
     def write(report: Report) -> None:
-        tell_of_link(report, values)
+        tell_of_link(report)
         if values["report"] is not None:
             write_report(values["report"], report)
 
@@ -98,8 +98,8 @@ def record_side(
     with viewed(values, live=bool(watchers)) as spool:
         recorder = Recorder(
             side, events_file(values),
-            spool=_spool_path(values, spool),
-            append=values["events_append"], at_once=values["events_now"], on_state=on_state,
+            spool=_spool_path(spool),
+            append=orders().shares_events, at_once=orders().tells_at_once, on_state=on_state,
         )  # fmt: skip
 
         def report_losses(status: str, reason: str) -> Report:
@@ -182,8 +182,8 @@ async def until_signalled(
     return outcome
 
 
-def _spool_path(values: Values, spool: Spool | None) -> Path | None:
+def _spool_path(spool: Spool | None) -> Path | None:
     """Return where events go for who watches: the process that started this one, or this one."""
-    if values.get("spool") is not None:
-        return Path(values["spool"])
+    if orders().spool is not None:
+        return Path(str(orders().spool))
     return spool.path if spool is not None else None

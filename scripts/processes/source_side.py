@@ -11,6 +11,7 @@ from protocol.report import assemble_failed
 from scripts.options import SOURCE, Values
 from scripts.processes.sides import Outcome, run_side
 from scripts.reports import Report
+from scripts.runtime.parent import orders
 from scripts.screen.output import tell
 from scripts.screen.progress import show_progress, tell_progress
 from scripts.screen.recorder import Recorder
@@ -38,7 +39,7 @@ def run_source(config: SourceConfig, values: Values) -> None:
         sessions.append(session)
         async with trio.open_nursery() as nursery:
             # A progress line between log lines would only be in their way.
-            if not (values["quiet"] or values["verbose"] or values["spool"]):
+            if not (values["quiet"] or values["verbose"] or orders().spool):
                 nursery.start_soon(show_progress, session.progress)
             if recorder.is_heard:
                 nursery.start_soon(tell_progress, session.progress, recorder)

@@ -111,8 +111,6 @@ class QemuSource:
 )
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
 @click.option("--verbose", is_flag=True, help="Tell each change of state.")
-@click.option("--events-append", is_flag=True, hidden=True)
-@click.option("--events-now", is_flag=True, hidden=True)
 def qemu(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Start a QEMU of its own and migrate its memory to a destination, with postcopy.
 

@@ -18,6 +18,7 @@ from scripts.processes.launcher import (
 )
 from scripts.qemu.drive import NO_REASON
 from scripts.runtime.interrupts import EXIT_CANCELLED
+from scripts.runtime.parent import Orders
 from scripts.runtime.spawn import spawn
 
 _RUN_SECONDS_MAX = 1800.0
@@ -66,12 +67,17 @@ async def _run(
     link: Link,
 ) -> None:
     def start(command: str, side: str, arguments: Sequence[str]) -> Child:
-        child = Child(spawn(command, arguments, capture=True, prefix=link.prefixes[side]))
+        child = Child(
+            spawn(
+                command, arguments, capture=True, prefix=link.prefixes[side],
+                orders=Orders(link=link.note if side == DEST else None),
+            )
+        )  # fmt: skip
         children.append(child)
         nursery.start_soon(child.collect_errors, lambda _: None)
         return child
 
-    listen = [f"--listen={link.listen_host}:0", *link.note]
+    listen = [f"--listen={link.listen_host}:0"]
     if link.kind == NAMESPACES:
         listen.append(f"--only-from={ADDRESSES[SOURCE]}")
     dest = start("dest", DEST, [*listen, "--peer=qemu", "--quiet", *dest_arguments])

@@ -1,13 +1,18 @@
 """What binds a side to the process that started it, if one did.
 
-A side ends with that process, even if it is killed.  And it does not tell the user why it fails:
-it tells that process, over a pipe, which hears of both sides and says the one thing that matters.
+A side ends with that process, even if it is killed.  It does what that process orders beside what
+the user has said.  And it does not tell the user why it fails: it tells that process, over a pipe,
+which hears of both sides and says the one thing that matters.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from dataclasses import asdict, dataclass
+
+from protocol.errors import LocalProtocolError
 
 # The process to end with.
 PARENT_VARIABLE = "MIDSTREAM_PARENT_PID"
@@ -16,9 +21,82 @@ REASON_VARIABLE = "MIDSTREAM_REASON_FD"
 # The file that it leaves for that process to read when it has ended.
 LEFT_VARIABLE = "MIDSTREAM_LEFT_FD"
 
+# The orders that it has, as JSON.
+ORDERS_VARIABLE = "MIDSTREAM_ORDERS"
+
 # Read once: all are taken out of the environment, which other processes inherit.
 _REASON_FD = int(os.environ.get(REASON_VARIABLE, "-1"))
 _LEFT_FD = int(os.environ.get(LEFT_VARIABLE, "-1"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkNote:
+    """What lies between the two sides, as a report tells it.
+
+    Attributes:
+        kind: "namespaces" or "proxy".
+        bytes_per_second: Its rate, each way.
+    """
+
+    kind: str
+    bytes_per_second: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """What this program says to a side that it starts, and no user ever does.
+
+    Attributes:
+        shares_events: Its events file has another writer: it appends to it.
+        tells_at_once: It writes each event before it does anything else, whoever reads.
+        prints_table: It says at its end what came of it.
+        link: What lies between the sides; None for nothing.
+        spool: The path of a file where its events go, too, for whoever watches.
+        touches: The path of the pipe that says what a destination's vCPUs are to touch.
+    """
+
+    shares_events: bool = False
+    tells_at_once: bool = False
+    prints_table: bool = True
+    link: LinkNote | None = None
+    spool: str | None = None
+    touches: str | None = None
+
+    def to_environment(self) -> dict[str, str]:
+        """Return what the environment of a process with these orders has."""
+        return {} if self == Orders() else {ORDERS_VARIABLE: json.dumps(asdict(self))}
+
+
+_orders = Orders()
+
+
+def orders() -> Orders:
+    """Return what this process is ordered; all as its user has said, where nobody started it."""
+    return _orders
+
+
+def obey(given: Orders) -> None:
+    """Have this process do so from now on."""
+    global _orders  # noqa: PLW0603 - a process has one parent
+    _orders = given
+
+
+def take_orders() -> None:
+    """Obey the orders in the environment, if there are any; no other process inherits them.
+
+    Raises:
+        LocalProtocolError: They are none.
+    """
+    text = os.environ.pop(ORDERS_VARIABLE, None)
+    if text is None:
+        return
+    # Late: whoever has no orders does not wait for it.
+    import msgspec  # noqa: PLC0415
+
+    try:
+        obey(msgspec.json.decode(text.encode(errors="replace"), type=Orders))
+    except msgspec.MsgspecError as error:
+        raise LocalProtocolError(f"{ORDERS_VARIABLE}: no orders: {error}") from error
 
 
 def has_listener() -> bool:

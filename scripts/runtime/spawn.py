@@ -16,7 +16,7 @@ from pathlib import Path
 
 from protocol.errors import MigrationError
 from scripts.runtime.interrupts import SIGNALS
-from scripts.runtime.parent import LEFT_VARIABLE, PARENT_VARIABLE, REASON_VARIABLE
+from scripts.runtime.parent import LEFT_VARIABLE, PARENT_VARIABLE, REASON_VARIABLE, Orders
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +65,7 @@ def spawn(  # noqa: PLR0913 - all but two by name
     secret: bytes | None = None,
     inherited: Sequence[int] = (),
     heir: bool = False,
+    orders: Orders = Orders(),  # noqa: B008 - frozen
 ) -> Spawned:
     """Start `python -m MODULE SIDE ARGUMENTS`, which is `midstream SIDE ARGUMENTS`.
 
@@ -79,6 +80,7 @@ def spawn(  # noqa: PLR0913 - all but two by name
         module: What has sides too, if it is not midstream itself.
         secret: Given to it through a pipe, which nobody else sees.
         inherited: Descriptors that it has under the same numbers; they stay open here.
+        orders: What it is to do beside its command line.
         heir: Read what it leaves when it has ended: not all that it says is then its own to say.
 
     Raises:
@@ -90,6 +92,7 @@ def spawn(  # noqa: PLR0913 - all but two by name
         ends.append(_pipe_with(secret))
         arguments = [*arguments, f"--secret-file=/dev/fd/{ends[-1]}"]
     environment = {PARENT_VARIABLE: str(os.getpid()), REASON_VARIABLE: str(far_reason)}
+    environment |= orders.to_environment()
     left = None
     if heir:
         left = FileIO(os.memfd_create("midstream-left"), "r+")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.commands import run
-from tests.processes import Lab, has_state, read_events, until
+from tests.processes import AT_ONCE, Lab, has_state, read_events, until
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_source_is_found_from_the_start_and_from_elsewhere(lab: Lab) -> None:
         events = lab.folder / "events"
         source = lab.start(
             "source", f"--connect=127.0.0.1:{silent.getsockname()[1]}", "--size=2MiB", "--verbose",
-            f"--events={events}", "--events-now", environment={"XDG_RUNTIME_DIR": "/nowhere"},
+            f"--events={events}", environment={"XDG_RUNTIME_DIR": "/nowhere", **AT_ONCE},
         )  # fmt: skip
         until(lambda: read_events(events, "session"))
         (told,) = read_events(events, "session", "source")

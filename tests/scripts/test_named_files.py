@@ -60,10 +60,8 @@ def test_every_option_that_names_a_file_says_so() -> None:
         metavar = parameter.metavar if isinstance(parameter, (click.Option, click.Argument)) else ""
         assert metavar in NO_FILES, f"{name} {parameter.name}: does {metavar} name a file?"
         assert not isinstance(parameter.type, (click.Path, click.File)), (name, parameter.name)
-        hidden = isinstance(parameter, click.Option) and parameter.hidden
-        # Of those without a help nobody would see what they name.
-        is_flag = isinstance(parameter, click.Option) and parameter.is_flag
-        assert not hidden or is_flag or parameter.name == "on_link", parameter.name
+        # Of one without a help nobody would see what it names.
+        assert not (isinstance(parameter, click.Option) and parameter.hidden), parameter.name
 
 
 def uses(name: str) -> dict[str, Use]:
@@ -102,11 +100,7 @@ COMMANDS = {
 def pairs() -> Iterator[tuple[str, str, str]]:
     """Yield every two options of a command of which one is written."""
     for name in COMMANDS:
-        known = {
-            option: use
-            for option, use in uses(name).items()
-            if option not in {"--spool", "--touches"}
-        }
+        known = uses(name)
         for one, use in known.items():
             for other, its in known.items():
                 is_harmless = {use, its} == {Use.READ} or {one, other} == {"--image", "--save"}

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from protocol.errors import (
 from protocol.report import DestPart, SourcePart, assemble
 from scripts.processes.sides import Outcome, run_side, until_signalled
 from scripts.runtime.interrupts import SIGNALS
+from scripts.runtime.parent import LinkNote, Orders, obey
 from scripts.screen.recorder import Recorder
 
 
@@ -38,9 +40,16 @@ def report() -> dict[str, Any]:
 
 def values(**given: object) -> dict[str, object]:
     """Return a command line's values for a side, of which these were given."""
-    nothing = {"events": None, "events_append": False, "events_now": False, "report": None}
-    views = {"trace": None, "html": None, "spool": None}
+    nothing = {"events": None, "report": None}
+    views = {"trace": None, "html": None}
     return nothing | views | {"quiet": False, "verbose": False} | given
+
+
+@pytest.fixture
+def ordered() -> Iterator[Callable[[Orders], None]]:
+    """A function that gives this process orders, which it has no more after the test."""
+    yield obey
+    obey(Orders())
 
 
 async def wait_for_ever() -> Outcome:
@@ -145,14 +154,17 @@ def test_a_report_has_standard_output_for_itself(
     assert json.loads(capsys.readouterr().out) == report()
 
 
-def test_a_report_tells_of_the_link(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_tells_of_the_link(
+    capsys: pytest.CaptureFixture[str], ordered: Callable[[Orders], None]
+) -> None:
     """What a launcher has put between the sides stands in the report; nothing without it."""
 
     async def run(_: Recorder) -> Outcome:
         await trio.lowlevel.checkpoint()
         return report(), None
 
-    run_side("source", values(report="-", on_link="namespaces:125000000"), run)
+    ordered(Orders(link=LinkNote(kind="namespaces", bytes_per_second=125_000_000)))
+    run_side("source", values(report="-"), run)
     told = json.loads(capsys.readouterr().out)["midstream"]["link"]
     assert told == {"kind": "namespaces", "bytes-per-second": 125_000_000}
     assert "link" not in report()["midstream"]
@@ -188,7 +200,9 @@ def test_a_report_that_cannot_be_written_is_an_error() -> None:
     ("error", "status"),
     [(ConnectionLost("cut\nhere"), "failed"), (MigrationCancelled("by you"), "cancelled")],
 )
-def test_what_fails_has_a_report_too(tmp_path: Path, error: MidstreamError, status: str) -> None:
+def test_what_fails_has_a_report_too(
+    tmp_path: Path, error: MidstreamError, status: str, ordered: Callable[[Orders], None]
+) -> None:
     """It says how it ended and why, in one line, and what the side has counted by then."""
 
     async def run(_: Recorder) -> Outcome:
@@ -198,7 +212,8 @@ def test_what_fails_has_a_report_too(tmp_path: Path, error: MidstreamError, stat
     def report_failure(status: str, reason: str) -> dict[str, Any]:
         return {"status": status, "midstream": {"reason": reason, "passes": 7}}
 
-    given = values(report=str(tmp_path / "report"), on_link="proxy:1000")
+    ordered(Orders(link=LinkNote(kind="proxy", bytes_per_second=1000)))
+    given = values(report=str(tmp_path / "report"))
     with pytest.raises(type(error)):
         run_side("source", given, run, report_failure)
     assert json.loads((tmp_path / "report").read_text(encoding="utf-8")) == {
