@@ -7,12 +7,12 @@ frame costs no system call of its own for its header.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import trio
 
 from dest.connection import Connection
+from guest import clock
 from guest.streams.stream import UNTURNED_NS_MAX, Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted
@@ -254,10 +254,10 @@ class InChannel(Connection):
 
     async def _is_readable_soon(self) -> bool:
         """Wait a moment without the event loop; tell whether there is something to read."""
-        now_ns = time.monotonic_ns()
+        now_ns = clock.now_ns()
         if now_ns - self._turned_ns > UNTURNED_NS_MAX:
             await trio.lowlevel.checkpoint()
-            self._turned_ns = time.monotonic_ns()
+            self._turned_ns = clock.now_ns()
         return self._stream.is_readable_soon()
 
 

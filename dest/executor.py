@@ -7,7 +7,6 @@ returns the request, the connection takes it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from dest.engine import Engine, Place, Release
 from dest.placement import Placement
 from dest.trips import Urgent
 from dest.words import Word
+from guest import clock
 from guest.memory import GuestMemory
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost
@@ -61,7 +61,7 @@ class Executor:
         engine: Engine,
         memory: GuestMemory,
         placement: Placement,
-        clock: Callable[[], int] = time.monotonic_ns,
+        now_ns: Callable[[], int] = clock.now_ns,
     ) -> None:
         """Prepare; nothing has happened.
 
@@ -69,13 +69,13 @@ class Executor:
             engine: Decides.
             memory: Where bytes go.
             placement: Makes them touchable.
-            clock: The time in nanoseconds.
+            now_ns: The time.
         """
         self.engine = engine
         self.on_fault: Callable[[int], None] = lambda _: None
         self._memory = memory
         self._placement = placement
-        self._clock = clock
+        self._now_ns = now_ns
         self._path: ReturnPath | None = None
         self._failure: ConnectionLost | None = None
         self._unsaid = trio.lowlevel.ParkingLot()
@@ -84,7 +84,7 @@ class Executor:
 
     def begin(self, channel: Channel, span: Span, urgent: Urgent | None = None) -> memoryview:
         """Admit a frame of page bytes, as `Engine.begin`; return where they belong."""
-        self.engine.begin(channel, span, self._clock(), urgent)
+        self.engine.begin(channel, span, self._now_ns(), urgent)
         return self._memory.views[span.block][span.offset : span.end]
 
     def begin_rest(self, channel: Channel, block: int, offset: int, length: int) -> memoryview:
@@ -101,7 +101,7 @@ class Executor:
             Where its bytes belong, in their order.
         """
         self._zero(
-            runs.block, self.engine.begin_runs(channel, runs, is_zero, self._clock(), urgent)
+            runs.block, self.engine.begin_runs(channel, runs, is_zero, self._now_ns(), urgent)
         )
         data = runs.where(~is_zero)
         view = self._memory.views[runs.block]
@@ -113,7 +113,7 @@ class Executor:
         Raises:
             RemoteProtocolError: No correct source sends this now.
         """
-        self._zero(span.block, self.engine.begin_zeros(channel, span, self._clock(), urgent))
+        self._zero(span.block, self.engine.begin_zeros(channel, span, self._now_ns(), urgent))
         self.end(channel)
 
     def progress(self, channel: Channel, count: int) -> None:
@@ -121,12 +121,12 @@ class Executor:
         if self.engine.progress(channel, count):
             self._hear()
             for place in self.engine.take_early(channel):
-                self._place(place, self._clock())
+                self._place(place, self._now_ns())
             self.say()
 
     def end(self, channel: Channel) -> None:
         """Tell that the channel's frame is whole: what it completed is placed, who waits wakes."""
-        last_byte_ns = self._clock()
+        last_byte_ns = self._now_ns()
         # See `Engine`: first of all.
         self._hear()
         self._place_all(self.engine.end(channel), last_byte_ns)
@@ -135,7 +135,7 @@ class Executor:
 
     def refuse(self, channel: Channel) -> None:
         """Tell that the channel's frame came changed; `say_all` what is to come again."""
-        last_byte_ns = self._clock()
+        last_byte_ns = self._now_ns()
         self._hear()
         self._place_all(self.engine.refuse(channel, last_byte_ns), last_byte_ns)
 
@@ -147,8 +147,8 @@ class Executor:
         """
         self._hear()
         for place in self.engine.interrupt():
-            self._place(place, self._clock())
-        self.engine.broke(self._clock() if since_ns is None else since_ns)
+            self._place(place, self._now_ns())
+        self.engine.broke(self._now_ns() if since_ns is None else since_ns)
 
     def start_postcopy(self) -> None:
         """Make vCPUs fault on all that was discarded; the guest stands still."""
@@ -170,16 +170,16 @@ class Executor:
             flat: The flat target page.
             fault_ns: When it touched that.
         """
-        answer = self.engine.fault(vcpu, flat, fault_ns=fault_ns, now_ns=self._clock())
+        answer = self.engine.fault(vcpu, flat, fault_ns=fault_ns, now_ns=self._now_ns())
         if isinstance(answer, Place):
-            self._place(answer, self._clock())
+            self._place(answer, self._now_ns())
         elif answer is not None:
             self._release(answer)
         self.on_fault(vcpu)
 
     def release_overdue(self) -> int:
         """Wake vCPUs once more that should run since long, and return how many."""
-        overdue = self.engine.overdue(self._clock())
+        overdue = self.engine.overdue(self._now_ns())
         for release in overdue:
             self._release(release)
         return len(overdue)
@@ -190,7 +190,7 @@ class Executor:
         """Say to the source what goes at once; `converse` says the rest."""
         path, engine = self._path, self.engine
         while engine.words and path is not None and path.can_send_now:
-            word = engine.words.next(self._clock())
+            word = engine.words.next(self._now_ns())
             if word is None:
                 return
             try:
@@ -211,7 +211,7 @@ class Executor:
         Raises:
             ConnectionLost: The connection broke.
         """
-        while (word := self.engine.words.next(self._clock())) is not None:
+        while (word := self.engine.words.next(self._now_ns())) is not None:
             await path.send(word)
             self.engine.said(word)
 
@@ -235,7 +235,7 @@ class Executor:
         """Tell of the vCPUs that the kernel has stopped since the last call; cheap if none was."""
         for vcpu, flat in self._placement.take_faults():
             # When it touched the page it tells when it wakes.
-            self.fault(vcpu, flat, self._clock())
+            self.fault(vcpu, flat, self._now_ns())
 
     def _place_all(self, places: Iterable[Place], last_byte_ns: int) -> None:
         for place in places:
@@ -243,7 +243,7 @@ class Executor:
 
     def _place(self, place: Place, last_byte_ns: int) -> None:
         self._placement.place(place.span)
-        woken = self.engine.placed(place, last_byte_ns=last_byte_ns, now_ns=self._clock())
+        woken = self.engine.placed(place, last_byte_ns=last_byte_ns, now_ns=self._now_ns())
         for vcpu in woken:
             self._placement.wake(vcpu)
         whole = self.engine.completed(place)

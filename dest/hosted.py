@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from dest.placement import make_placement
 from dest.script import Step
 from dest.setup import Plan
 from dest.vcpus import Vcpus
+from guest import clock
 from guest.handle import GuestHandle, GuestSnapshot
 from guest.latency import summarize
 from guest.memory import GuestMemory
@@ -149,7 +149,7 @@ class HostedGuest:
             # stopped by the kernel, and released at once.
             await self._placement.settle()
             await self._guest.run()
-            self.run_ns = time.monotonic_ns()
+            self.run_ns = clock.now_ns()
             self._emit(events.GuestRun())
 
     def tell_missing(self) -> None:

@@ -5,7 +5,6 @@ Reads like the sequence diagram in `protocol/README.md`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from dest.hosted import HostedGuest
 from dest.receiver import Receiver
 from dest.script import Step
 from dest.setup import Plan
+from guest import clock
 from guest.digest import digest
 from guest.handle import GuestHandle
 from guest.memory import GuestMemory
@@ -188,7 +188,7 @@ class Migration:
         try:
             await receiver.run()
         except ConnectionLost:
-            self._lost_ns = self._lost_ns or time.monotonic_ns()
+            self._lost_ns = self._lost_ns or clock.now_ns()
             others = [each for each in self._channels.values() if each is not channel]
             for each in others:
                 each.stop_gathering()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 
 from dest.channel import InChannel
 from dest.executor import Executor
 from dest.setup import Plan
 from dest.trips import Urgent
+from guest import clock
 from protocol.channels import Channel
 from protocol.checksums import FrameCheck
 from protocol.errors import RemoteProtocolError
@@ -109,7 +109,7 @@ class Receiver:
         """Take a message that brings no pages."""
         match message:
             case RequestAnswer() | SourceTime():
-                self._engine.waits.take_word(message, time.monotonic_ns())
+                self._engine.waits.take_word(message, clock.now_ns())
             case PassEnd():
                 await self._returns.send(PassAck(index=message.index))
             case Discard():
@@ -117,7 +117,7 @@ class Receiver:
                 self._engine.assembly.discard(message.block, message.first, message.count, bits)
             case SwitchOverAhead():
                 self._lifecycle.fire(Event.GUEST_STOPPED)
-                await self._channel.send(SwitchOverAck(clock_ns=time.monotonic_ns()))
+                await self._channel.send(SwitchOverAck(clock_ns=clock.now_ns()))
             case SwitchOver():
                 state = await self._receive_bytes(message.payload_bytes)
                 await self._on_switch_over(message, state)

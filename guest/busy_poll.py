@@ -10,10 +10,11 @@ other, so for a moment after each the loops of both ends stay awake, as a hyperv
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 
 import trio
+
+from guest import clock
 
 # A vCPU that faults without pause faults again within this.  One that faults each 20 ms costs each
 # end a tenth of a processor by it; in precopy, and without faults, nobody is kept awake.
@@ -23,31 +24,32 @@ BUSY_NS = 2_000_000
 class BusyPoll:
     """Keeps the event loop awake in which `run` runs, for a moment after each `prolong`."""
 
-    def __init__(self, *, yields: bool, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    def __init__(self, *, yields: bool, now_ns: Callable[[], int] = clock.now_ns) -> None:
         """Expect nothing yet.
 
         Args:
             yields: Whoever else wants the processor has it between two looks, as the vCPUs do where
                 they run.  A source that keeps a link busy had better not wait for its turn.
-            clock: The time in nanoseconds.
+            now_ns: The time.
         """
         self._yields = yields
-        self._clock = clock
+        self._now_ns = now_ns
         self._until_ns = 0
         self._idle = trio.lowlevel.ParkingLot()
-        # On the only processor it would keep those from running who are waited for.
-        self._pays = len(os.sched_getaffinity(0)) > 1
+        # On the only processor it would keep those from running who are waited for, and virtual
+        # time would stand still.
+        self._pays = len(os.sched_getaffinity(0)) > 1 and not clock.is_virtual()
 
     def prolong(self) -> None:
         """Say that more is to be expected any moment."""
         if self._pays:
-            self._until_ns = self._clock() + BUSY_NS
+            self._until_ns = self._now_ns() + BUSY_NS
             self._idle.unpark_all()
 
     async def run(self) -> None:
         """Have the loop go round while something is expected, until cancelled."""
         while True:
-            while self._clock() < self._until_ns:
+            while self._now_ns() < self._until_ns:
                 if self._yields:
                     os.sched_yield()
                 await trio.lowlevel.checkpoint()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import trio
 
+from guest import clock
 from guest.streams.stream import UNTURNED_NS_MAX, Delivery, Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
@@ -62,8 +61,8 @@ class OutChannel(Outlet):
         count = self.send_now(frame, limit)
         if self.buffering is not None:
             return count
-        until_ns = time.monotonic_ns() + UNTURNED_NS_MAX
-        while count < limit and self._stream.is_writable_soon() and time.monotonic_ns() < until_ns:
+        until_ns = clock.now_ns() + UNTURNED_NS_MAX
+        while count < limit and self._stream.is_writable_soon() and clock.now_ns() < until_ns:
             count += self.send_now(frame, limit - count)
         return count
 
@@ -120,7 +119,7 @@ class OutChannel(Outlet):
     async def wait_room(self) -> None:
         """Wait until the stream takes bytes again, or is broken."""
         buffering = self.buffering
-        if buffering is not None and buffering.full(self.bytes_sent, time.monotonic_ns()):
+        if buffering is not None and buffering.full(self.bytes_sent, clock.now_ns()):
             self._bound_unsent(buffering.send_buffer_bytes)
         await self._stream.wait_writable()
 

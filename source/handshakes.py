@@ -7,13 +7,13 @@ a session ends, and hearing why it really did.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 
 import msgpack
 import trio
 
+from guest import clock
 from guest.handle import GuestSnapshot
 from guest.states import encode_states
 from protocol.channels import Channel
@@ -89,7 +89,7 @@ async def announce_switch_over(main: OutChannel, inbox: Inbox, downtime: Downtim
     Raises:
         ConnectionLost, RemoteProtocolError: The destination is gone, or says something else.
     """
-    asked_ns = time.monotonic_ns()
+    asked_ns = clock.now_ns()
     await main.send(SwitchOverAhead())
     ack = await inbox.expect(SwitchOverAck, CLOSING_SECONDS_MAX)
     downtime.compare_clocks(asked_ns, ack.message.clock_ns, ack.at_ns)

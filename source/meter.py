@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from guest import clock
 from protocol.channels import Channel
 from source.connect import Connections
 
@@ -25,7 +25,7 @@ class Meter:
 
     def __init__(self) -> None:
         """Start the clock of `total-time`."""
-        self.started_ns = time.monotonic_ns()
+        self.started_ns = clock.now_ns()
         self.prepared_ns: int | None = None
         self.stopped_ns: int | None = None
         self.running_ns: int | None = None
@@ -60,11 +60,11 @@ class Meter:
     @contextmanager
     def sending(self) -> Iterator[None]:
         """Count the block as time in which RAM is being sent, however it ends."""
-        since_ns = time.monotonic_ns()
+        since_ns = clock.now_ns()
         try:
             yield
         finally:
-            self.sending_ns += time.monotonic_ns() - since_ns
+            self.sending_ns += clock.now_ns() - since_ns
 
     def finish(self, now_ns: int) -> None:
         """Mark the end, unless it is marked already: what follows counts for nothing."""
@@ -76,7 +76,7 @@ class Meter:
 
     @property
     def _end_ns(self) -> int:
-        return self.finished_ns or time.monotonic_ns()
+        return self.finished_ns or clock.now_ns()
 
 
 def sent_bytes(epochs: Sequence[Connections]) -> int:

@@ -6,12 +6,12 @@ Reads like the sequence diagram in `protocol/README.md`.  What to send is decide
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 
 import trio
 
+from guest import clock
 from guest.busy_poll import BusyPoll
 from guest.dirty_log import DirtyLog
 from guest.handle import GuestHandle, GuestSnapshot
@@ -72,7 +72,7 @@ class Migration:
         dirty_log: DirtyLog,
         steering: Steering,
         *,
-        now_ns: Callable[[], int] = time.monotonic_ns,
+        now_ns: Callable[[], int] = clock.now_ns,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -126,7 +126,7 @@ class Migration:
         capabilities = connections[Channel.PRECOPY].capabilities
         self._resends.begin_epoch(checked=CHECKSUM in capabilities)
         self._tells = ANSWERS in capabilities
-        self._tracker.broke(time.monotonic_ns())
+        self._tracker.broke(clock.now_ns())
         self.inboxes = {
             name: Inbox(
                 connection.returns, self._on_request, self._on_resend, self._serve,
@@ -232,7 +232,7 @@ class Migration:
             self.resumption.hand_over_again()
             await self._hand_over(self._snapshot)
             return await self._finish()
-        self._downtime.note_running(standing.run_ns, time.monotonic_ns())
+        self._downtime.note_running(standing.run_ns, clock.now_ns())
         self.resumption.take(standing, lacking)
         self._lifecycle.go_on(Event.RECOVERED)
         self._main.keep_little_in_the_kernel()
@@ -245,7 +245,7 @@ class Migration:
         if self._config.checksum and not self._resends.checked:
             raise MigrationError("the destination knows no checksums, and --checksum was given")
         await handshakes.set_up(self._config, self._main, self._inbox)
-        self.meter.prepared_ns = time.monotonic_ns()
+        self.meter.prepared_ns = clock.now_ns()
         self._lifecycle.fire(Event.PREPARED)
         self.prepared.set()
 
@@ -256,11 +256,11 @@ class Migration:
         await self._guest.run()
         if self._downtime.has_stopped:
             self._emit(events.GuestRun())
-            self._downtime.take_back(time.monotonic_ns())
+            self._downtime.take_back(clock.now_ns())
 
     async def _stop_guest(self, dirty: PageSet) -> GuestSnapshot:
         """Stop the guest and add its last writes to what is dirty."""
-        self._downtime.stop(time.monotonic_ns())
+        self._downtime.stop(clock.now_ns())
         self._emit(events.GuestStop())
         self.meter.bytes_at_stop = sent_bytes(self.epochs)
         snapshot = await self._guest.pause()
@@ -306,7 +306,7 @@ class Migration:
     async def _tell_time(self) -> None:
         """Tell the time here while nothing else is under way that would hold the message up."""
         if self._tells and self._step is NextStep.POSTCOPY:
-            await self._main.send(SourceTime(now_ns=time.monotonic_ns()))
+            await self._main.send(SourceTime(now_ns=clock.now_ns()))
 
     async def _send_dirty(self) -> None:
         """Send the rest while the guest stands still, unpaced."""
@@ -336,7 +336,7 @@ class Migration:
             try:
                 await self._sender.drain()
             except BaseException:
-                self._tracker.broke(time.monotonic_ns())
+                self._tracker.broke(clock.now_ns())
                 raise
             if not self.resumption.runs_there:
                 await self._inbox.expect(Running, CLOSING_SECONDS_MAX)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 import trio
 
+from guest import clock
 from guest.dirty_log import DirtyLog
 from protocol import events
 from protocol.errors import GaveUp, RemoteProtocolError
@@ -86,7 +85,7 @@ class Passes:
             GaveUp: Precopy does not converge, and the user waits no longer.
         """
         sender.pace(self._steering.bandwidth)
-        self._since_ns = time.monotonic_ns()
+        self._since_ns = clock.now_ns()
         # Everything is dirty at first, so what was written until now says nothing.
         self._dirty_log.start()
         dirty = PageSet(self._config.geometry)

@@ -6,7 +6,6 @@ waits for `expect`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Generic, TypeVar
 
 import trio
 
+from guest import clock
 from guest.streams.stream import Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
@@ -188,7 +188,7 @@ class Inbox:
             if isinstance(message, Resend):
                 self._on_resend(message)
                 continue
-            received = Received(message, payload, time.monotonic_ns())
+            received = Received(message, payload, clock.now_ns())
             if isinstance(message, Running):
                 self._on_running(Received(message, payload, received.at_ns))
             try:

@@ -6,11 +6,11 @@ sent, what waits and what is broken off is `source.engine`'s to say.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 import trio
 
+from guest import clock
 from protocol.channels import Channel
 from protocol.geometry import PageId
 from source.answers import Answer
@@ -31,7 +31,7 @@ class Sender:
         self,
         engine: SendEngine,
         channels: Mapping[Channel, OutChannel],
-        now_ns: Callable[[], int] = time.monotonic_ns,
+        now_ns: Callable[[], int] = clock.now_ns,
     ) -> None:
         """Send nothing yet; `drain` does.
 

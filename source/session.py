@@ -6,14 +6,13 @@ leaves no process, socket or mapping behind.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
 import trio
 
-from guest import services
+from guest import clock, services
 from guest.dirty_log import DirtyLog, choose_dirty_log
 from guest.handle import GuestHandle, GuestSnapshot, Mismatch, open_guest, start_process
 from guest.image import load_image
@@ -146,7 +145,7 @@ class SourceSession:
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             if self._migration is not None:
-                self._migration.meter.finish(time.monotonic_ns())
+                self._migration.meter.finish(clock.now_ns())
             self._lifecycle.end(cause)
             raise cause from None
 

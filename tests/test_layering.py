@@ -110,6 +110,7 @@ IMPURE_MODULES = frozenset(
         "asyncio",
         "ctypes",
         "fcntl",
+        "guest.clock",
         "importlib",
         "mmap",
         "multiprocessing",

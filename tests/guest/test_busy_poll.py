@@ -35,7 +35,7 @@ def processors(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
 @asynccontextmanager
 async def running(clock: Clock, *, yields: bool = False) -> AsyncIterator[BusyPoll]:
     """Have a loop run that nothing is expected in yet."""
-    poll = BusyPoll(yields=yields, clock=clock)
+    poll = BusyPoll(yields=yields, now_ns=clock)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poll.run)
         yield poll
