@@ -1,6 +1,6 @@
 """Whole migrations in virtual time: each ends as it may, repeats itself, and a defect is found.
 
-The long form is a command: `python -m tests.simulated --seeds 5000`.
+The long form is a command: `python -m tests.simulated 5000`.
 """
 
 from __future__ import annotations

@@ -128,11 +128,19 @@ class TcpNetwork:
     async def connect(self, host: str, port: int) -> tuple[Stream, str]:
         """See `Network`."""
         sock = (await trio.open_tcp_stream(host, port)).socket
+        try:
+            return self._stream(sock), host_text(sock.getpeername())
+        except BaseException:
+            # It was reset as soon as it was there.
+            sock.close()
+            raise
+
+    def _stream(self, sock: trio.socket.SocketType) -> Stream:
         _tune(sock, self._silence_seconds_max)
         # trio keeps little in the kernel, which costs a busy stream four times the CPU time: until
         # postcopy, when it is worth that, the system's default holds.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
-        return TcpStream(sock), host_text(sock.getpeername())
+        return TcpStream(sock)
 
     async def listen(
         self, host: str, port: int, log: Log, *, loopback_only: bool

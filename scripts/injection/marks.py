@@ -210,6 +210,14 @@ class Marks:
         self._counts = [mark for mark in self._counts if mark not in reached]
         return list(reached)
 
+    def put_back(self, marks: Iterable[Mark]) -> None:
+        """Have marks be reached once more: the bytes that did so got no further."""
+        for mark in marks:
+            if isinstance(mark, ShareMark):
+                self._shares.append(mark)
+            else:
+                self._counts.append(mark)
+
     def switched_over(self) -> None:
         """Forget what of pages passed in precopy: what matters comes from now on."""
         self._in_postcopy = True

@@ -171,7 +171,12 @@ class Pipe:
                 await self._send(self._gate.corrupt(piece.part, data[piece.start : piece.stop]))
                 start = piece.stop
             if piece.reached or self._new_role():
-                await self._send(data[start : piece.stop])
+                try:
+                    await self._send(data[start : piece.stop])
+                except BaseException:
+                    # It never arrived: what comes first over another connection reaches them.
+                    self.tap.put_back(piece)
+                    raise
                 start = piece.stop
                 self._tell(piece)
         await self._send(data[start:])

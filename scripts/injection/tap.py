@@ -126,6 +126,10 @@ class Tap:
             yield Piece(at, at + limit, part, tuple(reached))
             at += limit
 
+    def put_back(self, piece: Piece) -> None:
+        """Have the marks of a piece be reached by what comes next, on whichever connection."""
+        self._marks.put_back(piece.reached)
+
     def _next(self, available: int) -> tuple[Part, int]:
         """Return what comes next, and how much of it at most."""
         if self._blind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import cast
 
@@ -54,6 +55,23 @@ async def test_what_one_end_says_the_other_hears() -> None:
             each.close()
         with pytest.raises(OSError, match=r"127\.0\.0\.1"):
             await TCP.connect(host, port)
+
+
+async def test_a_connection_that_is_reset_at_once_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever answers may be gone before it can be asked who that was."""
+
+    def forget(_: object) -> str:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    await trio.to_thread.run_sync(int)
+    with nothing_left(), bounded():
+        door = await open_door()
+        monkeypatch.setattr("guest.streams.network.host_text", forget)
+        with pytest.raises(OSError, match="not connected"):
+            await TCP.connect(*parse_host_port(door.address))
+        door.close()
 
 
 async def test_nobody_listens_where_others_could_connect() -> None:

@@ -242,6 +242,28 @@ async def test_a_cut_resets_both_ends_behind_what_has_passed() -> None:
                 await read_on(end)
 
 
+async def test_a_mark_whose_byte_a_cut_has_swallowed_is_reached_by_the_next() -> None:
+    """What was to happen at a byte is not forgotten where that never arrives."""
+    reached: list[int] = []
+    mark = BytesMark(len(HELLO) + 50_000, Channel.PRECOPY, Direction.FORWARD)
+    async with ends(mark, lambda _: reached.append(1)) as both:
+        address = both.source.socket.getpeername()
+        await both.greet()
+        both.proxy.act(NetworkAction("throttle", PRECOPY, FORWARD, rate=1000))
+        await both.source.send_all(b"\0" * 60_000)
+        # The byte of the mark is on its way now, and far from through.
+        assert await both.dest.receive_some(1)
+        both.proxy.act(NetworkAction("cut", PRECOPY))
+        with pytest.raises(trio.BrokenResourceError):
+            await read_on(both.dest)
+        both.proxy.act(NetworkAction("heal", PRECOPY))
+        assert not reached
+        async with await trio.open_tcp_stream(*address) as source, await both.accept() as dest:
+            await source.send_all(HELLO)
+            assert await read(dest, len(HELLO)) == HELLO
+            assert reached == [1]
+
+
 async def test_a_half_close_is_an_end_of_file_for_one_way_only() -> None:
     """The receiver sees the end at the very byte; the way back goes on."""
     half = NetworkAction("half-close", PRECOPY, FORWARD)
