@@ -274,6 +274,8 @@ def environment_of(more: dict[str, str]) -> dict[str, str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
     # A test starts many interpreters; what one of them has compiled the next shall find.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    # What a stream has buffered in the end is a part of what its user sees.
+    environment.pop("PYTHONUNBUFFERED", None)
     return environment
 
 

@@ -180,9 +180,20 @@ def guard_streams() -> None:
 
 
 def finish_messages() -> None:
-    """Let whoever reads standard error have what was said; bounded."""
+    """Let whoever reads standard error have what was said; bounded.
+
+    What a full disk has not taken until now it never will.
+    """
     if isinstance(sys.stderr, Messages):
         sys.stderr.finish()
+        return
+    stream: TextIO | None = sys.stderr
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        _forget(stream)
 
 
 def dropped_messages() -> int:

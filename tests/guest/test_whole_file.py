@@ -166,6 +166,7 @@ def test_a_descriptor_goes_on_where_it_stands(tmp_path: Path) -> None:
         os.write(fd, b"two")
         assert not os.get_inheritable(fd)
         os.close(fd)
+    path.chmod(0o600)
     assert path.read_bytes() == b"one two"
 
 
