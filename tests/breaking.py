@@ -26,11 +26,19 @@ from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import BytesMark, Direction, Mark, Marks
 from scripts.injection.proxy import Proxy
 from scripts.injection.tap import Tap
+from source.convergence import SwitchRule
 from source.session import SourceSession
 from tests.bounds import bare
 from tests.guests import KIB, FakeGuests
 from tests.sides import source_config
 from tests.stories import Recorder
+
+# How a guest is handed over.
+RULES = {
+    "postcopy": SwitchRule(postcopy_after=0, downtime_ms_max=300),
+    "a pass first": SwitchRule(postcopy_after=1, downtime_ms_max=0),
+    "precopy": SwitchRule(postcopy_after=None, downtime_ms_max=300),
+}
 
 
 @dataclass(frozen=True)

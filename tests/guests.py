@@ -196,9 +196,11 @@ class FakeGuest:
 
 
 @contextmanager
-def fake_guest(geometry: Geometry, spec: ProgramSpec | None = None) -> Iterator[FakeGuest]:
-    """Make a fake guest; afterwards it has no board any more."""
-    guest = FakeGuest(geometry, spec or ProgramSpec(seed=SEED))
+def fake_guest(
+    geometry: Geometry, spec: ProgramSpec | None = None, kind: type[FakeGuest] = FakeGuest
+) -> Iterator[FakeGuest]:
+    """Make a fake guest, of a kind; afterwards it has no board any more."""
+    guest = kind(geometry, spec or ProgramSpec(seed=SEED))
     try:
         yield guest
     finally:
@@ -209,9 +211,10 @@ def fake_guest(geometry: Geometry, spec: ProgramSpec | None = None) -> Iterator[
 class FakeGuests:
     """Stands in for `open_guest` in a session; keeps what it made."""
 
-    def __init__(self) -> None:
-        """Start with none."""
+    def __init__(self, kind: type[FakeGuest] = FakeGuest) -> None:
+        """Start with none; all will be of a kind."""
         self.made: list[FakeGuest] = []
+        self._kind = kind
 
     @asynccontextmanager
     async def start(self) -> AsyncIterator[None]:
@@ -230,7 +233,7 @@ class FakeGuests:
         """Make one, which has nothing of the kernel."""
         assert process is None
         await trio.lowlevel.checkpoint()
-        with fake_guest(memory.geometry, spec) as guest:
+        with fake_guest(memory.geometry, spec, self._kind) as guest:
             reason = "there is no guest process" if service != NONE else ""
             guest.service = replace(guest.service, reason=reason)
             self.made.append(guest)

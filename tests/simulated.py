@@ -13,9 +13,9 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -27,21 +27,16 @@ from trio.testing import MockClock
 from dest.config import DestConfig
 from dest.session import DestSession
 from guest import clock
-from guest.handle import GuestHandle
-from guest.launch import GuestProcess
-from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
-from guest.services import NONE
 from protocol import events
 from protocol.errors import MemoryLost, MidstreamError
 from protocol.geometry import Geometry, PageId, RamBlock
 from protocol.limits import HELLO_SECONDS_MAX, PROOF_SECONDS_MAX
 from protocol.policy import PRESETS, preset
 from source.control import ControlSocket
-from source.convergence import SwitchRule
 from source.session import SourceSession
 from tests.bounds import bare
-from tests.breaking import Run
+from tests.breaking import RULES, Run
 from tests.guests import HUGE, KIB, SEED, FakeGuest, FakeGuests
 from tests.sides import source_config
 from tests.stories import Recorder
@@ -49,11 +44,6 @@ from tests.virtual_network import CAPACITY_BYTES, Cut, VirtualNetwork
 
 GEOMETRY = Geometry((RamBlock("ram", HUGE, HUGE), RamBlock("rom", 128 * 4 * KIB, 4 * KIB)))
 VCPU_COUNT = 4
-RULES = {
-    "postcopy": SwitchRule(postcopy_after=0, downtime_ms_max=300),
-    "a pass first": SwitchRule(postcopy_after=1, downtime_ms_max=0),
-    "precopy": SwitchRule(postcopy_after=None, downtime_ms_max=300),
-}
 # Longer than anything takes that ends: pauses, attempts, farewells.
 VIRTUAL_SECONDS_MAX = 600.0
 WAIT_SECONDS = 3.0
@@ -154,7 +144,9 @@ class Simulation:
 
     def __init__(self) -> None:
         """Make no guest yet."""
-        self.guests = {"source": FakeGuests(), "dest": LiveGuests()}
+        self.guests = {"source": FakeGuests(), "dest": FakeGuests(LiveGuest)}
+        # All that both sides and trio draw comes from here.
+        self.rng = random.Random()
 
     def run(self, seed: int) -> Outcome:
         """Migrate as a seed says, to the end, however that is."""
@@ -175,7 +167,7 @@ class Simulation:
         outcome.run.events = {side: _Noting(side, outcome.story) for side in ("source", "dest")}
         network = VirtualNetwork(plan.cuts, plan.bytes_per_second)
         # Sessions get their names from what is drawn, and so do proofs.
-        _draw_from(random.Random(seed))
+        self.rng.seed(seed)
         with trio.move_on_after(VIRTUAL_SECONDS_MAX) as patience:
             await self._migrate(plan, outcome, network)
         if patience.cancelled_caught:
@@ -288,31 +280,6 @@ class LiveGuest(FakeGuest):
             await trio.sleep(_THINK_SECONDS)
 
 
-class LiveGuests(FakeGuests):
-    """Stands in for `open_guest` of a destination."""
-
-    @asynccontextmanager
-    async def open(  # type: ignore[explicit-override]
-        self,
-        memory: GuestMemory,
-        spec: ProgramSpec,
-        service: str = NONE,
-        process: GuestProcess | None = None,
-    ) -> AsyncIterator[GuestHandle]:
-        """Make one, which has nothing of the kernel."""
-        assert process is None
-        await trio.lowlevel.checkpoint()
-        guest = LiveGuest(memory.geometry, spec)
-        try:
-            reason = "there is no guest process" if service != NONE else ""
-            guest.service = replace(guest.service, reason=reason)
-            self.made.append(guest)
-            yield guest.handle
-        finally:
-            guest.board.close()
-            del guest.board
-
-
 class _Noting(Recorder):
     """A recorder that also notes in a story when each event was told, and on which side."""
 
@@ -412,18 +379,6 @@ def _wrong_end(outcome: Outcome, *, there: bool) -> str:
     return "" if there else "the guest runs nowhere"
 
 
-def _draw_from(rng: random.Random) -> None:
-    """Have all that both sides and trio draw come from here."""
-    for module in _DRAWING:
-        module.secrets.token_bytes = rng.randbytes
-    # As Hypothesis does it: which of the tasks that may run goes first is drawn, too.
-    setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)  # noqa: B010
-    setattr(trio._core._run, "_r", rng)  # noqa: B010
-
-
-_DRAWING: list[Any] = []
-
-
 @contextmanager
 def simulation() -> Iterator[Simulation]:
     """Have both sides of this process go by virtual time, with guests that have no process."""
@@ -433,9 +388,10 @@ def simulation() -> Iterator[Simulation]:
             patch.setattr(f"{side}.session.open_guest", guests.open)
             patch.setattr(f"{side}.session.start_process", guests.start)
         patch.setattr("source.monitor.control_socket", _no_control_socket)
-        drawing = SimpleNamespace(token_bytes=None)
-        patch.setattr("source.connect.secrets", drawing)
-        _DRAWING[:] = [SimpleNamespace(secrets=drawing)]
+        patch.setattr("source.connect.secrets", SimpleNamespace(token_bytes=result.rng.randbytes))
+        # As Hypothesis does it: which of the tasks that may run goes first is drawn, too.
+        patch.setattr(trio._core._run, "_ALLOW_DETERMINISTIC_SCHEDULING", True)
+        patch.setattr(trio._core._run, "_r", result.rng)
         yield result
 
 

@@ -16,19 +16,13 @@ from protocol.policy import PRESETS, preset
 from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import BytesMark, Direction
 from scripts.injection.tap import Part
-from source.convergence import SwitchRule
 from tests.bounds import bounded, nothing_left
-from tests.breaking import Breaking, Breaks
+from tests.breaking import RULES, Breaking, Breaks
 from tests.guests import HUGE, KIB, SEED
 
 GEOMETRY = Geometry((RamBlock("ram", HUGE, HUGE), RamBlock("rom", 32 * 4 * KIB, 4 * KIB)))
 TOUCH = (3, 300, 530, 3)
 SPEC = ProgramSpec(seed=SEED, vcpu_count=len(TOUCH))
-RULES = {
-    "postcopy": SwitchRule(postcopy_after=0, downtime_ms_max=300),
-    "a pass first": SwitchRule(postcopy_after=1, downtime_ms_max=0),
-    "precopy": SwitchRule(postcopy_after=None, downtime_ms_max=300),
-}
 
 
 def flips(rng: random.Random, part: Part = Part.PAGE) -> Breaks:

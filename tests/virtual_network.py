@@ -67,7 +67,7 @@ class Direction:
         passed_bytes: All that was taken.
         is_ended: No more is written.
         is_silent: Nothing arrives any more.
-        error: What both ends hear.
+        is_broken: Both ends hear that it was reset.
     """
 
     line: Line
@@ -267,12 +267,7 @@ class _Door:
 
 
 class VirtualNetwork:
-    """Connects a source and a destination of one process.
-
-    Attributes:
-        made_count: How many connections there were.
-        passed: How many bytes passed by connection, as (forward, backward).
-    """
+    """Connects a source and a destination of one process."""
 
     def __init__(
         self,
@@ -281,18 +276,12 @@ class VirtualNetwork:
         delay_seconds: float = 100e-6,
     ) -> None:
         """Make no connection yet."""
-        self.made_count = 0
+        self._numbers = itertools.count()
         self._forward, self._backward = (Line(bytes_per_second, delay_seconds) for _ in range(2))
         self._cuts = {(cut.connection, cut.forward): cut for cut in cuts}
         self._doors: dict[int, _Door] = {}
         self._ports = itertools.count(20000)
         self._down_until = 0.0
-        self._connections: list[tuple[Direction, Direction]] = []
-
-    @property
-    def passed(self) -> list[tuple[int, int]]:
-        """How many bytes passed on each connection, there and back."""
-        return [(there.passed_bytes, back.passed_bytes) for there, back in self._connections]
 
     async def connect(self, host: str, port: int) -> tuple[Stream, str]:
         """See `Network`."""
@@ -301,9 +290,7 @@ class VirtualNetwork:
         if door is None or trio.current_time() < self._down_until:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
         there, back = Direction(self._forward), Direction(self._backward)
-        number = self.made_count
-        self.made_count += 1
-        self._connections.append((there, back))
+        number = next(self._numbers)
 
         def cut_of(direction: Direction) -> Cut | None:
             return self._cuts.get((number, direction is there))
