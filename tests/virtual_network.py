@@ -96,6 +96,11 @@ class Direction:
         return max(self.capacity_bytes - self.flying_bytes - len(self.here), 0)
 
     @property
+    def is_writable(self) -> bool:
+        """Whether a third of it is free: with less Linux wakes no writer (include/net/sock.h)."""
+        return self.is_broken or 3 * self.room_bytes >= self.capacity_bytes
+
+    @property
     def is_readable(self) -> bool:
         """Whether reading returns at once."""
         enough = min(self.wake_at_bytes, self.capacity_bytes)
@@ -173,9 +178,7 @@ class VirtualStream:
     async def wait_writable(self) -> None:
         """See `Stream`."""
         await trio.lowlevel.checkpoint()
-        await self._out.wait(
-            lambda: self._is_closed or self._out.is_broken or self._out.room_bytes > 0
-        )
+        await self._out.wait(lambda: self._is_closed or self._out.is_writable)
         self._check_waited()
 
     async def wait_readable(self) -> None:
@@ -187,7 +190,7 @@ class VirtualStream:
     def is_writable_soon(self) -> bool:
         """See `Stream`; nothing happens meanwhile."""
         self._out.settle()
-        return self._out.is_broken or self._out.room_bytes > 0
+        return self._out.is_writable
 
     def is_readable_soon(self) -> bool:
         """See `Stream`; nothing happens meanwhile."""
