@@ -17,7 +17,7 @@ from dest.script import Step
 from dest.setup import Plan
 from dest.vcpus import Vcpus
 from guest import clock
-from guest.handle import GuestHandle, GuestSnapshot
+from guest.interface import Guest, GuestSnapshot
 from guest.latency import summarize
 from guest.memory import GuestMemory
 from guest.states import VcpuState
@@ -43,7 +43,7 @@ class HostedGuest:
     def __init__(
         self,
         memory: GuestMemory,
-        guest: GuestHandle,
+        guest: Guest,
         plan: Plan,
         lifecycle: Lifecycle,
         emit: Emit,
@@ -138,7 +138,7 @@ class HostedGuest:
         # Half of it must not be done: a break that comes now finds the guest running here.
         with trio.CancelScope(shield=True):
             if states:
-                self._guest.load(tuple(states))
+                await self._guest.load(tuple(states))
             self.executor.start_postcopy()
             if postcopy:
                 self._lifecycle.fire(Event.POSTCOPY_STARTED)
@@ -166,7 +166,7 @@ class HostedGuest:
         self._snapshot = await self._vcpus.stop()
         self.engine.waits.tell_rest()
         self.stop_watching()
-        self._emit(events.Accesses(**asdict(summarize(self._guest.board.accesses()))))
+        self._emit(events.Accesses(**asdict(summarize(self._guest.accesses()))))
         return self._snapshot
 
     def part(self) -> DestPart:
@@ -181,7 +181,7 @@ class HostedGuest:
             backing=self._memory.backing,
             faults=latencies.faults,
             stages=latencies.stages,
-            accesses=summarize(self._guest.board.accesses()),
+            accesses=summarize(self._guest.accesses()),
             latency_ns=latencies.mean_ns,
             latency_bins=latencies.bins,
             vcpu_latency_ns=latencies.vcpu_mean_ns,
@@ -193,7 +193,6 @@ class HostedGuest:
         )
 
 
-def _counted_so_far(guest: GuestHandle) -> GuestSnapshot:
+def _counted_so_far(guest: Guest) -> GuestSnapshot:
     """Return what vCPUs have counted, whatever has become of them."""
-    board, vcpus = guest.board, range(guest.spec.vcpu_count)
-    return GuestSnapshot((), tuple(board.counters(vcpu) for vcpu in vcpus))
+    return GuestSnapshot((), tuple(map(guest.counters, range(guest.spec.vcpu_count))))

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from dest.lost import describe_lost, missing_to_plain
-from guest.handle import GuestHandle
+from guest.interface import Guest
 from guest.memory import GuestMemory
 from guest.saving import Partial, check_room, save_image, save_partial
 from guest.slices import Job, in_thread
@@ -134,7 +134,7 @@ class Losing(Protocol):
 
 
 async def outcome_of_loss(
-    cause: BaseException, migration: Losing, keeper: Keeper, guest: GuestHandle, emit: Emit
+    cause: BaseException, migration: Losing, keeper: Keeper, guest: Guest, emit: Emit
 ) -> BaseException:
     """Return how a failed migration is to be told; keep what is here of a guest that ran here.
 

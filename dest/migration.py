@@ -18,7 +18,7 @@ from dest.script import Step
 from dest.setup import Plan
 from guest import clock
 from guest.digest import digest
-from guest.handle import GuestHandle
+from guest.interface import Guest
 from guest.memory import GuestMemory
 from guest.programs import Program
 from guest.replay import Written, count_written
@@ -78,7 +78,7 @@ class Migration:
         channels: Mapping[Channel, InChannel],
         plan: Plan,
         memory: GuestMemory,
-        guest: GuestHandle,
+        guest: Guest,
         lifecycle: Lifecycle,
         emit: Emit,
         steps: tuple[Step, ...],

@@ -13,7 +13,7 @@ import trio
 
 from dest.config import SIMULATED, USERFAULT
 from dest.stretches import at_most
-from guest.handle import GuestHandle
+from guest.interface import Guest
 from guest.memory import GuestMemory
 from guest.messages import ORDER_RANGE_COUNT_MAX
 from guest.services import Service
@@ -79,16 +79,15 @@ class SimulatedPlacement:
     name = SIMULATED
     is_told_by_kernel = False
 
-    def __init__(self, geometry: Geometry, guest: GuestHandle) -> None:
+    def __init__(self, geometry: Geometry, guest: Guest) -> None:
         """Start with every page touchable."""
         self._geometry = geometry
         self._guest = guest
-        self._board = guest.board
-        self._board.set_present(slice(None))
+        guest.set_present(slice(None))
 
     def discard(self, span: Span) -> None:
         """Make vCPUs fault on a stretch; only while the guest stands still."""
-        self._board.clear_present(self._flat(span))
+        self._guest.clear_present(self._flat(span))
 
     async def settle(self) -> None:
         """Return: each discard was in force at once."""
@@ -96,7 +95,7 @@ class SimulatedPlacement:
 
     def place(self, span: Span) -> None:
         """Let vCPUs touch a stretch whose bytes are all in memory."""
-        self._board.set_present(self._flat(span))
+        self._guest.set_present(self._flat(span))
 
     def wake(self, vcpu: int) -> None:
         """Make a vCPU look again."""
@@ -143,7 +142,7 @@ class UserfaultPlacement:
     name = USERFAULT
     is_told_by_kernel = True
 
-    def __init__(self, memory: GuestMemory, guest: GuestHandle, userfaultfd: Userfaultfd) -> None:
+    def __init__(self, memory: GuestMemory, guest: Guest, userfaultfd: Userfaultfd) -> None:
         """Take over what the guest process has set up."""
         service: Service = guest.service
         self._geometry = memory.geometry
@@ -225,7 +224,7 @@ class UserfaultPlacement:
                 raise GuestFailed(
                     f"thread {fault.thread_id} is no vCPU and touched guest memory that is missing"
                 )
-            self._guest.board.stopped[vcpu] = 1
+            self._guest.note_stopped(vcpu)
             faults.append((vcpu, self._flat(fault.address)))
         return faults
 
@@ -280,7 +279,7 @@ class UserfaultPlacement:
         return GuestFailed(f"RAMBlock {name!r}: cannot map {span.length} bytes: {error.strerror}")
 
 
-def make_placement(memory: GuestMemory, guest: GuestHandle) -> Placement:
+def make_placement(memory: GuestMemory, guest: Guest) -> Placement:
     """Return the placement that a guest was started for."""
     if guest.service.name == USERFAULT and guest.service.userfaultfd is not None:
         return UserfaultPlacement(memory, guest, guest.service.userfaultfd)

@@ -22,8 +22,8 @@ from dest.resumes import Resumes
 from dest.script import find_steps
 from dest.setup import Plan, receive_setup
 from dest.stopping import check_granted, may_use_hugetlb, service_for
-from guest.handle import GuestHandle, open_guest, start_process
-from guest.launch import GuestProcess
+from guest.handle import GuestProcess, open_guest, start_process
+from guest.interface import Guest
 from guest.memory import GuestMemory
 from guest.slices import in_threads
 from guest.streams.network import Network, TcpNetwork
@@ -57,7 +57,7 @@ class Room(NamedTuple):
     """
 
     memory: GuestMemory
-    guest: GuestHandle
+    guest: Guest
     keeper: Keeper
     placement_reason: str
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from guest.handle import GuestHandle
+from guest.interface import Guest
 from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, PageId
 
@@ -21,7 +21,7 @@ from protocol.geometry import Geometry, PageId
 class Toucher:
     """Gives a scripted guest's vCPUs their touches; `run` does, the other calls only tell."""
 
-    def __init__(self, geometry: Geometry, guest: GuestHandle) -> None:
+    def __init__(self, geometry: Geometry, guest: Guest) -> None:
         """Start with all vCPUs idle and nothing to touch."""
         self._geometry = geometry
         self._guest = guest

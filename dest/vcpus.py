@@ -14,11 +14,11 @@ from dest.placement import Placement
 from dest.script import Script, Step
 from dest.touching import Toucher, read_touches
 from guest.busy_poll import BusyPoll
-from guest.handle import (
+from guest.interface import (
     Collapsed,
     Faulted,
+    Guest,
     GuestEvent,
-    GuestHandle,
     GuestSnapshot,
     Mismatch,
     Touched,
@@ -50,7 +50,7 @@ class Vcpus:
         geometry: Geometry,
         executor: Executor,
         placement: Placement,
-        guest: GuestHandle,
+        guest: Guest,
         emit: Emit,
         steps: tuple[Step, ...],
     ) -> None:

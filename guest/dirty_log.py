@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from guest import abi, services
 from guest.board import Board
-from guest.handle import GuestHandle
 from guest.services import Service
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
@@ -57,24 +56,25 @@ class DirtyLog(Protocol):
         """Leave the guest alone: from now on writing costs it nothing."""
 
 
-def choose_dirty_log(guest: GuestHandle, geometry: Geometry) -> tuple[DirtyLog, str]:
+def choose_dirty_log(board: Board, service: Service, geometry: Geometry) -> tuple[DirtyLog, str]:
     """Return the kernel's log if the guest has one that works, else the software's, and why.
 
     Call it before the guest runs.
 
     Args:
-        guest: Opened with the service DIRTY_LOG, or without for the software's.
+        board: The guest's.
+        service: What its process was asked for: DIRTY_LOG, or something else for the software's.
         geometry: Its blocks.
     """
-    software = SoftwareDirtyLog(guest.board)
-    if guest.service.name != services.DIRTY_LOG:
-        return software, guest.service.reason
-    kernel = KernelDirtyLog(geometry, guest.service)
+    software = SoftwareDirtyLog(board)
+    if service.name != services.DIRTY_LOG:
+        return software, service.reason
+    kernel = KernelDirtyLog(geometry, service)
     try:
         kernel.probe()
     except OSError as error:
         return software, f"PAGEMAP_SCAN: {error.strerror}"
-    guest.board.kernel_logs[0] = 1
+    board.kernel_logs[0] = 1
     return kernel, ""
 
 

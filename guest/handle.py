@@ -5,59 +5,35 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgpack
 import trio
 
 from guest import services
 from guest.board import Board, VcpuCounters
+from guest.dirty_log import DirtyLog, choose_dirty_log
+from guest.interface import GuestEvent, GuestSnapshot
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
-from guest.messages import (
-    Collapsed,
-    Faulted,
-    GuestEvent,
-    Mismatch,
-    Touched,
-    Woke,
-    decode_event,
-    pack,
-    pack_ranges,
-)
+from guest.messages import decode_event, pack, pack_ranges
 from guest.services import Service
 from guest.spec import ProgramSpec
 from guest.states import VcpuState
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import Geometry
 
-__all__ = [
-    "Collapsed",
-    "Faulted",
-    "GuestEvent",
-    "GuestHandle",
-    "GuestSnapshot",
-    "Mismatch",
-    "Touched",
-    "Woke",
-    "open_guest",
-    "start_process",
-]
+if TYPE_CHECKING:
+    from hdrh.histogram import HdrHistogram
+
+__all__ = ["GuestHandle", "GuestProcess", "open_guest", "start_process"]
 
 # A vCPU stops before its next access, within microseconds unless the machine is overloaded.
 _PAUSE_SECONDS_MAX = 30.0
 
 
-@dataclass(frozen=True)
-class GuestSnapshot:
-    """A paused guest: the state that crosses, and what its vCPUs have counted, by vCPU number."""
-
-    states: tuple[VcpuState, ...]
-    counters: tuple[VcpuCounters, ...]
-
-
 class GuestHandle:
-    """A guest process and what the engine may do with it.  Made by `open_guest`; starts paused.
+    """A `Guest` whose vCPUs are in a process of their own.  Made by `open_guest`; starts paused.
 
     Attributes:
         spec: The program it runs.
@@ -91,12 +67,13 @@ class GuestHandle:
         """Whether the vCPUs were last told to run."""
         return bool(self.board.generation[0] % 2)
 
-    def load(self, states: tuple[VcpuState, ...]) -> None:
+    async def load(self, states: tuple[VcpuState, ...]) -> None:
         """Put the vCPUs where `states` say; only while the guest is paused.
 
         Raises:
             LocalProtocolError: It is not paused, or these are not its vCPUs.
         """
+        await trio.lowlevel.checkpoint()
         if self.is_running or self._stopping:
             raise LocalProtocolError("the guest must be paused before its state is loaded")
         if [state.vcpu for state in states] != list(range(self.spec.vcpu_count)):
@@ -110,7 +87,11 @@ class GuestHandle:
         if not self.is_running:
             self._count_generation()
 
-    async def pause(self) -> GuestSnapshot:
+    async def pause(
+        self,
+        *,
+        anywhere: bool = False,  # noqa: ARG002 - these vCPUs stop at boundaries alone
+    ) -> GuestSnapshot:
         """Stop all vCPUs before their next access, also those that wait for a page.
 
         A vCPU that waited faults again when it runs again, unless the page is present by then.
@@ -131,7 +112,7 @@ class GuestHandle:
             vcpu = min(self._stopping)
             why = ": it waits for a page" if self.board.stopped[vcpu] else ""
             raise GuestFailed(f"vCPU {vcpu} does not stop{why}")
-        counters = tuple(self.board.counters(vcpu) for vcpu in range(self.spec.vcpu_count))
+        counters = tuple(map(self.counters, range(self.spec.vcpu_count)))
         states = tuple(VcpuState(vcpu, count.step) for vcpu, count in enumerate(counters))
         return GuestSnapshot(states, counters)
 
@@ -141,6 +122,33 @@ class GuestHandle:
         What the board counted stays.
         """
         await self._process.end()
+
+    def choose_dirty_log(self) -> tuple[DirtyLog, str]:
+        """Return the kernel's log if it can be had and was asked for, else the software's, and why.
+
+        Call it before the guest runs.
+        """
+        return choose_dirty_log(self.board, self.service, self._geometry)
+
+    def set_present(self, pages: slice) -> None:
+        """Let vCPUs touch these flat target pages; then `wake` who waits for them."""
+        self.board.set_present(pages)
+
+    def clear_present(self, pages: slice) -> None:
+        """Make vCPUs fault on these flat target pages; only while the guest is paused."""
+        self.board.clear_present(pages)
+
+    def note_stopped(self, vcpu: int) -> None:
+        """Have a vCPU that the kernel has stopped at a page say so when it runs again."""
+        self.board.stopped[vcpu] = 1
+
+    def counters(self, vcpu: int) -> VcpuCounters:
+        """Return what a vCPU has done so far: exact while it is paused, nearly so while it runs."""
+        return self.board.counters(vcpu)
+
+    def accesses(self) -> HdrHistogram:
+        """Return the access latencies of all vCPUs in nanoseconds, from when each was due."""
+        return self.board.accesses()
 
     async def _hear(self) -> str:
         """Take the next answer of the process; return its name."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guest.digest import differing_stretches, digest
-from guest.handle import GuestSnapshot
+from guest.interface import GuestSnapshot
 from guest.memory import GuestMemory
 from guest.programs import Program
 from guest.replay import Written, count_written, replay

@@ -14,7 +14,7 @@ import msgpack
 import trio
 
 from guest import clock
-from guest.handle import GuestSnapshot
+from guest.interface import GuestSnapshot
 from guest.states import encode_states
 from protocol.channels import Channel
 from protocol.errors import (

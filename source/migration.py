@@ -14,7 +14,7 @@ import trio
 from guest import clock
 from guest.busy_poll import BusyPoll
 from guest.dirty_log import DirtyLog
-from guest.handle import GuestHandle, GuestSnapshot
+from guest.interface import Guest, GuestSnapshot
 from guest.memory import GuestMemory
 from protocol import events
 from protocol.capabilities import ANSWERS, CHECKSUM, RECOVER
@@ -66,7 +66,7 @@ class Migration:
         self,
         config: SourceConfig,
         memory: GuestMemory,
-        guest: GuestHandle,
+        guest: Guest,
         lifecycle: Lifecycle,
         emit: Emit,
         dirty_log: DirtyLog,
@@ -263,7 +263,7 @@ class Migration:
         self._downtime.stop(clock.now_ns())
         self._emit(events.GuestStop())
         self.meter.bytes_at_stop = sent_bytes(self.epochs)
-        snapshot = await self._guest.pause()
+        snapshot = await self._guest.pause(anywhere=True)
         self._lifecycle.fire(Event.GUEST_STOPPED)
         self._passes.harvest(dirty)
         return snapshot

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 from collections.abc import Sequence
 
-from guest.handle import GuestSnapshot
+from guest.interface import GuestSnapshot
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.report import SourcePart

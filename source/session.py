@@ -13,9 +13,10 @@ from functools import partial
 import trio
 
 from guest import clock, services
-from guest.dirty_log import DirtyLog, choose_dirty_log
-from guest.handle import GuestHandle, GuestSnapshot, Mismatch, open_guest, start_process
+from guest.dirty_log import DirtyLog
+from guest.handle import open_guest, start_process
 from guest.image import load_image
+from guest.interface import Guest, GuestSnapshot, Mismatch
 from guest.memory import GuestMemory
 from guest.pattern import Pattern
 from guest.slices import in_thread, in_threads
@@ -161,13 +162,13 @@ class SourceSession:
     def _can_resume(self) -> bool:
         return self._migration is not None and self._migration.recoverable
 
-    def _choose_dirty_log(self, guest: GuestHandle) -> DirtyLog:
+    def _choose_dirty_log(self, guest: Guest) -> DirtyLog:
         """Return the log that the user wants, or the one that there is, and then say why.
 
         Raises:
             GuestFailed: It cannot be had.
         """
-        dirty_log, reason = choose_dirty_log(guest, self._config.geometry)
+        dirty_log, reason = guest.choose_dirty_log()
         if reason and self._config.dirty_log == "kernel":
             raise GuestFailed(f"the kernel's dirty log cannot be had: {reason}")
         if reason:
@@ -186,10 +187,10 @@ class SourceSession:
         if image is not None:
             await in_thread(load_image(image, memory))
 
-    async def _migrate(self, memory: GuestMemory, guest: GuestHandle) -> Result:
+    async def _migrate(self, memory: GuestMemory, guest: Guest) -> Result:
         """Migrate over one set of connections after another, until both sides agree."""
         async with self._reconnector.connect() as connections:
-            guest.board.set_present(slice(None))
+            guest.set_present(slice(None))
             dirty_log = self._choose_dirty_log(guest)
             migration = Migration(
                 self._config, memory, guest, self._lifecycle, self._emit, dirty_log,
@@ -205,7 +206,7 @@ class SourceSession:
         return ending
 
     async def _resume(
-        self, migration: Migration, guest: GuestHandle, loss: ConnectionLost
+        self, migration: Migration, guest: Guest, loss: ConnectionLost
     ) -> Result | ConnectionLost:
         """Wait until the destination can be reached, and go on; return how that ended."""
         reconnector = self._reconnector
@@ -255,7 +256,7 @@ class SourceSession:
     async def _epoch(
         self,
         migration: Migration,
-        guest: GuestHandle,
+        guest: Guest,
         transfer: Callable[[], Awaitable[GuestSnapshot]],
     ) -> Result | ConnectionLost:
         """Migrate over the open connections.
@@ -313,7 +314,7 @@ class SourceSession:
         if KEEPALIVE in connection.capabilities:
             await keep_alive(connection, "destination", self._config.silence_seconds_max)
 
-    async def _watch(self, guest: GuestHandle) -> None:
+    async def _watch(self, guest: Guest) -> None:
         """Hear what the guest reports while it runs here.
 
         Raises:

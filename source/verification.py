@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import trio
 
-from guest.handle import GuestSnapshot, Mismatch
+from guest.interface import GuestSnapshot, Mismatch
 from guest.memory import GuestMemory
 from protocol import events
 from protocol.capabilities import KEEPALIVE

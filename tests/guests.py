@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING
 
 import trio
 
-from guest.board import Board
-from guest.handle import GuestHandle, GuestSnapshot
-from guest.launch import GuestProcess
+from guest.board import Board, VcpuCounters
+from guest.dirty_log import DirtyLog, choose_dirty_log
+from guest.handle import GuestProcess
+from guest.interface import Guest, GuestSnapshot
 from guest.memory import GuestMemory
 from guest.messages import Faulted, GuestEvent, Touched, Woke
 from guest.pattern import Pattern
@@ -22,6 +23,9 @@ from guest.services import NONE, Service
 from guest.slices import finish
 from guest.states import VcpuState
 from protocol.geometry import Geometry, RamBlock
+
+if TYPE_CHECKING:
+    from hdrh.histogram import HdrHistogram
 
 KIB, MIB = 1 << 10, 1 << 20
 HUGE = 2 * MIB
@@ -86,6 +90,7 @@ class FakeGuest:
         woken: The vCPUs that were woken, in order.
         touches: (vCPU, flat target page) of each touch that was asked for.
         states: What was loaded, and what a pause returns.
+        stopped_anywhere: Whether the last pause asked for no boundary.
         drowsy: vCPUs that are woken say so only at `say_awake`.
         last_words: What vCPUs have still to say when they are to stop.
     """
@@ -95,6 +100,7 @@ class FakeGuest:
     def __init__(self, geometry: Geometry, spec: ProgramSpec) -> None:
         """Start paused at step 0."""
         self.spec = spec
+        self._geometry = geometry
         self.board = Board.create(geometry, spec.vcpu_count)
         self.service = Service(NONE, "", (), (), None, -1)
         self.calls: list[str] = []
@@ -103,15 +109,16 @@ class FakeGuest:
         self.states = tuple(VcpuState(vcpu, 0) for vcpu in range(spec.vcpu_count))
         self.is_running = False
         self.drowsy = False
+        self.stopped_anywhere = False
         self.last_words: list[GuestEvent] = []
         self._waiting: dict[int, int] = {}
         self._unsaid: list[GuestEvent] = []
         self._tell, self._events = trio.open_memory_channel[GuestEvent](float("inf"))
 
     @property
-    def handle(self) -> GuestHandle:
-        """This guest, for who wants a real one."""
-        return cast("GuestHandle", self)
+    def handle(self) -> Guest:
+        """This guest, as engines see it."""
+        return self
 
     def tell(self, event: GuestEvent) -> None:
         """Report something to the engine."""
@@ -173,7 +180,7 @@ class FakeGuest:
         self.calls.append("run")
         self.is_running = True
 
-    async def pause(self) -> GuestSnapshot:
+    async def pause(self, *, anywhere: bool = False) -> GuestSnapshot:
         """Stand still, as soon as all that was said is heard: a real vCPU waits for that, too."""
         while self.last_words:
             self.tell(self.last_words.pop(0))
@@ -184,15 +191,49 @@ class FakeGuest:
         else:
             raise AssertionError("a vCPU that nobody hears does not stop")
         self.calls.append("pause")
+        self.stopped_anywhere = anywhere
         self.is_running = False
-        counters = tuple(self.board.counters(vcpu) for vcpu in range(self.spec.vcpu_count))
+        counters = tuple(map(self.counters, range(self.spec.vcpu_count)))
         return GuestSnapshot(self.states, counters)
 
-    def load(self, states: tuple[VcpuState, ...]) -> None:
+    async def load(self, states: tuple[VcpuState, ...]) -> None:
         """Take states over."""
+        await trio.lowlevel.checkpoint()
         assert not self.is_running
         self.calls.append("load")
         self.states = states
+
+    def choose_dirty_log(self) -> tuple[DirtyLog, str]:
+        """Return the log that is on the board: nobody marks what is written but a test."""
+        return choose_dirty_log(self.board, self.service, self._geometry)
+
+    def set_present(self, pages: slice) -> None:
+        """Note on the board what vCPUs may touch."""
+        self.board.set_present(pages)
+
+    def clear_present(self, pages: slice) -> None:
+        """Note on the board what they may not."""
+        self.board.clear_present(pages)
+
+    def note_stopped(self, vcpu: int) -> None:
+        """Note that the kernel has stopped a vCPU."""
+        self.board.stopped[vcpu] = 1
+
+    async def discard(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Refuse: without a kernel's service nothing is mapped."""
+        raise AssertionError(f"{len(ranges)} ranges of a guest that maps nothing")
+
+    async def collapse(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Refuse: without a kernel's service nothing is mapped."""
+        raise AssertionError(f"{len(ranges)} ranges of a guest that maps nothing")
+
+    def counters(self, vcpu: int) -> VcpuCounters:
+        """Return what the board says of a vCPU."""
+        return self.board.counters(vcpu)
+
+    def accesses(self) -> HdrHistogram:
+        """Return the latencies on the board."""
+        return self.board.accesses()
 
 
 @contextmanager
@@ -229,7 +270,7 @@ class FakeGuests:
         spec: ProgramSpec,
         service: str = NONE,
         process: GuestProcess | None = None,
-    ) -> AsyncIterator[GuestHandle]:
+    ) -> AsyncIterator[Guest]:
         """Make one, which has nothing of the kernel."""
         assert process is None
         await trio.lowlevel.checkpoint()

@@ -40,7 +40,7 @@ from dest.executor import Executor
 from dest.placement import SimulatedPlacement, UserfaultPlacement
 from dest.trips import Urgent
 from guest import saving
-from guest.handle import GuestSnapshot
+from guest.interface import GuestSnapshot
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost
 from protocol.events import Event

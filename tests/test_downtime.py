@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from guest.handle import GuestSnapshot
+from guest.interface import GuestSnapshot
 from guest.programs import ProgramSpec
 from protocol import events
 from protocol.channels import Channel
@@ -133,9 +133,9 @@ async def test_a_guest_that_is_taken_back_was_down_until_then(
     """Where the switch-over comes to nothing the guest runs on at the source, and that is told."""
     source, pause = breaking.guests["source"], FakeGuest.pause
 
-    async def write_and_pause(guest: FakeGuest) -> GuestSnapshot:
+    async def write_and_pause(guest: FakeGuest, *, anywhere: bool = False) -> GuestSnapshot:
         guest.board.dirty[:] = 1
-        return await pause(guest)
+        return await pause(guest, anywhere=anywhere)
 
     # What is left is sent while the guest stands still, and that breaks.
     monkeypatch.setattr(FakeGuest, "pause", write_and_pause)

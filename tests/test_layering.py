@@ -136,6 +136,26 @@ SEEDABLE = {
 NOT_DRAWING = {"random": frozenset[str](), "numpy.random": frozenset({"Generator"})}
 
 
+# What a guest is to its engine stands in guest/interface.py; who opens one may name what opens it.
+GUESTS_OWN = frozenset(
+    {
+        "guest.board",
+        "guest.handle",
+        "guest.launch",
+        "guest.messages.decode_event",
+        "guest.messages.encode_event",
+        "guest.messages.pack",
+        "guest.messages.unpack",
+        "guest.process",
+        "guest.vcpu",
+    }
+)
+MAY_OPEN_GUESTS = frozenset({"source.session", "dest.session"})
+OPENING = frozenset(
+    {"guest.handle.GuestProcess", "guest.handle.open_guest", "guest.handle.start_process"}
+)
+
+
 class Import(NamedTuple):
     """One name that a module imports, as full as the source text tells it."""
 
@@ -275,6 +295,23 @@ def purity_faults(source: str, module: str) -> list[str]:
     return faults
 
 
+def guest_faults(source: str, module: str) -> list[str]:
+    """Return where a module of the engines knows more of a guest than its interface."""
+    if module.partition(".")[0] not in {"source", "dest"}:
+        return []
+    tree = ast.parse(source)
+    faults = [
+        f"{module}:{line} imports {name}, which is a kind of guest's own"
+        for name, line in imports_of(tree, module)
+        if is_in(name, GUESTS_OWN) and not (module in MAY_OPEN_GUESTS and name in OPENING)
+    ]
+    return faults + [
+        f"{module}:{node.lineno} looks at a guest's board"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in {"board", "_board"}
+    ]
+
+
 def missing_core_modules(modules: frozenset[str]) -> list[str]:
     """Return the core modules that are not there, for rooms in which work has begun."""
     begun = {name.partition(".")[0] for name in modules if "." in name}
@@ -323,6 +360,31 @@ def test_deciding_modules_are_pure() -> None:
         if is_pure(module):
             faults += purity_faults(path.read_text(encoding="utf-8"), module)
     assert not faults, "\n".join(faults)
+
+
+def test_engines_know_a_guest_by_its_interface() -> None:
+    """Nothing in source/ and dest/ depends on what kind of guest it is."""
+    faults = []
+    for module, path in project_modules().items():
+        faults += guest_faults(path.read_text(encoding="utf-8"), module)
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "count"),
+    [
+        ("dest.hosted", "def part(self):\n    return self._guest.board.accesses()", 1),
+        ("dest.placement", "from guest.board import Board", 1),
+        ("source.migration", "from guest.handle import GuestHandle", 1),
+        ("source.session", "from guest.handle import open_guest, start_process", 0),
+        ("dest.hosted", "from guest.handle import open_guest", 1),
+        ("dest.vcpus", "from guest.interface import Faulted, Guest", 0),
+        ("guest.handle", "from guest.board import Board", 0),
+    ],
+)
+def test_a_look_behind_the_interface_is_found(module: str, source: str, count: int) -> None:
+    """What belongs to one kind of guest is found where any kind must do."""
+    assert len(guest_faults(source, module)) == count
 
 
 def test_core_modules_exist() -> None:

@@ -6,7 +6,6 @@ import time
 from functools import partial
 
 from guest import services
-from guest.dirty_log import choose_dirty_log
 from guest.handle import open_guest
 from guest.memory import GuestMemory
 from guest.slices import in_thread
@@ -46,7 +45,7 @@ async def _measure(geometry: Geometry, runs: int) -> tuple[tuple[float, ...], st
         # Nobody tells its vCPU to touch anything.
         spec = ProgramSpec("scripted")
         async with open_guest(memory, spec, services.DIRTY_LOG) as guest:
-            dirty_log, reason = choose_dirty_log(guest, geometry)
+            dirty_log, reason = guest.choose_dirty_log()
             if reason:
                 raise LeftOut(f"the kernel keeps no dirty log: {reason}")
             dirty_log.start()

@@ -16,7 +16,7 @@ from dest.executor import Executor
 from dest.placement import SimulatedPlacement
 from dest.trips import Urgent
 from dest.words import Word
-from guest.handle import Faulted, Woke
+from guest.interface import Faulted, Woke
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from protocol import events

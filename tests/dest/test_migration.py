@@ -18,7 +18,7 @@ from dest.migration import Migration
 from dest.script import Step
 from dest.setup import Plan
 from guest.digest import digest
-from guest.handle import GuestEvent, Mismatch
+from guest.interface import GuestEvent, Mismatch
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.slices import finish
@@ -176,6 +176,8 @@ async def test_postcopy_to_its_end() -> None:
     assert rig.cause is None
     assert rig.events.states == ["setup", "active", "device", "postcopy-active", "completed"]
     assert rig.guest.calls == ["load", "run", "pause"]
+    # Only there can what it did be done over again.
+    assert not rig.guest.stopped_anywhere
     assert rig.guest.woken == [1]
 
 

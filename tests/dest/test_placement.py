@@ -12,7 +12,8 @@ import trio
 
 from dest.placement import Placement, SimulatedPlacement, UserfaultPlacement, make_placement
 from guest import services
-from guest.handle import GuestHandle, Touched, Woke, open_guest
+from guest.handle import GuestHandle, open_guest
+from guest.interface import Touched, Woke
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from protocol.errors import GuestFailed

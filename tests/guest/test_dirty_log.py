@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from guest import services
-from guest.dirty_log import DirtyLog, choose_dirty_log
+from guest.dirty_log import DirtyLog
 from guest.handle import GuestHandle, open_guest
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
@@ -34,7 +34,7 @@ async def logged(
     with GuestMemory.create(geometry, backing) as memory:
         finish(memory.populate())
         async with open_guest(memory, spec, service) as guest:
-            log, reason = choose_dirty_log(guest, geometry)
+            log, reason = guest.choose_dirty_log()
             if reason:
                 pytest.skip(reason)
             assert log.name == kind
@@ -160,9 +160,8 @@ async def test_without_the_kernels_help_vcpus_mark(
 ) -> None:
     """Where the scan is refused the log is the software's, with the reason, and misses nothing."""
     monkeypatch.setattr("guest.abi.PAGEMAP_SCAN", 0xC0606611)
-    geometry = memory.geometry
     async with open_guest(memory, writes_to([3, 1030]), services.DIRTY_LOG) as guest:
-        log, reason = choose_dirty_log(guest, geometry)
+        log, reason = guest.choose_dirty_log()
         assert log.name == "software"
         if guest.service.name == services.DIRTY_LOG:
             assert reason.startswith("PAGEMAP_SCAN: ")

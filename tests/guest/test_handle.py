@@ -7,15 +7,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
-from guest.handle import (
-    Faulted,
-    GuestEvent,
-    GuestHandle,
-    Touched,
-    Woke,
-    open_guest,
-    start_process,
-)
+from guest.handle import GuestHandle, open_guest, start_process
+from guest.interface import Faulted, GuestEvent, Touched, Woke
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.states import VcpuState
@@ -76,7 +69,7 @@ async def test_state_moves_to_another_process(memory: GuestMemory, until: Until)
             guest.board.set_present(slice(None))
         await run_for(source, 5000, until)
         states = (await source.pause()).states
-        dest.load(states)
+        await dest.load(states)
         await run_for(dest, 5000, until)
         snapshot = await dest.pause()
     assert all(
@@ -91,7 +84,7 @@ async def test_state_from_another_moment_is_noticed(memory: GuestMemory, until: 
         guest.board.set_present(slice(None))
         await run_for(guest, 5000, until)
         await guest.pause()
-        guest.load((VcpuState(0, 0), VcpuState(1, 0)))
+        await guest.load((VcpuState(0, 0), VcpuState(1, 0)))
         await run_for(guest, 2000, until)
         assert (await guest.pause()).counters[0].mismatches > 0
 
@@ -100,10 +93,10 @@ async def test_state_is_loaded_only_where_it_fits(memory: GuestMemory) -> None:
     """A running guest, or one with other vCPUs, takes no state."""
     async with open_guest(memory, BUSY) as guest:
         with pytest.raises(LocalProtocolError, match="not the states"):
-            guest.load((VcpuState(0, 0),))
+            await guest.load((VcpuState(0, 0),))
         await guest.run()
         with pytest.raises(LocalProtocolError, match="paused"):
-            guest.load((VcpuState(0, 0), VcpuState(1, 0)))
+            await guest.load((VcpuState(0, 0), VcpuState(1, 0)))
 
 
 async def test_running_twice_is_running_once(memory: GuestMemory, until: Until) -> None:
@@ -145,9 +138,9 @@ async def test_a_cancelled_pause_can_be_asked_for_again(memory: GuestMemory) -> 
                 await guest.pause()
             assert scope.cancelled_caught
             with pytest.raises(LocalProtocolError, match="paused"):
-                guest.load((VcpuState(0, 0), VcpuState(1, 0)))
+                await guest.load((VcpuState(0, 0), VcpuState(1, 0)))
             await guest.pause()
-            guest.load((VcpuState(0, 5), VcpuState(1, 5)))
+            await guest.load((VcpuState(0, 5), VcpuState(1, 5)))
 
 
 async def test_answers_to_a_cancelled_pause_do_not_count_for_the_next(

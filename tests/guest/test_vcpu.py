@@ -13,7 +13,8 @@ import trio
 
 from guest import libc
 from guest.board import Board
-from guest.handle import Faulted, GuestHandle, Mismatch, Touched, Woke, open_guest
+from guest.handle import GuestHandle, open_guest
+from guest.interface import Faulted, Mismatch, Touched, Woke
 from guest.mapping import GuestMapping
 from guest.memory import GuestMemory
 from guest.messages import socket_pair

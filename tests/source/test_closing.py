@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from guest.digest import digest
-from guest.handle import GuestSnapshot
+from guest.interface import GuestSnapshot
 from guest.memory import GuestMemory
 from guest.programs import Program, ProgramSpec
 from guest.replay import replay

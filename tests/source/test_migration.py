@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock
 
 from guest.dirty_log import SoftwareDirtyLog
-from guest.handle import GuestSnapshot
+from guest.interface import GuestSnapshot
 from guest.memory import GuestMemory
 from protocol import events
 from protocol.channels import Channel
@@ -227,9 +227,9 @@ async def test_what_is_written_last_goes_before_the_switch_over(
     """Precopy alone sends what the guest wrote until it stopped, and only then hands it over."""
     pause = guest.pause
 
-    async def write_and_pause() -> GuestSnapshot:
+    async def write_and_pause(*, anywhere: bool = False) -> GuestSnapshot:
         write(memory, guest, 1, 31)
-        return await pause()
+        return await pause(anywhere=anywhere)
 
     monkeypatch.setattr(guest, "pause", write_and_pause)
     async with make_rig(memory, rule=PRECOPY_ONLY) as rig:
@@ -336,11 +336,11 @@ async def test_the_precopy_limit_holds_until_the_guest_stops(
     pause = guest.pause
     stopped_at: list[float] = []
 
-    async def write_and_pause() -> GuestSnapshot:
+    async def write_and_pause(*, anywhere: bool = False) -> GuestSnapshot:
         stopped_at.append(trio.current_time())
         for target_page in range(512):
             write(memory, guest, 0, target_page)
-        return await pause()
+        return await pause(anywhere=anywhere)
 
     rate = 8 * memory.geometry.length_bytes
     guest.pause = write_and_pause  # type: ignore[method-assign]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guest.board import VcpuCounters
 from guest.dirty_log import SoftwareDirtyLog
-from guest.handle import GuestSnapshot
+from guest.interface import GuestSnapshot
 from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES

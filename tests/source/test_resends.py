@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guest.handle import GuestSnapshot
+from guest.interface import GuestSnapshot
 from guest.memory import GuestMemory
 from protocol import events
 from protocol.capabilities import CHECKSUM
@@ -30,9 +30,9 @@ async def test_what_comes_changed_last_goes_again_before_the_switch_over(
     """Precopy alone hands the guest over when nothing of the rest came changed."""
     pause, passes = guest.pause, 0
 
-    async def write_and_pause() -> GuestSnapshot:
+    async def write_and_pause(*, anywhere: bool = False) -> GuestSnapshot:
         write(memory, guest, 1, 31)
-        return await pause()
+        return await pause(anywhere=anywhere)
 
     async def hear(message: Message) -> None:
         nonlocal passes

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from guest.handle import GuestEvent
+from guest.interface import GuestEvent
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import (
@@ -100,6 +100,7 @@ async def test_a_migration_to_its_end(guests: FakeGuests) -> None:
             assert bytes_of(rig.dest.memory) == bytes_of(memory)
         (guest,) = guests.made
         assert guest.calls == ["run", "pause"]
+        assert guest.stopped_anywhere
         assert rig.dest.heard_types(Channel.PRECOPY)[-2:] == ["End", "Verdict"]
         assert aborts(rig.dest) == []
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from guest.handle import Mismatch
+from guest.interface import Mismatch
 from protocol import events
 from protocol.errors import RemoteProtocolError, WrongMemory
 from protocol.messages import Account, End, Message, Verdict

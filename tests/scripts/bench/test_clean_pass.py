@@ -21,7 +21,7 @@ def test_a_still_guest_costs_hardly_anything(plan: Plan) -> None:
 def test_a_kernel_without_a_log_is_left_out(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel does not tell of writes there is nothing to measure, and why is told."""
     monkeypatch.setattr(
-        "scripts.bench.clean_pass.choose_dirty_log", lambda *_: (None, "no PAGEMAP_SCAN")
+        "guest.handle.GuestHandle.choose_dirty_log", lambda _: (None, "no PAGEMAP_SCAN")
     )
     with pytest.raises(LeftOut, match="no PAGEMAP_SCAN"):
         measure_clean_pass(plan, guest_bytes=16 << 20)
