@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.errors import RemoteProtocolError
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, Span
+from protocol.limits import HELD_COUNT_MAX
+from protocol.missing import HeldParts, span_of_part
 from protocol.runs import Runs, Stretch, overlap, overlap_bytes
 
 
@@ -114,6 +118,120 @@ class ChannelCounts:
         """Count a frame that is whole."""
         self.target_pages += arrival.span.length // TARGET_PAGE_BYTES
         self.data_bytes += arrival.came_bytes
+
+
+class Parts:
+    """What is held of target pages that are not here whole, so that their rest can come.
+
+    A break cuts at most one target page in two on each connection.  QEMU, which keeps its received
+    map by the page, sends such a page whole again (`ram_dirty_bitmap_reload` in `migration/ram.c`).
+
+    Attributes:
+        held: How many bytes of which, from their start.
+        dropped_bytes: How many bytes came that are worthless after a break: they come again.
+    """
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.held: HeldParts = {}
+        self.dropped_bytes = 0
+
+    def cut_off(
+        self, arrival: Arrival, *, checked: bool, come_again: bool
+    ) -> tuple[list[Span], Runs | None]:
+        """Take a frame of which no more will come, and hold the part of a target page that came.
+
+        Args:
+            arrival: The frame.
+            checked: It was to be held against a checksum: only what it named as zeros stays.
+            come_again: Its page may come again, over another channel: no parts are held.
+
+        Returns:
+            What is here in whole target pages and is not placed, and what is missing again.
+        """
+        # Scattered bytes of a page that may come again are not written before all have come.
+        aside = come_again and isinstance(arrival.span, Runs)
+        dropped_bytes = arrival.received
+        if checked:
+            arrival.received = 0
+        kept, rest = arrival.divided(aside=aside)
+        if not (aside or checked):
+            dropped_bytes %= TARGET_PAGE_BYTES
+            if rest is not None and not come_again:
+                dropped_bytes -= self._hold(rest, dropped_bytes)
+        self.dropped_bytes += dropped_bytes
+        return kept, rest
+
+    def take(self, block: int, offset: int, length: int) -> Span:
+        """Return the target page of which these bytes are the rest; it is held no more.
+
+        Raises:
+            RemoteProtocolError: They are not what a target page lacks.
+        """
+        target_page, held_bytes = divmod(offset, TARGET_PAGE_BYTES)
+        ends = held_bytes + length == TARGET_PAGE_BYTES
+        if not (held_bytes and ends and self.held.get((block, target_page)) == held_bytes):
+            raise RemoteProtocolError(
+                f"{length} bytes at {offset} of block {block} are not what a target page lacks"
+            )
+        del self.held[block, target_page]
+        return Span(block, offset - held_bytes, TARGET_PAGE_BYTES)
+
+    def forget(self, stretch: Stretch) -> None:
+        """Hold nothing of a stretch any more, which comes again from its start."""
+        if self.held:
+            keys = [key for key in self.held if overlap(stretch, span_of_part(key))]
+            self.dropped_bytes += sum(self.held.pop(key) for key in keys)
+
+    def bytes_in(self, span: Span) -> int:
+        """Return how many bytes are held of a page."""
+        return sum(count for key, count in self.held.items() if overlap(span, span_of_part(key)))
+
+    def _hold(self, rest: Runs, held_bytes: int) -> int:
+        """Keep what came of the first target page of a frame's rest.
+
+        Returns:
+            How many bytes are held of it: all of them, but none where too many pages are already.
+        """
+        if not held_bytes or len(self.held) == HELD_COUNT_MAX:
+            return 0
+        self.held[rest.block, rest.offset // TARGET_PAGE_BYTES] = held_bytes
+        return held_bytes
+
+
+class NonZero:
+    """Which target pages may hold something other than zeros; told before any are written.
+
+    The guest's memory is made all zero, and until it runs here nothing but received bytes is
+    written to it; a page that comes in postcopy has not been touched by a vCPU before.  So what no
+    bytes came for is zero, and a frame that says so needs nothing to be written.
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        """Start with memory that is all zero."""
+        self._may_be = [
+            np.zeros(block.target_page_count, dtype=np.bool_) for block in geometry.blocks
+        ]
+
+    def mark(self, stretch: Stretch) -> None:
+        """Say that bytes are about to be written to a stretch, all of it or a part."""
+        if stretch.length == TARGET_PAGE_BYTES:
+            # A vCPU waits for a single one, and an index takes a third of a slice's time.
+            self._may_be[stretch.block][stretch.offset // TARGET_PAGE_BYTES] = True
+        else:
+            self._may_be[stretch.block][stretch.target_pages] = True
+
+    def take(self, stretch: Stretch) -> NDArray[np.intp]:
+        """Return which target pages of a stretch must be zeroed now; then they are known as zero.
+
+        They are indices in the block, ascending.
+        """
+        may_be = self._may_be[stretch.block]
+        where = stretch.target_pages
+        found = np.flatnonzero(may_be[where])
+        pages = found + where.start if isinstance(where, slice) else where[found]
+        may_be[pages] = False
+        return pages
 
 
 def any_open_in(arrivals: Iterable[Arrival], span: Span) -> bool:

@@ -17,9 +17,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from dest.arrival import Arrival, ChannelCounts, any_open_in
+from dest.arrival import Arrival, ChannelCounts, Parts, any_open_in
 from dest.claims import Claims
-from dest.parts import Parts
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dest.arrival import NonZero
 from dest.assembly import Assembly
 from dest.faults import FaultTable, Outcome
-from dest.nonzero import NonZero
 from dest.trips import Urgent
 from dest.waits import Waits
 from dest.words import Word, Words

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 
-from dest.trips import Said, Trip, Urgent
+from dest.trips import Said, Trip, Urgent, Wait
 from protocol.geometry import PageId
 
 # Waits of which the source has yet to say how their pages were asked for: a peer that never does
@@ -32,36 +31,6 @@ class Outcome(Enum):
     WAIT = "wait"
     # It is here: wake the vCPU.
     PLACED = "placed"
-
-
-@dataclass(slots=True)
-class Wait:
-    """One vCPU's wait for one page; times in nanoseconds of the machine's monotonic clock.
-
-    Attributes:
-        vcpu: Who waits.
-        page: For what.
-        fault_ns: When the vCPU touched the page.
-        detect_ns: When the engine knew.
-        placed_ns: When the page was whole and placed.
-        wake_ns: When the vCPU ran again.
-        last_byte_ns: When the page's last byte had come.
-        trip: What is known of the page's request; None where the page was here already.
-    """
-
-    vcpu: int
-    page: PageId
-    fault_ns: int
-    detect_ns: int
-    last_byte_ns: int | None = None
-    placed_ns: int | None = None
-    wake_ns: int | None = None
-    trip: Trip | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def latency_ns(self) -> int:
-        """Fault to wake-up; 0 while it lasts."""
-        return self.wake_ns - self.fault_ns if self.wake_ns is not None else 0
 
 
 class FaultTable:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from dest.lost import describe_lost, missing_to_plain
+from dest.missing import describe_lost, missing_to_plain
 from guest.interface import Guest
 from guest.memory import GuestMemory
 from guest.saving import Partial, check_room, save_image, save_partial

@@ -1,18 +1,29 @@
-"""Tells which pages are missing when the guest begins to run here, in a bitmap for who watches."""
+"""Which memory of a guest is missing, in words and in data: at the switch-over, and in the end.
+
+When the guest begins to run here, who watches is told which pages are missing, in a bitmap.  Where
+the source does not come back, a line tells a person what is lost, and a map a program.  Pure.
+"""
 
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import numpy as np
 
 from dest.assembly import Assembly
 from protocol import events
 from protocol.events import Emit
-from protocol.geometry import Geometry
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry
+from protocol.pageset import PageSet
+from protocol.units import format_bytes
+
+SCHEMA = "midstream-missing/1"
 
 # An event is a line of some kilobytes at most: of larger blocks, a bit stands for several pages.
 MISSING_BITS_MAX = 64 * 1024
+# What a line on a terminal has room for; the file has all of them.
+_RUNS_TOLD_MAX = 4
 
 
 def tell_missing(emit: Emit, geometry: Geometry, assembly: Assembly) -> None:
@@ -28,3 +39,39 @@ def tell_missing(emit: Emit, geometry: Geometry, assembly: Assembly) -> None:
         flags = np.logical_or.reduceat(units, np.arange(0, len(units), step))
         bits = base64.b64encode(np.packbits(flags, bitorder="little").tobytes()).decode()
         emit(events.Missing(block=index, pages_per_bit=pages_per_bit, bits=bits))
+
+
+def describe_lost(missing: PageSet) -> str:
+    """Return in a line how much is missing and where, in target pages of each block."""
+    geometry = missing.geometry
+    runs = [
+        f"{geometry.blocks[block].name} {_range(first, count)}"
+        for block in range(len(geometry.blocks))
+        for first, count in missing.runs(block)
+    ]
+    told = ", ".join(runs[:_RUNS_TOLD_MAX])
+    more = f" and {len(runs) - _RUNS_TOLD_MAX} more runs" if len(runs) > _RUNS_TOLD_MAX else ""
+    lost = f"{len(missing)} target pages ({format_bytes(missing.length_bytes)})"
+    return f"memory of the guest is lost: {lost}, {told}{more}"
+
+
+def missing_to_plain(missing: PageSet) -> dict[str, Any]:
+    """Return a map of what is missing as a JSON object; runs are [first target page, count]."""
+    return {
+        "schema": SCHEMA,
+        "target-page-bytes": TARGET_PAGE_BYTES,
+        "missing-bytes": missing.length_bytes,
+        "blocks": [
+            {
+                "name": block.name,
+                "length-bytes": block.length_bytes,
+                "page-bytes": block.page_bytes,
+                "missing": [list(run) for run in missing.runs(index)],
+            }
+            for index, block in enumerate(missing.geometry.blocks)
+        ],
+    }
+
+
+def _range(first: int, count: int) -> str:
+    return f"{first}" if count == 1 else f"{first}-{first + count - 1}"

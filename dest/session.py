@@ -17,11 +17,11 @@ from dest.config import DestConfig, HostConfig
 from dest.keeping import Keeper, outcome_of_loss
 from dest.listen import Listener, Session, open_listener
 from dest.migration import Migration
+from dest.placement import check_granted, may_use_hugetlb, service_for
 from dest.recovery import Recovery
 from dest.resumes import Resumes
 from dest.script import find_steps
 from dest.setup import Plan, receive_setup
-from dest.stopping import check_granted, may_use_hugetlb, service_for
 from guest.handle import GuestProcess, open_guest, start_process
 from guest.interface import Guest
 from guest.memory import GuestMemory

@@ -1,27 +1,179 @@
-"""Waits that are over: what the source says of them, their stages, their figures.  Pure.
+"""Waits that are over: what the source says of them, their figures.  Pure.
 
 A wait ends when its vCPU runs, and is told when all is known of it: the source says how a request
 was answered when nobody waits for bytes, which may be somewhat later.
+
+The source says by its own clock when a request came.  Two machines' monotonic clocks have nothing
+to do with each other.  But nothing is read before it is written: a page request bounds the
+difference from above, what the source says of its own time bounds it from below, and the smallest
+delay of either direction says how closely.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from dest.faults import FaultTable, Wait
-from dest.latency import Latencies, parts_of
-from dest.offset import ClockOffset
-from dest.trips import Said
+import numpy as np
+from hdrh.histogram import HdrHistogram
+
+from dest.faults import FaultTable
+from dest.trips import Said, Wait, parts_of, stages_ns
+from guest.latency import new_histogram, record_latencies, summarize
 from protocol import events
 from protocol.answers import ANSWERS
 from protocol.errors import RemoteProtocolError
 from protocol.events import Emit
 from protocol.geometry import Geometry, PageId
 from protocol.messages import RequestAnswer, SourceTime
-from protocol.report import STAGES
+from protocol.report import LATENCY_BIN_COUNT, STAGES, StageSummary, Summary
 
 # As the stages of a wait are named in its event.
 _STAGES_US = tuple(f"{name}_us" for name in STAGES)
+
+# The vCPU runs again and may touch the next page, which is heard of when its last wait is recorded;
+# into eight histograms one by one that takes as long as to ask for the page.
+_GATHERED_WAITS = 1024
+
+# How fast two clocks may drift apart, in nanoseconds a second: as far as NTP slews one.
+_DRIFT_NS = 500_000
+
+
+class ClockOffset:
+    """The difference of two clocks, as closely as messages have told it so far."""
+
+    def __init__(self) -> None:
+        """Know nothing."""
+        self._low_ns: int | None = None
+        self._high_ns: int | None = None
+        self._told_ns = 0
+
+    @property
+    def ahead_ns(self) -> int:
+        """How far the source's clock is ahead of this one.
+
+        The middle of what is possible, so half the difference of the two directions' smallest
+        delays may be wrong.  But nothing, if that is possible: two processes of one machine share
+        a clock, and no other two happen to agree.
+        """
+        low, high = self._low_ns, self._high_ns
+        if low is None or high is None:
+            return low if low is not None else high if high is not None else 0
+        return 0 if low <= 0 <= high else (low + high) // 2
+
+    def here(self, source_ns: int) -> int:
+        """Return what the source's clock has said, by this side's."""
+        return source_ns - self.ahead_ns
+
+    def went(self, sent_ns: int, came_ns: int, now_ns: int) -> None:
+        """Take what a message to the source tells.
+
+        Args:
+            sent_ns: When it was sent, by this side's clock.
+            came_ns: When it was read, by the source's.
+            now_ns: The time.
+        """
+        self._drift(now_ns)
+        high_ns = came_ns - sent_ns
+        if self._high_ns is None or high_ns < self._high_ns:
+            self._high_ns = high_ns
+            if self._low_ns is not None and self._low_ns > high_ns:
+                # A clock was stopped or set: the newest word counts.
+                self._low_ns = None
+
+    def came(self, sent_ns: int, now_ns: int) -> None:
+        """Take what a message of the source tells.
+
+        Args:
+            sent_ns: When it was sent, by the source's clock.
+            now_ns: When it was read, by this side's: the time.
+        """
+        self._drift(now_ns)
+        low_ns = sent_ns - now_ns
+        if self._low_ns is None or low_ns > self._low_ns:
+            self._low_ns = low_ns
+            if self._high_ns is not None and self._high_ns < low_ns:
+                self._high_ns = None
+
+    def _drift(self, now_ns: int) -> None:
+        """Widen the bounds by what the clocks may have drifted since they were told."""
+        drift_ns = max(now_ns - self._told_ns, 0) * _DRIFT_NS // 10**9
+        self._told_ns = now_ns
+        if self._low_ns is not None:
+            self._low_ns -= drift_ns
+        if self._high_ns is not None:
+            self._high_ns += drift_ns
+
+
+class Latencies:
+    """Collects complete waits."""
+
+    def __init__(self, vcpu_count: int) -> None:
+        """Start with none."""
+        # Named here, the class is loaded before a source is awaited and not when one has come.
+        self._faults: HdrHistogram = new_histogram()
+        self._stages: dict[str, HdrHistogram] = {stage: new_histogram() for stage in STAGES}
+        # What is not in the histograms yet: of each wait its length, and those of its stages.
+        self._gathered: list[tuple[int, ...]] = []
+        self._bins = [0] * LATENCY_BIN_COUNT
+        self._vcpu_ns = [0] * vcpu_count
+        self._vcpu_waits = [0] * vcpu_count
+
+    def record(self, wait: Wait) -> dict[str, int]:
+        """Take a complete wait; return its `stages_ns`."""
+        stages, vcpu, latency_ns = stages_ns(wait), wait.vcpu, wait.latency_ns
+        self._gathered.append((latency_ns, *stages.values()))
+        if len(self._gathered) == _GATHERED_WAITS:
+            self._sort_in()
+        bin_index = max(latency_ns // 1000, 1).bit_length() - 1
+        self._bins[min(bin_index, LATENCY_BIN_COUNT - 1)] += 1
+        self._vcpu_ns[vcpu] += latency_ns
+        self._vcpu_waits[vcpu] += 1
+        return stages
+
+    def _sort_in(self) -> None:
+        """Have all waits in the histograms."""
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            histograms = (self._faults, *self._stages.values())
+            for histogram, values_ns in zip(histograms, np.array(gathered).T, strict=True):
+                record_latencies(histogram, values_ns)
+
+    @property
+    def faults(self) -> Summary:
+        """All waits, fault to wake-up."""
+        self._sort_in()
+        return summarize(self._faults)
+
+    @property
+    def stages(self) -> tuple[StageSummary, ...]:
+        """Each stage of all waits, in the order in which they happen."""
+        self._sort_in()
+        return tuple(
+            StageSummary(stage, summarize(histogram)) for stage, histogram in self._stages.items()
+        )
+
+    @property
+    def bins(self) -> tuple[int, ...]:
+        """Counts by power-of-two microseconds; below 2 us is the first, the rest the last."""
+        return tuple(self._bins)
+
+    @property
+    def mean_ns(self) -> int:
+        """Mean wait of all vCPUs."""
+        return sum(self._vcpu_ns) // max(sum(self._vcpu_waits), 1)
+
+    @property
+    def vcpu_mean_ns(self) -> tuple[int, ...]:
+        """Mean wait of each vCPU, 0 for one that never waited."""
+        return tuple(
+            total_ns // max(waits, 1)
+            for total_ns, waits in zip(self._vcpu_ns, self._vcpu_waits, strict=True)
+        )
+
+    @property
+    def blocktime_ms(self) -> float:
+        """Sum over all vCPUs of the time they slept for pages."""
+        return sum(self._vcpu_ns) / 1e6
 
 
 class Waits:

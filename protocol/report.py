@@ -16,7 +16,7 @@ SCHEMA = "midstream-report/1"
 # QEMU's postcopy-latency-dist has 24 bins: bin i counts latencies from 2^i to 2^(i+1) microseconds.
 LATENCY_BIN_COUNT = 24
 
-# What a wait is made of, see `dest.latency`.
+# What a wait is made of, see `dest.trips`.
 STAGES = (
     "detect",
     "request",

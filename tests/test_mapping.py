@@ -17,9 +17,6 @@ class Elsewhere(NamedTuple):
 
 # Modules without a mirror, by their path from the project folder.
 COVERED_ELSEWHERE: dict[str, Elsewhere] = {
-    "dest/arrival.py": Elsewhere(
-        "tests/dest/test_assembly.py", "a frame on its way in, which the assembly admits"
-    ),
     "dest/connection.py": Elsewhere(
         "tests/dest/test_channel.py", "what the connections of either peer have in common"
     ),
@@ -29,14 +26,8 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/words.py": Elsewhere(
         "tests/dest/test_engine.py", "what the engine has to say, which it queues there"
     ),
-    "dest/trips.py": Elsewhere(
-        "tests/dest/test_faults.py", "what is known of a request, which the fault table keeps"
-    ),
     "protocol/answers.py": Elsewhere(
         "tests/dest/test_waits.py", "the words of one field, which are checked where they come"
-    ),
-    "dest/parts.py": Elsewhere(
-        "tests/dest/test_assembly_breaks.py", "what a break leaves, which the assembly keeps"
     ),
     "guest/streams/stream.py": Elsewhere(
         "tests/guest/streams/test_memory.py", "what every stream promises: an interface"
@@ -102,9 +93,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "dest/hosted.py": Elsewhere(
         "tests/dest/test_migration.py", "the guest of every migration, until the report of it"
-    ),
-    "dest/vcpus.py": Elsewhere(
-        "tests/dest/test_migration.py", "a part of what every migration does"
     ),
     "protocol/fields.py": Elsewhere(
         "tests/protocol/test_messages.py", "what a message's fields may hold, field by field"

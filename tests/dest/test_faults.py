@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from dest.faults import FaultTable, Outcome, Wait
-from dest.trips import Round, Said, Trip, Urgent
+from dest.faults import FaultTable, Outcome
+from dest.trips import Round, Said, Trip, Urgent, Wait
 from protocol.geometry import PageId
 
 REQUEST, WAIT, PLACED = Outcome.REQUEST, Outcome.WAIT, Outcome.PLACED

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import dest.faults
-from dest.latency import Latencies
+import dest.trips
+from dest.waits import Latencies
 from protocol.geometry import PageId
 from scripts.views.history import History
 from scripts.views.live import LiveState
@@ -152,7 +152,7 @@ def test_the_percentiles_are_those_of_the_report(lengths_ns: list[int]) -> None:
     latencies = Latencies(1)
     for length_ns in lengths_ns:
         latencies.record(
-            dest.faults.Wait(
+            dest.trips.Wait(
                 0, PageId(0, 0), 5, 5, last_byte_ns=5, placed_ns=5, wake_ns=5 + length_ns
             )
         )

@@ -1,10 +1,10 @@
-"""Tests of dest/nonzero.py: what must be zeroed is what bytes came for, once."""
+"""What must be zeroed is what bytes came for, once."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dest.nonzero import NonZero
+from dest.arrival import NonZero
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
 from protocol.runs import Runs, Stretch
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from dest.touching import Toucher, read_touches
+from dest.vcpus import Toucher, read_touches
 from guest.programs import ProgramSpec
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId

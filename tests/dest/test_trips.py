@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dest.faults import Wait
-from dest.latency import Latencies, parts_of, stages_ns
-from dest.trips import Round, Said, Trip
+from dest.trips import Round, Said, Trip, Wait, parts_of, stages_ns
+from dest.waits import Latencies
 from guest.latency import new_histogram, summarize
 from protocol.geometry import PageId
 from protocol.report import LATENCY_BIN_COUNT, STAGES, Summary
