@@ -1,5 +1,7 @@
 """A connection from the source, as its receiver sees it: messages, and bytes put in their place.
 
+Which messages they are the decoder says that is fed with them: midstream's own, or a QEMU's.
+
 Payload bytes go from the socket straight to the view they are meant for.  The same `recvmsg_into`
 that reads a payload's end also reads the head of the next frame into a small scratch buffer, so a
 frame costs no system call of its own for its header.
@@ -8,6 +10,7 @@ frame costs no system call of its own for its header.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -31,8 +34,30 @@ _GATHERED_BYTES = 1 << 20
 _UNGATHERED_BYTES_MAX = 64 * 1024
 
 
+M_co = TypeVar("M_co", covariant=True)
+M = TypeVar("M")
+
+
+class Decoding(Protocol[M_co]):
+    """What cuts a stream into messages."""
+
+    @property
+    def header_bytes_due(self) -> int:
+        """How many more bytes complete the next message; 0 where that is not known."""
+
+    def receive_data(self, data: memoryview, /) -> None:
+        """Take bytes of the stream."""
+
+    def next_message(self) -> M_co | None:
+        """Return the next message, or None until more bytes are fed."""
+
+
 class InChannel(Connection):
-    """The receiving half of one connection, and the backward direction for small messages."""
+    """The receiving half of one connection, and the backward direction for small messages.
+
+    Attributes:
+        peer: Who is at the other end, as errors name it.
+    """
 
     def __init__(self, stream: Stream, received: bytes = b"") -> None:
         """Take a connection and close it in `close`.
@@ -42,6 +67,7 @@ class InChannel(Connection):
             received: What was read of it already.
         """
         super().__init__(stream, "new", "new")
+        self.peer = "the source"
         self._name: Channel | None = None
         # Somebody waits for bytes.
         self.listening = False
@@ -70,7 +96,11 @@ class InChannel(Connection):
 
     def expect_small_frames(self) -> None:
         """Read a head and a target page at once: one system call, though what is read is copied."""
-        self._scratch = memoryview(bytearray(_SCRATCH_BYTES + TARGET_PAGE_BYTES))
+        self.copy_at_once(_SCRATCH_BYTES + TARGET_PAGE_BYTES)
+
+    def copy_at_once(self, count: int) -> None:
+        """Read up to so many bytes at once for the decoder, though all of them are copied."""
+        self._scratch = memoryview(bytearray(count))
 
     async def receive(self) -> Message:
         """Return the next message; if it has a payload, `receive_payload` comes next.
@@ -80,21 +110,28 @@ class InChannel(Connection):
             PeerAborted: The source ended the session.
             RemoteProtocolError: These are no messages.
         """
-        message: Message | None = None
-        while message is None or isinstance(message, Ping):
-            message = self._decoder.next_message()
-            if message is not None:
-                continue
-            due = self._decoder.header_bytes_due
-            # The head of a frame of runs is long, and nothing that follows it is to be copied.
-            place = memoryview(bytearray(due)) if due > len(self._scratch) else self._scratch
-            count = await self._receive_into([place])
-            self._decoder.receive_data(place[:count])
+        while isinstance(message := await self.hear(self._decoder), Ping):
+            pass
         if isinstance(message, Abort):
             raise PeerAborted(
                 f"the source ended the migration: {message.reason}", message.reason,
                 cancelled=message.cancelled,
             )  # fmt: skip
+        return message
+
+    async def hear(self, decoder: Decoding[M]) -> M:
+        """Return the next message of a decoder, which is fed until it has one.
+
+        Raises:
+            ConnectionLost: The peer closed the connection, or it broke.
+            RemoteProtocolError: The decoder refuses what came.
+        """
+        while (message := decoder.next_message()) is None:
+            due = decoder.header_bytes_due
+            # The head of a frame of runs is long, and nothing that follows it is to be copied.
+            place = memoryview(bytearray(due)) if due > len(self._scratch) else self._scratch
+            count = await self._receive_into([place])
+            decoder.receive_data(place[:count])
         return message
 
     async def receive_payload(
@@ -221,7 +258,7 @@ class InChannel(Connection):
         finally:
             self.listening = False
         if not count:
-            raise ConnectionLost(f"the source closed the {self.label} connection", self.label)
+            raise ConnectionLost(f"{self.peer} closed the {self.label} connection", self.channel)
         self.bytes_received += count
         return count
 

@@ -1,9 +1,8 @@
-"""One connection of a migration, whoever the peer is: what goes back over it, and its end.
-
-What comes over it is the peer's: midstream's frames (`channel`) or QEMU's stream (`qemu.channel`).
-"""
+"""One connection of a migration, whoever the peer is: what goes back over it, and its end."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 import trio
 
@@ -88,6 +87,11 @@ class Connection:
             await self._rest_left.park()
             async with self._send_lock:
                 await self._flush()
+
+    def end_sending(self) -> None:
+        """Let the peer see the end of what is sent; it may still be heard."""
+        with suppress(OSError):
+            self._stream.end_writing()
 
     async def wait_closed(self) -> bool:
         """Wait for the end of the connection, whatever still comes; tell whether that was orderly.

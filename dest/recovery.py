@@ -7,9 +7,9 @@ from functools import partial
 
 import trio
 
+from dest.admission import Resumes
 from dest.config import DestConfig
 from dest.migration import DRAIN_SECONDS_MAX, Migration
-from dest.resumes import Resumes
 from guest.streams.keepalive import keep_alive
 from protocol import events
 from protocol.capabilities import KEEPALIVE, RECOVER

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import trio
 
+from dest.admission import Resumes, Session, SessionAdmission
 from dest.channel import InChannel
 from dest.config import DestConfig, HostConfig
 from dest.keeping import Keeper, outcome_of_loss
-from dest.listen import Listener, Session, open_listener
+from dest.listening import open_listener
 from dest.migration import Migration
 from dest.placement import check_granted, may_use_hugetlb, service_for
 from dest.recovery import Recovery
-from dest.resumes import Resumes
 from dest.script import find_steps
 from dest.setup import Plan, receive_setup
 from guest.handle import GuestProcess, open_guest, start_process
@@ -129,23 +129,22 @@ class DestSession:
             trio.Cancelled: The caller's scope was cancelled; the source has been told.
         """
         try:
+            config, admission = self._config, SessionAdmission(self._config.credentials)
             async with open_listener(
-                self._config.host,
-                self._config.port,
-                self._log,
-                self._config.credentials,
-                self._network,
+                config.host, config.port, self._log, admission, self._network
             ) as listener:
                 self._on_listening(listener.address)
                 async with start_process() as process:
-                    session = await listener.accept_session()
-                    return await self._serve(listener, session, process)
+                    session = await admission.accept_session()
+                    return await self._serve(admission, session, process)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             self._lifecycle.end(cause)
             raise cause from None
 
-    async def _serve(self, listener: Listener, session: Session, process: GuestProcess) -> Result:
+    async def _serve(
+        self, admission: SessionAdmission, session: Session, process: GuestProcess
+    ) -> Result:
         config = self._config
         self._lifecycle.fire(Event.CONNECTED)
         # Who is yet to be told why this ends.
@@ -155,7 +154,7 @@ class DestSession:
             steps = find_steps(config.steps, plan.geometry, plan.spec.name)
             channels = {name: session.channels[name] for name in plan.channels}
             resumes = Resumes(session.session_id, plan.channels, session.capabilities)
-            listener.take_resumes(resumes)
+            admission.take_resumes(resumes)
             async with make_room(config, plan, process) as room:
                 guest, keeper = room.guest, room.keeper
                 migration = Migration(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from dest.admission import Session
 from dest.channel import InChannel
-from dest.listen import Session
 from guest.spec import ProgramSpec
 from guest.streams.exchange import patience
 from protocol.capabilities import ANSWERS, CHECKSUM

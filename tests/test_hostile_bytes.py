@@ -21,10 +21,10 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dest.admission import Session
 from dest.channel import InChannel
 from dest.engine import Engine
 from dest.executor import Executor
-from dest.listen import Session
 from dest.placement import SimulatedPlacement
 from dest.receiver import Receiver
 from dest.setup import receive_setup

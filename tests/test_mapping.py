@@ -21,7 +21,7 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
         "tests/dest/test_channel.py", "what the connections of either peer have in common"
     ),
     "dest/listening.py": Elsewhere(
-        "tests/dest/test_listen.py", "how either peer's connections are accepted"
+        "tests/dest/test_admission.py", "how either peer's connections are accepted"
     ),
     "dest/words.py": Elsewhere(
         "tests/dest/test_engine.py", "what the engine has to say, which it queues there"
@@ -77,9 +77,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
         "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
     ),
     "dest/qemu/arrivals.py": Elsewhere(
-        "tests/dest/qemu/test_session.py", "a part of what a session does"
-    ),
-    "dest/qemu/channel.py": Elsewhere(
         "tests/dest/qemu/test_session.py", "a part of what a session does"
     ),
     "dest/qemu/handshakes.py": Elsewhere(

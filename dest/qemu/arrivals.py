@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from dest.executor import Executor
-from dest.qemu.channel import QemuChannel
+from dest.qemu.handshakes import Line
 from dest.qemu.wire import Wire
 from dest.trips import Urgent
 from protocol.channels import Channel
@@ -40,7 +40,7 @@ class Arrivals:
         self._asked: set[PageId] = set()
         self._indices = {block.name: index for index, block in enumerate(geometry.blocks)}
 
-    def take(self, name: Channel, channel: QemuChannel, message: Pages | Zeros) -> None:
+    def take(self, name: Channel, line: Line, message: Pages | Zeros) -> None:
         """Take target pages of one page, or a run of base pages.
 
         Raises:
@@ -55,7 +55,7 @@ class Arrivals:
             span = Span(block, message.offset, message.payload_bytes)
             view = self._executor.begin(name, span, told)
             self._wire.begin(name, span, urgent=urgent)
-            channel.decoder.take_payload(view)
+            line.decoder.take_payload(view)
             self._wire.end(name, span, message.packed_bytes or span.length)
             self._executor.progress(name, span.length)
             self._executor.end(name)

@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dest.qemu.channel import QemuChannel
+from dest.channel import InChannel
 from guest.streams.exchange import patience
+from guest.streams.stream import Stream
+from protocol.channels import Channel
 from protocol.errors import ConnectionLost, MidstreamError, RemoteProtocolError
 from protocol.geometry import Geometry, RamBlock
 from protocol.limits import HELLO_SECONDS_MAX, SETUP_SECONDS_MAX
 from protocol.pageset import PageSet
+from protocol.qemu.decoder import PreemptDecoder
 from protocol.qemu.messages import (
     Advise,
     AskReceived,
@@ -23,13 +26,55 @@ from protocol.qemu.messages import (
     Resume,
 )
 from protocol.qemu.returns import encode_pong, encode_received
+from protocol.qemu.stream import Decoder
+
+# What is read at once: a run of 64 target pages is one message, and costs no more than one page.
+_READ_BYTES = 256 * 1024
+
+# As QEMU calls its connections.
+_LABELS = {Channel.PRECOPY: "main", Channel.POSTCOPY: "preempt"}
+
+
+class Line:
+    """A connection from QEMU, and the decoder of what comes over it.
+
+    Attributes:
+        channel: The connection.
+        decoder: Of the main connection, or of the other.
+    """
+
+    def __init__(self, stream: Stream, name: Channel) -> None:
+        """Take a new connection, of which the main one's beginning is expected."""
+        self.channel = InChannel(stream)
+        self.channel.name = name
+        self.channel.label = _LABELS[name]
+        self.channel.peer = "QEMU"
+        self.channel.copy_at_once(_READ_BYTES)
+        self.decoder: Decoder | PreemptDecoder = Decoder()
+
+    async def receive(self) -> QemuMessage:
+        """Return the next message; if it has a payload, the decoder has all of it.
+
+        Raises:
+            ConnectionLost: QEMU closed the connection, or it broke.
+            RemoteProtocolError: This is no stream that can be taken.
+        """
+        return await self.channel.hear(self.decoder)
+
+    async def send(self, data: bytes) -> None:
+        """Send a message backward, whole.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        await self.channel.send_bytes(data)
 
 
 class Silent(RemoteProtocolError):
     """A connection says nothing more, though it has to."""
 
 
-async def hear_opening(main: QemuChannel) -> tuple[str, Geometry] | MidstreamError:
+async def hear_opening(main: Line) -> tuple[str, Geometry] | MidstreamError:
     """Have a new connection prove that it is a QEMU's; return the machine and the guest's blocks.
 
     Where it is one, and its migration cannot be taken, that is what its user has to hear: it is
@@ -51,7 +96,7 @@ async def hear_opening(main: QemuChannel) -> tuple[str, Geometry] | MidstreamErr
 
 
 async def receive_opening(
-    main: QemuChannel, on_machine: Callable[[str], None] = lambda _: None
+    main: Line, on_machine: Callable[[str], None] = lambda _: None
 ) -> tuple[str, Geometry]:
     """Read up to the list of blocks; return the machine and the guest's blocks.
 
@@ -74,7 +119,7 @@ async def receive_opening(
             case OpenReturnPath():
                 returns = True
             case Ping(value=value) if returns:
-                await main.send_bytes(encode_pong(value))
+                await main.send(encode_pong(value))
             case Advise(page_sizes=page_sizes):
                 advised = bool(page_sizes)
             case Blocks():
@@ -89,7 +134,7 @@ async def receive_opening(
                 raise out_of_place(message)
 
 
-async def hear_resumption(main: QemuChannel, geometry: Geometry, missing: PageSet) -> None:
+async def hear_resumption(main: Line, geometry: Geometry, missing: PageSet) -> None:
     """Have a new connection prove that it resumes this migration: say what is here as it asks.
 
     A QEMU asks for each block before it says that it goes on.  It waits for `encode_resume_ack`
@@ -109,12 +154,10 @@ async def hear_resumption(main: QemuChannel, geometry: Geometry, missing: PageSe
         while True:
             match message := await _receive(main, HELLO_SECONDS_MAX):
                 case AskReceived(block=name):
-                    await main.send_bytes(
-                        encode_received(name, _received_bits(name, geometry, missing))
-                    )
+                    await main.send(encode_received(name, _received_bits(name, geometry, missing)))
                     unasked.discard(name)
                 case Ping(value=value):
-                    await main.send_bytes(encode_pong(value))
+                    await main.send(encode_pong(value))
                 case OpenReturnPath():
                     pass
                 case Resume():
@@ -125,7 +168,7 @@ async def hear_resumption(main: QemuChannel, geometry: Geometry, missing: PageSe
                     raise out_of_place(message)
 
 
-async def _receive(main: QemuChannel, seconds: float) -> QemuMessage:
+async def _receive(main: Line, seconds: float) -> QemuMessage:
     """Return the next message.
 
     Raises:

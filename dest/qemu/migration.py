@@ -11,10 +11,9 @@ from pathlib import Path
 import trio
 
 from dest.hosted import HostedGuest
+from dest.qemu.admission import QemuAdmission
 from dest.qemu.arrivals import Arrivals
-from dest.qemu.channel import QemuChannel
-from dest.qemu.handshakes import hear_resumption, out_of_place
-from dest.qemu.listen import QemuListener
+from dest.qemu.handshakes import Line, hear_resumption, out_of_place
 from dest.qemu.wire import Wire
 from dest.words import Word
 from protocol import events
@@ -33,6 +32,7 @@ from protocol.qemu.messages import (
     Package,
     Pages,
     Ping,
+    QemuMessage,
     StreamEnd,
     SwitchoverStart,
     Zeros,
@@ -78,8 +78,8 @@ class QemuMigration:
 
     def __init__(
         self,
-        listener: QemuListener,
-        main: QemuChannel,
+        admission: QemuAdmission,
+        main: Line,
         hosted: HostedGuest,
         geometry: Geometry,
         lifecycle: Lifecycle,
@@ -95,7 +95,7 @@ class QemuMigration:
         self.received_bytes: Counter[Channel] = Counter()
         self.returned_bytes = self.package_bytes = self.recoveries = 0
         self.whole_s = 0.0
-        self._listener = listener
+        self._admission = admission
         self._geometry = geometry
         self._lifecycle = lifecycle
         self._emit = emit
@@ -131,12 +131,12 @@ class QemuMigration:
             await self.hosted.stop()
             nursery.cancel_scope.cancel()
         await self._keep()
-        await self.main.send_bytes(encode_shut(failed=False))
+        await self.main.send(encode_shut(failed=False))
         self._lifecycle.fire(Event.ALL_PLACED)
-        if self._listener.preempt is not None:
-            self._listener.preempt.close()
+        if self._admission.preempt is not None:
+            self._admission.preempt.channel.close()
         with trio.move_on_after(_LINGER_SECONDS_MAX):
-            await self.main.wait_closed()
+            await self.main.channel.wait_closed()
         self._count()
 
     async def _tell_progress(self) -> None:
@@ -149,7 +149,7 @@ class QemuMigration:
         try:
             async with trio.open_nursery() as receivers:
                 receivers.start_soon(self._ask)
-                receivers.start_soon(self.main.send_rests)
+                receivers.start_soon(self.main.channel.send_rests)
                 receivers.start_soon(self._receive_preempt)
                 await self._receive_main()
                 await self._wait_whole()
@@ -166,18 +166,18 @@ class QemuMigration:
         self._limit.pause(trio.current_time())
         missing = self.hosted.missing
 
-        async def prove(channel: QemuChannel) -> None:
-            channel.decoder = self._stream.resumed()
-            await hear_resumption(channel, self._geometry, missing)
+        async def prove(line: Line) -> None:
+            line.decoder = self._stream.resumed()
+            await hear_resumption(line, self._geometry, missing)
 
         with trio.move_on_after(self._limit.seconds_left(trio.current_time())) as patience:
-            self.main, _ = await self._listener.accept_main(prove)
+            self.main, _ = await self._admission.accept_main(prove)
         if patience.cancelled_caught:
             raise ConnectionLost(f"{loss}, and QEMU did not come back in {wait_seconds:g} s")
         self._limit.go_on(trio.current_time())
         self._lifecycle.fire(Event.RECONNECTED)
         try:
-            await self.main.send_bytes(encode_resume_ack())
+            await self.main.send(encode_resume_ack())
             self._lifecycle.fire(Event.RECOVERED)
             self.recoveries += 1
             self.hosted.engine.resumed()
@@ -207,10 +207,10 @@ class QemuMigration:
         assert isinstance(self.main.decoder, Decoder)
         self._stream = self.main.decoder
         self._count()
-        self.main.close()
-        if self._listener.preempt is not None:
-            self._listener.preempt.close()
-        self._listener.expect_again()
+        self.main.channel.close()
+        if self._admission.preempt is not None:
+            self._admission.preempt.channel.close()
+        self._admission.expect_again()
         self.hosted.forget_frames()
         self.arrivals.interrupt()
         self._wire.interrupt(self.hosted.missing.length_bytes)
@@ -218,12 +218,12 @@ class QemuMigration:
 
     def _count(self) -> None:
         """Add up what the present connections have carried."""
-        self.received_bytes[Channel.PRECOPY] += self.main.bytes_received
-        self.returned_bytes += self.main.bytes_sent
-        preempt = self._listener.preempt
+        self.received_bytes[Channel.PRECOPY] += self.main.channel.bytes_received
+        self.returned_bytes += self.main.channel.bytes_sent
+        preempt = self._admission.preempt
         if preempt is not None:
             self.has_preempt = True
-            self.received_bytes[Channel.POSTCOPY] += preempt.bytes_received
+            self.received_bytes[Channel.POSTCOPY] += preempt.channel.bytes_received
 
     async def _receive_main(self) -> None:
         while True:
@@ -233,7 +233,7 @@ class QemuMigration:
                 case EndOfSection() | SwitchoverStart() | OpenReturnPath():
                     pass
                 case Ping(value=value):
-                    await self.main.send_bytes(encode_pong(value))
+                    await self.main.send(encode_pong(value))
                 case DiscardRanges():
                     self.arrivals.discard(message)
                 case Package():
@@ -244,20 +244,20 @@ class QemuMigration:
                     raise out_of_place(message)
 
     async def _receive_preempt(self) -> None:
-        channel = await self._listener.accept_preempt(self._prove_preempt)
-        while True:
-            match message := await channel.receive():
-                case Pages() | Zeros():
-                    self._take(Channel.POSTCOPY, channel, message)
-                case EndOfSection():
-                    return
-                case _:
-                    raise out_of_place(message)
+        line, message = await self._admission.accept_preempt(self._prove_preempt)
+        while not isinstance(message, EndOfSection):
+            if not isinstance(message, (Pages, Zeros)):
+                raise out_of_place(message)
+            self._take(Channel.POSTCOPY, line, message)
+            message = await line.receive()
 
-    async def _prove_preempt(self, channel: QemuChannel) -> None:
+    async def _prove_preempt(self, line: Line) -> QemuMessage:
         """Have a connection prove to be that for urgent pages: it brings something that is missing.
 
         Whoever begins a record, or makes one up for what is here, is not; QEMU's waits beside him.
+
+        Returns:
+            What it brings.
 
         Raises:
             ConnectionLost: It is gone.
@@ -266,17 +266,16 @@ class QemuMigration:
         shapes = [
             (block.name, block.length_bytes, block.page_bytes) for block in self._geometry.blocks
         ]
-        channel.decoder = PreemptDecoder(block_table(shapes))
-        match message := await channel.peek():
-            case Pages() | Zeros():
-                self.arrivals.check_missing(message)
-            case EndOfSection():
-                pass
-            case _:
-                raise out_of_place(message)
+        line.decoder = PreemptDecoder(block_table(shapes))
+        message = await line.receive()
+        if isinstance(message, (Pages, Zeros)):
+            self.arrivals.check_missing(message)
+        elif not isinstance(message, EndOfSection):
+            raise out_of_place(message)
+        return message
 
-    def _take(self, name: Channel, channel: QemuChannel, message: Pages | Zeros) -> None:
-        self.arrivals.take(name, channel, message)
+    def _take(self, name: Channel, line: Line, message: Pages | Zeros) -> None:
+        self.arrivals.take(name, line, message)
         if self._assembly.in_postcopy and self._assembly.complete:
             self._whole.set()
 
@@ -287,7 +286,7 @@ class QemuMigration:
         await self.hosted.take_over(postcopy=True)
         self._wire.switch_over(self._assembly.missing_bytes)
         for value in package.pings:
-            await self.main.send_bytes(encode_pong(value))
+            await self.main.send(encode_pong(value))
         self.hosted.tell_missing()
         if self._assembly.complete:
             self._whole.set()
@@ -313,7 +312,7 @@ class QemuMigration:
 class _Path:
     """The way to QEMU over one connection."""
 
-    def __init__(self, main: QemuChannel, geometry: Geometry, arrivals: Arrivals) -> None:
+    def __init__(self, main: Line, geometry: Geometry, arrivals: Arrivals) -> None:
         self._main = main
         self._geometry = geometry
         self._arrivals = arrivals
@@ -322,12 +321,12 @@ class _Path:
     @property
     def can_send_now(self) -> bool:
         """Whether nothing is before what is sent now."""
-        return self._main.can_send_now
+        return self._main.channel.can_send_now
 
     def send_now(self, word: Word) -> bool:
         """Send without waiting; return False, and nothing has gone, where that cannot be done."""
         requests = copy(self._requests)
-        has_gone = self._main.send_bytes_now(self._encode(word))
+        has_gone = self._main.channel.send_bytes_now(self._encode(word))
         if not has_gone:
             # QEMU has not heard which block was named.
             self._requests = requests
@@ -335,7 +334,7 @@ class _Path:
 
     async def send(self, word: Word) -> None:
         """Send in turn."""
-        await self._main.send_bytes(self._encode(word))
+        await self._main.send(self._encode(word))
 
     def _encode(self, word: Word) -> bytes:
         # No checksums are agreed on, so nothing else is ever said.

@@ -15,14 +15,15 @@ import trio
 from dest.config import QemuDestConfig
 from dest.hosted import HostedGuest
 from dest.keeping import outcome_of_loss
-from dest.qemu.channel import QemuChannel
-from dest.qemu.handshakes import hear_opening
-from dest.qemu.listen import QemuListener, open_qemu_listener
+from dest.listening import open_listener
+from dest.qemu.admission import QemuAdmission
+from dest.qemu.handshakes import Line, hear_opening
 from dest.qemu.migration import QEMU_POLICY, QemuMigration
 from dest.qemu.report import QemuPart, assemble_qemu
 from dest.script import find_steps
 from dest.session import FAREWELL_SECONDS_MAX, make_room
 from dest.setup import Plan
+from guest.streams.network import TcpNetwork
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
@@ -76,12 +77,15 @@ class QemuSession:
         """
         config = self._config
         try:
-            async with open_qemu_listener(
-                config.host, config.port, self._log, config.window_bytes, config.only_from
+            admission = QemuAdmission(config.only_from)
+            # How long what is sent may go unacknowledged is left to the kernel.
+            network = TcpNetwork(silence_seconds_max=0, window_bytes=config.window_bytes)
+            async with open_listener(
+                config.host, config.port, self._log, admission, network
             ) as listener:
                 self._on_listening(listener.address)
-                main, opening = await listener.accept_main(hear_opening)
-                return await self._serve(listener, main, opening)
+                main, opening = await admission.accept_main(hear_opening)
+                return await self._serve(admission, main, opening)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)
             self._lifecycle.end(cause)
@@ -89,8 +93,8 @@ class QemuSession:
 
     async def _serve(
         self,
-        listener: QemuListener,
-        main: QemuChannel,
+        admission: QemuAdmission,
+        main: Line,
         opening: tuple[str, Geometry] | MidstreamError,
     ) -> Result:
         config = self._config
@@ -111,7 +115,7 @@ class QemuSession:
                 )
                 hosted.placement_reason = room.placement_reason
                 migration = QemuMigration(
-                    listener, main, hosted, geometry, self._lifecycle, self._emit
+                    admission, main, hosted, geometry, self._lifecycle, self._emit
                 )
                 self._migration = migration
                 self._ready_s = time.monotonic()
@@ -158,14 +162,14 @@ class QemuSession:
         )
 
 
-async def _say_farewell(main: QemuChannel, cause: BaseException) -> None:
+async def _say_farewell(main: Line, cause: BaseException) -> None:
     """Tell QEMU that this side has given up, unless it is gone."""
     if isinstance(cause, (ConnectionLost, MemoryLost)):
         return
     with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
         scope.shield = True
-        await main.send_bytes(encode_shut(failed=True))
+        await main.send(encode_shut(failed=True))
         # To close a connection whose bytes were not all read is to throw away what is still on its
         # way to the other side; QEMU is given a moment to close first.
-        main.end_sending()
-        await main.wait_closed()
+        main.channel.end_sending()
+        await main.channel.wait_closed()

@@ -29,6 +29,11 @@ class QemuDecoder:
         self._broken: RemoteProtocolError | None = None
 
     @property
+    def header_bytes_due(self) -> int:
+        """0: no record says how long it is before it is read."""
+        return 0
+
+    @property
     def buffered_bytes(self) -> int:
         """How many bytes were fed and not yet given out."""
         return self._cursor.left

@@ -12,8 +12,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from dest.admission import Session
 from dest.channel import InChannel
-from dest.listen import Session
 from dest.migration import Migration
 from dest.script import Step
 from dest.setup import Plan

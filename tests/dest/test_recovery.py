@@ -13,12 +13,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from dest.admission import Resumes
 from dest.assembly import Assembly
 from dest.channel import InChannel
 from dest.config import DestConfig
 from dest.migration import Migration
 from dest.recovery import Recovery
-from dest.resumes import Resumes
 from dest.session import DestSession
 from protocol import events
 from protocol.capabilities import RECOVER, offer

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 import trio
 
+from dest.admission import Resumes
 from dest.channel import InChannel
-from dest.resumes import Resumes
 from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError

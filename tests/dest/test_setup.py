@@ -13,8 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from dest.admission import Session
 from dest.channel import InChannel
-from dest.listen import Session
 from dest.setup import Plan, receive_setup
 from guest.programs import ProgramSpec
 from guest.streams.tcp import TcpStream

@@ -12,9 +12,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from dest.listen import Listener, Session, open_listener
+from dest.admission import Resumes, Session, SessionAdmission
+from dest.listening import Listener, open_listener
 from dest.pending import LINES_A_SECOND_MAX
-from dest.resumes import Resumes
 from guest.streams import network
 from guest.streams.binding import Place
 from guest.streams.network import TcpDoor
@@ -50,8 +50,9 @@ SECRET = Credentials(secret=b"correct horse battery staple")
 class Rig:
     """A listener, what it logs, and the connections that a test made to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Credentials) -> None:
         """Start with nothing."""
+        self.admission = SessionAdmission(credentials)
         self.listener: Listener
         self.log: list[str] = []
         self.peers: list[Peer] = []
@@ -89,7 +90,7 @@ class Rig:
     async def accept(self) -> Session:
         """Make a session of a precopy connection."""
         await (await self.say(hello(PRE))).expect(Welcome)
-        return await self.listener.accept_session()
+        return await self.admission.accept_session()
 
 
 @asynccontextmanager
@@ -97,10 +98,10 @@ async def make_rig(
     seconds: float = BOUND_SECONDS, credentials: Credentials = NOTHING
 ) -> AsyncIterator[Rig]:
     """Listen on loopback; no socket may stay, and the block is bounded."""
-    rig = Rig()
+    rig = Rig(credentials)
     with nothing_left(), bounded(seconds):
         try:
-            async with open_listener("127.0.0.1", 0, rig.log.append, credentials) as rig.listener:
+            async with open_listener("127.0.0.1", 0, rig.log.append, rig.admission) as rig.listener:
                 yield rig
             for peer in rig.peers:
                 await peer.wait_closed()
@@ -121,7 +122,7 @@ async def test_either_connection_may_come_first(order: tuple[Channel, Channel]) 
         for channel in order:
             peer = await rig.say(hello(channel))
             assert await peer.expect(Welcome) == Welcome(version=PROTOCOL_VERSION)
-        session = await rig.listener.accept_session()
+        session = await rig.admission.accept_session()
         await session.paired.wait()
         assert session.session_id == SESSION
         assert set(session.channels) == set(Channel)
@@ -146,7 +147,7 @@ async def test_a_session_is_not_given_out_before_its_precopy_connection() -> Non
     async with make_rig() as rig:
         await (await rig.say(hello(POST))).expect(Welcome)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.listener.accept_session)
+            nursery.start_soon(rig.admission.accept_session)
             await wait_all_tasks_blocked()
             assert nursery.child_tasks
             await rig.say(hello(PRE))
@@ -184,7 +185,7 @@ async def test_a_role_is_taken_once(channel: Channel) -> None:
         assert await rig.refusal(hello(channel)) == reason
         other = next(each for each in Channel if each is not channel)
         await rig.say(hello(other))
-        session = await rig.listener.accept_session()
+        session = await rig.admission.accept_session()
         await session.paired.wait()
         await first.send(PassEnd(index=5))
         assert await session.channels[channel].receive() == PassEnd(index=5)
@@ -277,7 +278,7 @@ async def test_both_connections_prove(order: tuple[Channel, Channel]) -> None:
         await rig.join(first, SESSION, SECRET)
         assert "demands a secret" in await rig.refusal(hello(second))
         await rig.join(second, SESSION, SECRET)
-        session = await rig.listener.accept_session()
+        session = await rig.admission.accept_session()
         await session.paired.wait()
 
 
@@ -286,7 +287,7 @@ async def test_who_resumes_proves_it_too() -> None:
     message = Resume(version=PROTOCOL_VERSION, session=SESSION, role="precopy", attempt=1)
     async with make_rig(credentials=SECRET) as rig:
         resumes = Resumes(SESSION, Channel, ())
-        rig.listener.take_resumes(resumes)
+        rig.admission.take_resumes(resumes)
         assert "demands a secret" in await rig.refusal(message)
         peer = await rig.dial()
         await prove(TcpStream(peer.sock), "127.0.0.1", POST, SESSION, SECRET)
@@ -311,10 +312,10 @@ async def test_far_from_loopback_something_is_demanded(host: str) -> None:
     log: list[str] = []
     wanted = rf"{re.escape(host_port(host, 0))} is not on loop"
     with nothing_left(), bounded(), pytest.raises(MigrationError, match=wanted):
-        async with open_listener(host, 0, log.append):
+        async with open_listener(host, 0, log.append, SessionAdmission()):
             pytest.fail("it listens")
     with bounded():
-        async with open_listener("0.0.0.0", 0, log.append, SECRET) as listener:
+        async with open_listener("0.0.0.0", 0, log.append, SessionAdmission(SECRET)) as listener:
             assert listener.address.startswith("0.0.0.0:")
 
 
@@ -328,7 +329,7 @@ async def test_one_address_far_from_loopback_is_enough(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(network, "places_of", places_of)
     with nothing_left(), bounded(), pytest.raises(MigrationError, match="is not on loop"):
-        async with open_listener("here.example", 0, pytest.fail):
+        async with open_listener("here.example", 0, pytest.fail, SessionAdmission()):
             pytest.fail("it listens")
 
 
@@ -344,12 +345,13 @@ async def test_both_connections_may_come_to_different_addresses(
 
     monkeypatch.setattr(network, "places_of", places_of)
     with nothing_left(), bounded():
-        async with open_listener("here.example", 0, lambda _: None) as listener:
+        admission = SessionAdmission()
+        async with open_listener("here.example", 0, lambda _: None, admission) as listener:
             port = listener.address.rpartition(":")[2]
             peers = [await dial(f"127.0.0.{number}:{port}") for number in (1, 2)]
             for peer, channel in zip(peers, (PRE, POST), strict=True):
                 await peer.send(hello(channel))
-            session = await listener.accept_session()
+            session = await admission.accept_session()
             await session.paired.wait()
             for peer in peers:
                 peer.close()
@@ -421,15 +423,15 @@ async def test_a_source_that_goes_before_its_welcome_frees_the_place(
     """A precopy connection that broke before it was welcome does not count as a migration."""
     async with make_rig() as rig:
         peer = await rig.dial()
-        admit = rig.listener._admit
+        admit = rig.admission._admit
 
         def admit_and_break(*arguments: object) -> object:
             peer.reset()
             return admit(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(rig.listener, "_admit", admit_and_break)
+        monkeypatch.setattr(rig.admission, "_admit", admit_and_break)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.listener.accept_session)
+            nursery.start_soon(rig.admission.accept_session)
             await peer.send(hello(PRE, session=OTHER_SESSION))
             await wait_all_tasks_blocked()
             assert "broke" in rig.log[0]
@@ -445,10 +447,10 @@ async def test_an_address_that_cannot_be_listened_on() -> None:
     async with make_rig() as rig:
         host, port = rig.listener.address.rsplit(":", 1)
         with pytest.raises(MigrationError, match=r"cannot listen on 127\.0\.0\.1:.*in use"):
-            async with open_listener(host, int(port), rig.log.append):
+            async with open_listener(host, int(port), rig.log.append, SessionAdmission()):
                 pytest.fail("two listen on one port")
     with bounded(), pytest.raises(MigrationError, match="cannot listen on 192"):
-        async with open_listener("192.0.2.1", 0, rig.log.append, SECRET):
+        async with open_listener("192.0.2.1", 0, rig.log.append, SessionAdmission(SECRET)):
             pytest.fail("this machine has no such address")
 
 
@@ -485,7 +487,7 @@ async def test_the_address_can_be_connected_to() -> None:
         assert rig.listener.address.startswith("127.0.0.1:")
         assert not rig.listener.address.endswith(":0")
     try:
-        async with open_listener("::1", 0, log.append) as listener:
+        async with open_listener("::1", 0, log.append, SessionAdmission()) as listener:
             assert listener.address.startswith("[::1]:")
     except* MigrationError:
         pytest.skip("this machine has no IPv6")

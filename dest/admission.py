@@ -1,37 +1,40 @@
-"""Accepts connections and pairs them by session; a stranger costs a place for seconds, no more.
+"""Lets midstream's connections in and pairs them; a stranger costs a place for seconds, no more.
 
 A connection first proves what is demanded (`greeting`).  Either connection of a migration may
 arrive first.  The precopy one makes a session; a postcopy one that is early waits for it, not for
 long.  A connection that does not prove itself or say hello in time, or says something else, is told
 why, closed and forgotten; when many are on their way, the silent ones give way to those that come.
+
+With others a source comes back to a session that broke: each attempt of it is a set of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
 
 from dest.channel import InChannel
 from dest.greeting import Newcomer, prove
-from dest.listening import Listening, Log, accepting
-from dest.resumes import Attempt, Resumes
 from guest.streams.exchange import patience, receive_into
-from guest.streams.network import TCP, Arrival, Door, Network
+from guest.streams.network import Arrival
 from guest.streams.stream import Stream
-from protocol.addresses import host_port
 from protocol.capabilities import in_force
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
-from protocol.errors import ConnectionLost, MidstreamError, MigrationError, RemoteProtocolError
+from protocol.errors import ConnectionLost, MidstreamError, RemoteProtocolError
 from protocol.limits import HELLO_SECONDS_MAX, PROOF_SECONDS_MAX
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, Resume, Welcome
 
 # How long a connection that is turned away has to take the reason, and what is read of it at once.
 _LINGER_SECONDS_MAX = 1.0
 _DROPPED_BYTES = 256
+
+_NEEDS = (
+    "--secret-file, or --tls-cert, --tls-key and --tls-ca, so that nobody uninvited migrates to it"
+)
 
 
 @dataclass
@@ -67,17 +70,116 @@ class Session:
         self._welcomed.discard(name)
 
 
-class Listener(Listening):
-    """Listens for midstream's connections; made by `open_listener`."""
+@dataclass
+class Attempt:
+    """The connections of one attempt as they come; a `Session` for whoever greets them.
+
+    Attributes:
+        number: As the source counts.
+        channels: Those whose Resume was accepted.
+        claimed: Set from the start: nobody has to wait for the other.
+    """
+
+    number: int
+    resumes: Resumes
+    channels: dict[Channel, InChannel] = field(default_factory=dict)
+    claimed: trio.Event = field(default_factory=trio.Event)
+    capabilities: tuple[str, ...] = ()
+    _welcomed: set[Channel] = field(default_factory=set)
+
+    def welcomed(self, name: Channel) -> None:
+        """Say that a connection has its Welcome."""
+        self._welcomed.add(name)
+        if self._welcomed == self.resumes.wanted:
+            self.resumes.complete(self)
+
+
+class Resumes:
+    """The attempts to resume one session; the newest counts, whatever became of those before."""
 
     def __init__(
-        self,
-        doors: Sequence[Door],
-        log: Log,
-        credentials: Credentials = NOTHING,
+        self, session_id: bytes, wanted: Iterable[Channel], capabilities: tuple[str, ...]
     ) -> None:
-        """Take doors, at least one."""
-        super().__init__(doors, log, self._greet, _linger)
+        """Begin with no attempt.
+
+        Args:
+            session_id: Whose.
+            wanted: The connections that make an attempt whole.
+            capabilities: What is in force, and stays so.
+        """
+        self.session_id = session_id
+        self.wanted = set(wanted)
+        self._capabilities = capabilities
+        self._newest: Attempt | None = None
+        self._whole: Attempt | None = None
+        self._taken: Attempt | None = None
+        self._changed = trio.Event()
+
+    def admit(self, channel: InChannel, message: Resume) -> tuple[Channel, Attempt]:
+        """Put a connection where it belongs; return its role and its attempt.
+
+        Raises:
+            RemoteProtocolError: It fits nowhere.
+        """
+        if message.session != self.session_id:
+            raise RemoteProtocolError("another session is under way here")
+        name = next((each for each in self.wanted if each.value == message.role), None)
+        if name is None:
+            raise RemoteProtocolError(f"unknown role {message.role[:40]!r}")
+        attempt = self._attempt(message.attempt)
+        if name in attempt.channels:
+            raise RemoteProtocolError(f"the attempt has a {message.role} connection already")
+        attempt.channels[name] = channel
+        channel.name = name
+        return name, attempt
+
+    def complete(self, attempt: Attempt) -> None:
+        """Say that an attempt has all its connections."""
+        if attempt is self._newest:
+            self._whole = attempt
+            self._changed.set()
+
+    async def wait(self) -> None:
+        """Wait until an attempt is whole; `take` gives it out."""
+        while self._whole is None:
+            await self._changed.wait()
+            self._changed = trio.Event()
+
+    async def take(self) -> Mapping[Channel, InChannel]:
+        """Return the connections of the newest attempt, when it is whole."""
+        await self.wait()
+        assert self._whole is not None
+        self._taken, self._whole = self._whole, None
+        return self._taken.channels
+
+    def _attempt(self, number: int) -> Attempt:
+        newest = self._newest
+        if newest is None or number > newest.number:
+            if newest is not None and newest is not self._taken:
+                for channel in newest.channels.values():
+                    channel.close()
+            self._whole = None
+            self._newest = newest = Attempt(number, self, capabilities=self._capabilities)
+            newest.claimed.set()
+        elif number < newest.number:
+            raise RemoteProtocolError(f"attempt {number} is over, {newest.number} has begun")
+        return newest
+
+
+class SessionAdmission:
+    """Lets one session in, and its attempts to resume.
+
+    Attributes:
+        needs: See `dest.listening`.
+    """
+
+    def __init__(self, credentials: Credentials = NOTHING) -> None:
+        """Have no session yet.
+
+        Args:
+            credentials: What a connection has to prove.
+        """
+        self.needs = "" if credentials.demanding else _NEEDS
         self._credentials = credentials
         self._resumes: Resumes | None = None
         self._sessions: dict[bytes, Session] = {}
@@ -94,7 +196,7 @@ class Listener(Listening):
         """Have connections that resume a session gathered from now on."""
         self._resumes = resumes
 
-    async def _greet(self, arrival: Arrival, scope: trio.CancelScope) -> None:
+    async def welcome(self, arrival: Arrival, make_known: Callable[[], None]) -> bool:
         """Have a connection prove what is demanded, hear its hello, and let it wait for its twin.
 
         Raises:
@@ -103,12 +205,12 @@ class Listener(Listening):
         with patience(PROOF_SECONDS_MAX, "it has not proved itself", ConnectionLost):
             newcomer = await prove(arrival.stream, self._credentials)
         if self._credentials.demanding:
-            self.newcomers.make_known(scope)
+            make_known()
         channel = newcomer.channel
         try:
             with patience(HELLO_SECONDS_MAX, "no migration began", ConnectionLost):
                 name, session = self._admit(newcomer, await channel.receive())
-                self.newcomers.make_known(scope)
+                make_known()
                 capabilities = session.capabilities
                 await channel.send(Welcome(version=PROTOCOL_VERSION, capabilities=capabilities))
                 session.welcomed(name)
@@ -123,6 +225,15 @@ class Listener(Listening):
                 with trio.move_on_after(1), suppress(MidstreamError):
                     await channel.send(Abort(reason=str(error)))
             raise
+        return True
+
+    async def turn_away(self, stream: Stream) -> None:
+        """Let what was said arrive: to close a connection with unread bytes would throw it away."""
+        dropped = memoryview(bytearray(_DROPPED_BYTES))
+        with trio.move_on_after(_LINGER_SECONDS_MAX), suppress(OSError):
+            stream.end_writing()
+            while await receive_into(stream, [dropped]):
+                pass
 
     def _forget(self, channel: InChannel) -> None:
         """Make room again for a connection in the place of one that came to nothing."""
@@ -167,42 +278,3 @@ class Listener(Listening):
         if name is Channel.PRECOPY:
             self._active = session
         return name, session
-
-
-@asynccontextmanager
-async def open_listener(
-    host: str,
-    port: int,
-    log: Log,
-    credentials: Credentials = NOTHING,
-    network: Network = TCP,
-) -> AsyncIterator[Listener]:
-    """Listen on all addresses of a name; everything is closed when the block is left.
-
-    Args:
-        host: A name or address; `::` is every address of this machine, of IPv4 too.
-        port: A TCP port; 0 picks one that is free at all addresses.
-        log: Takes a line about each connection that is refused, and about further addresses.
-        credentials: What a connection has to prove.
-        network: Where it listens.
-
-    Raises:
-        MigrationError: The address cannot be listened on, or only with credentials.
-    """
-    doors = await network.listen(host, port, log, loopback_only=not credentials.demanding)
-    if doors is None:
-        raise MigrationError(
-            f"{host_port(host, port)} is not on loopback: listening there needs --secret-file, or "
-            "--tls-cert, --tls-key and --tls-ca, so that nobody uninvited migrates to it"
-        )
-    async with accepting(Listener(doors, log, credentials)) as listener:
-        yield listener
-
-
-async def _linger(stream: Stream) -> None:
-    """Let what was said arrive: to close a connection with unread bytes would throw it away."""
-    dropped = memoryview(bytearray(_DROPPED_BYTES))
-    with trio.move_on_after(_LINGER_SECONDS_MAX), suppress(OSError):
-        stream.end_writing()
-        while await receive_into(stream, [dropped]):
-            pass
