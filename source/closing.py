@@ -7,36 +7,18 @@ then every byte of both must be equal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from guest.digest import differing_stretches, digest
 from guest.interface import GuestSnapshot
 from guest.memory import GuestMemory
 from guest.programs import Program
-from guest.replay import Written, count_written, replay
+from guest.replay import count_written, replay
 from guest.slices import in_thread
 from guest.spec import ProgramSpec
 from guest.states import decode_states
 from protocol.geometry import Geometry, Span
 from protocol.records import unpack_record
 from protocol.report import AccountRecord
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What the comparison of both memories came to.
-
-    Attributes:
-        account: The destination's account.
-        equal: Every digest is equal.
-        detail: Where they differ, for a person; empty if nowhere.
-        written: Of a guest with an image, what it has changed; None for others.
-    """
-
-    account: AccountRecord
-    equal: bool
-    detail: str
-    written: Written | None = None
+from source.steps import Comparison
 
 
 async def compare(
@@ -56,10 +38,10 @@ async def compare(
     await in_thread(replay(memory, program, snapshot.states, states))
     ours = await in_thread(digest(memory))
     different = differing_stretches(geometry, ours, list(account.digests))
-    written = None
+    image = None
     if spec.image:
-        written = await in_thread(count_written(program, geometry, states))
-    return Comparison(account, not different, _describe(geometry, different), written)
+        image = (await in_thread(count_written(program, geometry, states))).to_plain()
+    return Comparison(account, not different, _describe(geometry, different), image)
 
 
 def _describe(geometry: Geometry, different: list[Span]) -> str:

@@ -1,13 +1,16 @@
-"""The source's side of a migration, step by step: set up, precopy, switch over, postcopy, close.
+"""Carries out the phases of a migration: streams, guest, dirty log, and the time.
 
-Reads like the sequence diagram in `protocol/README.md`.  What to send is decided in `scheduler` and
-`convergence`, how it gets onto the wire in `sender`, and what is said at each step in `handshakes`.
+Every step is: do it, say what came of it and what time it is.  What is done when, and what follows
+from what happens, is decided in `phases`, `verification` and `endings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import resource
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
+from typing import TypeVar
 
 import trio
 
@@ -16,50 +19,88 @@ from guest.busy_poll import BusyPoll
 from guest.dirty_log import DirtyLog
 from guest.interface import Guest, GuestSnapshot
 from guest.memory import GuestMemory
-from protocol import events
-from protocol.capabilities import ANSWERS, CHECKSUM, RECOVER
+from guest.states import encode_states
+from guest.streams.keepalive import keep_alive
 from protocol.channels import Channel
-from protocol.errors import MigrationError, RemoteProtocolError
+from protocol.errors import MidstreamError, PeerAborted
 from protocol.events import Emit
-from protocol.geometry import PageId
-from protocol.limits import CLOSING_SECONDS_MAX
-from protocol.messages import PageRequest, Resend, Running, SourceTime, Standing
-from protocol.pageset import PageSet
-from protocol.states import Event, Lifecycle, State
-from source import handshakes
+from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.messages import Abort, Message, PageRequest
+from protocol.report import SourcePart
+from protocol.states import Lifecycle
+from source.closing import compare
 from source.config import SourceConfig
-from source.connect import Connections
-from source.convergence import NextStep
-from source.downtime import Downtime
-from source.engine import SendEngine
-from source.framing import frame_of
-from source.meter import Meter, channel_bytes, sent_bytes
-from source.pacing import Pacer
-from source.passes import Passes
-from source.recovery import Lacking
-from source.resends import Resends
-from source.rests import send_rests
-from source.resumption import Resumption
-from source.returns import Inbox, Received
-from source.scheduler import Scheduler
+from source.connect import Connection, Connections
+from source.phases import Phases
+from source.reporting import Surroundings, source_part
 from source.sender import Sender
 from source.steering import Steering
-from source.tracking import RequestTracker
+from source.steps import (
+    LATE,
+    Compare,
+    Comparison,
+    Do,
+    Drain,
+    Farewell,
+    Now,
+    Received,
+    Report,
+    Say,
+    Step,
+    Steps,
+    Within,
+)
+
+T = TypeVar("T")
+
+# How long the peer is given to take the reason why a session ends, or to say its own.
+FAREWELL_SECONDS_MAX = 1.0
+
+
+async def carry_out(
+    steps: Steps[T], do: Callable[[Step], Awaitable[object]], now: Now, now_ns: Callable[[], int]
+) -> T:
+    """Carry a phase out; return what it comes to.
+
+    Args:
+        steps: The phase.
+        do: Does a step, however long it takes, and returns what came of it.
+        now: Takes the time, before the phase goes on.
+        now_ns: Tells it.
+    """
+    go_on = partial(steps.send, None)
+    while True:
+        now.ns = now_ns()
+        try:
+            step = go_on()
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        try:
+            go_on = partial(steps.send, await _in_time(step, do))
+        except BaseException as error:  # noqa: BLE001 - the phase raises it again, or goes on
+            go_on = partial(steps.throw, error)
+
+
+async def _in_time(step: Step, do: Callable[[Step], Awaitable[object]]) -> object:
+    if not isinstance(step, Within):
+        return await do(step)
+    with trio.move_on_after(max(step.seconds, 0)):
+        return await do(step.step)
+    return LATE
 
 
 class Migration:
-    """One migration; it goes from one *epoch*, a set of open connections, to the next.
+    """The hands of one migration; it goes from one set of connections to the next.
 
-    `attach` each epoch's connections, then `transfer` in the first and `resume` in the others.
+    `attach` those, have a task `listen` to each, and `carry_out` phases.
 
     Attributes:
+        phases: Decides.
         epochs: The connections of all epochs, the present ones last.
-        inboxes: What the present ones bring back.
-        announced: SwitchOverAhead may have left: a destination that loses us waits.
-        handed_over: The first byte of SwitchOver may have left: the guest is not this side's.
         memory: The guest's.
-        resumption: Whoever comes back after a break is held against it.
-        prepared: The destination has said Ready; from then on it answers.
+        snapshot: The guest as it was when it stopped here; None before.
+        busy_poll: Keeps the event loop awake while requests come.
     """
 
     def __init__(  # noqa: PLR0913 - the clock is the tests' alone
@@ -72,6 +113,7 @@ class Migration:
         dirty_log: DirtyLog,
         steering: Steering,
         *,
+        connect_again: Callable[[], AbstractAsyncContextManager[Connections]],
         now_ns: Callable[[], int] = clock.now_ns,
     ) -> None:
         """Prepare; nothing is sent yet.
@@ -84,216 +126,95 @@ class Migration:
             emit: Takes events.
             dirty_log: Knows what the guest writes.
             steering: What the user says while it goes on.
+            connect_again: Opens connections that resume the session, once.
             now_ns: Tells the time, by a clock that goes as fast as trio's.
         """
-        self.meter = Meter()
-        self._downtime = Downtime(self.meter, emit)
-        self.scheduler = Scheduler(config.geometry, config.policy, config.chunk_bytes)
-        self.resumption = Resumption(config.geometry, config.policy, self.scheduler)
+        self.phases = Phases(config, memory, lifecycle, emit, steering, now_ns())
         self.epochs: list[Connections] = []
-        self.inboxes: dict[Channel, Inbox] = {}
-        self.announced = False
-        self.handed_over = False
-        self.prepared = trio.Event()
+        self.memory = memory
+        self.snapshot: GuestSnapshot | None = None
         self.busy_poll = BusyPoll(yields=False)
         self._config = config
-        self.memory = memory
         self._guest = guest
-        self._lifecycle = lifecycle
-        self._emit = emit
         self._dirty_log = dirty_log
-        self._steering = steering
+        self._connect_again = connect_again
         self._now_ns = now_ns
-        self._resends = Resends(config.geometry, self.scheduler, emit)
-        self._passes = Passes(
-            config, steering, self.scheduler, dirty_log, self._resends, self.meter, emit
-        )
-        self._snapshot: GuestSnapshot | None = None
-        # What is dirty when the guest is handed over, and whether it is sent before or after.
-        self._dirty = PageSet(config.geometry)
-        self._step = NextStep.POSTCOPY
-        # Puts a change of the limits into force; how depends on what is being sent.
-        self._repace: Callable[[], None] = lambda: None
+        self._keeps_alive = trio.Event()
+        # Here a phase waits for a message.
+        self._mail = trio.lowlevel.ParkingLot()
+        self._by_word: dict[Do, Callable[[], Awaitable[object]]] = {
+            Do.HEAR: self._hear,
+            Do.STOP_GUEST: self._stop_guest,
+            Do.RUN_GUEST: guest.run,
+            Do.START_LOG: _at_once(dirty_log.start),
+            Do.HARVEST: _at_once(dirty_log.harvest),
+            Do.STOP_LOG: _at_once(dirty_log.stop),
+            Do.KEEP_LITTLE: self._keep_little,
+            Do.KEEP_ALIVE: _at_once(self._keeps_alive.set),
+            Do.READ_ON: self._read_on,
+        }
         steering.on_change = self._heed_limits
-        self._pacer = Pacer(0)
-        self._tracker = RequestTracker(config.geometry, critical=config.policy.critical)
 
     def attach(self, connections: Connections) -> None:
-        """Take the connections of a new epoch; their inboxes are the caller's to run."""
-        for name, connection in connections.items():
-            connection.out.bytes_carried_before = channel_bytes(self.epochs, name)
+        """Take the connections of a new epoch."""
         self.epochs.append(connections)
-        capabilities = connections[Channel.PRECOPY].capabilities
-        self._resends.begin_epoch(checked=CHECKSUM in capabilities)
-        self._tells = ANSWERS in capabilities
-        self._tracker.broke(clock.now_ns())
-        self.inboxes = {
-            name: Inbox(
-                connection.returns, self._on_request, self._on_resend, self._serve,
-                self._on_running,
-            )
-            for name, connection in connections.items()
-        }  # fmt: skip
-        outs = {name: connection.out for name, connection in connections.items()}
-        engine = SendEngine(
-            self.scheduler, partial(frame_of, self.memory, checked=self._resends.checked), outs,
-            self._emit, pacer=self._pacer, tracker=self._tracker if self._tells else None,
-            yields=self._config.policy.preempts,
-        )  # fmt: skip
-        self._sender = Sender(engine, outs, self._now_ns)
-        self._main = outs[Channel.PRECOPY]
-        self._inbox = self.inboxes[Channel.PRECOPY]
+        self._outs = {name: connection.out for name, connection in connections.items()}
+        main = connections[Channel.PRECOPY]
+        self.phases.attach(self._outs, main.capabilities, self._now_ns())
+        self._sender = Sender(self.phases.epoch.sending, self._outs, self._now_ns)
+        # The digests in the account are in proportion to the guest: 16 bytes for 2 MiB.
+        room_bytes = self._config.geometry.length_bytes // TARGET_PAGE_BYTES
+        main.returns.payload_bytes_max += room_bytes
 
-    @property
-    def backing(self) -> str:
-        """What the guest's memory is made of here."""
-        return self.memory.backing
-
-    @property
-    def dirty_log(self) -> str:
-        """Who logs what the guest writes, "kernel" or "software"."""
-        return self._dirty_log.name
-
-    @property
-    def recoverable(self) -> bool:
-        """Whether both sides can resume this migration, and the user wants them to."""
-        capabilities = self.epochs[-1][Channel.PRECOPY].capabilities
-        return RECOVER in capabilities and self._config.reconnect_seconds > 0
-
-    @property
-    def has_sent(self) -> bool:
-        """Whether memory has left over the present connections."""
-        return any(connection.out.target_pages_sent for connection in self.epochs[-1].values())
-
-    @property
-    def remaining_bytes(self) -> int:
-        """Bytes of guest memory that have not been sent: of this pass, or of postcopy.
-
-        Before the first pass that is all of it.
-        """
-        connections = self.epochs[-1].values() if self.epochs else ()
-        begun = sum(connection.out.begun_memory_bytes for connection in connections)
-        rest_bytes = self.resumption.rest_bytes
-        return self._passes.waiting_bytes + self.scheduler.unsent_bytes - begun + rest_bytes
-
-    @property
-    def guest_side(self) -> str:
-        """Which side has the guest: source or dest, or unknown while nobody has said so."""
-        if not self.handed_over:
-            return "source"
-        return "dest" if self.meter.running_ns is not None else "unknown"
-
-    @property
-    def switch_over_reason(self) -> str:
-        """What ended precopy, as the report names it; empty as long as nothing has."""
-        return self._steering.convergence.means.value
-
-    @property
-    def phase_bytes(self) -> int:
-        """What this pass, or postcopy, had to send when it began."""
-        return self._passes.phase_bytes
-
-    async def transfer(self) -> GuestSnapshot:
-        """Bring the guest over; return it as it was when it stopped here.
-
-        Raises:
-            ConnectionLost, RemoteProtocolError, GuestFailed: The migration failed.
-            MigrationError: Precopy does not converge.
-        """
-        await self._set_up()
-        self._repace = lambda: self._passes.repace(self._sender)
-        try:
-            passes = self._passes.run(self._sender, self._main, self._inbox)
-            self._dirty, self._step = await passes
-        finally:
-            self._repace = lambda: None
-        await self._tell_time()
-        if RECOVER in self.epochs[-1][Channel.PRECOPY].capabilities:
-            self.announced = True
-            await handshakes.announce_switch_over(self._main, self._inbox, self._downtime)
-        self._snapshot = await self._stop_guest(self._dirty)
-        await self._hand_over(self._snapshot)
-        return await self._finish()
-
-    async def resume(self, standing: Standing, lacking: Lacking) -> GuestSnapshot:
-        """Go on after a break, over new connections, with the destination that was left.
+    def part(self, comparison: Comparison | None = None) -> SourcePart:
+        """Return this side's part of the report as it is by now.
 
         Args:
-            standing: What it says of itself, and `resumption` found right.
-            lacking: What it has not received, if it runs the guest.
+            comparison: How the memory compared with the destination's; None if it was not.
+        """
+        counters = self.snapshot.counters if self.snapshot is not None else ()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        around = Surroundings(
+            self.memory.backing,
+            self._dirty_log.name,
+            sum(each[Channel.PRECOPY].returns.bytes_received for each in self.epochs),
+            sum(each.reads_checked for each in counters),
+            sum(each.mismatches for each in counters),
+            usage.ru_utime + usage.ru_stime,
+        )
+        return source_part(self._config, self.phases, around, self._now_ns(), comparison)
+
+    async def carry_out(self, steps: Steps[T]) -> T:
+        """Carry a phase out over the present connections; return what it comes to."""
+        return await carry_out(steps, self._do, self.phases.now, self._now_ns)
+
+    async def recover(self, connections: Connections, steps: Steps[T]) -> T:
+        """Carry a phase out over connections that are not attached yet, by reading on."""
+
+        async def do(step: Step) -> object:
+            if isinstance(step, Farewell):
+                await _say_farewell(connections, step)
+                return None
+            message, payload = await connections[Channel.PRECOPY].returns.receive()
+            return Received(message, payload, self._now_ns())
+
+        return await carry_out(steps, do, self.phases.now, self._now_ns)
+
+    async def listen(self, connection: Connection) -> None:
+        """Hand on what comes back over a connection, until cancelled.
 
         Raises:
-            ConnectionLost, RemoteProtocolError: It broke again.
+            ConnectionLost, PeerAborted, RemoteProtocolError: As `ReturnPath.receive`.
         """
-        assert self._snapshot is not None, "only what was handed over is resumed"
-        self.scheduler.counts.recoveries += 1
-        if not standing.running:
-            self._lifecycle.go_on(Event.SWITCH_OVER_AGAIN)
-            self.resumption.hand_over_again()
-            await self._hand_over(self._snapshot)
-            return await self._finish()
-        self._downtime.note_running(standing.run_ns, clock.now_ns())
-        self.resumption.take(standing, lacking)
-        self._lifecycle.go_on(Event.RECOVERED)
-        self._main.keep_little_in_the_kernel()
-        self._pace_postcopy()
-        remaining = self.scheduler.remaining
-        await send_rests(self.resumption.rests, self.memory, remaining, self._main, self._emit)
-        return await self._finish()
-
-    async def _set_up(self) -> None:
-        if self._config.checksum and not self._resends.checked:
-            raise MigrationError("the destination knows no checksums, and --checksum was given")
-        await handshakes.set_up(self._config, self._main, self._inbox)
-        self.meter.prepared_ns = clock.now_ns()
-        self._lifecycle.fire(Event.PREPARED)
-        self.prepared.set()
-
-    async def take_back(self) -> None:
-        """Have the guest run on here, if it was stopped for a switch-over that came to nothing."""
-        if self.handed_over or self._guest.is_running or self._config.hold:
-            return
-        await self._guest.run()
-        if self._downtime.has_stopped:
-            self._emit(events.GuestRun())
-            self._downtime.take_back(clock.now_ns())
-
-    async def _stop_guest(self, dirty: PageSet) -> GuestSnapshot:
-        """Stop the guest and add its last writes to what is dirty."""
-        self._downtime.stop(clock.now_ns())
-        self._emit(events.GuestStop())
-        self.meter.bytes_at_stop = sent_bytes(self.epochs)
-        snapshot = await self._guest.pause(anywhere=True)
-        self._lifecycle.fire(Event.GUEST_STOPPED)
-        self._passes.harvest(dirty)
-        return snapshot
-
-    async def _hand_over(self, snapshot: GuestSnapshot) -> None:
-        """Make the guest the destination's; the guest stands still."""
-        await self._tell_time()
-        if self._step is NextStep.POSTCOPY:
-            self.resumption.hand_over(self._dirty)
-            await self._discard_dirty()
-        else:
-            await self._send_dirty()
-        # From the first byte on nobody can know how much of it the destination gets.
-        self.handed_over = True
-        if self._step is NextStep.POSTCOPY:
-            self._lifecycle.fire(Event.POSTCOPY_STARTED)
-        postcopy = self._step is NextStep.POSTCOPY
-        await handshakes.switch_over(snapshot, self._main, postcopy=postcopy)
-        self.meter.bytes_at_switch_over = sent_bytes(self.epochs)
-        if postcopy:
-            self._main.keep_little_in_the_kernel()
-            self._pace_postcopy()
-
-    def _heed_limits(self) -> None:
-        self._repace()
-
-    def _pace_postcopy(self) -> None:
-        """Hold the background of postcopy to the limit in force, and to each that follows."""
-        self._repace = lambda: self._sender.pace(self._steering.postcopy_bandwidth)
-        self._repace()
+        returns = connection.returns
+        returns.on_idle = self._serve
+        while True:
+            message, payload = await returns.receive()
+            if isinstance(message, PageRequest):
+                self._on_request(message)
+            else:
+                self.phases.hear(connection.name, Received(message, payload, self._now_ns()))
+                self._mail.unpark_all()
 
     async def tell_answers(self) -> None:
         """Tell the destination what became of its requests, until cancelled; once an epoch.
@@ -303,73 +224,94 @@ class Migration:
         """
         await self._sender.tell()
 
-    async def _tell_time(self) -> None:
-        """Tell the time here while nothing else is under way that would hold the message up."""
-        if self._tells and self._step is NextStep.POSTCOPY:
-            await self._main.send(SourceTime(now_ns=clock.now_ns()))
+    async def keep_alive(self, connection: Connection) -> None:
+        """Give signs of life over a connection, and heed its own, until cancelled.
 
-    async def _send_dirty(self) -> None:
-        """Send the rest while the guest stands still, unpaced."""
-        self._sender.pace(0)
-        with self.meter.sending():
-            self._passes.hand_on(self._dirty)
-            await self._sender.drain()
-            while self._resends.checked:
-                await self._resends.confirm(self._inbox, [self._main])
-                changed = self._resends.take_changed()
-                if not len(changed):
-                    return
-                self._passes.hand_on(changed)
-                await self._sender.drain()
-
-    async def _discard_dirty(self) -> None:
-        """Say what is missing there, and have it ready to be sent."""
-        # Before the guest can run there: a request for a page not yet known here would be taken for
-        # one that was sent, and the page would come when the scan gets to it.
-        self._passes.hand_on(self._dirty, postcopy=True)
-        await handshakes.discard(self._dirty, self._main)
-
-    async def _finish(self) -> GuestSnapshot:
-        """Send what is missing, in the order of the requests, until both say that it is there."""
-        assert self._snapshot is not None
-        with self.meter.sending():
-            try:
-                await self._sender.drain()
-            except BaseException:
-                self._tracker.broke(clock.now_ns())
-                raise
-            if not self.resumption.runs_there:
-                await self._inbox.expect(Running, CLOSING_SECONDS_MAX)
-                self.resumption.confirm_there()
-        outs = [connection.out for connection in self.epochs[-1].values()]
-        if self._resends.checked and self._step is NextStep.POSTCOPY:
-            await self._resends.drain(self._sender, self._inbox, outs)
-        await self._sender.tell_all()
-        finished_ns = await handshakes.finish(self._config.geometry, outs, self._inbox)
-        if self.meter.finished_ns is None:
-            self.meter.finish(finished_ns)
-            self._dirty_log.stop()
-        self._lifecycle.go_on(Event.ALL_PLACED)
-        return self._snapshot
-
-    def _on_running(self, running: Received[Running]) -> None:
-        # As soon as it is read: the sending task comes to it only when it has sent everything.
-        if self.handed_over:
-            self.resumption.see_there()
-            self._downtime.note_running(running.message.run_ns, running.at_ns)
-
-    def _on_resend(self, resend: Resend) -> None:
-        self._resends.hear(resend, handed_over=self.handed_over)
+        Raises:
+            ConnectionLost: The destination has been silent for too long.
+        """
+        await self._keeps_alive.wait()
+        await keep_alive(connection, "destination", self._config.silence_seconds_max)
 
     def _on_request(self, request: PageRequest) -> None:
-        # One may come before this side has noted that its SwitchOver is sent.
-        if self._lifecycle.state not in (State.DEVICE, State.POSTCOPY_ACTIVE):
-            raise RemoteProtocolError(
-                f"PageRequest came in state {self._lifecycle.state.value}, no vCPU runs there"
-            )
-        self.resumption.see_there()
         self.busy_poll.prolong()
-        self._sender.request(PageId(request.block, request.page), request.target_page)
+        self.phases.request(request, self._now_ns())
+        self._sender.note_untold()
 
     def _serve(self) -> None:
         self._sender.serve()
+
+    def _heed_limits(self) -> None:
+        self.phases.limits_changed(self._now_ns())
+        self._sender.rouse()
+
+    async def _do(self, step: Step) -> object:
+        """Do a step; return what came of it."""
+        match step:
+            case Do():
+                return await self._by_word[step]()
+            case Say(message, payload, channel):
+                await self._outs[channel].send(message, payload)
+            case Drain(until):
+                await self._sender.drain(until=until)
+            case Compare(account):
+                assert self.snapshot is not None, "what is compared was handed over"
+                return await compare(account, self.memory, self._config.spec, self.snapshot)
+            case Report(comparison):
+                return self.part(comparison)
+            case Farewell(anew=False):
+                await _say_farewell(self.epochs[-1], step)
+            case Farewell():
+                await self._say_farewell_anew(step)
+        return None
+
+    async def _stop_guest(self) -> bytes:
+        self.snapshot = await self._guest.pause(anywhere=True)
+        return encode_states(self.snapshot.states)
+
+    async def _keep_little(self) -> None:
+        self._outs[Channel.PRECOPY].keep_little_in_the_kernel()
+
+    async def _hear(self) -> Received[Message]:
+        while (received := self.phases.epoch.heard()) is None:
+            await self._mail.park()
+        return received
+
+    async def _read_on(self) -> PeerAborted | None:
+        """Return why the destination ended it, if that comes within a moment."""
+        with trio.move_on_after(FAREWELL_SECONDS_MAX):
+            try:
+                while True:
+                    await self.epochs[-1][Channel.PRECOPY].returns.receive()
+            except PeerAborted as abort:
+                return abort
+            except MidstreamError:
+                return None
+        return None
+
+    async def _say_farewell_anew(self, farewell: Farewell) -> None:
+        with trio.move_on_after(FAREWELL_SECONDS_MAX), suppress(MidstreamError):
+            async with self._connect_again() as connections:
+                await _say_farewell(connections, farewell)
+
+
+async def _say_farewell(connections: Connections, farewell: Farewell) -> None:
+    """Tell the destination that this ends, for as long as it may take; cannot be cancelled."""
+    connection = connections[Channel.PRECOPY]
+    with trio.move_on_after(FAREWELL_SECONDS_MAX) as scope, suppress(MidstreamError):
+        scope.shield = True
+        # A page that was broken off ends first, or the reason would land in its bytes.
+        await connection.out.finish_open_frame()
+        await connection.out.send(Abort(reason=farewell.reason, cancelled=farewell.cancelled))
+        # To close a connection whose bytes were not all read is to throw away what is still on its
+        # way to the other side; so the destination closes first.
+        await connection.returns.wait_closed()
+
+
+def _at_once(call: Callable[[], object]) -> Callable[[], Awaitable[object]]:
+    """Return what does something that takes no time, for who awaits it."""
+
+    async def do() -> object:
+        return call()
+
+    return do

@@ -10,13 +10,15 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import trio
+
 from protocol import events
 from protocol.addresses import host_port, parse_host_port
 from protocol.errors import ConnectionLost, MigrationError
 from protocol.events import Emit
 from protocol.states import Lifecycle
 from source.control import Commands, ControlSocket, control_socket
-from source.pause import Pause, PausedByHand
+from source.endings import Endings, PausedByHand
 from source.reconnect import Reconnector
 from source.steering import Steering
 
@@ -28,7 +30,7 @@ class Monitor:
         self,
         lifecycle: Lifecycle,
         reconnector: Reconnector,
-        pause: Pause,
+        endings: Endings,
         steering: Steering,
         emit: Emit,
         tell: Callable[[str], None] = lambda _: None,
@@ -39,7 +41,7 @@ class Monitor:
         Args:
             lifecycle: Where the migration is.
             reconnector: Takes another address.
-            pause: Takes the order to pause.
+            endings: Says whether it may be paused, and when that ends an epoch.
             steering: Takes limits, and the order to switch over.
             emit: Takes the event of how the session is reached.
             tell: Takes a line about each pause and its end, and about precopy that does not
@@ -48,7 +50,10 @@ class Monitor:
         """
         self._lifecycle = lifecycle
         self._reconnector = reconnector
-        self._pause = pause
+        self._endings = endings
+        # The user wants a pause; and the epoch in which he said so is over.
+        self._pause_wanted = trio.Event()
+        self._epoch_over = trio.Event()
         self._emit = emit
         self._tell = tell
         self._tell_more = tell_more
@@ -79,6 +84,25 @@ class Monitor:
             f"{line}; to end it: midstream switch-over --session {self.session}, or Ctrl-C; the "
             "next time --postcopy-after-time or --give-up-after"
         )
+
+    async def heed_pause(self) -> None:
+        """Wait for the user's word that one epoch is to end (QEMU's `migrate-pause`).
+
+        It is a break that nobody mends by himself: the connections are closed, the destination
+        pauses, too, and the source waits for an address from its user.
+
+        Raises:
+            PausedByHand: It came in time.
+        """
+        await self._pause_wanted.wait()
+        self._endings.pause()
+        # Who ordered it hears of that at the end of the epoch.
+        await trio.sleep_forever()
+
+    def epoch_over(self) -> None:
+        """Say that an epoch is over, and the state that of what follows."""
+        self._epoch_over.set()
+        self._pause_wanted, self._epoch_over = trio.Event(), trio.Event()
 
     def paused(self, loss: ConnectionLost) -> None:
         """Tell the user of a pause, and how he can end it."""
@@ -116,7 +140,11 @@ class Monitor:
 
     async def _pause_by_hand(self, _: str) -> str:
         """Pause a running postcopy until its user says where it is to go on."""
-        await self._pause.order()
+        self._endings.check_pause()
+        over = self._epoch_over
+        self._pause_wanted.set()
+        await over.wait()
+        self._endings.check_paused()
         return f"paused; {self._by_hand}"
 
     @property

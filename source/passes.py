@@ -1,11 +1,7 @@
-"""The precopy phase: pass after pass of what is dirty, until the guest is to change hands."""
+"""The precopy phase: pass after pass of what is dirty, until the guest changes hands.  Pure."""
 
 from __future__ import annotations
 
-import trio
-
-from guest import clock
-from guest.dirty_log import DirtyLog
 from protocol import events
 from protocol.errors import GaveUp, RemoteProtocolError
 from protocol.events import Emit
@@ -13,15 +9,14 @@ from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import PassAck, PassEnd
 from protocol.pageset import PageSet
 from protocol.units import format_bytes
-from source.channel import OutChannel
 from source.config import SourceConfig
 from source.convergence import NextStep, Stall, expected_downtime_ms, pass_bandwidth
+from source.engine import SendEngine
 from source.meter import Meter
 from source.resends import Resends
-from source.returns import Inbox, Received
 from source.scheduler import Scheduler
-from source.sender import Sender
 from source.steering import Steering
+from source.steps import LATE, Do, Drain, Now, Say, Steps, Within, expect
 
 # How long a frame may take at the limit of the bandwidth.
 FRAME_SECONDS = 0.1
@@ -43,10 +38,10 @@ class Passes:
         config: SourceConfig,
         steering: Steering,
         scheduler: Scheduler,
-        dirty_log: DirtyLog,
         resends: Resends,
         meter: Meter,
         emit: Emit,
+        now: Now,
     ) -> None:
         """Prepare; nothing is logged yet.
 
@@ -54,10 +49,10 @@ class Passes:
             config: What the user said.
             steering: What he may say meanwhile, and when precopy is over.
             scheduler: Takes what is to be sent.
-            dirty_log: Knows what the guest writes.
             resends: Knows what came changed, which goes with the next pass.
             meter: Takes what is counted.
             emit: Takes events.
+            now: The time.
         """
         self.waiting_bytes = config.geometry.length_bytes
         self.phase_bytes = config.geometry.length_bytes
@@ -65,47 +60,39 @@ class Passes:
         self._steering = steering
         self._convergence = steering.convergence
         self._scheduler = scheduler
-        self._dirty_log = dirty_log
         self._resends = resends
         self._meter = meter
         self._emit = emit
+        self._now = now
         # When the pass before ended.
         self._since_ns = 0
 
-    async def run(self, sender: Sender, main: OutChannel, inbox: Inbox) -> tuple[PageSet, NextStep]:
+    def run(self, sending: SendEngine) -> Steps[tuple[PageSet, NextStep]]:
         """Run passes until precopy is over; return what is dirty then, and what comes next.
 
         Args:
-            sender: Sends pages.
-            main: Takes the end of each pass.
-            inbox: Brings the destination's word that all of it has come.
+            sending: Sends pages.
 
         Raises:
             ConnectionLost, RemoteProtocolError: The destination is gone, or not with us.
             GaveUp: Precopy does not converge, and the user waits no longer.
         """
-        sender.pace(self._steering.bandwidth)
-        self._since_ns = clock.now_ns()
+        sending.pace(self._steering.bandwidth, self._now.ns)
+        self._since_ns = self._now.ns
         # Everything is dirty at first, so what was written until now says nothing.
-        self._dirty_log.start()
+        yield Do.START_LOG
         dirty = PageSet(self._config.geometry)
         dirty.fill()
-        self._convergence.start(trio.current_time())
-        with self._meter.sending():
-            # It ends between two frames, so that the destination can be told; one that the network
-            # holds up is not waited for.
-            with trio.CancelScope(deadline=self._convergence.gives_up_at + FRAME_SECONDS_MAX):
-                return await self._run(dirty, sender, main, inbox)
-            raise self._gave_up()
+        self._convergence.start(self._now.seconds)
+        with self._meter.sending(self._now):
+            return (yield from self._run(dirty, sending))
 
-    async def _run(
-        self, dirty: PageSet, sender: Sender, main: OutChannel, inbox: Inbox
-    ) -> tuple[PageSet, NextStep]:
+    def _run(self, dirty: PageSet, sending: SendEngine) -> Steps[tuple[PageSet, NextStep]]:
         bytes_per_second = 0.0
         last: Stall | None = None
         while True:
             step = self._convergence.after_pass(
-                trio.current_time(), self._meter.pass_count, dirty.length_bytes, bytes_per_second
+                self._now.seconds, self._meter.pass_count, dirty.length_bytes, bytes_per_second
             )
             if step is NextStep.GIVE_UP:
                 raise self._gave_up()
@@ -118,25 +105,33 @@ class Passes:
             last = None
             sent_bytes, pass_ns = dirty.length_bytes, 0
             self.hand_on(dirty)
-            self.repace(sender)
-            await sender.drain(until=self._is_due)
+            self.repace(sending, self._now.ns)
+            # It ends between two frames, so that the destination can be told; one that the network
+            # holds up is not waited for.
+            yield from self._in_time(Drain(self._is_due), FRAME_SECONDS_MAX)
             if not self._scheduler.unsent_bytes:
-                pass_ns = await self._end_pass(sent_bytes, main, inbox)
+                pass_ns = yield from self._end_pass(sent_bytes)
                 bytes_per_second = pass_bandwidth(sent_bytes, pass_ns, self._steering.bandwidth)
             # Nothing of a pass that came to its end.
             dirty = self._scheduler.withdraw()
-            self.harvest(dirty)
+            yield from self.harvest(dirty)
             if pass_ns:
                 seconds = pass_ns / 1e9
                 last = Stall(self._meter.pass_count, sent_bytes, dirty.length_bytes, seconds)
 
-    def _is_due(self, _: int) -> bool:
-        return self._convergence.is_due(trio.current_time())
+    def _is_due(self, now_ns: int) -> bool:
+        return self._convergence.is_due(now_ns / 1e9)
 
-    def repace(self, sender: Sender) -> None:
+    def _in_time(self, step: Say | Drain, patience_seconds: float) -> Steps[None]:
+        """Do a step, while the user waits for precopy and so many seconds longer."""
+        seconds = self._convergence.gives_up_at + patience_seconds - self._now.seconds
+        if (yield Within(step, seconds)) is LATE:
+            raise self._gave_up()
+
+    def repace(self, sending: SendEngine, now_ns: int) -> None:
         """Hold a pass to the limit that is in force now."""
         rate = self._steering.bandwidth
-        sender.pace(rate)
+        sending.pace(rate, now_ns)
         # What ends precopy is heeded between two frames, so none may take long.
         run_bytes = int(rate * FRAME_SECONDS) if rate else self._config.chunk_bytes
         self._scheduler.keep_runs(run_bytes)
@@ -157,7 +152,7 @@ class Passes:
 
     def _gave_up(self) -> GaveUp:
         self._convergence.give_up()
-        seconds = trio.current_time() - self._convergence.started
+        seconds = self._now.seconds - self._convergence.started
         count = self._meter.pass_count
         left = format_bytes(self.waiting_bytes + self._scheduler.unsent_bytes)
         guest = "stays" if self._config.hold else "runs on"
@@ -166,9 +161,9 @@ class Passes:
             f"send; the guest {guest} at the source"
         )
 
-    def harvest(self, dirty: PageSet) -> None:
+    def harvest(self, dirty: PageSet) -> Steps[None]:
         """Add to what is dirty all that has become so since this was last asked."""
-        dirty.add_flat(self._dirty_log.harvest())
+        dirty.add_flat((yield Do.HARVEST))
         dirty.update(self._resends.take_changed())
         self.waiting_bytes = self.phase_bytes = dirty.length_bytes
         self._meter.dirty_sync_count += 1
@@ -183,15 +178,15 @@ class Passes:
         self._scheduler.add(dirty, postcopy=postcopy, across_pages=not postcopy)
         self.waiting_bytes = 0
 
-    async def _end_pass(self, sent_bytes: int, main: OutChannel, inbox: Inbox) -> int:
+    def _end_pass(self, sent_bytes: int) -> Steps[int]:
         """Hear that all that the pass sent has come; return how long it took, in nanoseconds."""
         meter = self._meter
-        await main.send(PassEnd(index=meter.pass_count))
-        acked: Received[PassAck] | None = None
-        with trio.CancelScope(deadline=self._convergence.gives_up_at):
-            acked = await inbox.expect(PassAck, CLOSING_SECONDS_MAX)
-        if acked is None:
-            raise self._gave_up()
+        yield from self._in_time(Say(PassEnd(index=meter.pass_count)), FRAME_SECONDS_MAX)
+        seconds = self._convergence.gives_up_at - self._now.seconds
+        if seconds < CLOSING_SECONDS_MAX:
+            acked = yield from expect(PassAck, seconds, late=self._gave_up)
+        else:
+            acked = yield from expect(PassAck, CLOSING_SECONDS_MAX)
         if acked.message.index != meter.pass_count:
             raise RemoteProtocolError(
                 f"pass {acked.message.index} was acknowledged, not pass {meter.pass_count}"

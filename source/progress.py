@@ -1,4 +1,4 @@
-"""How far a running migration is, for whoever shows it."""
+"""How far a running migration is, for whoever shows it.  Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from protocol.channels import Channel
 from protocol.geometry import Geometry
 from protocol.states import State
-from source.meter import channel_bytes, sent_bytes
-from source.migration import Migration
+from source.epochs import channel_bytes, sent_bytes
+from source.phases import Phases
 
 # What a precopy pass takes of the way that is left: nobody knows how many will follow, and in a
 # migration that converges each is far shorter than the one before.
@@ -74,29 +74,32 @@ class Bar:
         return self._done
 
 
-def progress_of(geometry: Geometry, migration: Migration, state: State, bar: Bar) -> Progress:
+def progress_of(
+    geometry: Geometry, phases: Phases, state: State, bar: Bar, now_ns: int
+) -> Progress:
     """Return how far a migration that has connections is.
 
     Args:
         geometry: The guest's blocks.
-        migration: The migration.
+        phases: The migration.
         state: Where its lifecycle is.
         bar: Remembers how far it was.
+        now_ns: The time.
     """
-    counts = migration.scheduler.counts
-    remaining_bytes = migration.remaining_bytes
+    counts = phases.scheduler.counts
+    remaining_bytes = phases.remaining_bytes
     return Progress(
         state=state.value,
-        pass_count=migration.meter.pass_count,
+        pass_count=phases.meter.pass_count,
         ram_bytes=geometry.length_bytes,
-        done=bar.update(state, migration.meter.pass_count, remaining_bytes, migration.phase_bytes),
+        done=bar.update(state, phases.meter.pass_count, remaining_bytes, phases.phase_bytes),
         remaining_bytes=remaining_bytes,
-        sent_bytes=sent_bytes(migration.epochs),
-        precopy_channel_bytes=channel_bytes(migration.epochs, Channel.PRECOPY),
-        postcopy_channel_bytes=channel_bytes(migration.epochs, Channel.POSTCOPY),
-        elapsed_ms=migration.meter.total_ms,
+        sent_bytes=sent_bytes(phases.epochs),
+        precopy_channel_bytes=channel_bytes(phases.epochs, Channel.PRECOPY),
+        postcopy_channel_bytes=channel_bytes(phases.epochs, Channel.POSTCOPY),
+        elapsed_ms=phases.meter.total_ms(now_ns),
         requests=counts.received,
-        queued_requests=migration.scheduler.queued_requests,
+        queued_requests=phases.scheduler.queued_requests,
         preemptions=counts.preemptions,
         boosted=counts.boosted,
     )

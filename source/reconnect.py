@@ -18,7 +18,6 @@ from guest.streams.network import TCP, Network
 from protocol import events
 from protocol.addresses import host_port
 from protocol.capabilities import CHECKSUM, offer
-from protocol.channels import Channel
 from protocol.errors import (
     AuthenticationFailed,
     ConnectionLost,
@@ -29,21 +28,40 @@ from protocol.errors import (
     root_cause,
 )
 from protocol.events import Emit
-from protocol.geometry import Geometry
-from protocol.limits import RECOVER_SECONDS_MAX
 from protocol.liveness import PauseLimit
-from protocol.messages import HeldPart, MissingMap, Standing
-from protocol.missing import MissingReader
 from source.config import SourceConfig
 from source.connect import Connections, Opening, connect, new_session
-from source.recovery import Lacking, Retries
+from source.endings import Break
 
 T = TypeVar("T")
 
+# The first attempt comes at once, the others later and later: what is gone for a moment costs no
+# more than the moment, and what is gone for long is not asked every moment.
+RETRY_SECONDS_FIRST = 0.05
+RETRY_SECONDS_MAX = 2.0
 # What an attempt has at the least, also when it begins as time is up.
 ATTEMPT_SECONDS_MIN = 1.0
 # How long who resumes by hand waits to hear how it went.
 ORDER_SECONDS_MAX = 45.0
+
+
+@dataclass
+class Retries:
+    """When to try again after a break; made anew when memory has arrived since the last one."""
+
+    _delay: float = 0.0
+
+    def next_delay(self, seconds_left: float) -> float | None:
+        """Return how long to wait before the next attempt, None when it is too late for one.
+
+        Args:
+            seconds_left: How much longer attempts may be made.
+        """
+        if seconds_left <= 0:
+            return None
+        delay = self._delay
+        self._delay = min(max(2 * delay, RETRY_SECONDS_FIRST), RETRY_SECONDS_MAX)
+        return min(delay, seconds_left)
 
 
 @dataclass
@@ -103,25 +121,17 @@ class Reconnector:
         self._order = _Order()
         self._attempt = trio.CancelScope()
 
-    def broke(
-        self, seconds_max: float | None = None, *, has_sent: bool = False, by_hand: bool = False
-    ) -> None:
-        """Say that a migration that went well is interrupted now.
-
-        Args:
-            seconds_max: How long it is tried to be resumed, if not as long as any other.
-            has_sent: Memory has left since it last went on.
-            by_hand: The user did it: until time is up only where he says is tried.
-        """
+    def broke(self, ended: Break) -> None:
+        """Say that a migration that went well is interrupted now, and how."""
         now = trio.current_time()
-        if has_sent:
+        if ended.has_sent:
             self._limit.renew()
         self._limit.pause(now)
-        self._waits_for_user = by_hand
+        self._waits_for_user = ended.by_hand
         self._seconds_max = self._config.reconnect_seconds
         self._this_until = float("inf")
-        if seconds_max is not None and seconds_max < self._seconds_max:
-            self._seconds_max, self._this_until = seconds_max, now + seconds_max
+        if ended.seconds_max is not None and ended.seconds_max < self._seconds_max:
+            self._seconds_max, self._this_until = ended.seconds_max, now + ended.seconds_max
 
     def went_on(self, missing_pages: float) -> None:
         """Say that the migration goes on.
@@ -291,33 +301,3 @@ def _words(error: BaseException) -> str:
     if isinstance(error, MidstreamError):
         return str(error)
     return f"{type(error).__name__}: {error}"
-
-
-async def hear_standing(connections: Connections, geometry: Geometry) -> tuple[Standing, Lacking]:
-    """Return where the destination stands after a break, and what it lacks.
-
-    Raises:
-        ConnectionLost: It broke again, or does not say in time.
-        PeerAborted: The destination ended the session.
-        RemoteProtocolError: It says something else.
-    """
-    reader = MissingReader(geometry)
-    returns = connections[Channel.PRECOPY].returns
-    with trio.move_on_after(RECOVER_SECONDS_MAX):
-        while True:
-            message, payload = await returns.receive()
-            match message:
-                case MissingMap():
-                    reader.add(message, payload)
-                case HeldPart():
-                    reader.add_part(message)
-                case Standing():
-                    return message, Lacking(reader.finish(message), reader.held)
-                case _:
-                    raise RemoteProtocolError(
-                        f"{type(message).__name__} came where Standing was due"
-                    )
-    raise ConnectionLost(
-        f"the destination did not say in {RECOVER_SECONDS_MAX:g} s what it has",
-        Channel.PRECOPY.value,
-    )

@@ -1,4 +1,4 @@
-"""Frames that came changed: counted, confirmed, and sent again until none has.
+"""Frames that came changed: counted, confirmed, and sent again until none has.  Pure.
 
 Where frames go with checksums the destination says which of them came changed.  Until the guest is
 handed over these are dirty, as what the guest writes is; then they go again as what is missing.
@@ -6,9 +6,10 @@ handed over these are dirty, as what the guest writes is; then they go again as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from protocol import events
+from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.events import Emit
 from protocol.geometry import Geometry
@@ -16,17 +17,15 @@ from protocol.limits import CLOSING_SECONDS_MAX, RESEND_COUNT_MAX
 from protocol.messages import PassAck, PassEnd, Resend
 from protocol.pageset import PageSet
 from protocol.runs import unpack_runs
-from source.channel import OutChannel
-from source.returns import Inbox
 from source.scheduler import Scheduler
-from source.sender import Sender
+from source.steps import Drain, Say, Steps, expect
 
 
 class Resends:
     """Knows what came changed and has to go again.
 
     Attributes:
-        checked: Checksums go with frames.
+        checked: Checksums go with the frames of the present connections.
     """
 
     def __init__(self, geometry: Geometry, scheduler: Scheduler, emit: Emit) -> None:
@@ -44,10 +43,6 @@ class Resends:
         self._confirmations = 0
         # What came changed before the switch-over.
         self._changed = PageSet(geometry)
-
-    def begin_epoch(self, *, checked: bool) -> None:
-        """Note whether checksums go with the frames of new connections."""
-        self.checked = checked
 
     def hear(self, resend: Resend, *, handed_over: bool) -> None:
         """Take the destination's word that a frame came changed.
@@ -78,40 +73,35 @@ class Resends:
         changed, self._changed = self._changed, PageSet(self._geometry)
         return changed
 
-    async def confirm(self, inbox: Inbox, outs: Sequence[OutChannel]) -> None:
+    def confirm(self, channels: Iterable[Channel]) -> Steps[None]:
         """Hear that all that went over some channels has come and was looked at.
-
-        Args:
-            inbox: Brings the destination's word.
-            outs: The channels.
 
         Raises:
             ConnectionLost: The connection broke.
             RemoteProtocolError: The destination says something else.
         """
         self._confirmations += 1
-        for out in outs:
-            await out.send(PassEnd(index=self._confirmations))
-        for _ in outs:
-            acked = await inbox.expect(PassAck, CLOSING_SECONDS_MAX)
+        channels = list(channels)
+        for channel in channels:
+            yield Say(PassEnd(index=self._confirmations), channel=channel)
+        for _ in channels:
+            acked = yield from expect(PassAck, CLOSING_SECONDS_MAX)
             if acked.message.index != self._confirmations:
                 raise RemoteProtocolError(
                     f"{acked.message.index} was acknowledged, not {self._confirmations}"
                 )
 
-    async def drain(self, sender: Sender, inbox: Inbox, outs: Sequence[OutChannel]) -> None:
+    def drain(self, channels: Iterable[Channel]) -> Steps[None]:
         """Send again what came changed since the switch-over, until nothing has.
 
         Args:
-            sender: Has sent all else.
-            inbox: Brings the destination's word.
-            outs: All channels.
+            channels: All that there are; all else has gone.
 
         Raises:
             ConnectionLost, RemoteProtocolError: As `confirm`.
         """
         while True:
-            await self.confirm(inbox, outs)
+            yield from self.confirm(channels)
             if not self._scheduler.remaining_bytes:
                 return
-            await sender.drain()
+            yield Drain()

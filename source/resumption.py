@@ -1,20 +1,51 @@
-"""What was left at the destination, and whoever comes back after a break is held against.  Pure.
+"""What was left at the destination: who comes back after a break, and what goes again.  Pure.
 
-A guest that was seen to run there is not this side's any more; what is there of its memory, and
-what is not, must be what went.  How that is worked out is in `recovery`.
+The destination says what it misses, by the target page.  That is what is sent from then on, neither
+more nor less: what the source thought it had sent decides nothing (`ram_dirty_bitmap_reload` in
+QEMU's `migration/ram.c` does the same with whole pages).  It is compared with it, though: a
+destination that misses what it had before, or holds what never went, or does not run a guest that
+was seen to run there, is not the one that was left.
 """
 
 from __future__ import annotations
 
-from protocol.errors import RemoteProtocolError
+from dataclasses import dataclass
+
+from protocol import events
+from protocol.channels import Channel
+from protocol.errors import ConnectionLost, RemoteProtocolError
+from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
-from protocol.messages import Standing
-from protocol.missing import HeldParts
+from protocol.limits import RECOVER_SECONDS_MAX
+from protocol.messages import HeldPart, MissingMap, PageRest, Standing
+from protocol.missing import HeldParts, MissingReader, span_of_part
 from protocol.pageset import PageSet
 from protocol.policy import Policy
+from source.framing import Blocks
 from source.halfsent import treatment
-from source.recovery import Lacking, lost_bytes
+from source.outlet import Outlet
 from source.scheduler import Scheduler
+from source.steps import LATE, Do, Now, Say, Steps, Within
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What a destination lacks after a break, as it says.
+
+    Attributes:
+        missing: Every target page that is not here whole.
+        held: How many bytes are here of which of them.
+    """
+
+    missing: PageSet
+    held: HeldParts
+
+    def untouched(self) -> PageSet:
+        """Return the target pages of which nothing is there."""
+        result = self.missing.copy()
+        for key in self.held:
+            result.remove(span_of_part(key))
+        return result
 
 
 class Resumption:
@@ -62,6 +93,33 @@ class Resumption:
         """Note that the destination has said that it runs the guest, when it was its turn."""
         self.runs_there = True
 
+    def hear_standing(self, now: Now) -> Steps[tuple[Standing, Lacking]]:
+        """Hear over new connections where the destination stands after a break, and what it lacks.
+
+        Raises:
+            ConnectionLost: It broke again, or does not say in time.
+            PeerAborted: The destination ended the session.
+            RemoteProtocolError: It says something else.
+        """
+        reader = MissingReader(self._geometry)
+        until = now.seconds + RECOVER_SECONDS_MAX
+        while (received := (yield Within(Do.HEAR, until - now.seconds))) is not LATE:
+            match received.message:
+                case MissingMap():
+                    reader.add(received.message, received.payload)
+                case HeldPart():
+                    reader.add_part(received.message)
+                case Standing():
+                    standing = received.message
+                    return standing, Lacking(reader.finish(standing), reader.held)
+                case other:
+                    name = type(other).__name__
+                    raise RemoteProtocolError(f"{name} came where Standing was due")
+        raise ConnectionLost(
+            f"the destination did not say in {RECOVER_SECONDS_MAX:g} s what it has",
+            Channel.PRECOPY.value,
+        )
+
     def check(self, standing: Standing, lacking: Lacking) -> None:
         """Check that a destination can be the one that was left; nothing changes.
 
@@ -105,6 +163,37 @@ class Resumption:
         self.rests = dict(lacking.held)
         self._scheduler.begin_again(lacking.untouched())
 
+    def send_rests(self, memory: Blocks, main: Outlet, emit: Emit) -> Steps[None]:
+        """Send of each target page in which a break cut a frame off what the destination lacks.
+
+        Args:
+            memory: The guest's.
+            main: The precopy channel's, with nothing under way.
+            emit: Takes events: a page may be whole with them.
+
+        Raises:
+            ConnectionLost: The connection broke.
+        """
+        geometry, remaining = self._geometry, self._scheduler.remaining
+        while self.rests:
+            (block, target_page), held_bytes = self.rests.popitem()
+            end = (target_page + 1) * TARGET_PAGE_BYTES
+            rest = memory.views[block][end - TARGET_PAGE_BYTES + held_bytes : end]
+            offset = end - len(rest)
+            yield Say(PageRest(payload_bytes=len(rest), block=block, offset=offset), rest)
+            main.target_pages_sent += 1
+            main.data_bytes_sent += len(rest)
+            page = geometry.page_of(block, target_page)
+            also = [geometry.page_of(*key) for key in self.rests]
+            if page not in also and not remaining.holds_page(page):
+                emit(
+                    events.PageSent(
+                        block=block, page=page.index, channel=main.name.value, urgent=False,
+                        boosted=False, pages=1, channel_bytes=main.bytes_carried,
+                        remaining_bytes=remaining.length_bytes,
+                    )
+                )  # fmt: skip
+
     def _lost_bytes(self, lacking: Lacking) -> int:
         """Return how many bytes went and did not arrive.
 
@@ -115,3 +204,36 @@ class Resumption:
             self._left_to_miss, self._scheduler.remaining, self.rests, lacking,
             goes_twice=self._goes_twice or self._handed_over_again,
         )  # fmt: skip
+
+
+def lost_bytes(
+    handed_over: PageSet, unsent: PageSet, rests: HeldParts, lacking: Lacking, *, goes_twice: bool
+) -> int:
+    """Return how many bytes went and did not arrive.
+
+    Args:
+        handed_over: What was missing there when the guest was handed over.
+        unsent: What no byte was sent of yet.
+        rests: Target pages of which no more was sent since the last break, and what was there then.
+        lacking: What is missing now, as the destination says.
+        goes_twice: What is unsent may have gone before, and be there: the policy sends pages again
+            of which the destination holds a part, or the guest was handed over anew.
+
+    Raises:
+        RemoteProtocolError: It misses more than it was left to miss, or holds what was never sent.
+    """
+    missing = lacking.missing
+    more = missing.count_beyond(handed_over)
+    if more:
+        raise RemoteProtocolError(f"{more} target pages are said to be missing that never were")
+    never_sent = unsent.count_beyond(missing)
+    if never_sent and not goes_twice:
+        raise RemoteProtocolError(f"{never_sent} target pages are said to be there that never went")
+    if not rests.items() <= lacking.held.items():
+        raise RemoteProtocolError("other parts of target pages are said to be there than were")
+    if not goes_twice and any(unsent.holds_any(span_of_part(key)) for key in lacking.held):
+        raise RemoteProtocolError("parts of target pages are said to be there that never went")
+    unsent_bytes = sum(TARGET_PAGE_BYTES - held_bytes for held_bytes in rests.values())
+    there_bytes = sum(lacking.held.values())
+    # What goes twice may be there before it goes again.
+    return max(missing.count_beyond(unsent) * TARGET_PAGE_BYTES - there_bytes - unsent_bytes, 0)

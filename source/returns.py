@@ -1,27 +1,19 @@
 """The return path: what the destination sends backward over a connection.
 
-Page requests, and what is to go again, are handed on at once, one after the other; everything else
-waits for `expect`.
+What has come is read at once, as far as there is any; then whoever serves requests has his turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-import trio
-
-from guest import clock
 from guest.streams.stream import Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
 from protocol.limits import DEVICE_STATE_BYTES_MAX, REPORT_BYTES_MAX
-from protocol.messages import Abort, Message, PageRequest, Ping, Resend, Running
+from protocol.messages import Abort, Message, Ping
 from protocol.wire import Decoder
-
-M = TypeVar("M", bound=Message)
 
 _RECEIVE_BYTES = 64 * 1024
 # Page requests come one at a time; a peer that floods must not keep anybody from his turn.
@@ -134,84 +126,3 @@ class ReturnPath:
             count = self._stream.try_read_into(places)
             if count is not None:
                 return count
-
-
-@dataclass(frozen=True)
-class Received(Generic[M]):
-    """A message, its payload, and when it came (nanoseconds, monotonic clock)."""
-
-    message: M
-    payload: bytes
-    at_ns: int
-
-
-class Inbox:
-    """What comes over a return path and somebody awaits, in order; the rest is handed on."""
-
-    def __init__(
-        self,
-        path: ReturnPath,
-        on_request: Callable[[PageRequest], None],
-        on_resend: Callable[[Resend], None],
-        on_idle: Callable[[], None] = lambda: None,
-        on_running: Callable[[Received[Running]], None] = lambda _: None,
-    ) -> None:
-        """Prepare; `run` reads.
-
-        Args:
-            path: Where messages come from.
-            on_request: Called with each page request as soon as it is read.
-            on_resend: Called with each word of pages that came changed, likewise.
-            on_idle: Called when all that has come was handed on.
-            on_running: Called when the destination says that the guest runs there; `expect` has
-                that, too.
-        """
-        self._path = path
-        self._on_request = on_request
-        self._on_resend = on_resend
-        self._on_running = on_running
-        path.on_idle = on_idle
-        # A correct destination is never this many messages ahead of what the source awaits.
-        self._send, self._receive = trio.open_memory_channel[Received[Message]](16)
-
-    async def run(self) -> None:
-        """Read until cancelled.
-
-        Raises:
-            ConnectionLost, PeerAborted, RemoteProtocolError: As `ReturnPath.receive`.
-        """
-        while True:
-            message, payload = await self._path.receive()
-            if isinstance(message, PageRequest):
-                self._on_request(message)
-                continue
-            if isinstance(message, Resend):
-                self._on_resend(message)
-                continue
-            received = Received(message, payload, clock.now_ns())
-            if isinstance(message, Running):
-                self._on_running(Received(message, payload, received.at_ns))
-            try:
-                self._send.send_nowait(received)
-            except trio.WouldBlock:
-                raise RemoteProtocolError(
-                    f"{type(message).__name__} came while nothing was awaited"
-                ) from None
-
-    async def expect(self, message_type: type[M], seconds_max: float) -> Received[M]:
-        """Return the next message, which must be of that type.
-
-        Raises:
-            RemoteProtocolError: It is another.
-            ConnectionLost: Nothing came in so many seconds.
-        """
-        with trio.move_on_after(seconds_max):
-            received = await self._receive.receive()
-            if isinstance(received.message, message_type):
-                return Received(received.message, received.payload, received.at_ns)
-            raise RemoteProtocolError(
-                f"{type(received.message).__name__} came where {message_type.__name__} was due"
-            )
-        raise ConnectionLost(
-            f"the destination sent no {message_type.__name__} for {seconds_max:g} s"
-        )

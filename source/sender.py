@@ -1,7 +1,7 @@
 """Carries out what the sending engine decides, over the channels of one migration.
 
-One task sends, or one a lane; `request` and `serve` may be called by another at any time.  What is
-sent, what waits and what is broken off is `source.engine`'s to say.
+One task sends, or one a lane; whoever has told the engine of requests calls `note_untold` and
+`serve`.  What is sent, what waits and what is broken off is `source.engine`'s to say.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import trio
 
 from guest import clock
 from protocol.channels import Channel
-from protocol.geometry import PageId
-from source.answers import Answer
 from source.channel import OutChannel
 from source.commands import Look, Room, Tell, Turn, Until, Wait, Write
 from source.engine import SendEngine
@@ -48,16 +46,6 @@ class Sender:
         # Here somebody waits for requests that there is something to tell of.
         self._untold = trio.lowlevel.ParkingLot()
 
-    @property
-    def remaining_bytes(self) -> int:
-        """Bytes of guest memory that no socket has taken yet, to the byte."""
-        return self.engine.remaining_bytes
-
-    def pace(self, bytes_per_second: int) -> None:
-        """Hold the background to a bandwidth from now on, also what waits for its turn already."""
-        self.engine.pace(bytes_per_second, self._now_ns())
-        self._rouse()
-
     async def drain(self, *, until: Callable[[int], bool] | None = None) -> None:
         """Send until the scheduler has nothing left.
 
@@ -81,20 +69,6 @@ class Sender:
         finally:
             self.engine.stop()
 
-    def request(self, page: PageId, target_page: int) -> Answer:
-        """Take a page request of the destination; when all that have come are taken, `serve`.
-
-        Args:
-            page: The page that a vCPU waits for.
-            target_page: Which target page of it was touched, from 0.
-
-        Raises:
-            RemoteProtocolError: The guest has no such page.
-        """
-        answer = self.engine.request(page, target_page, self._now_ns())
-        self._note_untold()
-        return answer
-
     def serve(self) -> None:
         """Send what is asked for, as far as the sockets take it, if the lane's task waits.
 
@@ -106,7 +80,18 @@ class Sender:
         engine = self.engine
         while (command := engine.serve(self._now_ns())) is not None:
             self._carry_out(engine.serving_lane, command)
-        self._rouse()
+        self.rouse()
+
+    def note_untold(self) -> None:
+        """Have `tell` look whether there is something to tell of requests."""
+        if self._untold and self.engine.telling.untold_count:
+            self._untold.unpark_all()
+
+    def rouse(self) -> None:
+        """Wake the tasks that wait for what the engine does not have them wait for any more."""
+        for lane, (scope, wait) in self._waiting.items():
+            if self.engine.wait_of(lane) is not wait:
+                scope.cancel()
 
     async def tell(self) -> None:
         """Tell the destination of requests that no lane's task comes to, until cancelled.
@@ -123,15 +108,6 @@ class Sender:
                 else:
                     self._tell(command)
 
-    async def tell_all(self) -> None:
-        """Tell of all requests now; then of no more, for the last frames go.
-
-        Raises:
-            ConnectionLost: The connection is broken.
-        """
-        for answer in self.engine.last_answers(self._now_ns()):
-            await self._channels[Channel.PRECOPY].send(answer)
-
     async def _send(self, lane: Lane) -> None:
         """Do what the engine says for a lane, until that has sent what it has."""
         while (command := self.engine.next(lane, self._now_ns())) is not None:
@@ -141,7 +117,7 @@ class Sender:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._wait(lane, command)
-        self._rouse()
+        self.rouse()
         # With nothing to send there was no checkpoint, and a caller's loop must have one.
         await trio.lowlevel.checkpoint()
 
@@ -152,7 +128,7 @@ class Sender:
             send = channel.send_in_a_row if command.paced else channel.send_now
             count = send(command.frame, command.limit)
             self.engine.took(lane, count, self._now_ns())
-            self._note_untold()
+            self.note_untold()
         elif isinstance(command, Tell):
             self._tell(command)
         else:
@@ -162,10 +138,6 @@ class Sender:
         channels = (self._channels[name] for name in command.channels)
         went = any(channel.send_short(*command.answers) for channel in channels)
         self.engine.told(went=went)
-
-    def _note_untold(self) -> None:
-        if self._untold and self.engine.telling.untold_count:
-            self._untold.unpark_all()
 
     async def _wait(self, lane: Lane, wait: Wait) -> None:
         """Wait as the engine says, or until it says otherwise."""
@@ -187,9 +159,3 @@ class Sender:
 
     async def _sleep_until(self, wait: Until) -> None:
         await trio.sleep(max(wait.at_ns - self._now_ns(), 0) / 1e9)
-
-    def _rouse(self) -> None:
-        """Wake the tasks that wait for what they need not wait for any more."""
-        for lane, (scope, wait) in self._waiting.items():
-            if self.engine.wait_of(lane) is not wait:
-                scope.cancel()

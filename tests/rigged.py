@@ -40,7 +40,6 @@ from dest.executor import Executor
 from dest.placement import SimulatedPlacement, UserfaultPlacement
 from dest.trips import Urgent
 from guest import saving
-from guest.interface import GuestSnapshot
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost
 from protocol.events import Event
@@ -55,8 +54,10 @@ from source.channel import OutChannel
 from source.commands import Write
 from source.engine import SendEngine
 from source.migration import Migration
+from source.phases import Phases
 from source.reconnect import Reconnector
 from source.sender import Sender
+from source.steps import Do, Steps, Within
 
 # Longer than anything else in a wait takes on an idle machine.
 DELAY_SECONDS = 0.3
@@ -112,21 +113,22 @@ def hold_page(index: str, block: str, requested: str) -> None:
 
 def lose_page() -> None:
     """Rig the source."""
-    stop_guest = Migration._stop_guest
+    stop_guest = Phases._stop_guest
 
-    async def stop_guest_and_forget(self: Migration, dirty: PageSet) -> GuestSnapshot:
+    def stop_guest_and_forget(self: Phases, dirty: PageSet) -> Steps[bytes]:
         # Everything was sent and acknowledged, so what is written from here on is not there yet.
         fresh = PageSet(self._config.geometry)
         while (place := fresh.first_from(0, 0)) is None:
-            await trio.sleep(0.001)
-            fresh.add_flat(self._dirty_log.harvest())
+            # Nothing is said now.
+            yield Within(Do.HEAR, 0.001)
+            fresh.add_flat((yield Do.HARVEST))
         dirty.update(fresh)
-        snapshot = await stop_guest(self, dirty)
+        device_state = yield from stop_guest(self, dirty)
         block, target_page = place
         dirty.remove(Span(block, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES))
-        return snapshot
+        return device_state
 
-    Migration._stop_guest = stop_guest_and_forget  # type: ignore[method-assign]
+    Phases._stop_guest = stop_guest_and_forget  # type: ignore[method-assign]
 
 
 def misplace_chunk() -> None:
@@ -215,7 +217,7 @@ def _is_waited_for(executor: Executor, place: Place, *_: object) -> bool:
 # What is called where a stage begins, and whether a call is for what somebody waits for.
 _HELD_UP: dict[str, tuple[type, str, Callable[..., bool]]] = {
     "detect": (Executor, "fault", lambda *_: True),
-    "request": (Sender, "request", lambda *_: True),
+    "request": (Migration, "_on_request", lambda *_: True),
     "queue": (Sender, "serve", lambda self: self.engine.scheduler.queued_requests > 0),
     "send": (
         OutChannel,

@@ -76,7 +76,7 @@ from protocol.report import AccountRecord, SourcePart
 from protocol.runs import Runs, unpack_runs
 from protocol.states import Event, Lifecycle, State
 from protocol.wire import encode
-from source.recovery import Lacking, lost_bytes
+from source.resumption import Lacking, lost_bytes
 from source.returns import ReturnPath
 from source.scheduler import Scheduler
 from tests.guests import HUGE, KIB, SEED, fake_guest

@@ -30,7 +30,7 @@ from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, Policy
 from protocol.runs import Stretch, overlap
 from source.jobs import Chunk, Lane
-from source.recovery import Lacking, lost_bytes
+from source.resumption import Lacking, lost_bytes
 from source.scheduler import Scheduler
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20

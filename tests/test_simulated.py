@@ -19,7 +19,7 @@ from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.pageset import PageSet
 from source.halfsent import SentAgain
 from source.jobs import Job
-from source.migration import Migration
+from source.phases import Phases
 from tests.simulated import Simulation, simulation
 
 
@@ -117,7 +117,7 @@ PLANTED = {
     "a leftover frame is forgotten": Planted(SentAgain, "_serve", without_frame),
     "a wake-up is lost": Planted(SimulatedPlacement, "wake", deaf_at_times),
     "the guest runs on both sides": Planted(
-        Migration, "handed_over", lambda _: property(lambda _: False, lambda _, __: None)
+        Phases, "handed_over", lambda _: property(lambda _: False, lambda _, __: None)
     ),
 }
 SEEDS_MAX = 500

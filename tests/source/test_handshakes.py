@@ -6,49 +6,48 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import trio
-from trio.testing import MockClock
 
-from guest.memory import GuestMemory
 from protocol.errors import ConnectionLost, RemoteProtocolError
-from protocol.limits import SETUP_SECONDS_MAX
-from protocol.messages import End, Message, Setup
+from protocol.limits import CLOSING_SECONDS_MAX, SETUP_SECONDS_MAX
+from protocol.messages import End, Finished, Message, PassEnd, Setup, SwitchOver, SwitchOverAhead
 from protocol.policy import preset
-from tests.guests import FakeGuest
-from tests.source.test_migration import make_rig
+from source.convergence import SwitchRule
+from tests.source.playbook import AFTER_ONE_PASS, Play
+
+AWAITED: list[tuple[type[Message], str, float]] = [
+    (Setup, "Ready", SETUP_SECONDS_MAX),
+    (PassEnd, "PassAck", CLOSING_SECONDS_MAX),
+    (SwitchOverAhead, "SwitchOverAck", CLOSING_SECONDS_MAX),
+    (SwitchOver, "Running", CLOSING_SECONDS_MAX),
+    (End, "Finished", CLOSING_SECONDS_MAX),
+]
 
 
-async def test_a_destination_that_is_never_ready_is_given_up(
-    memory: GuestMemory, guest: FakeGuest, autojump_clock: MockClock
+@pytest.mark.parametrize(("at", "due", "seconds"), AWAITED)
+def test_a_destination_that_does_not_answer_is_given_up(
+    at: type[Message], due: str, seconds: float
 ) -> None:
-    """Preparing takes time, but not for ever."""
-    autojump_clock.autojump_threshold = 0.1
-
-    async def say_nothing(_: Message) -> None:
-        await trio.sleep_forever()
-
-    async with make_rig(memory, seconds=2 * SETUP_SECONDS_MAX) as rig:
-        rig.dest.instead[Setup] = say_nothing
-        error = await rig.fail(guest)
-        assert isinstance(error, ConnectionLost)
-        assert "sent no Ready" in str(error)
-        assert trio.current_time() == SETUP_SECONDS_MAX
+    """An answer may take its time, but not for ever."""
+    play = Play(rule=AFTER_ONE_PASS)
+    play.dest.instead[at] = lambda _: []
+    began_ns = play.now_ns
+    with pytest.raises(ConnectionLost, match=f"sent no {due} for {seconds:g} s"):
+        play.transfer()
+    assert (play.now_ns - began_ns) / 1e9 == seconds
+    assert play.story[-1] == "hear, late"
 
 
 @pytest.mark.parametrize("field", ["pages", "target_pages", "data_bytes"])
-async def test_a_destination_that_counts_otherwise_is_refused(
-    memory: GuestMemory, guest: FakeGuest, field: str
-) -> None:
+def test_a_destination_that_counts_otherwise_is_refused(field: str) -> None:
     """The migration is complete only when both sides counted the same."""
-    async with make_rig(memory, policy=preset("vanilla")) as rig:
+    play = Play(policy=preset("vanilla"), rule=SwitchRule(0, 300))
 
-        async def miscount(_: Message) -> None:
-            finished = rig.dest.finished()
-            wrong: dict[str, Any] = {field: getattr(finished, field) - 1}
-            await rig.dest.main.send(replace(finished, **wrong))
+    def miscount(_: Message) -> list[Message]:
+        finished: Finished = play.dest.finished()
+        wrong: dict[str, Any] = {field: getattr(finished, field) - 1}
+        return [replace(finished, **wrong)]
 
-        rig.dest.instead[End] = miscount
-        error = await rig.fail(guest)
-        assert isinstance(error, RemoteProtocolError)
-        assert "the destination counted" in str(error)
-        assert rig.events.states[-1] == "postcopy-active"
+    play.dest.instead[End] = miscount
+    with pytest.raises(RemoteProtocolError, match="the destination counted"):
+        play.transfer()
+    assert play.events.states[-1] == "postcopy-active"

@@ -1,10 +1,9 @@
-"""The source's steps, against a destination that is played by hand and a guest that is none."""
+"""The steps of a migration, carried out over sockets, against a destination played by hand."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,44 +15,23 @@ from guest.interface import GuestSnapshot
 from guest.memory import GuestMemory
 from protocol import events
 from protocol.channels import Channel
-from protocol.errors import (
-    GaveUp,
-    MidstreamError,
-    RemoteProtocolError,
-    root_cause,
-)
+from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
-from protocol.messages import (
-    Discard,
-    Message,
-    PageData,
-    PageRequest,
-    PassAck,
-    PassEnd,
-    Ready,
-    Running,
-    Setup,
-    Standing,
-    SwitchOver,
-)
-from protocol.policy import preset
+from protocol.messages import Discard, Message, PageData, PageRequest, Ready, Running, SwitchOver
 from protocol.states import Event, Lifecycle
 from source.config import SourceConfig
-from source.connect import connect
-from source.convergence import SwitchRule
-from source.migration import Migration
-from source.recovery import Lacking
+from source.connect import Connections, connect
+from source.migration import Migration, carry_out
 from source.steering import Steering
+from source.steps import LATE, Do, Drain, Now, Step, Steps, Within
 from tests.bounds import BOUND_SECONDS
 from tests.clocks import trio_ns
 from tests.guests import KIB, FakeGuest, bytes_of
 from tests.sides import HandDest, hand_dest, source_config
+from tests.source.playbook import AFTER_ONE_PASS, PRECOPY_ONLY
 from tests.stories import Recorder
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
-
-PRECOPY_ONLY = SwitchRule(postcopy_after=None, downtime_ms_max=300)
-AFTER_ONE_PASS = SwitchRule(postcopy_after=1, downtime_ms_max=0)
 
 
 class Rig:
@@ -69,47 +47,24 @@ class Rig:
         self.steering = Steering(config, self.lifecycle, self.events)
         self.migration: Migration
 
-    async def transfer(self, guest: FakeGuest) -> GuestSnapshot:
+    def connect(self) -> AbstractAsyncContextManager[Connections]:
+        """Connect."""
+        return connect(self.config.host, self.config.port, self.config.policy)
+
+    async def transfer(self, guest: FakeGuest) -> None:
         """Connect and migrate."""
-        config = self.config
-        async with (
-            connect(config.host, config.port, config.policy) as connections,
-            trio.open_nursery() as nursery,
-        ):
+        async with self.connect() as connections, trio.open_nursery() as nursery:
             self.lifecycle.fire(Event.CONNECTED)
-            self.migration = Migration(
-                config, self.memory, guest.handle, self.lifecycle, self.events,
-                SoftwareDirtyLog(guest.board), self.steering, now_ns=trio_ns,
+            migration = self.migration = Migration(
+                self.config, self.memory, guest.handle, self.lifecycle, self.events,
+                SoftwareDirtyLog(guest.board), self.steering,
+                connect_again=self.connect, now_ns=trio_ns,
             )  # fmt: skip
-            self.migration.attach(connections)
-            for inbox in self.migration.inboxes.values():
-                nursery.start_soon(inbox.run)
-            snapshot = await self.migration.transfer()
+            migration.attach(connections)
+            for connection in connections.values():
+                nursery.start_soon(migration.listen, connection)
+            await migration.carry_out(migration.phases.transfer())
             nursery.cancel_scope.cancel()
-        return snapshot
-
-    async def resume(self, standing: Standing, lacking: Lacking) -> None:
-        """Go on over new connections."""
-        config = self.config
-        async with (
-            connect(config.host, config.port, config.policy) as connections,
-            trio.open_nursery() as nursery,
-        ):
-            self.migration.attach(connections)
-            for inbox in self.migration.inboxes.values():
-                nursery.start_soon(inbox.run)
-            await self.migration.resume(standing, lacking)
-            nursery.cancel_scope.cancel()
-
-    async def fail(self, guest: FakeGuest) -> MidstreamError:
-        """Migrate and return why that fails."""
-        try:
-            await self.transfer(guest)
-        except BaseException as error:  # noqa: BLE001 - whatever is in the group
-            cause = root_cause(error)
-            assert isinstance(cause, MidstreamError), repr(cause)
-            return cause
-        pytest.fail("the migration ended in success")
 
 
 @asynccontextmanager
@@ -131,100 +86,10 @@ def write(memory: GuestMemory, guest: FakeGuest, block: int, target_page: int) -
     guest.board.dirty[memory.geometry.flat_target_page(block, target_page)] = 1
 
 
-async def test_precopy_alone(memory: GuestMemory, guest: FakeGuest) -> None:
-    """Without postcopy: a pass, its acknowledgement, the switch-over with nothing left, the end."""
-    async with make_rig(memory, rule=PRECOPY_ONLY) as rig:
-        snapshot = await rig.transfer(guest)
-        assert bytes_of(rig.dest.memory) == bytes_of(memory)
-        assert rig.dest.heard_types(PRE) == ["Setup", "PageData", "PassEnd", "SwitchOver", "End"]
-        assert rig.dest.heard_types(POST) == ["End"]
-        assert snapshot.states == guest.states
-        assert guest.calls == ["pause"]
-        assert rig.events.states == ["setup", "active", "device", "completed"]
-        meter = rig.migration.meter
-        assert meter.pass_count == 1
-        assert meter.bytes_at_stop is not None
-        assert meter.bytes_at_stop > memory.geometry.length_bytes
-        marks = (meter.prepared_ns, meter.stopped_ns, meter.running_ns)
-        assert list(marks) == sorted(filter(None, marks))
-
-
-async def test_postcopy_at_once(memory: GuestMemory, guest: FakeGuest) -> None:
-    """Without a pass every target page is discarded, and sent once after the switch-over."""
-    async with make_rig(memory) as rig:
-        await rig.transfer(guest)
-        assert bytes_of(rig.dest.memory) == bytes_of(memory)
-        assert rig.dest.heard_types(PRE) == ["Setup", "Discard", "SwitchOver", "PageData", "End"]
-        discards = [message for _, message in rig.dest.heard if isinstance(message, Discard)]
-        counts = [block.target_page_count for block in memory.geometry.blocks]
-        assert [(each.first, each.count) for each in discards] == [(0, count) for count in counts]
-        assert rig.dest.finished().target_pages == sum(counts)
-        assert rig.events.states == ["setup", "active", "device", "postcopy-active", "completed"]
-        assert rig.migration.meter.pass_count == 0
-
-
-async def test_requests_of_postcopy_are_served(memory: GuestMemory, guest: FakeGuest) -> None:
-    """A page asked for comes urgently over the postcopy channel, though Running is not yet said."""
-    async with make_rig(memory, postcopy_bandwidth=16 * KIB) as rig:
-
-        async def fault_first(_: Message) -> None:
-            await rig.dest.main.send(PageRequest(block=0, page=3, target_page=5))
-            await rig.dest.main.send(Running())
-
-        rig.dest.instead[SwitchOver] = fault_first
-        rig.events.on(
-            events.PageSent,
-            lambda: setattr(rig.migration._sender.engine.pacer, "bytes_per_second", 0),
-        )
-        await rig.transfer(guest)
-        assert bytes_of(rig.dest.memory) == bytes_of(memory)
-        urgent = {
-            memory.geometry.page_of(message.block, message.offset // TARGET_PAGE_BYTES)
-            for name, message in rig.dest.heard
-            if name is POST and isinstance(message, PageData) and message.urgent
-        }
-        assert urgent == {PageId(0, 3)}
-        assert rig.events.of(events.PageSent)[0]["page"] == 3
-
-
-async def test_a_request_says_which_target_page(memory: GuestMemory, guest: FakeGuest) -> None:
-    """Under a critical policy what comes urgently is the target page that the request names."""
-    policy = preset("critical-first")
-    async with make_rig(memory, postcopy_bandwidth=16 * KIB, policy=policy) as rig:
-
-        async def fault_first(_: Message) -> None:
-            await rig.dest.main.send(PageRequest(block=0, page=3, target_page=5))
-            await rig.dest.main.send(Running())
-
-        def hurry() -> None:
-            rig.migration._sender.engine.pacer.bytes_per_second = 0
-
-        rig.dest.instead[SwitchOver] = fault_first
-        rig.events.on(events.PageStart, hurry, page=3, urgent=True)
-        await rig.transfer(guest)
-        assert bytes_of(rig.dest.memory) == bytes_of(memory)
-        (urgent,) = [message for name, message in rig.dest.heard if name is POST][:-1]
-        assert isinstance(urgent, PageData)
-        assert (urgent.block, urgent.offset) == (0, 3 * (2 << 20) + 5 * TARGET_PAGE_BYTES)
-        assert (urgent.payload_bytes, urgent.urgent) == (TARGET_PAGE_BYTES, True)
-
-
-async def test_what_is_written_meanwhile_comes_again(memory: GuestMemory, guest: FakeGuest) -> None:
-    """After a pass only what was written since is discarded and sent once more."""
-    async with make_rig(memory, rule=AFTER_ONE_PASS) as rig:
-        rig.events.on(events.PassEnd, lambda: write(memory, guest, 0, 1025))
-        await rig.transfer(guest)
-        assert bytes_of(rig.dest.memory) == bytes_of(memory)
-        (discard,) = [message for _, message in rig.dest.heard if isinstance(message, Discard)]
-        assert discard.block == 0
-        assert rig.dest.finished().target_pages == memory.geometry.target_page_count + 1
-        assert rig.migration.meter.dirty_sync_count == 2
-
-
-async def test_what_is_written_last_goes_before_the_switch_over(
+async def test_precopy_alone(
     memory: GuestMemory, guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Precopy alone sends what the guest wrote until it stopped, and only then hands it over."""
+    """The guest is stopped, what it wrote last goes before it, and the marks are in their order."""
     pause = guest.pause
 
     async def write_and_pause(*, anywhere: bool = False) -> GuestSnapshot:
@@ -238,114 +103,135 @@ async def test_what_is_written_last_goes_before_the_switch_over(
         assert rig.dest.heard_types(PRE) == [
             "Setup", "PageData", "PassEnd", "PageData", "SwitchOver", "End",
         ]  # fmt: skip
-        assert rig.dest.finished().target_pages == memory.geometry.target_page_count + 1
+        assert rig.dest.heard_types(POST) == ["End"]
+        assert rig.migration.snapshot is not None
+        assert rig.migration.snapshot.states == guest.states
+        assert guest.calls == ["pause"]
+        meter = rig.migration.phases.meter
+        marks = (meter.prepared_ns, meter.stopped_ns, meter.running_ns)
+        assert list(marks) == sorted(filter(None, marks))
 
 
-async def test_a_destination_without_checksums_is_refused(
-    memory: GuestMemory, guest: FakeGuest
-) -> None:
-    """Who wants checksums does not get a migration without them."""
-    async with make_rig(memory, checksum=True) as rig:
-        error = await rig.fail(guest)
-        assert "knows no checksums" in str(error)
-        assert rig.dest.heard == []
+async def test_postcopy_with_requests(memory: GuestMemory, guest: FakeGuest) -> None:
+    """A page asked for comes over the postcopy channel, though Running is not yet said."""
+    async with make_rig(memory, rule=AFTER_ONE_PASS) as rig:
 
+        async def fault_first(_: Message) -> None:
+            await rig.dest.main.send(PageRequest(block=0, page=3, target_page=5))
+            await rig.dest.main.send(Running())
 
-async def test_one_channel_has_one_end(memory: GuestMemory, guest: FakeGuest) -> None:
-    """A policy without a postcopy channel sends everything, and its End, over the other."""
-    async with make_rig(memory, policy=preset("vanilla")) as rig:
+        def write_all() -> None:
+            for target_page in range(4 * 512):
+                write(memory, guest, 0, target_page)
+
+        rig.dest.instead[SwitchOver] = fault_first
+        rig.events.on(events.PassEnd, write_all)
         await rig.transfer(guest)
         assert bytes_of(rig.dest.memory) == bytes_of(memory)
-        assert list(rig.dest.peers) == [PRE]
+        assert any(isinstance(message, Discard) for _, message in rig.dest.heard)
+        urgent = {
+            memory.geometry.page_of(message.block, message.offset // TARGET_PAGE_BYTES)
+            for name, message in rig.dest.heard
+            if name is POST and isinstance(message, PageData) and message.urgent
+        }
+        # It may have been on its way already, and then it came over the other.
+        assert urgent <= {PageId(0, 3)}
+        assert rig.migration.phases.scheduler.counts.received == 1
 
 
-async def test_precopy_that_does_not_converge_is_given_up(
-    memory: GuestMemory, guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A guest that stays dirty is not migrated for ever."""
-    monkeypatch.setattr("source.convergence.PASS_COUNT_MAX", 3)
-    rule = replace(PRECOPY_ONLY, downtime_ms_max=-1)
-    async with make_rig(memory, rule=rule) as rig:
-        error = await rig.fail(guest)
-        assert isinstance(error, GaveUp)
-        assert "given up after" in str(error)
-        assert "in pass 4, with 0 B left to send; the guest runs on at the source" in str(error)
-        assert guest.calls == []
+async def test_a_destination_out_of_step_ends_it(memory: GuestMemory, guest: FakeGuest) -> None:
+    """What a phase raises is what the caller gets."""
+    async with make_rig(memory) as rig:
 
+        async def be_ready_twice(_: Message) -> None:
+            await rig.dest.main.send(Ready())
 
-Deviation = Callable[[HandDest, Message], Awaitable[None]]
-
-
-async def ack_another_pass(dest: HandDest, message: Message) -> None:
-    """Acknowledge what was not sent."""
-    assert isinstance(message, PassEnd)
-    await dest.main.send(PassAck(index=message.index + 1))
-
-
-async def be_ready_twice(dest: HandDest, _: Message) -> None:
-    """Say Ready where an acknowledgement is due."""
-    await dest.main.send(Ready())
-
-
-async def ask_for_a_page(dest: HandDest, _: Message) -> None:
-    """Have a vCPU fault that does not run."""
-    await dest.main.send(PageRequest(block=0, page=0, target_page=0))
-
-
-async def ask_for_nothing(dest: HandDest, _: Message) -> None:
-    """Ask for a page that no guest of that size has."""
-    await dest.main.send(PageRequest(block=0, page=4, target_page=0))
-
-
-@pytest.mark.parametrize(
-    ("at", "deviation", "rule", "reason"),
-    [
-        (PassEnd, ack_another_pass, PRECOPY_ONLY, "pass 1 was acknowledged, not pass 0"),
-        (PassEnd, be_ready_twice, PRECOPY_ONLY, "Ready came where PassAck was due"),
-        (Setup, ask_for_a_page, PRECOPY_ONLY, "PageRequest came in state setup"),
-        (PassEnd, ask_for_a_page, PRECOPY_ONLY, "PageRequest came in state active"),
-        (SwitchOver, ask_for_nothing, AFTER_ONE_PASS, "page 4 of block 0 is outside the guest"),
-        (SwitchOver, be_ready_twice, AFTER_ONE_PASS, "Ready came where Running was due"),
-    ],
-)
-async def test_a_destination_out_of_step_is_refused(
-    memory: GuestMemory,
-    guest: FakeGuest,
-    at: type[Message],
-    deviation: Deviation,
-    rule: SwitchRule,
-    reason: str,
-) -> None:
-    """An answer that no correct destination gives at that point ends the migration."""
-    async with make_rig(memory, rule=rule) as rig:
-
-        async def deviate(message: Message) -> None:
-            await deviation(rig.dest, message)
-
-        rig.dest.instead[at] = deviate
-        error = await rig.fail(guest)
+        rig.dest.instead[SwitchOver] = be_ready_twice
+        with pytest.raises(BaseExceptionGroup) as caught:
+            await rig.transfer(guest)
+        error = bare_of(caught.value)
         assert isinstance(error, RemoteProtocolError)
-        assert reason in str(error)
+        assert "Ready came where Running was due" in str(error)
 
 
-async def test_the_precopy_limit_holds_until_the_guest_stops(
+def bare_of(group: BaseException) -> BaseException:
+    """Return the one error of a group."""
+    while isinstance(group, BaseExceptionGroup):
+        (group,) = group.exceptions
+    return group
+
+
+async def test_a_new_limit_holds_at_once(
     memory: GuestMemory, guest: FakeGuest, autojump_clock: MockClock
 ) -> None:
-    """A pass keeps to its bandwidth; what is sent while the guest stands still does not."""
+    """What waits for its bandwidth does not wait at the old one; and the limit may be lifted."""
     autojump_clock.autojump_threshold = 0.03
-    pause = guest.pause
-    stopped_at: list[float] = []
+    # A frame takes an hour.
+    async with make_rig(
+        memory, seconds=1e6, rule=AFTER_ONE_PASS, bandwidth=64 * KIB // 3600, chunk_bytes=64 * KIB
+    ) as rig:
 
-    async def write_and_pause(*, anywhere: bool = False) -> GuestSnapshot:
-        stopped_at.append(trio.current_time())
-        for target_page in range(512):
-            write(memory, guest, 0, target_page)
-        return await pause(anywhere=anywhere)
+        async def lift() -> None:
+            await trio.sleep(10)
+            await rig.steering.set_limits("max-bandwidth=0")
 
-    rate = 8 * memory.geometry.length_bytes
-    guest.pause = write_and_pause  # type: ignore[method-assign]
-    async with make_rig(memory, rule=PRECOPY_ONLY, bandwidth=rate) as rig:
-        await rig.transfer(guest)
-        # The first burst is free.
-        assert stopped_at == [pytest.approx(0.125, abs=0.03)]
-        assert trio.current_time() == stopped_at[0]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lift)
+            await rig.transfer(guest)
+        assert trio.current_time() < 100
+
+
+class Told:
+    """A phase that is told what came of its steps, and when."""
+
+    def __init__(self, *wanted: Step) -> None:
+        """Want these steps, one after the other."""
+        self.now = Now()
+        self.answers: list[object] = []
+        self.times: list[float] = []
+        self.failures: list[BaseException] = []
+        self._wanted = wanted
+
+    def run(self) -> Steps[str]:
+        """Take the steps."""
+        for step in self._wanted:
+            try:
+                self.answers.append((yield step))
+            except ConnectionLost as error:
+                self.failures.append(error)
+            self.times.append(self.now.seconds)
+        return "done"
+
+
+async def test_a_step_has_its_time_and_no_more(autojump_clock: MockClock) -> None:
+    """What is not done by then is cancelled; the phase hears of it, and of what time it is."""
+
+    async def do(step: Step) -> object:
+        await trio.sleep(5)
+        return step
+
+    told = Told(Do.HEAR, Within(Do.HEAR, 3), Within(Drain(), 6), Within(Do.HEAR, -1))
+    assert await carry_out(told.run(), do, told.now, trio_ns) == "done"
+    assert told.answers == [Do.HEAR, LATE, Drain(), LATE]
+    assert told.times == [5, 8, 13, 13]
+    assert autojump_clock.current_time() == 13
+
+
+async def test_what_goes_wrong_in_a_step_is_the_phases_to_judge(
+    autojump_clock: MockClock,
+) -> None:
+    """It may go on; what it does not take ends it, a cancellation too."""
+    loss = ConnectionLost("gone")
+
+    async def do(step: Step) -> object:
+        if step is Do.HEAR:
+            raise loss
+        return await trio.sleep_forever()
+
+    told = Told(Do.HEAR, Do.READ_ON)
+    with trio.move_on_after(2) as scope:
+        await carry_out(told.run(), do, told.now, trio_ns)
+    assert scope.cancelled_caught
+    assert told.failures == [loss]
+    assert told.answers == []
+    assert autojump_clock.current_time() == 2

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from protocol import events
 from protocol.errors import ConnectionLost, MigrationError
 from protocol.states import Event, Lifecycle, State
 from source.control_client import tell_source
+from source.endings import Break, Endings, PausedByHand
 from source.monitor import Monitor
-from source.pause import Pause, PausedByHand
+from source.phases import Phases
 from source.reconnect import Reconnector
 from source.steering import Steering
+from source.verification import Verification
 from tests.bounds import bounded
 from tests.guests import small_geometry
 from tests.sides import source_config
@@ -36,9 +41,12 @@ class Rig:
         self.more_lines: list[str] = []
         self.lifecycle = Lifecycle(self.events)
         self.reconnector = Reconnector(config, self.events)
-        self.pause = Pause(self.lifecycle, lambda: True)
+        verification = Verification(self.lifecycle, self.events)
+        endings = Endings(config, verification, self.lifecycle, self.events)
+        # Of a migration that could be resumed.
+        endings.phases = cast("Phases", SimpleNamespace(recoverable=True))
         self.monitor = Monitor(
-            self.lifecycle, self.reconnector, self.pause,
+            self.lifecycle, self.reconnector, endings,
             Steering(config, self.lifecycle, self.events), self.events, self.lines.append,
             self.more_lines.append,
         )  # fmt: skip
@@ -51,11 +59,11 @@ class Rig:
 
     async def pause_once(self) -> None:
         """Pause, as an epoch does, when that is ordered."""
-        with pytest.raises(PausedByHand):
-            await self.pause.heed()
+        with pytest.raises(PausedByHand) as caught:
+            await self.monitor.heed_pause()
         self.lifecycle.interrupt()
-        self.reconnector.broke(by_hand=True)
-        self.pause.over()
+        self.reconnector.broke(Break(caught.value, by_hand=True))
+        self.monitor.epoch_over()
 
 
 async def test_where_it_listens_is_told_first(control_folder: Path) -> None:
@@ -115,6 +123,42 @@ async def test_a_pause_by_hand_says_how_it_ends() -> None:
     (line,) = rig.lines
     assert re.fullmatch(f"paused: its user has paused it; {by_hand}", line)
     assert rig.lifecycle.state is State.POSTCOPY_PAUSED
+
+
+async def test_all_who_order_a_pause_hear_of_it() -> None:
+    """They do when the state says so, whatever it is then; the next epoch knows nothing of it."""
+    for interrupts, answer in ((True, "paused; by hand"), (False, "it came too late")):
+        rig = Rig()
+        for event in TO_POSTCOPY:
+            rig.lifecycle.fire(event)
+        heard: list[str] = []
+
+        async def order(rig: Rig = rig, heard: list[str] = heard) -> None:
+            try:
+                heard.append(await rig.monitor._pause_by_hand(""))
+            except MigrationError as error:
+                heard.append(str(error))
+
+        with bounded():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(order)
+                nursery.start_soon(order)
+                await wait_all_tasks_blocked()
+                if interrupts:
+                    await rig.pause_once()
+                else:
+                    rig.lifecycle.fire(Event.ALL_PLACED)
+                    nursery.start_soon(rig.monitor.heed_pause)
+                    await wait_all_tasks_blocked()
+                    assert heard == []
+                    rig.monitor.epoch_over()
+                    await wait_all_tasks_blocked()
+                    nursery.cancel_scope.cancel()
+            assert len(heard) == 2
+            assert all(each.startswith(answer) for each in heard)
+            with trio.move_on_after(0.01) as patience:
+                await rig.monitor.heed_pause()
+            assert patience.cancelled_caught
 
 
 @pytest.mark.parametrize(

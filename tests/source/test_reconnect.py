@@ -11,9 +11,10 @@ from functools import partial
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from guest.streams.tcp import TcpStream
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import (
@@ -24,18 +25,14 @@ from protocol.errors import (
     RemoteProtocolError,
 )
 from protocol.events import ignore
-from protocol.limits import RECOVER_SECONDS_MAX
-from protocol.messages import PROTOCOL_VERSION, Abort, Ready, Resume, Standing, Welcome
-from protocol.missing import held_parts, missing_maps
-from protocol.pageset import PageSet
-from source.channel import OutChannel
-from source.connect import Connection, Connections
-from source.reconnect import Reconnector, hear_standing
-from source.returns import ReturnPath
+from protocol.messages import PROTOCOL_VERSION, Abort, Resume, Welcome
+from source.connect import Connections
+from source.endings import Break
+from source.reconnect import RETRY_SECONDS_MAX, Reconnector, Retries
 from tests.bounds import BOUND_SECONDS, bounded
 from tests.guests import small_geometry
 from tests.sides import source_config
-from tests.sockets import Peer, tcp_pair, unused_port
+from tests.sockets import Peer, unused_port
 from tests.stories import Recorder
 
 LOSS = ConnectionLost("the cable is out", "precopy")
@@ -80,7 +77,7 @@ async def test_time_is_up(autojump_clock: MockClock) -> None:
     told = Recorder()
     reconnector = Reconnector(config, told)
     with bounded(100):
-        reconnector.broke()
+        reconnector.broke(Break(LOSS))
         began = trio.current_time()
         async with AsyncExitStack() as stack:
             with pytest.raises(ConnectionLost) as caught:
@@ -102,16 +99,16 @@ async def test_a_session_may_break_for_ever(autojump_clock: MockClock) -> None:
     """The time is given anew when memory has left, or has arrived; else pauses add up."""
     reconnector = Reconnector(source_config(small_geometry(), 1, reconnect_seconds=60.0), ignore)
     for missing in range(3000, 0, -1):
-        reconnector.broke()
+        reconnector.broke(Break(LOSS))
         await trio.sleep(50)
         assert reconnector.seconds_left() == pytest.approx(10)
         reconnector.went_on(missing)
     for _ in range(3000):
-        reconnector.broke(has_sent=True)
+        reconnector.broke(Break(LOSS, has_sent=True))
         await trio.sleep(50)
         assert reconnector.seconds_left() == pytest.approx(10)
         reconnector.went_on(1)
-    reconnector.broke()
+    reconnector.broke(Break(LOSS))
     await trio.sleep(5)
     assert reconnector.seconds_left() == pytest.approx(5)
 
@@ -119,9 +116,9 @@ async def test_a_session_may_break_for_ever(autojump_clock: MockClock) -> None:
 async def test_a_last_word_is_not_waited_for_as_long() -> None:
     """A source that only wants to hear that all is well gives up sooner."""
     reconnector = Reconnector(source_config(small_geometry(), 1, reconnect_seconds=60.0), ignore)
-    reconnector.broke(3.0)
+    reconnector.broke(Break(LOSS, 3.0))
     assert reconnector.seconds_left() <= 3
-    reconnector.broke()
+    reconnector.broke(Break(LOSS))
     assert reconnector.seconds_left() > 3
 
 
@@ -135,7 +132,7 @@ async def test_another_address() -> None:
     config = source_config(small_geometry(), unused_port(), reconnect_seconds=BOUND_SECONDS)
     reconnector = Reconnector(config, ignore, lines.append)
     async with serving(partial(welcome, heard=heard)) as (nursery, port):
-        reconnector.broke()
+        reconnector.broke(Break(LOSS))
         wrong = unused_port()
 
         async def tell() -> None:
@@ -176,7 +173,7 @@ async def test_another_address_does_not_wait_for_an_attempt() -> None:
     ):
         config = source_config(small_geometry(), silent, reconnect_seconds=BOUND_SECONDS)
         reconnector = Reconnector(config, told)
-        reconnector.broke()
+        reconnector.broke(Break(LOSS))
 
         async def tell() -> None:
             await met.wait()
@@ -195,7 +192,7 @@ async def test_an_address_is_superseded() -> None:
     async with serving(say_nothing) as (_, silent):
         config = source_config(small_geometry(), silent, reconnect_seconds=BOUND_SECONDS)
         reconnector = Reconnector(config, ignore)
-        reconnector.broke()
+        reconnector.broke(Break(LOSS))
         async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
             nursery.start_soon(reconnector.reconnect, LOSS, stack, nothing_more)
             first = Outcome()
@@ -279,7 +276,7 @@ async def test_no_answer_ends_the_attempts(kind: str) -> None:
     async with serving(answer) as (_, port):
         config = source_config(small_geometry(), port, reconnect_seconds=BOUND_SECONDS)
         reconnector = Reconnector(config, told)
-        reconnector.broke()
+        reconnector.broke(Break(LOSS))
         async with AsyncExitStack() as stack:
             await reconnector.reconnect(LOSS, stack, nothing_more)
     outcomes = [attempt["outcome"] for attempt in told.of(events.ResumeAttempt)]
@@ -313,7 +310,7 @@ async def test_who_welcomes_and_is_not_the_one_is_a_stranger_too() -> None:
     async with serving(partial(welcome, heard=heard)) as (_, port):
         config = source_config(small_geometry(), port, reconnect_seconds=BOUND_SECONDS)
         reconnector = Reconnector(config, told)
-        reconnector.broke()
+        reconnector.broke(Break(LOSS))
         async with AsyncExitStack() as stack:
             _, found = await reconnector.reconnect(LOSS, stack, recover)
     assert found == "the right one"
@@ -329,7 +326,7 @@ async def test_a_host_that_cannot_be_one(host: str) -> None:
     async with serving(partial(welcome, heard=heard)) as (nursery, port):
         config = source_config(small_geometry(), unused_port(), reconnect_seconds=BOUND_SECONDS)
         reconnector = Reconnector(config, ignore)
-        reconnector.broke()
+        reconnector.broke(Break(LOSS))
 
         async def tell() -> None:
             with pytest.raises(MigrationError, match="it goes on trying"):
@@ -342,46 +339,25 @@ async def test_a_host_that_cannot_be_one(host: str) -> None:
     assert len(heard) == 2
 
 
-async def test_what_the_destination_says() -> None:
-    """The maps, the parts and the Standing become what it lacks and a word."""
-    geometry = small_geometry()
-    missing = PageSet(geometry)
-    missing.add(geometry.span_of(0, range(1, 3)))
-    missing.add(geometry.span_of(1, range(5, 6)))
-    with tcp_pair() as (near, far):
-        peer = Peer(far)
-        for message, payload in missing_maps(missing):
-            await peer.send(message, payload)
-        held = {(0, 600): 7, (1, 5): 4095}
-        for part in held_parts(held):
-            await peer.send(part)
-        standing = Standing(running=True, target_pages=len(missing), dropped_bytes=3)
-        await peer.send(standing)
-        heard, found = await hear_standing(connections_of(near), geometry)
-    assert heard == standing
-    assert len(found.missing) == len(missing)
-    assert not found.missing.count_beyond(missing)
-    assert found.held == held
+def test_attempts_come_later_and_later() -> None:
+    """The first attempt is at once, the pauses between the others double up to a bound."""
+    retries = Retries()
+    delays = [retries.next_delay(100.0) for _ in range(9)]
+    assert delays == [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    assert delays[-1] == RETRY_SECONDS_MAX
 
 
-async def test_something_else_is_refused() -> None:
-    """Nothing but maps may come before the Standing."""
-    with tcp_pair() as (near, far):
-        await Peer(far).send(Ready())
-        with pytest.raises(RemoteProtocolError, match="Ready came where Standing was due"):
-            await hear_standing(connections_of(near), small_geometry())
-
-
-async def test_a_destination_that_says_nothing(autojump_clock: MockClock) -> None:
-    """Who connects and says nothing is given up after a while."""
-    with tcp_pair(seconds=100) as (near, _):
-        began = trio.current_time()
-        with pytest.raises(ConnectionLost, match="did not say in 30 s what it has"):
-            await hear_standing(connections_of(near), small_geometry())
-        assert trio.current_time() - began == pytest.approx(RECOVER_SECONDS_MAX)
-
-
-def connections_of(sock: trio.socket.SocketType) -> dict[Channel, Connection]:
-    """Return a connection as a source has it."""
-    name = Channel.PRECOPY
-    return {name: Connection(OutChannel(name, TcpStream(sock)), ReturnPath(name, TcpStream(sock)))}
+@given(st.lists(st.floats(0, 3), max_size=30))
+def test_no_attempt_begins_after_the_end(takes: list[float]) -> None:
+    """However long attempts take, none begins after the end, and there is always one."""
+    retries = Retries()
+    now, attempts = 0.0, 0
+    for seconds in takes:
+        delay = retries.next_delay(5.0 - now)
+        if delay is None:
+            assert now >= 5
+            return
+        assert now + delay <= 5
+        now += delay + seconds
+        attempts += 1
+    assert attempts == len(takes)

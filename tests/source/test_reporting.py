@@ -2,75 +2,60 @@
 
 from __future__ import annotations
 
-from guest.board import VcpuCounters
-from guest.dirty_log import SoftwareDirtyLog
-from guest.interface import GuestSnapshot
-from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
+from protocol.events import ignore
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.records import pack_record, unpack_record
 from protocol.report import AccountRecord, SourcePart
 from protocol.states import Lifecycle
-from source.channel import OutChannel
-from source.closing import Comparison
-from source.connect import Connection
-from source.migration import Migration
-from source.reporting import source_part
-from source.returns import ReturnPath
+from source.outlet import Outlet
+from source.phases import Phases
+from source.reporting import Surroundings, source_part
 from source.steering import Steering
-from tests.guests import MIB, fake_guest, patterned_memory, small_geometry
+from source.steps import Comparison
+from tests.guests import MIB, small_geometry
 from tests.sides import dest_part, source_config
-from tests.sockets import tcp_pair
-from tests.stories import Recorder
+from tests.source.stage import small_memory
 
 MS = 1_000_000
-SNAPSHOT = GuestSnapshot(
-    (), (VcpuCounters(reads_checked=30, mismatches=1), VcpuCounters(reads_checked=12))
-)
+START_NS = 1000 * MS
+CONFIG = source_config(small_geometry(), 1)
 ACCOUNT = AccountRecord(states=b"", digests=(), first_mismatch="", part=dest_part())
 
 
-async def test_every_figure_is_where_it_belongs() -> None:
+def new_phases() -> Phases:
+    """Return a migration of which nothing has happened."""
+    lifecycle = Lifecycle(ignore)
+    steering = Steering(CONFIG, lifecycle, ignore)
+    return Phases(CONFIG, small_memory(), lifecycle, ignore, steering, START_NS)
+
+
+def test_every_figure_is_where_it_belongs() -> None:
     """Pages, bytes, times and counts of a migration are told as they were noted."""
     geometry = small_geometry()
     comparison = Comparison(ACCOUNT, equal=False, detail="")
-    with (
-        patterned_memory(geometry) as memory,
-        fake_guest(geometry) as guest,
-        tcp_pair() as (near, _),
-        tcp_pair() as (second, _),
-    ):
-        connections = {
-            name: Connection(OutChannel(name, TcpStream(sock)), ReturnPath(name, TcpStream(sock)))
-            for name, sock in zip(Channel, (near, second), strict=True)
-        }
-        recorder = Recorder()
-        config = source_config(geometry, 1)
-        lifecycle = Lifecycle(recorder)
-        migration = Migration(
-            config, memory, guest.handle, lifecycle, recorder,
-            SoftwareDirtyLog(guest.board), Steering(config, lifecycle, recorder),
-        )  # fmt: skip
-        precopy, postcopy = (connection.out for connection in connections.values())
-        precopy.bytes_sent, postcopy.bytes_sent = 1000, 500
-        precopy.target_pages_sent, postcopy.target_pages_sent = 40, 2
-        precopy.data_bytes_sent = 30 * TARGET_PAGE_BYTES
-        postcopy.data_bytes_sent = 2 * TARGET_PAGE_BYTES
-        connections[Channel.PRECOPY].returns.bytes_received = 77
-        meter, counts = migration.meter, migration.scheduler.counts
-        meter.finished_ns = meter.started_ns + 90 * MS
-        meter.prepared_ns = meter.started_ns + 10 * MS
-        meter.stopped_ns = meter.started_ns + 20 * MS
-        meter.running_ns = meter.started_ns + 25 * MS
-        meter.bytes_at_stop, meter.bytes_at_switch_over = 900, 960
-        meter.sending_ns, meter.pass_count, meter.dirty_sync_count = 32 * MS, 3, 4
-        meter.expected_downtime_ms = 1.5
-        counts.received, counts.duplicate, counts.already_sent = 9, 1, 2
-        counts.on_precopy_channel, counts.on_postcopy_channel = 3, 2
-        counts.postponed, counts.preemptions, counts.boosted = 1, 5, 4
-        counts.resent_bytes = 12288
+    phases = new_phases()
+    precopy, postcopy = Outlet(Channel.PRECOPY), Outlet(Channel.POSTCOPY)
+    phases.attach({each.name: each for each in (precopy, postcopy)}, (), START_NS)
+    precopy.bytes_sent, postcopy.bytes_sent = 1000, 500
+    precopy.target_pages_sent, postcopy.target_pages_sent = 40, 2
+    precopy.data_bytes_sent = 30 * TARGET_PAGE_BYTES
+    postcopy.data_bytes_sent = 2 * TARGET_PAGE_BYTES
+    meter, counts = phases.meter, phases.scheduler.counts
+    meter.finished_ns = meter.started_ns + 90 * MS
+    meter.prepared_ns = meter.started_ns + 10 * MS
+    meter.stopped_ns = meter.started_ns + 20 * MS
+    meter.running_ns = meter.started_ns + 25 * MS
+    meter.bytes_at_stop, meter.bytes_at_switch_over = 900, 960
+    meter.sending_ns, meter.pass_count, meter.dirty_sync_count = 32 * MS, 3, 4
+    meter.expected_downtime_ms = 1.5
+    counts.received, counts.duplicate, counts.already_sent = 9, 1, 2
+    counts.on_precopy_channel, counts.on_postcopy_channel = 3, 2
+    counts.postponed, counts.preemptions, counts.boosted = 1, 5, 4
+    counts.resent_bytes = 12288
 
-        part = source_part(config, "thp", "kernel", migration, [connections], SNAPSHOT, comparison)
+    around = Surroundings("thp", "kernel", 77, 42, 1, 0.5)
+    part = source_part(CONFIG, phases, around, START_NS, comparison)
 
     assert (part.policy, part.backing, part.dirty_log) == ("ordered", "thp", "kernel")
     assert (part.total_time_ms, part.setup_time_ms, part.downtime_ms) == (90, 10, 5)
@@ -93,32 +78,14 @@ async def test_every_figure_is_where_it_belongs() -> None:
     assert (part.reads, part.mismatches) == (42, 1)
     assert part.pages_compared == 4 + 32
     assert not part.digest_equal
-    assert part.cpu_seconds > 0
+    assert part.cpu_seconds == 0.5
 
 
-async def test_the_part_crosses_the_wire() -> None:
+def test_the_part_crosses_the_wire() -> None:
     """A part made of a fresh migration is a record that the destination can read."""
-    geometry = small_geometry()
     comparison = Comparison(ACCOUNT, equal=True, detail="")
-    with (
-        patterned_memory(geometry) as memory,
-        fake_guest(geometry) as guest,
-        tcp_pair() as (near, _),
-    ):
-        name = Channel.PRECOPY
-        connections = {
-            name: Connection(OutChannel(name, TcpStream(near)), ReturnPath(name, TcpStream(near)))
-        }
-        recorder = Recorder()
-        config = source_config(geometry, 1)
-        lifecycle = Lifecycle(recorder)
-        migration = Migration(
-            config, memory, guest.handle, lifecycle, recorder,
-            SoftwareDirtyLog(guest.board), Steering(config, lifecycle, recorder),
-        )  # fmt: skip
-        part = source_part(
-            config, memory.backing, "software", migration, [connections], SNAPSHOT, comparison
-        )
+    around = Surroundings("base", "software")
+    part = source_part(CONFIG, new_phases(), around, START_NS + MS, comparison)
     payload = pack_record(part)
     assert len(payload) < MIB
     assert unpack_record(SourcePart, payload) == part

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
-from guest.interface import GuestSnapshot
-from guest.memory import GuestMemory
 from protocol import events
 from protocol.capabilities import CHECKSUM
 from protocol.errors import RemoteProtocolError
@@ -16,65 +16,60 @@ from protocol.messages import Message, PassAck, PassEnd, Resend, SwitchOver
 from protocol.policy import preset
 from source.resends import Resends
 from source.scheduler import Scheduler
-from tests.guests import FakeGuest, small_geometry
-from tests.source.test_migration import PRE, PRECOPY_ONLY, make_rig, write
+from tests.guests import small_geometry
+from tests.source.playbook import AT_ONCE, PRE, PRECOPY_ONLY, SMALL, Play
 from tests.stories import Recorder
 
 ONE_PAGE = PackedRuns(b"\0\0\0\0\0\0\0\1")
-CHANGED = Resend(block=1, offset=3 * TARGET_PAGE_BYTES, runs=ONE_PAGE)
+CHANGED = Resend(block=0, offset=3 * TARGET_PAGE_BYTES, runs=ONE_PAGE)
 
 
-async def test_what_comes_changed_last_goes_again_before_the_switch_over(
-    memory: GuestMemory, guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_comes_changed_last_goes_again_before_the_switch_over() -> None:
     """Precopy alone hands the guest over when nothing of the rest came changed."""
-    pause, passes = guest.pause, 0
+    play = Play(capabilities=(CHECKSUM,), rule=PRECOPY_ONLY, checksum=True)
+    passes = 0
 
-    async def write_and_pause(*, anywhere: bool = False) -> GuestSnapshot:
-        write(memory, guest, 1, 31)
-        return await pause(anywhere=anywhere)
-
-    async def hear(message: Message) -> None:
+    def hear(message: Message) -> list[Message]:
         nonlocal passes
         passes += 1
         assert isinstance(message, PassEnd)
-        if passes == 2:
-            runs = PackedRuns(b"\0\0\0\0\0\0\0\1")
-            offset = 31 * TARGET_PAGE_BYTES
-            await rig.dest.main.send(Resend(block=1, offset=offset, runs=runs))
-        await rig.dest.main.send(PassAck(index=message.index))
+        changed = Resend(block=0, offset=31 * TARGET_PAGE_BYTES, runs=ONE_PAGE)
+        return [*([changed] if passes == 2 else []), PassAck(index=message.index)]
 
-    monkeypatch.setattr(guest, "pause", write_and_pause)
-    async with make_rig(memory, rule=PRECOPY_ONLY, checksum=True) as rig:
-        rig.dest.capabilities = (CHECKSUM,)
-        rig.dest.instead[PassEnd] = hear
-        await rig.transfer(guest)
-        last = [message for name, message in rig.dest.heard if name is PRE][-8:]
-        assert [type(message).__name__ for message in last] == [
-            "Checksum", "PageData", "PassEnd", "Checksum", "PageData", "PassEnd", "SwitchOver",
-            "End",
-        ]  # fmt: skip
-        assert last[0:2] == last[3:5]
-        assert rig.dest.finished().target_pages == memory.geometry.target_page_count + 2
+    play.at["stop guest"] = lambda: play.write(31)
+    play.dest.instead[PassEnd] = hear
+    play.transfer()
+    assert play.is_equal
+    last = [message for name, message in play.dest.heard if name is PRE][-8:]
+    assert [type(message).__name__ for message in last] == [
+        "Checksum", "PageData", "PassEnd", "Checksum", "PageData", "PassEnd", "SwitchOver", "End",
+    ]  # fmt: skip
+    assert last[0:2] == last[3:5]
+    assert play.dest.finished().target_pages == SMALL.target_page_count + 2
+
+
+def test_what_comes_changed_in_postcopy_goes_again_before_the_end() -> None:
+    """Both channels are asked whether all has come as it was, until nothing was changed."""
+    play = Play(capabilities=(CHECKSUM,), rule=AT_ONCE, checksum=True)
+    play.dest.instead[PassEnd] = lambda message: [
+        *([CHANGED] if message == PassEnd(index=1) and play.story[-1] == "PassEnd" else []),
+        PassAck(index=cast("PassEnd", message).index),
+    ]  # fmt: skip
+    play.transfer()
+    confirm = ["PassEnd", "PassEnd over postcopy", "hear", "hear"]
+    end = play.story.index("End")
+    assert play.story[end - 9 : end] == [*confirm, "drain", *confirm]
+    assert play.dest.finished().target_pages == SMALL.target_page_count + 1
 
 
 @pytest.mark.parametrize("checksum", [False, True])
-async def test_what_cannot_have_gone_is_not_sent_again(
-    memory: GuestMemory, guest: FakeGuest, checksum: bool
-) -> None:
+def test_what_cannot_have_gone_is_not_sent_again(checksum: bool) -> None:
     """A Resend outside the guest, or where no checksums are in force, breaks the protocol."""
-    async with make_rig(memory, checksum=checksum) as rig:
-        rig.dest.capabilities = (CHECKSUM,) if checksum else ()
-
-        async def ask(_: Message) -> None:
-            offset = 32 * TARGET_PAGE_BYTES if checksum else 0
-            runs = PackedRuns(b"\0\0\0\0\0\0\0\1")
-            await rig.dest.main.send(Resend(block=1, offset=offset, runs=runs))
-
-        rig.dest.instead[SwitchOver] = ask
-        error = await rig.fail(guest)
-        assert isinstance(error, RemoteProtocolError)
-        assert "cannot have gone" in str(error)
+    play = Play(capabilities=(CHECKSUM,) if checksum else (), checksum=checksum)
+    offset = SMALL.length_bytes if checksum else 0
+    play.dest.instead[SwitchOver] = lambda _: [Resend(block=0, offset=offset, runs=ONE_PAGE)]
+    with pytest.raises(RemoteProtocolError, match="cannot have gone"):
+        play.transfer()
 
 
 class Rig:
@@ -86,7 +81,7 @@ class Rig:
         self.events = Recorder()
         self.scheduler = Scheduler(geometry, preset("ordered"), TARGET_PAGE_BYTES)
         self.resends = Resends(geometry, self.scheduler, self.events)
-        self.resends.begin_epoch(checked=True)
+        self.resends.checked = True
 
 
 def test_before_the_switch_over_it_is_dirty() -> None:
@@ -95,10 +90,10 @@ def test_before_the_switch_over_it_is_dirty() -> None:
     rig.resends.hear(CHANGED, handed_over=False)
     assert rig.scheduler.remaining_bytes == 0
     changed = rig.resends.take_changed()
-    assert (len(changed), changed.first_from(0, 0)) == (1, (1, 3))
+    assert (len(changed), changed.first_from(0, 0)) == (1, (0, 3))
     assert len(rig.resends.take_changed()) == 0
     assert rig.events.of(events.FrameChanged) == [
-        {"block": 1, "offset": 3 * TARGET_PAGE_BYTES, "bytes": TARGET_PAGE_BYTES}
+        {"block": 0, "offset": 3 * TARGET_PAGE_BYTES, "bytes": TARGET_PAGE_BYTES}
     ]
 
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
-from guest.memory import GuestMemory
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
-from protocol.messages import Message, PageRequest, Running, Standing, SwitchOver
+from protocol.limits import RECOVER_SECONDS_MAX
+from protocol.messages import Message, PageRequest, Ready, Running, Standing, SwitchOver
+from protocol.missing import HeldParts, held_parts, missing_maps
 from protocol.pageset import PageSet
 from protocol.policy import preset
-from protocol.states import Event
-from source.recovery import Lacking
-from source.resumption import Resumption
+from source.resumption import Lacking, Resumption, lost_bytes
 from source.scheduler import Scheduler
-from tests.guests import FakeGuest
-from tests.source.test_migration import make_rig
+from source.steps import LATE, Do, Now, Received, Within
+from tests.source.playbook import SMALL, Play
 
 GEOMETRY = Geometry((RamBlock("ram", 16 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
 
@@ -25,7 +22,8 @@ GEOMETRY = Geometry((RamBlock("ram", 16 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),
 def pages(first: int, stop: int) -> PageSet:
     """Return a set of target pages."""
     found = PageSet(GEOMETRY)
-    found.add(Span(0, first * TARGET_PAGE_BYTES, (stop - first) * TARGET_PAGE_BYTES))
+    if first < stop:
+        found.add(Span(0, first * TARGET_PAGE_BYTES, (stop - first) * TARGET_PAGE_BYTES))
     return found
 
 
@@ -49,39 +47,87 @@ def standing_of(missing: PageSet, *, running: bool = True) -> tuple[Standing, La
 
 
 @pytest.mark.parametrize("seen", ["running", "asking", "nothing"])
-async def test_who_says_that_no_guest_runs_there(
-    memory: GuestMemory, guest: FakeGuest, seen: str
-) -> None:
+def test_who_says_that_no_guest_runs_there(seen: str) -> None:
     """A destination that was seen to run the guest is not one that does not.
 
     Where nothing was seen the guest is handed over anew, if need be to a stranger; the one that was
     left is known again all the same, though it holds what went before that.
     """
-    nothing = standing_of(PageSet(memory.geometry), running=False)
-    async with make_rig(memory) as rig:
+    play = Play()
+    said: dict[str, list[Message]] = {
+        "running": [Running()], "asking": [PageRequest(block=0, page=3, target_page=0)],
+        "nothing": [],
+    }  # fmt: skip
+    play.dest.instead[SwitchOver] = lambda _: said[seen]
+    play.at["End"] = cut
+    with pytest.raises(ConnectionLost) as caught:
+        play.transfer()
+    play.end_epoch(caught.value)
+    resumption = play.phases.resumption
+    nothing = standing_of(PageSet(SMALL), running=False)
+    if seen != "nothing":
+        with pytest.raises(RemoteProtocolError, match="ran the guest and says that it does no"):
+            resumption.check(*nothing)
+        return
+    resumption.check(*nothing)
+    play.dest.running = False
+    play.at.clear()
+    play.at["Discard"] = cut
+    with pytest.raises(ConnectionLost):
+        play.resume()
+    missing = PageSet(SMALL)
+    missing.fill()
+    missing.remove(SMALL.span_of(0, range(5)))
+    resumption.check(*standing_of(missing))
 
-        async def break_off(_: Message) -> None:
-            if seen == "running":
-                await rig.dest.main.send(Running())
-            if seen == "asking":
-                await rig.dest.main.send(PageRequest(block=1, page=3, target_page=0))
-            rig.dest.main.sock.shutdown(socket.SHUT_WR)
 
-        rig.dest.instead[SwitchOver] = break_off
-        assert isinstance(await rig.fail(guest), ConnectionLost)
-        rig.lifecycle.interrupt()
-        if seen != "nothing":
-            with pytest.raises(RemoteProtocolError, match="ran the guest and says that it does no"):
-                rig.migration.resumption.check(*nothing)
-            return
-        rig.migration.resumption.check(*nothing)
-        rig.lifecycle.fire(Event.RECONNECTED)
-        with pytest.raises(ExceptionGroup):
-            await rig.resume(*nothing)
-        missing = PageSet(memory.geometry)
-        missing.fill()
-        missing.remove(memory.geometry.span_of(1, range(5)))
-        rig.migration.resumption.check(*standing_of(missing))
+def cut() -> None:
+    """Lose the connection."""
+    raise ConnectionLost("cut")
+
+
+def heard(*said: tuple[Message, bytes]) -> tuple[Standing, Lacking]:
+    """Have a destination say something after a break, and then nothing."""
+    now = Now(0)
+    steps = Resumption(SMALL, preset("ordered"), new_scheduler()).hear_standing(now)
+    answers = iter(said)
+    step = next(steps)
+    try:
+        while True:
+            assert step == Within(Do.HEAR, RECOVER_SECONDS_MAX - now.seconds)
+            now.ns += 10**9
+            answer = next(answers, None)
+            step = steps.send(LATE if answer is None else Received(*answer, now.ns))
+    except StopIteration as end:
+        found: tuple[Standing, Lacking] = end.value
+        return found
+
+
+def test_what_the_destination_says() -> None:
+    """The maps, the parts and the Standing become what it lacks and a word."""
+    missing = PageSet(SMALL)
+    missing.add(SMALL.span_of(0, range(1, 3)))
+    missing.add(SMALL.span_of(0, range(5, 6)))
+    held = {(0, 1): 7, (0, 5): 4095}
+    standing = Standing(running=True, target_pages=len(missing), dropped_bytes=3)
+    parts: list[tuple[Message, bytes]] = [(part, b"") for part in held_parts(held)]
+    said, found = heard(*missing_maps(missing), *parts, (standing, b""))
+    assert said == standing
+    assert len(found.missing) == len(missing)
+    assert not found.missing.count_beyond(missing)
+    assert found.held == held
+
+
+def test_something_else_is_refused() -> None:
+    """Nothing but maps and parts may come before the Standing."""
+    with pytest.raises(RemoteProtocolError, match="Ready came where Standing was due"):
+        heard((Ready(), b""))
+
+
+def test_a_destination_that_says_nothing() -> None:
+    """Who connects and says nothing is given up after a while, in all."""
+    with pytest.raises(ConnectionLost, match="did not say in 30 s what it has"):
+        heard(*missing_maps(PageSet(SMALL)))
 
 
 def test_what_it_lacks_is_what_goes_then() -> None:
@@ -128,3 +174,65 @@ def test_a_hand_over_anew_may_find_more_there() -> None:
     resumption.check(*more)
     resumption.take(*more)
     assert scheduler.remaining_bytes == 4 * TARGET_PAGE_BYTES
+
+
+def whole(first: int, stop: int) -> Lacking:
+    """Return what a destination lacks that holds no target page in part."""
+    return Lacking(pages(first, stop), {})
+
+
+@pytest.mark.parametrize(
+    ("unsent", "missing", "lost"),
+    [
+        (pages(8, 16), pages(8, 16), 0),
+        (pages(8, 16), pages(5, 16), 3),
+        (pages(16, 16), pages(16, 16), 0),
+        (pages(16, 16), pages(2, 16), 14),
+    ],
+)
+def test_what_went_and_did_not_arrive(unsent: PageSet, missing: PageSet, lost: int) -> None:
+    """Lost is what is missing there though it is not waiting here."""
+    actual = lost_bytes(pages(2, 16), unsent, {}, Lacking(missing, {}), goes_twice=False)
+    assert lost * TARGET_PAGE_BYTES == actual
+
+
+def test_another_guest_misses_more() -> None:
+    """A destination that misses what it had at the switch-over is not the one that was left."""
+    with pytest.raises(RemoteProtocolError, match="2 target pages are said to be missing that"):
+        lost_bytes(pages(2, 16), pages(8, 16), {}, whole(0, 16), goes_twice=False)
+
+
+def test_another_guest_holds_more() -> None:
+    """A destination that holds what never went is not the one that was left, but for a policy."""
+    with pytest.raises(RemoteProtocolError, match="4 target pages are said to be there that never"):
+        lost_bytes(pages(0, 16), pages(8, 16), {}, whole(12, 16), goes_twice=False)
+    assert not lost_bytes(pages(0, 16), pages(8, 16), {}, whole(12, 16), goes_twice=True)
+    in_part = Lacking(pages(12, 16), {(0, 13): 96})
+    assert lost_bytes(pages(0, 16), pages(8, 16), {}, in_part, goes_twice=True) == 0
+
+
+def test_of_what_is_there_in_part_only_the_rest_is_lost() -> None:
+    """Bytes that are there are not lost, nor is a rest of which none was sent since."""
+    held = {(0, 5): 1000, (0, 6): 96}
+    lacking = Lacking(pages(5, 16), held)
+    assert lacking.untouched().count_beyond(pages(7, 16)) == 0
+    assert len(lacking.untouched()) == 9
+    lost = lost_bytes(pages(2, 16), pages(8, 16), {}, lacking, goes_twice=False)
+    assert lost == 3 * TARGET_PAGE_BYTES - 1096
+    lost = lost_bytes(pages(2, 16), pages(8, 16), {(0, 5): 1000}, lacking, goes_twice=False)
+    assert lost == 2 * TARGET_PAGE_BYTES - 96
+
+
+@pytest.mark.parametrize(
+    ("rests", "held", "complaint"),
+    [
+        ({(0, 5): 1000}, {}, "other parts of target pages are said to be there than were"),
+        ({(0, 5): 1000}, {(0, 5): 1001}, "other parts of target pages"),
+        ({}, {(0, 9): 1}, "parts of target pages are said to be there that never went"),
+    ],
+)
+def test_another_guest_holds_other_parts(rests: HeldParts, held: HeldParts, complaint: str) -> None:
+    """A destination that holds parts which it cannot hold is not the one that was left."""
+    lacking = Lacking(pages(5, 16), held)
+    with pytest.raises(RemoteProtocolError, match=complaint):
+        lost_bytes(pages(2, 16), pages(8, 16), rests, lacking, goes_twice=False)

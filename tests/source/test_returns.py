@@ -7,25 +7,21 @@ from contextlib import contextmanager
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
-from protocol.fields import PackedRuns
 from protocol.messages import (
     Abort,
     Account,
     Bye,
     Finished,
     PageRequest,
-    PassAck,
     Ready,
-    Resend,
-    Running,
 )
 from protocol.wire import encode
-from source.returns import PAYLOAD_BYTES_MAX, Inbox, ReturnPath
+from source.returns import PAYLOAD_BYTES_MAX, ReturnPath
 from tests.guests import KIB
 from tests.sockets import Peer, tcp_pair
 
@@ -33,21 +29,23 @@ FINISHED = Finished(pages=1, target_pages=2, data_bytes=3)
 
 
 class Rig:
-    """A return path and an inbox over it, who speaks to them, and the requests that came."""
+    """A return path, who speaks over it, and the requests that came."""
 
     def __init__(self, near: trio.socket.SocketType, far: trio.socket.SocketType) -> None:
         """Put them together."""
         self.path = ReturnPath(Channel.PRECOPY, TcpStream(near))
-        self.resends: list[Resend] = []
-        self.inbox = Inbox(self.path, self.take, self.resends.append, self.rest)
+        self.path.on_idle = self.rest
         # How many requests there were each time that nothing more had come.
         self.rests: list[int] = []
         self.peer = Peer(far)
         self.requests: list[PageRequest] = []
 
-    def take(self, request: PageRequest) -> None:
-        """Keep a request."""
-        self.requests.append(request)
+    async def run(self) -> None:
+        """Keep the requests that come, until cancelled."""
+        while True:
+            message, _ = await self.path.receive()
+            assert isinstance(message, PageRequest)
+            self.requests.append(message)
 
     def rest(self) -> None:
         """Note that nothing more has come."""
@@ -114,19 +112,6 @@ async def test_an_end_of_file_is_a_lost_connection(part: bytes) -> None:
             await rig.path.receive()
 
 
-async def test_what_came_changed_is_heard_at_once() -> None:
-    """A Resend is handed on as soon as it is read, like a page request, whatever is awaited."""
-    resend = Resend(block=0, offset=0, runs=PackedRuns(bytes(8)))
-    with make_rig() as rig:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.inbox.run)
-            await rig.peer.send(resend)
-            await rig.peer.send(FINISHED)
-            assert (await rig.inbox.expect(Finished, 5)).message == FINISHED
-            nursery.cancel_scope.cancel()
-        assert (rig.resends, rig.requests) == ([resend], [])
-
-
 async def test_an_end_inside_a_payload_is_a_lost_connection() -> None:
     """A payload that stops short is no payload."""
     with make_rig() as rig:
@@ -182,72 +167,12 @@ async def test_what_still_comes_can_be_waited_out() -> None:
             rig.peer.close()
 
 
-async def test_requests_are_handed_on_at_once() -> None:
-    """A page request is not held up by messages before it that nobody has asked for yet."""
-    with make_rig() as rig:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.inbox.run)
-            await rig.peer.send_bytes(
-                encode(request(4)) + encode(Running()) + encode(request(2)) + encode(FINISHED)
-            )
-            await wait_all_tasks_blocked()
-            assert rig.requests == [request(4), request(2)]
-            assert (await rig.inbox.expect(Running, 1)).message == Running()
-            assert (await rig.inbox.expect(Finished, 1)).message == FINISHED
-            nursery.cancel_scope.cancel()
-
-
-async def test_a_message_has_the_time_at_which_it_came() -> None:
-    """What waits for its reader keeps the moment of its arrival."""
-    with make_rig() as rig:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.inbox.run)
-            await rig.peer.send_bytes(encode(PassAck(index=0)))
-            await wait_all_tasks_blocked()
-            await rig.peer.send_bytes(encode(PassAck(index=1)))
-            await wait_all_tasks_blocked()
-            first, second = [await rig.inbox.expect(PassAck, 1) for _ in range(2)]
-            assert [first.message.index, second.message.index] == [0, 1]
-            assert first.at_ns < second.at_ns
-            nursery.cancel_scope.cancel()
-
-
-async def test_another_message_than_the_one_due_is_refused() -> None:
-    """The peer's messages must come in the order of the protocol."""
-    with make_rig() as rig:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.inbox.run)
-            await rig.peer.send(Bye())
-            with pytest.raises(RemoteProtocolError, match="Bye came where Ready was due"):
-                await rig.inbox.expect(Ready, 1)
-            nursery.cancel_scope.cancel()
-
-
-async def test_silence_is_a_lost_connection(autojump_clock: MockClock) -> None:
-    """A message that is due and does not come is given so many seconds and no more."""
-    with make_rig() as rig:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.inbox.run)
-            with pytest.raises(ConnectionLost, match="no Ready for 7 s"):
-                await rig.inbox.expect(Ready, 7)
-            assert trio.current_time() == 7
-            nursery.cancel_scope.cancel()
-
-
-async def test_a_flood_that_nobody_awaits_is_refused() -> None:
-    """A peer that talks without being asked is cut off before it has cost memory."""
-    with make_rig() as rig:
-        await rig.peer.send_bytes(encode(Running()) * 1000)
-        with pytest.raises(RemoteProtocolError, match="Running came while nothing was awaited"):
-            await rig.inbox.run()
-
-
 async def test_a_flood_of_requests_is_no_fault() -> None:
     """Page requests come in any number: each is handed on, in order."""
     requests = [request(index) for index in range(1000)]
     with make_rig() as rig:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.inbox.run)
+            nursery.start_soon(rig.run)
             await rig.peer.send_bytes(b"".join(map(encode, requests)))
             await wait_all_tasks_blocked()
             assert rig.requests == requests
@@ -258,7 +183,7 @@ async def test_all_that_have_come_are_told_of_together() -> None:
     """Who serves requests is called when there are no more, however many pieces they came in."""
     with make_rig() as rig:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.inbox.run)
+            nursery.start_soon(rig.run)
             await wait_all_tasks_blocked()
             assert rig.rests == [0]
             # One read takes what fits; all of these are known before anything else is done.

@@ -97,9 +97,20 @@ class Rig:
 
     def request(self, page: PageId, target_page: int = 0) -> Answer:
         """Request a page for a vCPU that touched one of its target pages, alone."""
-        answer = self.sender.request(page, target_page)
+        answer = self.ask(page, target_page)
         self.sender.serve()
         return answer
+
+    def ask(self, page: PageId, target_page: int = 0) -> Answer:
+        """Request a page beside others, which are served together."""
+        answer = self.engine.request(page, target_page, trio_ns())
+        self.sender.note_untold()
+        return answer
+
+    async def tell_all(self) -> None:
+        """Tell of all requests, behind all frames."""
+        for answer in self.engine.last_answers(trio_ns()):
+            await self.out[PRE].send(answer)
 
     async def read(self, name: Channel) -> None:
         """Take what comes over a channel, until cancelled; each byte once and as in memory."""
@@ -594,7 +605,7 @@ async def test_all_that_have_come_are_taken_before_one_is_served(memory: GuestMe
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
             for index in (2, 0, 3):
-                rig.sender.request(PageId(0, index), 511)
+                rig.ask(PageId(0, index), 511)
             assert rig.scheduler.queued_requests == 3
             assert rig.out[POST].bytes_sent == 0
             rig.sender.serve()
@@ -967,13 +978,13 @@ async def test_every_request_is_told_of_behind_its_page(memory: GuestMemory, pol
         rig.add()
         asked = (1, 3, 1, 2)
         for index in asked:
-            rig.sender.request(PageId(0, index), 5)
+            rig.ask(PageId(0, index), 5)
         rig.sender.serve()
         async with trio.open_nursery() as nursery:
             for name in rig.out:
                 nursery.start_soon(rig.read, name)
             await rig.sender.drain()
-            await rig.sender.tell_all()
+            await rig.tell_all()
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert rig.complete
@@ -993,8 +1004,8 @@ async def test_where_requests_never_run_out_they_are_told_of_now_and_then(
         track(rig)
         rig.add()
         for index in range(3):
-            rig.sender.request(PageId(0, index), 0)
-        rig.sender.request(PageId(1, 3), 0)
+            rig.ask(PageId(0, index), 0)
+        rig.ask(PageId(1, 3), 0)
         await rig.drain_and_read()
         first = [told.page for _, count, told in rig.told if count <= 2 * CHUNKS_PER_PAGE]
         assert first == [0, 1]
@@ -1035,13 +1046,13 @@ async def test_what_is_open_at_a_break_is_told_over_the_next_connections(
     with make_rig(memory) as rig:
         tracker = track(rig)
         rig.add()
-        rig.sender.request(PageId(0, 2), 0)
+        rig.ask(PageId(0, 2), 0)
         tracker.broke(10**18)
         rig.scheduler.begin_again(rig.scheduler.remaining.copy())
         await rig.drain_and_read()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.read, PRE)
-            await rig.sender.tell_all()
+            await rig.tell_all()
             while not rig.told:
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
@@ -1056,7 +1067,7 @@ async def test_after_the_last_word_nothing_is_told(memory: GuestMemory) -> None:
         track(rig)
         rig.add()
         await rig.drain_and_read()
-        await rig.sender.tell_all()
+        await rig.tell_all()
         rig.request(PageId(0, 2))
         assert rig.told == []
         assert rig.engine.telling.tracker is None

@@ -288,7 +288,7 @@ async def test_a_peer_that_does_not_listen_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A farewell that nobody takes is given up in the end."""
-    monkeypatch.setattr("source.handshakes.FAREWELL_SECONDS_MAX", 0.05)
+    monkeypatch.setattr("source.migration.FAREWELL_SECONDS_MAX", 0.05)
     async with make_rig(chunk_bytes=2 * MIB) as rig:
 
         async def stop_reading(_: Message) -> None:
