@@ -177,8 +177,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
         from scripts.credentials import check_certificates, read_or_make_secret
         from scripts.links.link import link_of_rate
         from scripts.processes.pair import both_sides
-        from scripts.views.spool import viewed
-        from scripts.views.watchers import is_drawn, screens_of, servers_of
+        from scripts.views.spool import is_drawn, screens_of, servers_of, viewed
 
     check_pair(values)
     check_outputs(values)

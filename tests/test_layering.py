@@ -105,7 +105,6 @@ CORE_MODULES = frozenset(
         "scripts.views.embed",
         "scripts.views.history",
         "scripts.views.live",
-        "scripts.views.waits",
         "scripts.views.perfetto",
         "scripts.views.records",
         "scripts.views.redraw",

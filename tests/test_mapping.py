@@ -44,9 +44,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/rests.py": Elsewhere(
         "tests/test_resent_bytes.py", "what goes first after a break, which takes a break"
     ),
-    "scripts/injection/keeping.py": Elsewhere(
-        "tests/scripts/injection/test_inject.py", "what is left of runs, which takes some"
-    ),
     **{
         f"protocol/{part}.py": Elsewhere(
             "tests/protocol/test_messages.py", "some of the messages, which it takes all together"
@@ -112,9 +109,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
         "tests/scripts/processes/test_child.py", "the beginning of a child"
     ),
     "guest/spec.py": Elsewhere("tests/guest/test_programs.py", "what programs are told"),
-    "scripts/bench/plan.py": Elsewhere(
-        "tests/scripts/bench/test_command.py", "what the command line says"
-    ),
     "scripts/injection/actions.py": Elsewhere(
         "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),
@@ -127,24 +121,15 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/injection/gates.py": Elsewhere(
         "tests/scripts/injection/test_proxy.py", "what happens to the bytes that pass the proxy"
     ),
-    "scripts/injection/guest_terms.py": Elsewhere(
-        "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
-    ),
     "scripts/links/holder.py": Elsewhere(
         "tests/scripts/links/test_link.py",
         "a process that does nothing, for a link's namespaces",
-    ),
-    "scripts/qemu/bound.py": Elsewhere(
-        "tests/scripts/qemu/test_machine.py", "what a machine's process is before it is QEMU"
     ),
     "scripts/injection/outcome.py": Elsewhere(
         "tests/scripts/injection/test_checks.py", "what checks look at"
     ),
     "scripts/injection/pipes.py": Elsewhere(
         "tests/scripts/injection/test_proxy.py", "one direction of what the proxy passes on"
-    ),
-    "scripts/injection/moments.py": Elsewhere(
-        "tests/scripts/injection/test_steps.py", "what steps say of pages, here and in scenarios"
     ),
     "scripts/injection/trial.py": Elsewhere(
         "tests/scripts/injection/test_inject.py", "one run of a scenario, with all of its processes"
@@ -153,16 +138,7 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
         "tests/scripts/injection/test_scenario.py", "a part of what a scenario's text says"
     ),
     "scripts/views/embed.py": Elsewhere(
-        "tests/scripts/views/test_page.py", "what a page holds of a run"
-    ),
-    "scripts/views/outputs.py": Elsewhere(
-        "tests/scripts/views/test_spool.py", "writes to files what is made elsewhere"
-    ),
-    "scripts/views/records.py": Elsewhere(
-        "tests/scripts/views/test_history.py", "what a history holds: hardly any code of its own"
-    ),
-    "scripts/views/watchers.py": Elsewhere(
-        "tests/scripts/views/test_watch.py", "which watchers the options mean"
+        "tests/scripts/views/test_outputs.py", "what a page holds of a run"
     ),
     "source/answers.py": Elsewhere(
         "tests/source/test_scheduler.py", "what the scheduler says: no code of its own"

@@ -29,7 +29,7 @@ from protocol.qemu.messages import Blocks, DiscardRanges, Pages
 from protocol.qemu.ram import block_table
 from protocol.qemu.stream import Decoder
 from scripts.configure import parse_address
-from scripts.qemu.pair import run_pair
+from scripts.qemu.against import run_pair
 from tests.bounds import bounded, nothing_left
 from tests.guests import FakeGuests
 from tests.qemu_relay import Relay

@@ -15,8 +15,7 @@ from guest.trace import write_trace
 from protocol.errors import GuestFailed
 from protocol.geometry import Geometry
 from protocol.units import parse_bytes, parse_geometry, parse_rate
-from scripts.bench.figure import Figure, Limit
-from scripts.bench.plan import LeftOut, Plan
+from scripts.bench.figure import Figure, LeftOut, Limit, Plan
 from scripts.figures.runs import Record, run_migration
 from scripts.links.link import Link, link_of_rate
 from scripts.qemu.against import ROWS, run_qemu

@@ -11,18 +11,15 @@ from protocol.errors import LocalProtocolError
 from protocol.units import parse_bytes, parse_geometry
 from scripts.bench import against as qemu
 from scripts.bench import (
-    clean_pass,
     cost,
     growth,
     latency,
     noise,
-    render,
-    scheduling,
+    source_work,
     startup,
     stream,
 )
-from scripts.bench.figure import Figure
-from scripts.bench.plan import LeftOut, Plan
+from scripts.bench.figure import Figure, LeftOut, Plan, lines
 from scripts.configure import link_rate
 from scripts.figures.raw_pair import PIECE_BYTES
 from scripts.figures.runs import write_json
@@ -39,11 +36,11 @@ SCHEMA = "midstream-bench/2"
 # The sections by the names that `--only` takes, in their order.
 SECTIONS: dict[str, Callable[[Plan], list[Figure]]] = {
     stream.SECTION: stream.measure_stream,
-    scheduling.SECTION: scheduling.measure_scheduler,
+    source_work.SCHEDULER: source_work.measure_scheduler,
     latency.SECTION: latency.measure_latency,
     qemu.SECTION: qemu.measure_against,
     cost.SECTION: cost.measure_cost,
-    clean_pass.SECTION: clean_pass.measure_clean_pass,
+    source_work.CLEAN_PASS: source_work.measure_clean_pass,
     growth.SECTION: growth.measure_growth,
     startup.SECTION: startup.measure_startup,
 }
@@ -109,7 +106,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
     if report is not None:
         write_json(report, plain)
     if report != "-":
-        click.echo("\n".join(render.lines(plain)))
+        click.echo("\n".join(lines(plain)))
 
 
 def _measure(plan: Plan, names: list[str]) -> dict[str, Any]:

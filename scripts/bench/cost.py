@@ -3,16 +3,103 @@
 Processor time is that between the first page and the destination's word that all have come, when
 the plain pair does its work, too.  Starting, populating memory and proving that it is right are
 outside of it; they are in the figure "in all".
+
+Both sides are watched from outside: a process's processor clock can be read by others
+(clock_getcpuclockid(3)), to the nanosecond.
 """
 
 from __future__ import annotations
 
-from scripts.bench.figure import Figure, Limit, Target
-from scripts.bench.plan import Plan
-from scripts.bench.sampling import Sampler
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from scripts.bench.figure import Figure, Limit, Plan, Target
+from scripts.figures.memory_use import anonymous_bytes, command_of, descendants
 from scripts.figures.raw_pair import measure
 from scripts.figures.runs import Record, migrate_with_events
 from scripts.options import DEST, SOURCE
+
+# A pass over a GiB takes some hundred of these; looking takes a fiftieth of one.
+_SAMPLE_SECONDS = 0.005
+# Sides are looked for until both are found, and that is slower.
+_SEARCH_SECONDS = 0.05
+
+# The clock of all threads of a process, by scheduled time (include/linux/posix-timers.h).
+_CPUCLOCK_SCHED = 2
+
+
+def process_clock(pid: int) -> int:
+    """Return the id of a process's processor clock."""
+    return (~pid << 3) | _CPUCLOCK_SCHED
+
+
+class Sampler:
+    """Samples the sides that this process's children start, while its block runs."""
+
+    def __init__(self) -> None:
+        """Prepare; the block begins to look."""
+        self._times_ns: dict[str, list[int]] = {SOURCE: [], DEST: []}
+        self._cpu_seconds: dict[str, list[float]] = {SOURCE: [], DEST: []}
+        self._peak_bytes = {SOURCE: 0, DEST: 0}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def cpu_seconds(self, side: str, begin_ns: int, end_ns: int) -> float:
+        """Return what a side used between two moments of the monotonic clock.
+
+        Raises:
+            ValueError: It was not seen at both.
+        """
+        times_ns = self._times_ns[side]
+        if not times_ns or not times_ns[0] <= begin_ns <= end_ns <= times_ns[-1]:
+            raise ValueError(f"the {side} was not watched all that time")
+        used = np.interp([begin_ns, end_ns], times_ns, self._cpu_seconds[side])
+        return float(used[1] - used[0])
+
+    def peak_bytes(self, side: str) -> int:
+        """Return the most memory of its own that was seen of a side."""
+        return self._peak_bytes[side]
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pids: dict[str, int] = {}
+        while len(pids) < len(self._peak_bytes) and not self._stopped.wait(_SEARCH_SECONDS):
+            commands = {command_of(pid): pid for pid in descendants(os.getpid())}
+            pids = {
+                side: commands[f"scripts {side}"]
+                for side in self._peak_bytes
+                if f"scripts {side}" in commands
+            }
+        while not self._stopped.wait(_SAMPLE_SECONDS):
+            for side, pid in pids.items():
+                self._sample(side, pid)
+
+    def _sample(self, side: str, pid: int) -> None:
+        try:
+            cpu_seconds = time.clock_gettime(process_clock(pid))
+        except OSError:
+            return  # It has ended.
+        self._times_ns[side].append(time.monotonic_ns())
+        self._cpu_seconds[side].append(cpu_seconds)
+        self._peak_bytes[side] = max(self._peak_bytes[side], anonymous_bytes(pid))
+
 
 SECTION = "cost"
 

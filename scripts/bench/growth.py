@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 
 from guest.backing import memory_info
-from scripts.bench.figure import Figure, Limit, Target
+from scripts.bench.figure import Figure, Limit, Plan, Target
 from scripts.bench.noise import warm_memory
-from scripts.bench.plan import Plan
 from scripts.figures.runs import Record, migrate
 from scripts.runtime.folders import temporary_folder
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from protocol.policy import PRESETS
 from protocol.units import parse_bytes, parse_rate
-from scripts.bench.asking import ask
-from scripts.bench.figure import Figure, Limit, Target
-from scripts.bench.plan import Plan
+from scripts.bench.figure import Figure, Limit, Plan, Target
+from scripts.bench.yardsticks import ask
 from scripts.figures.raw_pair import measure
 from scripts.figures.runs import Record, migrate
 from scripts.links.link import link_of_rate

@@ -22,7 +22,7 @@ import click
 
 from scripts.bench import against
 from scripts.bench.command import SCHEMA
-from scripts.bench.render import amount, machine_line, markdown
+from scripts.bench.figure import amount, machine_line, markdown
 
 Plain = Mapping[str, Any]
 

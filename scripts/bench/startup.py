@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from protocol.units import parse_bytes
-from scripts.bench.figure import Figure, Target
+from scripts.bench.figure import Figure, Plan, Target
 from scripts.bench.noise import warm_memory
-from scripts.bench.plan import Plan
 from scripts.figures.runs import migrate_with_events
 from scripts.options import OPTIONS
 from scripts.runtime.spawn import package_environment

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from scripts.bench.figure import Figure, Limit, Target
-from scripts.bench.iperf import has_iperf, measure_iperf
-from scripts.bench.plan import Plan
+from scripts.bench.figure import Figure, Limit, Plan, Target
+from scripts.bench.yardsticks import has_iperf, measure_iperf
 from scripts.figures.raw_pair import measure
 from scripts.figures.runs import migrate
 

@@ -10,11 +10,17 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
 from protocol.geometry import PageId
 from protocol.units import parse_rate
-from scripts.injection.guest_terms import Guest, read_channel, read_page, read_pages
 from scripts.injection.marks import Direction
 from scripts.injection.scenario_text import Where
 from scripts.injection.tap import Part
-from scripts.injection.triggers import SIDES, read_direction
+from scripts.injection.triggers import (
+    SIDES,
+    Guest,
+    read_channel,
+    read_direction,
+    read_page,
+    read_pages,
+)
 
 _EITHER_WAY = "both"
 

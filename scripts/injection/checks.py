@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from protocol.channels import Channel
 from protocol.geometry import Geometry, PageId
-from scripts.injection.guest_terms import page_name
 from scripts.injection.outcome import Outcome
-from scripts.injection.triggers import SIDES
+from scripts.injection.triggers import SIDES, page_name
 
 
 class Failure(NamedTuple):

@@ -19,11 +19,10 @@ from protocol import events
 from protocol.geometry import Geometry, PageId
 from protocol.states import State
 from scripts.injection.actions import Fault, NetworkAction, ProcessAction
-from scripts.injection.guest_terms import page_name
 from scripts.injection.marks import Direction, Mark
 from scripts.injection.scenario import Scenario, Step, has_proxy, is_scripted, wire_mark
 from scripts.injection.standstill import Standstill
-from scripts.injection.triggers import Elapsed, Entered, Placed, Received, Requested
+from scripts.injection.triggers import Elapsed, Entered, Placed, Received, Requested, page_name
 
 
 class Stage(Protocol):

@@ -24,16 +24,16 @@ from scripts.injection.checks import (
     ServedOrder,
     WaitRatio,
 )
-from scripts.injection.guest_terms import (
+from scripts.injection.outcome import Outcome
+from scripts.injection.scenario_text import Where
+from scripts.injection.triggers import (
+    SIDES,
     Guest,
     page_name,
     read_channel,
     read_page,
     read_pages,
 )
-from scripts.injection.outcome import Outcome
-from scripts.injection.scenario_text import Where
-from scripts.injection.triggers import SIDES
 
 COUNTS = (
     "boosted",

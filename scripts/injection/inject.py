@@ -1,8 +1,15 @@
-"""`midstream inject`: runs scripted fault injections and checks what they expect."""
+"""`midstream inject`: runs scripted fault injections and checks what they expect.
+
+Each run leaves its events and its report in a folder of its own; here it is said which of that is
+kept.
+"""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -12,17 +19,69 @@ from protocol.geometry import PageId
 from scripts.files import check_fillable
 from scripts.injection.actions import Fault
 from scripts.injection.checks import Failure
-from scripts.injection.guest_terms import page_name
-from scripts.injection.keeping import run_folder
 from scripts.injection.outcome import Outcome
-from scripts.injection.qemu_results import early_pages
+from scripts.injection.qemu import early_pages
 from scripts.injection.scenario import Scenario, read_scenario
 from scripts.injection.storm import Ending, Passages, broken_at_random, judge_storm
 from scripts.injection.trial import Trial
-from scripts.injection.triggers import Received
+from scripts.injection.triggers import Received, page_name
 from scripts.named_files import Command, FileArgument, Use, file_option
+from scripts.runtime.folders import temporary_folder
 from scripts.runtime.looping import run_until_signalled
 from scripts.screen.output import print_result, tell
+
+_PREFIX = "midstream-inject-"
+
+
+class RunFolder:
+    """The folder of one run; it is gone with the run unless it is kept."""
+
+    def __init__(self, path: Path, target: Path | None) -> None:
+        """Take a folder.
+
+        Args:
+            path: The folder.
+            target: Where it is to be kept; None for a new folder among the temporary ones.
+        """
+        self.path = path
+        self._target = target
+
+    def keep(self) -> Path:
+        """Copy what is there by now; return where to.
+
+        Raises:
+            MidstreamError: It cannot be written.
+        """
+        target = self._target
+        try:
+            if target is None:
+                target = self._target = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            target.mkdir(parents=True, exist_ok=True)
+            for file in self.path.iterdir():
+                if file.is_file():
+                    shutil.copy(file, target)
+        except OSError as error:
+            raise MidstreamError(f"cannot write {error.filename}: {error.strerror}") from error
+        return target
+
+
+@contextmanager
+def run_folder(keep: str | None, name: str) -> Iterator[RunFolder]:
+    """Have a folder for one run.
+
+    Args:
+        keep: Where all runs are kept, each in a folder of its own; None if only some are.
+        name: The name of that folder.
+    """
+    target = Path(keep) / name if keep is not None else None
+    with temporary_folder("inject") as path:
+        folder = RunFolder(path, target)
+        try:
+            yield folder
+        finally:
+            if keep is not None:
+                folder.keep()
+
 
 EXIT_UNMET = 1
 _RUNS_MAX = 10_000

@@ -23,9 +23,8 @@ from scripts.configure import dest_config, source_config
 from scripts.credentials import credentials
 from scripts.injection.actions import Action, Fault, NetworkAction, read_action
 from scripts.injection.expect import Expect, read_expect
-from scripts.injection.guest_terms import Guest, page_name
 from scripts.injection.marks import Mark, ShareMark
-from scripts.injection.qemu_terms import (
+from scripts.injection.qemu import (
     QemuTerms,
     check_options,
     check_step,
@@ -35,11 +34,13 @@ from scripts.injection.qemu_terms import (
 from scripts.injection.scenario_text import SECTIONS, ScenarioError, Where, quoted, read_toml
 from scripts.injection.triggers import (
     Entered,
+    Guest,
     Passed,
     Placed,
     Received,
     Requested,
     Trigger,
+    page_name,
     read_trigger,
 )
 from scripts.links.shape import parse_link_rate

@@ -26,7 +26,7 @@ from scripts.injection.director import Director, write_script
 from scripts.injection.marks import Direction, Marks
 from scripts.injection.outcome import Outcome
 from scripts.injection.proxy import Proxy
-from scripts.injection.qemu_results import carriers_told, differing_target_pages
+from scripts.injection.qemu import carriers_told, differing_target_pages
 from scripts.injection.scenario import Scenario, has_proxy, held_pages, wire_marks
 from scripts.injection.storm import Passages
 from scripts.links.link import PROXY, Link

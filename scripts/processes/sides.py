@@ -28,9 +28,8 @@ from scripts.runtime.parent import has_heir, leave_to_parent, orders
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
-from scripts.views.spool import Spool, viewed
+from scripts.views.spool import Spool, servers_of, viewed
 from scripts.views.watch import watching
-from scripts.views.watchers import servers_of
 
 # What both sides' sessions return, as far as this module cares.
 Outcome = tuple[Report, MidstreamError | None]

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from guest.memory import GuestMemory
 from protocol.errors import GuestFailed, MigrationError, root_cause
 from protocol.geometry import RamBlock
 from scripts.qemu.qmp import Qmp
-from scripts.runtime.spawn import package_environment
+from scripts.runtime.spawn import bound_to_this, package_environment
 
 # What is kept of QEMU's standard error: its last line is its reason.
 _STDERR_BYTES_MAX = 64 * 1024
@@ -126,7 +125,7 @@ def _start(spec: MachineSpec, memory: GuestMemory, qmp_fd: int) -> subprocess.Po
     ]  # fmt: skip
     try:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "scripts.qemu.bound", str(os.getpid()), *command],
+            bound_to_this(command),
             env=package_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

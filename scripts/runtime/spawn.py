@@ -1,6 +1,8 @@
-"""Starts a side of a migration as a child process.
+"""Starts a side of a migration as a child process, and binds other programs to this one.
 
 It takes no event loop: who starts sides does it first, and loads while they do.
+
+`python -m scripts.runtime.spawn PARENT COMMAND...` becomes the command, and ends with PARENT.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from scripts.runtime.interrupts import SIGNALS
 from scripts.runtime.parent import LEFT_VARIABLE, PARENT_VARIABLE, REASON_VARIABLE, Orders
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+EXIT_NOT_STARTED = 127
 
 
 @dataclass(frozen=True)
@@ -142,3 +146,26 @@ def package_environment() -> dict[str, str]:
     """Return an environment in which a child finds this very package, wherever it is started."""
     path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path}
+
+
+def bound_to_this(command: Sequence[str]) -> list[str]:
+    """Return the command line of a program that ends with this process, even if that is killed."""
+    return [sys.executable, "-P", "-m", "scripts.runtime.spawn", str(os.getpid()), *command]
+
+
+def main(parent: str, *command: str) -> None:
+    """Bind this process to its parent, then run the command in its place."""
+    # Late: who starts sides needs none of it.
+    from guest.libc import die_with_parent  # noqa: PLC0415
+
+    die_with_parent(int(parent))
+    try:
+        # The bond outlasts this.
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
+        sys.exit(EXIT_NOT_STARTED)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

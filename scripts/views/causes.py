@@ -1,14 +1,16 @@
 """What a run's events come to, so that all views say the same.
 
-That is how it ended, and what belongs together: a wait and the send that ended it, a request and
-the wait that it was for.
+That is how it ended, what belongs together (a wait and the send that ended it, a request and the
+wait that it was for), and the figures of its waits.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
+from guest.latency import summary_of
 from protocol import events
 from protocol.states import State
 from scripts.views.history import History
@@ -121,3 +123,31 @@ def lost_bytes(history: History) -> int:
     """Return how much memory the destination says is lost."""
     lost = (note for note in history.notes if note.event == events.MemoryLost.event)
     return sum(note.fields.get("bytes", 0) for note in lost)
+
+
+def percentiles_us(waits: Iterable[Wait]) -> dict[str, float]:
+    """Return the percentiles of the waits that ended, in microseconds; 0 where there are none.
+
+    They are those of the run's own report, see `guest.latency.summarize`.
+    """
+    summary = summary_of(wait.wake_ns - wait.start_ns for wait in waits if wait.wake_ns is not None)
+    return {
+        "p50": summary.p50_us, "p90": summary.p90_us, "p99": summary.p99_us,
+        "p99.9": summary.p999_us, "max": summary.max_us,
+    }  # fmt: skip
+
+
+def waiting_over_time(waits: Iterable[Wait], end_ns: int) -> list[tuple[int, int]]:
+    """Return (time, number of vCPUs that wait from then on), ascending."""
+    steps: dict[int, int] = {}
+    for wait in waits:
+        steps[wait.start_ns] = steps.get(wait.start_ns, 0) + 1
+        end = end_ns if wait.wake_ns is None else wait.wake_ns
+        steps[end] = steps.get(end, 0) - 1
+    times = sorted(steps)
+    return list(zip(times, accumulate(steps[time_ns] for time_ns in times), strict=True))
+
+
+def waited_us(waits: Iterable[Wait]) -> float:
+    """Return all vCPUs' waiting together, in microseconds."""
+    return sum(wait.latency_us for wait in waits)

@@ -18,10 +18,17 @@ from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.report import STAGE_WORDS, STAGES
 from protocol.states import State
-from scripts.views.causes import lost_bytes, reason_of, served_by, status_of
+from scripts.views.causes import (
+    lost_bytes,
+    percentiles_us,
+    reason_of,
+    served_by,
+    status_of,
+    waited_us,
+    waiting_over_time,
+)
 from scripts.views.history import History
 from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Send, Wait
-from scripts.views.waits import percentiles_us, waited_us, waiting_over_time
 
 Plain = dict[str, Any]
 

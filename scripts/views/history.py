@@ -25,12 +25,14 @@ from scripts.views.records import (
     Block,
     Mark,
     Note,
+    OpenWaits,
     Placed,
     Request,
     Send,
     Wait,
+    fault_ns,
+    page_of,
 )
-from scripts.views.waits import OpenWaits, fault_ns, page_of
 
 Event = dict[str, Any]
 

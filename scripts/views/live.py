@@ -19,8 +19,7 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.report import Summary
 from protocol.states import FINAL, POSTCOPY, State
-from scripts.views.records import DEST, SOURCE
-from scripts.views.waits import OpenWaits, fault_ns
+from scripts.views.records import DEST, SOURCE, OpenWaits, fault_ns
 
 Event = dict[str, Any]
 

@@ -15,10 +15,9 @@ from typing import Any
 from protocol.channels import Channel
 from protocol.report import STAGE_WORDS
 from protocol.states import FINAL
-from scripts.views.causes import request_ends, served_by
+from scripts.views.causes import request_ends, served_by, waiting_over_time
 from scripts.views.history import History
 from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Note, Send, Wait
-from scripts.views.waits import waiting_over_time
 
 TraceEvent = dict[str, Any]
 

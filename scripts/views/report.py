@@ -23,11 +23,10 @@ from scripts.files import check_writable, read_bounded
 from scripts.named_files import Command, FileArgument, Use, file_option
 from scripts.screen.output import tell
 from scripts.screen.table import time_us
-from scripts.views.causes import lost_bytes, reason_of, status_of
+from scripts.views.causes import lost_bytes, percentiles_us, reason_of, status_of
 from scripts.views.history import History
 from scripts.views.outputs import history_of, write_page, write_trace
 from scripts.views.saved import read_saved
-from scripts.views.waits import percentiles_us
 
 # A page has as many colours and dashes to tell runs apart by.
 RUNS_MAX = 4

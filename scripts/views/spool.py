@@ -1,20 +1,27 @@
-"""Where a run's events are kept for its views: a file without a name, gone with its process.
+"""Where a run's events are kept for its views, and who watches it.
 
-Those who write append whole lines, from this process or another; who reads comes when it likes.  So
-no view can hold up a migration, however slow it is.
+The spool is a file without a name, gone with its process.  Those who write append whole lines, from
+this process or another; who reads comes when it likes.  So no view can hold up a migration, however
+slow it is.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from protocol.errors import MidstreamError
+from scripts.configure import parse_address
 from scripts.screen.output import tell
+
+if TYPE_CHECKING:
+    from scripts.views.watch import Watcher
+
 
 # What is read at once.
 _READ_BYTES = 1 << 20
@@ -111,3 +118,43 @@ def _write_views(spool: Spool, values: Mapping[str, Any]) -> None:
         from scripts.views.outputs import read_spool, write_views  # noqa: PLC0415
 
         write_views(read_spool(spool), values)
+
+
+def servers_of(values: Mapping[str, Any]) -> list[Watcher]:
+    """Return the server that `--serve` asks for, if it does.
+
+    Raises:
+        click.BadParameter: It names no address.
+        MidstreamError: Nobody can listen there.
+    """
+    if values.get("serve") is None:
+        return []
+    # Imported late: only who serves waits for what it takes.
+    from scripts.views.serve import Server  # noqa: PLC0415
+
+    return [Server(*parse_address(values["serve"], "--serve"))]
+
+
+def is_drawn(values: Mapping[str, Any]) -> bool:
+    """Tell whether a run is drawn on standard error, for these options and this terminal."""
+    # Between log lines a picture would only be in their way.
+    return not (values["quiet"] or values["verbose"]) and can_show(sys.stderr)
+
+
+def can_show(stream: TextIO | None) -> bool:
+    """Tell whether a stream is a terminal that can be drawn on."""
+    return (
+        stream is not None
+        and stream.isatty()
+        and os.environ.get("TERM", "dumb") not in {"dumb", ""}
+    )
+
+
+def screens_of(values: Mapping[str, Any]) -> list[Watcher]:
+    """Return what draws a run on standard error, if it is drawn."""
+    if not is_drawn(values):
+        return []
+    # Imported late, as above; it takes longer than all that is needed to start both sides.
+    from scripts.views.terminal import Screen  # noqa: PLC0415
+
+    return [Screen()]

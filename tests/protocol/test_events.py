@@ -143,8 +143,8 @@ def test_ignoring_is_listening() -> None:
 
 # What reads the lines of events files; `saved` has checked them by then.
 READERS = (
-    *("views/history.py", "views/live.py", "views/waits.py", "views/causes.py"),
-    *("injection/director.py", "injection/outcome.py", "injection/qemu_results.py"),
+    *("views/history.py", "views/live.py", "views/records.py", "views/causes.py"),
+    *("injection/director.py", "injection/outcome.py", "injection/qemu.py"),
     *("injection/trial.py", "figures/compare.py", "figures/half_sent.py", "figures/picture.py"),
 )
 

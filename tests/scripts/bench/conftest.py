@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.bench.plan import Plan
+from scripts.bench.figure import Plan
 from scripts.links.link import LOOPBACK
 
 

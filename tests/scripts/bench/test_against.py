@@ -12,7 +12,7 @@ from protocol.errors import GuestFailed
 from protocol.geometry import RamBlock
 from scripts.bench import against
 from scripts.bench.against import measure_against
-from scripts.bench.plan import LeftOut, Plan
+from scripts.bench.figure import LeftOut, Plan
 from scripts.links.link import PROXY, Link
 from scripts.qemu.against import Peer
 

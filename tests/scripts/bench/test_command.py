@@ -8,8 +8,7 @@ from click.testing import CliRunner
 
 from scripts.bench import command, stream
 from scripts.bench.command import bench
-from scripts.bench.figure import Figure
-from scripts.bench.plan import LeftOut, Plan
+from scripts.bench.figure import Figure, LeftOut, Plan
 from scripts.qemu.against import Peer
 
 

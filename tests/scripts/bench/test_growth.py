@@ -9,8 +9,8 @@ import pytest
 
 from protocol.units import parse_bytes
 from scripts.bench import growth
+from scripts.bench.figure import Plan
 from scripts.bench.growth import measure_growth, sizes_that_fit
-from scripts.bench.plan import Plan
 
 SIZES = (256, 1024, 4096, 16384)
 

@@ -9,8 +9,8 @@ import pytest
 
 from protocol.policy import PRESETS
 from scripts.bench import latency
+from scripts.bench.figure import Plan
 from scripts.bench.latency import Case, cases, measure_latency
-from scripts.bench.plan import Plan
 from scripts.figures.raw_pair import RawRun
 from scripts.links.link import LOOPBACK, PROXY, Link
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scripts.bench import startup
-from scripts.bench.plan import Plan
+from scripts.bench.figure import Plan
 
 
 def test_the_first_page_ends_the_start(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scripts.bench import stream
-from scripts.bench.plan import Plan
+from scripts.bench.figure import Plan
 from scripts.figures.raw_pair import RawRun
 
 

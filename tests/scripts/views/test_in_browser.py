@@ -12,8 +12,7 @@ import trio
 
 from scripts.views.embed import embed
 from scripts.views.live import LiveState
-from scripts.views.outputs import history_of
-from scripts.views.page import run_page
+from scripts.views.outputs import history_of, run_page
 from scripts.views.serve import Server
 from tests.browser import Tab, find_browser, open_tab
 from tests.stories import PAGE_BYTES, ZERO_NS, Story, half_sent

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console, Group
 
 from scripts.views.live import LiveState
+from scripts.views.spool import can_show
 from scripts.views.terminal import Screen, picture
-from scripts.views.watchers import can_show
 from tests.stories import MS, ZERO_NS, half_sent
 
 NOW_NS = ZERO_NS + 20 * MS

@@ -11,9 +11,8 @@ from trio.testing import MockClock
 
 from scripts.views.live import LiveState
 from scripts.views.outputs import history_of, read_spool
-from scripts.views.spool import open_spool
+from scripts.views.spool import is_drawn, open_spool, screens_of
 from scripts.views.watch import PERIOD_SECONDS, REST_SECONDS_MAX, rest_seconds, watching
-from scripts.views.watchers import is_drawn, screens_of
 from tests.stories import half_sent, write
 
 

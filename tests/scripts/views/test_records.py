@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 import dest.trips
 from dest.waits import Latencies
 from protocol.geometry import PageId
+from scripts.views.causes import percentiles_us, waited_us, waiting_over_time
 from scripts.views.history import History
 from scripts.views.live import LiveState
-from scripts.views.records import Wait
-from scripts.views.waits import OpenWaits, percentiles_us, waited_us, waiting_over_time
+from scripts.views.records import OpenWaits, Wait
 from tests.processes import Lab, read_events
 from tests.stories import MS, ZERO_NS, Story
 

@@ -1,25 +1,34 @@
-"""The scheduler alone, with 64 GiB of 4 KiB pages: decisions a second, and bytes a page.
+"""The work of a source alone, without a migration: its decisions, and a pass over a clean guest.
 
-A decision is what is sent next, made and noted as sent (`next_chunk`, `chunk_sent`).  Time is
-processor time: nothing here waits.
+With 64 GiB of 4 KiB pages it is told how many decisions a second the scheduler makes, and how many
+bytes it holds for a page.  A decision is what is sent next, made and noted as sent (`next_chunk`,
+`chunk_sent`).  Time is processor time: nothing here waits.
+
+A pass over a guest that has written nothing is a question to the kernel.
 """
 
 from __future__ import annotations
 
 import time
 import tracemalloc
+from functools import partial
 
 import numpy as np
 
+from guest import services
+from guest.handle import open_guest
+from guest.memory import GuestMemory
+from guest.slices import in_thread
+from guest.spec import ProgramSpec
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock
 from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.units import parse_bytes
-from scripts.bench.figure import Figure, Target
-from scripts.bench.plan import Plan
+from scripts.bench.figure import Figure, LeftOut, Plan, Target
+from scripts.runtime.looping import run_until_signalled
 from source.scheduler import Scheduler
 
-SECTION = "scheduler"
+SCHEDULER = "scheduler"
 
 _GUEST_BYTES = 64 << 30
 _DECISIONS, _QUICK_DECISIONS = 100_000, 20_000
@@ -41,17 +50,17 @@ def measure_scheduler(plan: Plan, guest_bytes: int = _GUEST_BYTES) -> list[Figur
     count = _QUICK_DECISIONS if plan.quick else _DECISIONS
     rates: dict[str, list[float]] = {name: [] for name in _MEASURES}
     for number in range(1, plan.runs + 1):
-        plan.say(f"{SECTION}: run {number} of {plan.runs}")
+        plan.say(f"{SCHEDULER}: run {number} of {plan.runs}")
         for name, kind in _MEASURES.items():
             rates[name].append(bench.decisions_a_second(kind, count))
     figures = [
-        Figure(SECTION, name, "/s", tuple(values), target=_RATE) for name, values in rates.items()
+        Figure(SCHEDULER, name, "/s", tuple(values), target=_RATE) for name, values in rates.items()
     ]
     note = f"tracemalloc, {bench.page_count:,} pages, all to be sent"
     held = bench.bytes_a_page()
     return [
         *figures,
-        Figure(SECTION, "memory a page", "B", (held,), target=_BYTES_A_PAGE, note=note),
+        Figure(SCHEDULER, "memory a page", "B", (held,), target=_BYTES_A_PAGE, note=note),
     ]
 
 
@@ -103,3 +112,46 @@ class _Bench:
         scheduler = Scheduler(self._geometry, preset("ordered"), self._chunk_bytes)
         scheduler.add(pages, postcopy=True)
         return scheduler
+
+
+CLEAN_PASS = "clean-pass"
+
+_CLEAN_GUEST_BYTES = 4 << 30
+_CLEAN_PASS_MS = Target(50, of_ratio=False)
+_PAGE_SIZES = {"2MiB": 2 << 20, "4KiB": TARGET_PAGE_BYTES}
+
+
+def measure_clean_pass(plan: Plan, guest_bytes: int = _CLEAN_GUEST_BYTES) -> list[Figure]:
+    """Have a guest that stands still looked at, so often, for each page size.
+
+    Raises:
+        LeftOut: This kernel keeps no dirty log.
+        GuestFailed: There is not so much memory.
+    """
+    figures = []
+    for name, page_bytes in _PAGE_SIZES.items():
+        plan.say(f"{CLEAN_PASS}: {name} pages")
+        geometry = Geometry((RamBlock("ram", guest_bytes, page_bytes),))
+        times_ms, backing = run_until_signalled(partial(_clean_pass_ms, geometry, plan.runs))
+        title = f"CPU for {guest_bytes >> 20} MiB of {name} pages ({backing})"
+        figures.append(Figure(CLEAN_PASS, title, "ms", times_ms, target=_CLEAN_PASS_MS))
+    return figures
+
+
+async def _clean_pass_ms(geometry: Geometry, runs: int) -> tuple[tuple[float, ...], str]:
+    with GuestMemory.create(geometry) as memory:
+        await in_thread(memory.populate())
+        # Nobody tells its vCPU to touch anything.
+        spec = ProgramSpec("scripted")
+        async with open_guest(memory, spec, services.DIRTY_LOG) as guest:
+            dirty_log, reason = guest.choose_dirty_log()
+            if reason:
+                raise LeftOut(f"the kernel keeps no dirty log: {reason}")
+            dirty_log.start()
+            times_ms = []
+            for _ in range(runs):
+                started = time.process_time()
+                assert not len(dirty_log.harvest()), "nobody has written"
+                times_ms.append((time.process_time() - started) * 1000)
+            dirty_log.stop()
+        return tuple(times_ms), memory.backing

@@ -12,8 +12,7 @@ import pytest
 
 from scripts.views import embed as module
 from scripts.views.embed import embed
-from scripts.views.outputs import history_of
-from scripts.views.page import fill, run_page
+from scripts.views.outputs import fill, history_of, run_page
 from scripts.views.records import BACKGROUND, Send
 from tests.stories import MS, PAGE_BYTES, Story, broken_once, half_sent
 

@@ -1,12 +1,16 @@
-"""The stream of another program."""
+"""What others do on the same sockets: iperf3, and a plain question."""
+
+from __future__ import annotations
 
 import json
 
 import pytest
 
 from protocol.errors import MigrationError
-from scripts.bench.iperf import has_iperf, measure_iperf, rate_of
+from scripts.bench import yardsticks
+from scripts.bench.yardsticks import has_iperf, measure_iperf, rate_of
 from scripts.links.link import LOOPBACK, PROXY, Link
+from tests.bounds import nothing_left
 
 
 def test_the_receivers_count_is_taken() -> None:
@@ -35,3 +39,20 @@ def test_it_stands_aside_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch)
 def test_a_real_one_gives_a_rate() -> None:
     """Where it is installed, it sends what it is told to."""
     assert measure_iperf(8 << 20, LOOPBACK) > 0
+
+
+def test_every_question_is_answered() -> None:
+    """Each takes its time, and the process that answers is gone afterwards."""
+    with nothing_left():
+        took = yardsticks.ask(4096, questions=20)
+
+    assert len(took) == 20
+    assert min(took) > 0
+
+
+def test_nobody_who_answers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that does not come is told of in one line, in time."""
+    monkeypatch.setattr(yardsticks, "_MODULE", "no_such_module")
+    monkeypatch.setattr(yardsticks, "_SECONDS_MAX", 0.5)
+    with nothing_left(), pytest.raises(MigrationError, match="no answer over a plain socket"):
+        yardsticks.ask(4096)

@@ -1,9 +1,24 @@
-"""A pass over clean memory."""
+"""The scheduler's decisions and a pass over a clean guest, measured small."""
+
+from __future__ import annotations
 
 import pytest
 
-from scripts.bench.clean_pass import measure_clean_pass
-from scripts.bench.plan import LeftOut, Plan
+from scripts.bench import source_work
+from scripts.bench.figure import LeftOut, Plan
+from scripts.bench.source_work import measure_clean_pass
+
+
+def test_a_small_guest_gives_all_figures(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates are of decisions that were made; a page takes a byte or little more."""
+    monkeypatch.setattr(source_work, "_QUICK_DECISIONS", 200)
+    figures = source_work.measure_scheduler(plan, guest_bytes=256 << 20)
+
+    *rates, memory = figures
+    assert len(rates) == 3
+    assert all(rate.values[0] > 0 for rate in rates)
+    assert 0 < memory.values[0] < 8
+    assert memory.is_met
 
 
 def test_a_still_guest_costs_hardly_anything(plan: Plan) -> None:
