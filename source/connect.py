@@ -11,19 +11,20 @@ from dataclasses import dataclass
 
 import trio
 
-from guest.streams.exchange import patience
+from guest.streams.exchange import patience, receive_exactly, send_all
 from guest.streams.network import TCP, Network
 from guest.streams.stream import Stream
-from protocol.addresses import host_port
+from guest.streams.tls import TlsStream
+from protocol.addresses import host_port, unmapped
 from protocol.capabilities import in_force, offer
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, RemoteProtocolError
-from protocol.limits import HELLO_SECONDS_MAX, SESSION_ID_BYTES
+from protocol.limits import HELLO_SECONDS_MAX, NONCE_BYTES, SESSION_ID_BYTES
 from protocol.messages import PROTOCOL_VERSION, Hello, Resume, Welcome
 from protocol.policy import Policy
+from protocol.proof import ANSWER_BYTES, CHALLENGE_BYTES, SourceProof
 from source.channel import OutChannel
-from source.proving import prove
 from source.returns import ReturnPath
 
 
@@ -191,6 +192,54 @@ async def connect_channel(
         plain.close()
         raise
     return Connection(out, returns, common, reached)
+
+
+async def prove(
+    plain: Stream, host: str, name: Channel, session: bytes, credentials: Credentials
+) -> Stream:
+    """Do what the credentials say before the first frame; return what frames go over.
+
+    Args:
+        plain: A new connection.
+        host: The name or address that the destination's certificate must be for, unless the
+            credentials name another.
+        name: The connection's role.
+        session: The session's id.
+        credentials: What both sides have to prove; if nothing, nothing is sent.
+
+    Raises:
+        AuthenticationFailed: One side does not prove to the other what that demands.
+        ConnectionLost: The connection broke.
+    """
+    stream, hint = plain, ""
+    try:
+        if credentials.tls is not None:
+            # A destination that reads frames only can make nothing of TLS, and say nothing to it.
+            hint = ", does the destination speak TLS?"
+            # A certificate knows neither interfaces nor IPv4 in an address of IPv6.
+            wanted = credentials.server_name or unmapped(host.partition("%")[0])
+            stream = tls = TlsStream(plain, credentials.tls, server_name=wanted)
+            await tls.handshake()
+            hint = ""
+        if credentials.secret is not None:
+            await _exchange(
+                stream,
+                SourceProof(credentials.secret, name, session, secrets.token_bytes(NONCE_BYTES)),
+            )
+    except (EOFError, OSError) as error:
+        reason = (
+            "was closed" if isinstance(error, EOFError) else f"broke: {error.strerror or error}"
+        )
+        raise ConnectionLost(
+            f"the {name.value} connection {reason}, before anything was proved{hint}"
+        ) from error
+    return stream
+
+
+async def _exchange(stream: Stream, proof: SourceProof) -> None:
+    await send_all(stream, proof.opening)
+    await send_all(stream, proof.prove(await receive_exactly(stream, CHALLENGE_BYTES)))
+    proof.check(await receive_exactly(stream, ANSWER_BYTES))
 
 
 async def _open(network: Network, host: str, port: int, typed: str) -> tuple[Stream, str]:

@@ -20,10 +20,9 @@ from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.messages import RequestAnswer
-from source.answers import Answer
 from source.buffering import Backlog
 from source.commands import REQUEST, TURN, Command, Look, Room, Tell, Until, Wait, Write
-from source.jobs import Chunk, Lane
+from source.jobs import Answer, Chunk, Lane
 from source.outlet import Frame, Outlet
 from source.pacing import Pacer
 from source.scheduler import Scheduler

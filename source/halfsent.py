@@ -14,8 +14,7 @@ from protocol.channels import Channel
 from protocol.geometry import PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, Policy
-from source.answers import SchedulerCounts
-from source.jobs import Job
+from source.jobs import Job, SchedulerCounts
 
 
 class HalfSentPage:

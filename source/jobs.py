@@ -1,12 +1,18 @@
-"""A page on its way through several chunks, and the chunks: what the scheduler works with."""
+"""What the scheduler works with, and what it says of that.  Pure.
+
+A page on its way goes in chunks, each a frame; requests for it are answered, and what is done with
+it is noticed and counted.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 
+from protocol import answers
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
+from protocol.events import PageEvent
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span, new_span
 from protocol.pageset import PageSet
 from protocol.runs import Stretch, overlap
@@ -97,6 +103,58 @@ class Job:
         return covers(self.span, unit) and (
             remaining.holds_any(unit) or any(overlap(given, unit) for given in self.given)
         )
+
+
+class Answer(Enum):
+    """What a page request leads to, by the words that cross."""
+
+    QUEUED = answers.QUEUED
+    DUPLICATE = answers.DUPLICATE
+    ALREADY_SENT = answers.ALREADY_SENT
+    URGENT_IN_PLACE = answers.URGENT_IN_PLACE
+    POSTPONED = answers.POSTPONED
+
+
+@dataclass(slots=True)
+class Notice:
+    """Something that the scheduler did on the way to a decision, for whoever watches.
+
+    Attributes:
+        event: What it is to be told as.
+        page: Which page.
+        channel: Where it goes, or went.
+        urgent: Whether a vCPU waits for it.
+        boosted: Whether it had been broken off in the background.
+    """
+
+    event: type[PageEvent]
+    page: PageId
+    channel: Channel
+    urgent: bool
+    boosted: bool
+
+
+@dataclass
+class SchedulerCounts:
+    """What happened so far, under the names of the report."""
+
+    received: int = 0
+    duplicate: int = 0
+    already_sent: int = 0
+    postponed: int = 0
+    on_precopy_channel: int = 0
+    on_postcopy_channel: int = 0
+    preemptions: int = 0
+    boosted: int = 0
+    # Bytes of guest memory that went a second time though the destination had them: of what went
+    # when a page was broken off, or of target pages that a break left half-received.
+    resent_bytes: int = 0
+    # Bytes that went a second time because a break had lost them on their way.
+    lost_bytes: int = 0
+    recoveries: int = 0
+    # Frames that came changed, and the bytes of guest memory that went again for that.
+    changed_frames: int = 0
+    changed_bytes: int = 0
 
 
 def covers(outer: Stretch, inner: Span) -> bool:

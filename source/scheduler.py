@@ -38,10 +38,9 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import Policy
 from protocol.runs import Runs, Stretch
-from source.answers import Answer, Notice, SchedulerCounts
 from source.background import Background
 from source.halfsent import treatment
-from source.jobs import Chunk, Job, Lane, unit_of
+from source.jobs import Answer, Chunk, Job, Lane, Notice, SchedulerCounts, unit_of
 
 # Before Python 3.12 each look at an enumeration's member costs as much as two calls.
 _PRECOPY = Channel.PRECOPY

@@ -18,8 +18,7 @@ from protocol.geometry import Geometry, PageId, Span
 from protocol.limits import BEHIND_COUNT_MAX, VCPU_COUNT_MAX
 from protocol.messages import RequestAnswer
 from protocol.runs import overlap
-from source.answers import Answer
-from source.jobs import Chunk, Lane, unit_of
+from source.jobs import Answer, Chunk, Lane, unit_of
 
 # The pages that are remembered as having gone before others; beyond that they are only counted.
 _PAGES_KEPT_MAX = 64

@@ -49,10 +49,10 @@ from protocol.pageset import PageSet
 from protocol.runs import overlap
 from scripts.links import link
 from scripts.screen.recorder import Recorder
-from source.answers import Answer
 from source.channel import OutChannel
 from source.commands import Write
 from source.engine import SendEngine
+from source.jobs import Answer
 from source.migration import Migration
 from source.phases import Phases
 from source.reconnect import Reconnector

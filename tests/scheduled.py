@@ -8,8 +8,7 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Spa
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, Policy, preset
 from protocol.runs import Runs
-from source.answers import Answer
-from source.jobs import Chunk
+from source.jobs import Answer, Chunk
 from source.scheduler import Scheduler
 
 BASE = TARGET_PAGE_BYTES

@@ -59,7 +59,6 @@ CORE_MODULES = frozenset(
         "guest.spec",
         "guest.streams.stream",
         "guest.trace",
-        "source.answers",
         "source.buffering",
         "source.background",
         "source.commands",

@@ -41,9 +41,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/commands.py": Elsewhere(
         "tests/source/test_engine.py", "what the engine wants done, which it says"
     ),
-    "source/rests.py": Elsewhere(
-        "tests/test_resent_bytes.py", "what goes first after a break, which takes a break"
-    ),
     **{
         f"protocol/{part}.py": Elsewhere(
             "tests/protocol/test_messages.py", "some of the messages, which it takes all together"
@@ -140,14 +137,17 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/views/embed.py": Elsewhere(
         "tests/scripts/views/test_outputs.py", "what a page holds of a run"
     ),
-    "source/answers.py": Elsewhere(
-        "tests/source/test_scheduler.py", "what the scheduler says: no code of its own"
-    ),
     "source/background.py": Elsewhere(
         "tests/source/test_scheduler.py", "what comes next depends on all that the scheduler did"
     ),
+    "source/epochs.py": Elsewhere(
+        "tests/source/test_phases.py", "the channels of the phases, and what comes back"
+    ),
     "source/jobs.py": Elsewhere(
-        "tests/source/test_scheduler.py", "what the scheduler keeps its books in"
+        "tests/source/test_scheduler.py", "what the scheduler keeps its books in, and says"
+    ),
+    "source/steps.py": Elsewhere(
+        "tests/source/test_handshakes.py", "what phases want done, and hear in its time"
     ),
 }
 

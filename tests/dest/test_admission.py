@@ -36,8 +36,7 @@ from protocol.messages import (
 )
 from protocol.policy import preset
 from protocol.wire import encode
-from source.connect import Opening, connect, connect_channel
-from source.proving import prove
+from source.connect import Opening, connect, connect_channel, prove
 from tests.bounds import BOUND_SECONDS, bounded, nothing_left
 from tests.sides import SESSION
 from tests.sockets import Peer, dial

@@ -18,7 +18,7 @@ from protocol.errors import AuthenticationFailed, ConnectionLost, MidstreamError
 from protocol.limits import NONCE_BYTES
 from protocol.messages import PROTOCOL_VERSION, Hello, Welcome
 from protocol.proof import OPENING_BYTES, PROOF_BYTES, TAG, SourceProof
-from source import proving
+from source import connect as connecting
 from source.channel import OutChannel
 from source.returns import ReturnPath
 from tests.certificates import tls_credentials
@@ -72,7 +72,7 @@ class Pair:
     async def _play_source(self, plain: Stream) -> None:
         name = Channel.POSTCOPY
         try:
-            stream = await proving.prove(plain, "127.0.0.1", name, SESSION, self.source)
+            stream = await connecting.prove(plain, "127.0.0.1", name, SESSION, self.source)
             await OutChannel(name, stream).send(HELLO)
             answer, _ = await ReturnPath(name, stream).receive()
             self.welcome = isinstance(answer, Welcome)

@@ -12,7 +12,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId
 from protocol.messages import RequestAnswer, SourceTime
 from protocol.report import STAGES
-from source.answers import Answer
+from source.jobs import Answer
 from tests.guests import HUGE, small_geometry
 from tests.stories import Recorder
 

@@ -17,11 +17,10 @@ from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.runs import Stretch, unpack_runs
 from protocol.wire import Decoder
-from source.answers import Answer
 from source.commands import Command, Look, Room, Tell, Turn, Until, Wait, Write
 from source.engine import SendEngine
 from source.framing import frame_of
-from source.jobs import Lane
+from source.jobs import Answer, Lane
 from source.outlet import Outlet
 from source.pacing import Pacer
 from source.scheduler import Scheduler

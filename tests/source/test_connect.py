@@ -11,18 +11,29 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from guest.streams.exchange import receive_exactly, send_all
 from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, MidstreamError, PeerAborted, RemoteProtocolError
-from protocol.limits import HELLO_SECONDS_MAX
+from protocol.credentials import NOTHING, Credentials
+from protocol.errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    MidstreamError,
+    PeerAborted,
+    RemoteProtocolError,
+)
+from protocol.limits import HELLO_SECONDS_MAX, NONCE_BYTES
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, PassEnd, Ready, Welcome
 from protocol.policy import preset
-from source.connect import connect
+from protocol.proof import CHALLENGE_BYTES, OPENING_BYTES, PROOF_BYTES, TAG, DestProof
+from source.connect import connect, prove
 from tests.bounds import bounded, nothing_left
-from tests.sockets import Peer, knowing, unused_port
+from tests.sides import SESSION
+from tests.sockets import Peer, knowing, tcp_pair, tcp_streams, unused_port
 
 Answer = Callable[[Peer], Awaitable[None]]
 
+SECRET = Credentials(secret=b"correct horse battery")
 ORDERED, VANILLA = preset("ordered"), preset("vanilla")
 
 
@@ -286,3 +297,63 @@ async def test_what_is_done_with_the_connections_may_fail() -> None:
             with pytest.raises(ZeroDivisionError):
                 async with connect("127.0.0.1", there.port, ORDERED):
                     raise ZeroDivisionError
+
+
+async def failed_proof(*answers: bytes) -> MidstreamError:
+    """Prove before a destination that says this and goes; return the error."""
+    with tcp_pair() as (near, far):
+        await send_all(TcpStream(far), b"".join(answers))
+        far.shutdown(socket.SHUT_WR)
+        with pytest.raises(MidstreamError) as caught:
+            await prove(TcpStream(near), "127.0.0.1", Channel.PRECOPY, SESSION, SECRET)
+        return caught.value
+
+
+async def test_with_nothing_to_prove_nothing_is_sent() -> None:
+    """Without credentials the connection is as it was."""
+    with tcp_streams() as (near, far):
+        assert await prove(near, "127.0.0.1", Channel.PRECOPY, SESSION, NOTHING) is near
+        near.close()
+        with pytest.raises(EOFError):
+            await receive_exactly(far, 1)
+
+
+async def test_a_destination_that_knows_the_secret() -> None:
+    """The source proves itself first, and goes on when the destination has, too."""
+    with tcp_streams() as (near, far):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(prove, near, "127.0.0.1", Channel.PRECOPY, SESSION, SECRET)
+            opening = await receive_exactly(far, OPENING_BYTES)
+            assert SECRET.secret is not None
+            proof = DestProof(SECRET.secret, opening, bytes(NONCE_BYTES))
+            await send_all(far, proof.challenge)
+            assert proof.holds(await receive_exactly(far, PROOF_BYTES))
+            await send_all(far, proof.answer)
+
+
+@pytest.mark.parametrize("said", [b"", TAG, TAG + bytes(NONCE_BYTES), TAG + bytes(NONCE_BYTES + 9)])
+async def test_an_end_in_between_is_a_lost_connection(said: bytes) -> None:
+    """A destination that goes before it has proved itself is one that cannot be migrated to."""
+    error = await failed_proof(said)
+    assert isinstance(error, ConnectionLost)
+    assert "connection was closed, before anything was proved" in str(error)
+
+
+async def test_a_destination_that_does_not_know_the_secret() -> None:
+    """Whoever accepts a proof without having one is not believed, whatever it answers."""
+    for answer in (TAG + bytes(32), bytes(CHALLENGE_BYTES), b"\xff" * CHALLENGE_BYTES):
+        error = await failed_proof(TAG + bytes(NONCE_BYTES), answer)
+        assert isinstance(error, AuthenticationFailed)
+
+
+async def test_nothing_but_the_exchange_is_read() -> None:
+    """What follows the answer stays in the socket for the channel."""
+    with tcp_streams() as (near, far):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(prove, near, "127.0.0.1", Channel.PRECOPY, SESSION, SECRET)
+            opening = await receive_exactly(far, OPENING_BYTES)
+            proof = DestProof(SECRET.secret or b"", opening, bytes(NONCE_BYTES))
+            await send_all(far, proof.challenge)
+            await receive_exactly(far, PROOF_BYTES)
+            await send_all(far, proof.answer + b"next")
+        assert await receive_exactly(near, 4) == b"next"

@@ -13,10 +13,9 @@ from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS
-from source.answers import Answer
 from source.buffering import SLACK_BYTES, YIELD_NS_MAX
 from source.commands import REQUEST, Room, Until
-from source.jobs import Lane
+from source.jobs import Answer, Lane
 from tests.guests import HUGE, KIB
 from tests.source.stage import CHUNK, MS, PLENTY, Stage, waiting
 

@@ -9,9 +9,8 @@ from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, preset
-from source.answers import SchedulerCounts
 from source.halfsent import treatment
-from source.jobs import Chunk, Job
+from source.jobs import Chunk, Job, SchedulerCounts
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
 GUEST = Geometry((RamBlock("huge", 2 * HUGE, HUGE), RamBlock("base", 8 * BASE, BASE)))

@@ -15,9 +15,8 @@ from protocol.geometry import PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, preset
 from protocol.runs import hull_of
-from source.answers import Answer, Notice
 from source.background import POSTCOPY_RUN_BYTES_MIN
-from source.jobs import Chunk
+from source.jobs import Answer, Chunk, Notice
 from source.scheduler import Scheduler
 from tests.scheduled import (
     BASE,

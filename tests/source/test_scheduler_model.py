@@ -29,9 +29,8 @@ from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Spa
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, Policy, preset
 from protocol.runs import Runs, Stretch
-from source.answers import Answer, SchedulerCounts
 from source.background import POSTCOPY_RUN_BYTES_MIN
-from source.jobs import Chunk, Lane
+from source.jobs import Answer, Chunk, Lane, SchedulerCounts
 from source.scheduler import Scheduler
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20

@@ -11,9 +11,8 @@ from protocol.errors import LocalProtocolError
 from protocol.geometry import Span
 from protocol.pageset import PageSet
 from protocol.runs import Stretch
-from source.answers import Answer, Notice
 from source.background import POSTCOPY_RUN_BYTES_MIN
-from source.jobs import Chunk, Lane
+from source.jobs import Answer, Chunk, Lane, Notice
 from tests.scheduled import (
     BASE,
     CHUNK,

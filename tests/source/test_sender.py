@@ -23,12 +23,11 @@ from protocol.messages import Message, PageData, RequestAnswer, RunData, ZeroDat
 from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.runs import Runs, Stretch, unpack_runs
-from source.answers import Answer
 from source.buffering import SLACK_BYTES, YIELD_NS_MAX
 from source.channel import OutChannel
 from source.engine import SendEngine
 from source.framing import frame_of
-from source.jobs import Lane
+from source.jobs import Answer, Lane
 from source.pacing import Pacer
 from source.scheduler import Scheduler
 from source.sender import Sender

@@ -15,8 +15,7 @@ from protocol.limits import BEHIND_COUNT_MAX, VCPU_COUNT_MAX
 from protocol.messages import RequestAnswer
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS, preset
-from source.answers import Answer
-from source.jobs import Chunk, Lane
+from source.jobs import Answer, Chunk, Lane
 from source.scheduler import Scheduler
 from source.tracking import RequestTracker
 
