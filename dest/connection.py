@@ -10,6 +10,9 @@ from guest.streams.exchange import receive_into
 from guest.streams.stream import Stream
 from protocol.errors import ConnectionLost
 
+# How long what arrived before a break is read on, once the break is known.
+DRAIN_SECONDS_MAX = 0.5
+
 # What is read at once of bytes that nobody wants any more.
 _DRAIN_BYTES = 64 * 1024
 

@@ -79,6 +79,7 @@ class Executor:
         self._path: ReturnPath | None = None
         self._failure: ConnectionLost | None = None
         self._unsaid = trio.lowlevel.ParkingLot()
+        self._incomplete = trio.lowlevel.ParkingLot()
 
     # Bytes come.
 
@@ -132,6 +133,8 @@ class Executor:
         self._place_all(self.engine.end(channel), last_byte_ns)
         # What is here now is not asked for.
         self.say()
+        if self._incomplete and self.engine.assembly.complete:
+            self._incomplete.unpark_all()
 
     def refuse(self, channel: Channel) -> None:
         """Tell that the channel's frame came changed; `say_all` what is to come again."""
@@ -149,6 +152,11 @@ class Executor:
         for place in self.engine.interrupt():
             self._place(place, self._now_ns())
         self.engine.broke(self._now_ns() if since_ns is None else since_ns)
+
+    async def wait_complete(self) -> None:
+        """Return when nothing is missing, and no frame is under way."""
+        while not self.engine.assembly.complete:
+            await self._incomplete.park()
 
     def start_postcopy(self) -> None:
         """Make vCPUs fault on all that was discarded; the guest stands still."""

@@ -6,15 +6,16 @@ import resource
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
 from dest.engine import Engine
 from dest.executor import Executor
-from dest.missing import tell_missing
+from dest.keeping import Keeper
+from dest.peer import Plan
 from dest.placement import make_placement
 from dest.script import Step
-from dest.setup import Plan
 from dest.vcpus import Vcpus
 from guest import clock
 from guest.interface import Guest, GuestSnapshot
@@ -22,11 +23,24 @@ from guest.latency import summarize
 from guest.memory import GuestMemory
 from guest.states import VcpuState
 from protocol import events
-from protocol.errors import RemoteProtocolError
 from protocol.events import Emit, tell_run
-from protocol.pageset import PageSet
 from protocol.report import DestPart
-from protocol.states import Event, Lifecycle, State
+
+
+class Room(NamedTuple):
+    """What a guest needs here.
+
+    Attributes:
+        memory: Where its memory goes; populated.
+        guest: Its vCPUs, in their process.
+        keeper: Saves its memory.
+        placement_reason: See `protocol.report.DestPart`.
+    """
+
+    memory: GuestMemory
+    guest: Guest
+    keeper: Keeper
+    placement_reason: str
 
 
 class HostedGuest:
@@ -35,30 +49,24 @@ class HostedGuest:
     Attributes:
         engine: Decides what is done with what comes.
         executor: Tells the engine what happens; what comes goes through it.
-        handed_over: The guest is this side's.
-        run_ns: Since when it runs here, on the monotonic clock; 0 while it does not.
-        placement_reason: See `protocol.report.DestPart`.
     """
 
     def __init__(
         self,
-        memory: GuestMemory,
-        guest: Guest,
+        room: Room,
         plan: Plan,
-        lifecycle: Lifecycle,
         emit: Emit,
         steps: tuple[Step, ...],
     ) -> None:
         """Prepare; nothing has come.
 
         Args:
-            memory: Where the guest's memory goes.
-            guest: Its vCPUs.
+            room: Where its memory goes, and its vCPUs.
             plan: How its pages come.
-            lifecycle: The migration's state.
             emit: Takes events.
             steps: Scripted faults.
         """
+        memory, guest = room.memory, room.guest
         self._placement = make_placement(memory, guest)
         self.engine = Engine(
             memory.geometry, plan.policy, emit, vcpu_count=guest.spec.vcpu_count,
@@ -66,27 +74,14 @@ class HostedGuest:
             is_told=plan.is_told,
         )  # fmt: skip
         self.executor = Executor(self.engine, memory, self._placement)
-        self.handed_over = False
-        self.run_ns = 0
-        self.placement_reason = ""
+        self._placement_reason = room.placement_reason
         self._memory = memory
         self._guest = guest
         self._plan = plan
-        self._lifecycle = lifecycle
         self._emit = emit
         self._vcpus = Vcpus(memory.geometry, self.executor, self._placement, guest, emit, steps)
         self._watching = trio.CancelScope()
         self._snapshot: GuestSnapshot | None = None
-
-    @property
-    def paused(self) -> bool:
-        """Whether the source is waited for."""
-        return self._lifecycle.state is State.POSTCOPY_PAUSED
-
-    @property
-    def missing(self) -> PageSet:
-        """What of the guest's memory has not come, half-received target pages included."""
-        return self.engine.assembly.missing()
 
     @property
     def first_mismatch(self) -> str:
@@ -117,44 +112,21 @@ class HostedGuest:
         """End `watch`: what the guest says from now on is not heard."""
         self._watching.cancel()
 
-    def forget_frames(self, since_ns: int | None = None) -> None:
-        """Count what is half-received as missing: no more of it will come.
+    async def take_over(self, states: Sequence[VcpuState]) -> int:
+        """Have the guest run here, whatever is missing of it; return since when.
 
         Args:
-            since_ns: Since when a connection is gone; None for now.
-        """
-        self.executor.interrupt(since_ns)
-
-    async def take_over(self, *, postcopy: bool, states: Sequence[VcpuState] = ()) -> None:
-        """Have the guest run here, whatever is missing of it.
-
-        Args:
-            postcopy: Something may be missing.
             states: What its vCPUs begin with; none where the peer's are opaque.
-
-        Raises:
-            RemoteProtocolError: Something is missing that should not be.
         """
         # Half of it must not be done: a break that comes now finds the guest running here.
         with trio.CancelScope(shield=True):
             if states:
                 await self._guest.load(tuple(states))
-            self.executor.start_postcopy()
-            if postcopy:
-                self._lifecycle.fire(Event.POSTCOPY_STARTED)
-            elif not self.engine.assembly.complete:
-                raise RemoteProtocolError("pages are missing though precopy is said to be complete")
-            self.handed_over = True
             # Pages may come meanwhile.  Who touches one that was placed and then unmapped is
             # stopped by the kernel, and released at once.
             await self._placement.settle()
             await self._guest.run()
-            self.run_ns = clock.now_ns()
-            self._emit(events.GuestRun())
-
-    def tell_missing(self) -> None:
-        """Tell which pages are not whole, for who watches."""
-        tell_missing(self._emit, self._memory.geometry, self.engine.assembly)
+        return clock.now_ns()
 
     async def stop(self) -> GuestSnapshot:
         """Bring the guest to a stand for good, every page of which is placed; while `watch`.
@@ -177,7 +149,7 @@ class HostedGuest:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return DestPart(
             placement=self._placement.name,
-            placement_reason=self.placement_reason,
+            placement_reason=self._placement_reason,
             backing=self._memory.backing,
             faults=latencies.faults,
             stages=latencies.stages,

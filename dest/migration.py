@@ -1,195 +1,232 @@
-"""The destination's side of a migration, step by step: receive, take over the guest, close.
+"""Does what a migration's phases say, over one set of connections after the other.
 
-Reads like the sequence diagram in `protocol/README.md`.
+Nothing is decided here: each step of `dest.phases` is one call, and what came of it goes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
-from dest.channel import InChannel
-from dest.hosted import HostedGuest
-from dest.receiver import Receiver
-from dest.script import Step
-from dest.setup import Plan
+from dest.connection import DRAIN_SECONDS_MAX
+from dest.hosted import HostedGuest, Room
+from dest.peer import Peer, Plan
+from dest.phases import Phases
+from dest.script import Step as ScriptStep
+from dest.steps import (
+    Discard,
+    HearVerdict,
+    Keep,
+    Leave,
+    Receive,
+    Say,
+    Step,
+    Steps,
+    Stood,
+    Stop,
+    TakeOver,
+)
 from guest import clock
 from guest.digest import digest
-from guest.interface import Guest
-from guest.memory import GuestMemory
 from guest.programs import Program
 from guest.replay import Written, count_written
 from guest.slices import in_thread
 from guest.states import decode_states, encode_states
-from protocol import events
+from guest.streams.exchange import patience
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.events import Emit
-from protocol.limits import CLOSING_SECONDS_MAX
-from protocol.messages import (
-    Account,
-    Bye,
-    Finished,
-    Ready,
-    Running,
-    Standing,
-    SwitchOver,
-    Verdict,
-)
-from protocol.missing import held_parts, missing_maps
-from protocol.records import pack_record, unpack_record
-from protocol.report import AccountRecord, DestPart, SourcePart
-from protocol.states import Event, Lifecycle, State
+from protocol.messages import Account
+from protocol.pageset import PageSet
+from protocol.records import pack_record
+from protocol.report import AccountRecord
+from protocol.states import Lifecycle
 
-# How long the source is given to close first, once it has the last word.
-_LINGER_SECONDS_MAX = 2.0
-
-# How long what arrived before a break is read on, once the break is known.
-DRAIN_SECONDS_MAX = 0.5
 _DRAIN_POLL_SECONDS = 0.002
 
 
-@dataclass(frozen=True)
-class Closing:
-    """What both sides said at the end."""
-
-    part: DestPart
-    verdict: Verdict
-    source: SourcePart
-
-
 class Migration:
-    """One migration; it goes from one *epoch*, a set of connections, to the next.
-
-    `begin` over the first connections and `resume` over the others, and after either `receive` and
-    `close`.  The guest is watched all the time, in `watch`.
+    """One migration: `run` it, and `watch` its guest all the time.
 
     Attributes:
         hosted: The guest.
-        closing: How it ended, once it has.
+        phases: What is done next, and how far it is.
         written: Of a guest with an image, what it has changed in the end; None for others.
     """
 
     def __init__(
         self,
-        channels: Mapping[Channel, InChannel],
+        peer: Peer,
         plan: Plan,
-        memory: GuestMemory,
-        guest: Guest,
+        room: Room,
         lifecycle: Lifecycle,
         emit: Emit,
-        steps: tuple[Step, ...],
+        steps: tuple[ScriptStep, ...],
+        *,
+        wait_seconds: float,
     ) -> None:
-        """Prepare; nothing is received yet."""
-        self.closing: Closing | None = None
+        """Prepare; nothing is received yet.
+
+        Args:
+            peer: Whom the guest comes from; its first connections are there.
+            plan: What comes.
+            room: Where to.
+            lifecycle: The migration's state.
+            emit: Takes events.
+            steps: Scripted faults.
+            wait_seconds: How long the peer is waited for after breaks; 0 for not at all.
+        """
         self.written: Written | None = None
-        self.hosted = HostedGuest(memory, guest, plan, lifecycle, emit, steps)
-        self._channels = dict(channels)
-        self._plan = plan
-        self._memory = memory
-        self._guest = guest
+        self.hosted = HostedGuest(room, plan, emit, steps)
+        self.phases = Phases(
+            plan.geometry, self.hosted.engine, lifecycle, emit, peer.terms(), wait_seconds
+        )
+        self._peer = peer
+        self._room = room
         self._lifecycle = lifecycle
-        self._emit = emit
-        self._keep: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
-        self._touches: Path | None = None
         # Since when a connection is gone, None while all are there.
         self._lost_ns: int | None = None
-        self._part: DestPart | None = None
-        self._account = b""
-
-    def listen_to(self, touches: Path | None) -> None:
-        """Have pages touched that are named in a pipe, too; call it before `watch`."""
-        self._touches = touches
-
-    def keep_with(self, keep: Callable[[], Awaitable[None]]) -> None:
-        """Have the guest's memory kept before the source is told that it may go."""
-        self._keep = keep
 
     @property
-    def channels(self) -> Mapping[Channel, InChannel]:
-        """The connections of this epoch."""
-        return self._channels
+    def paused(self) -> bool:
+        """Whether the peer is waited for."""
+        return self.phases.is_paused
 
     @property
-    def _main(self) -> InChannel:
-        return self._channels[Channel.PRECOPY]
+    def handed_over(self) -> bool:
+        """Whether the guest is this side's."""
+        return self.phases.handed_over
 
-    async def watch(self) -> None:
-        """Serve the guest, over all epochs, until `close` or a cancellation ends it."""
-        await self.hosted.watch(self._touches)
+    @property
+    def missing(self) -> PageSet:
+        """What of the guest's memory has not come."""
+        return self.phases.missing
 
-    async def begin(self) -> None:
-        """Say ready: pages may come.
+    def forget_frames(self) -> None:
+        """Count what is half-received as missing: no more of it will come."""
+        self.hosted.executor.interrupt()
+
+    def stop_watching(self) -> None:
+        """Hear no more of the guest."""
+        self.hosted.stop_watching()
+
+    async def watch(self, touches: Path | None = None) -> None:
+        """Serve the guest, over all epochs, until it stands for good or this is cancelled.
+
+        Args:
+            touches: A pipe through which pages to touch come; None for none.
+        """
+        await self.hosted.watch(touches)
+
+    async def run(self) -> None:
+        """Migrate; return when the peer has the last word, or was given the time to hear it.
 
         Raises:
-            ConnectionLost: The source is gone.
+            ConnectionLost: A connection is lost, and no other came in its place.
+            PeerAborted, RemoteProtocolError, GuestFailed: The migration failed.
         """
         self.hosted.tell_run()
-        await self._main.send(Ready())
-        self._lifecycle.fire(Event.PREPARED)
+        steps = self.phases.begin()
+        while True:
+            try:
+                await self._epoch(steps)
+            except BaseException as error:  # noqa: BLE001 - raised again, if that is the end
+                self.phases.broke(error)
+            else:
+                return
+            self._peer.hang_up()
+            self.hosted.executor.interrupt(self._lost_ns)
+            self._lost_ns = None
+            with trio.move_on_after(self.phases.pause(trio.current_time())) as waiting:
+                await self._peer.come_back(self.phases.missing)
+            if waiting.cancelled_caught:
+                self.phases.gave_up()
+                return
+            steps = self.phases.resume(trio.current_time())
 
-    def interrupt(self) -> None:
-        """Take notice that the connections are gone: nothing more comes over them."""
-        self._lifecycle.interrupt()
-        for channel in self._channels.values():
-            channel.close()
-        self.hosted.forget_frames(self._lost_ns)
+    async def stopping(self) -> None:
+        """See `dest.peer.Turns`."""
+        await self._perform(self.phases.stopping(clock.now_ns()))
 
-    async def resume(self, channels: Mapping[Channel, InChannel]) -> None:
-        """Say over new connections what is here and what is missing, and ask for pages again.
+    async def switch_over(self, device_state: bytes | None, *, postcopy: bool) -> None:
+        """See `dest.peer.Turns`."""
+        vcpu_count = self._room.guest.spec.vcpu_count
+        states = () if device_state is None else decode_states(device_state, vcpu_count)
+        await self._perform(self.phases.switch_over(states, postcopy=postcopy))
 
-        Raises:
-            ConnectionLost: They broke, too.
-        """
-        self._channels = dict(channels)
-        self._lost_ns = None
-        self._lifecycle.go_on(Event.RECONNECTED)
-        hosted, assembly = self.hosted, self.hosted.engine.assembly
-        missing = hosted.missing
-        for message, payload in missing_maps(missing) if hosted.handed_over else ():
-            await self._main.send(message, payload)
-        for part in held_parts(assembly.held_parts):
-            await self._main.send(part)
-        standing = Standing(
-            running=hosted.handed_over,
-            target_pages=len(missing) if hosted.handed_over else 0,
-            dropped_bytes=assembly.dropped_bytes,
-            run_ns=hosted.run_ns,
-        )
-        await self._main.send(standing)
-        hosted.engine.resumed()
-        self._lifecycle.go_on(Event.RECOVERED if hosted.handed_over else Event.SWITCH_OVER_AGAIN)
-        self._emit(events.Recovered(missing_bytes=missing.length_bytes, running=hosted.handed_over))
-
-    async def receive(self) -> None:
-        """Receive everything, run the guest; return when every page is placed.
-
-        Raises:
-            ConnectionLost, PeerAborted, RemoteProtocolError, GuestFailed: The migration failed.
-        """
+    async def _epoch(self, steps: Steps) -> None:
+        """Do steps over the connections of an epoch."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.hosted.executor.converse, self._main)
-            nursery.start_soon(self._main.send_rests)
-            async with trio.open_nursery() as receivers:
-                for channel in self._channels.values():
-                    receiver = Receiver(
-                        channel, self._main, self._plan, self.hosted.executor, self._lifecycle,
-                        self._switch_over,
-                    )  # fmt: skip
-                    receivers.start_soon(self._receive_over, channel, receiver)
+            nursery.start_soon(self._peer.tend)
+            await self._perform(steps)
             nursery.cancel_scope.cancel()
-        await self._finish()
 
-    async def _receive_over(self, channel: InChannel, receiver: Receiver) -> None:
-        """Receive over one connection; when it breaks, have the others read what lies here."""
+    async def _perform(self, steps: Steps) -> None:
+        answer: Any = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration:
+                return
+            answer = await self._do(step)
+
+    async def _do(self, step: Step) -> Any:  # noqa: ANN401 - each step says what it is answered with
+        """Do a step."""
+        match step:
+            case Say(word, payload):
+                await self._peer.path.send(word, payload)
+            case Discard():
+                self.hosted.executor.start_postcopy()
+            case TakeOver(states):
+                return await self.hosted.take_over(states)
+            case Receive():
+                await self._receive(step)
+            case Stop(accounted):
+                return await self._stop(accounted=accounted)
+            case HearVerdict(account, seconds):
+                with patience(seconds, "no verdict", RemoteProtocolError):
+                    word = Account(payload_bytes=len(account))
+                    await self._peer.path.send(word, account)
+                    return await self._peer.hear_verdict()
+            case Keep():
+                await self._room.keeper.save()
+            case Leave(seconds):
+                with trio.move_on_after(seconds):
+                    return await self._peer.channels[Channel.PRECOPY].wait_closed()
+                return True
+        return None
+
+    async def _receive(self, step: Receive) -> None:
+        executor, path = self.hosted.executor, self._peer.path
+        readers = self._peer.readers(executor, self, self._lifecycle)
+        ended = {name: trio.Event() for name in readers}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._over, None, partial(executor.converse, path))
+            nursery.start_soon(self._peer.channels[Channel.PRECOPY].send_rests)
+            for name, read in readers.items():
+                nursery.start_soon(self._over, name, read, ended[name])
+            for name in step.ending:
+                await ended[name].wait()
+            with trio.move_on_after(step.rest_seconds):
+                await executor.wait_complete()
+            nursery.cancel_scope.cancel()
+
+    async def _over(
+        self,
+        name: Channel | None,
+        task: Callable[[], Awaitable[None]],
+        ended: trio.Event | None = None,
+    ) -> None:
+        """Use one connection; when it breaks, have what lies here of the others read."""
         try:
-            await receiver.run()
+            await task()
         except ConnectionLost:
             self._lost_ns = self._lost_ns or clock.now_ns()
-            others = [each for each in self._channels.values() if each is not channel]
+            others = [each for other, each in self._peer.channels.items() if other is not name]
             for each in others:
                 each.stop_gathering()
             with trio.move_on_after(DRAIN_SECONDS_MAX):
@@ -197,81 +234,25 @@ class Migration:
                 while any(each.has_unread for each in others):  # noqa: ASYNC110
                     await trio.sleep(_DRAIN_POLL_SECONDS)
             raise
+        if ended is not None:
+            ended.set()
 
-    async def close(self) -> None:
-        """Give account of the memory, hear the verdict, keep the guest, say goodbye.
-
-        Raises:
-            GuestFailed: It cannot be kept; the source is to hear of that, and not that all is well.
-            ConnectionLost, PeerAborted, RemoteProtocolError: The source did not see it through.
-        """
-        if self._part is None:
-            self._part = await self._settle()
-        with trio.move_on_after(CLOSING_SECONDS_MAX) as patience:
-            await self._main.send(Account(payload_bytes=len(self._account)), self._account)
-            verdict = await self._main.receive()
-            if not isinstance(verdict, Verdict):
-                raise RemoteProtocolError(f"{type(verdict).__name__} came where Verdict was due")
-            payload = bytearray(verdict.payload_bytes)
-            await self._main.receive_payload(memoryview(payload), lambda _: None)
-            source = unpack_record(SourcePart, bytes(payload))
-            self.closing = Closing(self._part, verdict, source)
-        if patience.cancelled_caught:
-            raise RemoteProtocolError(f"no verdict in {CLOSING_SECONDS_MAX:g} s")
-        await self._keep()
-        await self._main.send(Bye())
-        # The source closes first, so that it cannot take our closing for a lost connection.
-        orderly = True
-        with trio.move_on_after(_LINGER_SECONDS_MAX):
-            orderly = await self._main.wait_closed()
-        if not orderly:
-            raise ConnectionLost("the source may not have heard the last word")
-
-    async def _settle(self) -> DestPart:
-        """Bring the guest to a stand for good and make the account of it."""
+    async def _stop(self, *, accounted: bool) -> Stood:
+        """Bring the guest to a stand for good, and make an account of it, if one is wanted."""
         snapshot = await self.hosted.stop()
-        digests = await in_thread(digest(self._memory))
-        spec = self._guest.spec
+        if not accounted:
+            return Stood(self.hosted.part(), b"")
+        memory, spec = self._room.memory, self._room.guest.spec
+        digests = await in_thread(digest(memory))
         if spec.image:
-            program = Program(spec, self._memory.geometry)
-            counting = count_written(program, self._memory.geometry, snapshot.states)
+            program = Program(spec, memory.geometry)
+            counting = count_written(program, memory.geometry, snapshot.states)
             self.written = await in_thread(counting)
         part = self.hosted.part()
-        self._account = pack_record(
-            AccountRecord(
-                states=encode_states(snapshot.states),
-                digests=tuple(digests),
-                first_mismatch=self.hosted.first_mismatch,
-                part=part,
-            )
+        record = AccountRecord(
+            states=encode_states(snapshot.states),
+            digests=tuple(digests),
+            first_mismatch=self.hosted.first_mismatch,
+            part=part,
         )
-        return part
-
-    async def _switch_over(self, message: SwitchOver, device_state: bytes) -> None:
-        """Take the guest over: from here on it runs on this side."""
-        hosted = self.hosted
-        if hosted.handed_over:
-            raise RemoteProtocolError("SwitchOver came again")
-        states = decode_states(device_state, self._guest.spec.vcpu_count)
-        if self._lifecycle.state is State.ACTIVE:
-            self._lifecycle.fire(Event.GUEST_STOPPED)
-        await hosted.take_over(postcopy=message.postcopy, states=states)
-        await self._main.send(Running(run_ns=hosted.run_ns))
-        if message.postcopy:
-            hosted.tell_missing()
-
-    async def _finish(self) -> None:
-        assembly = self.hosted.engine.assembly
-        if not self.hosted.handed_over:
-            raise RemoteProtocolError("the source has ended without a switch-over")
-        if not assembly.complete:
-            raise RemoteProtocolError(
-                f"the source has ended, {assembly.missing_bytes} bytes are missing"
-            )
-        finished = Finished(
-            pages=self._memory.geometry.page_count,
-            target_pages=sum(counts.target_pages for counts in assembly.counts.values()),
-            data_bytes=sum(counts.data_bytes for counts in assembly.counts.values()),
-        )
-        await self._main.send(finished)
-        self._lifecycle.go_on(Event.ALL_PLACED)
+        return Stood(part, pack_record(record))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from dest.channel import InChannel
 from dest.executor import Executor
-from dest.setup import Plan
+from dest.peer import Plan, Turns
 from dest.trips import Urgent
 from guest import clock
 from protocol.channels import Channel
@@ -26,15 +24,12 @@ from protocol.messages import (
     RunData,
     SourceTime,
     SwitchOver,
-    SwitchOverAck,
     SwitchOverAhead,
     ZeroData,
 )
 from protocol.policy import HalfSent
 from protocol.runs import unpack_runs
-from protocol.states import Event, Lifecycle, check_receivable
-
-SwitchOverHandler = Callable[[SwitchOver, bytes], Awaitable[None]]
+from protocol.states import Lifecycle, check_receivable
 
 
 class Receiver:
@@ -47,7 +42,7 @@ class Receiver:
         plan: Plan,
         executor: Executor,
         lifecycle: Lifecycle,
-        on_switch_over: SwitchOverHandler,
+        turns: Turns,
     ) -> None:
         """Prepare; `run` reads.
 
@@ -57,7 +52,7 @@ class Receiver:
             plan: What the source said that it would send.
             executor: What pages are told to.
             lifecycle: For which messages may come when.
-            on_switch_over: Awaited with the message and the device state.
+            turns: What the source says of the guest.
         """
         assert channel.name is not None
         self._channel = channel
@@ -70,7 +65,7 @@ class Receiver:
         self._executor = executor
         self._engine = executor.engine
         self._lifecycle = lifecycle
-        self._on_switch_over = on_switch_over
+        self._turns = turns
 
     async def run(self) -> None:
         """Read until the channel's End.
@@ -116,11 +111,10 @@ class Receiver:
                 bits = await self._receive_bytes(message.payload_bytes)
                 self._engine.assembly.discard(message.block, message.first, message.count, bits)
             case SwitchOverAhead():
-                self._lifecycle.fire(Event.GUEST_STOPPED)
-                await self._channel.send(SwitchOverAck(clock_ns=clock.now_ns()))
+                await self._turns.stopping()
             case SwitchOver():
                 state = await self._receive_bytes(message.payload_bytes)
-                await self._on_switch_over(message, state)
+                await self._turns.switch_over(state, postcopy=message.postcopy)
 
     async def _receive_page(self, message: PageData) -> None:
         self._check_length(message.payload_bytes)

@@ -174,7 +174,7 @@ def assemble(status: str, source: SourcePart, dest: DestPart) -> dict[str, Any]:
         source: What the source knows.
         dest: What the destination knows.
     """
-    return {"status": status, **_as_in_qemu(source), **_latencies(dest)} | {
+    return {"status": status, **_as_in_qemu(source), **latencies(dest)} | {
         "midstream": _midstream(source, dest)
     }
 
@@ -196,8 +196,8 @@ def assemble_failed(
         report |= _as_in_qemu(source)
         own |= _of_source(source)
     if dest is not None:
-        report |= _latencies(dest)
-        own |= _of_dest(dest)
+        report |= latencies(dest)
+        own |= of_dest(dest)
     return report | {"midstream": own}
 
 
@@ -211,7 +211,8 @@ def _as_in_qemu(source: SourcePart) -> dict[str, Any]:
     }
 
 
-def _latencies(dest: DestPart) -> dict[str, Any]:
+def latencies(dest: DestPart) -> dict[str, Any]:
+    """Return what a destination measured, as QEMU's report has it."""
     return {
         "postcopy-blocktime": round(dest.blocktime_ms),
         "postcopy-latency": dest.latency_ns,
@@ -242,7 +243,7 @@ def _midstream(source: SourcePart, dest: DestPart) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         **_of_source(source),
-        **_of_dest(dest),
+        **of_dest(dest),
         "verified": {
             "reads": source.reads + dest.reads,
             "reads-unchecked": dest.reads_unchecked,
@@ -291,7 +292,8 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
     }
 
 
-def _of_dest(dest: DestPart) -> dict[str, Any]:
+def of_dest(dest: DestPart) -> dict[str, Any]:
+    """Return what else a destination knows of itself, for the object `midstream`."""
     return {
         "backing": dest.backing,
         "placement": dest.placement,

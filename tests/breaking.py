@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from dest.config import DestConfig
+from dest.midstream import MidstreamPeer
 from dest.session import DestSession
 from protocol import events
 from protocol.capabilities import offer
@@ -225,9 +226,9 @@ class Breaking:
             untouched.clear()
 
         run.events["dest"].on(events.State, touched, state="postcopy-active")
+        dest_config = DestConfig(host="127.0.0.1", port=0, **settings)
         taker = DestSession(
-            DestConfig(host="127.0.0.1", port=0, **settings), run.events["dest"], listens,
-            lambda _: None,
+            dest_config, MidstreamPeer(dest_config), run.events["dest"], listens, lambda _: None,
         )  # fmt: skip
 
         async def give() -> None:

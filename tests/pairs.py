@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 import dest.config
+import dest.midstream
 import dest.session
 import source.session
 from guest.programs import ProgramSpec
@@ -97,8 +98,9 @@ class Pair:
             listening.set()
 
         receiving = dest.session.DestSession(
-            self._config, self.dest.events, listens, address.append
-        )
+            self._config, dest.midstream.MidstreamPeer(self._config), self.dest.events, listens,
+            address.append,
+        )  # fmt: skip
         with nothing_left(), bounded(STARTUP_SECONDS):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.dest.run, receiving)

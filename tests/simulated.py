@@ -25,6 +25,7 @@ import trio
 from trio.testing import MockClock
 
 from dest.config import DestConfig
+from dest.midstream import MidstreamPeer
 from dest.session import DestSession
 from guest import clock
 from guest.programs import ProgramSpec
@@ -195,12 +196,13 @@ class Simulation:
             address = where
             listening.set()
 
+        dest_config = DestConfig(
+            host="127.0.0.1", port=0, backing="base", wait_seconds=WAIT_SECONDS,
+            silence_seconds_max=SILENCE_SECONDS,
+        )  # fmt: skip
         taker = DestSession(
-            DestConfig(
-                host="127.0.0.1", port=0, backing="base", wait_seconds=WAIT_SECONDS,
-                silence_seconds_max=SILENCE_SECONDS,
-            ),
-            run.events["dest"], listens, lambda _: None, network,
+            dest_config, MidstreamPeer(dest_config, network), run.events["dest"], listens,
+            lambda _: None,
         )  # fmt: skip
 
         async def give() -> None:

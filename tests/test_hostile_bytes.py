@@ -25,9 +25,9 @@ from dest.admission import Session
 from dest.channel import InChannel
 from dest.engine import Engine
 from dest.executor import Executor
+from dest.midstream import receive_setup
 from dest.placement import SimulatedPlacement
 from dest.receiver import Receiver
-from dest.setup import receive_setup
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.states import VcpuState, decode_states, encode_states
@@ -279,6 +279,38 @@ class GuardedMemory:
                 assert guard == b"\xee" * GUARD_BYTES
 
 
+class HostileTurns:
+    """Takes a guest over as a destination does, and has a target page half-received then."""
+
+    def __init__(self, executor: Executor, lifecycle: Lifecycle, vcpu_count: int) -> None:
+        """Take what a switch-over is told to."""
+        self._executor = executor
+        self._lifecycle = lifecycle
+        self._vcpu_count = vcpu_count
+
+    async def stopping(self) -> None:
+        """Take the word that the guest is about to be stopped."""
+        await trio.lowlevel.checkpoint()
+        self._lifecycle.fire(Event.GUEST_STOPPED)
+
+    async def switch_over(self, device_state: bytes | None, *, postcopy: bool) -> None:
+        """Take the guest over."""
+        await trio.lowlevel.checkpoint()
+        assert device_state is not None
+        decode_states(device_state, self._vcpu_count)
+        if self._lifecycle.state is State.ACTIVE:
+            self._lifecycle.fire(Event.GUEST_STOPPED)
+        self._executor.start_postcopy()
+        if postcopy:
+            self._lifecycle.fire(Event.POSTCOPY_STARTED)
+            assembly = self._executor.engine.assembly
+            counts = assembly.counts
+            assembly.begin(Channel.POSTCOPY, Span(1, 0, 4 * KIB))
+            assembly.progress(Channel.POSTCOPY, HELD_BYTES)
+            assembly.interrupt()
+            assembly.counts = counts
+
+
 async def play_dest(stream: bytes, piece_bytes: int, *, checks: bool = False) -> None:
     """Receive a stream as a destination does, from the Setup to the Verdict."""
     channel = InChannel(cast("Stream", Said(stream, piece_bytes)))
@@ -299,22 +331,9 @@ async def play_dest(stream: bytes, piece_bytes: int, *, checks: bool = False) ->
         placement = SimulatedPlacement(plan.geometry, guest.handle)
         executor = Executor(engine, cast("GuestMemory", memory), placement)
 
-        async def take_over(message: SwitchOver, state: bytes) -> None:
-            await trio.lowlevel.checkpoint()
-            decode_states(state, plan.spec.vcpu_count)
-            if lifecycle.state is State.ACTIVE:
-                lifecycle.fire(Event.GUEST_STOPPED)
-            executor.start_postcopy()
-            if message.postcopy:
-                lifecycle.fire(Event.POSTCOPY_STARTED)
-                counts = engine.assembly.counts
-                engine.assembly.begin(Channel.POSTCOPY, Span(1, 0, 4 * KIB))
-                engine.assembly.progress(Channel.POSTCOPY, HELD_BYTES)
-                engine.assembly.interrupt()
-                engine.assembly.counts = counts
-
+        turns = HostileTurns(executor, lifecycle, plan.spec.vcpu_count)
         try:
-            await Receiver(channel, channel, plan, executor, lifecycle, take_over).run()
+            await Receiver(channel, channel, plan, executor, lifecycle, turns).run()
             verdict = await channel.receive()
             if isinstance(verdict, Verdict):
                 payload = bytearray(verdict.payload_bytes)

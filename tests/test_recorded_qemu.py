@@ -14,7 +14,8 @@ import pytest
 import trio
 
 from dest.config import QemuDestConfig
-from dest.qemu.session import QemuSession
+from dest.qemu.peer import QemuPeer
+from dest.session import DestSession
 from guest.programs import ProgramSpec
 from protocol import events
 from protocol.errors import (
@@ -177,7 +178,9 @@ class Replay:
             host="127.0.0.1", port=0, backing="base", save=save, wait_seconds=0.0,
             spec_of=lambda _: ProgramSpec(vcpu_count=2, image=True),
         )  # fmt: skip
-        self._session = QemuSession(config, self.events, self._listens, lambda _: None)
+        self._session = DestSession(
+            config, QemuPeer(config, self.events), self.events, self._listens, lambda _: None
+        )
 
     def _listens(self, address: str) -> None:
         self._address = address
@@ -221,9 +224,11 @@ class Replay:
 @pytest.fixture(autouse=True)
 def _guests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guests without processes."""
-    monkeypatch.setattr("dest.session.open_guest", FakeGuests().open)
+    guests = FakeGuests()
+    monkeypatch.setattr("dest.session.open_guest", guests.open)
+    monkeypatch.setattr("dest.session.start_process", guests.start)
     # Nothing is on its way any more when a replayed stream has ended.
-    monkeypatch.setattr("dest.qemu.migration._REST_SECONDS_MAX", 0.2)
+    monkeypatch.setattr("dest.qemu.peer.REST_SECONDS_MAX", 0.2)
 
 
 def test_a_replayed_stream_is_a_migration(recording: Recording, tmp_path: Path) -> None:

@@ -6,27 +6,13 @@ say on the wire, is absent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
 
-from protocol.geometry import Geometry
-from protocol.report import DestPart, SourcePart, assemble
-
-# What stands in the place of what nobody here knows, until it is left out.
-_NOTHING: dict[type, object] = {str: "", int: 0, float: 0.0, bool: False}
-
-_UNKNOWN = {
-    "": ("downtime", "expected-downtime"),
-    "ram": (
-        "remaining", "dirty-sync-count", "precopy-bytes", "downtime-bytes", "postcopy-bytes",
-    ),
-    "midstream": (
-        "source-backing", "dirty-log", "passes", "downtime-ms", "preemptions", "bytes-sent-twice",
-    ),
-    "requests": ("duplicate", "already-sent", "postponed"),
-    "verified": ("mismatches", "pages", "digest-equal"),
-    "cpu-seconds": ("source",),
-}  # fmt: skip
+from protocol.channels import Channel
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry
+from protocol.report import SCHEMA, DestPart, latencies, of_dest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +26,8 @@ class QemuPart:
         setup_ms: Of that, until its memory was there to be filled.
         target_pages: How many came with their bytes, in both phases.
         zero_target_pages: How many came as zeros.
-        requested_on_precopy: How many pages that were asked for the main channel completed.
-        requested_on_postcopy: How many the preempt channel did.
-        precopy_channel_bytes: What came over the main channel; the others likewise.
+        requested: How many of the pages that were asked for each channel completed.
+        channel_bytes: What came over each channel; `return_path_bytes` what went back.
         package_bytes: The device state's size.
         recoveries: How often it came back after a break.
     """
@@ -53,13 +38,11 @@ class QemuPart:
     setup_ms: float
     target_pages: int
     zero_target_pages: int
-    requested_on_precopy: int
-    requested_on_postcopy: int
-    precopy_channel_bytes: int
-    postcopy_channel_bytes: int
+    requested: Counter[Channel]
+    channel_bytes: Counter[Channel]
     return_path_bytes: int
     package_bytes: int
-    recoveries: int = 0
+    recoveries: int
 
 
 def assemble_qemu(
@@ -73,47 +56,47 @@ def assemble_qemu(
         dest: What it knows of itself.
         geometry: The guest's blocks, which are named in it.
     """
-    report = assemble(status, _as_source(qemu, geometry), dest)
-    own = report["midstream"]
-    own["peer"] = "qemu"
-    own["recoveries"] = qemu.recoveries
-    own["machine"] = qemu.machine
-    own["device-state-bytes"] = qemu.package_bytes
-    own["blocks"] = [
-        {"name": block.name, "length": block.length_bytes, "page-size": block.page_bytes}
-        for block in geometry.blocks
-    ]
-    places = {"": report, "midstream": own}
-    for place, names in _UNKNOWN.items():
-        table = places.get(place) or report.get(place) or own[place]
-        for name in names:
-            del table[name]
-    return report
-
-
-def _as_source(qemu: QemuPart, geometry: Geometry) -> SourcePart:
-    """Return what is known of the source in the form in which a source tells it."""
-    kinds = get_type_hints(SourcePart)
-    values: dict[str, Any] = {
-        field.name: _NOTHING.get(kinds[field.name]) for field in fields(SourcePart)
-    }
-    data_bytes = qemu.target_pages * 4096
+    data_bytes = qemu.target_pages * TARGET_PAGE_BYTES
     seconds = max(qemu.total_ms - qemu.setup_ms, 1e-3) / 1000
-    values |= {
-        "policy": "qemu-preempt" if qemu.preempt else "qemu",
-        "total_time_ms": qemu.total_ms,
-        "setup_time_ms": qemu.setup_ms,
-        "ram_bytes": geometry.length_bytes,
-        "normal_pages": qemu.target_pages,
-        "duplicate_pages": qemu.zero_target_pages,
-        "data_bytes": data_bytes,
-        "mbps": data_bytes * 8 / seconds / 1e6,
-        "page_bytes": 4096,
-        "precopy_channel_bytes": qemu.precopy_channel_bytes,
-        "postcopy_channel_bytes": qemu.postcopy_channel_bytes,
-        "return_path_bytes": qemu.return_path_bytes,
-        "requests_received": qemu.requested_on_precopy + qemu.requested_on_postcopy,
-        "requests_on_precopy_channel": qemu.requested_on_precopy,
-        "requests_on_postcopy_channel": qemu.requested_on_postcopy,
+    received = qemu.requested.total()
+    return {
+        "status": status,
+        "total-time": round(qemu.total_ms),
+        "setup-time": round(qemu.setup_ms),
+        "ram": {
+            "transferred": qemu.channel_bytes.total(),
+            "total": geometry.length_bytes,
+            "duplicate": qemu.zero_target_pages,
+            "normal": qemu.target_pages,
+            "normal-bytes": data_bytes,
+            "mbps": round(data_bytes * 8 / seconds / 1e6, 3),
+            "postcopy-requests": received,
+            "page-size": TARGET_PAGE_BYTES,
+        },
+        **latencies(dest),
+        "midstream": {
+            "schema": SCHEMA,
+            "peer": "qemu",
+            "machine": qemu.machine,
+            "policy": "qemu-preempt" if qemu.preempt else "qemu",
+            "device-state-bytes": qemu.package_bytes,
+            "blocks": [
+                {"name": block.name, "length": block.length_bytes, "page-size": block.page_bytes}
+                for block in geometry.blocks
+            ],
+            "requests": {
+                "received": received,
+                "on-precopy-channel": qemu.requested[Channel.PRECOPY],
+                "on-postcopy-channel": qemu.requested[Channel.POSTCOPY],
+            },
+            "channels": {
+                "precopy": qemu.channel_bytes[Channel.PRECOPY],
+                "postcopy": qemu.channel_bytes[Channel.POSTCOPY],
+                "return-path": qemu.return_path_bytes,
+            },
+            "recoveries": qemu.recoveries,
+            **of_dest(dest),
+            "verified": {"reads": dest.reads, "reads-unchecked": dest.reads_unchecked},
+            "cpu-seconds": {"dest": round(dest.cpu_seconds, 3)},
+        },
     }
-    return SourcePart(**values)

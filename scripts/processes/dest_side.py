@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from dest.config import DestConfig
+from dest.midstream import MidstreamPeer
 from dest.session import DestSession
 from protocol.events import Emit
-from protocol.report import DestPart, Result, assemble_failed
+from protocol.report import assemble_failed
 from scripts.options import DEST, Values
 from scripts.processes.sides import Outcome, run_side
 from scripts.reports import Report, has_standard_output
@@ -22,20 +22,13 @@ def run_dest(config: DestConfig, values: Values) -> None:
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
-    run_session(values, lambda emit: DestSession(config, emit, say_listening(values), tell))
+    run_session(
+        values,
+        lambda emit: DestSession(config, MidstreamPeer(config), emit, say_listening(values), tell),
+    )
 
 
-class Session(Protocol):
-    """A destination's, of either kind."""
-
-    def part_so_far(self) -> DestPart | None:
-        """Return what there is for a report when `run` has failed."""
-
-    async def run(self) -> Result:
-        """See one migration through."""
-
-
-def run_session(values: Values, open_session: Callable[[Emit], Session]) -> None:
+def run_session(values: Values, open_session: Callable[[Emit], DestSession]) -> None:
     """Run a destination's session to its end.
 
     Args:
@@ -45,7 +38,7 @@ def run_session(values: Values, open_session: Callable[[Emit], Session]) -> None
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
-    sessions: list[Session] = []
+    sessions: list[DestSession] = []
 
     def report_failure(status: str, reason: str) -> Report:
         part = sessions[0].part_so_far() if sessions else None

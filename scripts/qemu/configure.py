@@ -8,7 +8,8 @@ from ipaddress import ip_address
 import click
 
 from dest.config import QemuDestConfig
-from dest.qemu.session import QemuSession
+from dest.qemu.peer import QemuPeer
+from dest.session import DestSession
 from protocol.addresses import unmapped
 from protocol.errors import LocalProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
@@ -108,4 +109,7 @@ def run_qemu_dest(config: QemuDestConfig, values: Values) -> None:
     Raises:
         MidstreamError: It failed or was cancelled.
     """
-    run_session(values, lambda emit: QemuSession(config, emit, say_listening(values), tell))
+    run_session(
+        values,
+        lambda emit: DestSession(config, QemuPeer(config, emit), emit, say_listening(values), tell),
+    )

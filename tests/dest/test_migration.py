@@ -14,9 +14,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dest.admission import Session
 from dest.channel import InChannel
+from dest.config import DestConfig
+from dest.hosted import Room
+from dest.keeping import Keeper
+from dest.midstream import MidstreamPeer
 from dest.migration import Migration
+from dest.peer import Plan
 from dest.script import Step
-from dest.setup import Plan
 from guest.digest import digest
 from guest.interface import GuestEvent, Mismatch
 from guest.memory import GuestMemory
@@ -102,16 +106,15 @@ class Rig:
     async def run(self) -> None:
         """Receive and close; keep why that fails, and end the connections as a session does."""
         try:
+            peer = MidstreamPeer(DestConfig(host="", port=0))
+            peer.begin(self.session, self.plan)
+            room = Room(self.memory, self.guest.handle, Keeper(self.memory, None), "")
             self.migration = Migration(
-                {name: self.session.channels[name] for name in self.plan.channels},
-                self.plan, self.memory, self.guest.handle,
-                self.lifecycle, self.events, self.steps,
-            )  # fmt: skip
+                peer, self.plan, room, self.lifecycle, self.events, self.steps, wait_seconds=0.0
+            )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.migration.watch)
-                await self.migration.begin()
-                await self.migration.receive()
-                await self.migration.close()
+                await self.migration.run()
                 nursery.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - kept for the test
             self.cause = root_cause(error)

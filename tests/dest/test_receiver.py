@@ -14,9 +14,9 @@ from trio.testing import wait_all_tasks_blocked
 from dest.channel import InChannel
 from dest.engine import Engine
 from dest.executor import Executor
+from dest.peer import Plan
 from dest.placement import SimulatedPlacement
 from dest.receiver import Receiver
-from dest.setup import Plan
 from dest.trips import Urgent
 from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
@@ -104,13 +104,18 @@ class Rig:
         self.memory = memory
         self.executor = executor
         self.engine = executor.engine
-        self.switch_overs: list[tuple[SwitchOver, bytes]] = []
-        self.receiver = Receiver(channel, channel, plan, executor, self.lifecycle, self.take_over)
+        self.said: list[tuple[bytes | None, bool] | None] = []
+        self.receiver = Receiver(channel, channel, plan, executor, self.lifecycle, self)
 
-    async def take_over(self, message: SwitchOver, state: bytes) -> None:
+    async def stopping(self) -> None:
+        """Keep that the guest is about to be stopped."""
+        await trio.lowlevel.checkpoint()
+        self.said.append(None)
+
+    async def switch_over(self, device_state: bytes | None, *, postcopy: bool) -> None:
         """Keep a switch-over."""
         await trio.lowlevel.checkpoint()
-        self.switch_overs.append((message, state))
+        self.said.append((device_state, postcopy))
 
     async def say(self, *messages: tuple[Message, bytes]) -> None:
         """Send messages with their payloads, and have the receiver read until its End."""
@@ -303,7 +308,7 @@ async def test_discards_and_the_switch_over_reach_who_they_concern() -> None:
             await rig.peer.send(switch_over, b"state")
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        assert rig.switch_overs == [(switch_over, b"state")]
+        assert rig.said == [(b"state", True)]
         rig.executor.start_postcopy()
         assert rig.engine.assembly.missing_bytes == 4 * HUGE
 

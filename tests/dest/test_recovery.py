@@ -7,21 +7,18 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from dest.admission import Resumes
 from dest.assembly import Assembly
-from dest.channel import InChannel
 from dest.config import DestConfig
-from dest.migration import Migration
-from dest.recovery import Recovery
+from dest.midstream import MidstreamPeer
 from dest.session import DestSession
 from protocol import events
-from protocol.capabilities import RECOVER, offer
+from protocol.capabilities import offer
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, MemoryLost, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
@@ -39,7 +36,6 @@ from protocol.messages import (
 )
 from protocol.missing import HeldParts, MissingReader
 from protocol.report import Result
-from protocol.states import Event, Lifecycle
 from protocol.wire import encode
 from tests.bounds import bare, bounded, nothing_left
 from tests.guests import HUGE, KIB, FakeGuests, patterned_memory, small_geometry
@@ -74,8 +70,9 @@ class Rig:
         self.held: HeldParts = {}
         self._listening = trio.Event()
         settings: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "backing": "base"}
+        dest_config = DestConfig(**(settings | config))
         self._session = DestSession(
-            DestConfig(**(settings | config)), self.events, self._listens, lambda _: None
+            dest_config, MidstreamPeer(dest_config), self.events, self._listens, lambda _: None
         )
         self.events.on(events.State, self._pauses, state="postcopy-paused")
 
@@ -357,71 +354,6 @@ async def test_what_makes_no_sense_is_a_break_however_often_it_comes() -> None:
         await rig.source.main.wait_closed()
     assert isinstance(rig.error, MemoryLost)
     assert "the source ended the migration: enough" in str(rig.error)
-
-
-class Flapping:
-    """A migration whose epochs end at once; each brings as many target pages as it says, or none.
-
-    It is its own gatherer of connections, too: the source comes back 50 s after each break.
-    """
-
-    def __init__(self, brings: list[int]) -> None:
-        """Run here, while much is missing."""
-        self.hosted = self
-        self.handed_over = True
-        self.closing = None
-        self.channels: dict[Channel, InChannel] = {}
-        self.missing = range(100)
-        self.lifecycle = Lifecycle(Recorder())
-        self._brings = brings
-
-    async def begin(self) -> None:
-        """Come to postcopy."""
-        for event in (Event.CONNECTED, Event.PREPARED, Event.GUEST_STOPPED, Event.POSTCOPY_STARTED):
-            self.lifecycle.fire(event)
-
-    async def take(self) -> dict[Channel, InChannel]:
-        """Wait for the source."""
-        await trio.sleep(50)
-        return {}
-
-    async def wait(self) -> None:
-        """Wait for a source that has lost a connection."""
-        await trio.sleep_forever()
-
-    async def resume(self, _: object) -> None:
-        """Go on."""
-        self.lifecycle.fire(Event.RECONNECTED)
-        self.lifecycle.fire(Event.RECOVERED)
-
-    async def receive(self) -> None:
-        """Take what comes, for as long as it likes, and lose the source."""
-        await trio.sleep(1000)
-        self.missing = self.missing[self._brings.pop(0) :]
-        raise ConnectionLost("gone again")
-
-    def interrupt(self) -> None:
-        """Pause."""
-        self.lifecycle.interrupt()
-
-
-@pytest.mark.parametrize(
-    ("brings", "paused_seconds"),
-    [([0, 0], 90), ([0, 1, 0], 140), ([5, 1, 1, 0], 190)],
-)
-async def test_pauses_without_progress_add_up(
-    brings: list[int], paused_seconds: float, autojump_clock: trio.testing.MockClock
-) -> None:
-    """A source that comes back and brings nothing does not begin the waiting anew."""
-    flapping, epochs = Flapping(brings), len(brings)
-    recovery = Recovery(
-        DestConfig(host="", port=0, wait_seconds=90.0), cast("Migration", flapping),
-        cast("Resumes", flapping), (RECOVER,), flapping.lifecycle, Recorder(),
-    )  # fmt: skip
-    with pytest.raises(ConnectionLost, match="gone again, and the source did not come back in 90"):
-        await recovery.run()
-    assert trio.current_time() == pytest.approx(1000 * epochs + paused_seconds)
-    assert flapping._brings == []
 
 
 async def begin_frame(source: HandSource, offset: int, count: int) -> None:

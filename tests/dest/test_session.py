@@ -14,6 +14,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from dest.config import DestConfig
+from dest.midstream import MidstreamPeer
 from dest.session import DestSession
 from guest.memory import GuestMemory
 from protocol import events
@@ -72,7 +73,9 @@ class Rig:
         self.result: Result | None = None
         self.error: MidstreamError | None = None
         self._listening = trio.Event()
-        self._session = DestSession(config, self.events, self._listens, self.log.append)
+        self._session = DestSession(
+            config, MidstreamPeer(config), self.events, self._listens, self.log.append
+        )
 
     def _listens(self, address: str) -> None:
         self.address = address

@@ -13,8 +13,9 @@ import trio
 import trio.testing
 
 from dest.config import QemuDestConfig
-from dest.qemu.session import QemuSession
+from dest.qemu.peer import QemuPeer
 from dest.script import PageName, WrittenStep
+from dest.session import DestSession
 from guest.programs import ProgramSpec
 from protocol import events
 from protocol.errors import (
@@ -44,6 +45,7 @@ def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
     """Guests without processes, for all sessions of a test."""
     guests = FakeGuests()
     monkeypatch.setattr("dest.session.open_guest", guests.open)
+    monkeypatch.setattr("dest.session.start_process", guests.start)
     return guests
 
 
@@ -68,7 +70,10 @@ class Rig:
             "spec_of": lambda _: ProgramSpec(vcpu_count=2, image=True),
         }  # fmt: skip
         session_config = QemuDestConfig(**(settings | config))
-        self._session = QemuSession(session_config, self.events, self._listens, self.log.append)
+        self._session = DestSession(
+            session_config, QemuPeer(session_config, self.events), self.events, self._listens,
+            self.log.append,
+        )  # fmt: skip
 
     def _listens(self, address: str) -> None:
         self._address = address
@@ -212,9 +217,15 @@ async def test_a_migration_with_two_channels(guests: FakeGuests, tmp_path: Path)
     own = rig.result.report["midstream"]
     assert own["policy"] == "qemu-preempt"
     assert own["requests"]["on-postcopy-channel"] == own["requests"]["on-precopy-channel"] == 1
-    # What QEMU alone knows is not there at all.
-    assert "preemptions" not in own
+    # What QEMU alone knows, or what it cannot do, is not there at all.
+    assert own.keys() == {
+        "schema", "peer", "machine", "policy", "device-state-bytes", "blocks", "requests",
+        "channels", "recoveries", "backing", "placement", "placement-reason", "faults", "stages",
+        "accesses", "verified", "cpu-seconds",
+    }  # fmt: skip
+    assert own["requests"].keys() == {"received", "on-precopy-channel", "on-postcopy-channel"}
     assert own["verified"].keys() == {"reads", "reads-unchecked"}
+    assert own["cpu-seconds"].keys() == {"dest"}
     assert "downtime" not in rig.result.report
     assert own["faults"]["count"] == 2
     assert [block["name"] for block in own["blocks"]] == ["ram", "rom"]

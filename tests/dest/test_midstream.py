@@ -15,7 +15,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from dest.admission import Session
 from dest.channel import InChannel
-from dest.setup import Plan, receive_setup
+from dest.midstream import receive_setup
+from dest.peer import Plan
 from guest.programs import ProgramSpec
 from guest.streams.tcp import TcpStream
 from guest.trace import Trace

@@ -1,0 +1,115 @@
+"""What there is to do in a migration, step by step, and what its peer can do of it.  Pure.
+
+`dest.phases` says which step is next, and `dest.migration` does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from protocol.channels import Channel
+from protocol.messages import Message
+from protocol.report import DestPart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a peer can do, and has agreed to.
+
+    Attributes:
+        peer: Who it is, for people.
+        ending: The channels on which it says that all was sent.
+        recovers: It comes back after a break.
+        gives_verdict: It compares the memories in the end, and says how they do.
+        rest_seconds: How long what is missing when it has said so may be on its way yet, over a
+            channel that is not among those.
+        linger_seconds: How long it is given to close first, once it has the last word.
+    """
+
+    peer: str
+    ending: tuple[Channel, ...]
+    recovers: bool
+    gives_verdict: bool
+    rest_seconds: float
+    linger_seconds: float
+
+
+class Say(NamedTuple):
+    """Say a word to the peer; one that it knows nothing of is none."""
+
+    word: Message
+    payload: bytes = b""
+
+
+class Discard(NamedTuple):
+    """Have vCPUs fault on what is stale from now on, at once and without a wait in between."""
+
+
+class TakeOver(NamedTuple):
+    """Have the guest run here, whatever happens meanwhile; answered with the time of that, in ns.
+
+    Attributes:
+        device_state: What its vCPUs begin with, as the guest takes it.
+    """
+
+    device_state: Any
+
+
+class Receive(NamedTuple):
+    """Take what comes until channels have ended, and for a while until nothing is missing.
+
+    Attributes:
+        ending: Which channels.
+        rest_seconds: For how long after that, at most.
+    """
+
+    ending: tuple[Channel, ...]
+    rest_seconds: float
+
+
+class Stop(NamedTuple):
+    """Bring the guest to a stand for good; answered with what is `Stood`.
+
+    Attributes:
+        accounted: The peer wants an account of the memory.
+    """
+
+    accounted: bool
+
+
+class Stood(NamedTuple):
+    """A guest that stands for good.
+
+    Attributes:
+        part: This side's part of the report.
+        account: What the peer is told of the memory; empty where it does not want to know.
+    """
+
+    part: DestPart
+    account: bytes
+
+
+class HearVerdict(NamedTuple):
+    """Give the peer an account, and hear how the memories compare, in so many seconds.
+
+    Answered with the verdict and the source's part of the report.
+    """
+
+    account: bytes
+    seconds: float
+
+
+class Keep(NamedTuple):
+    """Save the guest, if its user wants that."""
+
+
+class Leave(NamedTuple):
+    """Wait for the peer to close, for so many seconds; answered with whether all was in order."""
+
+    seconds: float
+
+
+Step: TypeAlias = Say | Discard | TakeOver | Receive | Stop | HearVerdict | Keep | Leave
+Steps: TypeAlias = Generator[Step, Any, None]
