@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import NoReturn
 
 try:
@@ -18,7 +19,7 @@ try:
         ignore_signals,
     )
     from scripts.runtime.loading import loading, spare_threads
-    from scripts.runtime.parent import has_listener, tell_parent
+    from scripts.runtime.parent import handed_run, has_listener, tell_parent
 except KeyboardInterrupt:
     # Even this takes a moment; what the interpreter does before it is out of reach.
     sys.stderr.write("midstream: cancelled by SIGINT\n")
@@ -33,7 +34,8 @@ def main() -> None:
     try:
         with loading():
             # Imported here: it takes a moment, in which Ctrl-C should not print a traceback either.
-            from scripts.commands import run  # noqa: PLC0415
+            handed = handed_run()
+            module = import_module("scripts.commands" if handed is None else "scripts.started")
             from scripts.screen.output import finish_messages, guard_streams  # noqa: PLC0415
     except (ImportError, OSError, MemoryError) as error:
         if not (reason := shortage_of(error)):
@@ -41,7 +43,7 @@ def main() -> None:
         _fail_early(reason)
 
     guard_streams()
-    status = run(sys.argv[1:])
+    status: int = module.run(sys.argv[1:] if handed is None else handed)
     end_if_signalled()
     ignore_signals()
     finish_messages()

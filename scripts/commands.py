@@ -12,22 +12,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from protocol.errors import MidstreamError, root_cause
-from protocol.shortage import shortage_of
 from scripts.named_files import Command
 from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, with_options
 from scripts.runtime.interrupts import EXIT_CANCELLED, ignore_signals
 from scripts.runtime.loading import loading
 from scripts.runtime.parent import follow_parent, take_orders
-from scripts.screen.output import tell, tell_failure
+from scripts.screen.output import end_of_failure, tell, tell_failure
 
-EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 _EPILOG = (
@@ -168,29 +164,35 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     """Migrate a guest between two processes on this machine and report."""
     with loading():
         from scripts.configure import (
-            check_outputs,
-            check_pair,
+            check_program,
+            check_steps,
             dest_config,
             link_rate,
+            outputs_of,
+            program_of,
             source_config,
         )
-        from scripts.credentials import check_certificates, read_or_make_secret
+        from scripts.credentials import access_of, with_secret
         from scripts.links.link import link_of_rate
         from scripts.processes.pair import both_sides
+        from scripts.run_config import DestRun, SourceRun
         from scripts.views.spool import is_drawn, screens_of, servers_of, viewed
 
-    check_pair(values)
-    check_outputs(values)
-    source_config(values, "", 0)
-    dest_config(values, "", 0)
-    check_certificates(values)
-    secret = read_or_make_secret(values)
-    servers = servers_of(values)
-    watched = bool(servers) or is_drawn(values)
+    check_program(values)
+    source, dest, outputs = source_config(values), dest_config(values), outputs_of(values)
+    check_steps(source, dest)
+    access = with_secret(access_of(values))
+    access.credentials(server=True)
+    runs = (
+        SourceRun.of(source, program_of(values), access, outputs),
+        DestRun.of(dest, access, outputs),
+    )
+    servers = servers_of(outputs)
+    watched = bool(servers) or is_drawn(outputs)
     with (
         link_of_rate(link_rate(values["link"])) as link,
-        viewed(values, live=watched) as spool,
-        both_sides(values, secret, link, spool, watched=watched) as sides,
+        viewed(outputs, live=watched) as spool,
+        both_sides(*runs, link, spool, watched=watched) as sides,
     ):
         # Both sides load by now; so does what this process needs from here on.
         with loading():
@@ -198,8 +200,8 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 
             from scripts.processes.launcher import Launcher
 
-            watchers = [*servers, *screens_of(values)]
-        launcher = Launcher(values, sides, link, spool, watchers)
+            watchers = [*servers, *screens_of(outputs)]
+        launcher = Launcher(outputs, sides, link, spool, watchers)
         try:
             trio.run(launcher.run)
         finally:
@@ -221,7 +223,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
 def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Hold a guest and migrate it to a destination."""
     with loading():
-        from scripts.configure import check_outputs, parse_address, source_config
+        from scripts.configure import outputs_of, parse_address, source_config
         from scripts.control import check_session, tell_session
         from scripts.credentials import credentials
         from scripts.processes.source_side import run_source
@@ -231,10 +233,10 @@ def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: AN
         session = None if resume == ONLY else check_session(resume, "--resume")
         tell_session(session, "resume", connect)
         return
-    check_outputs(values)
+    outputs = outputs_of(values)
     address = _read_address() if connect == "-" else connect
     host, port = parse_address(address, "--connect", port_min=1)
-    run_source(source_config(values, host, port, credentials(values, server=False)), values)
+    run_source(source_config(values, host, port, credentials(values, server=False)), outputs)
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)
@@ -261,23 +263,23 @@ def dest(
     What vCPUs do is the source's to say; with --peer qemu it is said here, and they only read.
     """
     with loading():
-        from scripts.configure import check_outputs, dest_config, parse_address
+        from scripts.configure import dest_config, outputs_of, parse_address
         from scripts.credentials import credentials
         from scripts.processes.dest_side import run_dest
 
     host, port = parse_address(listen, "--listen")
-    check_outputs(values)
+    outputs = outputs_of(values)
     if peer == "qemu":
         with loading():
             from scripts.qemu.configure import check_heeded, qemu_dest_config, run_qemu_dest
 
         check_heeded(values)
-        run_qemu_dest(qemu_dest_config(values, host, port), values)
+        run_qemu_dest(qemu_dest_config(values, host, port), outputs)
         return
     for option in options_of(QEMU):
         if context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
             raise click.BadParameter("the source says it", param_hint=option.flag)
-    run_dest(dest_config(values, host, port, credentials(values, server=True)), values)
+    run_dest(dest_config(values, host, port, credentials(values, server=True)), outputs)
 
 
 def _read_address() -> str:
@@ -299,23 +301,8 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), EXIT_USAGE)
     except Exception as error:  # noqa: BLE001 - told in one line, whatever it is
-        cause = root_cause(error)
-        if isinstance(cause, MidstreamError):
-            return _fail(str(cause), cause.exit_status)
-        shortage = shortage_of(cause)
-        return _fail(shortage or _bug(cause, arguments), EXIT_FAILED)
+        return end_of_failure(error, verbose="--verbose" in arguments)
     return status if isinstance(status, int) else 0
-
-
-def _bug(error: BaseException, arguments: Sequence[str]) -> str:
-    """Return a line about an error that nobody foresaw; --verbose tells its traceback first."""
-    import traceback
-
-    if "--verbose" in arguments:
-        tell("".join(traceback.format_exception(error)).rstrip())
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"internal error: {type(error).__name__}: {error}{where}; --verbose tells more"
 
 
 def _fail(reason: str, status: int) -> int:

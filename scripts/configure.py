@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import click
 
@@ -28,13 +29,10 @@ from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
 from scripts.links.shape import parse_link_rate
 from scripts.options import Values
-from scripts.reports import STANDARD_OUTPUT
-from scripts.runtime.parent import orders
+from scripts.reports import Outputs
+from scripts.run_config import Program
 from source.config import DIRTY_LOG_CHOICES, SourceConfig
 from source.convergence import SwitchRule
-
-if TYPE_CHECKING:
-    from guest.trace import Trace
 
 T = TypeVar("T")
 
@@ -68,7 +66,7 @@ def parse_address(text: str, option: str, *, port_min: int = 0) -> tuple[str, in
 
 
 def source_config(
-    values: Values, host: str, port: int, credentials: Credentials = NOTHING
+    values: Values, host: str = "", port: int = 0, credentials: Credentials = NOTHING
 ) -> SourceConfig:
     """Return the source's configuration.
 
@@ -82,7 +80,7 @@ def source_config(
         geometry=geometry,
         backing=_choice("--backing", values["backing"], BACKING_CHOICES),
         image=_image(values["image"], geometry),
-        spec=program_spec(values, geometry),
+        spec=parsed("--program", lambda: program_of(values).spec(geometry)),
         policy=parsed("--policy", lambda: preset(values["policy"])),
         chunk_bytes=_chunk_bytes(values["chunk_size"]),
         rule=_switch_rule(values),
@@ -100,7 +98,7 @@ def source_config(
 
 
 def dest_config(
-    values: Values, host: str, port: int, credentials: Credentials = NOTHING
+    values: Values, host: str = "", port: int = 0, credentials: Credentials = NOTHING
 ) -> DestConfig:
     """Return the destination's configuration.
 
@@ -116,41 +114,46 @@ def dest_config(
         placement=_choice("--placement", values["placement"], PLACEMENT_CHOICES),
         save=Path(values["save"]) if values["save"] is not None else None,
         steps=_steps(values["steps"]),
-        touches=Path(touches) if (touches := orders().touches) else None,
         wait_seconds=seconds_of("--wait-for-resume", values["wait_for_resume"]),
         silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,
     )
 
 
-def check_outputs(values: Values) -> None:
-    """Refuse a file of results that could not be written in the end.
+def outputs_of(values: Values) -> Outputs:
+    """Return what is wanted of a run; not every command has all of it.
 
     Raises:
-        click.BadParameter: One could not.
+        click.BadParameter: A file could not be written in the end, or there is no such address.
     """
-    for name in ("report", "events", "trace", "html"):
-        # Not every command that writes events has views, too.
-        path = values.get(name)
-        if path is not None and path != STANDARD_OUTPUT:
-            check_writable(f"--{name}", path)
+    known = {field.name: values[field.name] for field in fields(Outputs) if field.name in values}
+    if known.get("serve") is not None:
+        known["serve"] = parse_address(known["serve"], "--serve")
+    outputs = Outputs(**known)
+    for name, path in outputs.files.items():
+        check_writable(f"--{name}", path)
+    return outputs
 
 
-def check_pair(values: Values) -> None:
-    """Check what only both sides' options together can tell, for `migrate`.
+def check_program(values: Values) -> None:
+    """Refuse a trace that comes out of a pipe, for `migrate`: a side reads it again.
 
     Raises:
-        click.BadParameter: Steps without a guest that takes them, or outside its memory, or a file
-            that both this process and a side would read.
+        click.BadParameter: That is so.
     """
     program, _, path = values["program"].partition(":")
     if program == "trace" and path:
         check_twice_readable("--program", path)
-    if values["steps"] is None:
-        return
-    check_twice_readable("--steps", values["steps"])
-    steps, geometry = _steps(values["steps"]), _geometry(values)
-    parsed("--steps", lambda: find_steps(steps, geometry, program))
+
+
+def check_steps(source: SourceConfig, dest: DestConfig) -> None:
+    """Check what only both sides' options together can tell.
+
+    Raises:
+        click.BadParameter: Steps without a guest that takes them, or outside its memory.
+    """
+    if dest.steps:
+        parsed("--steps", lambda: find_steps(dest.steps, source.geometry, source.spec.name))
 
 
 def _geometry(values: Values) -> Geometry:
@@ -209,11 +212,11 @@ def _silence_seconds(text: str) -> float:
     return seconds
 
 
-def program_spec(values: Values, geometry: Geometry) -> ProgramSpec:
+def program_of(values: Values) -> Program:
     """Return what a guest's vCPUs do.
 
     Raises:
-        click.BadParameter: An option's value is none that it can have, or a trace is wrong.
+        click.BadParameter: An option's value is none that it can have.
     """
     name, _, path = values["program"].partition(":")
     if (name == "trace") != bool(path):
@@ -231,14 +234,10 @@ def program_spec(values: Values, geometry: Geometry) -> ProgramSpec:
     parsed("--access-rate", lambda: ProgramSpec(vcpu_count=vcpus, access_rates=rates))
     parsed("--write-ratio", lambda: ProgramSpec(write_ratio=ratio))
     parsed("--seed", lambda: ProgramSpec(seed=seed))
-    trace = _trace(path, geometry, vcpus) if path else None
-    return ProgramSpec(name, vcpus, rates, ratio, seed, values["image"] is not None, trace)
-
-
-def _trace(path: str, geometry: Geometry, vcpus: int) -> Trace:
-    from guest.trace import read_trace  # noqa: PLC0415 - NumPy, which no other option takes
-
-    return parsed("--program", lambda: read_trace(path, geometry, vcpus))
+    return Program(
+        name=name, vcpu_count=vcpus, access_rates=rates, write_ratio=ratio, seed=seed,
+        image=values["image"] is not None, trace=path or None,
+    )  # fmt: skip
 
 
 def _chunk_bytes(text: str) -> int:

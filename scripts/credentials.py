@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ from protocol.credentials import Credentials
 from protocol.limits import SECRET_BYTES_MAX, SECRET_BYTES_MIN
 from scripts.files import check_readable, unusable
 from scripts.options import Values
+from scripts.run_config import Access
 
 if TYPE_CHECKING:
     import ssl
@@ -40,32 +42,27 @@ def credentials(values: Values, *, server: bool) -> Credentials:
         click.BadParameter: A file is missing, wrong, or readable by others, or an option is
             missing beside another.
     """
+    return access_of(values).credentials(server=server)
+
+
+def access_of(values: Values) -> Access:
+    """Return what a side's options name, its secret read and its certificates looked at.
+
+    Raises:
+        click.BadParameter: As above, but for what only reading the certificates can tell.
+    """
     path = values["secret_file"]
-    return Credentials(
+    return Access(
         secret=None if path is None else read_secret(path),
-        tls=_tls_context(values, server=server),
-        server_name=None if server else _server_name(values),
+        tls=_tls_files(values),
+        server_name=_server_name(values),
     )
 
 
-def read_or_make_secret(values: Values) -> bytes:
-    """Return the secret of the file that is named, or a fresh one.
-
-    Raises:
-        click.BadParameter: The file is no good.
-    """
-    path = values["secret_file"]
-    return os.urandom(SECRET_BYTES_MIN).hex().encode() if path is None else read_secret(path)
-
-
-def check_certificates(values: Values) -> None:
-    """Check the options of TLS, for who hands them on.
-
-    Raises:
-        click.BadParameter: A file is missing or wrong, or the name is none.
-    """
-    _tls_context(values, server=True)
-    _server_name(values)
+def with_secret(access: Access) -> Access:
+    """Return it with its secret, or a fresh one."""
+    fresh = os.urandom(SECRET_BYTES_MIN).hex().encode()
+    return replace(access, secret=access.secret or fresh)
 
 
 def read_secret(path: str) -> bytes:
@@ -123,7 +120,7 @@ def _server_name(values: Values) -> str | None:
     Raises:
         click.BadParameter: It is no name or address, or no certificate is asked for.
     """
-    name: str | None = values["tls_hostname"]
+    name: str | None = values.get("tls_hostname")
     if name is None:
         return None
     if values["tls_ca"] is None:
@@ -148,7 +145,7 @@ def _check_size(option: str, path: str, status: os.stat_result) -> None:
         raise unusable(option, path, f"is longer than {_CERTIFICATE_BYTES_MAX >> 20} MiB")
 
 
-def _tls_context(values: Values, *, server: bool) -> ssl.SSLContext | None:
+def _tls_files(values: Values) -> tuple[str, str, str] | None:
     paths = [values[option.removeprefix("--").replace("-", "_")] for option in TLS_OPTIONS]
     if not any(paths):
         return None
@@ -159,7 +156,8 @@ def _tls_context(values: Values, *, server: bool) -> ssl.SSLContext | None:
         _check_size(option, path, status)
         if option == KEY_OPTION:
             _check_private(option, path, status.st_mode)
-    return tls_context(*paths, server=server)
+    certificate, key, authority = paths
+    return certificate, key, authority
 
 
 def tls_context(certificate: str, key: str, authority: str, *, server: bool) -> ssl.SSLContext:

@@ -18,9 +18,7 @@ from typing import Any, TypeVar
 
 import click
 
-from protocol.errors import root_cause
-from scripts.reports import STANDARD_OUTPUT, cancel_report, settle_report
-from scripts.runtime.interrupts import tell_before_exit
+from scripts.reports import STANDARD_OUTPUT, settled_report
 
 # The options for which that is standard output.
 _STREAMED = ("--report", "--events")
@@ -117,14 +115,8 @@ class Command(click.Command):
     ) -> Any:  # noqa: ANN401 - click's
         """Check its files, and run it."""
         check_distinct(named_files(self, ctx.params))
-        target = ctx.params.get("report")
-        # A signal may end the process at any time from here on, and before the report is begun.
-        tell_before_exit(cancel_report(target, self._schema))
-        try:
+        with settled_report(ctx.params.get("report"), self._schema):
             return super().invoke(ctx)
-        except Exception as error:
-            settle_report(target, root_cause(error), self._schema)
-            raise
 
 
 def named_files(command: click.Command, values: dict[str, Any]) -> Iterator[Named]:

@@ -1,7 +1,7 @@
 """The command line's options, each told once: its help, its default, and whose side it is of.
 
-Values stay strings until a side's configuration is made of them, so that `migrate` can check them
-and hand them on as they were typed.
+Values stay strings until a side's configuration is made of them (`scripts/configure.py`), which is
+what goes to another process.
 """
 
 from __future__ import annotations
@@ -248,9 +248,6 @@ OPTIONS = (
     Option("--verbose", BOTH, OUTPUT, "Tell each change of state.", None, None),
 )  # fmt: skip
 
-# The options whose values name files; `--program` may name one too.
-FILES = frozenset(option.name for option in OPTIONS if option.use is not None and not option.prefix)
-
 
 def options_of(*sides: str) -> list[Option]:
     """Return the options that belong to any of the sides."""
@@ -266,16 +263,3 @@ def with_options(options: Iterable[Option]) -> Callable[[C], C]:
         return command
 
     return decorate
-
-
-def to_arguments(values: Values, options: Iterable[Option]) -> list[str]:
-    """Return the command line that gives these values to another process."""
-    arguments: list[str] = []
-    for option in options:
-        value = values.get(option.name)
-        if option.metavar is None:
-            arguments += [option.flag] if value else []
-        elif value is not None:
-            # With "=", so that a value that begins with a dash stays a value.
-            arguments.append(f"{option.flag}={value}")
-    return arguments

@@ -8,20 +8,19 @@ a guest that found wrong memory, 3; `cancelled` with 130; `failed` with all othe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from guest.whole_file import WholeFile, is_regular_target, own_descriptor, write_all
-from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory
+from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory, root_cause
 from protocol.text import one_line
+from scripts.runtime.interrupts import tell_before_exit
 from scripts.runtime.parent import orders
 from scripts.screen.outlet import write_output
 from scripts.screen.output import print_result
-
-if TYPE_CHECKING:
-    from scripts.options import Values
 
 Report = dict[str, Any]
 
@@ -37,6 +36,47 @@ _SETUP, _FAILED, _CANCELLED = "setup", "failed", "cancelled"
 _NO_REPORT = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 NOT_FINISHED = "it has not finished, or was killed before it could say how it ended"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a user wants to have, and to see, of a run.
+
+    Attributes:
+        report: The file of the report, or `-` for standard output; None for none.
+        events: That of the events, likewise.
+        trace: That of the trace for the Perfetto UI.
+        html: That of the page.
+        serve: The host and port at which browsers see the run while it goes on; None for nowhere.
+        quiet: Neither progress nor the result's table.
+        verbose: Each change of state is told.
+    """
+
+    report: str | None = None
+    events: str | None = None
+    trace: str | None = None
+    html: str | None = None
+    serve: tuple[str, int] | None = None
+    quiet: bool = False
+    verbose: bool = False
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that are wanted, by the names of their options; no standard output."""
+        names = ("report", "events", "trace", "html")
+        named = {name: getattr(self, name) for name in names}
+        return {name: path for name, path in named.items() if path not in {None, STANDARD_OUTPUT}}
+
+    @property
+    def has_standard_output(self) -> bool:
+        """Whether a report or events have standard output, which then has nothing else."""
+        return STANDARD_OUTPUT in {self.report, self.events} or not orders().prints_table
+
+    @property
+    def events_file(self) -> Path | None:
+        """The file that events go to, None for none."""
+        path = STANDARD_OUTPUT_FILE if self.events == STANDARD_OUTPUT else self.events
+        return Path(path) if path is not None else None
 
 
 def begin_report(target: str | None, schema: str | None = None) -> None:
@@ -75,6 +115,23 @@ def settle_report(target: str | None, error: BaseException, schema: str | None =
             write_report(target, _outcome(_status_of(cause), one_line(str(cause)), schema))
 
 
+@contextmanager
+def settled_report(target: str | None, schema: str | None = None) -> Iterator[None]:
+    """Have a report that is a file say how the block has ended, whatever ends it.
+
+    Args:
+        target: The value of `--report`.
+        schema: As of `begin_report`.
+    """
+    # A signal may end the process at any time from here on, and before the report is begun.
+    tell_before_exit(cancel_report(target, schema))
+    try:
+        yield
+    except Exception as error:
+        settle_report(target, root_cause(error), schema)
+        raise
+
+
 def cancel_report(target: str | None, schema: str | None = None) -> Callable[[str], None] | None:
     """Return what tells the report of a signal that ends the process at once; None without a file.
 
@@ -93,15 +150,15 @@ def cancel_report(target: str | None, schema: str | None = None) -> Callable[[st
 
 
 def report_error(
-    error: MidstreamError, report_failure: Callable[[str, str], Report], values: Values
+    error: MidstreamError, report_failure: Callable[[str, str], Report], target: str | None
 ) -> None:
     """Write the report of a migration that failed, if one was wanted; why it failed comes first."""
-    if values["report"] is None:
+    if target is None:
         return
     report = report_failure(_status_of(error), one_line(str(error)))
     tell_of_link(report)
     with suppress(MidstreamError):
-        write_report(values["report"], report)
+        write_report(target, report)
 
 
 def put_reason(path: Path, error: MidstreamError) -> bool:
@@ -163,17 +220,6 @@ def write_report(target: str, report: Report) -> None:
         _replace(target, text.encode())
     except OSError as error:
         raise MidstreamError(f"cannot write {target}: {error.strerror}") from error
-
-
-def has_standard_output(values: Values) -> bool:
-    """Tell whether a report or events have standard output, which then has nothing else."""
-    return STANDARD_OUTPUT in (values["report"], values["events"]) or not orders().prints_table
-
-
-def events_file(values: Values) -> Path | None:
-    """Return what file events go to, None for none."""
-    path = STANDARD_OUTPUT_FILE if values["events"] == STANDARD_OUTPUT else values["events"]
-    return Path(path) if path is not None else None
 
 
 def tell_of_link(report: dict[str, Any]) -> None:

@@ -44,10 +44,11 @@ AT_THE_TOP = {
             "named_files",
             "options",
             "reports",
+            "run_config",
         ),
         "options",
     ),
-    **dict.fromkeys(("__main__", "cli", "commands", "control"), "commands"),
+    **dict.fromkeys(("__main__", "cli", "commands", "control", "started"), "commands"),
 }
 # What `--steps` says is read as scenarios are.
 AGAINST_THE_ORDER = frozenset({("scripts.configure", "scripts.injection.steps")})

@@ -173,7 +173,8 @@ def test_nothing_shows_a_fresh_secret(lab: Lab) -> None:
     process = lab.fork("migrate", *SLOW, f"--events={events}")
     until(lambda: has_state(events, "active", "dest"))
     seen = what_processes_show(lab)
-    assert sum("--secret-file=/dev/fd/" in text for text in seen) == 2
+    assert sum("MIDSTREAM_RUN_FD=" in text for text in seen) == 2
+    assert not any("--secret-file" in text for text in seen)
     before = os.environ
     for text in seen:
         words = re.findall(r"[0-9a-f]{32}", text)

@@ -6,23 +6,22 @@ faults that hang on the destination's own progress are its own to make: it gets 
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import trio
 
+from dest.script import PageName, WrittenStep
 from protocol import events
-from protocol.geometry import Geometry, PageId
+from protocol.geometry import PageId
 from protocol.states import State
 from scripts.injection.actions import Fault, NetworkAction, ProcessAction
 from scripts.injection.marks import Direction, Mark
 from scripts.injection.scenario import Scenario, Step, has_proxy, is_scripted, wire_mark
 from scripts.injection.standstill import Standstill
-from scripts.injection.triggers import Elapsed, Entered, Placed, Received, Requested, page_name
+from scripts.injection.triggers import Elapsed, Entered, Placed, Received, Requested
 
 
 class Stage(Protocol):
@@ -67,7 +66,7 @@ class Director:
         self._has_proxy = has_proxy(scenario)
         self._pending = [step for step in scenario.steps if not is_scripted(scenario, step)]
         self._started = False
-        self._standstill = Standstill(int(scenario.values["vcpus"]))
+        self._standstill = Standstill(scenario.program.vcpu_count)
         self._shut: frozenset[Direction] = frozenset()
 
     def begin(self) -> None:
@@ -189,29 +188,23 @@ class Director:
                     self._standstill.let_go()
 
 
-def write_script(scenario: Scenario, path: Path) -> bool:
-    """Write the destination's steps as it reads them; return whether there are any."""
-    steps = [step for step in scenario.steps if is_scripted(scenario, step)]
-    text = ""
-    for step in steps:
-        assert isinstance(step.action, Fault)
-        pages = ", ".join(_plain(page, scenario.geometry) for page in step.action.pages)
-        text += f"[[step]]\nwhen = {{ {_when(step, scenario.geometry)} }}\nfault = [{pages}]\n"
-    path.write_text(text, encoding="utf-8")
-    return bool(steps)
+def script_of(scenario: Scenario) -> tuple[WrittenStep, ...]:
+    """Return the steps that are the destination's own to do."""
+    return tuple(_written(step, scenario) for step in scenario.steps if is_scripted(scenario, step))
 
 
-def _when(step: Step, geometry: Geometry) -> str:
+def _written(step: Step, scenario: Scenario) -> WrittenStep:
+    def name(page: PageId) -> PageName:
+        return PageName(scenario.geometry.blocks[page.block].name if page.block else "", page.index)
+
+    assert isinstance(step.action, Fault)
+    faults = tuple(map(name, step.action.pages))
+    where = f"{scenario.path}:{step.line}"
     match step.when:
         case Received(page, share):
-            return f"page = {_plain(page, geometry)}, received = {share!r}"
+            return WrittenStep("received", name(page), faults, share, where)
         case Requested(page):
-            return f"requested = {_plain(page, geometry)}"
+            return WrittenStep("requested", name(page), faults, where=where)
         case Placed(page):
-            return f"placed = {_plain(page, geometry)}"
-    raise AssertionError("only steps of the destination's script are written")
-
-
-def _plain(page: PageId, geometry: Geometry) -> str:
-    """Return a page as TOML: JSON's texts are texts there, too."""
-    return json.dumps(page_name(page, geometry) if page.block else page.index)
+            return WrittenStep("placed", name(page), faults, where=where)
+    raise AssertionError("only what the destination itself knows is in its script")

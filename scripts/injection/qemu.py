@@ -24,7 +24,7 @@ from scripts.injection.actions import Action, NetworkAction, ProcessAction
 from scripts.injection.scenario_text import Where
 from scripts.injection.triggers import Guest, Passed, Received, Trigger
 from scripts.options import SOURCE, Values
-from scripts.qemu.command import ACCELS, qemu_source
+from scripts.qemu.command import ACCELS, QemuSource, qemu_source
 
 _KEYS = ("qemu", "accel", "precopy", "preempt", "running")
 
@@ -64,14 +64,6 @@ class QemuTerms:
         }  # fmt: skip
         own["postcopy_after"] = values["postcopy_after"] or PASSES_DEFAULT
         return {**{key: values[key] for key in _OF_QEMU}, **own}
-
-    def arguments(self, values: Values) -> list[str]:
-        """Return the command line of `midstream qemu` for it."""
-        given = self.values(values)
-        switches = ["--preempt" if given.pop("preempt") else "--no-preempt"]
-        switches += ["--running"] if given.pop("running") else []
-        named = {key.replace("_", "-"): value for key, value in given.items() if value is not None}
-        return [*switches, *(f"--{key}={value}" for key, value in named.items())]
 
 
 def read_source(table: Mapping[str, Any], where: Where) -> QemuTerms | None:
@@ -114,8 +106,17 @@ def check_options(
             raise where.wrong(key, f"{key} is not for a QEMU to heed")
     if values["postcopy_after"] == "never":
         raise where.wrong("postcopy-after", "a QEMU is only taken with postcopy")
+    read_qemu(qemu, values, where)
+
+
+def read_qemu(qemu: QemuTerms, values: Values, where: Where) -> QemuSource:
+    """Return the migration out of a QEMU.
+
+    Raises:
+        ScenarioError: A value is none that it can have.
+    """
     try:
-        qemu_source({**qemu.values(values), "save": None})
+        return qemu_source({**qemu.values(values), "save": None})
     except click.BadParameter as error:
         raise where.wrong("", f"{error.param_hint}: {error.message}") from error
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
+from dest.config import HostConfig
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, PageId
 from protocol.limits import VCPU_COUNT_MAX
-from protocol.policy import Policy
 from protocol.text import did_you_mean
-from scripts.configure import dest_config, source_config
-from scripts.credentials import credentials
+from scripts.configure import dest_config, program_of, source_config
+from scripts.credentials import access_of
 from scripts.injection.actions import Action, Fault, NetworkAction, read_action
 from scripts.injection.expect import Expect, read_expect
 from scripts.injection.marks import Mark, ShareMark
@@ -29,6 +29,7 @@ from scripts.injection.qemu import (
     check_options,
     check_step,
     guest_of,
+    read_qemu,
     read_source,
 )
 from scripts.injection.scenario_text import SECTIONS, ScenarioError, Where, quoted, read_toml
@@ -45,6 +46,10 @@ from scripts.injection.triggers import (
 )
 from scripts.links.shape import parse_link_rate
 from scripts.options import OPTIONS, Values
+from scripts.qemu.command import QemuSource
+from scripts.qemu.configure import qemu_dest_config, qemu_program_of
+from scripts.run_config import Access, Program
+from source.config import SourceConfig
 
 __all__ = ["Scenario", "ScenarioError", "Step", "read_scenario"]
 
@@ -82,7 +87,10 @@ class Scenario:
 
     Attributes:
         path: The file.
-        values: The options of a migration, as the command line would have them.
+        source: The source's configuration; of a QEMU only what it has in common with that counts.
+        dest: The destination's.
+        program: What vCPUs do.
+        access: What both sides prove to each other.
         link_rate: Bytes a second of the link between the sides; 0 for plain loopback.
         timeout_ms: When everything is ended if it has not by itself.
         qemu: The source, if it is a QEMU and not midstream's own.
@@ -90,14 +98,20 @@ class Scenario:
 
     path: Path
     name: str
-    values: Values
-    geometry: Geometry
-    policy: Policy
+    source: SourceConfig
+    dest: HostConfig
+    program: Program
+    access: Access
     link_rate: int
     timeout_ms: float
     steps: tuple[Step, ...]
     expect: Expect
-    qemu: QemuTerms | None = None
+    qemu: QemuSource | None = None
+
+    @property
+    def geometry(self) -> Geometry:
+        """The guest's memory."""
+        return self.source.geometry
 
 
 def read_scenario(path: Path) -> Scenario:
@@ -112,42 +126,40 @@ def read_scenario(path: Path) -> Scenario:
     if not isinstance(name, str) or not name.isprintable() or not name:
         raise where.wrong("name", "name is not a line of text")
     timeout_ms = where.duration_ms("timeout", table.get("timeout", TIMEOUT), "timeout")
-    qemu = read_source(_table(table, "source", where), where.inside("source"))
+    terms = read_source(_table(table, "source", where), where.inside("source"))
     options = _table(table, "migration", where)
     inside = where.inside("migration")
     link_rate = _link_rate(options.pop(LINK, "0"), inside)
     values = _values(options, inside)
-    if qemu is None and "silence-limit" not in options:
+    if terms is None and "silence-limit" not in options:
         values["silence_limit"] = SILENCE_LIMIT
-    guest = _guest(values, options, inside)
-    if qemu is not None:
-        check_options(qemu, table.get("migration", {}), values, inside)
-        guest = guest_of(qemu, guest)
+    read = _read_options(values, options, inside, of_qemu=terms is not None)
+    if terms is not None:
+        check_options(terms, table.get("migration", {}), values, inside)
+    guest = _guest(read.source, terms)
     steps = _steps(where.tables("step", table), where, guest, timeout_ms)
     _check_releases(steps, where, guest)
-    for step in steps if qemu is not None else ():
+    for step in steps if terms is not None else ():
         check_step(step.when, step.action, where.inside("step", step.number))
+    faults = [step.action for step in steps if isinstance(step.action, Fault)]
     if "vcpus" not in options:
-        touches = sum(len(step.action.pages) for step in steps if isinstance(step.action, Fault))
+        touches = sum(len(fault.pages) for fault in faults)
         values["vcpus"] = str(min(max(touches, 1), VCPU_COUNT_MAX))
         # Of several rates there must be one for each vCPU, which only now can be told.
-        guest = _guest(values, options, inside)
-        guest = guest_of(qemu, guest) if qemu is not None else guest
-    faults = [step.action for step in steps if isinstance(step.action, Fault)]
+        read = _read_options(values, options, inside, of_qemu=terms is not None)
     touched = {page for fault in faults for page in fault.pages}
     expect = read_expect(
         _table(table, "expect", where),
         where.inside("expect"),
         guest,
         touched=touched if guest.scripted else None,
-        of_qemu=qemu is not None,
+        of_qemu=terms is not None,
     )
     if "expect" not in table:
         raise where.wrong("", "a scenario without [expect] shows nothing")
-    scenario = Scenario(
-        path, name, values, guest.geometry, guest.policy, link_rate, timeout_ms, steps, expect, qemu
-    )
-    if values["tls_cert"] is not None and _needs_proxy(scenario):
+    qemu = read_qemu(terms, values, inside) if terms is not None else None
+    scenario = Scenario(path, name, *read, link_rate, timeout_ms, steps, expect, qemu)
+    if read.access.tls is not None and _needs_proxy(scenario):
         raise inside.wrong("tls-cert", "what passes is encrypted, the proxy finds no page in it")
     return scenario
 
@@ -198,26 +210,44 @@ def _beside(path: Path, key: str, value: str) -> str:
     return value
 
 
-def _guest(values: Values, options: Mapping[str, Any], where: Where) -> Guest:
-    """Check the options together; return what steps and expectations are about."""
+class _Read(NamedTuple):
+    """What the options of a scenario come to."""
+
+    source: SourceConfig
+    dest: HostConfig
+    program: Program
+    access: Access
+
+
+def _read_options(
+    values: Values, options: Mapping[str, Any], where: Where, *, of_qemu: bool
+) -> _Read:
+    """Check the options together; return what they come to."""
     try:
-        credentials(values, server=True)
-        dest_config(values, "", 0)
-        config = source_config(values, "", 0)
+        access = access_of(values)
+        access.credentials(server=True)
+        source = source_config(values)
+        if of_qemu:
+            return _Read(source, qemu_dest_config(values), qemu_program_of(values), access)
+        return _Read(source, dest_config(values), program_of(values), access)
     except click.BadParameter as error:
         hint = str(error.param_hint or "").replace(" or ", " ").split()
         names = [name.removeprefix("--") for name in hint]
         key = next((name for name in names if name in options), "")
         raise where.wrong(key, f"{' or '.join(names)}: {error.message}") from error
-    channels = tuple(Channel) if config.policy.own_channel else (Channel.PRECOPY,)
-    return Guest(
-        config.geometry,
-        config.policy,
-        channels,
-        scripted=config.spec.name == "scripted",
-        postcopy=config.rule.leads_to_postcopy,
-        program=config.spec.name,
+
+
+def _guest(source: SourceConfig, terms: QemuTerms | None) -> Guest:
+    """Return what steps and expectations are about."""
+    guest = Guest(
+        source.geometry,
+        source.policy,
+        tuple(Channel) if source.policy.own_channel else (Channel.PRECOPY,),
+        scripted=source.spec.name == "scripted",
+        postcopy=source.rule.leads_to_postcopy,
+        program=source.spec.name,
     )
+    return guest if terms is None else guest_of(terms, guest)
 
 
 def _steps(
@@ -272,7 +302,7 @@ def is_scripted(scenario: Scenario, step: Step) -> bool:
 def has_proxy(scenario: Scenario) -> bool:
     """Tell whether a proxy stands between the sides: where one can, it is there for each fault."""
     # It does not speak QEMU's protocol, and its sockets would hold what QEMU's shall not.
-    if scenario.qemu is not None or scenario.values["tls_cert"] is not None:
+    if scenario.qemu is not None or scenario.access.tls is not None:
         return False
     return _needs_proxy(scenario) or any(isinstance(step.action, Fault) for step in scenario.steps)
 

@@ -11,18 +11,19 @@ import os
 import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from protocol import events
+from protocol.addresses import parse_host_port
 from protocol.errors import MigrationError
 from protocol.geometry import PageId
-from scripts.configure import parse_address
-from scripts.credentials import read_or_make_secret
+from scripts.credentials import with_secret
 from scripts.injection.actions import NetworkAction, ProcessAction
-from scripts.injection.director import Director, write_script
+from scripts.injection.director import Director, script_of
 from scripts.injection.marks import Direction, Marks
 from scripts.injection.outcome import Outcome
 from scripts.injection.proxy import Proxy
@@ -30,16 +31,16 @@ from scripts.injection.qemu import carriers_told, differing_target_pages
 from scripts.injection.scenario import Scenario, has_proxy, held_pages, wire_marks
 from scripts.injection.storm import Passages
 from scripts.links.link import PROXY, Link
-from scripts.options import DEST, QEMU, SOURCE, options_of, to_arguments
+from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
 from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
-from scripts.runtime.parent import Orders
+from scripts.qemu.command import QemuRun
+from scripts.reports import Outputs
+from scripts.run_config import Access, DestRun, SourceRun, to_json, to_plain
+from scripts.runtime.parent import LinkNote, Orders
 from scripts.runtime.spawn import spawn
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
-
-# Options that are not handed on as they are.
-_OURS_TO_SAY = frozenset({"report", "events", "secret_file"})
 
 # What is read of the events at once.
 _READ_BYTES = 64 * 1024
@@ -70,7 +71,7 @@ class Trial:
         self._timed_out = False
         self._touches_fd = -1
         # Each run has its own, or the scenario's.
-        self._secret = read_or_make_secret(scenario.values)
+        self._access = with_secret(scenario.access)
         self._nursery: trio.Nursery | None = None
         self.director = Director(scenario, self, self._start_soon)
 
@@ -133,24 +134,19 @@ class Trial:
     async def _run_sides(self) -> None:
         assert self._nursery is not None
         dest = self._start_dest()
-        address = await dest.read_line(LISTENING)
-        host, port = parse_address(address, "--listen")
+        host, port = parse_host_port(await dest.read_line(LISTENING))
         if has_proxy(self._scenario):
             self._proxy = Proxy(
                 self._marks,
                 self.director.reached,
                 self.director.requested,
                 link_rate=self._scenario.link_rate,
-                seed=int(self._scenario.values["seed"]),
+                seed=self._scenario.program.seed,
             )
             address = await self._nursery.start(self._proxy.serve, host, port)
+            host, port = parse_host_port(address)
         self.director.begin()
-        report = self._folder / "report.json"
-        if self._scenario.qemu is not None:
-            own = self._scenario.qemu.arguments(self._scenario.values)
-            self._start_child(SOURCE, "qemu", [f"--connect={address}", *own, *self._save(SOURCE)])
-        else:
-            self._start(SOURCE, [f"--connect={address}", f"--report={report}"])
+        self._start_source(host, port)
         async with trio.open_nursery() as nursery:
             for child in self._children.values():
                 nursery.start_soon(self._wait, child, nursery.cancel_scope)
@@ -165,50 +161,47 @@ class Trial:
             # The destination would wait for another.
             self._children[DEST].interrupt()
 
-    def _start(self, side: str, arguments: list[str], *more: str) -> Child:
-        """Start a side; it gets the scenario's options of itself, and of more."""
-        ours = [option for option in options_of(side, *more) if option.name not in _OURS_TO_SAY]
-        given = to_arguments(self._scenario.values, ours)
-        return self._start_child(side, side, [*arguments, *given])
-
-    def _start_child(self, side: str, command: str, arguments: list[str]) -> Child:
-        own = f"--events={self._folder / 'events.pipe'}"
-        is_dest, is_ours = side == DEST, self._scenario.qemu is None
-        orders = Orders(
-            shares_events=True,
-            tells_at_once=True,
-            link=Link(self._scenario.link_rate, PROXY).note if is_ours and not is_dest else None,
-            touches=str(self._folder / "touches.pipe") if is_dest else None,
+    def _start_dest(self) -> Child:
+        scenario, is_of_qemu = self._scenario, self._scenario.qemu is not None
+        config = replace(
+            scenario.dest, host="127.0.0.1", steps=script_of(scenario),
+            touches=self._folder / "touches.pipe", save=self._memory(DEST),
+        )  # fmt: skip
+        run = DestRun.of(
+            config,
+            # A QEMU knows of no secret, so its destination demands none.
+            Access() if is_of_qemu else self._access,
+            # With a QEMU it is the one of the two that reports, and that says what vCPUs do.
+            self._outputs(reports=is_of_qemu),
+            scenario.program if is_of_qemu else None,
         )
-        # A QEMU knows of no secret, so its destination demands none.
-        secret = self._secret if self._scenario.qemu is None else None
-        child = Child(spawn(command, [*arguments, own], capture=True, secret=secret, orders=orders))
+        return self._start(DEST, to_json("qemu-dest" if is_of_qemu else DEST, run))
+
+    def _start_source(self, host: str, port: int) -> None:
+        scenario, outputs = self._scenario, self._outputs(reports=self._scenario.qemu is None)
+        if scenario.qemu is not None:
+            config = to_plain(replace(scenario.qemu, save=self._memory(SOURCE)))
+            qemu = QemuRun(config=config, address=(host, port), outputs=outputs)
+            self._start(SOURCE, to_json("qemu", qemu))
+            return
+        run = SourceRun.of(scenario.source, scenario.program, self._access, outputs)
+        link = Link(scenario.link_rate, PROXY).note
+        self._start(SOURCE, to_json(SOURCE, replace(run, address=(host, port))), link)
+
+    def _outputs(self, *, reports: bool) -> Outputs:
+        report = str(self._folder / "report.json") if reports else None
+        return Outputs(report=report, events=str(self._folder / "events.pipe"), quiet=True)
+
+    def _start(self, side: str, run: bytes, link: LinkNote | None = None) -> Child:
+        orders = Orders(shares_events=True, tells_at_once=True, link=link)
+        child = Child(spawn(side, run=run, capture=True, orders=orders))
         self._children[side] = child
         self._start_soon(child.collect_errors, lambda _: None)
         return child
 
-    def _start_dest(self) -> Child:
-        arguments = self._dest_arguments()
-        if self._scenario.qemu is None:
-            return self._start(DEST, arguments)
-        # Of the two it is the one that reports, and that says what vCPUs do.
-        report = f"--report={self._folder / 'report.json'}"
-        return self._start(DEST, [*arguments, "--peer=qemu", report, *self._save(DEST)], QEMU)
-
-    def _save(self, side: str) -> list[str]:
-        """Return the option with which a side leaves its memory, if that is to be looked at."""
-        return [f"--save={self._memory(side)}"] if self._scenario.expect.compares else []
-
-    def _memory(self, side: str) -> Path:
-        return self._folder / f"{side}.memory"
-
-    def _dest_arguments(self) -> list[str]:
-        script = self._folder / "steps.toml"
-        scripted = write_script(self._scenario, script)
-        return [
-            "--listen=127.0.0.1:0",
-            *([f"--steps={script}"] if scripted else []),
-        ]
+    def _memory(self, side: str) -> Path | None:
+        """Return where a side leaves its memory, if that is to be looked at."""
+        return self._folder / f"{side}.memory" if self._scenario.expect.compares else None
 
     async def _end_sides(self) -> None:
         for child in self._children.values():
@@ -253,9 +246,8 @@ class Trial:
         carriers = self._marks.carriers
         if self._scenario.qemu is not None:
             carriers = carriers_told(self._scenario.expect.watched, self._events)
-        differing = None
-        if self._scenario.expect.compares:
-            differing = differing_target_pages(self._memory(SOURCE), self._memory(DEST))
+        ours, theirs = self._memory(SOURCE), self._memory(DEST)
+        differing = differing_target_pages(ours, theirs) if ours and theirs else None
         return Outcome(
             statuses={side: child.status for side, child in self._children.items()},
             reasons=self._reasons(),

@@ -4,35 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from dest.config import DestConfig
 from dest.midstream import MidstreamPeer
 from dest.session import DestSession
 from protocol.events import Emit
 from protocol.report import assemble_failed
-from scripts.options import DEST, Values
+from scripts.options import DEST
 from scripts.processes.sides import Outcome, run_side
-from scripts.reports import Report, has_standard_output
+from scripts.reports import Outputs, Report, settled_report
+from scripts.run_config import DestRun, from_json
 from scripts.screen.output import announce, tell
 from scripts.screen.recorder import Recorder
 
 
-def run_dest(config: DestConfig, values: Values) -> None:
+def run_started(run: msgspec.Raw) -> None:
+    """Run the destination that this process was started for.
+
+    Raises:
+        MidstreamError: It failed, was cancelled, or found wrong memory.
+    """
+    given = from_json(DestRun, run)
+    with settled_report(given.outputs.report):
+        run_dest(given.configure(), given.outputs)
+
+
+def run_dest(config: DestConfig, outputs: Outputs) -> None:
     """Run a destination to its end.
 
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
     run_session(
-        values,
-        lambda emit: DestSession(config, MidstreamPeer(config), emit, say_listening(values), tell),
+        outputs,
+        lambda emit: DestSession(config, MidstreamPeer(config), emit, say_listening(outputs), tell),
     )
 
 
-def run_session(values: Values, open_session: Callable[[Emit], DestSession]) -> None:
+def run_session(outputs: Outputs, open_session: Callable[[Emit], DestSession]) -> None:
     """Run a destination's session to its end.
 
     Args:
-        values: The command line's.
+        outputs: What of it is wanted.
         open_session: Makes it, of who takes its events.
 
     Raises:
@@ -50,11 +64,11 @@ def run_session(values: Values, open_session: Callable[[Emit], DestSession]) -> 
         result = await session.run()
         return result.report, result.problem
 
-    run_side(DEST, values, run, report_failure)
+    run_side(DEST, outputs, run, report_failure)
 
 
-def say_listening(values: Values) -> Callable[[str], None]:
+def say_listening(outputs: Outputs) -> Callable[[str], None]:
     """Return what tells the address; standard output may be a report's or events' alone."""
-    if has_standard_output(values):
+    if outputs.has_standard_output:
         return lambda address: tell(f"listening on {address}")
     return lambda address: announce(f"listening on {address}")

@@ -19,10 +19,10 @@ import trio
 
 from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
 from scripts.links.link import LOOPBACK, Link
-from scripts.options import DEST, SOURCE, Values
+from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
 from scripts.processes.losses import Losses, losses_here
-from scripts.reports import amend_report, is_report_file, write_report
+from scripts.reports import Outputs, amend_report, is_report_file, write_report
 from scripts.runtime.interrupts import SIGNALS, insists, release_signals
 from scripts.runtime.spawn import Spawned
 from scripts.screen.output import print_result, tell
@@ -63,7 +63,7 @@ class Launcher:
 
     def __init__(
         self,
-        values: Values,
+        outputs: Outputs,
         sides: Sequence[Spawned] = (),
         link: Link = LOOPBACK,
         spool: Spool | None = None,
@@ -72,7 +72,7 @@ class Launcher:
         """Take over sides that have been started.
 
         Args:
-            values: The options of `midstream migrate`.
+            outputs: What of the run is wanted.
             sides: The destination and the source.
             link: What lies between the two sides.
             spool: Where both sides leave their events for who watches; None if nobody does.
@@ -83,7 +83,7 @@ class Launcher:
         # What the source says while it is being watched: printed at once, it would be drawn over.
         self._said: list[str] = []
         self._link = link
-        self._values = values
+        self._outputs = outputs
         self._sides = [Child(side) for side in sides]
         # The name of the signal by which the user cancelled.
         self._cancelled_by = ""
@@ -133,7 +133,7 @@ class Launcher:
         """
         for line in self._said:
             tell(line)
-        target = self._values["report"]
+        target = self._outputs.report
         for side in self._sides:
             if side.side != SOURCE or not side.output:
                 continue
@@ -153,7 +153,7 @@ class Launcher:
         self._losses().check()
 
     def _report_losses(self) -> None:
-        target = self._values["report"]
+        target = self._outputs.report
         if target is not None and is_report_file(target):
             amend_report(target, self._losses().put_into)
 
@@ -224,7 +224,7 @@ class Launcher:
     def _pass_on(self, line: str) -> None:
         """Hear, and perhaps show, what the destination logs."""
         self._met = self._met or line.startswith(f"{DEST}: ")
-        if self._values["verbose"]:
+        if self._outputs.verbose:
             tell(line)
 
     async def _heed(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:
@@ -278,7 +278,7 @@ class Launcher:
         from protocol.report import assemble_failed  # noqa: PLC0415
         from scripts.reports import is_of_cancelled, put_reason, report_error  # noqa: PLC0415
 
-        target = self._values["report"]
+        target = self._outputs.report
         source = next((side for side in self._sides if side.side == SOURCE), None)
         if target is not None and Path(target).is_file():
             # One that was called off was cancelled by this process, and not by a user.
@@ -288,7 +288,7 @@ class Launcher:
         else:
             has_report = source is not None and source.status in _REPORTED
         if not has_report:
-            report_error(error, assemble_failed, {"report": target})
+            report_error(error, assemble_failed, target)
 
     def _culprit(self) -> Child:
         """Return the side whose word counts: both may have failed, of one cause."""

@@ -13,35 +13,40 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar, cast
 
 from guest.whole_file import own_descriptor
 from protocol.errors import MidstreamError, MigrationError
 from scripts.links.link import Link
-from scripts.options import DEST, FILES, SOURCE, Values, options_of, to_arguments
+from scripts.options import DEST, SOURCE
 from scripts.reports import (
     STANDARD_OUTPUT,
     STANDARD_OUTPUT_FILE,
+    Outputs,
     begin_report,
     is_report_file,
     report_error,
 )
+from scripts.run_config import Access, DestRun, SourceRun, to_json
 from scripts.runtime.interrupts import hold_signals, release_signals
 from scripts.runtime.parent import Orders
 from scripts.runtime.spawn import Spawned, spawn
 from scripts.views.spool import Spool
 
+P = TypeVar("P", bound=str | Path | None)
+
 
 @contextmanager
 def both_sides(
-    values: Values, secret: bytes, link: Link, spool: Spool | None, *, watched: bool
+    source: SourceRun, dest: DestRun, link: Link, spool: Spool | None, *, watched: bool
 ) -> Iterator[list[Spawned]]:
     """Start a destination and a source; neither is left when the block is.
 
     From then on signals wait until somebody releases them who can end both in order.
 
     Args:
-        values: The options of `midstream migrate`.
-        secret: What both sides prove to each other to know.
+        source: What the source is to do; what the user wants of the run are its outputs.
+        dest: What the destination is to do; where it listens is the link's to say.
         link: What lies between the two.
         spool: Where both leave their events for who watches; None if nobody does.
         watched: What the source says is captured: printed, it would be drawn over.  So is a report
@@ -51,43 +56,49 @@ def both_sides(
         MidstreamError: One cannot be started, or a file of results cannot be written; then the
             report says so.
     """
-    given = {"events": None, "report": None, **values}
-    values = dict(given)
-    has_output = values["events"] == STANDARD_OUTPUT
-    if has_output:
-        # That of a side may be another.
-        values["events"] = STANDARD_OUTPUT_FILE
+    wanted = source.outputs
+    # That of a side may be another.
+    events = STANDARD_OUTPUT_FILE if wanted.events == STANDARD_OUTPUT else wanted.events
     sides: list[Spawned] = []
     hold_signals()
     try:
         try:
-            _clear_outputs(values)
+            _clear_outputs(wanted.report, events)
             # What is no file can be written only once, when all is known.
-            is_printed = values["report"] is not None and not is_report_file(values["report"])
-            if is_printed:
-                values["report"] = "-"
+            is_printed = wanted.report is not None and not is_report_file(wanted.report)
             with Handed() as handed:
+                events = handed.path(events)
                 common = Orders(
-                    shares_events=values["events"] is not None,
+                    shares_events=events is not None,
                     spool=handed.path_of(spool.fd) if spool is not None else None,
                 )
+                # It is verbose so that this process hears when it meets a source.
+                dest = replace(
+                    handed.dest(dest, link.listen_host),
+                    outputs=Outputs(events=events, quiet=True, verbose=True),
+                )
+                # What shows both sides' events is this process's to make.
+                report = STANDARD_OUTPUT if is_printed else handed.path(wanted.report)
+                outputs = replace(
+                    wanted, report=report, events=events, trace=None, html=None, serve=None
+                )
+                source = replace(handed.source(source), outputs=outputs)
 
-                def start(side: str, own: list[str], orders: Orders, *, capture: bool) -> None:
-                    own += _arguments(side, values, handed)
+                def start(side: str, run: bytes, orders: Orders, *, capture: bool) -> None:
                     sides.append(
                         spawn(
-                            side, own, capture=capture, prefix=link.prefixes[side], secret=secret,
+                            side, capture=capture, prefix=link.prefixes[side], run=run,
                             inherited=handed.descriptors, heir=True, orders=orders,
                         )
                     )  # fmt: skip
 
-                # It is verbose so that this process hears when it meets a source.
-                listen = f"--listen={link.listen_host}:0"
-                start(DEST, [listen, "--quiet", "--verbose"], common, capture=True)
-                orders = replace(common, link=link.note, prints_table=not has_output)
-                start(SOURCE, ["--connect=-"], orders, capture=watched or is_printed)
+                start(DEST, to_json(DEST, dest), common, capture=True)
+                orders = replace(
+                    common, link=link.note, prints_table=wanted.events != STANDARD_OUTPUT
+                )
+                start(SOURCE, to_json(SOURCE, source), orders, capture=watched or is_printed)
         except MidstreamError as error:
-            _report(error, given)
+            _report(error, wanted.report)
             raise
         yield sides
     finally:
@@ -96,11 +107,11 @@ def both_sides(
         release_signals()
 
 
-def _report(error: MidstreamError, values: Values) -> None:
+def _report(error: MidstreamError, target: str | None) -> None:
     # Imported late: only who fails waits for what it takes.
     from protocol.report import assemble_failed  # noqa: PLC0415
 
-    report_error(error, assemble_failed, {"report": values["report"]})
+    report_error(error, assemble_failed, target)
 
 
 class Handed:
@@ -133,6 +144,35 @@ class Handed:
                 raise MigrationError(f"cannot use /dev/fd/{fd}: {error.strerror}") from error
         return f"/dev/fd/{self._copies[fd]}"
 
+    def path(self, path: P) -> P:
+        """Return a file's name as a side must have it: `/dev/stdin` there is its own, and empty."""
+        fd = own_descriptor(path) if path is not None else None
+        if path is None or fd is None:
+            return path
+        return cast(P, type(path)(self.path_of(fd)))
+
+    def source(self, run: SourceRun) -> SourceRun:
+        """Return a run with the files that it reads as the source must have them."""
+        config = {**run.config, "image": self.path(run.config["image"])}
+        program = replace(run.program, trace=self.path(run.program.trace))
+        return replace(run, config=config, program=program, access=self._access(run.access))
+
+    def dest(self, run: DestRun, host: str) -> DestRun:
+        """Return a run with the file that it writes as the destination must have it.
+
+        Args:
+            run: The run.
+            host: Where it listens, on a port of its own.
+        """
+        config = {**run.config, "save": self.path(run.config["save"]), "host": host, "port": 0}
+        return replace(run, config=config, access=self._access(run.access))
+
+    def _access(self, access: Access) -> Access:
+        if access.tls is None:
+            return access
+        certificate, key, authority = map(self.path, access.tls)
+        return replace(access, tls=(certificate, key, authority))
+
     def __enter__(self) -> Handed:
         """Return itself."""
         return self
@@ -149,38 +189,12 @@ class Handed:
         self._copies.clear()
 
 
-def _arguments(side: str, values: Values, handed: Handed) -> list[str]:
-    ours = [option for option in options_of(side) if _is_for(side, option.name)]
-    given = {name: _for_children(name, value, handed) for name, value in values.items()}
-    return to_arguments(given, ours)
-
-
-def _is_for(side: str, name: str) -> bool:
-    """Tell whether an option goes to a side: the source alone prints and reports.
-
-    What shows both sides' events is this process's to make, and of the secret's file what it holds
-    was read, and is handed on.
-    """
-    if name in {"secret_file", "trace", "html", "serve"}:
-        return False
-    return side == SOURCE or name not in {"report", "quiet", "verbose"}
-
-
-def _clear_outputs(values: Values) -> None:
+def _clear_outputs(report: str | None, events: str | None) -> None:
     """Let no file of an earlier run be taken for one of this."""
-    begin_report(values["report"])
-    path = values["events"]
+    begin_report(report)
     # What was opened before is for who opened it to begin anew, or not.
-    if path is not None and own_descriptor(path) is None and Path(path).is_file():
+    if events is not None and own_descriptor(events) is None and Path(events).is_file():
         try:
-            os.truncate(path, 0)
+            os.truncate(events, 0)
         except OSError as error:
-            raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _for_children(name: str, value: object, handed: Handed) -> object:
-    """Return a value as a child must have it: `/dev/stdin` there means its own, which is empty."""
-    if name not in FILES or not isinstance(value, str):
-        return value
-    fd = own_descriptor(value)
-    return value if fd is None else handed.path_of(fd)
+            raise MidstreamError(f"cannot write {events}: {error.strerror}") from error

@@ -12,13 +12,11 @@ import trio
 
 from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, root_cause
 from protocol.report import assemble_failed
-from scripts.options import Values
 from scripts.processes.losses import losses_here
 from scripts.reports import (
+    Outputs,
     Report,
     begin_report,
-    events_file,
-    has_standard_output,
     report_error,
     tell_of_link,
     write_report,
@@ -37,7 +35,7 @@ Outcome = tuple[Report, MidstreamError | None]
 
 def run_side(
     side: str,
-    values: Values,
+    outputs: Outputs,
     run: Callable[[Recorder], Awaitable[Outcome]],
     report_failure: Callable[[str, str], Report] = assemble_failed,
 ) -> None:
@@ -45,7 +43,7 @@ def run_side(
 
     Args:
         side: "source" or "dest".
-        values: The command line's.
+        outputs: What of it is wanted.
         run: Runs the side; takes who takes its events.
         report_failure: Makes the report of a run that failed, of its status and the reason.
 
@@ -55,11 +53,11 @@ def run_side(
 
     def write(report: Report) -> None:
         tell_of_link(report)
-        if values["report"] is not None:
-            write_report(values["report"], report)
+        if outputs.report is not None:
+            write_report(outputs.report, report)
 
-    report, problem = record_side(side, values, run, report_failure, write)
-    if not values["quiet"] and not has_standard_output(values):
+    report, problem = record_side(side, outputs, run, report_failure, write)
+    if not (outputs.quiet or outputs.has_standard_output):
         print_result(table(report))
     # What is wrong in spite of that is said last.
     if problem is not None:
@@ -68,18 +66,18 @@ def run_side(
 
 def record_side(
     side: str,
-    values: Values,
+    outputs: Outputs,
     run: Callable[[Recorder], Awaitable[Outcome]],
     report_failure: Callable[[str, str], Report] = assemble_failed,
     write: Callable[[Report], None] = lambda _: None,
 ) -> Outcome:
-    """Run a side to its end and return what came of it; its events are written as values say.
+    """Run a side to its end and return what came of it; its events go where they are wanted.
 
     Its report, if it is a file, is there from the beginning.
 
     Args:
         side: As for `run_side`, and the others too.
-        values: Some of the outputs may be none of its command's.
+        outputs: What of it is wanted.
         run: Runs the side.
         report_failure: Makes the report of a run that failed, which is written.
         write: Writes the report of one that did not, before the views, which may fail.
@@ -91,12 +89,12 @@ def record_side(
     Raises:
         MidstreamError: It failed, or was cancelled, or something cannot be written.
     """
-    begin_report(values["report"])
-    on_state = tell if values["verbose"] else None
-    watchers = servers_of(values)
-    with viewed(values, live=bool(watchers)) as spool:
+    begin_report(outputs.report)
+    on_state = tell if outputs.verbose else None
+    watchers = servers_of(outputs)
+    with viewed(outputs, live=bool(watchers)) as spool:
         recorder = Recorder(
-            side, events_file(values),
+            side, outputs.events_file,
             spool=_spool_path(spool),
             append=orders().shares_events, at_once=orders().tells_at_once, on_state=on_state,
         )  # fmt: skip
@@ -116,7 +114,7 @@ def record_side(
             return outcome
 
         def leave(reason: str) -> NoReturn:
-            report_error(MigrationCancelled(reason), report_losses, values)
+            report_error(MigrationCancelled(reason), report_losses, outputs.report)
             end_at_once(reason)
 
         try:
@@ -124,7 +122,7 @@ def record_side(
             with recorder:
                 report, problem = trio.run(until_signalled, run_recorded, leave)
         except MidstreamError as error:
-            report_error(error, report_losses, values)
+            report_error(error, report_losses, outputs.report)
             raise
         losses = losses_here(watchers, recorder)
         write(losses.put_into(report))

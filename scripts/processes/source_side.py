@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
+import msgspec
 import trio
 
-from protocol.errors import MigrationCancelled
+from protocol.addresses import parse_host_port
+from protocol.errors import LocalProtocolError, MigrationCancelled
 from protocol.report import assemble_failed
-from scripts.options import SOURCE, Values
+from scripts.options import SOURCE
 from scripts.processes.sides import Outcome, run_side
-from scripts.reports import Report
+from scripts.reports import Outputs, Report, settled_report
+from scripts.run_config import SourceRun, from_json
 from scripts.runtime.parent import orders
 from scripts.screen.output import tell
 from scripts.screen.progress import show_progress, tell_progress
@@ -19,7 +23,24 @@ from source.config import SourceConfig
 from source.session import SourceSession
 
 
-def run_source(config: SourceConfig, values: Values) -> None:
+def run_started(run: msgspec.Raw) -> None:
+    """Run the source that this process was started for.
+
+    Raises:
+        MidstreamError: It failed, was cancelled, or found wrong memory.
+    """
+    given = from_json(SourceRun, run)
+    with settled_report(given.outputs.report):
+        address = given.address
+        if address is None:
+            try:
+                address = parse_host_port(sys.stdin.readline().strip(), port_min=1)
+            except ValueError as error:
+                raise LocalProtocolError("nobody has said where to connect") from error
+        run_source(given.configure(*address), given.outputs)
+
+
+def run_source(config: SourceConfig, outputs: Outputs) -> None:
     """Run a source to its end.
 
     Raises:
@@ -34,12 +55,12 @@ def run_source(config: SourceConfig, values: Values) -> None:
     async def run(recorder: Recorder) -> Outcome:
         session = SourceSession(
             config, recorder, tell,
-            on_pause=_unless(values["quiet"]), tell_more=_unless(not values["verbose"]),
+            on_pause=_unless(outputs.quiet), tell_more=_unless(not outputs.verbose),
         )  # fmt: skip
         sessions.append(session)
         async with trio.open_nursery() as nursery:
             # A progress line between log lines would only be in their way.
-            if not (values["quiet"] or values["verbose"] or orders().spool):
+            if not (outputs.quiet or outputs.verbose or orders().spool):
                 nursery.start_soon(show_progress, session.progress)
             if recorder.is_heard:
                 nursery.start_soon(tell_progress, session.progress, recorder)
@@ -48,7 +69,7 @@ def run_source(config: SourceConfig, values: Values) -> None:
         return result.report, result.problem
 
     try:
-        run_side(SOURCE, values, run, report_failure)
+        run_side(SOURCE, outputs, run, report_failure)
     except MigrationCancelled as error:
         where = sessions[0].whereabouts if sessions else ""
         raise MigrationCancelled(f"{error}; {where}" if where else str(error)) from None

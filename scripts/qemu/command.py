@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from guest.image import load_image
 from guest.memory import GuestMemory
@@ -17,7 +18,7 @@ from guest.slices import in_loop, in_thread, in_threads
 from protocol.errors import LocalProtocolError, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.units import parse_bytes, parse_geometry, parse_rate
-from scripts.configure import check_outputs, parse_address, seconds_of
+from scripts.configure import outputs_of, parse_address, seconds_of
 from scripts.files import check_readable, check_savable
 from scripts.named_files import Command, Use, file_option
 from scripts.options import SOURCE, Values
@@ -26,7 +27,8 @@ from scripts.qemu.configure import window_bytes
 from scripts.qemu.drive import Orders, migrate
 from scripts.qemu.machine import MachineSpec, check_block, open_machine
 from scripts.qemu.sockets import Shortened
-from scripts.reports import has_standard_output, write_report
+from scripts.reports import Outputs, settled_report, write_report
+from scripts.run_config import Plain, config_of, from_json
 from scripts.screen.output import print_result
 from scripts.screen.recorder import Recorder
 
@@ -117,18 +119,52 @@ def qemu(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     Its memory holds a pattern, or a file's bytes, so that what arrives can be compared with it.
     """
     host, port = parse_address(connect, "--connect", port_min=1)
-    check_outputs(values)
-    source = qemu_source(values)
+    outputs = outputs_of(values)
+    migrate_out(qemu_source(values), host, port, outputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QemuRun:
+    """What a QEMU that this program starts is to do.
+
+    Attributes:
+        config: The `QemuSource`.
+        address: Where the destination listens.
+        outputs: What is written and shown.
+    """
+
+    config: Plain
+    address: tuple[str, int]
+    outputs: Outputs
+
+
+def run_started(run: msgspec.Raw) -> None:
+    """Run the QEMU that this process was started for.
+
+    Raises:
+        MidstreamError: It failed or was cancelled.
+    """
+    given = from_json(QemuRun, run)
+    with settled_report(given.outputs.report):
+        migrate_out(config_of(QemuSource, given.config), *given.address, given.outputs)
+
+
+def migrate_out(source: QemuSource, host: str, port: int, outputs: Outputs) -> None:
+    """Migrate out of a QEMU to its end; print and write what came of it.
+
+    Raises:
+        MidstreamError: It failed or was cancelled.
+    """
 
     async def run(recorder: Recorder) -> tuple[dict[str, Any], None]:
         return await run_qemu(source, host, port, recorder), None
 
     def write(told: dict[str, Any]) -> None:
-        if values["report"] is not None:
-            write_report(values["report"], told)
+        if outputs.report is not None:
+            write_report(outputs.report, told)
 
-    told, problem = record_side(SOURCE, values, run, write=write)
-    if not values["quiet"] and not has_standard_output(values):
+    told, problem = record_side(SOURCE, outputs, run, write=write)
+    if not (outputs.quiet or outputs.has_standard_output):
         requests = told.get("ram", {}).get("postcopy-requests", 0)
         print_result(
             f"QEMU: {told['status']}, total {told.get('total-time')} ms, "

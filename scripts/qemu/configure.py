@@ -6,50 +6,39 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import click
+import msgspec
 
 from dest.config import QemuDestConfig
 from dest.qemu.peer import QemuPeer
 from dest.session import DestSession
 from protocol.addresses import unmapped
 from protocol.errors import LocalProtocolError
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.units import parse_bytes
-from scripts.configure import dest_config, program_spec
+from scripts.configure import dest_config, program_of
 from scripts.credentials import SECRET_OPTION, TLS_OPTIONS
 from scripts.files import check_readable
 from scripts.options import OPTIONS, Values
 from scripts.processes.dest_side import run_session, say_listening
+from scripts.reports import Outputs, settled_report
+from scripts.run_config import DestRun, Program, config_of, from_json
 from scripts.screen.output import tell
 
 # Less, and QEMU would wait for each target page; more is what nobody could tell from no limit.
 _WINDOW_BYTES_MIN, _WINDOW_BYTES_MAX = 16 << 10, 64 << 20
 
-# Stands for a guest until QEMU has told of the real one.
-_ANY_GUEST = Geometry((RamBlock("ram", TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),))
 
-
-def qemu_dest_config(values: Values, host: str, port: int) -> QemuDestConfig:
+def qemu_dest_config(values: Values, host: str = "", port: int = 0) -> QemuDestConfig:
     """Return the destination's configuration.
 
     Raises:
         click.BadParameter: An option's value is none that it can have.
     """
-    config = dest_config(values, host, port)
-    # What the memory holds is QEMU's to know: nothing is checked, and nothing written that would
-    # keep the memory from being compared with QEMU's afterwards.
-    known = {**values, "write_ratio": "0", "image": None}
-    program, _, path = str(values["program"]).partition(":")
-    if program == "trace" and path:
-        # Which blocks and pages it may name, nobody knows before QEMU has come.
-        check_readable("--program", path)
-        program_spec({**known, "program": "uniform"}, _ANY_GUEST)
-    else:
-        program_spec(known, _ANY_GUEST)
+    config, program = dest_config(values, host, port), qemu_program_of(values)
     return QemuDestConfig(
         host=host,
         port=port,
         window_bytes=window_bytes(values["window"]),
-        spec_of=lambda geometry: replace(program_spec(known, geometry), image=True),
+        spec_of=program.spec,
         only_from=_only_from(values["only_from"]),
         backing=config.backing,
         placement=config.placement,
@@ -58,6 +47,22 @@ def qemu_dest_config(values: Values, host: str, port: int) -> QemuDestConfig:
         steps=config.steps,
         touches=config.touches,
     )
+
+
+def qemu_program_of(values: Values) -> Program:
+    """Return what vCPUs do with memory that QEMU alone knows.
+
+    Nothing is checked, and nothing written that would keep the memory from being compared with
+    QEMU's afterwards.
+
+    Raises:
+        click.BadParameter: An option's value is none that it can have, or there is no such trace.
+    """
+    program = replace(program_of({**values, "write_ratio": "0", "image": None}), image=True)
+    if program.trace is not None:
+        # Which blocks and pages it may name, nobody knows before QEMU has come.
+        check_readable("--program", program.trace)
+    return program
 
 
 def check_heeded(values: Values) -> None:
@@ -103,13 +108,28 @@ def window_bytes(text: str) -> int:
     return count
 
 
-def run_qemu_dest(config: QemuDestConfig, values: Values) -> None:
+def run_started(run: msgspec.Raw) -> None:
+    """Run the destination for a QEMU that this process was started for.
+
+    Raises:
+        MidstreamError: It failed or was cancelled.
+    """
+    given = from_json(DestRun, run)
+    assert given.program is not None, "a QEMU says nothing of vCPUs"
+    with settled_report(given.outputs.report):
+        config = config_of(QemuDestConfig, given.config, spec_of=given.program.spec)
+        run_qemu_dest(config, given.outputs)
+
+
+def run_qemu_dest(config: QemuDestConfig, outputs: Outputs) -> None:
     """Run a destination for a QEMU to its end.
 
     Raises:
         MidstreamError: It failed or was cancelled.
     """
     run_session(
-        values,
-        lambda emit: DestSession(config, QemuPeer(config, emit), emit, say_listening(values), tell),
+        outputs,
+        lambda emit: DestSession(
+            config, QemuPeer(config, emit), emit, say_listening(outputs), tell
+        ),
     )

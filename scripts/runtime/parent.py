@@ -21,12 +21,16 @@ REASON_VARIABLE = "MIDSTREAM_REASON_FD"
 # The file that it leaves for that process to read when it has ended.
 LEFT_VARIABLE = "MIDSTREAM_LEFT_FD"
 
+# The file that says what it is to do (`scripts/run_config.py`).
+RUN_VARIABLE = "MIDSTREAM_RUN_FD"
+
 # The orders that it has, as JSON.
 ORDERS_VARIABLE = "MIDSTREAM_ORDERS"
 
 # Read once: all are taken out of the environment, which other processes inherit.
 _REASON_FD = int(os.environ.get(REASON_VARIABLE, "-1"))
 _LEFT_FD = int(os.environ.get(LEFT_VARIABLE, "-1"))
+_RUN_FD = int(os.environ.get(RUN_VARIABLE, "-1"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,6 @@ class Orders:
         prints_table: It says at its end what came of it.
         link: What lies between the sides; None for nothing.
         spool: The path of a file where its events go, too, for whoever watches.
-        touches: The path of the pipe that says what a destination's vCPUs are to touch.
     """
 
     shares_events: bool = False
@@ -60,7 +63,6 @@ class Orders:
     prints_table: bool = True
     link: LinkNote | None = None
     spool: str | None = None
-    touches: str | None = None
 
     def to_environment(self) -> dict[str, str]:
         """Return what the environment of a process with these orders has."""
@@ -110,6 +112,14 @@ def tell_parent(reason: str) -> None:
         os.write(_REASON_FD, reason.encode(errors="replace"))
 
 
+def handed_run() -> bytes | None:
+    """Return what this process is to do; None where its command line says it.  Call it once."""
+    if _RUN_FD < 0:
+        return None
+    with open(_RUN_FD, "rb") as file:
+        return file.read()
+
+
 def has_heir() -> bool:
     """Whether the parent reads what this side leaves, and says it with what the other side does."""
     return _LEFT_FD >= 0
@@ -126,6 +136,7 @@ def follow_parent() -> None:
     """End with the process that the environment names, if it names one."""
     os.environ.pop(REASON_VARIABLE, None)
     os.environ.pop(LEFT_VARIABLE, None)
+    os.environ.pop(RUN_VARIABLE, None)
     parent = os.environ.pop(PARENT_VARIABLE, None)
     if parent is not None:
         # Late: Ctrl-C must find its handler before anything else is loaded.

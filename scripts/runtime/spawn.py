@@ -18,7 +18,13 @@ from pathlib import Path
 
 from protocol.errors import MigrationError
 from scripts.runtime.interrupts import SIGNALS
-from scripts.runtime.parent import LEFT_VARIABLE, PARENT_VARIABLE, REASON_VARIABLE, Orders
+from scripts.runtime.parent import (
+    LEFT_VARIABLE,
+    PARENT_VARIABLE,
+    REASON_VARIABLE,
+    RUN_VARIABLE,
+    Orders,
+)
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,12 +67,12 @@ class Spawned:
 
 def spawn(  # noqa: PLR0913 - all but two by name
     side: str,
-    arguments: Sequence[str],
+    arguments: Sequence[str] = (),
     *,
     capture: bool,
     prefix: Sequence[str] = (),
     module: str = "scripts",
-    secret: bytes | None = None,
+    run: bytes | None = None,
     inherited: Sequence[int] = (),
     heir: bool = False,
     orders: Orders = Orders(),  # noqa: B008 - frozen
@@ -82,7 +88,8 @@ def spawn(  # noqa: PLR0913 - all but two by name
         capture: Read its standard output and error here instead of letting them through.
         prefix: The command line that brings a process to where it is to run.
         module: What has sides too, if it is not midstream itself.
-        secret: Given to it through a pipe, which nobody else sees.
+        run: What it is to do, in the place of a command line: given to it in a file without a name,
+            which nobody else sees.
         inherited: Descriptors that it has under the same numbers; they stay open here.
         orders: What it is to do beside its command line.
         heir: Read what it leaves when it has ended: not all that it says is then its own to say.
@@ -92,11 +99,11 @@ def spawn(  # noqa: PLR0913 - all but two by name
     """
     near_reason, far_reason = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     ends = [far_reason]
-    if secret is not None:
-        ends.append(_pipe_with(secret))
-        arguments = [*arguments, f"--secret-file=/dev/fd/{ends[-1]}"]
     environment = {PARENT_VARIABLE: str(os.getpid()), REASON_VARIABLE: str(far_reason)}
     environment |= orders.to_environment()
+    if run is not None:
+        ends.append(_file_with(run))
+        environment[RUN_VARIABLE] = str(ends[-1])
     left = None
     if heir:
         left = FileIO(os.memfd_create("midstream-left"), "r+")
@@ -133,13 +140,13 @@ def title_of(side: str) -> str:
     return "destination" if side == "dest" else side
 
 
-def _pipe_with(data: bytes) -> int:
-    """Return the reading end of a pipe that holds these bytes and no more."""
-    near, far = os.pipe2(os.O_CLOEXEC)
-    # Far less than any pipe takes.
-    os.write(far, data)
-    os.close(far)
-    return near
+def _file_with(data: bytes) -> int:
+    """Return a file without a name that holds these bytes, to be read from its beginning."""
+    fd = os.memfd_create("midstream-run")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
 def package_environment() -> dict[str, str]:

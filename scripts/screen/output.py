@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import IO, TextIO, cast
 
-from protocol.errors import MidstreamError
+from protocol.errors import MidstreamError, root_cause
+from protocol.shortage import shortage_of
 from protocol.text import one_line
+from scripts.runtime.interrupts import ignore_signals
 from scripts.runtime.parent import has_listener, tell_parent
 from scripts.screen.outlet import PIECE_BYTES_MAX, RESULT_SECONDS_MAX, Outlet, may_block, write_all
 
@@ -258,6 +261,34 @@ def tell_failure(reason: str) -> None:
         tell_parent(one_line(reason))
     else:
         tell(f"midstream: {one_line(reason)}")
+
+
+def end_of_failure(error: BaseException, *, verbose: bool) -> int:
+    """Tell why the command failed, in one line whatever it is; return the exit status.
+
+    Args:
+        error: One, or a group of which one is told.
+        verbose: Tell the traceback of an error that nobody foresaw, too, before that line.
+    """
+    # The end is decided; a second Ctrl-C would only add a line.
+    ignore_signals()
+    cause = root_cause(error)
+    if isinstance(cause, MidstreamError):
+        tell_failure(str(cause))
+        return cause.exit_status
+    tell_failure(shortage_of(cause) or _bug(cause, verbose=verbose))
+    return MidstreamError.exit_status
+
+
+def _bug(error: BaseException, *, verbose: bool) -> str:
+    """Return a line about an error that nobody foresaw."""
+    import traceback  # noqa: PLC0415 - rarely needed
+
+    if verbose:
+        tell("".join(traceback.format_exception(error)).rstrip())
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"internal error: {type(error).__name__}: {error}{where}; --verbose tells more"
 
 
 def _tell_gap(count: int) -> bytes:

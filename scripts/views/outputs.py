@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from protocol.errors import MidstreamError
+from scripts.reports import Outputs
 from scripts.screen.outlet import write_output
 from scripts.views.embed import embed
 from scripts.views.history import History
@@ -110,8 +111,8 @@ def history_of(events: Iterable[dict[str, Any]]) -> History:
     return history
 
 
-def write_views(history: History, values: Mapping[str, Any]) -> None:
-    """Write the views of a run that the options `trace` and `html` ask for.
+def write_views(history: History, outputs: Outputs) -> None:
+    """Write the trace and the page of a run that are wanted.
 
     Raises:
         MidstreamError: A file cannot be written.
@@ -119,8 +120,8 @@ def write_views(history: History, values: Mapping[str, Any]) -> None:
     failures: list[MidstreamError] = []
     name = str(history.run.get("policy", "run"))
     for write, target in (
-        (partial(write_trace, history), values["trace"]),
-        (partial(write_page, [(name, history)]), values["html"]),
+        (partial(write_trace, history), outputs.trace),
+        (partial(write_page, [(name, history)]), outputs.html),
     ):
         try:
             if target is not None:

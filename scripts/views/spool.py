@@ -10,13 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from protocol.errors import MidstreamError
-from scripts.configure import parse_address
+from scripts.reports import Outputs
 from scripts.screen.output import tell
 
 if TYPE_CHECKING:
@@ -80,20 +80,20 @@ def open_spool() -> Iterator[Spool]:
 
 
 @contextmanager
-def viewed(values: Mapping[str, Any], *, live: bool = False) -> Iterator[Spool | None]:
+def viewed(outputs: Outputs, *, live: bool = False) -> Iterator[Spool | None]:
     """Make a spool if anything is to see a run's events; write the views that options ask for.
 
     They are written when the block is left, also when the run failed: then its failure is what
     counts, and that a view could not be written is only told.
 
     Args:
-        values: The command line's.
+        outputs: What of it is wanted.
         live: The run is watched.
 
     Raises:
         MidstreamError: A view cannot be written.
     """
-    if not (live or _wants_files(values)):
+    if not (live or _wants_files(outputs)):
         yield None
         return
     with open_spool() as spool:
@@ -101,44 +101,43 @@ def viewed(values: Mapping[str, Any], *, live: bool = False) -> Iterator[Spool |
             yield spool
         except BaseException:
             try:
-                _write_views(spool, values)
+                _write_views(spool, outputs)
             except MidstreamError as error:
                 tell(f"midstream: {error}")
             raise
-        _write_views(spool, values)
+        _write_views(spool, outputs)
 
 
-def _wants_files(values: Mapping[str, Any]) -> bool:
-    return any(values.get(name) is not None for name in ("trace", "html"))
+def _wants_files(outputs: Outputs) -> bool:
+    return outputs.trace is not None or outputs.html is not None
 
 
-def _write_views(spool: Spool, values: Mapping[str, Any]) -> None:
-    if _wants_files(values):
+def _write_views(spool: Spool, outputs: Outputs) -> None:
+    if _wants_files(outputs):
         # Imported late: only who asks for a view waits for what it takes.
         from scripts.views.outputs import read_spool, write_views  # noqa: PLC0415
 
-        write_views(read_spool(spool), values)
+        write_views(read_spool(spool), outputs)
 
 
-def servers_of(values: Mapping[str, Any]) -> list[Watcher]:
-    """Return the server that `--serve` asks for, if it does.
+def servers_of(outputs: Outputs) -> list[Watcher]:
+    """Return the server that is wanted, if one is.
 
     Raises:
-        click.BadParameter: It names no address.
         MidstreamError: Nobody can listen there.
     """
-    if values.get("serve") is None:
+    if outputs.serve is None:
         return []
     # Imported late: only who serves waits for what it takes.
     from scripts.views.serve import Server  # noqa: PLC0415
 
-    return [Server(*parse_address(values["serve"], "--serve"))]
+    return [Server(*outputs.serve)]
 
 
-def is_drawn(values: Mapping[str, Any]) -> bool:
-    """Tell whether a run is drawn on standard error, for these options and this terminal."""
+def is_drawn(outputs: Outputs) -> bool:
+    """Tell whether a run is drawn on standard error: wanted there, and on this terminal."""
     # Between log lines a picture would only be in their way.
-    return not (values["quiet"] or values["verbose"]) and can_show(sys.stderr)
+    return not (outputs.quiet or outputs.verbose) and can_show(sys.stderr)
 
 
 def can_show(stream: TextIO | None) -> bool:
@@ -150,9 +149,9 @@ def can_show(stream: TextIO | None) -> bool:
     )
 
 
-def screens_of(values: Mapping[str, Any]) -> list[Watcher]:
+def screens_of(outputs: Outputs) -> list[Watcher]:
     """Return what draws a run on standard error, if it is drawn."""
-    if not is_drawn(values):
+    if not is_drawn(outputs):
         return []
     # Imported late, as above; it takes longer than all that is needed to start both sides.
     from scripts.views.terminal import Screen  # noqa: PLC0415

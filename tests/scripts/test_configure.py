@@ -9,13 +9,15 @@ import pytest
 
 from dest.script import PageName
 from scripts.configure import (
-    check_outputs,
-    check_pair,
+    check_program,
+    check_steps,
     dest_config,
+    outputs_of,
     parse_address,
     source_config,
 )
 from scripts.options import OPTIONS
+from scripts.reports import Outputs
 
 
 def values(**given: Any) -> dict[str, Any]:  # noqa: ANN401 - as click's
@@ -27,6 +29,11 @@ def configure(given: dict[str, Any]) -> None:
     """Make both sides' configurations."""
     source_config(given, "", 0)
     dest_config(given, "", 0)
+
+
+def check(given: dict[str, Any]) -> None:
+    """Check what only both sides' configurations together can tell."""
+    check_steps(source_config(given), dest_config(given))
 
 
 def test_the_defaults_are_a_configuration() -> None:
@@ -173,12 +180,12 @@ def test_an_image_must_fit(tmp_path: Path) -> None:
 
 def test_outputs_are_looked_at_before(tmp_path: Path) -> None:
     """A report or events file that cannot be written is refused; standard output is none."""
-    check_outputs(values(report="-", events=None))
-    check_outputs(values(report=str(tmp_path / "r"), events=str(tmp_path / "e")))
+    assert outputs_of(values(report="-", events=None)).report == "-"
+    outputs_of(values(report=str(tmp_path / "r"), events=str(tmp_path / "e")))
     assert list(tmp_path.iterdir()) == []
     for name in ("report", "events"):
         with pytest.raises(click.BadParameter, match="is a directory"):
-            check_outputs(values(**{name: str(tmp_path)}))
+            outputs_of(values(**{name: str(tmp_path)}))
 
 
 def test_steps_need_a_guest_that_takes_them(tmp_path: Path) -> None:
@@ -186,21 +193,29 @@ def test_steps_need_a_guest_that_takes_them(tmp_path: Path) -> None:
     steps = tmp_path / "steps"
     steps.write_text('[[step]]\nwhen = { placed = 1 }\nfault = ["1:0"]\n', encoding="utf-8")
     good = values(program="scripted", steps=str(steps), size="ram=4MiB,rom=2MiB")
-    check_pair(good)
+    check(good)
     assert dest_config(good, "", 0).steps[0].faults == (PageName("1", 0),)
     with pytest.raises(click.BadParameter, match="steps need a guest whose program"):
-        check_pair(good | {"program": "uniform"})
+        check(good | {"program": "uniform"})
     with pytest.raises(click.BadParameter, match="steps:1: the guest has no block '1'"):
-        check_pair(good | {"size": "4MiB"})
+        check(good | {"size": "4MiB"})
     with pytest.raises(click.BadParameter, match="steps:1: page 1 is outside the guest"):
-        check_pair(good | {"size": "ram=2MiB,rom=2MiB"})
+        check(good | {"size": "ram=2MiB,rom=2MiB"})
 
 
-@pytest.mark.parametrize("name", ["program", "steps"])
-def test_what_is_read_twice_is_no_pipe(tmp_path: Path, name: str) -> None:
-    """`migrate` reads these itself before a side does; what comes out of a pipe comes once."""
+def test_what_is_read_twice_is_no_pipe(tmp_path: Path) -> None:
+    """`migrate` reads a trace itself before a side does; what comes out of a pipe comes once."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    text = f"trace:{pipe}" if name == "program" else str(pipe)
     with pytest.raises(click.BadParameter, match="must be read twice"):
-        check_pair(values(**{"program": "scripted", name: text}))
+        check_program(values(program=f"trace:{pipe}"))
+
+
+def test_where_a_run_is_served(tmp_path: Path) -> None:
+    """An address is read once, and of a command without views nothing of them is wanted."""
+    assert outputs_of(values(serve=":80")).serve == ("localhost", 80)
+    with pytest.raises(click.BadParameter, match="HOST:PORT") as caught:
+        outputs_of(values(serve="80"))
+    assert caught.value.param_hint == "--serve"
+    events = str(tmp_path / "e")
+    assert outputs_of({"events": events, "quiet": True}) == Outputs(events=events, quiet=True)

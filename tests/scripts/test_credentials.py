@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from protocol.limits import SECRET_BYTES_MAX, SECRET_BYTES_MIN
-from scripts.credentials import check_certificates, credentials, read_or_make_secret, read_secret
+from scripts.credentials import access_of, credentials, read_secret, with_secret
 from scripts.options import OPTIONS
 from tests.certificates import write_certificates
 
@@ -107,11 +107,11 @@ def test_a_pipe_without_a_writer_is_no_wait(tmp_path: Path) -> None:
 
 def test_fresh_secrets_are_fresh(tmp_path: Path) -> None:
     """Without a file each migration has a secret of its own; with one it is the file's."""
-    made = {read_or_make_secret(values()) for _ in range(10)}
+    made = {with_secret(access_of(values())).secret or b"" for _ in range(10)}
     assert len(made) == 10
     assert all(SECRET_BYTES_MIN <= len(secret) <= SECRET_BYTES_MAX for secret in made)
     path = secret_file(tmp_path, LONG_ENOUGH)
-    assert read_or_make_secret(values(f"--secret-file={path}")) == LONG_ENOUGH
+    assert with_secret(access_of(values(f"--secret-file={path}"))).secret == LONG_ENOUGH
 
 
 def test_nothing_is_demanded_by_default() -> None:
@@ -148,7 +148,7 @@ def test_what_is_wrong_with_certificates_is_told(tmp_path: Path, kind: str) -> N
     path.unlink()
     assert "No such file" in complaint(f"--tls-{kind}", *options)
     with pytest.raises(click.BadParameter, match="No such file"):
-        check_certificates(values(*options))
+        access_of(values(*options))
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o644, 0o604, 0o620])
@@ -195,7 +195,7 @@ def test_the_name_of_a_certificate(tmp_path: Path) -> None:
         given = values(*options, f"--tls-hostname={typed}")
         assert credentials(given, server=False).server_name == name
         assert credentials(given, server=True).server_name is None
-        check_certificates(given)
+        assert access_of(given).server_name == name
 
 
 @pytest.mark.parametrize("name", ["", ".", "a..b", "x" * 300, "a\nb"])
@@ -204,7 +204,7 @@ def test_what_is_no_name_of_a_certificate(tmp_path: Path, name: str) -> None:
     options = [*write_certificates(tmp_path, "side"), f"--tls-hostname={name}"]
     assert "is no host's name" in complaint("--tls-hostname", *options)
     with pytest.raises(click.BadParameter, match="is no host's name"):
-        check_certificates(values(*options))
+        access_of(values(*options))
 
 
 def test_a_name_without_certificates() -> None:

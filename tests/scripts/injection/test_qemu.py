@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
+from dest.config import QemuDestConfig
 from protocol.channels import Channel
-from protocol.geometry import PageId
+from protocol.geometry import Geometry, PageId, RamBlock
 from scripts.injection.checks import Carriers, MemoryEqual
 from scripts.injection.outcome import Outcome
 from scripts.injection.qemu import carriers_told, differing_target_pages, early_pages
 from scripts.injection.scenario import Scenario, ScenarioError, read_scenario
+from scripts.qemu.command import QemuSource
+from scripts.qemu.drive import Orders
+from scripts.qemu.machine import MachineSpec
 
 SOURCE = '[source]\nqemu = "qemu-system-x86_64"\n'
 GUEST = '[migration]\nsize = "16MiB"\npage-size = "2MiB"\n'
@@ -32,13 +36,21 @@ def test_a_scenario_with_a_qemu(tmp_path: Path) -> None:
     more = 'max-postcopy-bandwidth = "1MB/s"\nwindow = "64KiB"\npostcopy-after = 0\n'
     scenario = read(tmp_path, SOURCE, GUEST, more, FAULT, END, 'channels = { 1 = ["precopy"] }\n')
     assert scenario.qemu is not None
-    assert scenario.qemu.arguments(scenario.values) == [
-        "--preempt", "--size=16MiB", "--page-size=2MiB", "--seed=0", "--max-bandwidth=0",
-        "--max-postcopy-bandwidth=1MB/s", "--postcopy-after=0", "--window=64KiB",
-        "--reconnect-for=60s", "--qemu=qemu-system-x86_64", "--accel=auto", "--precopy=0",
-    ]  # fmt: skip
-    assert scenario.values["vcpus"] == "2"
-    assert scenario.values["window"] == "64KiB"
+    assert scenario.qemu == QemuSource(
+        MachineSpec(program="qemu-system-x86_64", accel="kvm:tcg", paused=True),
+        Geometry((RamBlock("ram", 16 << 20, 2 << 20),)),
+        None,
+        0,
+        Orders(
+            preempt=True, postcopy_after=0, bandwidth=0, postcopy_bandwidth=1_000_000,
+            reconnect_seconds=60.0, precopy_bytes=0,
+        ),
+        64 << 10,
+        None,
+    )  # fmt: skip
+    assert scenario.program.vcpu_count == 2
+    assert isinstance(scenario.dest, QemuDestConfig)
+    assert scenario.dest.window_bytes == 64 << 10
     assert [type(check) for check in scenario.expect.checks][1:] == [Carriers]
     assert not scenario.expect.compares
 
@@ -48,9 +60,10 @@ def test_switches_of_a_qemu(tmp_path: Path) -> None:
     source = SOURCE + 'preempt = false\nrunning = true\naccel = "tcg"\n'
     scenario = read(tmp_path, source, GUEST, END, "memory-equal = true\n")
     assert scenario.qemu is not None
-    arguments = scenario.qemu.arguments(scenario.values)
-    assert arguments[:2] == ["--no-preempt", "--running"]
-    assert "--accel=tcg" in arguments
+    assert not scenario.qemu.orders.preempt
+    assert scenario.qemu.machine == MachineSpec(
+        program="qemu-system-x86_64", accel="tcg", paused=False
+    )
     assert MemoryEqual() in scenario.expect.checks
     assert scenario.expect.compares
     with pytest.raises(ScenarioError, match="no postcopy channel"):

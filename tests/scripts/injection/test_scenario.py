@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from dest.config import DestConfig
 from protocol.channels import Channel
 from protocol.geometry import PageId
 from scripts.injection.actions import Fault, NetworkAction, ProcessAction
@@ -42,27 +43,27 @@ def test_a_scenario_has_defaults(tmp_path: Path) -> None:
     scenario = read(tmp_path, END)
     assert scenario.name == "case"
     assert scenario.timeout_ms == 180_000
-    assert scenario.values["silence_limit"] == "60s"
-    assert scenario.values["program"] == "scripted"
-    assert scenario.values["policy"] == "ordered"
-    assert scenario.values["vcpus"] == "1"
+    assert isinstance(scenario.dest, DestConfig)
+    assert scenario.source.silence_seconds_max == scenario.dest.silence_seconds_max == 60
+    assert (scenario.program.name, scenario.program.vcpu_count) == ("scripted", 1)
+    assert scenario.source.policy.name == "ordered"
     assert scenario.steps == ()
 
 
 def test_there_are_as_many_vcpus_as_touches(tmp_path: Path) -> None:
     """Each touch has a vCPU of its own, unless the scenario says how many there are."""
     action = "fault = [1, 2, 3]"
-    assert read(tmp_path, step("{ placed = 0 }", action)).values["vcpus"] == "3"
+    assert read(tmp_path, step("{ placed = 0 }", action)).program.vcpu_count == 3
     text = step("{ placed = 0 }", action, "vcpus = 2")
-    assert read(tmp_path, text).values["vcpus"] == "2"
+    assert read(tmp_path, text).program.vcpu_count == 2
 
 
 def test_a_switch_is_on_or_off(tmp_path: Path) -> None:
     """What takes no value on the command line is true or false in a scenario, and nothing else."""
-    assert not read(tmp_path, END).values["checksum"]
+    assert not read(tmp_path, END).source.checksum
     for value in (True, False):
         text = f"[migration]\nchecksum = {str(value).lower()}\n{END}"
-        assert read(tmp_path, text).values["checksum"] is value
+        assert read(tmp_path, text).source.checksum is value
     for wrong in ('"yes"', "1"):
         with pytest.raises(ScenarioError, match=":2: checksum is neither true nor false"):
             read(tmp_path, f"[migration]\nchecksum = {wrong}\n{END}")
@@ -292,7 +293,8 @@ def test_the_proxy_cannot_look_into_tls(tmp_path: Path) -> None:
     lines = "\n".join(f'{key} = "{Path(path).name}"' for key, _, path in keys)
     kill = 'process = { do = "kill", side = "dest" }'
     scenario = read(tmp_path, step('{ state = "postcopy-active" }', kill, lines))
-    assert scenario.values["tls_key"] == str(tmp_path / "own-key.pem")
+    assert scenario.access.tls is not None
+    assert scenario.access.tls[1] == str(tmp_path / "own-key.pem")
     refused = pytest.raises(ScenarioError, match=r"case\.toml:2: .* the proxy finds no page in it")
     with refused:
         read(tmp_path, step("{ page = 1, received = 0.5 }", 'network = { do = "cut" }', lines))

@@ -8,6 +8,7 @@ import pytest
 from protocol.errors import MidstreamError
 from scripts.processes.child import Child
 from scripts.processes.launcher import Launcher
+from scripts.reports import Outputs
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Ended:
 
 def judge(dest: int, source: int | None, *, put_down: str = "", cancelled_by: str = "") -> None:
     """Have a launcher judge two exit statuses."""
-    launcher = Launcher({"events": None})
+    launcher = Launcher(Outputs())
     ended = [Ended("dest", dest)] + ([] if source is None else [Ended("source", source)])
     for side in ended:
         side.put_down = side.side == put_down

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 
 from guest.whole_file import own_descriptor
 from protocol.errors import MigrationError
+from scripts.configure import dest_config, program_of, source_config
 from scripts.links.link import LOOPBACK
 from scripts.options import OPTIONS
 from scripts.processes import pair
-from scripts.processes.pair import Handed, _for_children, both_sides
+from scripts.processes.pair import Handed, both_sides
+from scripts.reports import Outputs
+from scripts.run_config import Access, DestRun, SourceRun
 from scripts.runtime.interrupts import SIGNALS
 from scripts.runtime.spawn import Spawned, spawn
 from tests.bounds import nothing_left
@@ -22,9 +26,14 @@ from tests.bounds import nothing_left
 SECRET = b"0123456789abcdef"
 
 
-def values(**given: object) -> dict[str, object]:
-    """Return the values of `midstream migrate`, of which these were given."""
-    return {option.name: option.default for option in OPTIONS} | given
+def runs(report: str | None = None) -> tuple[SourceRun, DestRun]:
+    """Return what `midstream migrate` has both sides do, with a report where it is wanted."""
+    values = {option.name: option.default for option in OPTIONS}
+    access, wanted = Access(secret=SECRET), Outputs(report=report)
+    return (
+        SourceRun.of(source_config(values), program_of(values), access, wanted),
+        DestRun.of(dest_config(values), access, wanted),
+    )
 
 
 def held() -> set[int]:
@@ -37,7 +46,7 @@ def test_neither_side_outlives_the_block() -> None:
     started: list[Spawned] = []
     with (
         suppress(ImportError),
-        both_sides(values(), SECRET, LOOPBACK, None, watched=False) as sides,
+        both_sides(*runs(), LOOPBACK, None, watched=False) as sides,
     ):
         assert held() == set(SIGNALS)
         started += sides
@@ -53,17 +62,17 @@ def test_a_pair_of_which_one_cannot_be_started_is_none(
     """The other ends, and the report that was wanted says why."""
     started: list[Spawned] = []
 
-    def only_the_first(side: str, arguments: list[str], **how: Any) -> Spawned:  # noqa: ANN401
+    def only_the_first(side: str, **how: Any) -> Spawned:  # noqa: ANN401
         if started:
             raise MigrationError(f"cannot start the {side}: no more processes")
-        started.append(spawn(side, arguments, **how))
+        started.append(spawn(side, **how))
         return started[0]
 
     monkeypatch.setattr(pair, "spawn", only_the_first)
     report = tmp_path / "report.json"
     with (
         pytest.raises(MigrationError, match="no more processes"),
-        both_sides(values(report=str(report)), SECRET, LOOPBACK, None, watched=False),
+        both_sides(*runs(report=str(report)), LOOPBACK, None, watched=False),
     ):
         raise AssertionError
     assert started[0].process.returncode == -signal.SIGKILL
@@ -73,16 +82,14 @@ def test_a_pair_of_which_one_cannot_be_started_is_none(
     assert told["midstream"]["reason"] == "cannot start the source: no more processes"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("save", "/dev/stdout"), ("image", "/dev/fd/{fd}"), ("events", "/dev/fd/{fd}")],
-)
-def test_a_file_of_this_process_is_handed_on(tmp_path: Path, name: str, value: str) -> None:
+@pytest.mark.parametrize("value", ["/dev/stdout", "/dev/fd/{fd}"])
+def test_a_file_of_this_process_is_handed_on(tmp_path: Path, value: str) -> None:
     """A side has it under a number that is no standard stream's, and need open no path to it."""
     with (tmp_path / "file").open("wb") as file, nothing_left(), Handed() as handed:
         value = value.format(fd=file.fileno())
-        known = _for_children(name, value, handed)
-        assert known == _for_children(name, value, handed)
+        known = handed.path(value)
+        assert known == handed.path(value)
+        assert handed.path(Path(value)) == Path(known)
         (fd,) = handed.descriptors
         assert known == f"/dev/fd/{fd}"
         assert fd > 2
@@ -91,28 +98,37 @@ def test_a_file_of_this_process_is_handed_on(tmp_path: Path, name: str, value: s
         assert os.fstat(fd) == os.fstat(own)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("image", "/dev/null"),
-        ("image", "/dev/fd/63/x"),
-        ("report", "-"),
-        ("image", None),
-        ("size", "/dev/stdin"),
-        ("quiet", True),
-    ],
-)
-def test_what_means_the_same_elsewhere_stays(name: str, value: object) -> None:
+@pytest.mark.parametrize("value", ["/dev/null", "/dev/fd/63/x", "-", None, Path("/dev/null")])
+def test_what_means_the_same_elsewhere_stays(value: str | Path | None) -> None:
     """Files are opened by each side itself."""
     with Handed() as handed:
-        assert _for_children(name, value, handed) == value
+        assert handed.path(value) == value
         assert not handed.descriptors
+
+
+def test_all_files_of_both_sides_are_handed_on(tmp_path: Path) -> None:
+    """Those that are read, and the one that is written; what is no file of this process stays."""
+    source, dest = runs()
+    with (tmp_path / "file").open("wb") as file, Handed() as handed:
+        own = f"/dev/fd/{file.fileno()}"
+        access = Access(secret=SECRET, tls=(own, str(tmp_path), own))
+        source = replace(
+            source, access=access, config={**source.config, "image": Path(own)},
+            program=replace(source.program, trace=own),
+        )  # fmt: skip
+        dest = replace(dest, access=access, config={**dest.config, "save": Path(own)})
+        known = handed.path(own)
+        source, dest = handed.source(source), handed.dest(dest, "there")
+    assert known != own
+    assert (source.config["image"], source.program.trace) == (Path(known), known)
+    assert (dest.config["save"], dest.config["host"]) == (Path(known), "there")
+    assert source.access.tls == dest.access.tls == (known, str(tmp_path), known)
 
 
 def test_a_descriptor_that_is_not_open_is_an_error() -> None:
     """The error names it."""
     with Handed() as handed, pytest.raises(MigrationError, match="/dev/fd/987654: Bad file"):
-        _for_children("image", "/dev/fd/987654", handed)
+        handed.path("/dev/fd/987654")
 
 
 def test_what_was_opened_before_is_not_begun_anew(tmp_path: Path) -> None:
@@ -120,7 +136,6 @@ def test_what_was_opened_before_is_not_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "events").write_text("of before", encoding="utf-8")
     (tmp_path / "out").write_text("of before", encoding="utf-8")
     with (tmp_path / "out").open("a", encoding="utf-8") as out:
-        values = {"events": str(tmp_path / "events"), "report": f"/dev/fd/{out.fileno()}"}
-        pair._clear_outputs(values)
+        pair._clear_outputs(f"/dev/fd/{out.fileno()}", str(tmp_path / "events"))
     assert (tmp_path / "events").read_text(encoding="utf-8") == ""
     assert (tmp_path / "out").read_text(encoding="utf-8") == "of before"

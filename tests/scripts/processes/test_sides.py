@@ -20,6 +20,7 @@ from protocol.errors import (
 )
 from protocol.report import DestPart, SourcePart, assemble
 from scripts.processes.sides import Outcome, run_side, until_signalled
+from scripts.reports import Outputs
 from scripts.runtime.interrupts import SIGNALS
 from scripts.runtime.parent import LinkNote, Orders, obey
 from scripts.screen.recorder import Recorder
@@ -36,13 +37,6 @@ def report() -> dict[str, Any]:
     whole = assemble("completed", part, own)
     whole["midstream"]["dropped"] = {"events": 0, "messages": 0, "viewers": 0}
     return whole
-
-
-def values(**given: object) -> dict[str, object]:
-    """Return a command line's values for a side, of which these were given."""
-    nothing = {"events": None, "report": None}
-    views = {"trace": None, "html": None}
-    return nothing | views | {"quiet": False, "verbose": False} | given
 
 
 @pytest.fixture
@@ -127,7 +121,7 @@ def test_a_side_prints_writes_and_records(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The table goes to standard output, report and events into their files."""
-    given = values(report=str(tmp_path / "report"), events=str(tmp_path / "events"))
+    given = Outputs(report=str(tmp_path / "report"), events=str(tmp_path / "events"))
 
     async def run(recorder: Recorder) -> Outcome:
         recorder(events.State(state="completed"))
@@ -150,7 +144,7 @@ def test_a_report_has_standard_output_for_itself(
         await trio.lowlevel.checkpoint()
         return report(), None
 
-    run_side("source", values(report="-", quiet=quiet), run)
+    run_side("source", Outputs(report="-", quiet=quiet), run)
     assert json.loads(capsys.readouterr().out) == report()
 
 
@@ -164,7 +158,7 @@ def test_a_report_tells_of_the_link(
         return report(), None
 
     ordered(Orders(link=LinkNote(kind="namespaces", bytes_per_second=125_000_000)))
-    run_side("source", values(report="-"), run)
+    run_side("source", Outputs(report="-"), run)
     told = json.loads(capsys.readouterr().out)["midstream"]["link"]
     assert told == {"kind": "namespaces", "bytes-per-second": 125_000_000}
     assert "link" not in report()["midstream"]
@@ -180,7 +174,7 @@ def test_wrong_memory_comes_after_the_report(
         return report(), WrongMemory("page 5")
 
     with pytest.raises(WrongMemory, match="page 5"):
-        run_side("source", values(report=str(tmp_path / "report")), run)
+        run_side("source", Outputs(report=str(tmp_path / "report")), run)
     assert (tmp_path / "report").exists()
     assert capsys.readouterr().out.startswith("status ")
 
@@ -193,7 +187,7 @@ def test_a_report_that_cannot_be_written_is_an_error() -> None:
         return report(), None
 
     with pytest.raises(MidstreamError, match="cannot write /dev/full: No space left on device"):
-        run_side("source", values(report="/dev/full"), run)
+        run_side("source", Outputs(report="/dev/full"), run)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +207,7 @@ def test_what_fails_has_a_report_too(
         return {"status": status, "midstream": {"reason": reason, "passes": 7}}
 
     ordered(Orders(link=LinkNote(kind="proxy", bytes_per_second=1000)))
-    given = values(report=str(tmp_path / "report"))
+    given = Outputs(report=str(tmp_path / "report"))
     with pytest.raises(type(error)):
         run_side("source", given, run, report_failure)
     assert json.loads((tmp_path / "report").read_text(encoding="utf-8")) == {
@@ -239,11 +233,11 @@ def test_events_that_a_disk_did_not_take_are_an_error_of_their_own(
 
     problem: MidstreamError | None = None
     with pytest.raises(MidstreamError, match="cannot write /dev/full: No space left on device"):
-        run_side("source", values(events="/dev/full"), run)
+        run_side("source", Outputs(events="/dev/full"), run)
     assert capsys.readouterr().out.startswith("status          completed")
     problem = WrongMemory("page 5")
     with pytest.raises(WrongMemory):
-        run_side("source", values(events="/dev/full"), run)
+        run_side("source", Outputs(events="/dev/full"), run)
 
 
 def test_a_report_that_cannot_be_written_hides_no_failure() -> None:
@@ -254,4 +248,4 @@ def test_a_report_that_cannot_be_written_hides_no_failure() -> None:
         raise ConnectionLost("cut")
 
     with pytest.raises(ConnectionLost):
-        run_side("source", values(report="/dev/full"), run)
+        run_side("source", Outputs(report="/dev/full"), run)

@@ -11,6 +11,7 @@ import pytest
 from protocol.geometry import Geometry, RamBlock
 from scripts.options import DEST, QEMU, options_of
 from scripts.qemu.configure import qemu_dest_config
+from scripts.run_config import WrongTrace
 
 GUEST = Geometry((RamBlock("pc.ram", 4 << 20, 2 << 20), RamBlock("rom", 4096, 4096)))
 
@@ -37,8 +38,9 @@ def test_a_trace_is_read_when_the_guest_is_known(tmp_path: Path) -> None:
     assert recorded is not None
     assert recorded.flat_pages.tolist() == [512 + 3]
     trace.write_text("0 ram 0 r\n", encoding="utf-8")
-    with pytest.raises(click.BadParameter, match="no RAMBlock is named 'ram'"):
+    with pytest.raises(WrongTrace, match="no RAMBlock is named 'ram'") as caught:
         config.spec_of(GUEST)
+    assert caught.value.exit_status == 2
     with pytest.raises(click.BadParameter, match="No such file"):
         qemu_dest_config(values(program=f"trace:{tmp_path / 'none'}"), "", 0)
 

@@ -73,12 +73,12 @@ def unordered() -> Iterator[None]:
 
 
 SOME = Orders(
-    shares_events=True, tells_at_once=True, prints_table=False, spool="/dev/fd/7", touches="a pipe",
+    shares_events=True, tells_at_once=True, prints_table=False, spool="/dev/fd/7",
     link=LinkNote(kind="proxy", bytes_per_second=125_000_000),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("given", [Orders(), SOME, Orders(touches="")])
+@pytest.mark.parametrize("given", [Orders(), SOME, Orders(spool="")])
 def test_orders_come_as_they_were_given(
     monkeypatch: pytest.MonkeyPatch, unordered: None, given: Orders
 ) -> None:

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import MidstreamError
+from scripts.reports import Outputs
 from scripts.views.spool import open_spool, viewed
 from tests.bounds import nothing_left
 from tests.stories import half_sent, write
-
-NOTHING = {"trace": None, "html": None}
 
 
 def append(path: Path, data: bytes) -> None:
@@ -50,16 +49,16 @@ def test_without_room_there_is_no_spool(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_who_wants_nothing_gets_no_spool() -> None:
     """Without views nothing is kept, unless the run is watched."""
-    with viewed(NOTHING) as spool:
+    with viewed(Outputs()) as spool:
         assert spool is None
-    with viewed(NOTHING, live=True) as spool:
+    with viewed(Outputs(), live=True) as spool:
         assert spool is not None
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_views_are_written_in_the_end(tmp_path: Path, fails: bool) -> None:
     """Also of a run that failed; its failure goes on."""
-    wanted = {"trace": str(tmp_path / "trace"), "html": str(tmp_path / "html")}
+    wanted = Outputs(trace=str(tmp_path / "trace"), html=str(tmp_path / "html"))
     events = write(tmp_path / "events", half_sent()).read_bytes()
     with (
         pytest.raises(MidstreamError, match="the run failed") if fails else nullcontext(),
@@ -80,12 +79,12 @@ def test_a_view_that_cannot_be_written_is_an_error_of_its_own(
     """It fails a run that was good; beside a failure it is only told."""
     with (
         pytest.raises(MidstreamError, match="cannot write /dev/full: No space left"),
-        viewed(NOTHING | {"trace": "/dev/full"}) as spool,
+        viewed(Outputs(trace="/dev/full")) as spool,
     ):
         assert spool is not None
     with (
         pytest.raises(MidstreamError, match="the run failed"),
-        viewed(NOTHING | {"trace": "/dev/full"}),
+        viewed(Outputs(trace="/dev/full")),
     ):
         raise MidstreamError("the run failed")
     assert capsys.readouterr().err == "midstream: cannot write /dev/full: No space left on device\n"

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from scripts.reports import Outputs
 from scripts.views.live import LiveState
 from scripts.views.outputs import history_of, read_spool
 from scripts.views.spool import is_drawn, open_spool, screens_of
@@ -163,12 +164,12 @@ def test_a_rest_is_bounded_on_both_sides() -> None:
 @pytest.mark.parametrize("switch", ["quiet", "verbose"])
 def test_who_wants_no_picture_gets_none(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither with `--quiet` nor between the lines of `--verbose`, nor without a terminal."""
-    plain = {"quiet": False, "verbose": False}
+    plain, unwanted = Outputs(), Outputs(quiet=switch == "quiet", verbose=switch == "verbose")
     monkeypatch.setenv("TERM", "xterm")
     assert not is_drawn(plain)
     assert screens_of(plain) == []
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert is_drawn(plain)
     assert len(screens_of(plain)) == 1
-    assert not is_drawn(plain | {switch: True})
-    assert screens_of(plain | {switch: True}) == []
+    assert not is_drawn(unwanted)
+    assert screens_of(unwanted) == []

@@ -1,0 +1,241 @@
+"""What a side is to do, as data: this program hands it to a process that it starts.
+
+A side that a user starts reads it off its command line.  One that this program starts gets what was
+read and checked already, in a file that it inherits: JSON of these records, which is read back as
+what it was (`from_json`).  So nothing is said twice, and no option is there for this program alone.
+"""
+
+from __future__ import annotations
+
+import json
+from binascii import b2a_base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+from dest.config import DestConfig, HostConfig
+from guest.spec import ProgramSpec
+from protocol.credentials import Credentials
+from protocol.errors import LocalProtocolError
+from protocol.geometry import Geometry
+from scripts.reports import Outputs
+from source.config import SourceConfig
+
+if TYPE_CHECKING:
+    # Slow to load, and only a process that was started reads anything with it.
+    import msgspec
+
+T = TypeVar("T")
+
+# The fields of a configuration, as they are or as JSON has them.
+Plain = dict[str, Any]
+
+
+class WrongTrace(LocalProtocolError):
+    """A trace of accesses is none, or none for this guest."""
+
+    exit_status = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What a guest's vCPUs do; a trace is read when it is known for which guest.
+
+    Attributes:
+        name: One of `guest.spec.PROGRAM_NAMES`.
+        image: The guest is filled from a file.
+        trace: The file of the recorded accesses, for the program "trace" and only for it.
+    """
+
+    name: str
+    vcpu_count: int
+    access_rates: tuple[float, ...]
+    write_ratio: float
+    seed: int
+    image: bool
+    trace: str | None
+
+    def spec(self, geometry: Geometry) -> ProgramSpec:
+        """Return what the vCPUs of that guest do.
+
+        Raises:
+            WrongTrace: The trace is none, or none for it.
+        """
+        trace = None
+        if self.trace is not None:
+            from guest.trace import read_trace  # noqa: PLC0415 - NumPy, which no other program takes
+
+            try:
+                trace = read_trace(self.trace, geometry, self.vcpu_count)
+            except LocalProtocolError as error:
+                raise WrongTrace(str(error)) from error
+        return ProgramSpec(
+            self.name, self.vcpu_count, self.access_rates, self.write_ratio, self.seed, self.image,
+            trace,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """What a side proves itself with, as far as it is no file.
+
+    Attributes:
+        secret: Both sides' secret; None for none.
+        tls: The files of this side's certificate, its key and the other side's authority.
+        server_name: As in `Credentials`.
+    """
+
+    secret: bytes | None = field(default=None, repr=False)
+    tls: tuple[str, str, str] | None = None
+    server_name: str | None = None
+
+    def credentials(self, *, server: bool) -> Credentials:
+        """Return what a side proves itself with, its certificates read.
+
+        Args:
+            server: For the destination.
+
+        Raises:
+            click.BadParameter: A file does not hold what it should.
+        """
+        if self.tls is None:
+            return Credentials(secret=self.secret)
+        from scripts.credentials import tls_context  # noqa: PLC0415 - few runs are encrypted
+
+        context = tls_context(*self.tls, server=server)
+        name = None if server else self.server_name
+        return Credentials(secret=self.secret, tls=context, server_name=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRun:
+    """What a source that this program starts is to do.
+
+    Attributes:
+        config: Its `SourceConfig`, but for the address.
+        address: Where the destination listens; None if it is told on standard input.
+        program: What the guest's vCPUs do.
+        access: What it proves itself with.
+        outputs: What it writes and shows.
+    """
+
+    config: Plain
+    program: Program
+    access: Access = field(default_factory=Access)
+    outputs: Outputs = field(default_factory=Outputs)
+    address: tuple[str, int] | None = None
+
+    @classmethod
+    def of(
+        cls, config: SourceConfig, program: Program, access: Access, outputs: Outputs
+    ) -> SourceRun:
+        """Return it of a configuration whose credentials do not count."""
+        plain = to_plain(config, "spec", "credentials")
+        return cls(config=plain, program=program, access=access, outputs=outputs)
+
+    def configure(self, host: str, port: int) -> SourceConfig:
+        """Return the configuration, for a destination at an address.
+
+        Raises:
+            WrongTrace: The trace has changed meanwhile.
+        """
+        plain = {**self.config, "host": host, "port": port}
+        spec = self.program.spec(from_plain(Geometry, plain["geometry"]))
+        return config_of(
+            SourceConfig, plain, spec=spec, credentials=self.access.credentials(server=False)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DestRun:
+    """What a destination that this program starts is to do.
+
+    Attributes:
+        config: Its `DestConfig`, or, for the source that is a QEMU, its `QemuDestConfig`.
+        program: What vCPUs do where the source does not say it; None where it does.
+        access: What it proves itself with.
+        outputs: What it writes and shows.
+    """
+
+    config: Plain
+    program: Program | None = None
+    access: Access = field(default_factory=Access)
+    outputs: Outputs = field(default_factory=Outputs)
+
+    @classmethod
+    def of(
+        cls, config: HostConfig, access: Access, outputs: Outputs, program: Program | None = None
+    ) -> DestRun:
+        """Return it of a configuration whose credentials, or whose vCPUs, do not count."""
+        plain = to_plain(config, "credentials", "spec_of")
+        return cls(config=plain, program=program, access=access, outputs=outputs)
+
+    def configure(self) -> DestConfig:
+        """Return the configuration."""
+        credentials = self.access.credentials(server=True)
+        return config_of(DestConfig, self.config, credentials=credentials)
+
+
+def to_plain(config: object, *left_out: str) -> Plain:
+    """Return a configuration's fields but for some."""
+    assert not isinstance(config, type)
+    named = fields(config)  # type: ignore[arg-type] # all are dataclasses
+    return {each.name: getattr(config, each.name) for each in named if each.name not in left_out}
+
+
+def config_of(kind: type[T], plain: Mapping[str, Any], **others: object) -> T:
+    """Return the configuration that JSON holds, with the fields that it could not hold."""
+    hints = get_type_hints(kind)
+    return kind(**{name: from_plain(hints[name], plain[name]) for name in plain}, **others)
+
+
+def to_json(kind: str, run: object) -> bytes:
+    """Return a run as it is handed on; `kind` says which process it is for."""
+    plain = {"kind": kind, "run": asdict(run)}  # type: ignore[call-overload] # all are dataclasses
+    return json.dumps(plain, default=_plain).encode()
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Path():
+            return str(value)
+        case Enum():
+            return value.value
+        case bytes():
+            return b2a_base64(value, newline=False).decode()
+    raise TypeError(f"{type(value).__name__} is nothing that a process is handed")
+
+
+def from_json(run: type[T], data: bytes | msgspec.Raw) -> T:
+    """Return the run that JSON holds.
+
+    Raises:
+        LocalProtocolError: It holds none.
+    """
+    import msgspec  # noqa: PLC0415 - as above
+
+    try:
+        return msgspec.json.decode(data, type=run)
+    except msgspec.MsgspecError as error:
+        raise LocalProtocolError(f"this is no {run.__name__}: {error}") from error
+
+
+def from_plain(kind: Any, plain: object) -> Any:  # noqa: ANN401 - of that kind
+    """Return a value of a type as JSON has it; what is of that type already stays.
+
+    Raises:
+        LocalProtocolError: It is none.
+    """
+    import msgspec  # noqa: PLC0415 - as above
+
+    try:
+        return msgspec.convert(plain, kind, dec_hook=_converted)
+    except msgspec.ValidationError as error:
+        raise LocalProtocolError(f"this is no {kind}: {error}") from error
+
+
+def _converted(_: type, value: Any) -> Path:  # noqa: ANN401 - whatever JSON holds
+    # The only type that a configuration has and JSON does not; of anything else it is none.
+    return Path(value)
