@@ -38,44 +38,59 @@ class Visits:
 
 
 class Bands:
-    """The bands of one program over a guest of some target pages."""
+    """The bands of one program over a guest of some target pages.
+
+    Attributes:
+        is_sequential: Each round of a band goes up, and does not hop.
+        is_scattered: Ranks are not flat target pages.
+        scatter_key: Names the permutation that makes these of ranks.
+        sizes: How many pages each band has.
+        weights: How often a period of the schedule visits each.
+        starts: The first rank of each.
+        keys: Of each vCPU, for each band.
+        schedule: The band of each step of a period.
+        earlier: For each step of a period, how many before it have the same band.
+    """
 
     def __init__(self, name: str, page_count: int, vcpu_count: int, seed: int) -> None:
         """Lay out the bands of a program of BAND_PROGRAMS."""
-        self._is_sequential = name == "sequential"
-        self._is_scattered = name in ("zipf", "hotspot")
+        self.is_sequential = name == "sequential"
+        self.is_scattered = name in ("zipf", "hotspot")
         self._page_count = page_count
         self._vcpu_count = vcpu_count
-        self._scatter_key = key_of(seed, 3)
+        self.scatter_key = key_of(seed, 3)
         sizes, weights = _layout(name, page_count)
-        self._sizes = np.array(sizes, dtype=np.uint64)
-        self._weights = np.array(weights, dtype=np.uint64)
-        self._starts = np.cumsum(self._sizes) - self._sizes
+        self.sizes = np.array(sizes, dtype=np.uint64)
+        self.weights = np.array(weights, dtype=np.uint64)
+        self.starts = np.cumsum(self.sizes) - self.sizes
         band_numbers = np.arange(len(sizes), dtype=np.uint64)
-        self._keys = [chain(key_of(seed, 2, vcpu), band_numbers) for vcpu in range(vcpu_count)]
-        self._schedule = _spread(weights)
-        self._earlier = _count_earlier(self._schedule)
+        self.keys = [chain(key_of(seed, 2, vcpu), band_numbers) for vcpu in range(vcpu_count)]
+        self.schedule = _spread(weights)
+        self.earlier = _count_earlier(self.schedule)
 
     def visits(self, vcpu: int, first_step: int, count: int) -> Visits:
         """Return where the steps first_step to first_step + count - 1 of a vCPU go."""
         steps = np.arange(first_step, first_step + count, dtype=np.uint64)
-        periods, places = np.divmod(steps, np.uint64(len(self._schedule)))
-        bands = self._schedule[places]
-        sizes = self._sizes[bands]
+        periods, places = np.divmod(steps, np.uint64(len(self.schedule)))
+        bands = self.schedule[places]
+        sizes = self.sizes[bands]
         # The how-manieth visit of its band each step is, and so which round of the band it is in.
-        ordinals = periods * self._weights[bands] + self._earlier[places]
+        ordinals = periods * self.weights[bands] + self.earlier[places]
         rounds, indices = np.divmod(ordinals, sizes)
-        if self._is_sequential:
-            share = np.uint64(vcpu * self._page_count // self._vcpu_count)
-            return Visits((indices + share) % sizes, rounds)
-        keys = chain(self._keys[vcpu][bands], rounds)
-        ranks = self._starts[bands] + permute(indices, sizes, keys)
-        return Visits(self._scatter(ranks) if self._is_scattered else ranks, rounds)
+        if self.is_sequential:
+            return Visits((indices + np.uint64(self.share(vcpu))) % sizes, rounds)
+        keys = chain(self.keys[vcpu][bands], rounds)
+        ranks = self.starts[bands] + permute(indices, sizes, keys)
+        return Visits(self._scatter(ranks) if self.is_scattered else ranks, rounds)
+
+    def share(self, vcpu: int) -> int:
+        """Return the flat target page at which a vCPU begins, if it goes up from there."""
+        return vcpu * self._page_count // self._vcpu_count
 
     def _scatter(self, ranks: Words) -> Words:
         """Return the flat target page of each rank, the same for all vCPUs."""
         page_counts = np.full(len(ranks), self._page_count, dtype=np.uint64)
-        return permute(ranks, page_counts, np.broadcast_to(self._scatter_key, len(ranks)))
+        return permute(ranks, page_counts, np.broadcast_to(self.scatter_key, len(ranks)))
 
 
 def _layout(name: str, page_count: int) -> tuple[list[int], list[int]]:

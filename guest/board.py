@@ -5,11 +5,13 @@ One memfd, laid out by both sides from the geometry and the number of vCPUs:
     offset        what                              written by
     0             int64 run generation              engine
     8             int64 kernel logs                 engine
+    16            int64 stops anywhere              engine
     64            per vCPU, uint8 stopped           the engine sets, its vCPU clears
     4096          per vCPU, 64 bytes apart:         its vCPU while it runs, the engine while not
                   int64 step, reads_checked,
                   reads_unchecked, writes,
-                  mismatches
+                  mismatches, blackout_ns,
+                  stall_ns
     8192          per vCPU, int64 latency bins      its vCPU
     (rounded up)  uint8 dirty, per target page      vCPUs set, the engine clears
     (rounded up)  uint8 present, per target page    engine
@@ -41,6 +43,7 @@ _PAGE_BYTES = 4096
 # vCPUs count in cache lines of their own.
 _LINE_WORDS = 8
 _KERNEL_LOGS_OFFSET = 8
+_ANYWHERE_OFFSET = 16
 _VCPU_OFFSET = _PAGE_BYTES
 _LATENCY_OFFSET = 2 * _PAGE_BYTES
 _STOPPED_OFFSET = 64
@@ -50,13 +53,21 @@ assert _STOPPED_OFFSET + VCPU_COUNT_MAX <= _PAGE_BYTES
 
 @dataclass(frozen=True)
 class VcpuCounters:
-    """What a vCPU has done since its process started; `step` alone crosses with a migration."""
+    """What a vCPU has done since its process started; `step` alone crosses with a migration.
+
+    Attributes:
+        blackout_ns: How long its own clock stood still when it came here, in nanoseconds; 0 where
+            it has no clock, or has not come from anywhere.
+        stall_ns: The longest time between two looks at its clock since then, but for its sleep.
+    """
 
     step: int = 0
     reads_checked: int = 0
     reads_unchecked: int = 0
     writes: int = 0
     mismatches: int = 0
+    blackout_ns: int = 0
+    stall_ns: int = 0
 
 
 class Board:
@@ -67,6 +78,8 @@ class Board:
         generation: int64, shape (1,), the run generation.
         kernel_logs: int64, shape (1,), not 0 while the kernel logs writes: then vCPUs do not mark
             them.  Changes only before the guest first runs.
+        stops_anywhere: int64, shape (1,), not 0 where the next pause is to tell all of a vCPU that
+            there is, wherever it is; set before the generation is counted up.
         stopped: uint8, one per vCPU, not 0 from when the engine knows that the kernel has stopped
             the vCPU at a page until the vCPU has seen that it runs again.
         vcpu_words: int64, shape (vCPUs, 8), the fields of VcpuCounters in their order.
@@ -77,11 +90,12 @@ class Board:
 
     def __init__(self, geometry: Geometry, vcpu_count: int, fd: int) -> None:
         """Map a board's memfd and take it over; use `create` or `attach`."""
-        layout = _lay_out(geometry, vcpu_count)
+        self._layout = layout = _lay_out(geometry, vcpu_count)
         mapping = mmap.mmap(fd, layout.length_bytes)
         self.fd = fd
         self.generation = np.frombuffer(mapping, np.int64, 1)
         self.kernel_logs = np.frombuffer(mapping, np.int64, 1, _KERNEL_LOGS_OFFSET)
+        self.stops_anywhere = np.frombuffer(mapping, np.int64, 1, _ANYWHERE_OFFSET)
         self.stopped = np.frombuffer(mapping, np.uint8, vcpu_count, _STOPPED_OFFSET)
         self.vcpu_words = np.frombuffer(
             mapping, np.int64, vcpu_count * _LINE_WORDS, _VCPU_OFFSET
@@ -150,6 +164,31 @@ class Board:
         Takes some milliseconds: not for the downtime.
         """
         return histogram_of(self.latency_bins.sum(axis=0))
+
+    def offsets(self, vcpu: int) -> dict[str, int]:
+        """Return where a vCPU's parts begin, in bytes from the board's begin, by their names.
+
+        Its counters are `words`, its latencies `bins`, and `marks` are those of the dirty log.
+        """
+        return {
+            "generation": 0,
+            "kernel_logs": _KERNEL_LOGS_OFFSET,
+            "stopped": _STOPPED_OFFSET,
+            "words": _VCPU_OFFSET + vcpu * _LINE_WORDS * 8,
+            "bins": _LATENCY_OFFSET + vcpu * BIN_COUNT * 8,
+            "marks": self._layout.dirty_offset,
+            "present": self._layout.present_offset,
+        }
+
+    @property
+    def address(self) -> int:
+        """Where this process has it."""
+        return self.generation.ctypes.data
+
+    @property
+    def counters_bytes(self) -> int:
+        """How much of it vCPUs need that neither look nor mark: all before the two maps."""
+        return self._layout.dirty_offset
 
     def close(self) -> None:
         """Close the memfd; more calls do nothing.  The arrays stay readable until dropped."""

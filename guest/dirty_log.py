@@ -1,7 +1,8 @@
 """Which target pages a guest has written to since it was last asked: the dirty log.
 
-Two kinds, chosen once for a guest, before it runs:
+Three kinds, chosen once for a guest, before it runs:
 
+    kvm         KVM notes what the vCPUs of a virtual machine write to (guest/kvm/log.py)
     kernel      the guest mapping is write-protected (userfaultfd, UFFD_FEATURE_WP_ASYNC): the first
                 write to a page takes the protection away, without a word to anybody, and the
                 PAGEMAP_SCAN ioctl tells of the pages that have lost it and protects them again, in
@@ -67,6 +68,11 @@ def choose_dirty_log(board: Board, service: Service, geometry: Geometry) -> tupl
         geometry: Its blocks.
     """
     software = SoftwareDirtyLog(board)
+    if service.name == services.KVM_LOG:
+        # Imported late: only a virtual machine has it.
+        from guest.kvm.log import KvmDirtyLog  # noqa: PLC0415
+
+        return KvmDirtyLog(geometry, *service.log_fds), ""
     if service.name != services.DIRTY_LOG:
         return software, service.reason
     kernel = KernelDirtyLog(geometry, service)

@@ -18,7 +18,7 @@ from guest.launch import GuestProcess
 from guest.memory import GuestMemory
 from guest.messages import decode_event, pack, pack_ranges
 from guest.services import Service
-from guest.spec import ProgramSpec
+from guest.spec import KVM, ProgramSpec
 from guest.states import VcpuState
 from protocol.errors import GuestFailed, LocalProtocolError
 from protocol.geometry import Geometry
@@ -61,6 +61,8 @@ class GuestHandle:
         self._process = process
         # vCPUs that have not yet said that they stopped for the present run generation.
         self._stopping: set[int] = set()
+        # What they said of themselves beside their steps when they last stopped.
+        self._machines: dict[int, bytes] = {}
 
     @property
     def is_running(self) -> bool:
@@ -80,6 +82,10 @@ class GuestHandle:
             raise LocalProtocolError("these are not the states of this guest's vCPUs")
         for state in states:
             self.board.vcpu_words[state.vcpu, 0] = state.step
+            if self.spec.kind == KVM:
+                await self._process.tell(pack("load", state.vcpu, state.machine))
+                while await self._hear() != "loaded":
+                    pass
 
     async def run(self) -> None:
         """Let all vCPUs run; nothing changes if they do."""
@@ -87,11 +93,7 @@ class GuestHandle:
         if not self.is_running:
             self._count_generation()
 
-    async def pause(
-        self,
-        *,
-        anywhere: bool = False,  # noqa: ARG002 - these vCPUs stop at boundaries alone
-    ) -> GuestSnapshot:
+    async def pause(self, *, anywhere: bool = False) -> GuestSnapshot:
         """Stop all vCPUs before their next access, also those that wait for a page.
 
         A vCPU that waited faults again when it runs again, unless the page is present by then.
@@ -99,12 +101,20 @@ class GuestHandle:
         One that the kernel has stopped at a page stops here when the page is mapped, and not before
         it has made its access; so somebody has to go on serving faults.
 
+        Args:
+            anywhere: Stop vCPUs of a virtual machine where they are, also at a page that is
+                missing; those that are threads stop as always.
+
         Raises:
             GuestFailed: The guest process died, or a vCPU does not stop.
         """
         if self.is_running:
             self._stopping = set(range(self.spec.vcpu_count))
+            self._machines.clear()
+            self.board.stops_anywhere[0] = anywhere
             self._count_generation()
+        if self._stopping and anywhere and self.spec.kind == KVM:
+            await self._process.tell(pack("kick"))
         with trio.move_on_after(_PAUSE_SECONDS_MAX) as patience:
             while self._stopping:
                 await self._hear()
@@ -113,7 +123,10 @@ class GuestHandle:
             why = ": it waits for a page" if self.board.stopped[vcpu] else ""
             raise GuestFailed(f"vCPU {vcpu} does not stop{why}")
         counters = tuple(map(self.counters, range(self.spec.vcpu_count)))
-        states = tuple(VcpuState(vcpu, count.step) for vcpu, count in enumerate(counters))
+        states = tuple(
+            VcpuState(vcpu, count.step, self._machines.get(vcpu, b""))
+            for vcpu, count in enumerate(counters)
+        )
         return GuestSnapshot(states, counters)
 
     async def kill(self) -> None:
@@ -154,9 +167,10 @@ class GuestHandle:
         """Take the next answer of the process; return its name."""
         name, *values = await self._process.hear()
         if name == "parked":
-            vcpu, generation = values
+            vcpu, generation, machine = values
             if generation == self.board.generation[0]:
                 self._stopping.discard(vcpu)
+                self._machines[vcpu] = machine
         return str(name)
 
     async def discard(self, ranges: Sequence[tuple[int, int]]) -> None:

@@ -110,8 +110,10 @@ class GuestProcess:
         name, *values = unpack(packet)
         if name == "failed":
             raise _describe_failure(values)
-        reason, addresses, thread_ids = values
-        return Service.of_answer(reason, tuple(addresses), tuple(thread_ids), tuple(fds))
+        if name == "refused":
+            raise GuestFailed(str(values[0]))
+        service, reason, addresses, thread_ids = values
+        return Service.of_answer(service, reason, tuple(addresses), tuple(thread_ids), tuple(fds))
 
     async def tell(self, packet: bytes) -> None:
         """Send an order.

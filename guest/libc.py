@@ -85,6 +85,9 @@ _syscall: Callable[[int, int], int] = _bind("syscall", ctypes.c_int, (ctypes.c_l
 _syscall3: Callable[[int, int, int, int], int] = _bind(
     "syscall", ctypes.c_int, (ctypes.c_long, ctypes.c_int, ctypes.c_int, ctypes.c_int)
 )
+_ioctl: Callable[[int, int, int], int] = _bind(
+    "ioctl", ctypes.c_int, (ctypes.c_int, ctypes.c_size_t, ctypes.c_size_t)
+)
 # prctl takes a variable number of arguments; the operations used here take one.
 _prctl: Callable[[int, int], int] = _bind("prctl", ctypes.c_int, (ctypes.c_int, ctypes.c_size_t))
 
@@ -146,6 +149,15 @@ def userfaultfd(flags: int) -> int:
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """Return a copy of a descriptor of another process (pidfd_getfd(2)); one may trace it."""
     return _syscall3(abi.SYS_PIDFD_GETFD, pidfd, fd, 0)
+
+
+def ioctl(fd: int, request: int, argument: int = 0) -> int:
+    """Call ioctl with a number; unlike `fcntl.ioctl`, with one of 64 bits, and no retry.
+
+    Raises:
+        InterruptedError: A signal came.
+    """
+    return _ioctl(fd, request, argument)
 
 
 def _round_up(value: int, unit: int) -> int:

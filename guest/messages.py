@@ -4,11 +4,15 @@ Two sockets (AF_UNIX, SOCK_SEQPACKET) connect them.  On the *control* socket:
 
     engine -> guest   start   [vcpu_count, kinds, block_count, service], with all descriptors
                       touch   [vcpu, flat_page]           "scripted" programs only
+                      load    [vcpu, state]               virtual machines only, while paused
+                      kick    []                          stop vCPUs now, wherever they are
                       discard [ranges]                    unmap these, the bytes stay
                       collapse [ranges]                   map these by huge pages, without haste
-    guest -> engine   ready   [reason, addresses, thread_ids], with the service's descriptors
-                                                          after start (guest/services.py)
-                      parked  [vcpu, generation]          each vCPU, after each pause
+    guest -> engine   ready   [service, reason, addresses, thread_ids], with the service's
+                              descriptors                 after start (guest/services.py)
+                      refused [reason]                    or, there can be no such guest here
+                      parked  [vcpu, generation, state]   each vCPU, after each pause
+                      loaded  []                          after each load
                       discarded []                        after each discard
                       failed  [reason]                    the process is about to exit
 
@@ -27,7 +31,11 @@ from typing import Any
 
 import msgpack
 
-MESSAGE_BYTES_MAX = 4096
+MESSAGE_BYTES_MAX = 32 * 1024
+
+# Where one read finds wrong memory thousands will.  A few reports of each guest are enough, and
+# they always find room in the events socket: a guest can be paused though nobody receives.
+MISMATCH_REPORT_COUNT_MAX = 32
 
 # Ranges of the guest mapping that one order names, as pairs of int64: begin and length.
 ORDER_RANGE_COUNT_MAX = 4096

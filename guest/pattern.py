@@ -60,8 +60,7 @@ def permute(indices: Words, sizes: Words, keys: Words) -> Words:
     It is a permutation of a rectangle of rows x columns >= size cells, walked again from where it
     leads outside.  The rectangle has less than a row too much, so that is rare.
     """
-    rows = np.maximum(np.sqrt(sizes.astype(np.float64)).astype(np.uint64), _ONE)
-    columns = (sizes + rows - _ONE) // rows
+    rows, columns = _rectangles(sizes)
     images = _permute_rectangle(indices, rows, columns, keys)
     outside = np.flatnonzero(images >= sizes)
     while outside.size:
@@ -70,6 +69,18 @@ def permute(indices: Words, sizes: Words, keys: Words) -> Words:
         )
         outside = outside[images[outside] >= sizes[outside]]
     return images
+
+
+def rectangle_of(size: int) -> tuple[int, int]:
+    """Return the rows and columns in which `permute` lays out so many cells."""
+    rows, columns = _rectangles(np.array([size], dtype=np.uint64))
+    return int(rows[0]), int(columns[0])
+
+
+def _rectangles(sizes: Words) -> tuple[Words, Words]:
+    rows = np.maximum(np.sqrt(sizes.astype(np.float64)).astype(np.uint64), _ONE)
+    columns: Words = (sizes + rows - _ONE) // rows
+    return rows, columns
 
 
 def _permute_rectangle(cells: Words, rows: Words, columns: Words, keys: Words) -> Words:
@@ -99,13 +110,17 @@ class Pattern:
 
     Different target pages have different keys and so differ in every word; that a page came to the
     wrong place shows wherever one looks.
+
+    Attributes:
+        template: The 512 words that all target pages have in common.
+        page_key: Makes a target page's key.
     """
 
     def __init__(self, seed: int) -> None:
         """Take the seed, 0 to 2**64 - 1."""
         word_indices = np.arange(WORDS_PER_TARGET_PAGE, dtype=np.uint64)
-        self._template = chain(key_of(seed, 0), word_indices)
-        self._page_key = key_of(seed, 1)
+        self.template = chain(key_of(seed, 0), word_indices)
+        self.page_key = key_of(seed, 1)
 
     def fill(self, memory: GuestMemory) -> Job[None]:
         """Write the pattern over the whole guest, in slices (guest/slices.py); yields bytes."""
@@ -118,11 +133,11 @@ class Pattern:
         pages = memory.words(span.block).reshape(-1, WORDS_PER_TARGET_PAGE)[span.target_pages]
         first = memory.geometry.target_page_bases[span.block] + span.offset // TARGET_PAGE_BYTES
         keys = self._keys(np.arange(first, first + len(pages), dtype=np.uint64))
-        np.add(self._template, keys[:, np.newaxis], out=pages)
+        np.add(self.template, keys[:, np.newaxis], out=pages)
 
     def initial_values(self, flat_pages: Words, word_indices: Words) -> Words:
         """Return what the given words (0 to 511) of the given flat target pages hold at first."""
-        return self._template[word_indices] + self._keys(flat_pages)
+        return self.template[word_indices] + self._keys(flat_pages)
 
     def _keys(self, flat_pages: Words) -> Words:
-        return chain(self._page_key, flat_pages)
+        return chain(self.page_key, flat_pages)

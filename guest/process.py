@@ -23,12 +23,13 @@ import msgpack
 from guest import abi, libc, services
 from guest.board import Board
 from guest.collapser import Collapser
+from guest.crew import Crew
 from guest.mapping import GuestMapping
 from guest.messages import MESSAGE_BYTES_MAX, ORDER_BYTES_MAX, pack, unpack, unpack_ranges
 from guest.programs import Program
-from guest.spec import ProgramSpec
+from guest.spec import KVM, NATIVE, ProgramSpec
 from guest.vcpu import Vcpu
-from protocol.errors import MidstreamError
+from protocol.errors import GuestFailed, MidstreamError
 from protocol.geometry import Geometry, RamBlock
 from protocol.limits import BLOCK_COUNT_MAX, REASON_CHARS_MAX, VCPU_COUNT_MAX
 
@@ -40,6 +41,13 @@ _FD_COUNT_MAX = BLOCK_COUNT_MAX + 3 + VCPU_COUNT_MAX
 # neighbour.  But every thread that waits for the interpreter looks again after each such interval,
 # and 64 of them, every 50 us, would leave no time for anything else.
 _SWITCH_INTERVAL_S = 50e-6
+
+
+# Why a guest is refused that would have to look and mark for itself, and does not.
+_NEEDS_KERNEL = (
+    "a virtual machine neither looks whether a page is there nor marks what it writes: it needs "
+    "--placement userfault, and --dirty-log kvm or kernel"
+)
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -57,28 +65,33 @@ def main(arguments: list[str]) -> NoReturn:
     threading.excepthook = lambda what: sys.excepthook(
         what.exc_type, what.exc_value or what.exc_type(), what.exc_traceback
     )
-    vcpus, mapping, events, kinds, service = _assemble(control)
-    sys.setswitchinterval(_SWITCH_INTERVAL_S * len(vcpus))
+    try:
+        crew, mapping, events, kinds, service = _assemble(control)
+    except GuestFailed as error:
+        _refuse(control, str(error))
+    sys.setswitchinterval(_SWITCH_INTERVAL_S * len(crew))
     # Nothing here makes reference cycles, and a search for some would stop all vCPUs for
     # milliseconds that would be charged to the migration.
     gc.disable()
     if service == services.USERFAULT:
         mapping.populate()
-    with services.provided(service, mapping, kinds) as (reason, fds):
-        is_stopped_by_kernel = service == services.USERFAULT and not reason
-        thread_ids = [vcpu.start(is_stopped_by_kernel=is_stopped_by_kernel) for vcpu in vcpus]
-        answer = pack("ready", reason, mapping.addresses, thread_ids)
+    with crew.provided(service, kinds) as (reason, fds):
+        granted = services.NONE if reason else service
+        if crew.needs_kernel and granted == services.NONE:
+            _refuse(control, f"--guest {KVM}: {reason or _NEEDS_KERNEL}")
+        thread_ids = crew.start(is_stopped_by_kernel=granted == services.USERFAULT)
+        answer = pack("ready", granted, reason, mapping.addresses, thread_ids)
         socket.send_fds(control, [answer], fds)
-    _obey(control, vcpus, Collapser(events))
+    _obey(control, crew, Collapser(events))
 
 
 def _assemble(
     control: socket.socket,
-) -> tuple[list[Vcpu], GuestMapping, socket.socket, tuple[str, ...], str]:
+) -> tuple[Crew, GuestMapping, socket.socket, tuple[str, ...], str]:
     """Receive and map all that the vCPUs work with.
 
     Returns:
-        The vCPUs, what they touch, where events go, the kind of memory of each block, and the
+        All vCPUs, what they touch, where events go, the kind of memory of each block, and the
         service wanted.
     """
     data, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES_MAX, _FD_COUNT_MAX)
@@ -92,16 +105,54 @@ def _assemble(
     geometry = Geometry(tuple(RamBlock(*block) for block in blocks))
     mapping = GuestMapping.attach(geometry, tuple(memory_fds))
     board = Board.attach(geometry, vcpu_count, board_fd)
-    program = Program(ProgramSpec.from_plain(plain, geometry), geometry)
+    spec = ProgramSpec.from_plain(plain, geometry)
     events = socket.socket(fileno=events_fd)
+    crew = _make_crew(spec, geometry, mapping, board, wake_fds, (control, events))
+    return crew, mapping, events, tuple(kinds), service
+
+
+def _make_crew(
+    spec: ProgramSpec,
+    geometry: Geometry,
+    mapping: GuestMapping,
+    board: Board,
+    wake_fds: list[int],
+    sockets: tuple[socket.socket, socket.socket],
+) -> Crew:
+    """Return the vCPUs of a guest of the kind that it is; `sockets` are control and events.
+
+    What a kind takes is loaded for it alone: the engine waits for this process.
+
+    Raises:
+        GuestFailed: This kind of guest cannot be had here.
+    """
+    try:
+        if spec.kind == KVM:
+            from guest.kvm.vcpu import make_crew as make_machine  # noqa: PLC0415
+
+            return make_machine(spec, geometry, mapping, board, wake_fds, sockets)
+        if spec.kind == NATIVE:
+            from guest.native.vcpu import make_crew as make_threads  # noqa: PLC0415
+
+            return make_threads(spec, geometry, mapping, board, wake_fds, sockets)
+    except GuestFailed as error:
+        raise GuestFailed(f"--guest {spec.kind}: {error}") from error
+    program = Program(spec, geometry)
     vcpus = [
-        Vcpu(number, program, mapping, board, wake_fd, control, events)
+        Vcpu(number, program, mapping, board, wake_fd, *sockets)
         for number, wake_fd in enumerate(wake_fds)
     ]
-    return vcpus, mapping, events, tuple(kinds), service
+    return Crew(vcpus, mapping)
 
 
-def _obey(control: socket.socket, vcpus: list[Vcpu], collapser: Collapser) -> NoReturn:
+def _refuse(control: socket.socket, reason: str) -> NoReturn:
+    """Tell the engine why there is no such guest here, and exit."""
+    with contextlib.suppress(OSError):
+        control.send(pack("refused", reason[:REASON_CHARS_MAX]))
+    os._exit(1)
+
+
+def _obey(control: socket.socket, crew: Crew, collapser: Collapser) -> NoReturn:
     """Pass the engine's orders on, until it goes."""
     while True:
         try:
@@ -112,7 +163,12 @@ def _obey(control: socket.socket, vcpus: list[Vcpu], collapser: Collapser) -> No
             os._exit(0)
         match unpack(data):
             case ["touch", number, flat_page]:
-                vcpus[number].touch(flat_page)
+                crew.touch(number, flat_page)
+            case ["load", number, state]:
+                crew.load(number, state)
+                control.send(pack("loaded"))
+            case ["kick"]:
+                crew.kick()
             case ["discard", ranges]:
                 for address, length_bytes in unpack_ranges(ranges):
                     libc.madvise(address, length_bytes, abi.MADV_DONTNEED)

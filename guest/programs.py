@@ -30,10 +30,10 @@ from protocol.limits import VCPU_COUNT_MAX
 __all__ = ["PROGRAM_NAMES", "AccessBatch", "Program", "ProgramSpec"]
 
 # Write ratios and phases count in units of 2**-24: visits times ratio then fits in 64 bits.
-_RATIO_BITS = 24
-_RATIO_SHIFT = np.uint64(_RATIO_BITS)
-_PHASE_SHIFT = np.uint64(64 - _RATIO_BITS)
-assert ((STEP_MAX + 2) << _RATIO_BITS).bit_length() <= 64
+RATIO_BITS = 24
+_RATIO_SHIFT = np.uint64(RATIO_BITS)
+_PHASE_SHIFT = np.uint64(64 - RATIO_BITS)
+assert ((STEP_MAX + 2) << RATIO_BITS).bit_length() <= 64
 
 _SLOT_BYTES = 64
 _SLOT_WORDS = np.uint64(_SLOT_BYTES // 8)
@@ -76,11 +76,11 @@ class Program:
         self._pattern = Pattern(spec.seed)
         self._slot_key = key_of(spec.seed, 4)
         self._vcpu_keys = [key_of(spec.seed, 5, vcpu) for vcpu in range(spec.vcpu_count)]
-        self._ratio = np.uint64(round(spec.write_ratio * (1 << _RATIO_BITS)))
+        self._ratio = np.uint64(round(spec.write_ratio * (1 << RATIO_BITS)))
         self._bands: Bands | None = None
-        self._recorded: list[_Recorded] = []
+        self._recorded: list[Recorded] = []
         if spec.trace is not None:
-            self._recorded = [_record(spec.trace, vcpu) for vcpu in range(spec.vcpu_count)]
+            self._recorded = [record(spec.trace, vcpu) for vcpu in range(spec.vcpu_count)]
         elif spec.name != "scripted":
             self._bands = Bands(spec.name, geometry.target_page_count, spec.vcpu_count, spec.seed)
 
@@ -128,7 +128,7 @@ class Program:
 
 
 @dataclass(frozen=True, eq=False)
-class _Recorded:
+class Recorded:
     """One vCPU's accesses of a trace, and the version that each finds."""
 
     flat_pages: Words
@@ -136,7 +136,8 @@ class _Recorded:
     is_write: NDArray[np.bool_]
 
 
-def _record(trace: Trace, vcpu: int) -> _Recorded:
+def record(trace: Trace, vcpu: int) -> Recorded:
+    """Return a vCPU's accesses of a trace, each with what it finds."""
     own = trace.vcpus == vcpu
     flat_pages, is_write = trace.flat_pages[own], trace.is_write[own]
     # The version that an access finds is the number of earlier writes to its page.  Sorted by page,
@@ -147,4 +148,4 @@ def _record(trace: Trace, vcpu: int) -> _Recorded:
     _, starts, lengths = np.unique(flat_pages[order], return_index=True, return_counts=True)
     versions = np.empty(len(flat_pages), dtype=np.uint64)
     versions[order] = earlier - np.repeat(earlier[starts], lengths)
-    return _Recorded(flat_pages, versions, is_write)
+    return Recorded(flat_pages, versions, is_write)

@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 # The kind of its memory (guest/backing.py); "auto" takes the largest pages that can be had.
 BACKING_CHOICES = ("auto", "hugetlb", "thp", "base")
 
+# What runs its vCPUs: threads of an interpreter, threads that run machine code, or KVM.
+PYTHON = "python"
+NATIVE = "native"
+KVM = "kvm"
+KINDS = (KVM, NATIVE, PYTHON)
+# "auto" takes the first of KINDS that can be had.
+GUEST_CHOICES = ("auto", *KINDS)
+
+# Who notes what the guest writes to: KVM, the kernel, or its vCPUs.
+DIRTY_LOG_CHOICES = ("auto", "kvm", "kernel", "software")
+
 # Those whose order of accesses guest/bands.py makes.
 BAND_PROGRAMS = ("uniform", "sequential", "zipf", "hotspot")
 PROGRAM_NAMES = (*BAND_PROGRAMS, "trace", "scripted")
@@ -40,6 +51,7 @@ class ProgramSpec:
         image: The guest was filled from a file, not with the pattern, so that the first value of a
             word is unknown and reading it checks nothing.
         trace: The recorded accesses, for "trace" and only for it.
+        kind: One of KINDS.
 
     Raises:
         LocalProtocolError: A value that no guest can have.
@@ -52,6 +64,7 @@ class ProgramSpec:
     seed: int = 0
     image: bool = False
     trace: Trace | None = None
+    kind: str = PYTHON
 
     def __post_init__(self) -> None:
         """Check every value's range."""
@@ -59,6 +72,8 @@ class ProgramSpec:
             raise LocalProtocolError(
                 f"program {self.name!r} is not one of {', '.join(PROGRAM_NAMES)}"
             )
+        if self.kind not in KINDS:
+            raise LocalProtocolError(f"guest {self.kind!r} is not one of {', '.join(KINDS)}")
         if (self.trace is not None) != (self.name == "trace"):
             raise LocalProtocolError("a trace belongs to the program 'trace' and only to it")
         if not 1 <= self.vcpu_count <= VCPU_COUNT_MAX:
@@ -93,6 +108,8 @@ class ProgramSpec:
             "seed": self.seed,
             "image": self.image,
             "trace": self.trace.to_plain() if self.trace else None,
+            # A peer that knows one kind alone is not told of it.
+            **({"kind": self.kind} if self.kind != PYTHON else {}),
         }
 
     @classmethod
@@ -102,6 +119,8 @@ class ProgramSpec:
         Raises:
             RemoteProtocolError: It is none, or not one for this guest.
         """
+        if isinstance(plain, dict):
+            plain = {"kind": PYTHON, **plain}
         if not (isinstance(plain, dict) and plain.keys() == _PLAIN_TYPES.keys()):
             raise RemoteProtocolError("the guest's program has not the fields that it must have")
         for field, types in _PLAIN_TYPES.items():
@@ -122,6 +141,7 @@ class ProgramSpec:
                 plain["seed"],
                 plain["image"],
                 trace,
+                plain["kind"],
             )
         except LocalProtocolError as error:
             raise RemoteProtocolError(f"the guest's program: {error}") from error
@@ -141,4 +161,5 @@ _PLAIN_TYPES: dict[str, tuple[type, ...]] = {
     "seed": (int,),
     "image": (bool,),
     "trace": (dict, type(None)),
+    "kind": (str,),
 }

@@ -62,12 +62,13 @@ class Userfaultfd:
         self.fd = fd
 
     @classmethod
-    def open(cls, features: int, *, if_known: int = 0) -> Self:
+    def open(cls, features: int, *, if_known: int = 0, kernel_faults: bool = False) -> Self:
         """Open one for the memory of this process.
 
         Args:
             features: Bits of UFFD_FEATURE_* that it must have.
             if_known: Those that it has if the kernel knows them.
+            kernel_faults: Whether it must handle what the kernel itself touches, too.
 
         Raises:
             GuestFailed: It cannot be had; says why in one line.
@@ -76,7 +77,7 @@ class Userfaultfd:
         if missing := features & ~known:
             names = [name for bit, name in abi.FEATURE_NAMES.items() if missing & bit]
             raise GuestFailed(f"this kernel's userfaultfd lacks {', '.join(names)}")
-        made = cls(_open())
+        made = cls(_open(kernel_faults=kernel_faults))
         try:
             made.enable(features | if_known & known)
         except OSError as error:
@@ -253,8 +254,15 @@ def known_features() -> int:
         probe.close()
 
 
-def _open() -> int:
-    """Return a new userfaultfd, one that handles the kernel's own faults too if that is allowed."""
+def _open(*, kernel_faults: bool = False) -> int:
+    """Return a new userfaultfd, one that handles the kernel's own faults too if that is allowed.
+
+    Args:
+        kernel_faults: Return no other.
+
+    Raises:
+        GuestFailed: It cannot be had; says why.
+    """
     flags = os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return libc.userfaultfd(flags)
@@ -263,6 +271,11 @@ def _open() -> int:
             raise GuestFailed("this kernel has no userfaultfd (CONFIG_USERFAULTFD)") from error
     with contextlib.suppress(OSError):  # Not there, or not for this user.
         return _open_device(flags)
+    if kernel_faults:
+        raise GuestFailed(
+            "a userfaultfd that stops the kernel itself, and so KVM, is not allowed here: "
+            f"vm.unprivileged_userfaultfd=1 or access to {_DEVICE} lets this user have it"
+        )
     try:
         return libc.userfaultfd(flags | abi.UFFD_USER_MODE_ONLY)
     except OSError as error:

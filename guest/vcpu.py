@@ -24,17 +24,22 @@ from guest import libc
 from guest.board import Board
 from guest.latency import add_latencies
 from guest.mapping import GuestMapping
-from guest.messages import Faulted, GuestEvent, Mismatch, Touched, Woke, encode_event, pack
+from guest.messages import (
+    MISMATCH_REPORT_COUNT_MAX,
+    Faulted,
+    GuestEvent,
+    Mismatch,
+    Touched,
+    Woke,
+    encode_event,
+    pack,
+)
 from guest.programs import AccessBatch, Program
 
 # Accesses are computed ahead in batches, whose cost is nearly the same for any size up to this one.
 _BATCH_STEPS_MAX = 1024
 # Counters become visible after each batch: a slow program's batch is of so many seconds.
 _BATCH_SECONDS = 0.05
-
-# Where one read finds wrong memory thousands will.  A few reports of each guest are enough, and
-# they always find room in the events socket: a guest can be paused though nobody receives.
-_MISMATCH_REPORT_COUNT_MAX = 32
 
 # What a program without pause plans: each access is due when the one before it has ended.
 _UNPLANNED = 0
@@ -99,6 +104,13 @@ class Vcpu:
         self._touches.append((flat_page, monotonic_ns()))
         os.eventfd_write(self._wake_fd, 1)
 
+    def load(self, state: bytes) -> None:
+        """Take nothing over: the step on the board is all there is."""
+        assert not state, "a thread has no state but its step"
+
+    def kick(self) -> None:
+        """Do nothing: a thread of this interpreter stops between two accesses, and nowhere else."""
+
     def _work(self) -> None:
         libc.use_precise_timeouts()
         acknowledged = 0
@@ -109,7 +121,7 @@ class Vcpu:
                 continue
             if generation != acknowledged:
                 acknowledged = generation
-                self._control.send(pack("parked", self._number, generation))
+                self._control.send(pack("parked", self._number, generation, b""))
             self._sleep()
 
     def _run(self, generation: int) -> None:
@@ -246,7 +258,7 @@ class Vcpu:
 
     def _report_mismatch(self, flat_page: int, step: int, expected: int, seen: int) -> None:
         self._mismatch_count += 1
-        share = max(1, _MISMATCH_REPORT_COUNT_MAX // self._program.spec.vcpu_count)
+        share = max(1, MISMATCH_REPORT_COUNT_MAX // self._program.spec.vcpu_count)
         if self._mismatch_count <= share:
             self._report(Mismatch(self._number, flat_page, step, expected, seen))
 

@@ -43,6 +43,23 @@ def dispositions() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def kvm() -> None:
+    """A machine on which a guest can be a virtual machine; skips others, with the reason."""
+    # Imported late: most tests do without what it takes.
+    from tests.machines import skip_without  # noqa: PLC0415
+
+    skip_without("kvm")
+
+
+@pytest.fixture
+def native() -> None:
+    """A machine that runs the guest's machine code; skips others, with the reason."""
+    from tests.machines import skip_without  # noqa: PLC0415
+
+    skip_without("native")
+
+
 @pytest.fixture(scope="session")
 def zygote() -> Iterator[Zygote]:
     """What forks commands for all tests."""

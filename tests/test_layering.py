@@ -102,6 +102,8 @@ CORE_MODULES = frozenset(
         "dest.trips",
         "dest.waits",
         "dest.words",
+        "guest.kvm.abi",
+        "guest.kvm.record",
         "guest.latency",
         "scripts.views.causes",
         "scripts.views.embed",

@@ -29,6 +29,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/answers.py": Elsewhere(
         "tests/dest/test_waits.py", "the words of one field, which are checked where they come"
     ),
+    "guest/crew.py": Elsewhere(
+        "tests/guest/test_process.py", "all vCPUs of a process, which are there when it is"
+    ),
     "guest/interface.py": Elsewhere(
         "tests/test_layering.py", "what every guest promises, which is all that engines may know"
     ),

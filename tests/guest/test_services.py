@@ -94,7 +94,7 @@ async def test_a_service_that_cannot_be_had_is_explained(
     with services.provided(services.USERFAULT, mapping, memory.kinds) as (reason, fds):
         assert "lacks" in reason
         assert fds == []
-    granted = services.Service.of_answer(reason, mapping.addresses, (1,), ())
+    granted = services.Service.of_answer(services.NONE, reason, mapping.addresses, (1,), ())
     assert (granted.name, granted.reason) == (services.NONE, reason)
     granted.close()
     mapping.detach()
