@@ -120,22 +120,45 @@ class Engine:
     # Bytes come.
 
     def begin(
-        self, channel: Channel, span: Span, now_ns: int, urgent: Urgent | None = None
-    ) -> None:
-        """Admit a frame of page bytes; call `progress` as they come, then `end`.
+        self,
+        channel: Channel,
+        stretch: Stretch,
+        now_ns: int,
+        urgent: Urgent | None = None,
+        *,
+        is_zero: Flags | bool = False,
+    ) -> NDArray[np.intp]:
+        """Admit a frame; zero what is returned, call `progress` as its bytes come, then `end`.
 
         Args:
             channel: Where it comes.
-            span: Which bytes it has.
+            stretch: All that it names.
             now_ns: The time.
             urgent: It comes because of a page request; what the source says of that.
+            is_zero: Whether that is zero, or which of its runs are: no bytes come for these.
+
+        Returns:
+            The block's target pages to be zeroed now, ascending.
 
         Raises:
             RemoteProtocolError: No correct source sends this now.
         """
-        self.assembly.begin(channel, span)
-        self._nonzero.mark(span)
-        self._note_urgent(span, urgent, now_ns)
+        flags = None if isinstance(is_zero, bool) else is_zero
+        self.assembly.begin(channel, stretch, flags)
+        if urgent is not None:
+            unit = self._units.page_of(stretch.block, stretch.offset // TARGET_PAGE_BYTES)
+            self.faults.told(unit, urgent, now_ns)
+        if is_zero is False:
+            self._nonzero.mark(stretch)
+            return _NO_PAGES
+        zeros, data = _divided(stretch, flags)
+        stale = _NO_PAGES
+        # Of waste nothing is zeroed: vCPUs may have written there since.
+        if zeros is not None and not self.assembly.is_waste(channel):
+            stale = self._nonzero.take(zeros)
+        if data is not None:
+            self._nonzero.mark(data)
+        return stale
 
     def begin_rest(self, channel: Channel, block: int, offset: int, length: int) -> None:
         """Admit the rest of a target page; then as for `begin`.
@@ -144,58 +167,6 @@ class Engine:
             RemoteProtocolError: That is not what a target page lacks.
         """
         self.assembly.begin_rest(channel, block, offset, length)
-
-    def begin_runs(
-        self,
-        channel: Channel,
-        runs: Runs,
-        is_zero: Flags,
-        now_ns: int,
-        urgent: Urgent | None = None,
-    ) -> NDArray[np.intp]:
-        """Admit a frame of runs; then as for `begin`.
-
-        Args:
-            channel: Where the frame comes.
-            runs: All that it names.
-            is_zero: Which of them are zero: no bytes come for these.
-            now_ns: As for `begin`.
-            urgent: As for `begin`.
-
-        Returns:
-            The block's target pages to be zeroed now, ascending.
-
-        Raises:
-            RemoteProtocolError: No correct source sends this now.
-        """
-        self.assembly.begin(channel, runs, is_zero)
-        self._note_urgent(runs, urgent, now_ns)
-        zeros, data = runs.where(is_zero), runs.where(~is_zero)
-        stale = self._stale_pages(channel, zeros) if zeros is not None else _NO_PAGES
-        if data is not None:
-            self._nonzero.mark(data)
-        return stale
-
-    def begin_zeros(
-        self, channel: Channel, span: Span, now_ns: int, urgent: Urgent | None = None
-    ) -> NDArray[np.intp]:
-        """Admit a frame that names zeros; zero what is returned, then call `end`.
-
-        Args:
-            channel: Where it comes.
-            span: What is zero.
-            now_ns: As for `begin`.
-            urgent: As for `begin`.
-
-        Returns:
-            The block's target pages to be zeroed now, ascending.
-
-        Raises:
-            RemoteProtocolError: No correct source sends this now.
-        """
-        self.assembly.begin(channel, span)
-        self._note_urgent(span, urgent, now_ns)
-        return self._stale_pages(channel, span)
 
     def progress(self, channel: Channel, count: int) -> bool:
         """Take notice that so many more bytes of the channel's frame are in memory.
@@ -371,15 +342,6 @@ class Engine:
         if isinstance(word, PageRequest):
             self._notify("requested", PageId(word.block, word.page))
 
-    def _note_urgent(self, stretch: Stretch, urgent: Urgent | None, now_ns: int) -> None:
-        if urgent is not None:
-            unit = self._units.page_of(stretch.block, stretch.offset // TARGET_PAGE_BYTES)
-            self.faults.told(unit, urgent, now_ns)
-
-    def _stale_pages(self, channel: Channel, zeros: Stretch) -> NDArray[np.intp]:
-        """Return what of a stretch is to be zeroed: not what vCPUs may have written to since."""
-        return _NO_PAGES if self.assembly.is_waste(channel) else self._nonzero.take(zeros)
-
     def _early_units(self, channel: Channel) -> list[PageId]:
         """Return the units that vCPUs wait for and that have come in a frame yet to end."""
         if self._checked or not (waited_for := self.faults.requested_pages):
@@ -396,3 +358,11 @@ class Engine:
     def _notify(self, what: str, page: PageId) -> None:
         for watcher in self._watchers:
             watcher(what, page)
+
+
+def _divided(stretch: Stretch, is_zero: Flags | None) -> tuple[Stretch | None, Stretch | None]:
+    """Return what of a frame is zero, and of what bytes come; all is zero where nothing is said."""
+    if is_zero is None:
+        return stretch, None
+    assert isinstance(stretch, Runs), "only runs are partly zero"
+    return stretch.where(is_zero), stretch.where(~is_zero)

@@ -96,14 +96,14 @@ class Executor:
     def begin_runs(
         self, channel: Channel, runs: Runs, is_zero: Flags, urgent: Urgent | None = None
     ) -> list[memoryview]:
-        """Admit a frame of runs, as `Engine.begin_runs`, and write its zeros.
+        """Admit a frame of runs, as `Engine.begin`, and write its zeros.
 
         Returns:
             Where its bytes belong, in their order.
         """
-        self._zero(
-            runs.block, self.engine.begin_runs(channel, runs, is_zero, self._now_ns(), urgent)
-        )
+        now_ns = self._now_ns()
+        stale = self.engine.begin(channel, runs, now_ns, urgent, is_zero=is_zero)
+        self._zero(runs.block, stale)
         data = runs.where(~is_zero)
         view = self._memory.views[runs.block]
         return [view[start:end] for start, end in data.edges()] if data is not None else []
@@ -114,7 +114,8 @@ class Executor:
         Raises:
             RemoteProtocolError: No correct source sends this now.
         """
-        self._zero(span.block, self.engine.begin_zeros(channel, span, self._now_ns(), urgent))
+        stale = self.engine.begin(channel, span, self._now_ns(), urgent, is_zero=True)
+        self._zero(span.block, stale)
         self.end(channel)
 
     def progress(self, channel: Channel, count: int) -> None:

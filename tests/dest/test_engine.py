@@ -238,7 +238,7 @@ def test_a_page_that_one_frame_completes_in_pieces_is_told_once() -> None:
     even, odd = (Runs.of_target_pages(0, np.arange(first, PER_PAGE, 2)) for first in (0, 1))
     for runs in (even, odd):
         no_zeros = np.zeros(len(runs), dtype=np.bool_)
-        assert not len(play.engine.begin_runs(PRE, runs, no_zeros, play.now_ns))
+        assert not len(play.engine.begin(PRE, runs, play.now_ns, is_zero=no_zeros))
         play.engine.progress(PRE, runs.length)
         assert not [each for each in play.done if each.startswith("whole")]
         play.carry_out(play.engine.end(PRE), play.now_ns)
@@ -254,15 +254,15 @@ def test_only_what_may_hold_something_is_zeroed() -> None:
     engine.begin(PRE, pages(4, 2), 0)
     engine.progress(PRE, 2 * TARGET_PAGE_BYTES)
     engine.end(PRE)
-    assert engine.begin_zeros(PRE, pages(0, 8), 0).tolist() == [4, 5]
+    assert engine.begin(PRE, pages(0, 8), 0, is_zero=True).tolist() == [4, 5]
     engine.end(PRE)
-    assert engine.begin_zeros(PRE, pages(0, 8), 0).tolist() == []
+    assert engine.begin(PRE, pages(0, 8), 0, is_zero=True).tolist() == []
     engine.end(PRE)
     runs = Runs.of_parts(0, np.array([1, 5]), np.array([2, 1]))
-    assert engine.begin_runs(PRE, runs, np.array([False, True]), 0).tolist() == []
+    assert engine.begin(PRE, runs, 0, is_zero=np.array([False, True])).tolist() == []
     engine.progress(PRE, 2 * TARGET_PAGE_BYTES)
     engine.end(PRE)
-    assert engine.begin_runs(PRE, runs, np.array([True, True]), 0).tolist() == [1, 2]
+    assert engine.begin(PRE, runs, 0, is_zero=np.array([True, True])).tolist() == [1, 2]
 
 
 def test_zeros_that_come_too_late_are_not_written() -> None:
@@ -272,7 +272,7 @@ def test_zeros_that_come_too_late_are_not_written() -> None:
     play.engine.progress(PRE, 8 * TARGET_PAGE_BYTES)
     assert play.engine.end(PRE) == []
     play.bring(POST, pages(0, PER_PAGE))
-    assert play.engine.begin_zeros(PRE, pages(8, 8), play.now_ns).tolist() == []
+    assert play.engine.begin(PRE, pages(8, 8), play.now_ns, is_zero=True).tolist() == []
     assert play.engine.end(PRE) == []
 
 
