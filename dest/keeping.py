@@ -9,28 +9,16 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import trio
 
-from dest.missing import describe_lost, missing_to_plain
-from guest.interface import Guest
+from dest.missing import missing_to_plain
 from guest.memory import GuestMemory
 from guest.saving import Partial, check_room, save_image, save_partial
 from guest.slices import Job, in_thread
 from guest.whole_file import is_regular_target
-from protocol import events
-from protocol.errors import (
-    ConnectionLost,
-    GuestFailed,
-    MemoryLost,
-    MigrationCancelled,
-    PeerAborted,
-    RemoteProtocolError,
-    is_cancellation,
-    root_cause,
-)
-from protocol.events import Emit
+from protocol.errors import GuestFailed, root_cause
 from protocol.pageset import PageSet
 
 T = TypeVar("T")
@@ -109,74 +97,6 @@ class Keeper:
         except GuestFailed as error:
             return f"; {error}"
         return f", in {self.path}"
-
-
-class Losing(Protocol):
-    """What `outcome_of_loss` has to know of a migration."""
-
-    @property
-    def paused(self) -> bool:
-        """Whether the source is waited for."""
-
-    @property
-    def handed_over(self) -> bool:
-        """Whether the guest is this side's."""
-
-    @property
-    def missing(self) -> PageSet:
-        """What of the guest's memory has not come."""
-
-    def forget_frames(self) -> None:
-        """Count what is half-received as missing."""
-
-    def stop_watching(self) -> None:
-        """Hear no more of the guest."""
-
-
-async def outcome_of_loss(
-    cause: BaseException, migration: Losing, keeper: Keeper, guest: Guest, emit: Emit
-) -> BaseException:
-    """Return how a failed migration is to be told; keep what is here of a guest that ran here.
-
-    It makes no difference in which state of postcopy the user cancels: memory that has not come by
-    then is lost.
-
-    Args:
-        cause: Why it failed.
-        migration: What failed.
-        keeper: Saves the guest.
-        guest: Ended if its memory is saved.
-        emit: Takes events.
-    """
-    cancelled = isinstance(cause, trio.Cancelled)
-    over = isinstance(cause, (ConnectionLost, PeerAborted, RemoteProtocolError))
-    if not (migration.handed_over and (cancelled or over)):
-        return cause
-    migration.forget_frames()
-    missing = migration.missing
-    reason = str(cause)
-    if cancelled:
-        waiting = migration.paused
-        reason = "its user waits no longer for the source" if waiting else "cancelled by its user"
-    told = ""
-    if keeper.path is not None:
-        # Whoever cancels wants no more waiting, and would want the guest.
-        with trio.CancelScope(shield=True):
-            migration.stop_watching()
-            # It has no future, and a vCPU that waits for what is lost could not be paused.
-            await guest.kill()
-        told = await keeper.save_rest(missing, hurried=cancelled)
-    if len(missing):
-        emit(events.MemoryLost(target_pages=len(missing), bytes=missing.length_bytes))
-        lost = f"{reason}; {describe_lost(missing)}{told}"
-        return MemoryLost(lost, cancelled=is_cancellation(cause))
-    kept = f"all memory of the guest is here{told}"
-    if cancelled:
-        return MigrationCancelled(kept) if told else cause
-    outcome = type(cause)(f"{reason}; {kept}")
-    if isinstance(outcome, PeerAborted):
-        outcome.cancelled = is_cancellation(cause)
-    return outcome
 
 
 def _told(path: Path, partial: Partial) -> str:

@@ -5,10 +5,10 @@ Nothing is decided here: each step of `dest.phases` is one call, and what came o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -19,10 +19,12 @@ from dest.phases import Phases
 from dest.script import Step as ScriptStep
 from dest.steps import (
     Discard,
+    Forget,
     HearVerdict,
     Keep,
     Leave,
     Receive,
+    SaveRest,
     Say,
     Step,
     Steps,
@@ -41,12 +43,13 @@ from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.events import Emit
 from protocol.messages import Account
-from protocol.pageset import PageSet
 from protocol.records import pack_record
 from protocol.report import AccountRecord
 from protocol.states import Lifecycle
 
 _DRAIN_POLL_SECONDS = 0.002
+
+T = TypeVar("T")
 
 
 class Migration:
@@ -90,29 +93,6 @@ class Migration:
         self._lifecycle = lifecycle
         # Since when a connection is gone, None while all are there.
         self._lost_ns: int | None = None
-
-    @property
-    def paused(self) -> bool:
-        """Whether the peer is waited for."""
-        return self.phases.is_paused
-
-    @property
-    def handed_over(self) -> bool:
-        """Whether the guest is this side's."""
-        return self.phases.handed_over
-
-    @property
-    def missing(self) -> PageSet:
-        """What of the guest's memory has not come."""
-        return self.phases.missing
-
-    def forget_frames(self) -> None:
-        """Count what is half-received as missing: no more of it will come."""
-        self.hosted.executor.interrupt()
-
-    def stop_watching(self) -> None:
-        """Hear no more of the guest."""
-        self.hosted.stop_watching()
 
     async def watch(self, touches: Path | None = None) -> None:
         """Serve the guest, over all epochs, until it stands for good or this is cancelled.
@@ -158,6 +138,14 @@ class Migration:
         states = () if device_state is None else decode_states(device_state, vcpu_count)
         await self._perform(self.phases.switch_over(states, postcopy=postcopy))
 
+    async def lose(self, cause: BaseException) -> BaseException:
+        """Keep what is here of a guest whose migration has failed; return how that is to be told.
+
+        Args:
+            cause: Why it has failed.
+        """
+        return await self._perform(self.phases.lose(cause))
+
     async def _epoch(self, steps: Steps) -> None:
         """Do steps over the connections of an epoch."""
         async with trio.open_nursery() as nursery:
@@ -165,40 +153,46 @@ class Migration:
             await self._perform(steps)
             nursery.cancel_scope.cancel()
 
-    async def _perform(self, steps: Steps) -> None:
+    async def _perform(self, steps: Generator[Step, Any, T]) -> T:
         answer: Any = None
         while True:
             try:
                 step = steps.send(answer)
-            except StopIteration:
-                return
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
             answer = await self._do(step)
 
     async def _do(self, step: Step) -> Any:  # noqa: ANN401 - each step says what it is answered with
         """Do a step."""
+        peer = self._peer
+        answer: Any = None
         match step:
             case Say(word, payload):
-                await self._peer.path.send(word, payload)
+                await peer.path.send(word, payload)
             case Discard():
                 self.hosted.executor.start_postcopy()
             case TakeOver(states):
-                return await self.hosted.take_over(states)
+                answer = await self.hosted.take_over(states)
             case Receive():
                 await self._receive(step)
             case Stop(accounted):
-                return await self._stop(accounted=accounted)
+                answer = await self._stop(accounted=accounted)
             case HearVerdict(account, seconds):
                 with patience(seconds, "no verdict", RemoteProtocolError):
-                    word = Account(payload_bytes=len(account))
-                    await self._peer.path.send(word, account)
-                    return await self._peer.hear_verdict()
+                    await peer.path.send(Account(payload_bytes=len(account)), account)
+                    answer = await peer.hear_verdict()
             case Keep():
                 await self._room.keeper.save()
             case Leave(seconds):
+                answer = True
                 with trio.move_on_after(seconds):
-                    return await self._peer.channels[Channel.PRECOPY].wait_closed()
-                return True
-        return None
+                    answer = await peer.channels[Channel.PRECOPY].wait_closed()
+            case Forget():
+                self.hosted.executor.interrupt()
+            case SaveRest():
+                answer = await self._save_rest(step)
+        return answer
 
     async def _receive(self, step: Receive) -> None:
         executor, path = self.hosted.executor, self._peer.path
@@ -256,3 +250,13 @@ class Migration:
             part=part,
         )
         return Stood(part, pack_record(record))
+
+    async def _save_rest(self, step: SaveRest) -> str:
+        keeper = self._room.keeper
+        if keeper.path is not None:
+            # Whoever cancels wants no more waiting, and would want the guest.
+            with trio.CancelScope(shield=True):
+                self.hosted.stop_watching()
+                # It has no future, and a vCPU that waits for what is lost could not be paused.
+                await self._room.guest.kill()
+        return await keeper.save_rest(step.missing, hurried=step.is_hurried)

@@ -13,6 +13,7 @@ import numpy as np
 
 from dest.assembly import Assembly
 from protocol import events
+from protocol.errors import MemoryLost, MigrationCancelled, PeerAborted, is_cancellation
 from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.pageset import PageSet
@@ -53,6 +54,33 @@ def describe_lost(missing: PageSet) -> str:
     more = f" and {len(runs) - _RUNS_TOLD_MAX} more runs" if len(runs) > _RUNS_TOLD_MAX else ""
     lost = f"{len(missing)} target pages ({format_bytes(missing.length_bytes)})"
     return f"memory of the guest is lost: {lost}, {told}{more}"
+
+
+def outcome_of_loss(
+    cause: BaseException, missing: PageSet, kept: str, *, is_paused: bool
+) -> BaseException:
+    """Return how a failed migration is to be told, of a guest that ran here.
+
+    Args:
+        cause: Why it failed; what is no `Exception` is its user's wish.
+        missing: What of its memory is not here.
+        kept: What came of saving it, in words; empty if nobody wanted that.
+        is_paused: The source was waited for.
+    """
+    cancelled = not isinstance(cause, Exception)
+    reason = str(cause)
+    if cancelled:
+        reason = "its user waits no longer for the source" if is_paused else "cancelled by its user"
+    if len(missing):
+        lost = f"{reason}; {describe_lost(missing)}{kept}"
+        return MemoryLost(lost, cancelled=is_cancellation(cause))
+    all_here = f"all memory of the guest is here{kept}"
+    if cancelled:
+        return MigrationCancelled(all_here) if kept else cause
+    outcome = type(cause)(f"{reason}; {all_here}")
+    if isinstance(outcome, PeerAborted):
+        outcome.cancelled = is_cancellation(cause)
+    return outcome
 
 
 def missing_to_plain(missing: PageSet) -> dict[str, Any]:

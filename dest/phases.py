@@ -5,7 +5,7 @@ generator of steps: whoever runs it does each in its order and sends back what c
 fails at one ends the epoch.  `begin` opens the first epoch, and `resume` the others; `stopping` and
 `switch_over` answer what the peer says while one lasts.  `broke` is told why an epoch has ended,
 and raises that if the migration has ended with it; `pause` says for how long the peer is waited
-for, and what follows is `resume` or `gave_up`.
+for, and what follows is `resume` or `gave_up`.  What is left of a guest `lose` says in the end.
 
 Nothing here waits, or looks at a clock: times are arguments, and of any peer it is known what it
 can do (`Terms`), and not who it is.
@@ -13,18 +13,22 @@ can do (`Terms`), and not who it is.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 from dest.engine import Engine
-from dest.missing import tell_missing
+from dest.missing import outcome_of_loss, tell_missing
 from dest.steps import (
     Discard,
+    Forget,
     HearVerdict,
     Keep,
     Leave,
     Receive,
+    SaveRest,
     Say,
+    Step,
     Steps,
     Stood,
     Stop,
@@ -32,7 +36,13 @@ from dest.steps import (
     Terms,
 )
 from protocol import events
-from protocol.errors import ConnectionLost, RemoteProtocolError, as_loss, root_cause
+from protocol.errors import (
+    ConnectionLost,
+    PeerAborted,
+    RemoteProtocolError,
+    as_loss,
+    root_cause,
+)
 from protocol.events import Emit
 from protocol.geometry import Geometry
 from protocol.limits import CLOSING_SECONDS_MAX
@@ -108,11 +118,6 @@ class Phases:
         self._limit = PauseLimit(wait_seconds)
         self._stood: Stood | None = None
         self._loss: ConnectionLost | None = None
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether the peer is waited for."""
-        return self._lifecycle.state is State.POSTCOPY_PAUSED
 
     @property
     def missing(self) -> PageSet:
@@ -221,6 +226,31 @@ class Phases:
         if self.closing is None:
             seconds, peer = self._limit.seconds_max, self._terms.peer
             raise ConnectionLost(f"{self._loss}, and {peer} did not come back in {seconds:g} s")
+
+    def lose(self, cause: BaseException) -> Generator[Step, Any, BaseException]:
+        """Keep what is here of a guest that ran here, as its migration has failed.
+
+        It makes no difference in which state of postcopy the user cancels: memory that has not come
+        by then is lost.
+
+        Args:
+            cause: Why it has failed; what is no `Exception` is its user's wish.
+
+        Returns:
+            How that is to be told.
+        """
+        cancelled = not isinstance(cause, Exception)
+        over = isinstance(cause, (ConnectionLost, PeerAborted, RemoteProtocolError))
+        if not (self.handed_over and (cancelled or over)):
+            return cause
+        is_paused = self._lifecycle.state is State.POSTCOPY_PAUSED
+        yield Forget()
+        missing = self.missing
+        kept = yield SaveRest(missing, is_hurried=cancelled)
+        if len(missing):
+            lost = events.MemoryLost(target_pages=len(missing), bytes=missing.length_bytes)
+            self._emit(lost)
+        return outcome_of_loss(cause, missing, kept, is_paused=is_paused)
 
     def _to_the_end(self) -> Steps:
         terms, assembly = self._terms, self._engine.assembly

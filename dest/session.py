@@ -13,7 +13,7 @@ import trio
 
 from dest.config import HostConfig
 from dest.hosted import Room
-from dest.keeping import Keeper, outcome_of_loss
+from dest.keeping import Keeper
 from dest.listening import open_listener
 from dest.migration import Migration
 from dest.peer import Peer, Plan
@@ -145,9 +145,7 @@ class DestSession:
                     is_told, cause = True, root_cause(error)
                     # Before the guest is saved, which takes its time.
                     await self._say_farewell(cause)
-                    raise await outcome_of_loss(
-                        cause, migration, room.keeper, room.guest, self._emit
-                    ) from None
+                    raise await migration.lose(cause) from None
                 return self._result(migration)
         except BaseException as error:  # noqa: BLE001 - raised again as its root cause
             cause = root_cause(error)

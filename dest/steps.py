@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from protocol.channels import Channel
 from protocol.messages import Message
+from protocol.pageset import PageSet
 from protocol.report import DestPart
 
 
@@ -111,5 +112,25 @@ class Leave(NamedTuple):
     seconds: float
 
 
-Step: TypeAlias = Say | Discard | TakeOver | Receive | Stop | HearVerdict | Keep | Leave
+class Forget(NamedTuple):
+    """Count what is half-received as missing: no more of it will come."""
+
+
+class SaveRest(NamedTuple):
+    """Save what is here of a guest that has no future, if its user wants that.
+
+    Answered with what came of it in words, empty if nobody wanted it.
+
+    Attributes:
+        missing: What is not here.
+        is_hurried: The user wants the end: a pipe that nobody reads is not waited for.
+    """
+
+    missing: PageSet
+    is_hurried: bool
+
+
+Step: TypeAlias = (
+    Say | Discard | TakeOver | Receive | Stop | HearVerdict | Keep | Leave | Forget | SaveRest
+)
 Steps: TypeAlias = Generator[Step, Any, None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from copy import copy
 
 import trio
 
@@ -77,7 +76,7 @@ class QemuPeer:
         self._recoveries = 0
         # When it connected, when its memory was there to be filled, and when all of it was here.
         self._came_ns = self._ready_ns = self._whole_ns = 0
-        self._words = QemuWords()
+        self._requests = PageRequests()
 
     @property
     def path(self) -> QemuPeer:
@@ -101,7 +100,6 @@ class QemuPeer:
             raise self._opening
         self._machine, self._geometry = self._opening
         self._wire = Wire(self._geometry, self._emit)
-        self._words = QemuWords(self._geometry)
         spec = self._spec_of(self._geometry)
         return Plan(self._geometry, QEMU_POLICY, TARGET_PAGE_BYTES, spec)
 
@@ -139,11 +137,10 @@ class QemuPeer:
 
     def send_now(self, word: Word) -> bool:
         """Send without waiting; return False, and nothing has gone, where that cannot be done."""
-        before = self._words.copy()
         has_gone = self._main.channel.send_bytes_now(self._encode(word))
         if not has_gone:
-            # QEMU has not heard which block was named.
-            self._words = before
+            # QEMU has not heard which block was named: the next request names it anew.
+            self._requests = PageRequests()
         return has_gone
 
     async def send(self, word: Message, payload: bytes = b"") -> None:
@@ -185,7 +182,7 @@ class QemuPeer:
             await hear_resumption(line, self._geometry, missing)
 
         self._main, _ = await self.admission.accept_main(prove)
-        self._words = QemuWords(self._geometry)
+        self._requests = PageRequests()
 
     async def watch(self) -> None:
         """See `Peer`: what a source tells of itself, as far as it can be seen from here."""
@@ -215,18 +212,27 @@ class QemuPeer:
         return Result(assemble_qemu(status, part, closing.part, self._geometry), None)
 
     def _encode(self, word: Message) -> bytes:
-        """Return a word in QEMU's language, and note what it tells."""
+        """Return a word in QEMU's language, nothing for one that it does not have; heed it here."""
         match word:
             case PageRequest():
-                assert self._receiver is not None
+                assert self._receiver is not None, "pages are asked for when the guest is known"
                 self._receiver.ask(PageId(word.block, word.page))
+                block = self._geometry.blocks[word.block]
+                page_bytes = block.page_bytes
+                return self._requests.encode(block.name, word.page * page_bytes, page_bytes)
+            case Standing():
+                # What is missing it has asked for, and heard, before.
+                self._recoveries += 1
+                return encode_resume_ack()
+            case Bye():
+                return encode_shut(failed=False)
+            case Abort():
+                return encode_shut(failed=True)
             case Ready():
                 self._ready_ns = clock.now_ns()
             case Finished():
                 self._whole_ns = clock.now_ns()
-            case Standing():
-                self._recoveries += 1
-        return self._words.encode(word)
+        return b""
 
     def _count(self) -> None:
         """Add up what the present connections have carried."""
@@ -234,35 +240,3 @@ class QemuPeer:
         for name, channel in self.channels.items():
             self._received_bytes[name] += channel.bytes_received
         self._has_preempt = self._has_preempt or self.admission.preempt is not None
-
-
-class QemuWords:
-    """Makes QEMU's messages of a destination's words; over each main connection of its own."""
-
-    def __init__(self, geometry: Geometry | None = None) -> None:
-        """Start with no block named; without a geometry no page can be asked for."""
-        self._geometry = geometry
-        self._requests = PageRequests()
-
-    def encode(self, word: Message) -> bytes:
-        """Return a word in QEMU's language, nothing for one that it does not have."""
-        match word:
-            case PageRequest():
-                assert self._geometry is not None, "pages are asked for when the guest is known"
-                block = self._geometry.blocks[word.block]
-                page_bytes = block.page_bytes
-                return self._requests.encode(block.name, word.page * page_bytes, page_bytes)
-            case Standing():
-                # What is missing it has asked for, and heard, before.
-                return encode_resume_ack()
-            case Bye():
-                return encode_shut(failed=False)
-            case Abort():
-                return encode_shut(failed=True)
-        return b""
-
-    def copy(self) -> QemuWords:
-        """Return one that can take this one's place, should what is encoded next not go."""
-        other = QemuWords(self._geometry)
-        other._requests = copy(self._requests)
-        return other

@@ -10,16 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trio
 import trio.testing
 
 from dest import keeping
-from dest.keeping import Keeper, outcome_of_loss
+from dest.engine import Engine
+from dest.keeping import Keeper
+from dest.phases import Phases
+from dest.steps import Discard, SaveRest, Terms
 from guest.memory import GuestMemory
 from guest.saving import save_image
 from guest.slices import Job
 from protocol import events
+from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
     GuestFailed,
@@ -28,13 +33,19 @@ from protocol.errors import (
     PeerAborted,
     RemoteProtocolError,
 )
-from protocol.geometry import TARGET_PAGE_BYTES, Span
+from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.pageset import PageSet
+from protocol.policy import preset
+from protocol.states import Event, Lifecycle
 from tests.bounds import bounded
-from tests.guests import fake_guest, patterned_memory, small_geometry
+from tests.guests import patterned_memory, small_geometry
 from tests.stories import Recorder
 
 GEOMETRY = small_geometry()
+TERMS = Terms(
+    peer="the source", ending=tuple(Channel), recovers=True, gives_verdict=True, rest_seconds=0.0,
+    linger_seconds=2.0,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -118,8 +129,7 @@ async def test_a_cancelled_save_is_seen_through(
     """Who cancels while a file is written waits for it; it is not begun anew, and is told of."""
     held = Held(monkeypatch)
     keeper = Keeper(memory, tmp_path / "guest")
-    lost = Losing(handed_over=True)
-    with bounded(), trio.CancelScope() as scope, fake_guest(GEOMETRY) as guest:
+    with bounded(), trio.CancelScope() as scope:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(keeper.run)
@@ -128,9 +138,9 @@ async def test_a_cancelled_save_is_seen_through(
                 scope.cancel()
                 held.released.set()
         except trio.Cancelled as cancelled:
-            outcome = await outcome_of_loss(cancelled, lost, keeper, guest.handle, Recorder())
-            assert isinstance(outcome, MigrationCancelled)
-            assert str(outcome) == f"all memory of the guest is here, in {tmp_path / 'guest'}"
+            error, _ = await lose(ran(missing=0), keeper, cancelled)
+            assert isinstance(error, MigrationCancelled)
+            assert str(error) == f"all memory of the guest is here, in {tmp_path / 'guest'}"
             raise
     assert scope.cancelled_caught
     assert held.count == 1
@@ -184,38 +194,46 @@ async def test_a_pipe_that_is_read_is_waited_for(memory: GuestMemory, tmp_path: 
     assert taken == [content(memory)]
 
 
-class Losing:
-    """A migration that is about to be told as lost."""
+def ran(*, missing: int, paused: bool = False, emit: Recorder | None = None) -> Phases:
+    """Return the phases of a guest that runs here, and that misses so many target pages."""
+    emit = emit or Recorder()
+    lifecycle = Lifecycle(emit)
+    for event in (Event.CONNECTED, Event.PREPARED):
+        lifecycle.fire(event)
+    engine = Engine(GEOMETRY, preset("ordered"), emit, vcpu_count=1)
+    phases = Phases(GEOMETRY, engine, lifecycle, emit, TERMS, 90.0)
+    bits = np.packbits(np.arange(8) < missing, bitorder="little").tobytes()
+    engine.assembly.discard(0, 0, 8, bits)
+    for step in phases.switch_over((), postcopy=True):
+        if isinstance(step, Discard):
+            engine.start_postcopy()
+    if paused:
+        lifecycle.interrupt()
+    return phases
 
-    def __init__(self, *, handed_over: bool, paused: bool = False, missing: int = 0) -> None:
-        """Miss so many target pages."""
-        self.handed_over = handed_over
-        self.paused = paused
-        self.missing = PageSet(GEOMETRY)
-        if missing:
-            self.missing.add(Span(0, 0, missing * TARGET_PAGE_BYTES))
-        self.calls: list[str] = []
 
-    def forget_frames(self) -> None:
-        """Note it."""
-        self.calls.append("forget")
-
-    def stop_watching(self) -> None:
-        """Note it."""
-        self.calls.append("stop")
+async def lose(
+    phases: Phases, keeper: Keeper, cause: BaseException
+) -> tuple[BaseException, list[str]]:
+    """Do as a migration does; return how a failure is told, and what was done before."""
+    steps, answer, done = phases.lose(cause), None, list[str]()
+    while True:
+        try:
+            step = steps.send(answer)
+        except StopIteration as stop:
+            return stop.value, done
+        done.append(type(step).__name__)
+        if isinstance(step, SaveRest):
+            answer = await keeper.save_rest(step.missing, hurried=step.is_hurried)
 
 
 async def outcome(
-    lost: Losing, memory: GuestMemory, save: Path | None, cause: BaseException | None = None
-) -> tuple[BaseException, Recorder]:
+    phases: Phases, memory: GuestMemory, save: Path | None, cause: BaseException | None = None
+) -> tuple[BaseException, list[str]]:
     """Return what becomes of a migration that its user cancels, or of another cause."""
-    emit = Recorder()
-    result: list[BaseException] = []
-    with bounded(), fake_guest(GEOMETRY) as guest, trio.CancelScope() as scope:
-        call = partial(
-            outcome_of_loss, migration=lost, keeper=Keeper(memory, save), guest=guest.handle,
-            emit=emit,
-        )  # fmt: skip
+    result: list[tuple[BaseException, list[str]]] = []
+    with bounded(), trio.CancelScope() as scope:
+        call = partial(lose, phases, Keeper(memory, save))
         if cause is not None:
             result.append(await call(cause))
         else:
@@ -224,7 +242,7 @@ async def outcome(
                 await trio.sleep_forever()
             except trio.Cancelled as cancelled:
                 result.append(await call(cancelled))
-    return result[0], emit
+    return result[0]
 
 
 @pytest.mark.parametrize("paused", [False, True])
@@ -234,25 +252,25 @@ async def test_who_cancels_in_postcopy_loses_memory(
 ) -> None:
     """Paused or not: what is missing is lost and told, what is here is saved with its map."""
     path = tmp_path / "guest" if save else None
-    lost = Losing(handed_over=True, paused=paused, missing=3)
-    error, emit = await outcome(lost, memory, path)
+    emit = Recorder()
+    error, done = await outcome(ran(missing=3, paused=paused, emit=emit), memory, path)
     assert isinstance(error, MemoryLost)
     reason = "its user waits no longer for the source" if paused else "cancelled by its user"
     told = f"{reason}; memory of the guest is lost: 3 target pages (12 KiB), ram 0-2"
     saved = f"; what is here is in {path}, what is missing in guest.missing.json" if save else ""
     assert str(error) == told + saved
-    assert lost.calls == ["forget", "stop"] if save else ["forget"]
+    assert done == ["Forget", "SaveRest"]
     assert [event["bytes"] for event in emit.of(events.MemoryLost)] == [3 * TARGET_PAGE_BYTES]
     assert names(tmp_path) == (["guest", "guest.missing.json"] if save else [])
 
 
 async def test_who_cancels_with_all_memory_here(memory: GuestMemory, tmp_path: Path) -> None:
     """Nothing is lost: it is saved whole, and else it was a cancellation like any other."""
-    error, _ = await outcome(Losing(handed_over=True), memory, tmp_path / "guest")
+    error, _ = await outcome(ran(missing=0), memory, tmp_path / "guest")
     assert isinstance(error, MigrationCancelled)
     assert (tmp_path / "guest").read_bytes() == content(memory)
     assert names(tmp_path) == ["guest"]
-    error, _ = await outcome(Losing(handed_over=True), memory, None)
+    error, _ = await outcome(ran(missing=0), memory, None)
     assert isinstance(error, trio.Cancelled)
 
 
@@ -261,11 +279,10 @@ async def test_who_cancels_with_all_memory_here(memory: GuestMemory, tmp_path: P
 )
 async def test_a_source_that_is_gone(memory: GuestMemory, tmp_path: Path, cause: Exception) -> None:
     """Its reason is told, with what is lost; or with where the whole guest is."""
-    lost = Losing(handed_over=True, missing=1)
-    error, _ = await outcome(lost, memory, tmp_path / "part", cause)
+    error, _ = await outcome(ran(missing=1), memory, tmp_path / "part", cause)
     assert isinstance(error, MemoryLost)
     assert str(error).startswith(f"{cause}; memory of the guest is lost: 1 target page")
-    error, _ = await outcome(Losing(handed_over=True), memory, tmp_path / "whole", cause)
+    error, _ = await outcome(ran(missing=0), memory, tmp_path / "whole", cause)
     assert type(error) is type(cause)
     assert str(error) == f"{cause}; all memory of the guest is here, in {tmp_path / 'whole'}"
 
@@ -275,10 +292,11 @@ async def test_a_guest_that_is_not_here_is_not_lost(
     memory: GuestMemory, tmp_path: Path, cause: Exception | None
 ) -> None:
     """Until the switch-over the source has it: nothing is saved, nothing is said of memory."""
-    lost = Losing(handed_over=False, missing=5)
-    error, _ = await outcome(lost, memory, tmp_path / "guest", cause)
+    phases = ran(missing=5)
+    phases.handed_over = False
+    error, done = await outcome(phases, memory, tmp_path / "guest", cause)
     assert error is cause if cause else isinstance(error, trio.Cancelled)
-    assert lost.calls == []
+    assert done == []
     assert names(tmp_path) == []
 
 
@@ -286,7 +304,7 @@ async def test_a_good_guest_is_left(memory: GuestMemory, tmp_path: Path) -> None
     """The line says where the part is, and that the file before it is as it was."""
     path = tmp_path / "guest"
     path.write_bytes(b"whole")
-    error, _ = await outcome(Losing(handed_over=True, missing=1), memory, path)
+    error, _ = await outcome(ran(missing=1), memory, path)
     assert f"what is here is in {path}.partial, what is missing in guest.partial" in str(error)
     assert f"{path}, saved before, is left as it was" in str(error)
     assert path.read_bytes() == b"whole"
@@ -296,7 +314,7 @@ async def test_a_save_that_fails_is_told_with_the_loss(memory: GuestMemory, tmp_
     """Memory is lost whether the rest can be saved or not; the line has both."""
     (tmp_path / "guest.missing.json").mkdir()
     error: Any
-    error, _ = await outcome(Losing(handed_over=True, missing=1), memory, tmp_path / "guest")
+    error, _ = await outcome(ran(missing=1), memory, tmp_path / "guest")
     assert isinstance(error, MemoryLost)
     assert "1 target page" in str(error)
     assert "cannot save the guest to" in str(error)
