@@ -167,13 +167,13 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
             check_program,
             check_steps,
             dest_config,
-            link_rate,
+            link_spec,
             outputs_of,
             program_of,
             source_config,
         )
         from scripts.credentials import access_of, with_secret
-        from scripts.links.link import link_of_rate
+        from scripts.links.link import link_of
         from scripts.processes.pair import both_sides
         from scripts.run_config import DestRun, SourceRun
         from scripts.views.spool import is_drawn, screens_of, servers_of, viewed
@@ -190,7 +190,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     servers = servers_of(outputs)
     watched = bool(servers) or is_drawn(outputs)
     with (
-        link_of_rate(link_rate(values["link"])) as link,
+        link_of(link_spec(values["link"])) as link,
         viewed(outputs, live=watched) as spool,
         both_sides(*runs, link, spool, watched=watched) as sides,
     ):

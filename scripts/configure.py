@@ -27,7 +27,7 @@ from protocol.policy import preset
 from protocol.text import did_you_mean
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
-from scripts.links.shape import parse_link_rate
+from scripts.links.spec import LinkSpec, parse_link
 from scripts.options import Values
 from scripts.reports import Outputs
 from scripts.run_config import Program
@@ -184,13 +184,13 @@ def _image(path: str | None, geometry: Geometry) -> Path | None:
     return Path(path)
 
 
-def link_rate(text: str) -> int:
-    """Return the rate of `--link` in bytes a second, 0 for plain loopback.
+def link_spec(text: str) -> LinkSpec:
+    """Return what `--link` says.
 
     Raises:
-        click.BadParameter: It is no rate, or none that a link can have.
+        click.BadParameter: It says it wrongly, or no link can be so.
     """
-    return parsed("--link", lambda: parse_link_rate(text))
+    return parsed("--link", lambda: parse_link(text))
 
 
 def seconds_of(option: str, text: str) -> float:

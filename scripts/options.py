@@ -189,8 +189,9 @@ OPTIONS = (
     ),
     Option(
         "--link", LAUNCH, MIGRATION,
-        "Put the two sides on a shaped link of their own, such as 1Gbit/s; 0: plain loopback.",
-        "0", "RATE",
+        "Put the two sides on a shaped link of their own, such as 1Gbit/s or 1Gbit/s,queue=fifo; "
+        "0: plain loopback.",
+        "0", "RATE[,...]",
     ),
     Option(
         "--secret-file", BOTH, ACCESS,

@@ -226,8 +226,7 @@ def tell_of_link(report: dict[str, Any]) -> None:
     """Add what whoever started this side has put between it and the other, if anything."""
     link = orders().link
     if link is not None:
-        told = {"kind": link.kind, "bytes-per-second": link.bytes_per_second}
-        report["midstream"]["link"] = told
+        report["midstream"]["link"] = link.to_plain()
 
 
 def _replace(target: str, data: bytes) -> None:

@@ -14,10 +14,11 @@ from guest.backing import make_block
 from guest.trace import write_trace
 from protocol.errors import GuestFailed
 from protocol.geometry import Geometry
-from protocol.units import parse_bytes, parse_geometry, parse_rate
+from protocol.units import parse_bytes, parse_geometry
 from scripts.bench.figure import Figure, LeftOut, Limit, Plan
 from scripts.figures.runs import Record, run_migration
-from scripts.links.link import Link, link_of_rate
+from scripts.links.link import Link, link_of
+from scripts.links.spec import parse_link
 from scripts.qemu.against import ROWS, run_qemu
 from scripts.runtime.folders import temporary_folder
 
@@ -106,7 +107,7 @@ def _setting(plan: Plan) -> Iterator[Setting]:
     if plan.has_link:
         yield Setting(size, page_size, plan.link.option, plan.link)
         return
-    with link_of_rate(parse_rate(_LINK)) as link:
+    with link_of(parse_link(_LINK)) as link:
         yield Setting(size, page_size, _LINK, link)
 
 
@@ -145,7 +146,7 @@ def _title(plan: Plan, setting: Setting, case: Case) -> str:
 
 
 def _figures(title: str, setting: Setting, runs: list[Record]) -> list[Figure]:
-    rate = parse_rate(setting.link_option)
+    rate = parse_link(setting.link_option).bytes_per_second
     wire_ms = parse_bytes(setting.page_size) / rate * 1000
     figures = []
     for key in ("p50", "p99"):

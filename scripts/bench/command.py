@@ -20,11 +20,11 @@ from scripts.bench import (
     stream,
 )
 from scripts.bench.figure import Figure, LeftOut, Plan, lines
-from scripts.configure import link_rate
+from scripts.configure import link_spec
 from scripts.figures.raw_pair import PIECE_BYTES
 from scripts.figures.runs import write_json
 from scripts.files import check_writable
-from scripts.links.link import link_of_rate
+from scripts.links.link import link_of
 from scripts.named_files import Command, Use, file_option
 from scripts.options import OPTIONS
 from scripts.qemu.against import Peer, peer_of
@@ -61,7 +61,7 @@ _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
 @click.option(
     "--runs", type=click.IntRange(1, 100), metavar="N", help=f"Counted runs. [default: {_RUNS}]"
 )
-@click.option("--link", default="0", metavar="RATE", help="A link of its own; else loopback.")
+@click.option("--link", default="0", metavar="RATE[,...]", help="As in migrate; else loopback.")
 @click.option("--only", metavar="NAMES", help=f"Sections: {', '.join(SECTIONS)}. [default: all]")
 @file_option(
     "--against", metavar="qemu[=FILE]", use=Use.READ, prefix="qemu=",
@@ -84,14 +84,14 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
     report: str | None,
 ) -> None:
     """Measure streams, latencies and costs, each beside what limits it, on this machine."""
-    rate = link_rate(link)
+    spec = link_spec(link)
     peer = peer_of(against)
     names = _section_names(only, peer)
     length_bytes = _length_bytes(size or (_QUICK_SIZE if quick else _SIZE), page_size)
     if report is not None and report != "-":
         check_writable("--report", report)
     begin_report(report, SCHEMA)
-    with raise_when_signalled(), link_of_rate(rate) as made:
+    with raise_when_signalled(), link_of(spec) as made:
         plan = Plan(
             quick=quick,
             runs=runs or (_QUICK_RUNS if quick else _RUNS),

@@ -10,12 +10,13 @@ import statistics
 from dataclasses import dataclass
 
 from protocol.policy import PRESETS
-from protocol.units import parse_bytes, parse_rate
+from protocol.units import parse_bytes
 from scripts.bench.figure import Figure, Limit, Plan, Target
 from scripts.bench.yardsticks import ask
 from scripts.figures.raw_pair import measure
 from scripts.figures.runs import Record, migrate
-from scripts.links.link import link_of_rate
+from scripts.links.link import link_of
+from scripts.links.spec import parse_link
 
 SECTION = "latency"
 
@@ -134,14 +135,14 @@ def measure_latency(plan: Plan) -> list[Figure]:
 
 def _fast_share() -> float:
     """Return how much of the fast link the plain pair can use here."""
-    rate = parse_rate(FAST_LINK)
-    with link_of_rate(rate) as link:
-        return measure(_FAST_YARDSTICK_BYTES, "auto", link).bytes_per_second / rate
+    spec = parse_link(FAST_LINK)
+    with link_of(spec) as link:
+        return measure(_FAST_YARDSTICK_BYTES, "auto", link).bytes_per_second / spec.bytes_per_second
 
 
 def _figures(case: Case, runs: list[Record], rates: list[float]) -> list[Figure]:
     page_bytes = parse_bytes(_PAGE_SIZE)
-    link_rate = parse_rate(case.link)
+    link_rate = parse_link(case.link).bytes_per_second
     near = [link_rate] if link_rate else rates[: len(runs)]
     wire_ms = tuple(page_bytes / rate * 1000 for rate in near)
     limit = Limit("the wire's time for a page", wire_ms)

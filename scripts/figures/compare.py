@@ -17,10 +17,11 @@ from protocol.errors import MigrationError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.policy import PRESETS, preset
 from protocol.units import parse_geometry
-from scripts.configure import link_rate, parsed
+from scripts.configure import link_spec, parsed
 from scripts.figures.runs import run_migration, write_json
 from scripts.files import check_twice_readable, check_writable
-from scripts.links.link import link_of_rate
+from scripts.links.link import link_of
+from scripts.links.spec import LinkSpec
 from scripts.named_files import Command, Use, file_option
 from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
 from scripts.reports import COMPLETED, begin_report
@@ -52,7 +53,7 @@ class Outcome:
 @click.option("--policies", default=",".join(PRESETS), metavar="NAMES", help="Which, in order.")
 @click.option("--size", default="256MiB", show_default=True, metavar="SIZE", help="Guest memory.")
 @click.option("--page-size", default="2MiB", show_default=True, metavar="SIZE", help="Page size.")
-@click.option("--link", default="0", metavar="RATE", help="A link of its own; else loopback.")
+@click.option("--link", default="0", metavar="RATE[,...]", help="As in migrate; else loopback.")
 @click.option(
     "--vcpus", default=4, show_default=True, type=click.IntRange(1, 63), help="Busy ones."
 )
@@ -90,7 +91,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     Each run begins in postcopy at once.  One vCPU more than --vcpus says faults every 20 ms; the
     others fault without pause.
     """
-    geometry, rate, names = _parse(policies, size, page_size, link)
+    geometry, spec, names = _parse(policies, size, page_size, link)
+    rate = spec.bytes_per_second
     peer = peer_of(against)
     _check_files(report, picture)
     if trace is not None:
@@ -113,7 +115,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
         if peer is not None:
             for name in ROWS:
                 click.echo(f"{name} ...", err=True)
-                outcomes[name] = _run_qemu(peer, name, folder, shared, rate)
+                outcomes[name] = _run_qemu(peer, name, folder, shared, spec)
     if report is not None:
         write_json(report, _plain(outcomes, size, page_size, link, rate, geometry))
     if report != "-":
@@ -131,13 +133,15 @@ def _check_files(report: str | None, picture: Path | None) -> None:
         check_writable("--picture", str(picture))
 
 
-def _parse(policies: str, size: str, page_size: str, link: str) -> tuple[Geometry, int, list[str]]:
+def _parse(
+    policies: str, size: str, page_size: str, link: str
+) -> tuple[Geometry, LinkSpec, list[str]]:
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if not names:
         raise click.BadParameter("it names no policy", param_hint="--policies")
     parsed("--policies", lambda: [preset(name) for name in names])
     geometry = parsed("--size or --page-size", lambda: parse_geometry(size, page_size))
-    return geometry, link_rate(link), names
+    return geometry, link_spec(link), names
 
 
 def _check_trace(trace: Path, geometry: Geometry, vcpus: int) -> None:
@@ -151,9 +155,11 @@ def _run(folder: Path, options: Mapping[str, str]) -> Outcome:
     return _outcome(run_migration({**options, "events": str(told)}, folder), told)
 
 
-def _run_qemu(peer: Peer, row: str, folder: Path, options: Mapping[str, str], rate: int) -> Outcome:
+def _run_qemu(
+    peer: Peer, row: str, folder: Path, options: Mapping[str, str], spec: LinkSpec
+) -> Outcome:
     told = folder / "qemu-events.jsonl"
-    with link_of_rate(rate) as link:
+    with link_of(spec) as link:
         report = run_qemu(peer, row, {**options, "events": str(told)}, folder, link)
     return _outcome(report, told)
 

@@ -44,7 +44,8 @@ from scripts.injection.triggers import (
     page_name,
     read_trigger,
 )
-from scripts.links.shape import parse_link_rate
+from scripts.links.link import proxy_of
+from scripts.links.spec import LinkSpec, parse_link
 from scripts.options import OPTIONS, Values
 from scripts.qemu.command import QemuSource
 from scripts.qemu.configure import qemu_dest_config, qemu_program_of
@@ -91,7 +92,7 @@ class Scenario:
         dest: The destination's.
         program: What vCPUs do.
         access: What both sides prove to each other.
-        link_rate: Bytes a second of the link between the sides; 0 for plain loopback.
+        link: What lies between the sides; nothing for plain loopback.
         timeout_ms: When everything is ended if it has not by itself.
         qemu: The source, if it is a QEMU and not midstream's own.
     """
@@ -102,7 +103,7 @@ class Scenario:
     dest: HostConfig
     program: Program
     access: Access
-    link_rate: int
+    link: LinkSpec
     timeout_ms: float
     steps: tuple[Step, ...]
     expect: Expect
@@ -129,7 +130,7 @@ def read_scenario(path: Path) -> Scenario:
     terms = read_source(_table(table, "source", where), where.inside("source"))
     options = _table(table, "migration", where)
     inside = where.inside("migration")
-    link_rate = _link_rate(options.pop(LINK, "0"), inside)
+    link = _link(options.pop(LINK, "0"), inside)
     values = _values(options, inside)
     if terms is None and "silence-limit" not in options:
         values["silence_limit"] = SILENCE_LIMIT
@@ -158,7 +159,7 @@ def read_scenario(path: Path) -> Scenario:
     if "expect" not in table:
         raise where.wrong("", "a scenario without [expect] shows nothing")
     qemu = read_qemu(terms, values, inside) if terms is not None else None
-    scenario = Scenario(path, name, *read, link_rate, timeout_ms, steps, expect, qemu)
+    scenario = Scenario(path, name, *read, link, timeout_ms, steps, expect, qemu)
     if read.access.tls is not None and _needs_proxy(scenario):
         raise inside.wrong("tls-cert", "what passes is encrypted, the proxy finds no page in it")
     return scenario
@@ -171,10 +172,11 @@ def _table(table: dict[str, Any], name: str, where: Where) -> dict[str, Any]:
     return dict(value)
 
 
-def _link_rate(value: object, where: Where) -> int:
+def _link(value: object, where: Where) -> LinkSpec:
     try:
-        return parse_link_rate(str(value))
-    except LocalProtocolError as error:
+        # What steps do to a network is done by a proxy.
+        return proxy_of(parse_link(str(value))).spec
+    except (LocalProtocolError, MigrationError) as error:
         raise where.wrong(LINK, f"link: {error}") from error
 
 
@@ -310,7 +312,7 @@ def has_proxy(scenario: Scenario) -> bool:
 def _needs_proxy(scenario: Scenario) -> bool:
     """Tell whether a scenario asks for anything that only a proxy can see or do."""
     return bool(
-        scenario.link_rate
+        scenario.link
         or scenario.expect.watched
         or any(
             isinstance(step.action, NetworkAction)

@@ -30,7 +30,7 @@ from scripts.injection.proxy import Proxy
 from scripts.injection.qemu import carriers_told, differing_target_pages
 from scripts.injection.scenario import Scenario, has_proxy, held_pages, wire_marks
 from scripts.injection.storm import Passages
-from scripts.links.link import PROXY, Link
+from scripts.links.link import proxy_of
 from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
 from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
@@ -140,7 +140,7 @@ class Trial:
                 self._marks,
                 self.director.reached,
                 self.director.requested,
-                link_rate=self._scenario.link_rate,
+                link_rate=self._scenario.link.bytes_per_second,
                 seed=self._scenario.program.seed,
             )
             address = await self._nursery.start(self._proxy.serve, host, port)
@@ -185,7 +185,7 @@ class Trial:
             self._start(SOURCE, to_json("qemu", qemu))
             return
         run = SourceRun.of(scenario.source, scenario.program, self._access, outputs)
-        link = Link(scenario.link_rate, PROXY).note
+        link = proxy_of(scenario.link).note
         self._start(SOURCE, to_json(SOURCE, replace(run, address=(host, port))), link)
 
     def _outputs(self, *, reports: bool) -> Outputs:

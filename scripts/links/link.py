@@ -1,9 +1,10 @@
 """A shaped link of one's own between the two sides: network namespaces, or else a proxy.
 
 Two network namespaces, a veth pair and a token bucket on each end are the better link: the kernel
-shapes, and nobody else's packets are on it.  The namespaces have no names: each lives as long as a
-*holder* process that does nothing, and holders end with the process that started them.  So nothing
-is left behind, whatever happens to this process; the last one out closes the door.
+shapes, and nobody else's packets are on it.  Under the bucket is the queue that Linux gives a card
+by default (`pfifo_fast`), or the one that is wanted.  The namespaces have no names: each lives as
+long as a *holder* process that does nothing, and holders end with the process that started them.
+So nothing is left behind, whatever happens to this process; the last one out closes the door.
 
 That needs iproute2's `ip` and `tc` and util-linux's `unshare` and `nsenter`, the kernel's veth and
 tbf, and the right to create network namespaces: root's own, or that which a user namespace gives.
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING
 from protocol.addresses import parse_host_port
 from protocol.errors import MigrationError
 from protocol.text import one_line
-from scripts.links.shape import burst_bytes, queue_bytes
+from scripts.links.shape import burst_bytes, queue_bytes, queue_packets
+from scripts.links.spec import FIFO, PLAIN, QUEUE_DEFAULT, LinkSpec
 from scripts.runtime.parent import PARENT_VARIABLE, LinkNote
 from scripts.runtime.spawn import package_environment
 from scripts.screen.output import tell
@@ -55,20 +57,27 @@ class Link:
     """What lies between the two sides; without a rate it is plain loopback.
 
     Attributes:
-        bytes_per_second: The rate, each direction for itself; 0 for no limit.
+        spec: What was wanted.
         kind: NAMESPACES or PROXY; empty for plain loopback.
+        queue: What packets wait in for the rate, one of `spec.QUEUES`; a proxy is a FIFO.
         prefixes: For "source" and "dest", the command line that brings a process to its end.
         listen_host: Where the destination listens, at its end.
         throttles: The proxies that stand between the sides so far.
     """
 
-    bytes_per_second: int = 0
+    spec: LinkSpec = PLAIN
     kind: str = ""
+    queue: str = FIFO
     prefixes: Mapping[str, Sequence[str]] = field(
         default_factory=lambda: dict.fromkeys(ADDRESSES, ())
     )
     listen_host: str = "127.0.0.1"
     throttles: list[Throttle] = field(default_factory=list)
+
+    @property
+    def bytes_per_second(self) -> int:
+        """The rate, each direction for itself; 0 for no limit."""
+        return self.spec.bytes_per_second
 
     @property
     def title(self) -> str:
@@ -77,19 +86,20 @@ class Link:
 
     def to_plain(self) -> dict[str, str | int]:
         """Return what a report says of it."""
-        return {"kind": self.kind, "bytes-per-second": self.bytes_per_second}
+        note = self.note
+        return note.to_plain() if note is not None else {}
 
     @property
     def option(self) -> str:
         """The value of `--link` for one like it."""
-        return f"{self.bytes_per_second}B/s" if self.bytes_per_second else "0"
+        return str(self.spec)
 
     @property
     def note(self) -> LinkNote | None:
         """What a side's report tells of this link; None for plain loopback."""
         if not self.bytes_per_second:
             return None
-        return LinkNote(kind=self.kind, bytes_per_second=self.bytes_per_second)
+        return LinkNote(kind=self.kind, bytes_per_second=self.bytes_per_second, queue=self.queue)
 
     async def lead_to(self, address: str, nursery: trio.Nursery) -> str:
         """Return the HOST:PORT at which the source finds what listens at the other end.
@@ -120,29 +130,47 @@ LOOPBACK = Link()
 
 
 @contextmanager
-def link_of_rate(bytes_per_second: int) -> Iterator[Link]:
+def link_of(spec: LinkSpec) -> Iterator[Link]:
     """Make the best link that can be had here; it is gone when the block is left.
 
     That it is a proxy is told on standard error, and why.  So is, in the end, that the link never
     was what anybody waited for: then the figures are those of this machine.
+
+    Raises:
+        MigrationError: What it is to be the kernel cannot do here, and no proxy does.
     """
     with ExitStack() as stack:
-        if not bytes_per_second:
+        if not spec:
             link = LOOPBACK
         else:
             try:
-                link = stack.enter_context(namespaces_link(bytes_per_second))
+                link = stack.enter_context(namespaces_link(spec))
             except MigrationError as error:
                 reason = one_line(str(error))
+                link = proxy_of(spec, reason)
                 tell(f"midstream: the link is a proxy, not network namespaces: {reason}")
-                link = Link(bytes_per_second, PROXY)
         yield link
         if link.kind and not link.has_held():
             tell(f"midstream: the {link.title} never was the limit: nothing had to wait for it")
 
 
+def proxy_of(spec: LinkSpec, reason: str = "it is a proxy") -> Link:
+    """Return the link for which a proxy stands between the sides.
+
+    Args:
+        spec: What it is to be.
+        reason: Why it is nothing better.
+
+    Raises:
+        MigrationError: No proxy can be that; says the reason.
+    """
+    if spec.queue not in ("", FIFO):
+        raise MigrationError(f"the link cannot have queue={spec.queue} here: {reason}")
+    return Link(spec, PROXY)
+
+
 @contextmanager
-def namespaces_link(bytes_per_second: int) -> Iterator[Link]:
+def namespaces_link(spec: LinkSpec) -> Iterator[Link]:
     """Make a link of two network namespaces.
 
     Raises:
@@ -150,7 +178,7 @@ def namespaces_link(bytes_per_second: int) -> Iterator[Link]:
     """
     _check_tools()
     with ExitStack() as stack:
-        yield _join_namespaces(stack, bytes_per_second)
+        yield _join_namespaces(stack, spec)
 
 
 def _check_tools() -> None:
@@ -172,13 +200,13 @@ def _ways() -> tuple[bool, ...]:
     return (False, True) if os.geteuid() == 0 else (True,)
 
 
-def _join_namespaces(stack: ExitStack, bytes_per_second: int) -> Link:
+def _join_namespaces(stack: ExitStack, spec: LinkSpec) -> Link:
     """Make both as root may, or inside a user namespace of one's own; the first refusal counts."""
     refusals: list[MigrationError] = []
     for new_user in _ways():
         with ExitStack() as attempt:
             try:
-                link = _join(attempt, bytes_per_second, new_user=new_user)
+                link = _join(attempt, spec, new_user=new_user)
             except MigrationError as error:
                 refusals.append(error)
             else:
@@ -187,7 +215,7 @@ def _join_namespaces(stack: ExitStack, bytes_per_second: int) -> Link:
     raise refusals[0]
 
 
-def _join(stack: ExitStack, bytes_per_second: int, *, new_user: bool) -> Link:
+def _join(stack: ExitStack, spec: LinkSpec, *, new_user: bool) -> Link:
     user = ["--user", "--map-root-user"] if new_user else []
     enter_user = ["--user", "--preserve-credentials"] if new_user else []
     first = stack.enter_context(_holder([_tool("unshare"), *user, "--net"]))
@@ -200,8 +228,9 @@ def _join(stack: ExitStack, bytes_per_second: int, *, new_user: bool) -> Link:
     }
     _connect(prefixes, second)
     for side, prefix in prefixes.items():
-        _bring_up(prefix, side, bytes_per_second)
-    return Link(bytes_per_second, NAMESPACES, prefixes, ADDRESSES["dest"])
+        _bring_up(prefix, side, spec)
+    queue = spec.queue or QUEUE_DEFAULT
+    return Link(spec, NAMESPACES, queue, prefixes, ADDRESSES["dest"])
 
 
 def try_namespaces() -> str:
@@ -211,8 +240,10 @@ def try_namespaces() -> str:
         MigrationError: It cannot be had here; says why.
     """
     _check_tools()
-    shape = shlex.join([_tool("tc"), *_shape(125_000_000)])
-    steps = f"{shlex.quote(_tool('ip'))} link add mig type veth peer name peer && {shape}"
+    shape = [shlex.join([_tool("tc"), *words]) for words in _shape(LinkSpec(125_000_000))]
+    steps = " && ".join(
+        [f"{shlex.quote(_tool('ip'))} link add mig type veth peer name peer", *shape]
+    )
     refusals: list[MigrationError] = []
     for new_user in _ways():
         user = ["--user", "--map-root-user"] if new_user else []
@@ -269,22 +300,39 @@ def _connect(prefixes: dict[str, list[str]], dest_pid: int) -> None:
     _run([*prefixes["dest"], _tool("ip"), "link", "set", "peer", "name", "mig"])
 
 
-def _bring_up(prefix: list[str], side: str, bytes_per_second: int) -> None:
+def _bring_up(prefix: list[str], side: str, spec: LinkSpec) -> None:
     ip, tc = [*prefix, _tool("ip")], [*prefix, _tool("tc")]
     _run([*ip, "address", "add", f"{ADDRESSES[side]}/{_PREFIX_BITS}", "dev", "mig"])
     _run([*ip, "link", "set", "lo", "up"])
+    # A queue of bands is as long as its card says when it is made.
+    _run([*ip, "link", "set", "mig", "txqueuelen", str(queue_packets(spec.bytes_per_second))])
     _run([*ip, "link", "set", "mig", "up"])
-    _run([*tc, *_shape(bytes_per_second)])
+    bucket, *queue = _shape(spec)
+    _run([*tc, *bucket])
+    for words in queue:
+        _add_queue([*tc, *words], spec.queue or QUEUE_DEFAULT)
 
 
-def _shape(bytes_per_second: int) -> list[str]:
-    """Return tc's arguments that make a link of the interface."""
-    burst = burst_bytes(bytes_per_second)
-    return [
-        "qdisc", "add", "dev", "mig", "root", "tbf", "rate", f"{bytes_per_second * 8}bit",
+def _add_queue(command: list[str], queue: str) -> None:
+    try:
+        _run(command, "tc")
+    except MigrationError as error:
+        raise MigrationError(f"the kernel lacks it (modprobe sch_{queue}): {error}") from error
+
+
+def _shape(spec: LinkSpec) -> list[list[str]]:
+    """Return tc's arguments that make a link of the interface, a list for each time it is run."""
+    rate = spec.bytes_per_second
+    burst = burst_bytes(rate)
+    bucket = [
+        "qdisc", "add", "dev", "mig", "root", "handle", "1:", "tbf", "rate", f"{rate * 8}bit",
         # The limit counts all that the queue holds, and passes with a full bucket at once.
-        "burst", str(burst), "limit", str(burst + queue_bytes(bytes_per_second)),
+        "burst", str(burst), "limit", str(burst + queue_bytes(rate)),
     ]  # fmt: skip
+    queue = spec.queue or QUEUE_DEFAULT
+    # The bucket's own is a FIFO.
+    under = [] if queue == FIFO else [["qdisc", "add", "dev", "mig", "parent", "1:1", queue]]
+    return [bucket, *under]
 
 
 def _overlimits(prefix: Sequence[str]) -> int | None:

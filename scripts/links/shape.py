@@ -24,6 +24,9 @@ _QUEUE_MS = 10
 # With room for fewer packets TCP has little to tell a loss by, and waits for its timer instead: at
 # 10 Mbit/s every tenth fault of a 4 KiB page took 0.24 s with room for 8, and 0.04 s with 16.
 _QUEUE_PACKETS_MIN = 16
+# A connection lies in its host's queue with a few packets of up to 64 KiB (TCP small queues), so no
+# queue of packets need be longer; for each of them the kernel sets a pointer aside.
+_QUEUE_PACKETS_MAX = 10_000
 
 # What the kernel may hold on each side of a proxy, in each direction; it doubles the value.
 _BUFFER_BYTES_MAX = 64 * 1024
@@ -64,6 +67,11 @@ def burst_bytes(bytes_per_second: int) -> int:
 def queue_bytes(bytes_per_second: int) -> int:
     """Return how much may wait in front of a link, in each direction."""
     return max(bytes_per_second * _QUEUE_MS // 1000, _QUEUE_PACKETS_MIN * PACKET_BYTES)
+
+
+def queue_packets(bytes_per_second: int) -> int:
+    """Return the same for a queue that counts packets: how many full ones, in each of its bands."""
+    return min(queue_bytes(bytes_per_second) // PACKET_BYTES, _QUEUE_PACKETS_MAX)
 
 
 def buffer_bytes(bytes_per_second: int) -> int:

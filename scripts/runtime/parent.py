@@ -40,10 +40,18 @@ class LinkNote:
     Attributes:
         kind: "namespaces" or "proxy".
         bytes_per_second: Its rate, each way.
+        queue: What waits in front of it: the kernel's name of the queue, or fifo.
     """
 
     kind: str
     bytes_per_second: int
+    queue: str = "fifo"
+
+    def to_plain(self) -> dict[str, str | int]:
+        """Return what a report says of it."""
+        return {
+            "kind": self.kind, "bytes-per-second": self.bytes_per_second, "queue": self.queue
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

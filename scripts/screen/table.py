@@ -64,7 +64,10 @@ def _qemu_items(report: Report) -> dict[str, str]:
 def link_title(link: dict[str, Any]) -> str:
     """Return what a report says of the link between the sides, for a person."""
     kinds = {"namespaces": "network namespaces", "proxy": "a proxy"}
-    return f"link of {link['bytes-per-second'] * 8 / 1e6:.6g} Mbit/s ({kinds[link['kind']]})"
+    rate = f"{link['bytes-per-second'] * 8 / 1e6:.6g} Mbit/s"
+    # Reports of before said nothing of a queue, and a proxy has no other.
+    queue = f", {link['queue']}" if link["kind"] != "proxy" and "queue" in link else ""
+    return f"link of {rate}{queue} ({kinds[link['kind']]})"
 
 
 def _item(name: str, text: str) -> str:

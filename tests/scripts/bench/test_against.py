@@ -14,6 +14,7 @@ from scripts.bench import against
 from scripts.bench.against import measure_against
 from scripts.bench.figure import LeftOut, Plan
 from scripts.links.link import PROXY, Link
+from scripts.links.spec import LinkSpec
 from scripts.qemu.against import Peer
 
 ORDERED, CRITICAL = "ordered, 64MiB of", "critical-first, 64MiB of"
@@ -56,7 +57,8 @@ def runs(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Runs:
 @pytest.fixture
 def qemu_plan(plan: Plan) -> Plan:
     """Two rounds, on a link that is there."""
-    return replace(plan, runs=2, against=Peer("qemu", "QEMU 1.2"), link=Link(125_000_000, PROXY))
+    link = Link(LinkSpec(125_000_000), PROXY)
+    return replace(plan, runs=2, against=Peer("qemu", "QEMU 1.2"), link=link)
 
 
 def test_every_round_has_all_rows_with_the_same_accesses(qemu_plan: Plan, runs: Runs) -> None:

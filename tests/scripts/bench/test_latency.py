@@ -13,6 +13,7 @@ from scripts.bench.figure import Plan
 from scripts.bench.latency import Case, cases, measure_latency
 from scripts.figures.raw_pair import RawRun
 from scripts.links.link import LOOPBACK, PROXY, Link
+from scripts.links.spec import LinkSpec
 
 
 def told(options: Mapping[str, str]) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every measurement is over at once."""
     monkeypatch.setattr(latency, "migrate", told)
     monkeypatch.setattr(latency, "measure", lambda *_: RawRun(2e9, 0.1))
-    monkeypatch.setattr(latency, "link_of_rate", lambda _: nullcontext(LOOPBACK))
+    monkeypatch.setattr(latency, "link_of", lambda _: nullcontext(LOOPBACK))
     monkeypatch.setattr(latency, "ask", lambda _: [1e-4, 2e-4, 9e-4])
 
 
@@ -82,7 +83,7 @@ def test_a_fast_link_is_no_faster_than_this_machine(plan: Plan, at_once: None) -
 
 def test_a_link_of_ones_own_is_the_only_one(plan: Plan, at_once: None) -> None:
     """With `--link` nothing is measured anywhere else."""
-    figures = measure_latency(replace(plan, quick=False, link=Link(1_250_000_000, PROXY)))
+    figures = measure_latency(replace(plan, quick=False, link=Link(LinkSpec(1_250_000_000), PROXY)))
 
     assert all("1250000000B/s" in figure.name for figure in figures)
 

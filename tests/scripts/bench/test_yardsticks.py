@@ -10,6 +10,7 @@ from protocol.errors import MigrationError
 from scripts.bench import yardsticks
 from scripts.bench.yardsticks import has_iperf, measure_iperf, rate_of
 from scripts.links.link import LOOPBACK, PROXY, Link
+from scripts.links.spec import LinkSpec
 from tests.bounds import nothing_left
 
 
@@ -32,7 +33,7 @@ def test_it_stands_aside_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", "/nowhere")
 
     assert not has_iperf(LOOPBACK)
-    assert not has_iperf(Link(1000, PROXY))
+    assert not has_iperf(Link(LinkSpec(1000), PROXY))
 
 
 @pytest.mark.skipif(not has_iperf(LOOPBACK), reason="iperf3 is not installed")

@@ -42,6 +42,7 @@ def test_policies_are_compared_on_one_trace(tmp_path: Path) -> None:
         ("--page-size=5", ""),
         ("--link=fast", "is not a rate"),
         ("--link=1kbit/s", "64kbit/s"),
+        ("--link=1Gbit/s,queue=lifo", "pfifo_fast"),
         ("--vcpus=0", ""),
         ("--against=qemu=/nowhere/qemu", "/nowhere/qemu"),
         ("--trace=/nowhere/trace", "No such file"),

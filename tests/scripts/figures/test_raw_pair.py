@@ -5,6 +5,7 @@ import pytest
 from protocol.errors import MigrationError
 from scripts.figures import raw_pair
 from scripts.links.link import PROXY, Link
+from scripts.links.spec import LinkSpec
 from tests.bounds import nothing_left
 
 MIB = 1 << 20
@@ -16,7 +17,7 @@ def test_all_bytes_cross() -> None:
         run = raw_pair.measure(8 * MIB, "base")
         assert run.bytes_per_second > 0
         assert run.cpu_seconds > 0
-        slow = raw_pair.measure(4 * MIB, "base", Link(40_000_000, PROXY))
+        slow = raw_pair.measure(4 * MIB, "base", Link(LinkSpec(40_000_000), PROXY))
         assert 0 < slow.bytes_per_second < 48_000_000
 
 

@@ -53,7 +53,8 @@ def test_runs_are_repeated_and_kept(lab: Lab) -> None:
         folder = lab.folder / "kept" / f"case-{number}"
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         assert report["status"] == "completed"
-        assert report["midstream"]["link"] == {"kind": "proxy", "bytes-per-second": 100_000_000}
+        told = {"kind": "proxy", "bytes-per-second": 100_000_000, "queue": "fifo"}
+        assert report["midstream"]["link"] == told
         lines = read_events(folder / "events.jsonl")
         assert {line["side"] for line in lines} == {"source", "dest", "inject"}
         assert [line["step"] for line in lines if line["event"] == "inject"] == [1, 2]

@@ -177,6 +177,8 @@ WRONG = [
     ("[migration]\nvcpus = true\n" + END, 2, "neither"),
     ('[migration]\nevents = "x"\n' + END, 2, "--keep"),
     ('[migration]\nlink = "fast"\n' + END, 2, "link"),
+    ('[migration]\nlink = "1Gbit/s,queue=lifo"\n' + END, 2, "known: pfifo_fast"),
+    ('[migration]\nlink = "1Gbit/s,queue=pfifo_fast"\n' + END, 2, "it is a proxy"),
     ("step = 3\n" + END, 1, "[[step]]"),
     (f"[[step]]\n{TOUCH}\n" + END, 1, "without `when`"),
     (f"[[step]]\nwhen = {PLACED}\n" + END, 1, "one thing"),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,14 +20,16 @@ from scripts.links.link import (
     NAMESPACES,
     PROXY,
     Link,
-    link_of_rate,
+    link_of,
     namespaces_link,
 )
 from scripts.links.shape import RATE_MAX, RATE_MIN, burst_bytes
+from scripts.links.spec import FIFO, FQ_CODEL, PFIFO_FAST, LinkSpec, parse_link
 from tests.bounds import nothing_left
 from tests.processes import Lab
 
 RATE = 125_000_000
+SPEC = LinkSpec(RATE)
 
 
 @pytest.fixture(scope="module", params=["as it is", "user namespace"])
@@ -35,9 +38,9 @@ def joined(request: pytest.FixtureRequest) -> Iterator[Link]:
     with ExitStack() as stack:
         try:
             if request.param == "user namespace":
-                made = link._join(stack, RATE, new_user=True)
+                made = link._join(stack, SPEC, new_user=True)
             else:
-                made = stack.enter_context(namespaces_link(RATE))
+                made = stack.enter_context(namespaces_link(SPEC))
         except MigrationError as error:
             pytest.skip(f"network namespaces ({request.param}): {error}")
         yield made
@@ -72,6 +75,35 @@ def test_both_directions_are_shaped(joined: Link) -> None:
         assert "rate 1Gbit" in shaping
 
 
+@pytest.mark.parametrize(
+    ("queue", "kinds"),
+    [("", ["tbf", "pfifo_fast"]), (PFIFO_FAST, ["tbf", "pfifo_fast"]), (FIFO, ["tbf"])],
+)
+def test_the_queue_is_the_one_that_is_wanted(joined: Link, queue: str, kinds: list[str]) -> None:
+    """What Linux gives a card, or one FIFO, which is the bucket's own; the link says which."""
+    with namespaces_link(LinkSpec(RATE, queue)) as made:
+        for prefix in made.prefixes.values():
+            assert [each["kind"] for each in queues(prefix)] == kinds
+        assert made.queue == (queue or PFIFO_FAST)
+        assert made.note is not None
+        assert made.note.to_plain()["queue"] == made.queue
+        assert parse_link(made.option) == made.spec
+
+
+def test_what_the_kernel_has_not_is_refused_by_name(
+    joined: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that no module is there for is named, and what to type; nothing takes its place."""
+    monkeypatch.setattr(link, "_shape", lambda _: [["qdisc", "show"], ["qdisc", "add", "x"]])
+    refusal = r"^the link cannot have queue=fq_codel here: .* lacks it \(modprobe sch_fq_codel\)"
+    with (
+        nothing_left(),
+        pytest.raises(MigrationError, match=refusal),
+        link_of(LinkSpec(RATE, FQ_CODEL)),
+    ):
+        pass
+
+
 def test_one_side_reaches_the_other(joined: Link) -> None:
     """A connection from the source's namespace arrives in the destination's."""
     listen = (
@@ -93,7 +125,7 @@ def test_one_side_reaches_the_other(joined: Link) -> None:
 
 def test_nothing_is_left(joined: Link) -> None:
     """When the block is left no holder lives, and with the last holder goes its namespace."""
-    with namespaces_link(RATE) as made:
+    with namespaces_link(SPEC) as made:
         pids = [prefix_pid(prefix) for prefix in made.prefixes.values()]
         assert all(Path(f"/proc/{pid}").exists() for pid in pids)
 
@@ -105,7 +137,8 @@ def test_nothing_is_left_of_a_killed_process(joined: Link) -> None:
     code = (
         "import sys, time\n"
         "from scripts.links.link import namespaces_link\n"
-        f"with namespaces_link({RATE}) as made:\n"
+        "from scripts.links.spec import parse_link\n"
+        f"with namespaces_link(parse_link('{SPEC}')) as made:\n"
         "    print(made.prefixes['source'][1], made.prefixes['dest'][1], flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -124,7 +157,7 @@ def test_a_machine_without_the_tools_says_so(monkeypatch: pytest.MonkeyPatch) ->
     """Where a tool is missing, the error names it."""
     monkeypatch.setattr(link, "TOOLS", ("ip", "no-such-tool"))
 
-    with pytest.raises(MigrationError, match="no-such-tool"), namespaces_link(RATE):
+    with pytest.raises(MigrationError, match="no-such-tool"), namespaces_link(SPEC):
         pass
 
 
@@ -136,7 +169,7 @@ def test_what_the_tools_refuse_is_told(monkeypatch: pytest.MonkeyPatch, tool: st
     with (
         nothing_left(),
         pytest.raises(MigrationError, match=r"cannot start|can be made"),
-        namespaces_link(RATE),
+        namespaces_link(SPEC),
     ):
         pass
 
@@ -148,21 +181,21 @@ def test_a_user_namespace_is_tried_too(
     """Root tries its own right first, everybody a user namespace; the first refusal is told."""
     tried: list[bool] = []
 
-    def refuse(_stack: ExitStack, _rate: int, *, new_user: bool) -> Link:
+    def refuse(_stack: ExitStack, _spec: LinkSpec, *, new_user: bool) -> Link:
         tried.append(new_user)
         raise MigrationError(f"refusal {len(tried)}")
 
     monkeypatch.setattr(link, "_join", refuse)
     monkeypatch.setattr("os.geteuid", lambda: user)
 
-    with pytest.raises(MigrationError, match="refusal 1"), namespaces_link(RATE):
+    with pytest.raises(MigrationError, match="refusal 1"), namespaces_link(SPEC):
         pass
     assert tried == ways
 
 
 def test_no_rate_is_no_link() -> None:
     """A rate of 0 stands for plain loopback."""
-    with link_of_rate(0) as made:
+    with link_of(LinkSpec()) as made:
         assert made is LOOPBACK
         assert not made.note
 
@@ -170,11 +203,19 @@ def test_no_rate_is_no_link() -> None:
 def test_where_there_is_no_namespace_there_is_a_proxy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """That it is a proxy is told, in one line that says why."""
+    """That it is a proxy is told, in one line that says why; it is a FIFO, and nothing else."""
     monkeypatch.setattr(link, "TOOLS", ("no-such-tool",))
 
-    with link_of_rate(RATE) as made:
-        assert (made.kind, made.bytes_per_second) == (PROXY, RATE)
+    with (
+        pytest.raises(MigrationError, match=r"cannot have queue=pfifo_fast here: .*no-such-tool"),
+        link_of(LinkSpec(RATE, PFIFO_FAST)),
+    ):
+        pass
+    with link_of(LinkSpec(RATE, FIFO)) as made:
+        assert made.kind == PROXY
+    capsys.readouterr()
+    with link_of(SPEC) as made:
+        assert (made.kind, made.bytes_per_second, made.queue) == (PROXY, RATE, FIFO)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("midstream: the link is a proxy")
     assert line.endswith("this machine lacks no-such-tool")
@@ -196,7 +237,7 @@ def test_a_migration_goes_through_the_proxy(lab: Lab, tmp_path: Path) -> None:
     assert "link of 240 Mbit/s (a proxy)" in done.output
     report = json.loads((tmp_path / "report").read_text(encoding="utf-8"))
     own = report["midstream"]
-    assert own["link"] == {"kind": "proxy", "bytes-per-second": 30_000_000}
+    assert own["link"] == {"kind": "proxy", "bytes-per-second": 30_000_000, "queue": "fifo"}
     assert own["channels"]["postcopy"]
     seconds = (report["total-time"] - report["setup-time"]) / 1000
     # What the buffers on the way hold is not counted by who has the clock.
@@ -206,13 +247,9 @@ def test_a_migration_goes_through_the_proxy(lab: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [RATE_MIN, 12_500_000, RATE_MAX])
 def test_any_rate_can_be_had(joined: Link, rate: int) -> None:
     """The kernel takes the sizes of the slowest link and of the fastest."""
-    tc = shutil.which("tc", path="/usr/sbin:/sbin:/usr/bin:/bin")
-    assert tc is not None
-
-    with namespaces_link(rate) as made:
+    with namespaces_link(LinkSpec(rate)) as made:
         for prefix in made.prefixes.values():
-            shaped = json.loads(run(prefix, tc, "-s", "-j", "qdisc", "show", "dev", "mig"))
-            assert [each["kind"] for each in shaped] == ["tbf"]
+            assert [each["kind"] for each in queues(prefix)] == ["tbf", "pfifo_fast"]
         # Nobody has sent enough for that yet.
         assert not made.has_held()
 
@@ -231,7 +268,7 @@ def test_a_slow_link_lets_no_more_pass_at_once(joined: Link) -> None:
         f"c = socket.create_connection(({ADDRESSES['dest']!r}, 4000), 9)\n"
         "c.sendall(bytes(65536)); c.recv(1); print(time.monotonic() - began)"
     )
-    with namespaces_link(rate) as made:
+    with namespaces_link(LinkSpec(rate)) as made:
         server = subprocess.Popen(
             [*made.prefixes["dest"], sys.executable, "-c", serve], stdout=subprocess.PIPE, text=True
         )
@@ -271,7 +308,19 @@ def test_a_migration_goes_over_its_own_network(lab: Lab, tmp_path: Path, joined:
     lab.fork("migrate", "--size=8MiB", "--link=1Gbit/s", "--quiet", "--report=report").succeed()
 
     report = json.loads((tmp_path / "report").read_text(encoding="utf-8"))
-    assert report["midstream"]["link"] == {"kind": NAMESPACES, "bytes-per-second": RATE}
+    assert report["midstream"]["link"] == {
+        "kind": NAMESPACES, "bytes-per-second": RATE, "queue": PFIFO_FAST
+    }  # fmt: skip
+
+
+def queues(prefix: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what tc says of the queues of a namespace's end of the link."""
+    tc = shutil.which("tc", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    assert tc is not None
+    found: list[dict[str, Any]] = json.loads(
+        run(prefix, tc, "-s", "-j", "qdisc", "show", "dev", "mig")
+    )
+    return found
 
 
 def prefix_pid(prefix: Sequence[str]) -> int:

@@ -157,10 +157,13 @@ def test_a_report_tells_of_the_link(
         await trio.lowlevel.checkpoint()
         return report(), None
 
-    ordered(Orders(link=LinkNote(kind="namespaces", bytes_per_second=125_000_000)))
+    note = LinkNote(kind="namespaces", bytes_per_second=125_000_000, queue="pfifo_fast")
+    ordered(Orders(link=note))
     run_side("source", Outputs(report="-"), run)
     told = json.loads(capsys.readouterr().out)["midstream"]["link"]
-    assert told == {"kind": "namespaces", "bytes-per-second": 125_000_000}
+    assert told == {
+        "kind": "namespaces", "bytes-per-second": 125_000_000, "queue": "pfifo_fast"
+    }  # fmt: skip
     assert "link" not in report()["midstream"]
 
 
@@ -216,7 +219,7 @@ def test_what_fails_has_a_report_too(
             "reason": str(error).replace("\n", " "),
             "passes": 7,
             "dropped": {"events": 0, "messages": 0, "viewers": 0},
-            "link": {"kind": "proxy", "bytes-per-second": 1000},
+            "link": {"kind": "proxy", "bytes-per-second": 1000, "queue": "fifo"},
         },
     }
 

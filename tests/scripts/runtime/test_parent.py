@@ -74,7 +74,7 @@ def unordered() -> Iterator[None]:
 
 SOME = Orders(
     shares_events=True, tells_at_once=True, prints_table=False, spool="/dev/fd/7",
-    link=LinkNote(kind="proxy", bytes_per_second=125_000_000),
+    link=LinkNote(kind="namespaces", bytes_per_second=125_000_000, queue="pfifo_fast"),
 )  # fmt: skip
 
 

@@ -47,14 +47,17 @@ def test_no_figure_makes_a_line_too_long() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("namespaces", "network namespaces"), ("proxy", "a proxy")]
+    ("kind", "words"), [("namespaces", ", fifo (network namespaces)"), ("proxy", " (a proxy)")]
 )
 def test_a_link_of_its_own_is_told(kind: str, words: str) -> None:
     """Its rate and its kind have a line; on plain loopback there is none."""
     told = report()
     assert "link" not in rows(table(told))
-    told["midstream"]["link"] = {"kind": kind, "bytes-per-second": 125_000_000}
-    assert rows(table(told))["link"] == f"link of 1000 Mbit/s ({words})"
+    told["midstream"]["link"] = {"kind": kind, "bytes-per-second": 125_000_000, "queue": "fifo"}
+    assert rows(table(told))["link"] == f"link of 1000 Mbit/s{words}"
+    # Those who wrote a report before there was a choice said nothing of a queue.
+    del told["midstream"]["link"]["queue"]
+    assert rows(table(told))["link"] == f"link of 1000 Mbit/s{words.replace(', fifo', '')}"
 
 
 def test_figures_stand_with_their_units() -> None:
