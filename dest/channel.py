@@ -93,6 +93,8 @@ class InChannel(Connection):
     def name(self, name: Channel) -> None:
         self._name = name
         self.label = self.channel = name.value
+        if name is Channel.PRECOPY:
+            self.prioritize()
 
     def expect_small_frames(self) -> None:
         """Read a head and a target page at once: one system call, though what is read is copied."""

@@ -49,10 +49,13 @@ class DestConfig(HostConfig):
     Attributes:
         silence_seconds_max: How long the source may be silent before it is taken for dead.
         credentials: What both sides have to prove to each other.
+        dscp: How packets of the return path are marked for the network's queues; None for not at
+            all.
     """
 
     silence_seconds_max: float = 10.0
     credentials: Credentials = NOTHING
+    dscp: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

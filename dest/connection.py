@@ -7,7 +7,7 @@ from contextlib import suppress
 import trio
 
 from guest.streams.exchange import receive_into
-from guest.streams.stream import Stream
+from guest.streams.stream import NOT_ASKED, Stream
 from protocol.errors import ConnectionLost
 
 # How long what arrived before a break is read on, once the break is known.
@@ -25,6 +25,7 @@ class Connection:
         bytes_sent: What went.
         label: What it is called in errors.
         channel: The same for who is told that it is lost; empty for none of the migration's.
+        priority: What became of its going first in this host's queues.
     """
 
     def __init__(self, stream: Stream, label: str, channel: str = "") -> None:
@@ -33,6 +34,7 @@ class Connection:
         self.channel = channel
         self.bytes_received = 0
         self.bytes_sent = 0
+        self.priority = NOT_ASKED
         self._stream = stream
         self._send_lock = trio.Lock()
         self._unsent = memoryview(b"")
@@ -50,6 +52,10 @@ class Connection:
             await self._flush()
             self._unsent = memoryview(data)
             await self._flush()
+
+    def prioritize(self) -> None:
+        """Have what goes back over it, requests, go first in the queues of this host."""
+        self.priority = self._stream.prioritize()
 
     @property
     def can_send_now(self) -> bool:

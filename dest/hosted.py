@@ -49,6 +49,7 @@ class HostedGuest:
     Attributes:
         engine: Decides what is done with what comes.
         executor: Tells the engine what happens; what comes goes through it.
+        priority: What became of the return path's going first in this host's queues.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class HostedGuest:
             is_told=plan.is_told,
         )  # fmt: skip
         self.executor = Executor(self.engine, memory, self._placement)
+        self.priority = ""
         self._placement_reason = room.placement_reason
         self._memory = memory
         self._guest = guest
@@ -150,6 +152,7 @@ class HostedGuest:
         return DestPart(
             placement=self._placement.name,
             placement_reason=self._placement_reason,
+            priority=self.priority,
             backing=self._memory.backing,
             faults=latencies.faults,
             stages=latencies.stages,

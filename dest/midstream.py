@@ -52,7 +52,7 @@ class MidstreamPeer:
             network: Where it listens; None for the machine's own.
         """
         self.admission = SessionAdmission(config.credentials)
-        self.network = network or TcpNetwork(config.silence_seconds_max)
+        self.network = network or TcpNetwork(config.silence_seconds_max, dscp=config.dscp)
         self.channels: Mapping[Channel, InChannel] = {}
         self._silence_seconds_max = config.silence_seconds_max
         self._session: Session

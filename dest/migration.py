@@ -88,6 +88,7 @@ class Migration:
         self.phases = Phases(
             plan.geometry, self.hosted.engine, lifecycle, emit, peer.terms(), wait_seconds
         )
+        self.hosted.priority = peer.channels[Channel.PRECOPY].priority
         self._peer = peer
         self._room = room
         self._lifecycle = lifecycle

@@ -23,7 +23,7 @@ _FLAGS = {
     "concurrent": "concurrent",
     "critical": "critical",
 }
-_HALF_SENT = "half-sent="
+_HALF_SENT, _PRIORITY = "half-sent=", "priority="
 
 POLICY_NAME_CHARS_MAX = 64
 
@@ -41,6 +41,17 @@ class HalfSent(Enum):
     SPLIT = "split"
 
 
+class Priority(Enum):
+    """What goes first in the queues of the source's host."""
+
+    # Nothing does: its connections are alike.
+    NONE = "none"
+    # The postcopy connection, whatever somebody waits for on the precopy connection.
+    CHANNEL = "channel"
+    # What somebody waits for: the postcopy connection, but not before such bytes on the other.
+    URGENCY = "urgency"
+
+
 @dataclass(frozen=True)
 class Policy:
     """The switches of a scheduling policy.
@@ -55,6 +66,7 @@ class Policy:
             for the page that the background is in the middle of is left to the background.
         critical: Only the target page that was touched is urgent; what is left of its page becomes
             background, the newest first, and may come over both channels.
+        priority: What goes first in the queues of the source's host.
     """
 
     name: str
@@ -64,6 +76,7 @@ class Policy:
     locality: bool = True
     concurrent: bool = False
     critical: bool = False
+    priority: Priority = Priority.NONE
 
     def __post_init__(self) -> None:
         """Refuse a combination in which an urgent page could split a frame of another.
@@ -75,6 +88,8 @@ class Policy:
             raise LocalProtocolError("a policy that preempts needs a channel of its own")
         if self.concurrent and (self.preempts or not self.own_channel):
             raise LocalProtocolError("what is sent concurrently needs no preemption but a channel")
+        if self.priority is not Priority.NONE and not self.own_channel:
+            raise LocalProtocolError("a policy with a priority needs a channel of its own")
 
     @classmethod
     def from_switches(cls, name: str, switches: Sequence[str]) -> Self:
@@ -90,27 +105,34 @@ class Policy:
         name = one_line(name)[:POLICY_NAME_CHARS_MAX]
         if len(set(switches)) < len(switches):
             raise LocalProtocolError(f"policy {name!r} has a switch twice")
-        half_sent = [HalfSent.FINISH.value]
+        half_sent, priority = [HalfSent.FINISH.value], [Priority.NONE.value]
         flags = dict.fromkeys(_FLAGS.values(), False)
         for switch in switches:
             if switch in _FLAGS:
                 flags[_FLAGS[switch]] = True
             elif switch in _HALF_SENT_SWITCHES:
                 half_sent.append(switch.removeprefix(_HALF_SENT))
+            elif switch in _PRIORITY_SWITCHES:
+                priority.append(switch.removeprefix(_PRIORITY))
             else:
                 raise LocalProtocolError(
                     f"policy {name!r} has the unknown switch {switch[:POLICY_NAME_CHARS_MAX]!r}; "
-                    f"known: {', '.join((*_FLAGS, *_HALF_SENT_SWITCHES))}"
+                    f"known: {', '.join((*_FLAGS, *_HALF_SENT_SWITCHES, *_PRIORITY_SWITCHES))}"
                 )
         if len(half_sent) > 2:
             raise LocalProtocolError(f"policy {name!r} has two answers to a half-sent page")
-        return cls(name, half_sent=HalfSent(half_sent[-1]), **flags)
+        if len(priority) > 2:
+            raise LocalProtocolError(f"policy {name!r} has two priorities")
+        return cls(
+            name, half_sent=HalfSent(half_sent[-1]), priority=Priority(priority[-1]), **flags
+        )
 
     @property
     def switches(self) -> tuple[str, ...]:
-        """What is on, as it goes in Setup: `own-channel`, `half-sent=finish` and the like."""
+        """What is so, as it goes in Setup: `own-channel`, `half-sent=finish` and the like."""
         flags = [switch for switch, name in _FLAGS.items() if getattr(self, name)]
-        return (*flags, f"{_HALF_SENT}{self.half_sent.value}")
+        answers = f"{_HALF_SENT}{self.half_sent.value}", f"{_PRIORITY}{self.priority.value}"
+        return (*flags, *answers)
 
     @property
     def mixes_channels(self) -> bool:
@@ -119,6 +141,8 @@ class Policy:
 
 
 _HALF_SENT_SWITCHES = tuple(f"{_HALF_SENT}{each.value}" for each in HalfSent)
+_PRIORITY_SWITCHES = tuple(f"{_PRIORITY}{each.value}" for each in Priority)
+_BY_URGENCY = Priority.URGENCY
 
 PRESETS = {
     policy.name: policy
@@ -126,18 +150,21 @@ PRESETS = {
         # QEMU postcopy-ram without preemption: one stream, requests jump its queue.
         Policy("vanilla", own_channel=False, preempts=False),
         # The preempt series without breaking huge pages (x-postcopy-preempt-break-huge=off).
-        Policy("own-channel", preempts=False),
+        Policy("own-channel", preempts=False, priority=_BY_URGENCY),
         # QEMU 7.1 before "Respect postcopy request order in preemption mode".
-        Policy("drop", half_sent=HalfSent.POSTPONE),
+        Policy("drop", half_sent=HalfSent.POSTPONE, priority=_BY_URGENCY),
         # QEMU 7.1 with it.
-        Policy("ordered"),
-        # QEMU 8.0 and later, without its hint of locality.
+        Policy("ordered", priority=_BY_URGENCY),
+        # `ordered`, but priority in the host's queues follows the channel: what lies on the precopy
+        # connection, the half-sent page that was asked for, too, has to wait for what came later.
+        Policy("priority-by-channel", priority=Priority.CHANNEL),
+        # QEMU 8.0 and later, without its hint of locality.  What goes concurrently shares the link.
         Policy("parallel", preempts=False, concurrent=True, locality=False),
         # What users of other hypervisors ask for.
-        Policy("resend", half_sent=HalfSent.RESEND),
-        Policy("split", half_sent=HalfSent.SPLIT),
+        Policy("resend", half_sent=HalfSent.RESEND, priority=_BY_URGENCY),
+        Policy("split", half_sent=HalfSent.SPLIT, priority=_BY_URGENCY),
         # The destination can map a target page of a huge page as soon as it is there.
-        Policy("critical-first", critical=True),
+        Policy("critical-first", critical=True, priority=_BY_URGENCY),
     )
 }
 

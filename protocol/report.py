@@ -78,6 +78,8 @@ class SourcePart:
         switch_over_reason: What ended precopy: the name of the option or the command that did, or
             converged; empty if nothing has.
         guest_side: Which side has the guest: source, dest or unknown.
+        priority: What became of the postcopy connection's going first in this host's queues:
+            granted, refused and why, or not asked for.
     """
 
     policy: str
@@ -123,6 +125,7 @@ class SourcePart:
     pages_compared: int
     digest_equal: bool
     cpu_seconds: float
+    priority: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +137,7 @@ class DestPart:
         latency_ns: Mean fault latency.
         latency_bins: LATENCY_BIN_COUNT power-of-two microsecond bins.
         vcpu_latency_ns: Mean fault latency of each vCPU.
+        priority: What became of the return path's going first in this host's queues.
         reads: Guest reads checked here; reads of unknown values count as `reads_unchecked`.
     """
 
@@ -151,6 +155,7 @@ class DestPart:
     reads_unchecked: int
     mismatches: int
     cpu_seconds: float
+    priority: str = ""
 
 
 @dataclass(frozen=True)
@@ -283,6 +288,7 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
             "postcopy": source.postcopy_channel_bytes,
             "return-path": source.return_path_bytes,
         },
+        "source-priority": source.priority,
         "recoveries": source.recoveries,
         "checksums": {
             "used": source.checked,
@@ -298,6 +304,7 @@ def of_dest(dest: DestPart) -> dict[str, Any]:
         "backing": dest.backing,
         "placement": dest.placement,
         "placement-reason": dest.placement_reason,
+        "dest-priority": dest.priority,
         "faults": _summary(dest.faults),
         "stages": _stages(dest),
         "accesses": _summary(dest.accesses),

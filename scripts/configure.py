@@ -45,6 +45,17 @@ _NUMBER = re.compile(r"[0-9]{1,24}(?:\.[0-9]{0,24})?(?:[eE][+-]?[0-9]{1,3})?")
 # An access in a quarter of an hour.  With far less, the time of the next does not fit in 64 bits.
 _ACCESS_RATE_MIN = 0.001
 
+# Of a packet's traffic class the upper six bits (RFC 2474), and the names that some values have:
+# class selectors (RFC 2474), assured (RFC 2597) and expedited forwarding (RFC 3246), lower effort
+# (RFC 8622).
+DSCP_MAX = 63
+DSCP_NAMES = {
+    **{f"CS{number}": 8 * number for number in range(8)},
+    **{f"AF{number}{drop}": 8 * number + 2 * drop for number in range(1, 5) for drop in (1, 2, 3)},
+    "EF": 46,
+    "LE": 1,
+}
+
 # What a complaint repeats of a value.
 _QUOTED_CHARS_MAX = 60
 
@@ -88,6 +99,7 @@ def source_config(
         dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
         hold=bool(values["hold"]),
         checksum=bool(values["checksum"]),
+        dscp=_dscp(values["dscp"]),
         reconnect_seconds=seconds_of("--reconnect-for", values["reconnect_for"]),
         silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,
@@ -115,6 +127,7 @@ def dest_config(
         save=Path(values["save"]) if values["save"] is not None else None,
         steps=_steps(values["steps"]),
         wait_seconds=seconds_of("--wait-for-resume", values["wait_for_resume"]),
+        dscp=_dscp(values["dscp"]),
         silence_seconds_max=_silence_seconds(values["silence_limit"]),
         credentials=credentials,
     )
@@ -200,6 +213,18 @@ def seconds_of(option: str, text: str) -> float:
         click.BadParameter: It is no time.
     """
     return 0.0 if text == "0" else parsed(option, lambda: parse_duration_ms(text)) / 1000
+
+
+def _dscp(text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = DSCP_NAMES.get(text.upper())
+    if found is None and not (text.isascii() and text.isdigit() and int(text[:9]) <= DSCP_MAX):
+        raise click.BadParameter(
+            f"{_quoted(text)} is not 0 to {DSCP_MAX}, nor one of {', '.join(DSCP_NAMES)}",
+            param_hint="--dscp",
+        )
+    return int(text) if found is None else found
 
 
 def _silence_seconds(text: str) -> float:

@@ -179,6 +179,12 @@ OPTIONS = (
         "10s", "TIME",
     ),
     Option(
+        "--dscp", BOTH, MIGRATION,
+        "Mark packets that go first, pages that vCPUs wait for and requests, for the queues of the "
+        "network: 0 to 63, or a name such as EF or CS6; which it heeds is its owner's to say.",
+        None, "DSCP",
+    ),
+    Option(
         "--checksum", SOURCE, MIGRATION,
         "Send a checksum before each frame of pages; what comes changed goes again.", None, None,
     ),

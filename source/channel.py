@@ -31,6 +31,10 @@ class OutChannel(Outlet):
     def _bound_unsent(self, size: int) -> None:
         self._stream.bound_unsent(size, size // UNSENT_SHARE)
 
+    def prioritize(self) -> str:
+        """Have this channel go first in the queues of its host; see `Stream`."""
+        return self._stream.prioritize()
+
     def trust_silence(self) -> None:
         """Have the peer's silence alone tell that it is gone, as long as it pings."""
         self._stream.trust_silence()
@@ -69,7 +73,8 @@ class OutChannel(Outlet):
     def ping(self) -> None:
         """Send a sign of life: of an open frame its next byte, else a Ping.
 
-        It never waits: where the socket takes nothing, the peer has enough to read.
+        It never waits: where the socket takes nothing, the peer has enough to read.  What is before
+        it is to get out, whatever goes first: it may be all that the peer hears for long.
 
         Raises:
             ConnectionLost: The connection is broken.
@@ -78,6 +83,7 @@ class OutChannel(Outlet):
             self.send_now(self.open_frame, 1)
         else:
             self.send_short(Ping())
+        self.await_sent()
 
     def send_short(self, *messages: Message) -> bool:
         """Send short messages without waiting; return False if nothing of them can go now.

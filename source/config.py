@@ -34,6 +34,7 @@ class SourceConfig:
         silence_seconds_max: How long the destination may be silent before it is taken for dead.
         checksum: Send a digest before each frame of pages, and those again that come changed.
         credentials: What both sides have to prove to each other.
+        dscp: How urgent packets are marked for the network's queues; None for not at all.
     """
 
     host: str
@@ -53,3 +54,4 @@ class SourceConfig:
     silence_seconds_max: float = 10.0
     checksum: bool = False
     credentials: Credentials = NOTHING
+    dscp: int | None = None

@@ -7,13 +7,13 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from guest.streams.exchange import patience, receive_exactly, send_all
 from guest.streams.network import TCP, Network
-from guest.streams.stream import Stream
+from guest.streams.stream import NOT_ASKED, Stream
 from guest.streams.tls import TlsStream
 from protocol.addresses import host_port, unmapped
 from protocol.capabilities import in_force, offer
@@ -22,7 +22,7 @@ from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.limits import HELLO_SECONDS_MAX, NONCE_BYTES, SESSION_ID_BYTES
 from protocol.messages import PROTOCOL_VERSION, Hello, Resume, Welcome
-from protocol.policy import Policy
+from protocol.policy import Policy, Priority
 from protocol.proof import ANSWER_BYTES, CHALLENGE_BYTES, SourceProof
 from source.channel import OutChannel
 from source.returns import ReturnPath
@@ -35,12 +35,14 @@ class Connection:
     Attributes:
         capabilities: What both sides can do, as the destination's Welcome says.
         reached: The address at its other end, of those that the host's name has.
+        priority: What became of its going first in this host's queues.
     """
 
     out: OutChannel
     returns: ReturnPath
     capabilities: tuple[str, ...] = ()
     reached: str = ""
+    priority: str = NOT_ASKED
 
     @property
     def name(self) -> Channel:
@@ -147,6 +149,9 @@ async def connect(
                 host, port, name, opening, credentials, reached=reached, network=network
             )
             reached = connections[name].reached
+        if policy.priority is not Priority.NONE:
+            urgent = connections[Channel.POSTCOPY]
+            connections[Channel.POSTCOPY] = replace(urgent, priority=urgent.out.prioritize())
         yield connections
     finally:
         for connection in connections.values():

@@ -23,6 +23,7 @@ from protocol.messages import RequestAnswer
 from source.buffering import Backlog
 from source.commands import REQUEST, TURN, Command, Look, Room, Tell, Until, Wait, Write
 from source.jobs import Answer, Chunk, Lane
+from source.leaving import Leaving
 from source.outlet import Frame, Outlet
 from source.pacing import Pacer
 from source.scheduler import Scheduler
@@ -86,8 +87,21 @@ class SendEngine:
         # How many turns others have before a lane goes on.
         self._turns: dict[Lane, int] = {}
         self._backlog = Backlog()
+        self._leaving: Leaving | None = None
+        # Who wants to know what is looked at.
+        self._looking: Backlog | Leaving = self._backlog
+        # What the lane waits for while urgent bytes leave.
+        self._held: Until | None = None
         # When the request being served came, and when its first urgent frame was made.
         self._urgent_since_ns = (0, 0)
+
+    def keep_behind(self) -> None:
+        """Have what goes first in this host's queues wait for urgent bytes that lie below it.
+
+        So nothing urgent goes over the postcopy channel before those on the precopy channel have
+        left.
+        """
+        self._leaving = Leaving(self._outlets[_PRECOPY])
 
     @property
     def remaining_bytes(self) -> int:
@@ -104,6 +118,8 @@ class SendEngine:
         self._until = until
         self._is_background_done = False
         self._turns.clear()
+        # That the guest is handed over, and what a break has left of pages, went before.
+        self._outlets[_PRECOPY].await_sent()
         self.stop()
 
     def stop(self) -> None:
@@ -143,6 +159,9 @@ class SendEngine:
         if answer is Answer.URGENT_IN_PLACE:
             # It keeps to no limit any more.
             self.reconsider()
+        elif answer is Answer.ALREADY_SENT:
+            # It may lie in the socket, behind all that goes first.
+            self._outlets[_PRECOPY].await_sent()
         return answer
 
     def next(self, lane: Lane, now_ns: int) -> Command | None:
@@ -169,7 +188,7 @@ class SendEngine:
             write = None
         return self._go_on(lane, write, now_ns) if write else self._begin(lane, now_ns)
 
-    def serve(self, now_ns: int) -> Write | Tell | None:
+    def serve(self, now_ns: int) -> Write | Tell | Look | None:
         """Return what is to be done at once for requests, None if there is no more.
 
         While the lane's task does not wait there is nothing: it asks `next` by itself.  Afterwards
@@ -215,7 +234,7 @@ class SendEngine:
 
     def delivers(self, delivery: Delivery) -> None:
         """Say how the channel that was to be looked at delivers."""
-        self._backlog.delivers(delivery)
+        self._looking.delivers(delivery)
 
     def wait_over(self, lane: Lane, wait: Wait) -> None:
         """Say that what a lane's task waited for has come."""
@@ -253,14 +272,18 @@ class SendEngine:
                 tell = self.telling.before_background(now_ns, is_full=self._is_full)
                 if tell is not None:
                     return tell
+        if self._leaving is not None and (held := self._hold(self._leaving, lane, now_ns)):
+            return held
         write = self._pick(lane, now_ns)
         return self._go_on(lane, write, now_ns) if write is not None else self._end(lane)
 
-    def _begin_urgent(self, lane: Lane, now_ns: int) -> Write | None:
+    def _begin_urgent(self, lane: Lane, now_ns: int) -> Write | Look | None:
         """Return the next urgent write of a lane whose task waits, None without any."""
         scheduler = self.scheduler
         if not (scheduler.queued_requests or scheduler.urgent(lane)):
             return None
+        if self._leaving is not None and (held := self._hold(self._leaving, lane, now_ns)):
+            return held if type(held) is Look else None
         write = self._pick(lane, now_ns)
         if write is None:
             return None
@@ -269,6 +292,22 @@ class SendEngine:
         # The background is its task's, which waits for something else now.
         del self._waits[lane]
         return None
+
+    def _hold(self, leaving: Leaving, lane: Lane, now_ns: int) -> Look | Until | None:
+        """Return what what goes first is to wait for, None if it need not."""
+        if not (leaving.is_pending and self.scheduler.goes_first(lane)):
+            return None
+        held = self._held
+        if held is not None and self._waits.get(lane) is held and now_ns < held.at_ns:
+            return held
+        if leaving.is_unknown:
+            self._looking = leaving
+            return _LOOK_BELOW
+        if not (pause_ns := leaving.pause_ns(now_ns)):
+            return None
+        self._outlets[_PRECOPY].pause()
+        held = self._held = self._waits[lane] = Until(now_ns + pause_ns)
+        return held
 
     def _go_on(self, lane: Lane, write: Write, now_ns: int) -> Command:
         """Return a lane's write with what may go of it now, or what to wait for."""
@@ -313,6 +352,7 @@ class SendEngine:
         """Return the write with what the limit allows, or what to wait for."""
         backlog = self._backlog
         if backlog.is_unknown:
+            self._looking = backlog
             return _LOOK
         if pause_ns := backlog.pause_ns(now_ns):
             return self._pause(lane, write, now_ns + pause_ns)
@@ -355,6 +395,8 @@ class SendEngine:
         outlet.data_bytes_sent += write.frame.payload_bytes
         scheduler = self.scheduler
         urgent = scheduler.urgent(lane)
+        if urgent:
+            outlet.await_sent()
         page_count = scheduler.chunk_sent(lane)
         if (tracker := self.telling.tracker) is not None:
             tracker.sent(
@@ -396,6 +438,7 @@ class SendEngine:
 
 
 _LOOK = Look(_POSTCOPY)
+_LOOK_BELOW = Look(_PRECOPY)
 
 
 def _hurried(write: Write) -> Write:

@@ -21,6 +21,7 @@ from guest.interface import Guest, GuestSnapshot
 from guest.memory import GuestMemory
 from guest.states import encode_states
 from guest.streams.keepalive import keep_alive
+from guest.streams.stream import NOT_ASKED
 from protocol.channels import Channel
 from protocol.errors import MidstreamError, PeerAborted
 from protocol.events import Emit
@@ -174,6 +175,7 @@ class Migration:
         """
         counters = self.snapshot.counters if self.snapshot is not None else ()
         usage = resource.getrusage(resource.RUSAGE_SELF)
+        urgent = self.epochs[-1].get(Channel.POSTCOPY) if self.epochs else None
         around = Surroundings(
             self.memory.backing,
             self._dirty_log.name,
@@ -181,6 +183,7 @@ class Migration:
             sum(each.reads_checked for each in counters),
             sum(each.mismatches for each in counters),
             usage.ru_utime + usage.ru_stime,
+            urgent.priority if urgent is not None else NOT_ASKED,
         )
         return source_part(self._config, self.phases, around, self._now_ns(), comparison)
 

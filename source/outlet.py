@@ -87,6 +87,7 @@ class Outlet:
         name: Which channel.
         open_frame: The frame that nothing else may go before the end of; None between two frames.
         bytes_sent: What this connection's stream has taken, heads and all.
+        awaited_bytes: Of those, from the first, up to the last that somebody waits for.
         bytes_carried_before: What the channel's connections before this one carried.
         target_pages_sent: Target pages in the frames that are whole with the stream.
         data_bytes_sent: Payload bytes of guest memory in those frames.
@@ -99,6 +100,7 @@ class Outlet:
         self.name = name
         self.open_frame: Frame | None = None
         self.bytes_sent = 0
+        self.awaited_bytes = 0
         self.bytes_carried_before = 0
         self.target_pages_sent = 0
         self.data_bytes_sent = 0
@@ -124,6 +126,10 @@ class Outlet:
         """Count bytes of a frame that the stream has taken."""
         frame.sent += count
         self.bytes_sent += count
+
+    def await_sent(self) -> None:
+        """Say that somebody waits for the last of what was sent by now."""
+        self.awaited_bytes = self.bytes_sent
 
     def pause(self) -> None:
         """Say that what is sent next does not follow at once on what was sent before."""

@@ -27,6 +27,7 @@ from protocol.messages import (
     SwitchOver,
 )
 from protocol.pageset import PageSet
+from protocol.policy import Priority
 from protocol.states import Event, Lifecycle, State
 from source import handshakes
 from source.config import SourceConfig
@@ -129,6 +130,8 @@ class Phases:
             pacer=self._pacer, tracker=self._tracker if tells else None,
             yields=self._config.policy.preempts,
         )  # fmt: skip
+        if self._config.policy.priority is Priority.URGENCY:
+            sending.keep_behind()
         self.epochs.append(Epoch(outlets, sending, capabilities))
 
     @property

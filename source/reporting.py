@@ -23,6 +23,7 @@ class Surroundings(NamedTuple):
         reads: What the guest has read here, and checked.
         mismatches: How often it was wrong.
         cpu_seconds: The engine's own, user and system; the guest's process is not in it.
+        priority: What became of the postcopy connection's going first in this host's queues.
     """
 
     backing: str
@@ -31,6 +32,7 @@ class Surroundings(NamedTuple):
     reads: int = 0
     mismatches: int = 0
     cpu_seconds: float = 0.0
+    priority: str = ""
 
 
 def source_part(
@@ -97,4 +99,5 @@ def source_part(
         pages_compared=config.geometry.page_count if comparison else 0,
         digest_equal=comparison is not None and comparison.equal,
         cpu_seconds=around.cpu_seconds,
+        priority=around.priority,
     )

@@ -119,6 +119,16 @@ class Scheduler:
         """Tell whether a lane is in the middle of something, between two chunks of it, too."""
         return lane in self._current
 
+    def goes_first(self, lane: Lane) -> bool:
+        """Tell whether what a lane sends next is urgent on the postcopy channel, as far as known.
+
+        A request's turn may also come to nothing, or to the half-sent page.
+        """
+        job = self._current.get(lane)
+        if job is None or self.wants_preemption:
+            return bool(self._queue) and lane is not _BACKGROUND
+        return job.urgent and job.channel is not _PRECOPY
+
     def lacks(self, unit: Span) -> bool:
         """Tell whether bytes of a unit remain to be sent, or lie half-sent."""
         return self._remaining.holds_any(unit) or self._half_sent.holds(unit)

@@ -71,7 +71,10 @@ class SourceSession:
         self._verification = Verification(self._lifecycle, emit)
         self._endings = Endings(config, self._verification, self._lifecycle, emit)
         self._reconnector = Reconnector(
-            config, emit, tell_more, network or TcpNetwork(config.silence_seconds_max)
+            config,
+            emit,
+            tell_more,
+            network or TcpNetwork(config.silence_seconds_max, dscp=config.dscp),
         )
         self._bar = Bar()
         self._steering = Steering(config, self._lifecycle, emit)

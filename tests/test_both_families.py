@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.guest.streams.test_binding import needs_ipv6
@@ -17,9 +19,15 @@ def test_a_destination_on_all_addresses_takes_either_family(lab: Lab, host: str)
     address = dest.listening()
     assert address.startswith("[::]:")
     port = address.rpartition(":")[2]
-    source = lab.fork("source", f"--connect={host}:{port}", secret_option(lab.folder), *SMALL)
+    source = lab.fork(
+        "source", f"--connect={host}:{port}", secret_option(lab.folder), "--dscp=EF",
+        "--report=report", *SMALL,
+    )  # fmt: skip
     source.succeed()
     assert dest.wait() == 0, dest.errors
+    own = json.loads((lab.folder / "report").read_text(encoding="utf-8"))["midstream"]
+    told = own["source-priority"], own["dest-priority"]
+    assert told == ("granted, DSCP 46", "granted")
     assert dest.errors == f"also listening on 0.0.0.0:{port}\n"
     assert dest.output == f"listening on [::]:{port}\n"
 

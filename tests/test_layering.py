@@ -71,6 +71,7 @@ CORE_MODULES = frozenset(
         "source.halfsent",
         "source.handshakes",
         "source.jobs",
+        "source.leaving",
         "source.meter",
         "source.outlet",
         "source.passes",

@@ -1,7 +1,8 @@
 """A network in virtual time and in memory, which breaks where it is told to.
 
 Bytes take the time that a link of a rate and a delay needs; both connections share the link's rate,
-each direction for itself.  There is no socket, and with trio's `MockClock` nobody sleeps.
+each direction for itself.  Where one goes first, its bytes overtake all that has not left by then.
+There is no socket, and with trio's `MockClock` nobody sleeps.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import trio
 
 from guest.streams.network import Arrival, Door
-from guest.streams.stream import Delivery, Stream
+from guest.streams.stream import GRANTED, Delivery, Stream
 
 # What a direction of a connection takes before it is acknowledged, as a kernel would.
 CAPACITY_BYTES = 256 * 1024
@@ -50,11 +51,25 @@ class Line:
     bytes_per_second: float
     delay_seconds: float
     free_at: float = 0.0
+    first_free_at: float = 0.0
+    users: list[Direction] = field(default_factory=list)
 
-    def arrival(self, count: int) -> float:
-        """Return when the last of so many bytes is there that are handed over now."""
-        self.free_at = max(self.free_at, trio.current_time()) + count / self.bytes_per_second
-        return self.free_at + self.delay_seconds
+    def arrival(self, count: int, *, goes_first: bool) -> float:
+        """Return when the last of so many bytes is there that are handed over now.
+
+        Args:
+            count: How many.
+            goes_first: What does not, and has not left, leaves so much later.
+        """
+        now, seconds = trio.current_time(), count / self.bytes_per_second
+        if not goes_first:
+            self.free_at = max(self.free_at, self.first_free_at, now) + seconds
+            return self.free_at + self.delay_seconds
+        self.first_free_at = max(self.first_free_at, now) + seconds
+        self.free_at = max(self.free_at, now) + seconds
+        for user in self.users:
+            user.give_way(now + self.delay_seconds, seconds)
+        return self.first_free_at + self.delay_seconds
 
 
 @dataclass
@@ -68,6 +83,7 @@ class Direction:
         is_ended: No more is written.
         is_silent: Nothing arrives any more.
         is_broken: Both ends hear that it was reset.
+        goes_first: Its bytes go before those of others.
     """
 
     line: Line
@@ -80,6 +96,7 @@ class Direction:
     is_ended: bool = False
     is_silent: bool = False
     is_broken: bool = False
+    goes_first: bool = False
     changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     def settle(self) -> None:
@@ -89,6 +106,13 @@ class Direction:
             _, piece = self.flying.popleft()
             self.flying_bytes -= len(piece)
             self.here += piece
+
+    def give_way(self, left_at: float, seconds: float) -> None:
+        """Have all that arrives later than what has left by now arrive so much later yet."""
+        if not self.goes_first:
+            self.flying = deque(
+                (at + seconds if at > left_at else at, piece) for at, piece in self.flying
+            )
 
     @property
     def room_bytes(self) -> int:
@@ -150,7 +174,8 @@ class VirtualStream:
         if data:
             out.passed_bytes += len(data)
             out.flying_bytes += len(data)
-            out.flying.append((out.line.arrival(len(data)), data))
+            arrival = out.line.arrival(len(data), goes_first=out.goes_first)
+            out.flying.append((arrival, data))
             out.shake()
         if mark is not None and out.passed_bytes >= mark:
             self._cut(out)
@@ -210,6 +235,11 @@ class VirtualStream:
     def bound_unsent(self, buffer_bytes: int, unsent_bytes: int) -> None:  # noqa: ARG002
         """See `Stream`; what is taken is sent at once."""
         self._out.capacity_bytes = buffer_bytes
+
+    def prioritize(self) -> str:
+        """See `Stream`."""
+        self._out.goes_first = True
+        return GRANTED
 
     def trust_silence(self) -> None:
         """See `Stream`; there is no limit but that."""
@@ -293,6 +323,8 @@ class VirtualNetwork:
         if door is None or trio.current_time() < self._down_until:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
         there, back = Direction(self._forward), Direction(self._backward)
+        self._forward.users.append(there)
+        self._backward.users.append(back)
         number = next(self._numbers)
 
         def cut_of(direction: Direction) -> Cut | None:

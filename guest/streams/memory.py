@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import trio
 
-from guest.streams.stream import Delivery
+from guest.streams.stream import GRANTED, Delivery
 
 
 class _Direction:
@@ -104,6 +104,10 @@ class MemoryStream:
     def bound_unsent(self, buffer_bytes: int, unsent_bytes: int) -> None:  # noqa: ARG002
         """See `Stream`; all that is taken and not read is unsent as well as unacknowledged."""
         self._out.capacity_bytes = buffer_bytes
+
+    def prioritize(self) -> str:
+        """See `Stream`; nothing is in the way of anything."""
+        return GRANTED
 
     def trust_silence(self) -> None:
         """Do nothing: there is no kernel, and so no limit of its own."""

@@ -93,17 +93,20 @@ class Network(Protocol):
 class TcpDoor:
     """A socket that listens."""
 
-    def __init__(self, sock: trio.socket.SocketType, silence_seconds_max: float) -> None:
+    def __init__(
+        self, sock: trio.socket.SocketType, silence_seconds_max: float, dscp: int | None
+    ) -> None:
         """Take the socket and close it in `close`."""
         self.address = address_text(sock.getsockname())
         self._sock = sock
         self._silence_seconds_max = silence_seconds_max
+        self._dscp = dscp
 
     async def accept(self, complain: Log) -> Arrival:
         """See `Door`."""
         sock, name = await accept(self._sock, complain)
         _tune(sock, self._silence_seconds_max)
-        return Arrival(TcpStream(sock), host_text(name), address_text(name))
+        return Arrival(TcpStream(sock, self._dscp), host_text(name), address_text(name))
 
     def close(self) -> None:
         """See `Door`."""
@@ -113,7 +116,12 @@ class TcpDoor:
 class TcpNetwork:
     """The machine's own network."""
 
-    def __init__(self, silence_seconds_max: float = 10.0, window_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        silence_seconds_max: float = 10.0,
+        window_bytes: int = 0,
+        dscp: int | None = None,
+    ) -> None:
         """Set what holds for each connection.
 
         Args:
@@ -121,7 +129,9 @@ class TcpNetwork:
                 for as long as the kernel has patience.
             window_bytes: What may lie in its sockets where this side listens, about; 0 for what the
                 kernel lets.
+            dscp: How packets are marked of a connection that goes first; None for not at all.
         """
+        self._dscp = dscp
         self._silence_seconds_max = silence_seconds_max
         self._window_bytes = window_bytes
 
@@ -140,7 +150,7 @@ class TcpNetwork:
         # trio keeps little in the kernel, which costs a busy stream four times the CPU time: until
         # postcopy, when it is worth that, the system's default holds.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
-        return TcpStream(sock)
+        return TcpStream(sock, self._dscp)
 
     async def listen(
         self, host: str, port: int, log: Log, *, loopback_only: bool
@@ -153,7 +163,7 @@ class TcpNetwork:
         # Nothing has been accepted yet.
         for sock in socks if self._window_bytes else ():
             _keep_short(sock, self._window_bytes)
-        return [TcpDoor(sock, self._silence_seconds_max) for sock in socks]
+        return [TcpDoor(sock, self._silence_seconds_max, self._dscp) for sock in socks]
 
 
 def _keep_short(sock: trio.socket.SocketType, window_bytes: int) -> None:

@@ -17,6 +17,11 @@ PATIENCE_MS = 1
 UNTURNED_NS_MAX = 4_000_000
 
 
+# What became of a priority that was asked for, as a report tells it, or "refused: " and why; and
+# where nobody has asked.
+GRANTED, NOT_ASKED = "granted", "not asked for"
+
+
 class Delivery(NamedTuple):
     """What a stream has taken and not delivered, and how it delivers.
 
@@ -84,6 +89,15 @@ class Stream(Protocol):
         Args:
             buffer_bytes: Taken and not acknowledged (SO_SNDBUF).
             unsent_bytes: Of that, what may wait to be sent for the first time (TCP_NOTSENT_LOWAT).
+        """
+
+    def prioritize(self) -> str:
+        """Have what goes from this end go first in the queues of its host (SO_PRIORITY).
+
+        It never fails: the connection does without.
+
+        Returns:
+            What became of it: `GRANTED` and what more there is to say, or that it was refused.
         """
 
     def trust_silence(self) -> None:

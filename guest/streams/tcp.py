@@ -14,7 +14,11 @@ from contextlib import suppress
 
 import trio
 
-from guest.streams.stream import PATIENCE_MS, Delivery
+from guest.streams.stream import GRANTED, PATIENCE_MS, Delivery
+
+# The highest that needs no privilege ("interactive", pfifo_fast(8), prio(8)): of the three bands of
+# the queue that Linux gives a network card, the first.
+PRIORITY = 6
 
 # `struct tcp_info` (include/uapi/linux/tcp.h) as far as it is needed; it only ever grows.
 _TCP_INFO = struct.Struct("=148xI8xQ")
@@ -46,9 +50,16 @@ class TcpStream:
 
     gathers = True
 
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        """Take a socket.  Who has read of it already must hand on what that was."""
+    def __init__(self, sock: trio.socket.SocketType, dscp: int | None = None) -> None:
+        """Take a socket.  Who has read of it already must hand on what that was.
+
+        Args:
+            sock: Connected.
+            dscp: How packets are marked that go first, for the queues of the network to heed; None
+                for not at all.
+        """
         self._sock = sock
+        self._dscp = dscp
         self._poll = select.poll()
 
     def try_write(self, buffers: Sequence[memoryview]) -> int:
@@ -105,6 +116,24 @@ class TcpStream:
         """See `Stream`; the kernel doubles the buffer to pay for its own bookkeeping."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_bytes)
+
+    def prioritize(self) -> str:
+        """See `Stream`; with a DSCP, packets are marked with it, too."""
+        try:
+            if self._dscp is not None:
+                self._mark(self._dscp)
+            # Behind the mark, with which the kernel sets the priority anew (ip(7), IP_TOS).
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
+        except OSError as error:
+            return f"refused: {error.strerror or error}"
+        return GRANTED if self._dscp is None else f"{GRANTED}, DSCP {self._dscp}"
+
+    def _mark(self, dscp: int) -> None:
+        # The two bits below are for congestion, and the kernel's.
+        if self._sock.family == socket.AF_INET6:
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
+        # A socket of IPv6 may be connected to an address of IPv4.
+        self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
 
     def trust_silence(self) -> None:
         """See `Stream`."""

@@ -178,6 +178,10 @@ class TlsStream:
         self.batch_bytes = SMALL_BATCH_BYTES
         self._stream.bound_unsent(buffer_bytes, unsent_bytes)
 
+    def prioritize(self) -> str:
+        """See `Stream`."""
+        return self._stream.prioritize()
+
     def trust_silence(self) -> None:
         """See `Stream`."""
         self._stream.trust_silence()

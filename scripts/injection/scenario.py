@@ -15,7 +15,7 @@ import click
 
 from dest.config import HostConfig
 from protocol.channels import Channel
-from protocol.errors import LocalProtocolError
+from protocol.errors import LocalProtocolError, MigrationError
 from protocol.geometry import Geometry, PageId
 from protocol.limits import VCPU_COUNT_MAX
 from protocol.text import did_you_mean

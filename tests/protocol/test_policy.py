@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import LocalProtocolError
-from protocol.policy import PRESETS, HalfSent, Policy, preset
+from protocol.policy import PRESETS, HalfSent, Policy, Priority, preset
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from protocol.policy import PRESETS, HalfSent, Policy, preset
         ("own-channel", True, False, HalfSent.FINISH, True),
         ("drop", True, True, HalfSent.POSTPONE, True),
         ("ordered", True, True, HalfSent.FINISH, True),
+        ("priority-by-channel", True, True, HalfSent.FINISH, True),
         ("parallel", True, False, HalfSent.FINISH, False),
         ("resend", True, True, HalfSent.RESEND, True),
         ("split", True, True, HalfSent.SPLIT, True),
@@ -28,7 +29,11 @@ def test_presets(
     """Each preset has the switches of what it is modelled on."""
     actual = preset(name)
     concurrent, critical = name == "parallel", name == "critical-first"
-    expected = Policy(name, own_channel, preempts, half_sent, locality, concurrent, critical)
+    priority = Priority.URGENCY if own_channel and not concurrent else Priority.NONE
+    priority = Priority.CHANNEL if name == "priority-by-channel" else priority
+    expected = Policy(
+        name, own_channel, preempts, half_sent, locality, concurrent, critical, priority
+    )
     assert expected == actual
 
 
@@ -67,6 +72,9 @@ def test_every_field_is_a_switch() -> None:
         if field.type == "bool":
             change: dict[str, Any] = {field.name: not getattr(base, field.name)}
             assert base.switches != dataclasses.replace(base, **change).switches
+    changed = {dataclasses.replace(base, half_sent=each).switches for each in HalfSent}
+    changed |= {dataclasses.replace(base, priority=each).switches for each in Priority}
+    assert len(changed) == len(HalfSent) + len(Priority) - 1
 
 
 @pytest.mark.parametrize(
@@ -80,7 +88,10 @@ def test_every_field_is_a_switch() -> None:
         (("x" * 1000,), f"the unknown switch '{'x' * 64}';"),
         (("locality", "locality"), "has a switch twice"),
         (("half-sent=finish", "half-sent=split"), "two answers to a half-sent page"),
+        (("priority=none", "priority=urgency"), "two priorities"),
+        (("priority=high",), "the unknown switch 'priority=high'"),
         (("preempts", "locality"), "needs a channel of its own"),
+        (("priority=channel",), "a policy with a priority needs a channel of its own"),
     ],
 )
 def test_switches_that_make_no_sense_are_refused(switches: tuple[str, ...], reason: str) -> None:

@@ -61,6 +61,7 @@ SOURCE = SourcePart(
     pages_compared=130,
     digest_equal=True,
     cpu_seconds=1.31415,
+    priority="granted",
 )
 DEST = DestPart(
     placement="simulated",
@@ -79,6 +80,7 @@ DEST = DestPart(
     reads_unchecked=10,
     mismatches=11,
     cpu_seconds=2.71828,
+    priority="refused: no reason",
 )  # fmt: skip
 
 
@@ -120,6 +122,8 @@ def test_the_whole_report() -> None:
             "policy": "ordered",
             "backing": "base",
             "source-backing": "thp",
+            "source-priority": "granted",
+            "dest-priority": "refused: no reason",
             "placement": "simulated",
             "placement-reason": "no kernel",
             "dirty-log": "software",

@@ -68,6 +68,25 @@ def test_values_arrive_in_their_units() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "dscp"),
+    [
+        (None, None),
+        ("0", 0),
+        ("63", 63),
+        ("EF", 46),
+        ("ef", 46),
+        ("CS6", 48),
+        ("AF41", 34),
+        ("LE", 1),
+    ],
+)
+def test_a_mark_is_a_number_or_its_name(text: str | None, dscp: int | None) -> None:
+    """As the RFCs name them; off by default, and each side's own to say."""
+    assert source_config(values(dscp=text), "", 0).dscp == dscp
+    assert dest_config(values(dscp=text), "", 0).dscp == dscp
+
+
+@pytest.mark.parametrize(
     ("given", "passes", "postcopy_seconds", "give_up_seconds"),
     [
         ({}, 1, None, None),
@@ -121,6 +140,7 @@ def test_when_precopy_is_over(
         ("program", "uniform:x"), ("program", "trace:/nonexistent"),
         ("image", "/nonexistent"), ("image", "/"), ("image", ""), ("save", "/"),
         ("save", "/nonexistent/file"), ("steps", "/nonexistent"),
+        *(("dscp", text) for text in ("-1", "64", "9" * 5000, "", "E F", "CS8", "AF14", "\u0663")),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_its_option(name: str, text: str) -> None:

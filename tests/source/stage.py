@@ -100,6 +100,7 @@ class Stage:
         rate: int = 0,
         tracks: bool = False,
         yields: bool = False,
+        keeps_behind: bool = False,
         chunk_bytes: int = CHUNK,
     ) -> None:
         """Have all of a small guest to send, with the streams open and the tasks not begun."""
@@ -115,6 +116,8 @@ class Stage:
             self.scheduler, partial(frame_of, self.memory), self.outlets, self.events,
             pacer=Pacer(rate), tracker=self.tracker, yields=yields,
         )  # fmt: skip
+        if keeps_behind:
+            self.engine.keep_behind()
         self.now_ns = 1000
         self.delivery = Delivery()
         self.story: list[str] = []
@@ -211,9 +214,11 @@ def _told(wait: Wait) -> str:
     return f"until {wait.at_ns}" if isinstance(wait, Until) else "request"
 
 
-def waiting(policy: str = "ordered", *, took: int = 1000, tracks: bool = False) -> Stage:
+def waiting(
+    policy: str = "ordered", *, took: int = 1000, tracks: bool = False, keeps_behind: bool = False
+) -> Stage:
     """Return a stage whose background waits for room, with so many bytes of page 0 gone."""
-    stage = Stage(policy, tracks=tracks)
+    stage = Stage(policy, tracks=tracks, keeps_behind=keeps_behind)
     stage.pipes[Channel.PRECOPY].room = took
     stage.run()
     assert stage.wait == Room(Channel.PRECOPY)

@@ -12,7 +12,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from guest.streams.exchange import receive_exactly, send_all
-from guest.streams.tcp import TcpStream
+from guest.streams.stream import GRANTED, NOT_ASKED
+from guest.streams.tcp import PRIORITY, TcpStream
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import (
@@ -131,6 +132,22 @@ async def test_one_stream_needs_one_connection() -> None:
     ):
         assert list(connections) == [Channel.PRECOPY]
         assert len(there.peers) == 1
+
+
+@pytest.mark.parametrize("policy", ["ordered", "priority-by-channel", "parallel", "vanilla"])
+async def test_what_is_urgent_goes_first_where_the_policy_has_it_so(policy: str) -> None:
+    """The postcopy connection alone is given a priority; what came of it is known."""
+    asks = policy in ("ordered", "priority-by-channel")
+    async with (
+        listening(welcome) as there,
+        connect("127.0.0.1", there.port, preset(policy)) as connections,
+    ):
+        for name, connection in connections.items():
+            asked = asks and name is Channel.POSTCOPY
+            assert connection.priority == (GRANTED if asked else NOT_ASKED)
+            sock = cast("TcpStream", connection.out._stream)._sock
+            priority = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY)
+            assert priority == (PRIORITY if asked else 0)
 
 
 async def test_all_addresses_of_a_name_are_tried() -> None:

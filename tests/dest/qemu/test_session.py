@@ -220,8 +220,8 @@ async def test_a_migration_with_two_channels(guests: FakeGuests, tmp_path: Path)
     # What QEMU alone knows, or what it cannot do, is not there at all.
     assert own.keys() == {
         "schema", "peer", "machine", "policy", "device-state-bytes", "blocks", "requests",
-        "channels", "recoveries", "backing", "placement", "placement-reason", "faults", "stages",
-        "accesses", "verified", "cpu-seconds",
+        "channels", "recoveries", "backing", "placement", "placement-reason",
+        "dest-priority", "faults", "stages", "accesses", "verified", "cpu-seconds",
     }  # fmt: skip
     assert own["requests"].keys() == {"received", "on-precopy-channel", "on-postcopy-channel"}
     assert own["verified"].keys() == {"reads", "reads-unchecked"}

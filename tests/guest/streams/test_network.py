@@ -35,9 +35,9 @@ async def test_what_one_end_says_the_other_hears() -> None:
     """A door's arrival is the other end of what connected, and says where it is from."""
     await trio.to_thread.run_sync(int)
     with nothing_left(), bounded():
-        door = await open_door(TcpNetwork(7.5))
+        door = await open_door(TcpNetwork(7.5, dscp=1))
         host, port = parse_host_port(door.address)
-        near, reached = await TcpNetwork(2.5).connect(host, port)
+        near, reached = await TcpNetwork(2.5, dscp=2).connect(host, port)
         arrival = await door.accept(print)
         assert (reached, arrival.host) == ("127.0.0.1", "127.0.0.1")
         assert arrival.address.startswith("127.0.0.1:")
@@ -47,6 +47,10 @@ async def test_what_one_end_says_the_other_hears() -> None:
         for stream, milliseconds in ((near, 2500), (arrival.stream, 7500)):
             assert option(stream, socket.TCP_NODELAY)
             assert option(stream, socket.TCP_USER_TIMEOUT) == milliseconds
+        # Packets are marked as each side was told to.
+        assert (near.prioritize(), arrival.stream.prioritize()) == (
+            "granted, DSCP 2", "granted, DSCP 1"
+        )  # fmt: skip
         near.end_writing()
         assert await receive_into(arrival.stream, [memoryview(bytearray(1))]) == 0
         await send_all(arrival.stream, b"back")

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from guest.streams.exchange import receive_exactly, send_all
-from guest.streams.stream import Delivery
-from guest.streams.tcp import TCP_INFO_BYTES, TcpStream, read_tcp_info, unacknowledged_bytes
+from guest.streams.stream import GRANTED, Delivery
+from guest.streams.tcp import (
+    PRIORITY,
+    TCP_INFO_BYTES,
+    TcpStream,
+    read_tcp_info,
+    unacknowledged_bytes,
+)
+from tests.bounds import bounded
 from tests.guests import KIB
 from tests.sockets import tcp_pair, tcp_streams, unix_pair
 
@@ -79,6 +88,46 @@ async def test_what_may_lie_unsent_is_bounded() -> None:
         TcpStream(near).bound_unsent(64 * KIB, 16 * KIB)
         assert near.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * 64 * KIB
         assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 16 * KIB
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+@pytest.mark.parametrize("dscp", [None, 46])
+async def test_a_priority_holds_whatever_packets_are_marked_with(
+    address: str, dscp: int | None
+) -> None:
+    """The mark, with which the kernel sets a priority of its own, is made before."""
+    with bounded(), connected(address) as sock:
+        stream = TcpStream(sock, dscp)
+        assert stream.prioritize() == (GRANTED if dscp is None else "granted, DSCP 46")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY) == PRIORITY
+        marked = [sock.getsockopt(socket.IPPROTO_IP, socket.IP_TOS)]
+        if sock.family == socket.AF_INET6:
+            marked.append(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS))
+        assert [mark >> 2 for mark in marked] == [dscp or 0] * len(marked)
+
+
+async def test_a_priority_that_is_refused_is_told() -> None:
+    """Nothing fails for that: the connection is as good as it was."""
+    with tcp_pair() as (near, _):
+        stream = TcpStream(near)
+        near.close()
+        assert stream.prioritize() == "refused: Bad file descriptor"
+    with unix_pair(4 * KIB) as (near, _):
+        assert TcpStream(near, 46).prioritize() == "refused: Operation not supported"
+
+
+@contextmanager
+def connected(address: str) -> Iterator[trio.socket.SocketType]:
+    """Connect over loopback; an address of IPv4 in one of IPv6 is reached by IPv4."""
+    there = (socket.AF_INET, "127.0.0.1") if "." in address else (socket.AF_INET6, address)
+    try:
+        server = socket.create_server((there[1], 0), family=there[0])
+    except OSError as error:
+        pytest.skip(f"{address}: {error.strerror}")
+    with server, socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as near:
+        near.connect((address, server.getsockname()[1]))
+        with trio.socket.from_stdlib_socket(near.dup()) as sock:
+            yield sock
 
 
 async def test_a_closed_stream_takes_and_gives_nothing() -> None:

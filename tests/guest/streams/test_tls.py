@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -28,6 +29,13 @@ async def test_bytes_cross_both_ways_at_once(tmp_path: Path) -> None:
         nursery.start_soon(send_all, server, DATA[::-1])
         nursery.start_soon(expect, server, DATA)
         nursery.start_soon(expect, client, DATA[::-1])
+
+
+async def test_a_priority_is_that_of_the_connection_below(tmp_path: Path) -> None:
+    """Whoever encrypts is no stranger to the host's queues."""
+    async with tls_pair(tmp_path) as (client, server):
+        for stream in (client, server):
+            assert stream.prioritize() == cast("TcpStream", stream._stream).prioritize()
 
 
 async def expect(stream: TlsStream, data: bytes) -> None:

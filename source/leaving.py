@@ -1,0 +1,82 @@
+"""Urgent bytes on the precopy channel, for which what goes first waits until they leave.  Pure.
+
+The postcopy connection goes first in the host's queues, so that a page that somebody waits for
+overtakes the background.  But some of what somebody waits for is on the precopy connection: the
+rest of a half-sent page, a page that became urgent while it was sent, one that lies in the socket
+already; and a sign of life, by which the peer tells that the connection is not dead.  Packets of
+one connection cannot change places, so what lies below must drain: the next urgent frame for the
+postcopy channel waits for it.  Else a queue of requests that is never empty would hold up the
+oldest of them: the starvation that the policies are about, one layer down.
+
+Acknowledged is left.  That is a round trip later than need be, but then the pages are placed in the
+order in which they were asked for, too.
+"""
+
+from __future__ import annotations
+
+from guest.streams.stream import Delivery
+from source.outlet import Outlet
+
+# What is not acknowledged though nothing of ours is in its way is held up further on, perhaps for
+# ever: so long without a byte of progress, and the next urgent page waits for it no more.
+STALL_NS = 500_000_000
+
+# No wait is so short that its end costs more than it is worth, ...
+_NS_MIN = 200_000
+# ... and none so long that it matters that the rate was taken for too low.
+_NS_MAX = 5_000_000
+
+
+class Leaving:
+    """Whether bytes of a channel that somebody waits for may still be in this host."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        """Look at what the outlet says is awaited, and at how its stream delivers."""
+        self._outlet = outlet
+        # All before this has left, or is not waited for any more.
+        self._left_bytes = 0
+        self._delivery: Delivery | None = None
+        # How far the channel had come when it last had got further, and when that was.
+        self._progress: tuple[int, int] | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether there may be any; if so, ask `pause_ns`."""
+        return self._outlet.awaited_bytes > self._left_bytes
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether it is to be looked how the channel delivers, and said in `delivers`."""
+        return self._delivery is None
+
+    def delivers(self, delivery: Delivery) -> None:
+        """Say how the channel delivers; it holds for one question."""
+        self._delivery = delivery
+
+    def pause_ns(self, now_ns: int) -> int:
+        """Return how long to wait for them, then to ask anew; 0 if they have left.
+
+        Unless it `is_unknown`.
+        """
+        delivery, self._delivery = self._delivery, None
+        assert delivery is not None, "it was not said how the channel delivers"
+        awaited_bytes = self._outlet.awaited_bytes
+        left_bytes = self._outlet.bytes_sent - delivery.unacknowledged_bytes
+        if left_bytes >= awaited_bytes or self._is_stalled(left_bytes, now_ns):
+            self._left_bytes, self._progress = awaited_bytes, None
+            return 0
+        return _wait_ns(awaited_bytes - left_bytes, delivery)
+
+    def _is_stalled(self, left_bytes: int, now_ns: int) -> bool:
+        if self._progress is None or left_bytes > self._progress[0]:
+            self._progress = left_bytes, now_ns
+        return now_ns - self._progress[1] >= STALL_NS
+
+
+def _wait_ns(count: int, delivery: Delivery) -> int:
+    """Return how long so many bytes take, or what is a part of a round trip."""
+    # The last of them has a whole round trip before it is known to be there; to ask four times in
+    # it is often enough.
+    rate, round_trip_ns = delivery.bytes_per_second, delivery.round_trip_us * 1000
+    line_ns = count * 10**9 // rate if rate else 0
+    return min(max(line_ns, round_trip_ns // 4, _NS_MIN), _NS_MAX)
