@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from scripts.doctor import machine, memory
+from scripts.doctor import machine, memory, queues
 from scripts.doctor.feature import Feature, can_run, to_lines, to_plain
 from scripts.named_files import Command
 from scripts.screen.output import print_result
@@ -17,13 +17,20 @@ EXIT_CANNOT_RUN = 1
 
 @click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="All findings as one JSON object.")
-def doctor(as_json: bool) -> int:
+@click.option(
+    "--connect", "host", metavar="HOST",
+    help="Where a migration would go: what of its way is in this machine. [default: anywhere]",
+)  # fmt: skip
+def doctor(as_json: bool, host: str | None) -> int:
     """Try what this machine can do, and tell what to do about what is missing.
 
     Nothing is changed and nothing is left behind.  Exit status: 0 midstream runs here, perhaps
     without some of it; 1 it does not.
     """
-    features = [question.answer() for question in (*memory.questions(), *machine.questions())]
+    features = [
+        question.answer()
+        for question in (*memory.questions(), *machine.questions(), *queues.questions(host))
+    ]
     if as_json:
         print_result(json.dumps(to_plain(features), indent=2) + "\n")
     else:

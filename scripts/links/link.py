@@ -17,7 +17,6 @@ import json
 import os
 import select
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from protocol.errors import MigrationError
 from protocol.text import one_line
 from scripts.links.shape import burst_bytes, queue_bytes, queue_packets
 from scripts.links.spec import FIFO, PLAIN, QUEUE_DEFAULT, LinkSpec
+from scripts.links.tools import path_of
 from scripts.runtime.parent import PARENT_VARIABLE, LinkNote
 from scripts.runtime.spawn import package_environment
 from scripts.screen.output import tell
@@ -187,7 +187,7 @@ def _check_tools() -> None:
     Raises:
         MigrationError: Says which.
     """
-    missing = [tool for tool in TOOLS if _path_of(tool) is None]
+    missing = [tool for tool in TOOLS if path_of(tool) is None]
     if missing:
         raise MigrationError(f"this machine lacks {', '.join(missing)}")
 
@@ -363,13 +363,7 @@ def _run(command: list[str], name: str = "") -> None:
         raise MigrationError(f"{name} failed: {reason[-1] if reason else '?'}")
 
 
-def _path_of(tool: str) -> str | None:
-    """Return where a tool is; an ordinary user's PATH often lacks the folders for root's."""
-    folders = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
-    return shutil.which(tool) or shutil.which(tool, path=folders)
-
-
 def _tool(tool: str) -> str:
-    path = _path_of(tool)
+    path = path_of(tool)
     assert path is not None, "all of them were looked for first"
     return path

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from scripts.doctor import machine, memory
+from scripts.doctor import machine, memory, queues
 from scripts.doctor.command import doctor
 from scripts.doctor.feature import Question
 from tests.bounds import nothing_left
@@ -21,7 +21,8 @@ def test_everything_is_tried_and_nothing_is_left() -> None:
 
     told = json.loads(result.stdout)
     assert told["can-run"] is True
-    asked = [question.name for question in (*memory.questions(), *machine.questions())]
+    questions = (*memory.questions(), *machine.questions(), *queues.questions())
+    asked = [question.name for question in questions]
     assert [feature["name"] for feature in told["features"]] == asked
     assert len(set(asked)) == len(asked)
     for feature in told["features"]:
@@ -45,6 +46,7 @@ def test_what_is_needed_and_missing_decides(monkeypatch: pytest.MonkeyPatch) -> 
     """Where midstream cannot run, the exit status and the last line say so."""
     monkeypatch.setattr(memory, "questions", lambda: [NEEDED])
     monkeypatch.setattr(machine, "questions", list)
+    monkeypatch.setattr(queues, "questions", lambda _: [])
 
     result = CliRunner().invoke(doctor, [], standalone_mode=False)
 

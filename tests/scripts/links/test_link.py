@@ -164,7 +164,7 @@ def test_a_machine_without_the_tools_says_so(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("tool", ["/bin/false", "/no/such/tool"])
 def test_what_the_tools_refuse_is_told(monkeypatch: pytest.MonkeyPatch, tool: str) -> None:
     """A tool that fails, or cannot even be started, is a reason and no crash."""
-    monkeypatch.setattr(link, "_path_of", lambda _: tool)
+    monkeypatch.setattr(link, "path_of", lambda _: tool)
 
     with (
         nothing_left(),
