@@ -9,7 +9,6 @@ from __future__ import annotations
 import resource
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from functools import partial
 from typing import TypeVar
 
 import trio
@@ -29,6 +28,7 @@ from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.messages import Abort, Message, PageRequest
 from protocol.report import SourcePart
 from protocol.states import Lifecycle
+from source.carrying import carry_out
 from source.closing import compare
 from source.config import SourceConfig
 from source.connect import Connection, Connections
@@ -37,58 +37,22 @@ from source.reporting import Surroundings, source_part
 from source.sender import Sender
 from source.steering import Steering
 from source.steps import (
-    LATE,
     Compare,
     Comparison,
     Do,
     Drain,
     Farewell,
-    Now,
     Received,
     Report,
     Say,
     Step,
     Steps,
-    Within,
 )
 
 T = TypeVar("T")
 
 # How long the peer is given to take the reason why a session ends, or to say its own.
 FAREWELL_SECONDS_MAX = 1.0
-
-
-async def carry_out(
-    steps: Steps[T], do: Callable[[Step], Awaitable[object]], now: Now, now_ns: Callable[[], int]
-) -> T:
-    """Carry a phase out; return what it comes to.
-
-    Args:
-        steps: The phase.
-        do: Does a step, however long it takes, and returns what came of it.
-        now: Takes the time, before the phase goes on.
-        now_ns: Tells it.
-    """
-    go_on = partial(steps.send, None)
-    while True:
-        now.ns = now_ns()
-        try:
-            step = go_on()
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        try:
-            go_on = partial(steps.send, await _in_time(step, do))
-        except BaseException as error:  # noqa: BLE001 - the phase raises it again, or goes on
-            go_on = partial(steps.throw, error)
-
-
-async def _in_time(step: Step, do: Callable[[Step], Awaitable[object]]) -> object:
-    if not isinstance(step, Within):
-        return await do(step)
-    with trio.move_on_after(max(step.seconds, 0)):
-        return await do(step.step)
-    return LATE
 
 
 class Migration:

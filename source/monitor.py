@@ -117,7 +117,7 @@ class Monitor:
 
     def resumed(self) -> None:
         """Tell the user that a pause is over, and where it goes on."""
-        self._tell(f"resumed at {host_port(*self._reconnector.address)}")
+        self._tell(f"resumed at {host_port(*self._reconnector.attempts.address)}")
 
     def _introduce(self) -> None:
         """Tell how this session can be told something."""
@@ -134,7 +134,7 @@ class Monitor:
             host, port = parse_host_port(address, port_min=1)
         except ValueError as error:
             raise MigrationError("that is no HOST:PORT") from error
-        if not self._reconnector.trying:
+        if not self._reconnector.attempts.trying:
             raise MigrationError(f"it is not paused, its state is {self._lifecycle.state.value}")
         return await self._reconnector.try_at(host, port)
 
@@ -153,11 +153,11 @@ class Monitor:
         reconnector = self._reconnector
         return (
             f"by hand: {_resume_line(self.session)}, in {reconnector.seconds_left():.0f} s; then "
-            f"{host_port(*reconnector.address)} is tried once more"
+            f"{host_port(*reconnector.attempts.address)} is tried once more"
         )
 
     async def _tell_status(self, _: str) -> str:
-        address = host_port(*self._reconnector.address)
+        address = host_port(*self._reconnector.attempts.address)
         return f"{self._lifecycle.state.value}, to {address}, process {os.getpid()}"
 
 

@@ -183,13 +183,13 @@ class SourceSession:
         reconnector = self._reconnector
 
         async def recover(connections: Connections) -> tuple[Standing, Lacking]:
-            steps = self._endings.recover(lambda: reconnector.redirected)
+            steps = self._endings.recover(lambda: reconnector.attempts.redirected)
             return await migration.recover(connections, steps)
 
         async with AsyncExitStack() as stack:
             self._monitor.paused(loss)
             connections, (standing, lacking) = await reconnector.reconnect(loss, stack, recover)
-            reconnector.went_on(len(lacking.missing) if standing.running else float("inf"))
+            reconnector.went_on(standing, lacking)
             self._monitor.resumed()
             migration.attach(connections)
             missing_bytes = lacking.missing.length_bytes

@@ -48,6 +48,7 @@ class Do(Enum):
     STOP_LOG = "leave the guest's writes alone"
     KEEP_LITTLE = "bound what the precopy connection holds unsent, for postcopy"
     KEEP_ALIVE = "give signs of life from now on, and take a silent destination for dead"
+    LOOK_OUT = "wait for the user to name another address"
     READ_ON = "read on for a moment why the destination ended it"  # PeerAborted or None
 
 
@@ -98,6 +99,22 @@ class Report(NamedTuple):
     comparison: Comparison
 
 
+class Attempt(NamedTuple):
+    """Try to resume the session at an address; why nothing came of it is what comes of it.
+
+    Attributes:
+        host: Of the address.
+        port: Likewise.
+        number: Which attempt of the session it is.
+        seconds: How long whoever is found there may take until he is no stranger.
+    """
+
+    host: str
+    port: int
+    number: int
+    seconds: float
+
+
 class Farewell(NamedTuple):
     """Tell the destination that this ends, behind the frame under way, while that has its time.
 
@@ -119,7 +136,7 @@ class Within(NamedTuple):
     seconds: float
 
 
-Step: TypeAlias = Do | Say | Drain | Compare | Report | Farewell | Within
+Step: TypeAlias = Do | Say | Drain | Compare | Report | Attempt | Farewell | Within
 # A phase that comes to a T.
 Steps: TypeAlias = Generator[Step, Any, T]
 

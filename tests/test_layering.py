@@ -62,6 +62,7 @@ CORE_MODULES = frozenset(
         "guest.trace",
         "source.buffering",
         "source.background",
+        "source.attempts",
         "source.commands",
         "source.config",
         "source.endings",

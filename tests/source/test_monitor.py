@@ -179,7 +179,7 @@ async def test_what_cannot_be_done_is_refused(command: str, argument: str, reaso
         async with rig.monitor.listen():
             with pytest.raises(MigrationError, match=re.escape(reason)):
                 await rig.tell(command, argument)
-    assert rig.reconnector.address == ("127.0.0.1", 7)
+    assert rig.reconnector.attempts.address == ("127.0.0.1", 7)
 
 
 def test_precopy_that_does_not_converge_can_be_ended() -> None:

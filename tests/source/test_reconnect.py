@@ -11,8 +11,6 @@ from functools import partial
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
-from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from protocol import events
@@ -28,8 +26,9 @@ from protocol.events import ignore
 from protocol.messages import PROTOCOL_VERSION, Abort, Resume, Welcome
 from source.connect import Connections
 from source.endings import Break
-from source.reconnect import RETRY_SECONDS_MAX, Reconnector, Retries
+from source.reconnect import Reconnector
 from tests.bounds import BOUND_SECONDS, bounded
+from tests.clocks import trio_ns
 from tests.guests import small_geometry
 from tests.sides import source_config
 from tests.sockets import Peer, unused_port
@@ -75,7 +74,7 @@ async def test_time_is_up(autojump_clock: MockClock) -> None:
     """Where nobody listens attempts are made until the time is over, and not much longer."""
     config = source_config(small_geometry(), unused_port(), reconnect_seconds=7.0)
     told = Recorder()
-    reconnector = Reconnector(config, told)
+    reconnector = Reconnector(config, told, now_ns=trio_ns)
     with bounded(100):
         reconnector.broke(Break(LOSS))
         began = trio.current_time()
@@ -87,39 +86,12 @@ async def test_time_is_up(autojump_clock: MockClock) -> None:
         "the cable is out; it could not be resumed in 7 s: cannot connect to 127.0.0.1:"
     )
     assert caught.value.channel == "precopy"
-    assert not reconnector.trying
+    assert not reconnector.attempts.trying
     attempts = told.of(events.ResumeAttempt)
     assert [attempt["attempt"] for attempt in attempts] == list(range(1, len(attempts) + 1))
     assert len(attempts) == 9
     assert {attempt["outcome"] for attempt in attempts} == {"failed"}
     assert all("Connection refused" in attempt["reason"] for attempt in attempts)
-
-
-async def test_a_session_may_break_for_ever(autojump_clock: MockClock) -> None:
-    """The time is given anew when memory has left, or has arrived; else pauses add up."""
-    reconnector = Reconnector(source_config(small_geometry(), 1, reconnect_seconds=60.0), ignore)
-    for missing in range(3000, 0, -1):
-        reconnector.broke(Break(LOSS))
-        await trio.sleep(50)
-        assert reconnector.seconds_left() == pytest.approx(10)
-        reconnector.went_on(missing)
-    for _ in range(3000):
-        reconnector.broke(Break(LOSS, has_sent=True))
-        await trio.sleep(50)
-        assert reconnector.seconds_left() == pytest.approx(10)
-        reconnector.went_on(1)
-    reconnector.broke(Break(LOSS))
-    await trio.sleep(5)
-    assert reconnector.seconds_left() == pytest.approx(5)
-
-
-async def test_a_last_word_is_not_waited_for_as_long() -> None:
-    """A source that only wants to hear that all is well gives up sooner."""
-    reconnector = Reconnector(source_config(small_geometry(), 1, reconnect_seconds=60.0), ignore)
-    reconnector.broke(Break(LOSS, 3.0))
-    assert reconnector.seconds_left() <= 3
-    reconnector.broke(Break(LOSS))
-    assert reconnector.seconds_left() > 3
 
 
 async def test_another_address() -> None:
@@ -130,7 +102,7 @@ async def test_another_address() -> None:
     heard: list[Resume] = []
     lines: list[str] = []
     config = source_config(small_geometry(), unused_port(), reconnect_seconds=BOUND_SECONDS)
-    reconnector = Reconnector(config, ignore, lines.append)
+    reconnector = Reconnector(config, ignore, lines.append, now_ns=trio_ns)
     async with serving(partial(welcome, heard=heard)) as (nursery, port):
         reconnector.broke(Break(LOSS))
         wrong = unused_port()
@@ -172,7 +144,7 @@ async def test_another_address_does_not_wait_for_an_attempt() -> None:
         serving(partial(welcome, heard=heard)) as (nursery, port),
     ):
         config = source_config(small_geometry(), silent, reconnect_seconds=BOUND_SECONDS)
-        reconnector = Reconnector(config, told)
+        reconnector = Reconnector(config, told, now_ns=trio_ns)
         reconnector.broke(Break(LOSS))
 
         async def tell() -> None:
@@ -191,7 +163,7 @@ async def test_an_address_is_superseded() -> None:
     """Who told of an address hears it when another word follows before anything came of his."""
     async with serving(say_nothing) as (_, silent):
         config = source_config(small_geometry(), silent, reconnect_seconds=BOUND_SECONDS)
-        reconnector = Reconnector(config, ignore)
+        reconnector = Reconnector(config, ignore, now_ns=trio_ns)
         reconnector.broke(Break(LOSS))
         async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
             nursery.start_soon(reconnector.reconnect, LOSS, stack, nothing_more)
@@ -275,7 +247,7 @@ async def test_no_answer_ends_the_attempts(kind: str) -> None:
     told = Recorder()
     async with serving(answer) as (_, port):
         config = source_config(small_geometry(), port, reconnect_seconds=BOUND_SECONDS)
-        reconnector = Reconnector(config, told)
+        reconnector = Reconnector(config, told, now_ns=trio_ns)
         reconnector.broke(Break(LOSS))
         async with AsyncExitStack() as stack:
             await reconnector.reconnect(LOSS, stack, nothing_more)
@@ -309,7 +281,7 @@ async def test_who_welcomes_and_is_not_the_one_is_a_stranger_too() -> None:
     heard: list[Resume] = []
     async with serving(partial(welcome, heard=heard)) as (_, port):
         config = source_config(small_geometry(), port, reconnect_seconds=BOUND_SECONDS)
-        reconnector = Reconnector(config, told)
+        reconnector = Reconnector(config, told, now_ns=trio_ns)
         reconnector.broke(Break(LOSS))
         async with AsyncExitStack() as stack:
             _, found = await reconnector.reconnect(LOSS, stack, recover)
@@ -325,7 +297,7 @@ async def test_a_host_that_cannot_be_one(host: str) -> None:
     heard: list[Resume] = []
     async with serving(partial(welcome, heard=heard)) as (nursery, port):
         config = source_config(small_geometry(), unused_port(), reconnect_seconds=BOUND_SECONDS)
-        reconnector = Reconnector(config, ignore)
+        reconnector = Reconnector(config, ignore, now_ns=trio_ns)
         reconnector.broke(Break(LOSS))
 
         async def tell() -> None:
@@ -337,27 +309,3 @@ async def test_a_host_that_cannot_be_one(host: str) -> None:
             nursery.start_soon(tell)
             await reconnector.reconnect(LOSS, stack, nothing_more)
     assert len(heard) == 2
-
-
-def test_attempts_come_later_and_later() -> None:
-    """The first attempt is at once, the pauses between the others double up to a bound."""
-    retries = Retries()
-    delays = [retries.next_delay(100.0) for _ in range(9)]
-    assert delays == [0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
-    assert delays[-1] == RETRY_SECONDS_MAX
-
-
-@given(st.lists(st.floats(0, 3), max_size=30))
-def test_no_attempt_begins_after_the_end(takes: list[float]) -> None:
-    """However long attempts take, none begins after the end, and there is always one."""
-    retries = Retries()
-    now, attempts = 0.0, 0
-    for seconds in takes:
-        delay = retries.next_delay(5.0 - now)
-        if delay is None:
-            assert now >= 5
-            return
-        assert now + delay <= 5
-        now += delay + seconds
-        attempts += 1
-    assert attempts == len(takes)
