@@ -206,9 +206,15 @@ def test_a_request_that_sends_nothing_changes_nothing() -> None:
     stage.pipes[PRE].room = HUGE + HUGE // 2
     stage.run()
     wait = stage.wait
+    before = stage.outlets[PRE].bytes_sent
     assert stage.request(0) == [Answer.ALREADY_SENT]
     assert stage.engine.wait_of(Lane.ALL) is wait
     assert stage.scheduler.preempted_page is None
+    assert not stage.scheduler.urgent()
+    assert stage.outlets[PRE].bytes_sent == before
+    assert stage.events.of(events.PageRequest) == [
+        {"block": 0, "page": 0, "answer": "already-sent"}
+    ]
 
 
 def test_a_request_that_is_put_off_leaves_the_background_to_its_task() -> None:
@@ -228,6 +234,7 @@ def test_a_page_of_which_nothing_went_is_as_never_begun() -> None:
     sent = [(each["page"], each["channel"]) for each in stage.events.of(events.PageSent)]
     assert sent == [(2, "postcopy"), (0, "postcopy")]
     assert stage.events.of(events.Preempt) == []
+    assert stage.scheduler.counts.preemptions == 0
 
 
 def test_the_task_serves_what_came_while_it_did_not_wait() -> None:
@@ -300,6 +307,14 @@ def test_the_background_waits_while_urgent_bytes_are_on_their_way() -> None:
     # Nobody looks again until urgent bytes go.
     assert stage.story[-1] == "end"
     assert stage.story.count("look postcopy") == 3
+
+
+def test_without_urgent_bytes_nobody_looks_for_them() -> None:
+    """A background that nothing interrupts does not look at the other connection."""
+    stage = Stage(yields=True)
+    stage.run()
+    assert stage.story[-1] == "end"
+    assert "look postcopy" not in stage.story
 
 
 def test_the_background_does_not_wait_for_ever() -> None:

@@ -17,13 +17,13 @@ from guest.streams.stream import Delivery
 from guest.streams.tcp import TcpStream
 from protocol import events
 from protocol.channels import Channel
-from protocol.errors import ConnectionLost, RemoteProtocolError, root_cause
+from protocol.errors import ConnectionLost, root_cause
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import Message, PageData, RequestAnswer, RunData, ZeroData
 from protocol.pageset import PageSet
 from protocol.policy import preset
 from protocol.runs import Runs, Stretch, unpack_runs
-from source.buffering import SLACK_BYTES, YIELD_NS_MAX
+from source.buffering import SLACK_BYTES
 from source.channel import OutChannel
 from source.engine import SendEngine
 from source.framing import frame_of
@@ -410,58 +410,6 @@ async def test_a_page_asked_for_while_it_streams_becomes_urgent_in_place(
             nursery.cancel_scope.cancel()
 
 
-async def test_a_page_broken_off_before_its_first_byte_is_as_never_begun(
-    memory: GuestMemory, mock_clock: MockClock
-) -> None:
-    """A page of which nothing has gone is not preempted: its request goes where others go."""
-    with make_rig(memory) as rig:
-        rig.add()
-        rig.engine.pacer = Pacer(KIB)
-        rig.engine.pacer.spend(17 * KIB)  # More than the bucket holds.
-        async with trio.open_nursery() as nursery:
-            for name in Channel:
-                nursery.start_soon(rig.read, name)
-            nursery.start_soon(rig.sender.drain)
-            await wait_all_tasks_blocked()
-            assert rig.out[PRE].open_frame is not None
-            assert rig.open_sent == 0
-            rig.request(PageId(0, 2))
-            rig.request(PageId(0, 0))
-            await wait_all_tasks_blocked()
-            assert rig.pages(POST) == numbered(2, 0)
-            assert rig.scheduler.counts.preemptions == 0
-            assert rig.events.of(events.Preempt) == []
-            rig.engine.pacer.bytes_per_second = 0
-            mock_clock.jump(10)
-            await wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert rig.complete
-
-
-async def test_a_request_that_sends_nothing_breaks_nothing_off(memory: GuestMemory) -> None:
-    """A request for what was sent already leaves the background alone."""
-    with make_rig(memory) as rig:
-        rig.add(*numbered(1, 2))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rig.sender.drain)
-            await wait_all_tasks_blocked()
-            before = rig.open_sent
-            assert rig.request(PageId(0, 0)) is Answer.ALREADY_SENT
-            await wait_all_tasks_blocked()
-            assert rig.open_sent == before
-            assert not rig.scheduler.urgent()
-            assert rig.events.of(events.PageRequest) == [
-                {"block": 0, "page": 0, "answer": "already-sent"}
-            ]
-            nursery.cancel_scope.cancel()
-
-
-async def test_a_request_outside_the_guest_is_the_peers_fault(memory: GuestMemory) -> None:
-    """A page that the guest does not have cannot be asked for."""
-    with make_rig(memory) as rig, pytest.raises(RemoteProtocolError):
-        rig.request(PageId(0, 4))
-
-
 async def test_zero_pages_go_without_their_bytes(memory: GuestMemory) -> None:
     """Target pages that are all zero are said, not sent; one byte makes the difference."""
     memory.views[0][: 3 * HUGE] = bytes(3 * HUGE)
@@ -495,20 +443,6 @@ async def test_base_pages_go_in_runs(memory: GuestMemory) -> None:
         assert [each["remaining_bytes"] for each in told] == [CHUNK, 0]
         assert CHUNK < told[0]["channel_bytes"] < told[1]["channel_bytes"] / 2 + 8
         assert told[1]["channel_bytes"] == rig.out[PRE].bytes_sent
-
-
-@pytest.mark.parametrize("run_bytes", [None, 300_000])
-async def test_runs_are_as_long_as_the_channel_says(
-    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch, run_bytes: int | None
-) -> None:
-    """Each time that the background has waited for its socket, the scheduler hears how long."""
-    heard: list[int] = []
-    monkeypatch.setattr(OutChannel, "run_bytes", run_bytes)
-    with make_rig(memory) as rig:
-        monkeypatch.setattr(rig.scheduler, "keep_runs", heard.append)
-        rig.add()
-        await rig.drain_and_read()
-    assert set(heard) == ({run_bytes} if run_bytes else set())
 
 
 async def test_scattered_pages_go_in_few_frames(memory: GuestMemory) -> None:
@@ -674,30 +608,6 @@ async def test_the_background_leaves_the_link_to_urgent_bytes(
             await trio.sleep(1)
             assert asked == pytest.approx([0, 0.001, 0.002, 0.003])
             nursery.cancel_scope.cancel()
-        assert rig.complete
-
-
-async def test_the_background_does_not_wait_for_ever(
-    memory: GuestMemory, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It goes on, beside urgent bytes that a connection does not get rid of."""
-    with make_rig(memory, "critical-first", yields=True) as rig:
-        monkeypatch.setattr(OutChannel, "delivery", lambda _: Delivery(64 * SLACK_BYTES, 1, 0))
-        rig.add()
-        rig.request(PageId(0, 2), 5)
-        await rig.drain_and_read()
-        assert rig.complete
-        assert trio.current_time() == pytest.approx(YIELD_NS_MAX / 1e9, abs=0.01)
-
-
-async def test_without_urgent_bytes_nobody_asks_for_them(
-    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A background that nothing interrupts does not look at the other connection."""
-    with make_rig(memory, yields=True) as rig:
-        monkeypatch.delattr(OutChannel, "delivery")
-        rig.add()
-        await rig.drain_and_read()
         assert rig.complete
 
 
@@ -994,22 +904,6 @@ async def test_every_request_is_told_of_behind_its_page(memory: GuestMemory, pol
             assert min(count for _, count, _ in rig.told) > whole[-1]
 
 
-async def test_where_requests_never_run_out_they_are_told_of_now_and_then(
-    memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once there is enough to tell, behind a page and before the next."""
-    monkeypatch.setattr("source.telling.UNTOLD_COUNT_MAX", 2)
-    with make_rig(memory) as rig:
-        track(rig)
-        rig.add()
-        for index in range(3):
-            rig.ask(PageId(0, index), 0)
-        rig.ask(PageId(1, 3), 0)
-        await rig.drain_and_read()
-        first = [told.page for _, count, told in rig.told if count <= 2 * CHUNKS_PER_PAGE]
-        assert first == [0, 1]
-
-
 async def test_a_request_is_told_of_though_the_background_waits(
     memory: GuestMemory, autojump_clock: MockClock
 ) -> None:
@@ -1058,15 +952,3 @@ async def test_what_is_open_at_a_break_is_told_over_the_next_connections(
         (told,) = [told for _, _, told in rig.told]
         assert (told.page, told.interrupted) == (2, True)
         assert told.queued_ns == 10**18 - told.came_ns
-
-
-async def test_after_the_last_word_nothing_is_told(memory: GuestMemory) -> None:
-    """End comes next: a request that is late has no answer."""
-    with make_rig(memory) as rig:
-        track(rig)
-        rig.add()
-        await rig.drain_and_read()
-        await rig.tell_all()
-        rig.request(PageId(0, 2))
-        assert rig.told == []
-        assert rig.engine.telling.tracker is None
