@@ -8,7 +8,6 @@ memory, connection or clock; `dest.executor` carries out what it answers.  All c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from dest.arrival import NonZero
 from dest.assembly import Assembly
 from dest.faults import FaultTable, Outcome
+from dest.steps import Place, Release
 from dest.trips import Urgent
 from dest.waits import Waits
 from dest.words import Word, Words
@@ -34,27 +34,6 @@ WAKE_NS_MAX = 100_000_000
 Notice = Callable[[str, PageId], None]
 
 _NO_PAGES: NDArray[np.intp] = np.empty(0, np.intp)
-
-
-class Place(NamedTuple):
-    """To do: let vCPUs touch bytes that are all in memory.  Call `placed` next, then `completed`.
-
-    Attributes:
-        span: Which bytes; whole units.
-        channel: Over which channel the last of them came; None for those that a break left.
-        goes_on: More of the same frame is to be placed, so its page is not whole before.
-    """
-
-    span: Span
-    channel: Channel | None
-    goes_on: bool = False
-
-
-class Release(NamedTuple):
-    """To do: wake a vCPU that waits for the beginning of a span which was placed before."""
-
-    vcpu: int
-    span: Span
 
 
 class Engine:

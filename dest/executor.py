@@ -14,8 +14,9 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from dest.engine import Engine, Place, Release
+from dest.engine import Engine
 from dest.placement import Placement
+from dest.steps import Place, Release
 from dest.trips import Urgent
 from dest.words import Word
 from guest import clock

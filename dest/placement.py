@@ -12,7 +12,6 @@ from typing import Protocol
 import trio
 
 from dest.config import SIMULATED, USERFAULT
-from guest import services
 from guest.interface import Guest
 from guest.memory import GuestMemory
 from guest.messages import ORDER_RANGE_COUNT_MAX
@@ -20,17 +19,11 @@ from guest.services import Service
 from guest.userfaultfd import Userfaultfd
 from protocol.errors import GuestFailed
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, Span
-from protocol.policy import Policy
 from protocol.runs import at_most
 
 # How long the guest's huge pages are given to be mapped as such at the end.  They are when that
 # takes longer, too; nobody waits for it then.
 _COLLAPSE_SECONDS_MAX = 5.0
-
-_WHOLE_ONLY = (
-    "critical-first places 4 KiB at a time, and hugetlb memory is mapped by whole pages; "
-    "take --backing thp or base"
-)
 
 Fault = tuple[int, int]
 
@@ -284,41 +277,6 @@ class UserfaultPlacement:
     def _failure(self, span: Span, error: OSError) -> GuestFailed:
         name = self._geometry.blocks[span.block].name
         return GuestFailed(f"RAMBlock {name!r}: cannot map {span.length} bytes: {error.strerror}")
-
-
-def may_use_hugetlb(placement: str, policy: Policy) -> bool:
-    """Tell whether hugetlb memory leaves the user the placement that was asked for.
-
-    Args:
-        placement: One of PLACEMENT_CHOICES.
-        policy: Says whether parts of a page are placed.
-    """
-    return placement == SIMULATED or not policy.critical
-
-
-def service_for(placement: str, policy: Policy, kinds: tuple[str, ...]) -> tuple[str, str]:
-    """Return the service to ask of the guest process, and if it is none that was wished for, why.
-
-    Args:
-        placement: One of PLACEMENT_CHOICES.
-        policy: Says whether parts of a page are placed.
-        kinds: The kinds of the memory that was had.
-    """
-    if placement == SIMULATED:
-        return services.NONE, ""
-    if policy.critical and "hugetlb" in kinds:
-        return services.NONE, _WHOLE_ONLY
-    return services.USERFAULT, ""
-
-
-def check_granted(placement: str, reason: str) -> None:
-    """Refuse to go on without what was asked for by its name.
-
-    Raises:
-        GuestFailed: It cannot be had, for that reason.
-    """
-    if placement == USERFAULT and reason:
-        raise GuestFailed(f"--placement userfault: {reason}")
 
 
 def make_placement(memory: GuestMemory, guest: Guest) -> Placement:

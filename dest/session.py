@@ -11,20 +11,21 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from dest.config import HostConfig
+from dest.config import SIMULATED, USERFAULT, HostConfig
 from dest.hosted import Room
 from dest.keeping import Keeper
 from dest.listening import open_listener
 from dest.migration import Migration
 from dest.peer import Peer, Plan
-from dest.placement import check_granted, may_use_hugetlb, service_for
 from dest.script import find_steps
+from guest import services
 from guest.handle import GuestProcess, open_guest, start_process
 from guest.memory import GuestMemory
 from guest.slices import in_threads
 from protocol.channels import Channel
 from protocol.errors import (
     ConnectionLost,
+    GuestFailed,
     MemoryLost,
     MidstreamError,
     PeerAborted,
@@ -33,11 +34,17 @@ from protocol.errors import (
 )
 from protocol.events import Emit
 from protocol.messages import Abort
+from protocol.policy import Policy
 from protocol.report import DestPart, Result
 from protocol.states import Event, Lifecycle
 
 # How long the peer is given to take the reason why a session ends.
 FAREWELL_SECONDS_MAX = 1.0
+
+_WHOLE_ONLY = (
+    "critical-first places 4 KiB at a time, and hugetlb memory is mapped by whole pages; "
+    "take --backing thp or base"
+)
 
 
 @asynccontextmanager
@@ -175,3 +182,38 @@ class DestSession:
             # To close a connection whose bytes were not all read is to throw away what is still on
             # its way to the other side; so the source closes first.
             await channel.wait_closed()
+
+
+def may_use_hugetlb(placement: str, policy: Policy) -> bool:
+    """Tell whether hugetlb memory leaves the user the placement that was asked for.
+
+    Args:
+        placement: One of PLACEMENT_CHOICES.
+        policy: Says whether parts of a page are placed.
+    """
+    return placement == SIMULATED or not policy.critical
+
+
+def service_for(placement: str, policy: Policy, kinds: tuple[str, ...]) -> tuple[str, str]:
+    """Return the service to ask of the guest process, and if it is none that was wished for, why.
+
+    Args:
+        placement: One of PLACEMENT_CHOICES.
+        policy: Says whether parts of a page are placed.
+        kinds: The kinds of the memory that was had.
+    """
+    if placement == SIMULATED:
+        return services.NONE, ""
+    if policy.critical and "hugetlb" in kinds:
+        return services.NONE, _WHOLE_ONLY
+    return services.USERFAULT, ""
+
+
+def check_granted(placement: str, reason: str) -> None:
+    """Refuse to go on without what was asked for by its name.
+
+    Raises:
+        GuestFailed: It cannot be had, for that reason.
+    """
+    if placement == USERFAULT and reason:
+        raise GuestFailed(f"--placement userfault: {reason}")

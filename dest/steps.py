@@ -1,6 +1,7 @@
-"""What there is to do in a migration, step by step, and what its peer can do of it.  Pure.
+"""What there is to do in a migration, and what its peer can do of it.  Pure.
 
-`dest.phases` says which step is next, and `dest.migration` does it.
+With bytes and vCPUs `dest.engine` says it, and `dest.executor` does it; from one phase to the next
+`dest.phases` says which step comes, and `dest.migration` does it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from protocol.channels import Channel
+from protocol.geometry import Span
 from protocol.messages import Message
 from protocol.pageset import PageSet
 from protocol.report import DestPart
@@ -35,6 +37,27 @@ class Terms:
     gives_verdict: bool
     rest_seconds: float
     linger_seconds: float
+
+
+class Place(NamedTuple):
+    """To do: let vCPUs touch bytes that are all in memory.  Call `placed` next, then `completed`.
+
+    Attributes:
+        span: Which bytes; whole units.
+        channel: Over which channel the last of them came; None for those that a break left.
+        goes_on: More of the same frame is to be placed, so its page is not whole before.
+    """
+
+    span: Span
+    channel: Channel | None
+    goes_on: bool = False
+
+
+class Release(NamedTuple):
+    """To do: wake a vCPU that waits for the beginning of a span which was placed before."""
+
+    vcpu: int
+    span: Span
 
 
 class Say(NamedTuple):

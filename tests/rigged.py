@@ -35,9 +35,9 @@ from typing import Any, cast
 
 import trio
 
-from dest.engine import Place
 from dest.executor import Executor
 from dest.placement import SimulatedPlacement, UserfaultPlacement
+from dest.steps import Place
 from dest.trips import Urgent
 from guest import saving
 from protocol.channels import Channel

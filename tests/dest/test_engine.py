@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from dest.engine import WAKE_NS_MAX, Engine, Place, Release
+from dest.engine import WAKE_NS_MAX, Engine
+from dest.steps import Place, Release
 from dest.trips import Urgent
 from dest.words import Word
 from protocol import events

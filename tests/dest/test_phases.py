@@ -35,6 +35,7 @@ from protocol.errors import (
 )
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import (
+    Bye,
     Finished,
     HeldPart,
     PageRequest,
@@ -348,6 +349,21 @@ def test_a_closing_that_breaks_is_done_over_again(where: type) -> None:
     ]
     assert play.done.count("Stop") == 1
     assert play.events.states.count("completed") == 1
+
+
+def test_a_last_word_that_cannot_be_said_is_said_when_the_peer_is_back() -> None:
+    """A QEMU that comes back to a guest that is all here, and saved, hears that all is well."""
+    play = Play(QEMU)
+    play.answers[Bye] = ConnectionLost("it is gone")
+    with pytest.raises(ConnectionLost) as caught:
+        play.do(play.phases.begin())
+    assert play.pause(caught.value) == 90.0
+    del play.answers[Bye]
+    play.meanwhile = lambda: None
+    done = play.do(play.phases.resume(1.0))
+    assert done[-5:] == ["Receive", "say Finished", "Keep", "say Bye", "Leave"]
+    assert play.done.count("Stop") == 1
+    assert play.events.states[-3:] == ["postcopy-recover", "postcopy-active", "completed"]
 
 
 def test_a_last_word_that_may_not_have_been_heard() -> None:

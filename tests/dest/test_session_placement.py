@@ -2,7 +2,7 @@
 
 import pytest
 
-from dest.placement import check_granted, may_use_hugetlb, service_for
+from dest.session import check_granted, may_use_hugetlb, service_for
 from guest import services
 from protocol.errors import GuestFailed
 from protocol.policy import preset
