@@ -104,6 +104,33 @@ class Program:
         nothing = np.zeros(0, dtype=np.uint64)
         return self._accesses(vcpu, nothing, nothing, nothing.astype(np.bool_))
 
+    def dues_ns(
+        self, vcpu: int, first_step: int, step: int, count: int
+    ) -> NDArray[np.int64] | None:
+        """Return when the accesses from `step` on are due, as many as `batch` would tell of.
+
+        Both a rate and a trace's times begin anew where a vCPU does: who stood still is not behind.
+        An access of a trace is due as long after the one before it, or for the first of all after
+        the start of the program, as the trace says.
+
+        Args:
+            vcpu: Whose.
+            first_step: Where the vCPU stood when it began to run, which time counts from.
+            step: The first of these accesses.
+            count: How many, at most.
+
+        Returns:
+            Nanoseconds, not going back; None if each is due when the one before it has ended.
+        """
+        if self._recorded and (times_ns := self._recorded[vcpu].times_ns) is not None:
+            began_ns = times_ns[first_step - 1] if 0 < first_step <= len(times_ns) else 0
+            return times_ns[step : step + count] - began_ns
+        rate = self.spec.access_rate(vcpu)
+        if not rate:
+            return None
+        steps = np.arange(step - first_step, step - first_step + count)
+        return (steps * (1e9 / rate)).astype(np.int64)
+
     def first_reads(self, vcpu: int, flat_pages: Words) -> AccessBatch:
         """Return reads of slots that their vCPU has never written: what "scripted" vCPUs do."""
         versions = np.zeros(len(flat_pages), dtype=np.uint64)
@@ -129,11 +156,12 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """One vCPU's accesses of a trace, and the version that each finds."""
+    """One vCPU's accesses of a trace, the version that each finds, and when it is due."""
 
     flat_pages: Words
     versions: Words
     is_write: NDArray[np.bool_]
+    times_ns: NDArray[np.int64] | None
 
 
 def record(trace: Trace, vcpu: int) -> Recorded:
@@ -148,4 +176,5 @@ def record(trace: Trace, vcpu: int) -> Recorded:
     _, starts, lengths = np.unique(flat_pages[order], return_index=True, return_counts=True)
     versions = np.empty(len(flat_pages), dtype=np.uint64)
     versions[order] = earlier - np.repeat(earlier[starts], lengths)
-    return Recorded(flat_pages, versions, is_write)
+    times_ns = None if trace.times_ns is None else trace.times_ns[own]
+    return Recorded(flat_pages, versions, is_write, times_ns)

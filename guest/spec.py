@@ -45,7 +45,8 @@ class ProgramSpec:
     Attributes:
         name: One of PROGRAM_NAMES.  "scripted" vCPUs touch only what `GuestHandle.touch` says.
         vcpu_count: 1 to VCPU_COUNT_MAX.
-        access_rates: Accesses a second, one rate for all vCPUs or one each; 0: without pause.
+        access_rates: Accesses a second, one rate for all vCPUs or one each; 0: without pause.  A
+            trace with times has its own.
         write_ratio: The share of accesses that also write, 0 to 1; a trace has its own.
         seed: 0 to 2**64 - 1; of the pattern and of all pseudo-random choices.
         image: The guest was filled from a file, not with the pattern, so that the first value of a

@@ -5,88 +5,148 @@
     0 ram 5+3 w
     1 rom 0 r
 
-A line is VCPU BLOCK PAGE[+TARGET_PAGE] r|w: VCPU counts from 0, BLOCK is a RAMBlock's name, PAGE a
-page index in that block and TARGET_PAGE the index of 4 KiB in that page, 0 when left out.  `w`
-reads and then writes.  Empty lines, and what follows a `#` that begins a word, are skipped.  Each
-vCPU makes its own accesses in the order of the file; between vCPUs the file gives no order.
+    # the same at byte addresses, which no page size changes, and when each is due
+    @0.000000 0 ram 0xa00000 r
+    @0.000150 0 ram 0xa03000 w
+    @0.020000 1 rom 0x0 r
+
+A line is [@SECONDS] [VCPU] [BLOCK] PLACE [r|w]; all but the place may be left out.  SECONDS says
+when the access is due, from the start of the program, to nanoseconds; either all lines say so, or
+none does, and then --access-rate does.  The times of one vCPU do not go back.  VCPU counts from 0,
+which is also what is meant without one.  BLOCK is a RAMBlock's name, without which PLACE counts in
+the guest's memory, all blocks in their order; a name that begins with a number needs a VCPU before
+it.  PLACE is PAGE[+TARGET_PAGE], a page index and the index of 4 KiB in that page, 0 when left out,
+or 0xADDRESS, a byte address.  `w` reads and then writes, `r` or nothing reads.  Empty lines, and
+what follows a `#` that begins a word, are skipped.
+
+Each vCPU makes its own accesses in the order of the file; between vCPUs the file gives no order.
 """
 
 from __future__ import annotations
 
-import re
+import random
 from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from guest.access_line import (
+    LINE_CHARS_MAX,
+    TIME_NS_MAX,
+    Access,
+    WrongLineError,
+    locate,
+    parse_access,
+)
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.geometry import Geometry, PageId
+from protocol.geometry import Geometry
 from protocol.limits import GUEST_SPEC_BYTES_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path
-import random
 
 # An access takes 10 bytes where it crosses: one for the vCPU, eight for the page, one for r or w.
 TRACE_ACCESS_COUNT_MAX = 16 << 20
 assert TRACE_ACCESS_COUNT_MAX * 10 < GUEST_SPEC_BYTES_MAX
+# Eight more with its time.
+TIMED_ACCESS_COUNT_MAX = 14 << 20
+assert TIMED_ACCESS_COUNT_MAX * 18 < GUEST_SPEC_BYTES_MAX
 
 # Half of a file may be remarks; one that has no end is no trace.
 TRACE_LINE_COUNT_MAX = 2 * TRACE_ACCESS_COUNT_MAX
 
-# Enough for a RAMBlock's name and a remark; and a file without line ends is no trace.
-_LINE_CHARS_MAX = 1000
-
-_COMMENT = re.compile(r"(^|\s)#.*")
-_PAGE = re.compile(r"([0-9]{1,18})(?:\+([0-9]{1,18}))?")
-_VCPU = re.compile(r"[0-9]{1,4}")
-
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """The accesses of all vCPUs in the order of the file, as arrays of the same length."""
+    """The accesses of all vCPUs in the order of the file, as arrays of the same length.
+
+    Attributes:
+        vcpus: Whose each is.
+        flat_pages: The flat target page of each.
+        is_write: Whether it writes after it has read.
+        times_ns: When each is due, in nanoseconds from the start of the program, not going back for
+            any vCPU; None if the trace does not say.
+    """
 
     vcpus: NDArray[np.uint8]
     flat_pages: NDArray[np.uint64]
     is_write: NDArray[np.bool_]
+    times_ns: NDArray[np.int64] | None = None
+
+    @property
+    def access_count(self) -> int:
+        """How many accesses there are."""
+        return len(self.vcpus)
+
+    def left_after(self, steps: Sequence[int]) -> int:
+        """Return how many accesses vCPUs have not made that stand at these steps, by number."""
+        made = np.minimum(np.bincount(self.vcpus, minlength=len(steps))[: len(steps)], steps)
+        return self.access_count - int(made.sum())
 
     def to_plain(self) -> dict[str, bytes]:
         """Return the trace as what msgpack can carry: little-endian arrays."""
-        return {
+        plain = {
             "vcpus": self.vcpus.astype("u1").tobytes(),
             "flat-pages": self.flat_pages.astype("<u8").tobytes(),
             "is-write": self.is_write.astype("u1").tobytes(),
         }
+        # Who knows no times is told of none.
+        return (
+            plain
+            if self.times_ns is None
+            else plain | {_TIMES: self.times_ns.astype("<i8").tobytes()}
+        )
 
     @classmethod
     def from_plain(cls, plain: object, geometry: Geometry, vcpu_count: int) -> Trace:
         """Return the trace that a peer sent for a guest.
 
         Raises:
-            RemoteProtocolError: It is none, or names a vCPU or page that the guest has not.
+            RemoteProtocolError: It is none, or names a vCPU, a page or a time that cannot be.
         """
-        fields = ("vcpus", "flat-pages", "is-write")
-        if not (isinstance(plain, dict) and plain.keys() == set(fields)):
+        if not (isinstance(plain, dict) and plain.keys() - {_TIMES} == set(_FIELDS)):
             raise RemoteProtocolError("the guest's trace has not the fields that it must have")
-        if not all(isinstance(plain[field], bytes) for field in fields):
+        if not all(isinstance(array, bytes) for array in plain.values()):
             raise RemoteProtocolError("the guest's trace is not made of bytes")
-        count = len(plain["vcpus"])
-        if count > TRACE_ACCESS_COUNT_MAX:
+        count, is_timed = len(plain["vcpus"]), _TIMES in plain
+        if count > _count_max(is_timed=is_timed):
             raise RemoteProtocolError(f"the guest's trace has {count} accesses, too many")
-        if len(plain["flat-pages"]) != 8 * count or len(plain["is-write"]) != count:
+        lengths = {"flat-pages": 8 * count, "is-write": count, _TIMES: 8 * count}
+        if any(len(plain[field]) != lengths[field] for field in plain.keys() - {"vcpus"}):
             raise RemoteProtocolError("the arrays of the guest's trace differ in length")
         trace = cls(
             np.frombuffer(plain["vcpus"], dtype="u1"),
             np.frombuffer(plain["flat-pages"], dtype="<u8").astype(np.uint64),
             np.frombuffer(plain["is-write"], dtype="u1").astype(np.bool_),
+            np.frombuffer(plain[_TIMES], dtype="<i8").astype(np.int64) if is_timed else None,
         )
         if np.any(trace.vcpus >= vcpu_count):
             raise RemoteProtocolError("the guest's trace names a vCPU that the guest has not")
         if np.any(trace.flat_pages >= geometry.target_page_count):
             raise RemoteProtocolError("the guest's trace names a page outside the guest")
+        if not trace._times_can_be():
+            raise RemoteProtocolError("the guest's trace has times that cannot be, or go back")
         return trace
+
+    def _times_can_be(self) -> bool:
+        if self.times_ns is None or not self.access_count:
+            return True
+        if self.times_ns.min() < 0 or self.times_ns.max() > TIME_NS_MAX:
+            return False
+        order = np.argsort(self.vcpus, kind="stable")
+        vcpus, times_ns = self.vcpus[order], self.times_ns[order]
+        return not np.any((np.diff(times_ns) < 0) & (vcpus[1:] == vcpus[:-1]))
+
+
+_FIELDS = ("vcpus", "flat-pages", "is-write")
+_TIMES = "times-ns"
+
+
+def _count_max(*, is_timed: bool) -> int:
+    return TIMED_ACCESS_COUNT_MAX if is_timed else TRACE_ACCESS_COUNT_MAX
 
 
 def read_trace(path: str | Path, geometry: Geometry, vcpu_count: int) -> Trace:
@@ -95,90 +155,105 @@ def read_trace(path: str | Path, geometry: Geometry, vcpu_count: int) -> Trace:
     Raises:
         LocalProtocolError: The file cannot be read, or a line is wrong: "FILE:LINE: reason".
     """
+    columns = _Columns(geometry, vcpu_count)
+    for _ in read_accesses(path, columns.add):
+        pass
+    return columns.trace()
+
+
+def read_accesses(
+    path: str | Path, check: Callable[[Access], None] = lambda _: None
+) -> Iterator[Access]:
+    """Yield what the lines of a trace file say, in their order.
+
+    Args:
+        path: The file.
+        check: Is given each access before it is yielded, and raises `WrongLineError` if it cannot
+            be.
+
+    Raises:
+        LocalProtocolError: The file cannot be read, or a line is wrong: "FILE:LINE: reason".
+    """
     # Imported late: guests know traces, but read no files.
     from pathlib import Path  # noqa: PLC0415
 
-    vcpus, flat_pages, is_write = array("B"), array("Q"), array("B")
-    blocks = {block.name: index for index, block in enumerate(geometry.blocks)}
-    number = 0
+    number, count = 0, 0
+    times = _Times()
     try:
         with Path(path).open(encoding="utf-8") as lines:
-            while line := lines.readline(_LINE_CHARS_MAX):
+            while line := lines.readline(LINE_CHARS_MAX):
                 number += 1
-                _check_line_count(number)
-                access = _parse_line(line, geometry, blocks, vcpu_count)
+                if number > TRACE_LINE_COUNT_MAX:
+                    raise WrongLineError(f"more than {TRACE_LINE_COUNT_MAX} lines")  # noqa: TRY301
+                access = parse_access(line)
                 if access is None:
                     continue
-                _check_count(len(vcpus))
-                vcpus.append(access[0])
-                flat_pages.append(access[1])
-                is_write.append(access[2])
+                _check_count(count, is_timed=access.time_ns is not None)
+                check(access)
+                times.check(access)
+                count += 1
+                yield access
     except OSError as error:
         raise LocalProtocolError(f"trace {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise LocalProtocolError(f"trace {path}: not a text file") from error
-    except _WrongLineError as error:
+    except WrongLineError as error:
         raise LocalProtocolError(f"{path}:{number}: {error}") from None
-    return Trace(
-        np.array(vcpus, dtype=np.uint8),
-        np.array(flat_pages, dtype=np.uint64),
-        np.array(is_write, dtype=np.bool_),
-    )
 
 
-class _WrongLineError(Exception):
-    """Says what is wrong with a line; the reader adds where."""
+def _check_count(count: int, *, is_timed: bool) -> None:
+    most = _count_max(is_timed=is_timed)
+    if count == most:
+        raise WrongLineError(f"more than {most} accesses")
 
 
-def _check_line_count(number: int) -> None:
-    if number > TRACE_LINE_COUNT_MAX:
-        raise _WrongLineError(f"more than {TRACE_LINE_COUNT_MAX} lines")
+class _Times:
+    """Holds that all lines have a time or none, and that no vCPU's time goes back."""
+
+    def __init__(self) -> None:
+        self._are_there: bool | None = None
+        self._last_ns: dict[int, int] = {}
+
+    def check(self, access: Access) -> None:
+        is_timed = access.time_ns is not None
+        if self._are_there is not None and is_timed != self._are_there:
+            raise WrongLineError(
+                "it has a time, and the lines before have none"
+                if is_timed
+                else "it has no time, and the lines before have one"
+            )
+        self._are_there = is_timed
+        if access.time_ns is None:
+            return
+        if access.time_ns < self._last_ns.get(access.vcpu, 0):
+            raise WrongLineError(f"its time is before that of vCPU {access.vcpu}'s last access")
+        self._last_ns[access.vcpu] = access.time_ns
 
 
-def _check_count(count: int) -> None:
-    if count == TRACE_ACCESS_COUNT_MAX:
-        raise _WrongLineError(f"more than {TRACE_ACCESS_COUNT_MAX} accesses")
+class _Columns:
+    """Gathers the accesses of a trace: 18 bytes each."""
 
+    def __init__(self, geometry: Geometry, vcpu_count: int) -> None:
+        self._geometry = geometry
+        self._vcpu_count = vcpu_count
+        self._blocks = {block.name: index for index, block in enumerate(geometry.blocks)}
+        self._vcpus, self._flat_pages, self._is_write = array("B"), array("Q"), array("B")
+        self._times_ns = array("q")
 
-def _parse_line(
-    line: str, geometry: Geometry, blocks: dict[str, int], vcpu_count: int
-) -> tuple[int, int, bool] | None:
-    """Return (vCPU, flat target page, whether it writes), or None for an empty line."""
-    if len(line) == _LINE_CHARS_MAX:
-        raise _WrongLineError(f"longer than {_LINE_CHARS_MAX} characters")
-    words = _COMMENT.sub("", line).split()
-    if not words:
-        return None
-    if len(words) < 4:
-        raise _WrongLineError("an access is: VCPU BLOCK PAGE[+TARGET_PAGE] r|w")
-    # A RAMBlock's name may hold spaces.
-    vcpu, name, page, kind = words[0], " ".join(words[1:-2]), words[-2], words[-1]
-    if not _VCPU.fullmatch(vcpu) or int(vcpu) >= vcpu_count:
-        raise _WrongLineError(f"{vcpu!r} is not a vCPU from 0 to {vcpu_count - 1}")
-    if name not in blocks:
-        raise _WrongLineError(f"no RAMBlock is named {name!r}; there is {', '.join(blocks)}")
-    if kind not in ("r", "w"):
-        raise _WrongLineError(f"{kind!r} is neither r nor w")
-    return int(vcpu), _parse_page(page, geometry, blocks[name]), kind == "w"
+    def add(self, access: Access) -> None:
+        self._flat_pages.append(locate(access, self._geometry, self._blocks, self._vcpu_count))
+        self._vcpus.append(access.vcpu)
+        self._is_write.append(access.is_write)
+        if access.time_ns is not None:
+            self._times_ns.append(access.time_ns)
 
-
-def _parse_page(text: str, geometry: Geometry, block: int) -> int:
-    """Return the flat target page that PAGE[+TARGET_PAGE] names in a block."""
-    match = _PAGE.fullmatch(text)
-    if not match:
-        raise _WrongLineError(f"{text!r} is not PAGE or PAGE+TARGET_PAGE")
-    page = PageId(block, int(match[1]))
-    target_page = int(match[2] or 0)
-    shape = geometry.blocks[block]
-    if not geometry.has_page(page):
-        raise _WrongLineError(
-            f"page {page.index} is outside RAMBlock {shape.name!r} of {shape.page_count} pages"
+    def trace(self) -> Trace:
+        return Trace(
+            np.array(self._vcpus, dtype=np.uint8),
+            np.array(self._flat_pages, dtype=np.uint64),
+            np.array(self._is_write, dtype=np.bool_),
+            np.array(self._times_ns, dtype=np.int64) if self._times_ns else None,
         )
-    if target_page >= shape.target_pages_per_page:
-        raise _WrongLineError(
-            f"target page {target_page} is outside a page of {shape.target_pages_per_page}"
-        )
-    return geometry.flat_target_page(block, page.index * shape.target_pages_per_page + target_page)
 
 
 def write_trace(path: Path, geometry: Geometry, vcpu_count: int, seed: int) -> None:

@@ -19,6 +19,7 @@ from itertools import repeat
 from time import monotonic_ns
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guest import libc
 from guest.board import Board
@@ -39,7 +40,7 @@ from guest.programs import AccessBatch, Program
 # Accesses are computed ahead in batches, whose cost is nearly the same for any size up to this one.
 _BATCH_STEPS_MAX = 1024
 # Counters become visible after each batch: a slow program's batch is of so many seconds.
-_BATCH_SECONDS = 0.05
+_BATCH_NS = 50_000_000
 
 # What a program without pause plans: each access is due when the one before it has ended.
 _UNPLANNED = 0
@@ -132,22 +133,19 @@ class Vcpu:
             self._run_program(generation)
 
     def _run_program(self, generation: int) -> None:
-        rate = self._program.spec.access_rate(self._number)
-        size = _BATCH_STEPS_MAX
-        if rate:
-            size = min(max(int(rate * _BATCH_SECONDS), 1), _BATCH_STEPS_MAX)
         start_ns, first_step = monotonic_ns(), int(self._words[0])
         step = first_step
         while self._generation[0] == generation:
+            dues_ns = self._program.dues_ns(self._number, first_step, step, _BATCH_STEPS_MAX)
+            size = _BATCH_STEPS_MAX if dues_ns is None else _count_near(dues_ns)
             batch = self._program.batch(self._number, step, size)
             if not len(batch):
                 self._sleep()  # The trace has ended.
                 continue
-            dues_ns: Iterable[int] = repeat(_UNPLANNED)
-            if rate:
-                steps = np.arange(step - first_step, step - first_step + len(batch))
-                dues_ns = (start_ns + steps * (1e9 / rate)).astype(np.int64).tolist()
-            step += self._access(generation, step, batch, dues_ns)
+            planned_ns: Iterable[int] = repeat(_UNPLANNED)
+            if dues_ns is not None:
+                planned_ns = (start_ns + dues_ns[:size]).tolist()
+            step += self._access(generation, step, batch, planned_ns)
 
     def _run_touches(self, generation: int) -> None:
         while self._generation[0] == generation:
@@ -271,3 +269,9 @@ class Vcpu:
         readable, _, _ = select.select([self._wake_fd], [], [], timeout_s)
         if readable:
             os.eventfd_read(self._wake_fd)
+
+
+def _count_near(dues_ns: NDArray[np.int64]) -> int:
+    """Return how many accesses are due soon after the first of them, at least 1."""
+    soon_ns = dues_ns[:1] + _BATCH_NS
+    return max(int(np.searchsorted(dues_ns, soon_ns).sum()), 1)

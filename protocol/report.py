@@ -80,6 +80,8 @@ class SourcePart:
         guest_side: Which side has the guest: source, dest or unknown.
         priority: What became of the postcopy connection's going first in this host's queues:
             granted, refused and why, or not asked for.
+        trace_left: Accesses of a recorded trace that vCPUs had not made at the switch-over; None
+            where there is no trace, or was no switch-over.
     """
 
     policy: str
@@ -126,6 +128,7 @@ class SourcePart:
     digest_equal: bool
     cpu_seconds: float
     priority: str = ""
+    trace_left: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +272,7 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
         "source-backing": source.backing,
         "dirty-log": source.dirty_log,
         "passes": source.pass_count,
-        "switch-over": {"reason": source.switch_over_reason or None},
+        "switch-over": _switch_over(source),
         "guest": source.guest_side,
         "downtime-ms": round(source.downtime_ms, 3),
         "requests": {
@@ -296,6 +299,11 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
             "changed-bytes": source.changed_bytes,
         },
     }
+
+
+def _switch_over(source: SourcePart) -> dict[str, Any]:
+    left = {} if source.trace_left is None else {"trace-accesses-left": source.trace_left}
+    return {"reason": source.switch_over_reason or None, **left}
 
 
 def of_dest(dest: DestPart) -> dict[str, Any]:

@@ -148,8 +148,15 @@ class Migration:
             sum(each.mismatches for each in counters),
             usage.ru_utime + usage.ru_stime,
             urgent.priority if urgent is not None else NOT_ASKED,
+            self._trace_left(),
         )
         return source_part(self._config, self.phases, around, self._now_ns(), comparison)
+
+    def _trace_left(self) -> int | None:
+        trace = self._config.spec.trace
+        if trace is None or self.snapshot is None:
+            return None
+        return trace.left_after([state.step for state in self.snapshot.states])
 
     async def carry_out(self, steps: Steps[T]) -> T:
         """Carry a phase out over the present connections; return what it comes to."""

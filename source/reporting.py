@@ -24,6 +24,7 @@ class Surroundings(NamedTuple):
         mismatches: How often it was wrong.
         cpu_seconds: The engine's own, user and system; the guest's process is not in it.
         priority: What became of the postcopy connection's going first in this host's queues.
+        trace_left: See `protocol.report.SourcePart`.
     """
 
     backing: str
@@ -33,6 +34,7 @@ class Surroundings(NamedTuple):
     mismatches: int = 0
     cpu_seconds: float = 0.0
     priority: str = ""
+    trace_left: int | None = None
 
 
 def source_part(
@@ -100,4 +102,5 @@ def source_part(
         digest_equal=comparison is not None and comparison.equal,
         cpu_seconds=around.cpu_seconds,
         priority=around.priority,
+        trace_left=around.trace_left,
     )

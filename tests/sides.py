@@ -385,7 +385,12 @@ def source_config(geometry: Geometry, port: int, **changes: Any) -> SourceConfig
 
 def source_part(**fields: Any) -> SourcePart:  # noqa: ANN401 - any of its fields
     """Return a source's statistics, nothing in all of them but for what is given."""
-    nothing = {name: hint() for name, hint in get_type_hints(SourcePart).items()}
+    needed = {
+        name: hint
+        for name, hint in get_type_hints(SourcePart).items()
+        if not hasattr(SourcePart, name)
+    }
+    nothing = {name: hint() for name, hint in needed.items()}
     return SourcePart(**(nothing | fields))
 
 

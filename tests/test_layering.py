@@ -106,6 +106,7 @@ CORE_MODULES = frozenset(
         "dest.words",
         "guest.kvm.abi",
         "guest.kvm.record",
+        "guest.access_line",
         "guest.latency",
         "scripts.views.causes",
         "scripts.views.embed",

@@ -29,8 +29,8 @@ _BANDS, _TRACE, _SCRIPTED = range(3)
 _BAND_COUNT_MAX = 48
 _PLACE_COUNT_MAX = 64
 
-# A trace's access: page, version, whether it writes.
-ACCESS_WORDS = 3
+# A trace's access: page, version, whether it writes, its time.
+ACCESS_WORDS = 4
 
 # No vCPU gets so far (guest/states.py).
 _NEVER = 1 << 62
@@ -58,7 +58,7 @@ class ProgramData(ctypes.Structure):
             for name in (
                 "vcpu", "kind", "page_count", "ratio", "share", "is_sequential", "is_scattered",
                 "is_image", "vcpu_key", "slot_key", "page_key", "scatter_key", "rows", "columns",
-                "period", "access_count", "interval", "last_step",
+                "period", "access_count", "interval", "last_step", "is_timed",
                 "clock_version", "clock_tsc", "clock_ns", "clock_scale",
                 "generation", "kernel_logs", "words", "bins", "stopped", "present", "marks",
                 "accesses",
@@ -104,7 +104,9 @@ def accesses_of(spec: ProgramSpec, vcpu: int) -> NDArray[np.uint64]:
     if spec.trace is None:
         return np.zeros((0, ACCESS_WORDS), np.uint64)
     own = record(spec.trace, vcpu)
-    return np.stack([own.flat_pages, own.versions, own.is_write.astype(np.uint64)], axis=1)
+    times_ns = np.zeros(len(own.flat_pages)) if own.times_ns is None else own.times_ns
+    columns = (own.flat_pages, own.versions, own.is_write, times_ns)
+    return np.stack([column.astype(np.uint64) for column in columns], axis=1)
 
 
 def fill(  # noqa: PLR0913 - what a vCPU is made of
@@ -146,6 +148,7 @@ def fill(  # noqa: PLR0913 - what a vCPU is made of
         data.kind = _TRACE
         data.access_count = int(np.count_nonzero(spec.trace.vcpus == vcpu))
         data.accesses = addresses.accesses
+        data.is_timed = spec.trace.times_ns is not None
     else:
         data.kind = _BANDS
         _fill_bands(data, Bands(spec.name, geometry.target_page_count, spec.vcpu_count, spec.seed))

@@ -38,13 +38,14 @@ enum { STEP, CHECKED, UNCHECKED, WRITES, MISMATCHES, BLACKOUT, STALL };
 
 struct band { u64 size, weight, start, rows, columns, key; };
 struct block { u64 first_page, page_count, address; };
-struct access { u64 page, version, is_write; };
+struct access { u64 page, version, is_write, time; };   /* time: ns, see guest/trace.py */
 
 /* What a vCPU is to do, and where it finds what: made anew on each host, the guest only reads it. */
 struct program {
     u64 vcpu, kind, page_count, ratio, share, is_sequential, is_scattered, is_image;
     u64 vcpu_key, slot_key, page_key, scatter_key, rows, columns;
     u64 period, access_count, interval, last_step;   /* interval: ns between accesses, << 20 */
+    u64 is_timed;                                    /* accesses of a trace have their times */
     volatile u64 clock_version, clock_tsc, clock_ns, clock_scale;   /* ns = tsc * scale >> 32 */
     volatile u64 *volatile generation, *volatile kernel_logs;
     volatile u64 *volatile words, *volatile bins;
@@ -177,8 +178,14 @@ u64 run(const struct program *p, struct state *s)
                 s->is_idle = 1;
                 return IDLE;
             }
-            if (p->interval) {
-                due = s->start + (u64)(((u128)(step - s->first_step) * p->interval) >> 20);
+            if (p->is_timed || p->interval) {
+                /* As guest/programs.py's dues_ns: what is due begins anew where a vCPU does. */
+                due = s->start;
+                if (!p->is_timed)
+                    due += (u64)(((u128)(step - s->first_step) * p->interval) >> 20);
+                else
+                    due += p->accesses[step].time
+                         - (s->first_step ? p->accesses[s->first_step - 1].time : 0);
                 if ((long)(due - now(p, s)) > 0) {
                     s->due = due;
                     s->is_idle = 1;

@@ -27,6 +27,7 @@ def _items(report: Report) -> dict[str, str]:
         "policy": _policy(own),
         **({"link": link_title(own["link"])} if "link" in own else {}),
         "time": _times(report),
+        **_trace(own["switch-over"]),
         "memory": _memory(report),
         "channels": _channels(own["channels"]),
         "page requests": _requests(own["requests"]),
@@ -91,6 +92,13 @@ def _policy(own: dict[str, Any]) -> str:
 def _times(report: Report) -> str:
     total, setup = _time_ms(report["total-time"]), _time_ms(report["setup-time"])
     return f"{total}, of it setup {setup}, downtime {_time_ms(report['midstream']['downtime-ms'])}"
+
+
+def _trace(switch_over: dict[str, Any]) -> dict[str, str]:
+    """Return what to say of a trace: that it had come to its end when it was to begin to matter."""
+    if switch_over.get("trace-accesses-left") != 0:
+        return {}
+    return {"trace": "used up before the switch-over: the destination's vCPUs were idle"}
 
 
 def _memory(report: Report) -> str:

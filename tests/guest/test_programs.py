@@ -60,10 +60,12 @@ def traces(draw: st.DrawFn, page_count: int, vcpu_count: int) -> Trace:
             max_size=60,
         )
     )
+    times_ns = np.arange(len(accesses), dtype=np.int64)
     return Trace(
         np.array([access[0] for access in accesses], dtype=np.uint8),
         np.array([access[1] for access in accesses], dtype=np.uint64),
         np.array([access[2] for access in accesses], dtype=np.bool_),
+        draw(st.sampled_from([None, times_ns])),
     )
 
 
@@ -114,6 +116,36 @@ def test_a_batch_depends_on_nothing_before_it(
     assert np.array_equal(whole.expected[step:], rest.expected)
     assert np.array_equal(whole.is_write[step:], rest.is_write)
     assert np.array_equal(whole.new_values[step:], rest.new_values)
+
+
+def dues(program: Program, vcpu: int, first_step: int, step: int, count: int) -> list[int]:
+    """Return when accesses are due, of a program that says so."""
+    due = program.dues_ns(vcpu, first_step, step, count)
+    assert due is not None
+    return [int(each) for each in due]
+
+
+def test_a_rate_makes_accesses_due_from_where_the_vcpu_began() -> None:
+    """The first is due at once, wherever it stands; who goes without pause has no plan."""
+    program = Program(ProgramSpec("uniform", 2, access_rates=(1000.0, 0.0)), guest_of(10))
+    assert dues(program, 0, 0, 0, 3) == [0, 1_000_000, 2_000_000]
+    assert dues(program, 0, 7, 9, 2) == [2_000_000, 3_000_000]
+    assert program.dues_ns(1, 0, 0, 3) is None
+
+
+def test_a_trace_makes_accesses_due_when_it_says() -> None:
+    """From the program's start; after a stop as long after the access before it as it says."""
+    trace = Trace(
+        np.array([0, 1, 0, 0], np.uint8), np.arange(4, dtype=np.uint64),
+        np.zeros(4, np.bool_), np.array([5, 100, 20, 90], np.int64),
+    )  # fmt: skip
+    program = Program(ProgramSpec("trace", 2, (1000.0,), trace=trace), guest_of(10))
+    assert dues(program, 0, 0, 0, 9) == [5, 20, 90]
+    assert dues(program, 0, 0, 1, 1) == [20]
+    assert dues(program, 0, 1, 1, 9) == [15, 85]
+    assert dues(program, 0, 2, 2, 9) == [70]
+    assert dues(program, 1, 0, 0, 9) == [100]
+    assert dues(program, 1, 1, 1, 9) == []
 
 
 def test_slots_of_different_vcpus_differ() -> None:

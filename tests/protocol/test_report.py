@@ -62,6 +62,7 @@ SOURCE = SourcePart(
     digest_equal=True,
     cpu_seconds=1.31415,
     priority="granted",
+    trace_left=132,
 )
 DEST = DestPart(
     placement="simulated",
@@ -128,7 +129,7 @@ def test_the_whole_report() -> None:
             "placement-reason": "no kernel",
             "dirty-log": "software",
             "passes": 111,
-            "switch-over": {"reason": "postcopy-after"},
+            "switch-over": {"reason": "postcopy-after", "trace-accesses-left": 132},
             "guest": "dest",
             "downtime-ms": 3.142,
             "faults": figures(201, 202.5, 203.5, 204.5, 205.5, 206.5, 207.5),

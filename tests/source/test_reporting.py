@@ -54,7 +54,7 @@ def test_every_figure_is_where_it_belongs() -> None:
     counts.postponed, counts.preemptions, counts.boosted = 1, 5, 4
     counts.resent_bytes = 12288
 
-    around = Surroundings("thp", "kernel", 77, 42, 1, 0.5, "granted")
+    around = Surroundings("thp", "kernel", 77, 42, 1, 0.5, "granted", 12)
     part = source_part(CONFIG, phases, around, START_NS, comparison)
 
     assert (part.policy, part.backing, part.dirty_log) == ("ordered", "thp", "kernel")
@@ -78,7 +78,7 @@ def test_every_figure_is_where_it_belongs() -> None:
     assert (part.reads, part.mismatches) == (42, 1)
     assert part.pages_compared == 4 + 32
     assert not part.digest_equal
-    assert (part.cpu_seconds, part.priority) == (0.5, "granted")
+    assert (part.cpu_seconds, part.priority, part.trace_left) == (0.5, "granted", 12)
 
 
 def test_the_part_crosses_the_wire() -> None:

@@ -10,6 +10,7 @@ import pytest
 from guest.native import code
 from guest.native.code import Told
 from guest.native.layout import ProgramData, StateData
+from guest.programs import Program
 from guest.spec import NATIVE, ProgramSpec
 from guest.trace import Trace
 from tests.machines import GEOMETRY, bench, needs_native
@@ -105,6 +106,28 @@ def test_an_access_is_not_made_before_it_is_due() -> None:
         state.step, state.first_step = 7, 5
         told, state = made.run_thread(0, 10, state)
         assert (told, state.step, state.due) == (Told.EARLY, 7, begin + 2 * 10**12)
+
+
+@needs_native
+def test_an_access_of_a_trace_is_due_when_it_says() -> None:
+    """From the program's start; after a stop as long after the access before it as it says."""
+    begin = 1 << 62  # By the wall clock, that is in the year 2116.
+    times_ns = np.array([5, 100, 20, 90], np.int64)
+    trace = Trace(
+        np.array([0, 1, 0, 0], np.uint8), np.arange(4, dtype=np.uint64), np.zeros(4, np.bool_),
+        times_ns,
+    )  # fmt: skip
+    spec = ProgramSpec("trace", 2, (1000.0,), seed=7, trace=trace)
+    with bench(spec) as made:
+        for step, first_step in ((0, 0), (2, 0), (1, 1), (2, 1)):
+            state = StateData(start=begin, step=step, first_step=first_step)
+            told, state = made.run_thread(0, 10, state)
+            due = Program(spec, GEOMETRY).dues_ns(0, first_step, step, 1)
+            assert due is not None
+            assert (told, state.due - begin) == (Told.EARLY, due[0])
+        # What is past is made at once, to the end.
+        told, state = made.run_thread(0, 10, StateData())
+        assert (told, state.step) == (Told.IDLE, 3)
 
 
 @needs_native

@@ -46,6 +46,14 @@ def test_no_figure_makes_a_line_too_long() -> None:
     assert not any(line.endswith(" ") for line in lines)
 
 
+def test_a_trace_that_ended_too_early_is_told() -> None:
+    """With nothing left at the switch-over it has a line; with something, or no trace, none."""
+    for left in (None, 1):
+        assert "trace" not in rows(table(report(trace_left=left)))
+    told = rows(table(report(trace_left=0)))["trace"]
+    assert told == "used up before the switch-over: the destination's vCPUs were idle"
+
+
 @pytest.mark.parametrize(
     ("kind", "words"), [("namespaces", ", fifo (network namespaces)"), ("proxy", " (a proxy)")]
 )
