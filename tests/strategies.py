@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -147,3 +148,9 @@ def spans(draw: DrawFn, geometry: Geometry) -> Span:
     first = draw(st.integers(0, count - 1))
     stop = draw(st.integers(first + 1, count))
     return Span(block, first * TARGET_PAGE_BYTES, (stop - first) * TARGET_PAGE_BYTES)
+
+
+def split_at(data: bytes, cuts: list[int]) -> list[bytes]:
+    """Return data in pieces: cut at these places, in whatever order they are given."""
+    edges = [0, *sorted(cuts), len(data)]
+    return [data[start:stop] for start, stop in pairwise(edges)]

@@ -79,6 +79,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/qemu/ram.py": Elsewhere(
         "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
     ),
+    "protocol/qemu/resync.py": Elsewhere(
+        "tests/protocol/qemu/test_following.py", "where a stream is read on, which takes a stream"
+    ),
     "dest/qemu/handshakes.py": Elsewhere(
         "tests/dest/qemu/test_session.py", "a part of what a session does"
     ),

@@ -63,6 +63,10 @@ CMD_BYTES = {
 }
 
 
+# What stands first in a page that XBZRLE has encoded: migration/ram.c, ENCODING_FLAG_XBZRLE.
+ENCODED_BY_XBZRLE = 0x01
+
+
 class Ram(IntFlag):
     """The low bits of a RAM record's address: migration/ram.c, RAM_SAVE_FLAG_*."""
 
@@ -102,6 +106,8 @@ class Rp(IntEnum):
     REQ_PAGES = 4
     RECV_BITMAP = 5
     RESUME_ACK = 6
+    # Since 8.1.
+    SWITCHOVER_ACK = 7
 
 
 # migration/ram.c, RAMBLOCK_RECV_BITMAP_ENDING: stands behind a bitmap of what was received.
