@@ -70,6 +70,10 @@ ELSEWHERE = {
     "pause": Elsewhere(
         "scripts.control", "Pause a running postcopy, so that it can go on at another address."
     ),
+    "relay": Elsewhere(
+        "scripts.relay.command",
+        "Stand between a source and a destination that are QEMUs, and see one migration through.",
+    ),
     "report": Elsewhere(
         "scripts.views.report",
         "Show runs again from files that --events wrote; each file is a run of its own.",

@@ -82,6 +82,15 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/qemu/resync.py": Elsewhere(
         "tests/protocol/qemu/test_following.py", "where a stream is read on, which takes a stream"
     ),
+    "scripts/relay/courses.py": Elsewhere(
+        "tests/scripts/relay/test_relay.py", "what becomes of the bytes that pass a relay"
+    ),
+    "scripts/relay/pump.py": Elsewhere(
+        "tests/scripts/relay/test_relay.py", "one direction of what a relay passes on"
+    ),
+    "scripts/relay/telling.py": Elsewhere(
+        "tests/scripts/relay/test_tracker.py", "what the tracker says of a message"
+    ),
     "dest/qemu/handshakes.py": Elsewhere(
         "tests/dest/qemu/test_session.py", "a part of what a session does"
     ),

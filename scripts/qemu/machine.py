@@ -36,11 +36,13 @@ class MachineSpec:
         program: QEMU's executable, a name or a path.
         accel: "kvm", "tcg", or both with a colon between: the first that can be had.
         paused: No vCPU of it ever runs; else the machine's firmware does.
+        incoming: It waits to be told where to listen for a migration.
     """
 
     program: str
     accel: str = "kvm:tcg"
     paused: bool = True
+    incoming: bool = False
 
 
 class Machine:
@@ -69,7 +71,7 @@ def check_block(block: RamBlock) -> None:
 
 @asynccontextmanager
 async def open_machine(spec: MachineSpec, memory: GuestMemory) -> AsyncIterator[Machine]:
-    """Start a QEMU over memory of one block; when the block is left, it is killed and gone.
+    """Start a QEMU over memory; when the block is left, it is killed and gone.
 
     Raises:
         MigrationError: It did not start, or ended; its own words say why.
@@ -108,20 +110,27 @@ async def open_machine(spec: MachineSpec, memory: GuestMemory) -> AsyncIterator[
 
 
 def _start(spec: MachineSpec, memory: GuestMemory, qmp_fd: int) -> subprocess.Popen[bytes]:
-    (block,), (fd,) = memory.geometry.blocks, memory.fds
-    # By its path, QEMU opens the very file behind our descriptor and learns the size of its pages.
-    backend = (
-        f"memory-backend-file,id={block.name},size={block.length_bytes},"
-        f"mem-path=/proc/self/fd/{fd},share=on"
-    )
-    command = [
-        spec.program,
-        "-machine", f"q35,accel={spec.accel},memory-backend={block.name}",
-        "-m", f"{block.length_bytes // _MIB}M",
-        "-object", backend,
+    blocks, fds = memory.geometry.blocks, memory.fds
+    command = [spec.program, "-machine", f"q35,accel={spec.accel}"]
+    for block, fd in zip(blocks, fds, strict=True):
+        # By its path, QEMU opens the very file behind our descriptor and learns the size of its
+        # pages.
+        backend = (
+            f"memory-backend-file,id={block.name},size={block.length_bytes},"
+            f"mem-path=/proc/self/fd/{fd},share=on"
+        )
+        command += ["-object", backend]
+    if len(blocks) == 1:
+        command[2] += f",memory-backend={blocks[0].name}"
+    else:
+        # Several are a machine's memory as that of its nodes.
+        command += [f"-numa=node,memdev={block.name}" for block in blocks]
+    command += [
+        "-m", f"{memory.geometry.length_bytes // _MIB}M",
         "-display", "none", "-nodefaults", "-no-user-config",
         "-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control",
         *(["-S"] if spec.paused else []),
+        *(["-incoming", "defer"] if spec.incoming else []),
     ]  # fmt: skip
     try:
         return subprocess.Popen(
@@ -130,7 +139,7 @@ def _start(spec: MachineSpec, memory: GuestMemory, qmp_fd: int) -> subprocess.Po
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=[fd, qmp_fd],
+            pass_fds=[*fds, qmp_fd],
             process_group=0,
         )
     except OSError as error:
