@@ -164,6 +164,8 @@ class HostedGuest:
             reads=sum(each.reads_checked for each in counters),
             reads_unchecked=sum(each.reads_unchecked for each in counters),
             mismatches=sum(each.mismatches for each in counters),
+            guest_blackout_us=max(each.blackout_ns for each in counters) / 1000,
+            guest_stall_us=max(each.stall_ns for each in counters) / 1000,
             cpu_seconds=usage.ru_utime + usage.ru_stime,
         )
 

@@ -37,7 +37,7 @@ from guest.digest import digest
 from guest.programs import Program
 from guest.replay import Written, count_written
 from guest.slices import in_thread
-from guest.states import decode_states, encode_states
+from guest.states import VcpuState, decode_states, encode_states
 from guest.streams.exchange import patience
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
@@ -135,8 +135,10 @@ class Migration:
 
     async def switch_over(self, device_state: bytes | None, *, postcopy: bool) -> None:
         """See `dest.peer.Turns`."""
-        vcpu_count = self._room.guest.spec.vcpu_count
-        states = () if device_state is None else decode_states(device_state, vcpu_count)
+        spec = self._room.guest.spec
+        states: tuple[VcpuState, ...] = ()
+        if device_state is not None:
+            states = decode_states(device_state, spec.vcpu_count, spec.kind)
         await self._perform(self.phases.switch_over(states, postcopy=postcopy))
 
     async def lose(self, cause: BaseException) -> BaseException:

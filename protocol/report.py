@@ -69,6 +69,8 @@ class SourcePart:
     """What the source knows at the end.
 
     Attributes:
+        guest_kind: What runs the vCPUs, see `guest.spec`.
+        guest_reason: Why it is none of those that were tried before it; empty if there was none.
         mbps: Megabits (10^6) of RAM a second, over the time in which RAM was being sent.
         normal_pages: Pages sent with their bytes, each time; `duplicate_pages`: as all zero.
         data_bytes: Page bytes sent.
@@ -85,6 +87,8 @@ class SourcePart:
     """
 
     policy: str
+    guest_kind: str = "python"
+    guest_reason: str = ""
     backing: str
     dirty_log: str
     total_time_ms: float
@@ -141,6 +145,9 @@ class DestPart:
         latency_bins: LATENCY_BIN_COUNT power-of-two microsecond bins.
         vcpu_latency_ns: Mean fault latency of each vCPU.
         priority: What became of the return path's going first in this host's queues.
+        guest_blackout_us: The longest time that a vCPU's own clock stood still as the guest came
+            here, as the guest saw it; 0 if it has no clock, or was not told of.
+        guest_stall_us: The longest that it was kept from looking at its clock after that.
         reads: Guest reads checked here; reads of unknown values count as `reads_unchecked`.
     """
 
@@ -154,6 +161,8 @@ class DestPart:
     latency_bins: tuple[int, ...] = (0,) * LATENCY_BIN_COUNT
     vcpu_latency_ns: tuple[int, ...] = ()
     blocktime_ms: float = 0.0
+    guest_blackout_us: float = 0.0
+    guest_stall_us: float = 0.0
     reads: int
     reads_unchecked: int
     mismatches: int
@@ -269,11 +278,13 @@ def _midstream(source: SourcePart, dest: DestPart) -> dict[str, Any]:
 def _of_source(source: SourcePart) -> dict[str, Any]:
     return {
         "policy": source.policy,
+        "guest": source.guest_kind,
+        "guest-reason": source.guest_reason,
         "source-backing": source.backing,
         "dirty-log": source.dirty_log,
         "passes": source.pass_count,
         "switch-over": _switch_over(source),
-        "guest": source.guest_side,
+        "guest-side": source.guest_side,
         "downtime-ms": round(source.downtime_ms, 3),
         "requests": {
             "received": source.requests_received,
@@ -316,6 +327,8 @@ def of_dest(dest: DestPart) -> dict[str, Any]:
         "faults": _summary(dest.faults),
         "stages": _stages(dest),
         "accesses": _summary(dest.accesses),
+        "guest-blackout-us": dest.guest_blackout_us or None,
+        "guest-stall-us": dest.guest_stall_us or None,
     }
 
 

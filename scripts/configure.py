@@ -13,7 +13,13 @@ import click
 
 from dest.config import PLACEMENT_CHOICES, DestConfig
 from dest.script import WrittenStep, find_steps
-from guest.spec import BACKING_CHOICES, PROGRAM_NAMES, ProgramSpec
+from guest.spec import (
+    BACKING_CHOICES,
+    DIRTY_LOG_CHOICES,
+    GUEST_CHOICES,
+    PROGRAM_NAMES,
+    ProgramSpec,
+)
 from protocol.addresses import parse_host_port
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import LocalProtocolError
@@ -31,7 +37,7 @@ from scripts.links.spec import LinkSpec, parse_link
 from scripts.options import Values
 from scripts.reports import Outputs
 from scripts.run_config import Program
-from source.config import DIRTY_LOG_CHOICES, SourceConfig
+from source.config import SourceConfig
 from source.convergence import SwitchRule
 
 T = TypeVar("T")
@@ -97,6 +103,7 @@ def source_config(
         rule=_switch_rule(values),
         bandwidth=parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
         dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
+        guest=_choice("--guest", values["guest"], GUEST_CHOICES),
         hold=bool(values["hold"]),
         checksum=bool(values["checksum"]),
         dscp=_dscp(values["dscp"]),

@@ -95,6 +95,12 @@ OPTIONS = (
         "Fill the memory from this file, the rest with zeros, instead of with a pattern.",
         None, "FILE", use=Use.READ,
     ),
+    Option(
+        "--guest", SOURCE, GUEST,
+        "What runs the vCPUs: kvm (a virtual machine), native (machine code in threads), python "
+        "(threads of the interpreter), auto (the first of these that works here).",
+        "python", "KIND",
+    ),
     Option("--vcpus", OURS, GUEST, "Number of vCPUs, up to 64.", "2", "N"),
     Option(
         "--program", OURS, GUEST,
@@ -130,7 +136,8 @@ OPTIONS = (
     ),
     Option(
         "--dirty-log", SOURCE, MIGRATION,
-        "Who notes what the guest writes to: kernel, software (its vCPUs), auto.", "auto", "KIND",
+        "Who notes what the guest writes to: kvm (with --guest kvm), kernel, software (its vCPUs), "
+        "auto.", "auto", "KIND",
     ),
     Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "8MiB", "SIZE"),
     Option(

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest.spec import ProgramSpec
+from guest.spec import PYTHON, ProgramSpec
 from protocol.credentials import NOTHING, Credentials
 from protocol.geometry import Geometry
 from protocol.policy import Policy
 from source.convergence import SwitchRule
-
-# Who notes what the guest writes to: the kernel, or its vCPUs.
-DIRTY_LOG_CHOICES = ("auto", "kernel", "software")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +23,8 @@ class SourceConfig:
         image: The guest's first contents; None for the seeded pattern.
         chunk_bytes: The most that one frame carries.
         bandwidth: Bytes a second in precopy, 0 for no limit.
-        dirty_log: One of DIRTY_LOG_CHOICES.
+        dirty_log: One of `guest.spec.DIRTY_LOG_CHOICES`.
+        guest: One of `guest.spec.GUEST_CHOICES`; what comes of it is put into `spec`.
         hold: Keep the vCPUs still here, so that their program begins on the destination.
         postcopy_bandwidth: Bytes a second of background in postcopy, 0 for no limit.
         reconnect_seconds: How long a migration that is interrupted in postcopy is tried to be
@@ -49,6 +47,7 @@ class SourceConfig:
     bandwidth: int
     postcopy_bandwidth: int
     dirty_log: str = "auto"
+    guest: str = PYTHON
     hold: bool = False
     reconnect_seconds: float = 60.0
     silence_seconds_max: float = 10.0

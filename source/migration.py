@@ -79,6 +79,7 @@ class Migration:
         steering: Steering,
         *,
         connect_again: Callable[[], AbstractAsyncContextManager[Connections]],
+        guest_reason: str = "",
         now_ns: Callable[[], int] = clock.now_ns,
     ) -> None:
         """Prepare; nothing is sent yet.
@@ -92,6 +93,7 @@ class Migration:
             dirty_log: Knows what the guest writes.
             steering: What the user says while it goes on.
             connect_again: Opens connections that resume the session, once.
+            guest_reason: Why the guest is of no better kind, for the report.
             now_ns: Tells the time, by a clock that goes as fast as trio's.
         """
         self.phases = Phases(config, memory, lifecycle, emit, steering, now_ns())
@@ -101,6 +103,7 @@ class Migration:
         self.busy_poll = BusyPoll(yields=False)
         self._config = config
         self._guest = guest
+        self._guest_reason = guest_reason
         self._dirty_log = dirty_log
         self._connect_again = connect_again
         self._now_ns = now_ns
@@ -149,6 +152,8 @@ class Migration:
             usage.ru_utime + usage.ru_stime,
             urgent.priority if urgent is not None else NOT_ASKED,
             self._trace_left(),
+            guest_kind=self._guest.spec.kind,
+            guest_reason=self._guest_reason,
         )
         return source_part(self._config, self.phases, around, self._now_ns(), comparison)
 

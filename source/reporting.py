@@ -18,7 +18,9 @@ class Surroundings(NamedTuple):
 
     Attributes:
         backing: What the guest's memory is made of here.
-        dirty_log: Who logs what the guest writes, "kernel" or "software".
+        dirty_log: Who logs what the guest writes, "kvm", "kernel" or "software".
+        guest_kind: What runs the guest's vCPUs, on both sides.
+        guest_reason: Why it is no better kind; empty where that was not left to this machine.
         return_path_bytes: What came back over all connections.
         reads: What the guest has read here, and checked.
         mismatches: How often it was wrong.
@@ -35,6 +37,8 @@ class Surroundings(NamedTuple):
     cpu_seconds: float = 0.0
     priority: str = ""
     trace_left: int | None = None
+    guest_kind: str = "python"
+    guest_reason: str = ""
 
 
 def source_part(
@@ -59,6 +63,8 @@ def source_part(
     at_stop = at_switch_over if meter.bytes_at_stop is None else meter.bytes_at_stop
     return SourcePart(
         policy=config.policy.name,
+        guest_kind=around.guest_kind,
+        guest_reason=around.guest_reason,
         backing=around.backing,
         dirty_log=around.dirty_log,
         total_time_ms=meter.total_ms(now_ns),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import trio
 
 from guest import clock, services
+from guest.choice import Choice, choose_kind
 from guest.dirty_log import DirtyLog
 from guest.handle import open_guest, start_process
 from guest.image import load_image
@@ -64,6 +66,8 @@ class SourceSession:
             network: What connects; None for the machine's own.
         """
         self._config = config
+        # Why the guest is of no better kind, where that is left to this machine.
+        self._guest_reason = ""
         self._emit = emit
         self._log = log
         self._lifecycle = Lifecycle(emit)
@@ -125,12 +129,22 @@ class SourceSession:
 
     async def _run(self) -> Result:
         async with start_process() as process:
+            await self._settle_guest()
             with GuestMemory.create(self._config.geometry, self._config.backing) as memory:
                 await self._fill(memory)
-                wants_kernel = self._config.dirty_log != "software"
-                service = services.DIRTY_LOG if wants_kernel else services.NONE
-                async with open_guest(memory, self._config.spec, service, process) as guest:
+                spec = self._config.spec
+                service = services.log_service(self._config.dirty_log, spec.kind)
+                async with open_guest(memory, spec, service, process) as guest:
                     return await self._migrate(memory, guest)
+
+    async def _settle_guest(self) -> None:
+        """Settle of what kind the guest is, by trying where that is left to this machine."""
+        choice = Choice(self._config.guest)
+        if choice.kind == "auto":
+            choice = await trio.to_thread.run_sync(choose_kind, self._config.dirty_log)
+        spec = replace(self._config.spec, kind=choice.kind)
+        self._config = replace(self._config, spec=spec)
+        self._guest_reason = choice.reason
 
     def _choose_dirty_log(self, guest: Guest) -> DirtyLog:
         """Return the log that the user wants, or the one that there is, and then say why.
@@ -139,7 +153,7 @@ class SourceSession:
             GuestFailed: It cannot be had.
         """
         dirty_log, reason = guest.choose_dirty_log()
-        if reason and self._config.dirty_log == "kernel":
+        if reason and self._config.dirty_log in ("kernel", "kvm"):
             raise GuestFailed(f"the kernel's dirty log cannot be had: {reason}")
         if reason:
             self._log(f"writes are logged by the vCPUs, not by the kernel: {reason}")
@@ -165,6 +179,7 @@ class SourceSession:
             migration = Migration(
                 self._config, memory, guest, self._lifecycle, self._emit, dirty_log,
                 self._steering, connect_again=self._reconnector.connect_again,
+                guest_reason=self._guest_reason,
             )  # fmt: skip
             if not self._config.hold:
                 await guest.run()

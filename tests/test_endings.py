@@ -34,7 +34,7 @@ def test_cancelled_is_cancelled_everywhere(
     reason = migration.errors.strip().removeprefix("midstream: ")
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["status"], report["midstream"]["reason"]) == ("cancelled", reason)
-    assert report["midstream"]["guest"] == guest
+    assert report["midstream"]["guest-side"] == guest
     assert 0 < report["ram"]["remaining"] <= report["ram"]["total"]
     assert report["ram"]["mbps"] > 0
     for side in ("source", "dest"):

@@ -100,3 +100,19 @@ def test_events_on_standard_output(folder: Path) -> None:
     lines = migrate(folder, "--events=/dev/stdout").splitlines()
     assert {b'"side":"source"' in line for line in lines} == {True, False}
     assert all(line.startswith(b'{"t-ns":') and line.endswith(b"}") for line in lines)
+
+
+def test_a_user_who_may_not_use_kvm_is_told_so(folder: Path) -> None:
+    """Asking for it fails with one line; where nobody asks the report says why it is another."""
+    command = [interpreter(), "-P", "-m", "scripts", "migrate", *SMALL]
+    refused = as_user([*command, "--guest=kvm"], folder)
+    if not refused.returncode:
+        pytest.skip("any user may use KVM here")
+    assert refused.returncode == 1
+    (line,) = refused.stderr.decode().splitlines()
+    assert line.startswith("midstream: --guest kvm: ")
+    done = as_user([*command, "--guest=auto", "--report=report.json"], folder)
+    assert done.returncode == 0, done.stderr.decode()
+    report = (folder / "report.json").read_text(encoding="utf-8")
+    reason = line.removeprefix("midstream: --guest kvm: ")
+    assert f'"guest-reason": "kvm: {reason}' in report

@@ -59,7 +59,7 @@ class Steered:
             report = self.report(side)
             assert report["status"] == "completed"
             assert report["midstream"]["switch-over"] == {"reason": reason}
-            assert report["midstream"]["guest"] == "dest"
+            assert report["midstream"]["guest-side"] == "dest"
             assert report["midstream"]["verified"]["digest-equal"] is True
             assert report["ram"]["remaining"] == 0
         assert len(self.events("dest", "guest-run")) == 1
@@ -131,7 +131,7 @@ def test_given_up(steer: Any) -> None:  # noqa: ANN401
         states = [event["state"] for event in run.events(side, "state")]
         assert states == ["setup", "active", "cancelling", "cancelled"]
     report = run.report("source")
-    assert report["midstream"]["guest"] == "source"
+    assert report["midstream"]["guest-side"] == "source"
     assert report["midstream"]["switch-over"] == {"reason": "give-up-after"}
     assert 0 < report["ram"]["remaining"] < report["ram"]["total"]
     assert (report["downtime"], report["ram"]["postcopy-bytes"]) == (0, 0)

@@ -6,17 +6,19 @@ page into memory that both share, block after block, each beginning on a word.
 
 from __future__ import annotations
 
-import mmap
+import ctypes
 import os
 import select
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 
+from guest import libc
 from guest.kvm.machine import Machine
 from protocol.errors import GuestFailed
 from protocol.geometry import Geometry
@@ -43,8 +45,12 @@ class _Bitmaps:
 
     def __init__(self, geometry: Geometry, fd: int) -> None:
         counts = [-(-block.target_page_count // _WORD_PAGES) for block in geometry.blocks]
-        self._mapping = mmap.mmap(fd, bitmap_bytes(geometry))
-        self.words = np.frombuffer(self._mapping, np.uint64, sum(counts))
+        length = bitmap_bytes(geometry)
+        # Not by Python's mmap, which would keep a descriptor of its own.
+        address = libc.map_shared(fd, length)
+        weakref.finalize(self, libc.unmap, address, length)
+        words = (ctypes.c_uint64 * sum(counts)).from_address(address)
+        self.words: NDArray[np.uint64] = np.ctypeslib.as_array(words)
         ends = np.cumsum(counts)
         self.parts = np.split(self.words, ends[:-1])
 

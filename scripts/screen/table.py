@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import Any
 
+from guest.spec import PYTHON
 from protocol.units import format_bytes
 
 Report = dict[str, Any]
@@ -25,6 +26,7 @@ def _items(report: Report) -> dict[str, str]:
     return {
         "status": _status(report),
         "policy": _policy(own),
+        **({"guest": _guest(own)} if own["guest"] != PYTHON or own["guest-reason"] else {}),
         **({"link": link_title(own["link"])} if "link" in own else {}),
         "time": _times(report),
         **_trace(own["switch-over"]),
@@ -87,6 +89,16 @@ def _policy(own: dict[str, Any]) -> str:
     line = f"{own['policy']}, placement {own['placement']}, backing {own['backing']}"
     reason = own["placement-reason"]
     return "\n".join([line, *wrap(f"no userfaultfd: {reason}", _TEXT_CHARS)] if reason else [line])
+
+
+def _guest(own: dict[str, Any]) -> str:
+    """Return what runs the vCPUs, and what a guest with a clock of its own saw of its move."""
+    lines = [f"{own['guest']}, dirty log {own['dirty-log']}"]
+    if own["guest-blackout-us"] is not None:
+        stall = time_us(own["guest-stall-us"] or 0.0)
+        blackout = time_us(own["guest-blackout-us"])
+        lines.append(f"by its own clock: blackout {blackout}, longest stall {stall}")
+    return "\n".join([*lines, *wrap(own["guest-reason"], _TEXT_CHARS)])
 
 
 def _times(report: Report) -> str:

@@ -19,6 +19,8 @@ from protocol.report import (
 # Every value is another, so that none can stand in the place of another.
 SOURCE = SourcePart(
     policy="ordered",
+    guest_kind="native",
+    guest_reason="kvm: no device",
     backing="thp",
     dirty_log="software",
     total_time_ms=1001.6,
@@ -77,6 +79,8 @@ DEST = DestPart(
     latency_bins=tuple(range(600, 600 + LATENCY_BIN_COUNT)),
     vcpu_latency_ns=(701, 702),
     blocktime_ms=801.4,
+    guest_blackout_us=901.5,
+    guest_stall_us=902.5,
     reads=9,
     reads_unchecked=10,
     mismatches=11,
@@ -121,6 +125,8 @@ def test_the_whole_report() -> None:
         "midstream": {
             "schema": "midstream-report/1",
             "policy": "ordered",
+            "guest": "native",
+            "guest-reason": "kvm: no device",
             "backing": "base",
             "source-backing": "thp",
             "source-priority": "granted",
@@ -130,7 +136,7 @@ def test_the_whole_report() -> None:
             "dirty-log": "software",
             "passes": 111,
             "switch-over": {"reason": "postcopy-after", "trace-accesses-left": 132},
-            "guest": "dest",
+            "guest-side": "dest",
             "downtime-ms": 3.142,
             "faults": figures(201, 202.5, 203.5, 204.5, 205.5, 206.5, 207.5),
             "stages": {
@@ -145,6 +151,8 @@ def test_the_whole_report() -> None:
                 "broken": figures(308),
             },
             "accesses": figures(401, 402.5, 403.5, 404.5, 405.5, 406.5, 407.5),
+            "guest-blackout-us": 901.5,
+            "guest-stall-us": 902.5,
             "requests": {
                 "received": 120,
                 "duplicate": 121,

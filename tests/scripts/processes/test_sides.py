@@ -29,7 +29,10 @@ from scripts.screen.recorder import Recorder
 def report() -> dict[str, Any]:
     """Return a report in which every number is 1."""
     numbers: dict[str, Any] = dict.fromkeys(SourcePart.__annotations__, 1)
-    part = SourcePart(**{**numbers, "policy": "ordered", "backing": "base", "dirty_log": "none"})
+    part = SourcePart(**{
+        **numbers, "policy": "ordered", "backing": "base", "dirty_log": "none",
+        "guest_kind": "python", "guest_reason": "",
+    })  # fmt: skip
     own = DestPart(
         placement="simulated", backing="base", reads=1, reads_unchecked=0, mismatches=0,
         cpu_seconds=0.0,

@@ -16,6 +16,7 @@ def report(*, mismatches: int = 0, equal: bool = True, **given: Any) -> dict[str
     }
     source = SourcePart(**{
         **large, "policy": "critical-first", "backing": "hugetlb", "dirty_log": "software",
+        "guest_kind": "python", "guest_reason": "",
         "mismatches": mismatches, "digest_equal": equal, **given,
     })  # fmt: skip
     wait = Summary(10**9, 1e10, 1e10, 1e10, 1e10, 1e10, 1e10)
@@ -66,6 +67,21 @@ def test_a_link_of_its_own_is_told(kind: str, words: str) -> None:
     # Those who wrote a report before there was a choice said nothing of a queue.
     del told["midstream"]["link"]["queue"]
     assert rows(table(told))["link"] == f"link of 1000 Mbit/s{words.replace(', fifo', '')}"
+
+
+def test_a_guest_of_another_kind_is_told() -> None:
+    """What runs its vCPUs, why no better one, and what it saw by its own clock, if it has one."""
+    assert "guest" not in rows(table(report()))
+    told = report(guest_kind="native", guest_reason="kvm: /dev/kvm: Permission denied")
+    assert rows(table(told))["guest"] == (
+        "native, dirty log software kvm: /dev/kvm: Permission denied"
+    )
+    told = report(guest_kind="kvm")
+    told["midstream"] |= {"guest-blackout-us": 12_340.0, "guest-stall-us": None}
+    line = "by its own clock: blackout 12.3 ms, longest stall 0 us"
+    assert rows(table(told))["guest"] == f"kvm, dirty log software {line}"
+    told = report(guest_kind="native", guest_reason="kvm: " + "a long reason " * 12)
+    assert max(map(len, table(told).splitlines())) < 80
 
 
 def test_figures_stand_with_their_units() -> None:
