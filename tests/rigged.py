@@ -47,7 +47,7 @@ from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import PageRequest
 from protocol.pageset import PageSet
 from protocol.runs import overlap
-from scripts.links import link
+from scripts.links import namespaces
 from scripts.screen.recorder import Recorder
 from source.channel import OutChannel
 from source.commands import Write
@@ -258,7 +258,7 @@ def break_off(events: str) -> None:
 
 def no_namespaces() -> None:
     """Rig what makes a link."""
-    link.TOOLS = ("no-such-tool",)
+    namespaces.TOOLS = ("no-such-tool",)
 
 
 def unprivileged() -> None:

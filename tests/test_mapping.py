@@ -44,6 +44,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/commands.py": Elsewhere(
         "tests/source/test_engine.py", "what the engine wants done, which it says"
     ),
+    "scripts/links/namespaces.py": Elsewhere(
+        "tests/scripts/links/test_link.py", "what a link is made of, which it takes to make one"
+    ),
     "scripts/links/tools.py": Elsewhere(
         "tests/scripts/links/test_link.py", "where the tools are that a link is made with"
     ),

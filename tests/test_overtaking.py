@@ -17,7 +17,8 @@ import pytest
 from guest.streams.stream import GRANTED
 from protocol.channels import Channel
 from protocol.errors import MigrationError
-from scripts.links.link import ADDRESSES, Link, namespaces_link
+from scripts.links.link import Link, namespaces_link
+from scripts.links.namespaces import ADDRESSES
 from scripts.links.shape import RATE_MIN
 from scripts.links.spec import FIFO, PFIFO_FAST, LinkSpec
 from tests.two_networks import LEFT_BYTES_MIN, URGENT_BYTES, Segment, Sent

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from protocol.units import format_bytes
 from scripts.doctor.feature import Question
-from scripts.links.link import try_namespaces
+from scripts.links.namespaces import try_namespaces
 
 KVM_DEVICE = Path("/dev/kvm")
 SYSCTL = Path("/proc/sys")

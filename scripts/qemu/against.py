@@ -20,7 +20,8 @@ import click
 import trio
 
 from protocol.errors import MigrationError
-from scripts.links.link import ADDRESSES, NAMESPACES, Link
+from scripts.links.link import NAMESPACES, Link
+from scripts.links.namespaces import ADDRESSES
 from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
 from scripts.processes.launcher import (

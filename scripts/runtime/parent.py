@@ -41,17 +41,26 @@ class LinkNote:
         kind: "namespaces" or "proxy".
         bytes_per_second: Its rate, each way.
         queue: What waits in front of it: the kernel's name of the queue, or fifo.
+        rtt_us: How long a packet and its answer are on their way, microseconds beside the rate's.
+        loss: Which share of packets is lost, each way.
     """
 
     kind: str
     bytes_per_second: int
     queue: str = "fifo"
+    rtt_us: int = 0
+    loss: float = 0.0
 
-    def to_plain(self) -> dict[str, str | int]:
+    def to_plain(self) -> dict[str, str | float]:
         """Return what a report says of it."""
-        return {
+        told: dict[str, str | float] = {
             "kind": self.kind, "bytes-per-second": self.bytes_per_second, "queue": self.queue
         }  # fmt: skip
+        if self.rtt_us:
+            told["rtt-ms"] = self.rtt_us / 1000
+        if self.loss:
+            told["loss"] = self.loss
+        return told
 
 
 @dataclass(frozen=True, kw_only=True)

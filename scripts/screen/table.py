@@ -70,7 +70,9 @@ def link_title(link: dict[str, Any]) -> str:
     rate = f"{link['bytes-per-second'] * 8 / 1e6:.6g} Mbit/s"
     # Reports of before said nothing of a queue, and a proxy has no other.
     queue = f", {link['queue']}" if link["kind"] != "proxy" and "queue" in link else ""
-    return f"link of {rate}{queue} ({kinds[link['kind']]})"
+    rtt = f", RTT {link['rtt-ms']:g} ms" if "rtt-ms" in link else ""
+    loss = f", loss {link['loss']:.3g}" if "loss" in link else ""
+    return f"link of {rate}{queue}{rtt}{loss} ({kinds[link['kind']]})"
 
 
 def _item(name: str, text: str) -> str:

@@ -1,21 +1,21 @@
 """The shaped link: it is there, it is slow, it is gone afterwards, and there is always one."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from protocol.errors import MigrationError
-from scripts.links import link
+from scripts.links import namespaces, relay, tools
 from scripts.links.link import (
-    ADDRESSES,
     LOOPBACK,
     NAMESPACES,
     PROXY,
@@ -23,6 +23,7 @@ from scripts.links.link import (
     link_of,
     namespaces_link,
 )
+from scripts.links.namespaces import ADDRESSES
 from scripts.links.shape import RATE_MAX, RATE_MIN, burst_bytes
 from scripts.links.spec import FIFO, FQ_CODEL, PFIFO_FAST, LinkSpec, parse_link
 from tests.bounds import nothing_left
@@ -38,7 +39,8 @@ def joined(request: pytest.FixtureRequest) -> Iterator[Link]:
     with ExitStack() as stack:
         try:
             if request.param == "user namespace":
-                made = link._join(stack, SPEC, new_user=True)
+                prefixes = namespaces._join(stack, SPEC, new_user=True)
+                made = Link(SPEC, NAMESPACES, PFIFO_FAST, prefixes, ADDRESSES["dest"])
             else:
                 made = stack.enter_context(namespaces_link(SPEC))
         except MigrationError as error:
@@ -94,7 +96,7 @@ def test_what_the_kernel_has_not_is_refused_by_name(
     joined: Link, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A queue that no module is there for is named, and what to type; nothing takes its place."""
-    monkeypatch.setattr(link, "_shape", lambda _: [["qdisc", "show"], ["qdisc", "add", "x"]])
+    monkeypatch.setattr(namespaces, "_shape", lambda _: [["qdisc", "show"], ["qdisc", "add", "x"]])
     refusal = r"^the link cannot have queue=fq_codel here: .* lacks it \(modprobe sch_fq_codel\)"
     with (
         nothing_left(),
@@ -123,22 +125,28 @@ def test_one_side_reaches_the_other(joined: Link) -> None:
         assert server.stdout.readline().strip() == ADDRESSES["source"]
 
 
-def test_nothing_is_left(joined: Link) -> None:
+@pytest.mark.parametrize("text", ["1Gbit/s", "1Gbit/s,rtt=1ms"])
+def test_nothing_is_left(joined: Link, text: str) -> None:
     """When the block is left no holder lives, and with the last holder goes its namespace."""
-    with namespaces_link(SPEC) as made:
+    with relayed_link(text) as made:
         pids = [prefix_pid(prefix) for prefix in made.prefixes.values()]
-        assert all(Path(f"/proc/{pid}").exists() for pid in pids)
+        handles = [Path(f"/proc/{pid}/stat") for pid in (*pids, *relays_of(os.getpid()))]
+        assert all(handle.exists() for handle in handles)
+        assert len(handles) == 2 + made.spec.is_relayed
 
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not any(handle.exists() for handle in handles)
 
 
-def test_nothing_is_left_of_a_killed_process(joined: Link) -> None:
-    """When the process that made the link is killed, its holders end by themselves."""
+@pytest.mark.parametrize("text", ["1Gbit/s", "1Gbit/s,rtt=1ms"])
+def test_nothing_is_left_of_a_killed_process(joined: Link, text: str) -> None:
+    """When the process that made the link is killed, its holders and its relay end, too."""
+    with relayed_link(text):
+        pass
     code = (
         "import sys, time\n"
         "from scripts.links.link import namespaces_link\n"
         "from scripts.links.spec import parse_link\n"
-        f"with namespaces_link(parse_link('{SPEC}')) as made:\n"
+        f"with namespaces_link(parse_link({text!r})) as made:\n"
         "    print(made.prefixes['source'][1], made.prefixes['dest'][1], flush=True)\n"
         "    time.sleep(60)\n"
     )
@@ -146,7 +154,9 @@ def test_nothing_is_left_of_a_killed_process(joined: Link) -> None:
     assert maker.stdout is not None
     with maker:
         pids = [int(word.partition("=")[2]) for word in maker.stdout.readline().split()]
+        pids += relays_of(maker.pid)
         handles = [Path(f"/proc/{pid}/stat") for pid in pids]
+        assert len(handles) == 2 + ("rtt" in text)
         assert all(handle.exists() for handle in handles)
         maker.send_signal(signal.SIGKILL)
 
@@ -155,7 +165,7 @@ def test_nothing_is_left_of_a_killed_process(joined: Link) -> None:
 
 def test_a_machine_without_the_tools_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a tool is missing, the error names it."""
-    monkeypatch.setattr(link, "TOOLS", ("ip", "no-such-tool"))
+    monkeypatch.setattr(namespaces, "TOOLS", ("ip", "no-such-tool"))
 
     with pytest.raises(MigrationError, match="no-such-tool"), namespaces_link(SPEC):
         pass
@@ -164,7 +174,7 @@ def test_a_machine_without_the_tools_says_so(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("tool", ["/bin/false", "/no/such/tool"])
 def test_what_the_tools_refuse_is_told(monkeypatch: pytest.MonkeyPatch, tool: str) -> None:
     """A tool that fails, or cannot even be started, is a reason and no crash."""
-    monkeypatch.setattr(link, "path_of", lambda _: tool)
+    monkeypatch.setattr(tools, "path_of", lambda _: tool)
 
     with (
         nothing_left(),
@@ -185,7 +195,7 @@ def test_a_user_namespace_is_tried_too(
         tried.append(new_user)
         raise MigrationError(f"refusal {len(tried)}")
 
-    monkeypatch.setattr(link, "_join", refuse)
+    monkeypatch.setattr(namespaces, "_join", refuse)
     monkeypatch.setattr("os.geteuid", lambda: user)
 
     with pytest.raises(MigrationError, match="refusal 1"), namespaces_link(SPEC):
@@ -204,7 +214,7 @@ def test_where_there_is_no_namespace_there_is_a_proxy(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """That it is a proxy is told, in one line that says why; it is a FIFO, and nothing else."""
-    monkeypatch.setattr(link, "TOOLS", ("no-such-tool",))
+    monkeypatch.setattr(namespaces, "TOOLS", ("no-such-tool",))
 
     with (
         pytest.raises(MigrationError, match=r"cannot have queue=pfifo_fast here: .*no-such-tool"),
@@ -320,6 +330,30 @@ def queues(prefix: Sequence[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(
         run(prefix, tc, "-s", "-j", "qdisc", "show", "dev", "mig")
     )
+    return found
+
+
+@contextmanager
+def relayed_link(text: str) -> Iterator[Link]:
+    """Make a link of namespaces, which may need a TUN device."""
+    try:
+        with namespaces_link(parse_link(text)) as made:
+            yield made
+    except MigrationError as error:
+        if relay.DEVICE not in str(error):
+            raise
+        pytest.skip(f"TUN devices: {error}")
+
+
+def relays_of(parent: int) -> list[int]:
+    """Return the relays that a process has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            words = path.with_name("cmdline").read_bytes().split(b"\0")
+            ppid = int(path.read_text().rpartition(")")[2].split()[1])
+            if b"scripts.links.relay" in words and ppid == parent:
+                found.append(int(path.parent.name))
     return found
 
 

@@ -13,6 +13,9 @@ from scripts.links.spec import FIFO, PFIFO_FAST, LinkSpec, parse_link
         ("1Gbit/s", LinkSpec(125_000_000)),
         ("1Gbit/s,queue=fifo", LinkSpec(125_000_000, FIFO)),
         (" 10MB/s , queue = pfifo_fast ", LinkSpec(10_000_000, PFIFO_FAST)),
+        ("1Gbit/s,rtt=10ms", LinkSpec(125_000_000, rtt_us=10_000)),
+        ("1Gbit/s,loss=0.1%,rtt=1500us", LinkSpec(125_000_000, rtt_us=1500, loss=0.001)),
+        ("1Gbit/s,rtt=0,loss=0%,queue=fifo", LinkSpec(125_000_000, FIFO)),
     ],
 )
 def test_what_is_said_is_read_and_can_be_typed_again(text: str, spec: LinkSpec) -> None:
@@ -20,6 +23,7 @@ def test_what_is_said_is_read_and_can_be_typed_again(text: str, spec: LinkSpec) 
     assert parse_link(text) == spec
     assert parse_link(str(spec)) == spec
     assert bool(spec) is (text != "0")
+    assert spec.is_relayed is ("rtt=1" in text)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,13 @@ def test_what_is_said_is_read_and_can_be_typed_again(text: str, spec: LinkSpec) 
         ("1Gbit/s,queue=", "no queue ''"),
         ("1Gbit/s,queue=pfifofast", "did you mean 'pfifo_fast'"),
         ("1Gbit/s,queue=fifo,queue=fifo", "queue= is there twice"),
+        ("0,rtt=1ms,loss=1%", "plain loopback has no rtt, loss"),
+        ("1Gbit/s,rtt=10", "is not a duration"),
+        ("1Gbit/s,rtt=-1ms", "is not a duration"),
+        ("1Gbit/s,rtt=3s", "at most 2 s"),
+        ("1Gbit/s,loss=0.1", "no share of packets"),
+        ("1Gbit/s,loss=51%", "up to 50%"),
+        ("1Gbit/s,loss=x%", "no share of packets"),
     ],
 )
 def test_what_is_no_link_is_refused(text: str, words: str) -> None:
