@@ -21,12 +21,12 @@ from dest.greeting import Newcomer, prove
 from guest.streams.exchange import patience, receive_into
 from guest.streams.network import Arrival
 from guest.streams.stream import Stream
-from protocol.capabilities import in_force
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, MidstreamError, RemoteProtocolError
 from protocol.limits import HELLO_SECONDS_MAX, PROOF_SECONDS_MAX
 from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Message, Resume, Welcome
+from protocol.session_messages import in_force
 
 # How long a connection that is turned away has to take the reason, and what is read of it at once.
 _LINGER_SECONDS_MAX = 1.0

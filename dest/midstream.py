@@ -20,7 +20,6 @@ from guest.spec import ProgramSpec
 from guest.streams.exchange import patience
 from guest.streams.keepalive import keep_alive
 from guest.streams.network import Network, TcpNetwork
-from protocol.capabilities import ANSWERS, CHECKSUM, KEEPALIVE, RECOVER
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError, RemoteProtocolError, WrongMemory
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
@@ -35,6 +34,7 @@ from protocol.pageset import PageSet
 from protocol.policy import Policy
 from protocol.records import unpack_plain, unpack_record
 from protocol.report import Result, SourcePart, assemble
+from protocol.session_messages import ANSWERS, CHECKSUM, KEEPALIVE, RECOVER
 from protocol.states import Lifecycle
 
 # How long the source is given to close first, once it has the last word.

@@ -45,7 +45,7 @@ class Said:
     """What the source says of a request.
 
     Attributes:
-        answer: One of `protocol.answers`.
+        answer: One of `protocol.page_messages`.
         came_ns: When it read the request, by this side's clock.
         queued_ns: How long the request waited for its turn.
         postponed_ns: How long the policy put it off.

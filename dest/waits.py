@@ -20,11 +20,11 @@ from dest.faults import FaultTable
 from dest.trips import Said, Wait, parts_of, stages_ns
 from guest.latency import new_histogram, record_latencies, summarize
 from protocol import events
-from protocol.answers import ANSWERS
 from protocol.errors import RemoteProtocolError
 from protocol.events import Emit
 from protocol.geometry import Geometry, PageId
 from protocol.messages import RequestAnswer, SourceTime
+from protocol.page_messages import ANSWERS
 from protocol.report import LATENCY_BIN_COUNT, STAGES, StageSummary, Summary
 
 # As the stages of a wait are named in its event.

@@ -1,12 +1,14 @@
 """What every message is made of: a kind, and fields of a few types, each with what it may hold.
 
-What a message carries beside its fields is its payload.
+msgspec makes the messages, reads and writes them, in C.  A message is an array: its kind, the
+length of its payload, which is what it carries beside its fields, and the fields in their order.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, NewType, TypeVar, dataclass_transform
+from typing import Annotated, ClassVar, NewType
+
+from msgspec import Meta, Struct
 
 from protocol.limits import (
     BEHIND_COUNT_MAX,
@@ -20,7 +22,6 @@ from protocol.limits import (
     SESSION_ID_BYTES,
 )
 from protocol.runs import PACKED_RUN_BYTES
-from protocol.text import is_one_line
 
 # What numpy, msgpack and a C `int64_t` can all hold.
 INTEGER_MAX = (1 << 63) - 1
@@ -32,73 +33,35 @@ PackedRuns = NewType("PackedRuns", bytes)
 Digest = NewType("Digest", bytes)
 
 
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= INTEGER_MAX
+def _bytes(count: int) -> Meta:
+    return Meta(min_length=count, max_length=count)
 
 
-def _is_capabilities(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and len(value) <= CAPABILITY_COUNT_MAX
-        and all(_is_name(item, CAPABILITY_CHARS_MAX) for item in value)
-    )
+def _name(chars_max: int) -> Meta:
+    """Return what a short text of printable ASCII is."""
+    return Meta(pattern=rf"\A[ -~]{{1,{chars_max}}}\Z")
 
 
-def _is_blocks(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and 0 < len(value) <= BLOCK_COUNT_MAX
-        and all(map(_is_block, value))
-    )
+Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
+# Printable, too, which no pattern can say: whoever reads a message looks at that.
+Line = Annotated[str, Meta(max_length=REASON_CHARS_MAX)]
+SessionId = Annotated[bytes, _bytes(SESSION_ID_BYTES)]
+DigestField = Annotated[Digest, _bytes(CHECKSUM_BYTES)]
+# Whole runs, likewise.
+RunsField = Annotated[
+    PackedRuns, Meta(min_length=PACKED_RUN_BYTES, max_length=RUN_COUNT_MAX * PACKED_RUN_BYTES)
+]
+Names = Annotated[
+    tuple[Annotated[str, _name(CAPABILITY_CHARS_MAX)], ...], Meta(max_length=CAPABILITY_COUNT_MAX)
+]
+Blocks = Annotated[
+    tuple[tuple[Annotated[str, _name(BLOCK_NAME_CHARS_MAX)], Count, Count], ...],
+    Meta(min_length=1, max_length=BLOCK_COUNT_MAX),
+]
+Pages = Annotated[tuple[tuple[Count, Count], ...], Meta(max_length=BEHIND_COUNT_MAX)]
 
-
-def _is_block(value: object) -> bool:
-    return (
-        isinstance(value, tuple)
-        and len(value) == 3
-        and _is_name(value[0], BLOCK_NAME_CHARS_MAX)
-        and _is_count(value[1])
-        and _is_count(value[2])
-    )
-
-
-def _is_pages(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) <= BEHIND_COUNT_MAX and all(map(_is_page, value))
-
-
-def _is_page(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_count, value))
-
-
-def _is_packed_runs(value: object) -> bool:
-    return (
-        isinstance(value, bytes)
-        and 0 < len(value) <= RUN_COUNT_MAX * PACKED_RUN_BYTES
-        and not len(value) % PACKED_RUN_BYTES
-    )
-
-
-def _is_name(value: object, chars_max: int) -> bool:
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= chars_max
-        and value.isascii()
-        and value.isprintable()
-    )
-
-
-CHECKS = {
-    int: _is_count,
-    bool: lambda value: type(value) is bool,
-    str: lambda value: isinstance(value, str) and is_one_line(value),
-    bytes: lambda value: isinstance(value, bytes) and len(value) == SESSION_ID_BYTES,
-    PackedRuns: _is_packed_runs,
-    Digest: lambda value: isinstance(value, bytes) and len(value) == CHECKSUM_BYTES,
-    tuple[str, ...]: _is_capabilities,
-    tuple[tuple[str, int, int], ...]: _is_blocks,
-    tuple[tuple[int, int], ...]: _is_pages,
-}
-WORDS = {
+# By its plain type, what a field is not where it is refused.
+WORDS: dict[object, str] = {
     int: "a whole number from 0",
     bool: "true or false",
     str: f"a line of at most {REASON_CHARS_MAX} printable characters",
@@ -111,35 +74,15 @@ WORDS = {
 }
 
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Message:
+class Message(
+    Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True, gc=False
+):
     """Base of all messages; `payload_bytes` is 0 for those that carry no bulk.
 
-    How they compare and what they look like is said once, here: a dataclass that has methods of its
-    own for that has them compiled while it loads, and a side loads thirty of these.
+    Attributes:
+        kind: The number of each: its tag.
     """
 
     kind: ClassVar[int]
     payload_bytes_max: ClassVar[int] = 0
-    payload_bytes: int = 0
-
-    def __eq__(  # type: ignore[explicit-override] # typing.override: from 3.12
-        self, other: object
-    ) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
-
-    def __hash__(self) -> int:  # type: ignore[explicit-override] # typing.override: from 3.12
-        return hash((type(self), frozenset(vars(self).items())))
-
-    def __repr__(self) -> str:  # type: ignore[explicit-override] # typing.override: from 3.12
-        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({fields})"
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def message(cls: type[T]) -> type[T]:
-    """Make a dataclass of a kind of message: frozen, its fields given by name."""
-    return dataclass(frozen=True, kw_only=True, repr=False, eq=False)(cls)
+    payload_bytes: Count = 0

@@ -1,18 +1,45 @@
-"""What opens, keeps up and ends a session: who is there, what migrates, and why it ends."""
+"""What opens and ends a session: who is there, what migrates, who has the guest, is it right."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
-from protocol.fields import Message, message
+from protocol.fields import Blocks, Count, Line, Message, Names, SessionId
 from protocol.limits import (
+    CLOSING_BYTES_MAX,
+    DEVICE_STATE_BYTES_MAX,
     GUEST_SPEC_BYTES_MAX,
+    REPORT_BYTES_MAX,
 )
-from protocol.text import one_line
+
+# What both sides can do beyond the base protocol: Hello offers, Welcome says what is in force.
+# A break after the switch-over was announced pauses the session, and it can be resumed.
+RECOVER = "recover"
+# Both sides say that they are alive, and take a silent peer for dead.
+KEEPALIVE = "keepalive"
+# A Checksum goes before each frame that carries pages, and what comes changed goes again.
+CHECKSUM = "checksum"
+# The source tells of each page request how it was answered and what became of it.
+ANSWERS = "answers"
+
+OURS = (RECOVER, KEEPALIVE, CHECKSUM, ANSWERS)
+# What costs time and is offered only where a user wants it.
+_WANTED = frozenset({CHECKSUM})
 
 
-@message
-class Hello(Message):
+def offer(*wanted: str) -> tuple[str, ...]:
+    """Return what a Hello offers: all that this side has, and of what costs time what is wanted."""
+    return tuple(name for name in OURS if name in wanted or name not in _WANTED)
+
+
+def in_force(offered: Iterable[str]) -> tuple[str, ...]:
+    """Return what of a peer's capabilities this side has too, in an order of its own."""
+    theirs = frozenset(offered)
+    return tuple(name for name in OURS if name in theirs)
+
+
+class Hello(Message, frozen=True, kw_only=True, tag=1):
     """Opens each connection, source to destination: which session, which role in it.
 
     Attributes:
@@ -22,42 +49,32 @@ class Hello(Message):
         capabilities: What the source can do beyond the base protocol.
     """
 
-    kind: ClassVar[int] = 1
-    version: int
-    session: bytes
-    role: str
-    capabilities: tuple[str, ...] = ()
+    version: Count
+    session: SessionId
+    role: Line
+    capabilities: Names = ()
 
 
-@message
-class Welcome(Message):
+class Welcome(Message, frozen=True, kw_only=True, tag=2):
     """Answers a Hello: the connection is accepted, with these capabilities in force."""
 
-    kind: ClassVar[int] = 2
-    version: int
-    capabilities: tuple[str, ...] = ()
+    version: Count
+    capabilities: Names = ()
 
 
-@message
-class Abort(Message):
+class Abort(Message, frozen=True, kw_only=True, tag=3):
     """Ends the session from either side; the last message on the connection.
 
     Attributes:
-        reason: One line for the peer's user; of any other text its `one_line` is taken.
+        reason: One line for the peer's user; of any other text its `one_line` is sent.
         cancelled: The sender's user wanted it, nothing went wrong.
     """
 
-    kind: ClassVar[int] = 3
-    reason: str
+    reason: Line
     cancelled: bool = False
 
-    def __post_init__(self) -> None:
-        """Make a line of the reason: whatever ends a session, the peer can be told."""
-        object.__setattr__(self, "reason", one_line(self.reason))
 
-
-@message
-class Setup(Message):
+class Setup(Message, frozen=True, kw_only=True, tag=4):
     """What migrates and how; the payload is the guest's specification.
 
     Attributes:
@@ -67,30 +84,22 @@ class Setup(Message):
         switches: What the policy does, see `protocol.policy`.
     """
 
-    kind: ClassVar[int] = 4
     payload_bytes_max: ClassVar[int] = GUEST_SPEC_BYTES_MAX
-    blocks: tuple[tuple[str, int, int], ...]
-    policy: str
-    chunk_bytes: int
-    switches: tuple[str, ...]
+    blocks: Blocks
+    policy: Line
+    chunk_bytes: Count
+    switches: Names
 
 
-@message
-class Ready(Message):
+class Ready(Message, frozen=True, kw_only=True, tag=5):
     """The destination has the memory and the vCPUs of a Setup; pages may come."""
 
-    kind: ClassVar[int] = 5
 
-
-@message
-class Ping(Message):
+class Ping(Message, frozen=True, kw_only=True, tag=20):
     """Says that the sender is alive, where it has had nothing else to say for a while."""
 
-    kind: ClassVar[int] = 20
 
-
-@message
-class Resume(Message):
+class Resume(Message, frozen=True, kw_only=True, tag=23):
     """Opens each connection of a session that is broken, in the place of a Hello.
 
     Attributes:
@@ -100,8 +109,91 @@ class Resume(Message):
         attempt: Which attempt to resume this is, from 1; a later one replaces an earlier one.
     """
 
-    kind: ClassVar[int] = 23
-    version: int
-    session: bytes
-    role: str
-    attempt: int
+    version: Count
+    session: SessionId
+    role: Line
+    attempt: Count
+
+
+class SwitchOverAhead(Message, frozen=True, kw_only=True, tag=21):
+    """The switch-over comes next: from here on the destination may not forget the session."""
+
+
+class SwitchOverAck(Message, frozen=True, kw_only=True, tag=22):
+    """The destination keeps what it has through a break, and waits for the source to come back.
+
+    Attributes:
+        clock_ns: What the destination's monotonic clock shows; 0 if it does not say.
+    """
+
+    clock_ns: Count = 0
+
+
+class SwitchOver(Message, frozen=True, kw_only=True, tag=11):
+    """The guest stands still; the payload is its device state; now it is the destination's.
+
+    Attributes:
+        postcopy: Discarded pages follow while the guest runs; otherwise there are none.
+    """
+
+    payload_bytes_max: ClassVar[int] = DEVICE_STATE_BYTES_MAX
+    postcopy: bool
+
+
+class Running(Message, frozen=True, kw_only=True, tag=12):
+    """The guest runs on the destination: the downtime is over.
+
+    Attributes:
+        run_ns: Since when, by the destination's monotonic clock; 0 if it does not say.
+    """
+
+    run_ns: Count = 0
+
+
+class End(Message, frozen=True, kw_only=True, tag=14):
+    """The last frame with pages on a channel, with what went over it since it was opened.
+
+    Attributes:
+        target_pages: Target pages sent, each time one was sent.
+        data_bytes: Page bytes sent; zero stretches count nothing.
+    """
+
+    target_pages: Count
+    data_bytes: Count
+
+
+class Finished(Message, frozen=True, kw_only=True, tag=15):
+    """Every page is placed; the counts are the destination's own.
+
+    Attributes:
+        pages: Pages of all blocks, all of them placed.
+        target_pages: Target pages received over all open channels, each time one came.
+        data_bytes: Page bytes received over all open channels.
+    """
+
+    pages: Count
+    target_pages: Count
+    data_bytes: Count
+
+
+class Account(Message, frozen=True, kw_only=True, tag=16):
+    """The destination's closing account as payload: final states, digests, statistics."""
+
+    payload_bytes_max: ClassVar[int] = CLOSING_BYTES_MAX
+
+
+class Verdict(Message, frozen=True, kw_only=True, tag=17):
+    """The source's comparison of the account with what must be there, its report as payload.
+
+    Attributes:
+        equal: Every digest is what the guest's program makes it.
+        detail: Where the memory differs, for a person; empty when equal.
+    """
+
+    payload_bytes_max: ClassVar[int] = REPORT_BYTES_MAX
+    equal: bool
+    detail: Line = ""
+
+
+class Bye(Message, frozen=True, kw_only=True, tag=18):
+    """The destination has the verdict: the session is complete, both sides may close."""

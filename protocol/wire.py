@@ -11,18 +11,47 @@ caller's to read from the socket, straight to where it belongs, before the decod
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Mapping
+from typing import Annotated, Union
 
-import msgpack
+import msgspec
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.headers import from_fields, to_fields
+from protocol.fields import WORDS, PackedRuns
 from protocol.limits import HEADER_ARRAY_ITEMS_MAX, HEADER_BYTES_MAX
-from protocol.messages import Message
+from protocol.messages import BY_KIND, FIELD_TYPES, MESSAGE_TYPES, Abort, Message
+from protocol.runs import PACKED_RUN_BYTES
+from protocol.text import one_line
 
 _LENGTH = struct.Struct(">I")
-# To make one takes as long as to pack a header.
-_PACKER = msgpack.Packer()
+
+_write = msgspec.msgpack.Encoder().encode
+_read = msgspec.msgpack.Decoder(Union[MESSAGE_TYPES]).decode  # noqa: UP007 - as many as there are
+
+
+def _named(types: Mapping[str, object], wanted: object) -> tuple[str, ...]:
+    return tuple(name for name, each in types.items() if each is wanted)
+
+
+# A header's items as they are, none of them looked into.
+_read_items = msgspec.msgpack.Decoder(
+    Annotated[
+        tuple[msgspec.Raw, ...], msgspec.Meta(min_length=1, max_length=HEADER_ARRAY_ITEMS_MAX)
+    ]
+).decode
+# How many items each message's array has, its kind among them.
+_ITEM_COUNTS = {each: 1 + len(names) for each, names in FIELD_TYPES.items()}
+# The fields of which the bounds that msgspec knows are not all.
+_LINES = {each: _named(names, str) for each, names in FIELD_TYPES.items()}
+_RUNS = {each: _named(names, PackedRuns) for each, names in FIELD_TYPES.items()}
+
+_NO_MSGPACK = "a header is not valid msgpack"
+_NO_KIND = "a header is not a msgpack array with a kind"
+
+# Where in an array msgspec found something wrong.
+_PLACE = re.compile(r" - at `\$\[([0-9]+)\]")
 
 
 def encode(message: Message) -> bytes:
@@ -31,7 +60,21 @@ def encode(message: Message) -> bytes:
     Raises:
         LocalProtocolError: The message is out of its bounds.
     """
-    header: bytes = _PACKER.pack(to_fields(message))
+    name = type(message).__name__
+    if type(message) not in _ITEM_COUNTS:
+        raise LocalProtocolError(f"{name} is no message of the protocol")
+    if isinstance(message, Abort):
+        # Whatever ends a session, the peer can be told.
+        message = msgspec.structs.replace(message, reason=one_line(message.reason))
+    try:
+        header = _write(message)
+        # What the peer could not read is not sent.
+        _decode(header)
+    except UnicodeEncodeError as error:
+        reason = _not_right(type(message), _unwritable(message))
+        raise LocalProtocolError(f"cannot send {reason}") from error
+    except RemoteProtocolError as error:
+        raise LocalProtocolError(f"cannot send {error}") from error
     if len(header) > HEADER_BYTES_MAX:
         raise LocalProtocolError(f"a header of {len(header)} bytes is over {HEADER_BYTES_MAX}")
     return _LENGTH.pack(len(header)) + header
@@ -147,19 +190,75 @@ class Decoder:
             return None
         header = buffer[_LENGTH.size : end]
         del buffer[:end]
-        return from_fields(_unpack(header))
+        return _decode(header)
 
 
-def _unpack(header: bytearray) -> object:
+def _decode(header: bytes | bytearray) -> Message:
+    """Return the message of a header.
+
+    Raises:
+        RemoteProtocolError: It is none: no array, of an unknown kind, a wrong count, type or bound.
+    """
     try:
-        return msgpack.unpackb(
-            header,
-            use_list=False,
-            max_array_len=HEADER_ARRAY_ITEMS_MAX,
-            # No header has a map or an extension type.
-            max_map_len=0,
-            max_ext_len=0,
+        message: Message = _read(header)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise RemoteProtocolError(_problem(header, str(error))) from error
+    kind = type(message)
+    if _item_count(header) != _ITEM_COUNTS[kind]:
+        raise RemoteProtocolError(_problem(header, ""))
+    for name in _LINES[kind]:
+        if not getattr(message, name).isprintable():
+            raise RemoteProtocolError(_not_right(kind, name))
+    for name in _RUNS[kind]:
+        if len(getattr(message, name)) % PACKED_RUN_BYTES:
+            raise RemoteProtocolError(_not_right(kind, name))
+    if message.payload_bytes > kind.payload_bytes_max:
+        raise RemoteProtocolError(
+            f"{kind.__name__}: a payload of {message.payload_bytes} bytes is over "
+            f"{kind.payload_bytes_max}"
         )
-    except (ValueError, msgpack.UnpackException, TypeError) as error:
-        # msgpack's own errors are ValueErrors, but not every broken header ends in one of them.
-        raise RemoteProtocolError("a header is not valid msgpack") from error
+    return message
+
+
+def _unwritable(message: Message) -> str:
+    """Return the field of which a text has no UTF-8."""
+    for name in FIELD_TYPES[type(message)]:
+        try:
+            _write(getattr(message, name))
+        except UnicodeEncodeError:
+            return name
+    raise AssertionError("one of them has none")
+
+
+def _item_count(header: bytes | bytearray) -> int:
+    """Return how many items an array has, as its first bytes say."""
+    first = header[0]
+    return first & 0x0F if first & 0xF0 == 0x90 else int.from_bytes(header[1:3])
+
+
+def _problem(header: bytes | bytearray, words: str) -> str:
+    """Return what is wrong with a header that is no message.
+
+    Args:
+        header: Its bytes.
+        words: Those of msgspec.
+    """
+    try:
+        items = _read_items(header)
+        kind_read = msgspec.msgpack.decode(items[0])
+    except (msgspec.DecodeError, RecursionError) as error:
+        return _NO_KIND if isinstance(error, msgspec.ValidationError) else _NO_MSGPACK
+    if type(kind_read) is not int:
+        return f"a message kind of type {type(kind_read).__name__}"
+    kind = BY_KIND.get(kind_read)
+    if kind is None:
+        return f"unknown message kind {kind_read}"
+    names, place = list(FIELD_TYPES[kind]), _PLACE.search(words)
+    if len(items) - 1 != len(names):
+        return f"{kind.__name__} has {len(names)} fields, not {len(items) - 1}"
+    # What has no place is a text that is no UTF-8.
+    return _not_right(kind, names[int(place[1]) - 1]) if place else _NO_MSGPACK
+
+
+def _not_right(kind: type[Message], name: str) -> str:
+    return f"{kind.__name__}: {name} is not {WORDS[FIELD_TYPES[kind][name]]}"

@@ -16,7 +16,6 @@ from guest.streams.network import TCP, Network
 from guest.streams.stream import NOT_ASKED, Stream
 from guest.streams.tls import TlsStream
 from protocol.addresses import host_port, unmapped
-from protocol.capabilities import in_force, offer
 from protocol.channels import Channel
 from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, RemoteProtocolError
@@ -24,6 +23,7 @@ from protocol.limits import HELLO_SECONDS_MAX, NONCE_BYTES, SESSION_ID_BYTES
 from protocol.messages import PROTOCOL_VERSION, Hello, Resume, Welcome
 from protocol.policy import Policy, Priority
 from protocol.proof import ANSWER_BYTES, CHALLENGE_BYTES, SourceProof
+from protocol.session_messages import in_force, offer
 from source.channel import OutChannel
 from source.returns import ReturnPath
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from protocol.capabilities import ANSWERS, CHECKSUM, KEEPALIVE, RECOVER
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Message
+from protocol.session_messages import ANSWERS, CHECKSUM, KEEPALIVE, RECOVER
 from source.engine import SendEngine
 from source.outlet import Outlet
 from source.steps import Received

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from protocol import answers
+from protocol import page_messages as answers
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.events import PageEvent

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from protocol import events
-from protocol.capabilities import ANSWERS, CHECKSUM
 from protocol.channels import Channel
 from protocol.errors import MigrationError, RemoteProtocolError
 from protocol.events import Emit
@@ -28,6 +27,7 @@ from protocol.messages import (
 )
 from protocol.pageset import PageSet
 from protocol.policy import Priority
+from protocol.session_messages import ANSWERS, CHECKSUM
 from protocol.states import Event, Lifecycle, State
 from source import handshakes
 from source.config import SourceConfig

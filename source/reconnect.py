@@ -11,7 +11,6 @@ import trio
 from guest import clock
 from guest.streams.network import TCP, Network
 from protocol.addresses import host_port
-from protocol.capabilities import CHECKSUM, offer
 from protocol.errors import (
     AuthenticationFailed,
     ConnectionLost,
@@ -22,6 +21,7 @@ from protocol.errors import (
 )
 from protocol.events import Emit
 from protocol.messages import Standing
+from protocol.session_messages import CHECKSUM, offer
 from source.attempts import ORDER_SECONDS_MAX, Attempts
 from source.carrying import carry_out
 from source.config import SourceConfig

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
-from protocol import answers
+import msgspec
+
 from protocol.geometry import Geometry, PageId, Span
 from protocol.limits import BEHIND_COUNT_MAX, VCPU_COUNT_MAX
 from protocol.messages import RequestAnswer
+from protocol.page_messages import BOOSTED, POSTPONED, QUEUED
 from protocol.runs import overlap
 from source.jobs import Answer, Chunk, Lane, unit_of
 
@@ -33,7 +35,7 @@ class _Open:
 
     Attributes:
         page, target_page: As it was made.
-        answer: In the words of `protocol.answers`.
+        answer: In the words of `protocol.page_messages`.
         came_ns: When it was read.
         first_behind: The number of the first page that went before it.
         behind_end: The number of the first that did not, once its own was begun.
@@ -135,8 +137,8 @@ class RequestTracker:
             if overlap(chunk.span, unit):
                 if opened.behind_end is None:
                     opened.behind_end = self._page_count - 1
-                if chunk.boosted and opened.answer == answers.QUEUED:
-                    opened.answer = answers.BOOSTED
+                if chunk.boosted and opened.answer == QUEUED:
+                    opened.answer = BOOSTED
                 opened.go(lane, now_ns)
             elif opened.lane is lane and chunk.page != opened.page:
                 opened.go(None, now_ns)
@@ -188,12 +190,12 @@ class RequestTracker:
         self._under_way.clear()
         lost = [*self._told, *self._untold, *late]
         self._told.clear()
-        self._untold = [replace(each, interrupted=True) for each in lost]
+        self._untold = [msgspec.structs.replace(each, interrupted=True) for each in lost]
 
     def take(self, now_ns: int) -> list[RequestAnswer]:
         """Return what is to be told now, oldest first."""
         untold, self._untold = self._untold, []
-        told = [replace(each, told_ns=now_ns) for each in untold]
+        told = [msgspec.structs.replace(each, told_ns=now_ns) for each in untold]
         self._told.extend(each for each in told if not each.interrupted)
         return told
 
@@ -208,7 +210,7 @@ class RequestTracker:
         pages = dict.fromkeys(islice(self._pages, first - kept_from, max(end - kept_from, 0)))
         pages.pop(opened.page, None)
         forgotten_count = min(first, end) - opened.first_behind
-        is_postponed = opened.answer == answers.POSTPONED
+        is_postponed = opened.answer == POSTPONED
         return RequestAnswer(
             block=opened.page.block,
             page=opened.page.index,

@@ -17,11 +17,11 @@ from dest.config import DestConfig
 from dest.midstream import MidstreamPeer
 from dest.session import DestSession
 from protocol import events
-from protocol.capabilities import offer
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, MidstreamError, PeerAborted
 from protocol.geometry import Geometry
 from protocol.messages import PROTOCOL_VERSION, Hello, Message
+from protocol.session_messages import offer
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import BytesMark, Direction, Mark, Marks

@@ -10,12 +10,12 @@ import trio
 
 from guest.programs import ProgramSpec
 from guest.states import encode_states
-from protocol.capabilities import offer
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, PeerAborted
 from protocol.geometry import Geometry, RamBlock
 from protocol.messages import PROTOCOL_VERSION, SwitchOver, SwitchOverAhead, Welcome
 from protocol.policy import PRESETS, preset
+from protocol.session_messages import offer
 from protocol.wire import encode
 from scripts.injection.actions import NetworkAction
 from scripts.injection.marks import BytesMark, Direction

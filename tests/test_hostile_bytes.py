@@ -32,7 +32,6 @@ from guest.memory import GuestMemory
 from guest.programs import ProgramSpec
 from guest.states import VcpuState, decode_states, encode_states
 from guest.streams.stream import Stream
-from protocol.capabilities import CHECKSUM
 from protocol.channels import Channel
 from protocol.checksums import checksum_of
 from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
@@ -74,6 +73,7 @@ from protocol.policy import preset
 from protocol.records import pack_record, unpack_record
 from protocol.report import AccountRecord, SourcePart
 from protocol.runs import Runs, unpack_runs
+from protocol.session_messages import CHECKSUM
 from protocol.states import Event, Lifecycle, State
 from protocol.wire import encode
 from source.resumption import Lacking, lost_bytes

@@ -26,9 +26,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "dest/words.py": Elsewhere(
         "tests/dest/test_engine.py", "what the engine has to say, which it queues there"
     ),
-    "protocol/answers.py": Elsewhere(
-        "tests/dest/test_waits.py", "the words of one field, which are checked where they come"
-    ),
     "guest/crew.py": Elsewhere(
         "tests/guest/test_process.py", "all vCPUs of a process, which are there when it is"
     ),
@@ -50,17 +47,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/links/tools.py": Elsewhere(
         "tests/scripts/links/test_link.py", "where the tools are that a link is made with"
     ),
-    **{
-        f"protocol/{part}.py": Elsewhere(
-            "tests/protocol/test_messages.py", "some of the messages, which it takes all together"
-        )
-        for part in (
-            "page_messages",
-            "recovery_messages",
-            "session_messages",
-            "switch_messages",
-        )
-    },
+    "protocol/page_messages.py": Elsewhere(
+        "tests/protocol/test_messages.py", "some of the messages, which it takes all together"
+    ),
     "protocol/channels.py": Elsewhere(
         "tests/protocol/test_messages.py", "two names, which are the roles of Hello"
     ),
@@ -115,9 +104,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     ),
     "protocol/fields.py": Elsewhere(
         "tests/protocol/test_messages.py", "what a message's fields may hold, field by field"
-    ),
-    "protocol/headers.py": Elsewhere(
-        "tests/protocol/test_messages.py", "what every field of every message goes through"
     ),
     "source/config.py": Elsewhere("tests/source/test_session.py", "fields and no code"),
     "dest/config.py": Elsewhere("tests/dest/test_session.py", "fields and no code"),

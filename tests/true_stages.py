@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 
-from protocol import answers
+from protocol import page_messages as answers
 from protocol.report import STAGES
 
 Event = dict[str, Any]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgpack
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -82,7 +83,7 @@ def make_rig() -> Iterator[Rig]:
 
 def of_policy(policy: Policy) -> Setup:
     """Return a Setup with another policy."""
-    return replace(SETUP, policy=policy.name, switches=policy.switches)
+    return msgspec.structs.replace(SETUP, policy=policy.name, switches=policy.switches)
 
 
 async def test_a_policy_of_an_unknown_name_is_served() -> None:
@@ -113,7 +114,9 @@ async def test_a_recorded_trace_crosses() -> None:
     payload = msgpack.packb(spec.to_plain())
     with make_rig() as rig:
         rig.pair()
-        plan = await rig.receive(replace(SETUP, payload_bytes=len(payload)), payload)
+        plan = await rig.receive(
+            msgspec.structs.replace(SETUP, payload_bytes=len(payload)), payload
+        )
         assert plan.spec.trace is not None
         assert plan.spec.trace.flat_pages.tolist() == [5, 6, 7]
 
@@ -158,7 +161,7 @@ def blocks(*shapes: tuple[str, int, int]) -> dict[str, Any]:
 async def test_a_setup_that_makes_no_sense_is_refused(change: dict[str, Any], reason: str) -> None:
     """Sizes, names and policies that no guest can have are refused with the reason."""
     with make_rig() as rig:
-        assert reason in await rig.refusal(replace(SETUP, **change), PAYLOAD)
+        assert reason in await rig.refusal(msgspec.structs.replace(SETUP, **change), PAYLOAD)
 
 
 def plain_with(**changes: object) -> bytes:
@@ -202,7 +205,9 @@ PAYLOADS = {
 async def test_a_specification_that_is_none_is_refused(payload: bytes) -> None:
     """Whatever comes as the guest's program is one, or the source's fault."""
     with make_rig() as rig:
-        reason = await rig.refusal(replace(SETUP, payload_bytes=len(payload)), payload)
+        reason = await rig.refusal(
+            msgspec.structs.replace(SETUP, payload_bytes=len(payload)), payload
+        )
         assert "guest" in reason
 
 

@@ -18,7 +18,6 @@ from dest.config import DestConfig
 from dest.midstream import MidstreamPeer
 from dest.session import DestSession
 from protocol import events
-from protocol.capabilities import offer
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, MemoryLost, MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
@@ -36,6 +35,7 @@ from protocol.messages import (
 )
 from protocol.missing import HeldParts, MissingReader
 from protocol.report import Result
+from protocol.session_messages import offer
 from protocol.wire import encode
 from tests.bounds import bare, bounded, nothing_left
 from tests.guests import HUGE, KIB, FakeGuests, patterned_memory, small_geometry

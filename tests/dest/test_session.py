@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -329,7 +329,7 @@ async def test_a_refused_setup_is_told_to_the_source() -> None:
     """A source is told in one line why it cannot come, and nothing was made for it."""
     async with make_rig() as rig:
         setup, payload = rig.source.setup()
-        await rig.source.main.send(replace(setup, switches=("faster",)), payload)
+        await rig.source.main.send(msgspec.structs.replace(setup, switches=("faster",)), payload)
         abort = await rig.source.main.expect(Abort)
         assert "unknown switch 'faster'" in abort.reason
         rig.source.close()

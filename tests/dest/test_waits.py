@@ -7,10 +7,10 @@ import pytest
 from dest.faults import FaultTable
 from dest.waits import Waits
 from protocol import events
-from protocol.answers import ANSWERS
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId
 from protocol.messages import RequestAnswer, SourceTime
+from protocol.page_messages import ANSWERS
 from protocol.report import STAGES
 from source.jobs import Answer
 from tests.guests import HUGE, small_geometry

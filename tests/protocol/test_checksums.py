@@ -1,9 +1,9 @@
 """Checksums notice every change, know a frame by its bytes alone, and hold what comes to it."""
 
-import dataclasses
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +30,7 @@ def test_a_flipped_bit_of_a_payload_is_noticed(bit: int) -> None:
 
 def test_every_field_of_a_head_counts() -> None:
     """A head with another value in any field has another digest."""
-    fields: dict[str, Any] = dataclasses.asdict(PAGE)
+    fields: dict[str, Any] = msgspec.structs.asdict(PAGE)
     changed = [{name: not v if type(v) is bool else v + 1} for name, v in fields.items()]
     others = [PageData(**(fields | each)) for each in changed]
     assert len({head_digest(each) for each in [PAGE, *others]}) == len(others) + 1

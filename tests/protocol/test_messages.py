@@ -1,7 +1,10 @@
 """Tests of protocol/messages.py: every field of every message has bounds on both sides."""
 
-import dataclasses
+import struct
+from typing import Any
 
+import msgpack
+import msgspec
 import pytest
 from hypothesis import given
 
@@ -9,7 +12,6 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.fields import INTEGER_MAX, Digest, PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES
-from protocol.headers import from_fields, to_fields
 from protocol.limits import (
     BEHIND_COUNT_MAX,
     BLOCK_COUNT_MAX,
@@ -46,6 +48,7 @@ from protocol.messages import (
     SwitchOver,
     Verdict,
 )
+from protocol.wire import Decoder, encode
 from tests.strategies import least_fields, messages
 
 CAPABILITIES = tuple[str, ...]
@@ -72,13 +75,12 @@ REFUSED: dict[object, list[object]] = {
     int: [-1, INTEGER_MAX + 1, True, False, 1.0, float("nan"), "1", b"1", None, (), (1,)],
     bool: [0, 1, None, "true", 1.0],
     str: [None, b"x", 1, (), "x" * (REASON_CHARS_MAX + 1), "a\nb", "\x1b[2J", "\udc80", "\u202e"],
-    bytes: [None, "x" * 16, bytes(15), bytes(17), b"", bytearray(16), 16],
-    Digest: [None, "x" * 8, b"", bytes(7), bytes(9), bytearray(8), 8],
+    bytes: [None, "x" * 16, bytes(15), bytes(17), b"", 16],
+    Digest: [None, "x" * 8, b"", bytes(7), bytes(9), 8],
     PackedRuns: [None, "x" * 8, b"", bytes(7), bytes(9), bytes(RUN_COUNT_MAX * 8 + 8), [8]],
     CAPABILITIES: [
         None,
         "zstd",
-        ["zstd"],
         ("",),
         (b"zstd",),
         ("a", 1),
@@ -95,7 +97,6 @@ REFUSED: dict[object, list[object]] = {
         ((0, 0, 0),),
         ((0, -1),),
         ((True, 0),),
-        ([0, 0],),
         ((0, 0),) * (BEHIND_COUNT_MAX + 1),
     ],
     BLOCKS: [
@@ -105,7 +106,6 @@ REFUSED: dict[object, list[object]] = {
         ("ram", 1, 1),
         (("ram", 1),),
         (("ram", 1, 1, 1),),
-        (["ram", 1, 1],),
         ((b"ram", 1, 1),),
         (("", 1, 1),),
         (("räm", 1, 1),),
@@ -130,6 +130,23 @@ PAYLOAD_BYTES_MAX = {
     Account: CLOSING_BYTES_MAX,
     Verdict: REPORT_BYTES_MAX,
 }
+
+
+def to_fields(message: Message) -> tuple[Any, ...]:
+    """Return what a message is on the wire: an array of its kind, payload length and fields."""
+    fields: tuple[Any, ...] = msgpack.unpackb(encode(message)[4:], use_list=False)
+    return fields
+
+
+def from_fields(values: object) -> Message:
+    """Return the message that values on the wire are; texts without UTF-8 go as they are."""
+    header: bytes = msgpack.packb(values, unicode_errors="surrogatepass")
+    decoder = Decoder()
+    decoder.receive_data(struct.pack(">I", len(header)) + header)
+    message = decoder.next_message()
+    assert message is not None
+    return message
+
 
 every_type = pytest.mark.parametrize("message_type", MESSAGE_TYPES, ids=lambda kind: kind.__name__)
 
@@ -190,7 +207,10 @@ def test_a_field_over_its_bound(message_type: type[Message], name: str, hint: ob
     """A value over its bounds is the peer's fault on the way in, and the text names the field."""
     for value in REFUSED[hint]:
         fields = least_fields(message_type) | {name: value}
-        with pytest.raises(RemoteProtocolError, match=rf"^{message_type.__name__}: {name} is not "):
+        words = rf"{message_type.__name__}: {name} is not "
+        if value == "\udc80":
+            words = "a header is not valid msgpack"
+        with pytest.raises(RemoteProtocolError, match=f"^{words}"):
             from_fields((message_type.kind, *fields.values()))
 
 
@@ -235,32 +255,38 @@ def test_a_wrong_number_of_fields(message_type: type[Message]) -> None:
             from_fields((message_type.kind, *wrong))
 
 
-@pytest.mark.parametrize("values", [None, 5, "\x05", b"\x05", {5: 0}, {}, (), [], {5}])
+@pytest.mark.parametrize("values", [None, 5, "\x05", b"\x05", {5: 0}, {}, (), [], (0,) * 65])
 def test_a_header_that_is_no_array(values: object) -> None:
     """Whatever is not an array with something in it is no message."""
     with pytest.raises(RemoteProtocolError, match="not a msgpack array"):
         from_fields(values)
 
 
-@pytest.mark.parametrize("kind", [0, -1, 32, 255, 1 << 64])
+@pytest.mark.parametrize("kind", [0, -1, 32, 255, (1 << 64) - 1])
 def test_an_unknown_kind(kind: int) -> None:
     """A number that belongs to no message is refused."""
     with pytest.raises(RemoteProtocolError, match=f"unknown message kind {kind}"):
         from_fields((kind, 0))
 
 
-@pytest.mark.parametrize("kind", [True, 5.0, "5", b"\x05", None, (5,), {}, float("nan")])
+@pytest.mark.parametrize("kind", [True, 5.0, "5", b"\x05", None, (5,), {}, {5: 5}, float("nan")])
 def test_a_kind_that_is_no_number(kind: object) -> None:
     """What equals a kind, or cannot even be compared with one, is no kind."""
     with pytest.raises(RemoteProtocolError, match="a message kind of type"):
         from_fields((kind, 0))
 
 
+@pytest.mark.parametrize("value", [{}, {5: 5}, msgpack.ExtType(5, b"\5"), [[[]]]])
+def test_a_field_that_no_message_has(value: object) -> None:
+    """A map, an extension, or an array in the place of a number is told with the field's name."""
+    with pytest.raises(RemoteProtocolError, match=r"^PassEnd: index is not a whole number"):
+        from_fields((8, 0, value))
+
+
 def test_a_message_that_is_none() -> None:
     """The base of all messages, and what derives from a message, cannot be sent."""
 
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class Readier(Ready):
+    class Readier(Ready, frozen=True, kw_only=True):
         """No message of the protocol."""
 
     for message in (Message(), Readier()):
@@ -271,7 +297,7 @@ def test_a_message_that_is_none() -> None:
 def test_messages_do_not_change() -> None:
     """A message that was made stays as it is."""
     hello = Hello(version=1, session=bytes(16), role="precopy")
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         hello.version = 2  # type: ignore[misc]
 
 
@@ -298,12 +324,13 @@ def test_messages_are_equal_by_kind_and_fields() -> None:
     read = from_fields(to_fields(made))
     assert made == read
     assert len({made, read, End(target_pages=1, data_bytes=3)}) == 2
-    assert made != dataclasses.replace(made, data_bytes=3)
-    assert Running() != Bye()
+    assert made != msgspec.structs.replace(made, data_bytes=3)
+    other: Message = Bye()
+    assert Running() != other
     assert repr(read) == "End(payload_bytes=0, target_pages=1, data_bytes=2)"
 
 
 def test_a_message_does_not_change() -> None:
     """Who keeps one may rely on it."""
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         Bye().payload_bytes = 1  # type: ignore[misc]

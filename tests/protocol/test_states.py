@@ -75,7 +75,7 @@ MOVES = {
     for before, event, after in (line.split() for line in TABLE.strip().splitlines())
 }
 
-PAGES = {PageData, ZeroData, RunData, Checksum}
+PAGES: set[type[Message]] = {PageData, ZeroData, RunData, Checksum}
 HEARD: dict[tuple[State, Channel], set[type[Message]]] = {
     (State.ACTIVE, Channel.PRECOPY): {
         *PAGES,

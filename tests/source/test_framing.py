@@ -12,7 +12,7 @@ from protocol.channels import Channel
 from protocol.checksums import checksum_of
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.limits import RUN_COUNT_MAX
-from protocol.messages import PageData, RunData, ZeroData
+from protocol.messages import Message, PageData, RunData, ZeroData
 from protocol.runs import Runs, Stretch, unpack_runs
 from protocol.wire import Decoder
 from source.framing import frame_of
@@ -159,7 +159,8 @@ def test_a_checked_frame_is_announced_and_carries_what_it_announces() -> None:
     stretches: list[Stretch] = [Span(0, 0, 4 * BASE), runs, Span(0, HUGE // 2, BASE)]
     with GuestMemory.create(geometry, "base") as memory:
         memory.views[0][: HUGE // 2] = b"\x01" * (HUGE // 2)
-        for stretch, kind in zip(stretches, (PageData, RunData, ZeroData), strict=True):
+        kinds: list[type[Message]] = [PageData, RunData, ZeroData]
+        for stretch, kind in zip(stretches, kinds, strict=True):
             chunk = Chunk(stretch, PageId(0, 0), Channel.PRECOPY, False, False, None)
             made = frame_of(memory, chunk, 0, 0, checked=True)
             memory.views[0][: HUGE // 2] = b"\x02" * (HUGE // 2)

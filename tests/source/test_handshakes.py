@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from protocol.errors import ConnectionLost, RemoteProtocolError
@@ -45,7 +45,7 @@ def test_a_destination_that_counts_otherwise_is_refused(field: str) -> None:
     def miscount(_: Message) -> list[Message]:
         finished: Finished = play.dest.finished()
         wrong: dict[str, Any] = {field: getattr(finished, field) - 1}
-        return [replace(finished, **wrong)]
+        return [msgspec.structs.replace(finished, **wrong)]
 
     play.dest.instead[End] = miscount
     with pytest.raises(RemoteProtocolError, match="the destination counted"):

@@ -7,13 +7,13 @@ from typing import cast
 import pytest
 
 from protocol import events
-from protocol.capabilities import CHECKSUM
 from protocol.errors import RemoteProtocolError
 from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.limits import RESEND_COUNT_MAX
 from protocol.messages import Message, PassAck, PassEnd, Resend, SwitchOver
 from protocol.policy import preset
+from protocol.session_messages import CHECKSUM
 from source.resends import Resends
 from source.scheduler import Scheduler
 from tests.guests import small_geometry

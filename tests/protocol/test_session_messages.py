@@ -1,6 +1,6 @@
 """What both sides can do is what is in force."""
 
-from protocol.capabilities import ANSWERS, CHECKSUM, KEEPALIVE, OURS, RECOVER, in_force, offer
+from protocol.session_messages import ANSWERS, CHECKSUM, KEEPALIVE, OURS, RECOVER, in_force, offer
 
 
 def test_only_what_both_have() -> None:
