@@ -22,6 +22,7 @@ _C = ctypes.CDLL(None, use_errno=True)
 PROT_NONE = 0x0
 PROT_READ = 0x1
 PROT_WRITE = 0x2
+PROT_EXEC = 0x4
 MAP_SHARED = 0x01
 MAP_PRIVATE = 0x02
 MAP_FIXED = 0x10
@@ -131,6 +132,11 @@ def map_shared(fd: int, length_bytes: int, align_bytes: int = 1) -> int:
         if first < after:
             unmap(first, after - first)
     return address
+
+
+def map_executable(fd: int, length_bytes: int) -> int:
+    """Map a file as code, readable and executable; return the address."""
+    return _mmap(None, length_bytes, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0)
 
 
 def unmap(address: int, length_bytes: int) -> None:

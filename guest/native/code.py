@@ -7,7 +7,6 @@ x86-64; what runs them is a thread (guest/native/vcpu.py) or a virtual machine (
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 from collections.abc import Callable
 from enum import IntFlag
@@ -15,8 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-import numpy as np
-
+from guest import libc
 from protocol.errors import GuestFailed
 
 MACHINE = "x86_64"
@@ -57,21 +55,19 @@ def machine_code() -> bytes:
 
 
 class Functions(NamedTuple):
-    """The program, loaded; it can be called for as long as this is there.
+    """The program, loaded.
 
     Attributes:
         run: The program as a function of (program, state), by their addresses; it lets the GIL go.
         counter: Reads this processor's time stamp counter.
-        mapping: Where both are.
     """
 
     run: Callable[[int, int], int]
     counter: Callable[[], int]
-    mapping: mmap.mmap
 
 
 def load(code: bytes) -> Functions:
-    """Map machine code, so that it can be called.
+    """Map machine code, so that it can be called, until the end of this process.
 
     Raises:
         GuestFailed: The kernel does not let this process.
@@ -80,14 +76,15 @@ def load(code: bytes) -> Functions:
     try:
         os.write(fd, code)
         os.ftruncate(fd, CODE_BYTES_MAX)
-        mapping = mmap.mmap(fd, CODE_BYTES_MAX, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
+        address = libc.map_executable(fd, CODE_BYTES_MAX)
     except OSError as error:
-        raise GuestFailed(f"memory that can be executed: {error.strerror}") from error
+        raise GuestFailed(
+            f"memory that can be executed: {os.strerror(error.errno or 0)}"
+        ) from error
     finally:
         os.close(fd)
-    address = np.frombuffer(mapping, np.uint8).ctypes.data
     run = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_void_p)(address + _RUN)
-    return Functions(run, ctypes.CFUNCTYPE(ctypes.c_uint64)(address + _COUNTER), mapping)
+    return Functions(run, ctypes.CFUNCTYPE(ctypes.c_uint64)(address + _COUNTER))
 
 
 @cache

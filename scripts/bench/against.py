@@ -133,7 +133,7 @@ def _run(plan: Plan, setting: Setting, case: Case, seed: int) -> Record:
         if case.row in ROWS:
             return run_qemu(plan.against, case.row, options, folder, setting.link)
         shape = {"policy": case.row, "link": setting.link_option}
-        return run_migration({**options, **shape}, folder)
+        return run_migration({**options, **shape, "guest": plan.guest}, folder)
 
 
 def _title(plan: Plan, setting: Setting, case: Case) -> str:

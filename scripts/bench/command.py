@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from guest.spec import GUEST_CHOICES, PYTHON
 from protocol.errors import LocalProtocolError
 from protocol.units import parse_bytes, parse_geometry
 from scripts.bench import against as qemu
@@ -62,6 +63,10 @@ _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
     "--runs", type=click.IntRange(1, 100), metavar="N", help=f"Counted runs. [default: {_RUNS}]"
 )
 @click.option("--link", default="0", metavar="RATE[,...]", help="As in migrate; else loopback.")
+@click.option(
+    "--guest", default=PYTHON, show_default=True, type=click.Choice(GUEST_CHOICES), metavar="KIND",
+    help="What runs the vCPUs, as in migrate; but for the section startup.",
+)  # fmt: skip
 @click.option("--only", metavar="NAMES", help=f"Sections: {', '.join(SECTIONS)}. [default: all]")
 @file_option(
     "--against", metavar="qemu[=FILE]", use=Use.READ, prefix="qemu=",
@@ -78,6 +83,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
     chunk_size: str,
     runs: int | None,
     link: str,
+    guest: str,
     only: str | None,
     against: str | None,
     quick: bool,
@@ -98,6 +104,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
             length_bytes=length_bytes,
             page_sizes=tuple(page_size.split(",")),
             chunk_size=chunk_size,
+            guest=guest,
             link=made,
             say=lambda line: click.echo(line, err=True),
             against=peer,

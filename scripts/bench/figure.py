@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from guest.spec import PYTHON
 from scripts.links.link import LOOPBACK, Link
 from scripts.qemu.against import Peer
 
@@ -33,6 +34,7 @@ class Plan:
         link: What lies between both ends; where there is a choice, the only one.
         say: Tells a person what is under way.
         against: A real QEMU to measure beside midstream; None for none.
+        guest: What runs the vCPUs, as in `--guest`.
     """
 
     quick: bool
@@ -43,6 +45,7 @@ class Plan:
     link: Link
     say: Callable[[str], None]
     against: Peer | None = None
+    guest: str = PYTHON
 
     @property
     def has_link(self) -> bool:
@@ -56,6 +59,7 @@ class Plan:
             "page-size": page_size,
             "chunk-size": self.chunk_size,
             "link": self.link.option,
+            "guest": self.guest,
         }
 
 

@@ -46,11 +46,13 @@ def measure_growth(plan: Plan) -> list[Figure]:
     for page_size in _PAGE_SIZES:
         plan.say(f"{SECTION}: {page_size} pages")
         warm_memory(_BASE_MIB << 20)
-        report = migrate({**_PRECOPY, "size": f"{_BASE_MIB}MiB", "page-size": page_size})
+        report = migrate(
+            {**_PRECOPY, "size": f"{_BASE_MIB}MiB", "page-size": page_size, "guest": plan.guest}
+        )
         figures.append(_figure(f"1024 MiB of {page_size} pages", report))
     for vcpus in _VCPUS:
         plan.say(f"{SECTION}: {vcpus} vCPUs")
-        report = migrate({**_SMALL, "vcpus": str(vcpus)})
+        report = migrate({**_SMALL, "vcpus": str(vcpus), "guest": plan.guest})
         figures.append(_figure(f"256 MiB, {vcpus} vCPUs, precopy then postcopy", report))
     return figures
 
@@ -75,7 +77,12 @@ def _by_size(plan: Plan) -> list[Figure]:
         with temporary_folder("image") as folder:
             image = folder / "image"
             image.write_bytes(os.urandom((size_mib << 20) // _DATA_SHARE))
-            options = {"size": f"{size_mib}MiB", "page-size": "2MiB", "image": str(image)}
+            options = {
+                "size": f"{size_mib}MiB",
+                "page-size": "2MiB",
+                "image": str(image),
+                "guest": plan.guest,
+            }
             warm_memory(size_mib << 20)
             seconds[size_mib] = _cpu_seconds(migrate({**_PRECOPY, **options}))
     figures = []

@@ -114,11 +114,13 @@ def measure_latency(plan: Plan) -> list[Figure]:
         if not plan.has_link:
             rates.append(measure(_YARDSTICK_BYTES, "auto").bytes_per_second)
             answers.append(statistics.median(ask(parse_bytes(_IDLE["page-size"]))) * 1e6)
-            idle.append(migrate({**_GUEST, **_IDLE})["midstream"]["faults"]["p50-us"])
+            idle.append(
+                migrate({**_GUEST, **_IDLE, "guest": plan.guest})["midstream"]["faults"]["p50-us"]
+            )
         for case in chosen:
             if number > _UNJUDGED_RUNS_MAX and not _is_judged(case):
                 continue
-            reports[case].append(migrate({**_GUEST, **size, **case.options}))
+            reports[case].append(migrate({**_GUEST, **size, **case.options, "guest": plan.guest}))
     figures = []
     if idle:
         limit = Limit("a plain question and answer", tuple(answers))

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from scripts.doctor import machine, memory, queues
+from scripts.doctor import guests, machine, memory, queues
 from scripts.doctor.feature import Feature, can_run, to_lines, to_plain
 from scripts.named_files import Command
 from scripts.screen.output import print_result
@@ -29,7 +29,12 @@ def doctor(as_json: bool, host: str | None) -> int:
     """
     features = [
         question.answer()
-        for question in (*memory.questions(), *machine.questions(), *queues.questions(host))
+        for question in (
+            *memory.questions(),
+            *guests.questions(),
+            *machine.questions(),
+            *queues.questions(host),
+        )
     ]
     if as_json:
         print_result(json.dumps(to_plain(features), indent=2) + "\n")

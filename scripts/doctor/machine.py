@@ -1,9 +1,7 @@
-"""What this machine has beside memory: processors, networks, rights, KVM."""
+"""What this machine has beside memory and guests: processors, networks, rights."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import socket
 from pathlib import Path
@@ -12,14 +10,10 @@ from protocol.units import format_bytes
 from scripts.doctor.feature import Question
 from scripts.links.namespaces import try_namespaces
 
-KVM_DEVICE = Path("/dev/kvm")
 SYSCTL = Path("/proc/sys")
 STATUS = Path("/proc/self/status")
 
 _CONNECT_SECONDS_MAX = 1.0
-
-# <linux/kvm.h>: _IO(0xAE, 0x00) and _IO(0xAE, 0x01); the API has been 12 since Linux 2.6.22.
-_KVM_GET_API_VERSION, _KVM_CREATE_VM, _KVM_API = 0xAE00, 0xAE01, 12
 
 # Source, destination, and a vCPU of each: with fewer they wait for each other.
 _CPUS_WANTED = 4
@@ -63,9 +57,6 @@ def questions() -> list[Question]:
         Question(
             "root's privileges", _privileges, "sudo, or a container with --privileged",
             "only what is told as missing here",
-        ),
-        Question(
-            "KVM", _kvm, _kvm_remedy, "nothing yet: vCPUs are programs in a process of their own",
         ),
     ]  # fmt: skip
 
@@ -129,22 +120,6 @@ def _privileges() -> tuple[bool, str]:
     who = "root" if os.geteuid() == 0 else f"user {os.geteuid()}"
     detail = f"{who}, capabilities: {', '.join(held) if held else 'none that matter here'}"
     return len(held) == len(_CAPABILITIES), detail
-
-
-def _kvm() -> tuple[bool, str]:
-    fd = os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        version = fcntl.ioctl(fd, _KVM_GET_API_VERSION, 0)
-        os.close(fcntl.ioctl(fd, _KVM_CREATE_VM, 0))
-    finally:
-        os.close(fd)
-    return version == _KVM_API, f"API {version}, a virtual machine was made"
-
-
-def _kvm_remedy(detail: str) -> str:
-    if detail == os.strerror(errno.ENOENT):
-        return "modprobe kvm_intel, or kvm_amd; in a virtual machine: nested virtualisation"
-    return f"setfacl -m u:{os.geteuid()}:rw {KVM_DEVICE}"
 
 
 def _read(name: str) -> str:

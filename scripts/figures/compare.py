@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from guest.spec import GUEST_CHOICES, PYTHON
 from guest.trace import read_trace, write_trace
 from protocol import events
 from protocol.errors import MigrationError
@@ -65,6 +66,10 @@ class Outcome:
     "--trace", type=click.Path(path_type=Path), use=Use.READ,
     help="Replay this instead of a new one.",
 )  # fmt: skip
+@click.option(
+    "--guest", default=PYTHON, show_default=True, type=click.Choice(GUEST_CHOICES), metavar="KIND",
+    help="What runs the vCPUs, as in migrate.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the trace.")
 @file_option(
     "--report", metavar="FILE", use=Use.WRITE,
@@ -82,6 +87,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     vcpus: int,
     against: str | None,
     trace: Path | None,
+    guest: str,
     seed: int,
     report: str | None,
     picture: Path | None,
@@ -107,6 +113,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
             "program": f"trace:{trace}", "vcpus": str(vcpus + 1),
             "access-rate": ",".join(["0"] * vcpus + [str(_SLOW_RATE)]),
             "write-ratio": "0", "postcopy-after": "0", "seed": str(seed), "hold": "",
+            "guest": guest,
         }  # fmt: skip
         outcomes = {}
         for name in names:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from guest.spec import GUEST_CHOICES
 from protocol.errors import MidstreamError, MigrationCancelled
 from protocol.geometry import PageId
 from scripts.files import check_fillable
@@ -106,6 +107,10 @@ _UNCOUNTED_MAX = 4
     "--breaks-seed", default=0, show_default=True, type=click.IntRange(0), metavar="N",
     help="The first run's seed; each run's is one more.",
 )  # fmt: skip
+@click.option(
+    "--guest", type=click.Choice(GUEST_CHOICES), metavar="KIND",
+    help="Run each with such a guest, as in migrate, whatever it says.",
+)  # fmt: skip
 @file_option(
     "--keep",
     metavar="DIR",
@@ -114,14 +119,19 @@ _UNCOUNTED_MAX = 4
     "among the temporary files.",
 )  # fmt: skip
 def inject(
-    scenarios: tuple[str, ...], repeat: int, breaks: int, breaks_seed: int, keep: str | None
+    scenarios: tuple[str, ...],
+    repeat: int,
+    breaks: int,
+    breaks_seed: int,
+    guest: str | None,
+    keep: str | None,
 ) -> int:
     """Run scripted fault injections between a real source and destination.
 
     Exit status: 0 all is as expected; 1 something is not; 2 a scenario is wrong.
     """
     # All are read first: a typing error in the last should not cost the time of the others.
-    read = [read_scenario(Path(path)) for path in scenarios]
+    read = [read_scenario(Path(path), guest) for path in scenarios]
     if keep is not None:
         _check_kept(read, Path(keep))
     if breaks:

@@ -115,8 +115,13 @@ class Scenario:
         return self.source.geometry
 
 
-def read_scenario(path: Path) -> Scenario:
+def read_scenario(path: Path, guest_kind: str | None = None) -> Scenario:
     """Return what a file says.
+
+    Args:
+        path: The file.
+        guest_kind: As in `--guest`, in the place of what the file says; None for that.  The guest
+            of a QEMU is always its own.
 
     Raises:
         ScenarioError: It cannot be read, or is wrong: where, and why.
@@ -129,6 +134,8 @@ def read_scenario(path: Path) -> Scenario:
     timeout_ms = where.duration_ms("timeout", table.get("timeout", TIMEOUT), "timeout")
     terms = read_source(_table(table, "source", where), where.inside("source"))
     options = _table(table, "migration", where)
+    if guest_kind is not None and terms is None:
+        options["guest"] = guest_kind
     inside = where.inside("migration")
     link = _link(options.pop(LINK, "0"), inside)
     values = _values(options, inside)

@@ -56,6 +56,6 @@ def test_memory_that_may_not_be_executed_is_told(monkeypatch: pytest.MonkeyPatch
     def deny(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("guest.native.code.mmap.mmap", deny)
+    monkeypatch.setattr("guest.native.code.libc.map_executable", deny)
     with pytest.raises(GuestFailed, match="memory that can be executed: Permission denied"):
         load(b"\xc3")

@@ -32,6 +32,7 @@ def test_cost_stands_beside_that_of_a_gib(plan: Plan, monkeypatch: pytest.Monkey
         if "access-rate" not in options:
             assert warm == [parse_bytes(options["size"])]
             warm.clear()
+        assert options["guest"] == "native"
         gib = parse_bytes(options["size"]) / (1 << 30)
         if "image" in options:
             assert Path(options["image"]).stat().st_size == gib * (1 << 24)
@@ -42,7 +43,7 @@ def test_cost_stands_beside_that_of_a_gib(plan: Plan, monkeypatch: pytest.Monkey
     monkeypatch.setattr(growth, "migrate", told)
     monkeypatch.setattr(growth, "warm_memory", warm.append)
 
-    figures = measure_growth(replace(plan, quick=False))
+    figures = measure_growth(replace(plan, quick=False, guest="native"))
 
     largest = next(figure for figure in figures if "2048 MiB" in figure.name)
     assert largest.ratios == pytest.approx((1.0,))

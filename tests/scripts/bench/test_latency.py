@@ -46,6 +46,25 @@ def test_all_is_measured_but_in_a_minute(plan: Plan) -> None:
     assert {case.policy for case in cases(plan)} == {"ordered", "critical-first"}
 
 
+def test_every_run_has_the_guest_that_is_wanted(
+    plan: Plan, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs the vCPUs is the same for all."""
+    kinds = []
+
+    def note(options: Mapping[str, str]) -> dict[str, Any]:
+        kinds.append(options["guest"])
+        return told(options)
+
+    monkeypatch.setattr(latency, "migrate", note)
+    measure_latency(plan)
+    assert set(kinds) == {"python"}
+    kinds.clear()
+    measure_latency(replace(plan, guest="native"))
+    assert set(kinds) == {"native"}
+    assert replace(plan, guest="native").shape("4KiB")["guest"] == "native"
+
+
 def test_waits_stand_beside_the_wire(plan: Plan, at_once: None) -> None:
     """On a link the wire's time is the rate's; both percentiles and the link's share are judged."""
     figures = {figure.name: figure for figure in measure_latency(plan)}

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from scripts.doctor import machine, memory, queues
+from scripts.doctor import guests, machine, memory, queues
 from scripts.doctor.command import doctor
 from scripts.doctor.feature import Question
 from tests.bounds import nothing_left
@@ -21,7 +21,9 @@ def test_everything_is_tried_and_nothing_is_left() -> None:
 
     told = json.loads(result.stdout)
     assert told["can-run"] is True
-    questions = (*memory.questions(), *machine.questions(), *queues.questions())
+    questions = (
+        *memory.questions(), *guests.questions(), *machine.questions(), *queues.questions()
+    )  # fmt: skip
     asked = [question.name for question in questions]
     assert [feature["name"] for feature in told["features"]] == asked
     assert len(set(asked)) == len(asked)
@@ -45,6 +47,7 @@ def test_it_runs_for_everybody(lab: Lab, rig: str) -> None:
 def test_what_is_needed_and_missing_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where midstream cannot run, the exit status and the last line say so."""
     monkeypatch.setattr(memory, "questions", lambda: [NEEDED])
+    monkeypatch.setattr(guests, "questions", list)
     monkeypatch.setattr(machine, "questions", list)
     monkeypatch.setattr(queues, "questions", lambda _: [])
 

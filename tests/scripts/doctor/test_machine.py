@@ -112,17 +112,6 @@ def test_privileges_are_capabilities(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (found.ok, found.detail) == (False, "root, capabilities: NET_ADMIN")
 
 
-def test_kvm_is_missing_or_not_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without the device a module is missing; what answers no KVM call is none."""
-    monkeypatch.setattr(machine, "KVM_DEVICE", tmp_path / "missing")
-    assert "modprobe" in answer("KVM").remedy
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(machine, "KVM_DEVICE", tmp_path / "file")
-    found = answer("KVM")
-    assert not found.ok
-    assert str(tmp_path / "file") in found.remedy
-
-
 def test_no_loopback_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What midstream cannot do without is marked so."""
 

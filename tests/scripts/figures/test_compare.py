@@ -32,6 +32,17 @@ def test_policies_are_compared_on_one_trace(tmp_path: Path) -> None:
     assert "critical-first: median" in picture.read_text()
 
 
+@pytest.mark.usefixtures("native")
+def test_policies_are_compared_with_another_guest(tmp_path: Path) -> None:
+    """Machine code makes the accesses of the trace as the interpreter does."""
+    report = tmp_path / "compare.json"
+    options = ["--size=16MiB", "--vcpus=2", "--policies=ordered", "--guest=native"]
+    result = CliRunner().invoke(compare, [*options, f"--report={report}"], catch_exceptions=False)
+    assert result.exit_code == 0
+    own = json.loads(report.read_text())["policies"]["ordered"]["report"]["midstream"]
+    assert (own["guest"], own["verified"]["digest-equal"]) == ("native", True)
+
+
 @pytest.mark.parametrize(
     ("option", "words"),
     [
@@ -43,6 +54,7 @@ def test_policies_are_compared_on_one_trace(tmp_path: Path) -> None:
         ("--link=fast", "is not a rate"),
         ("--link=1kbit/s", "64kbit/s"),
         ("--link=1Gbit/s,queue=lifo", "pfifo_fast"),
+        ("--guest=vmware", "'vmware' is not one of"),
         ("--vcpus=0", ""),
         ("--against=qemu=/nowhere/qemu", "/nowhere/qemu"),
         ("--trace=/nowhere/trace", "No such file"),

@@ -50,6 +50,16 @@ def test_a_scenario_has_defaults(tmp_path: Path) -> None:
     assert scenario.steps == ()
 
 
+def test_another_kind_of_guest_can_be_asked_for(tmp_path: Path) -> None:
+    """A scenario may say what runs its vCPUs; who asks for another kind gets that."""
+    text = step("{ placed = 0 }", "fault = [1]", 'guest = "native"')
+    assert read(tmp_path, text).source.guest == "native"
+    assert read_scenario(tmp_path / "case.toml", "kvm").source.guest == "kvm"
+    assert read(tmp_path, END).source.guest == "python"
+    with pytest.raises(ScenarioError, match=r"case.toml:2: guest: 'vmware' is not one of auto"):
+        read(tmp_path, step("{ placed = 0 }", "fault = [1]", 'guest = "vmware"'))
+
+
 def test_there_are_as_many_vcpus_as_touches(tmp_path: Path) -> None:
     """Each touch has a vCPU of its own, unless the scenario says how many there are."""
     action = "fault = [1, 2, 3]"
