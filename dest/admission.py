@@ -70,24 +70,23 @@ class Session:
         self._welcomed.discard(name)
 
 
-@dataclass
-class Attempt:
-    """The connections of one attempt as they come; a `Session` for whoever greets them.
+@dataclass(kw_only=True)
+class Attempt(Session):
+    """The connections of one attempt to resume a session; none waits for the other.
 
     Attributes:
         number: As the source counts.
-        channels: Those whose Resume was accepted.
-        claimed: Set from the start: nobody has to wait for the other.
+        resumes: Told when all are there.
     """
 
     number: int
     resumes: Resumes
-    channels: dict[Channel, InChannel] = field(default_factory=dict)
-    claimed: trio.Event = field(default_factory=trio.Event)
-    capabilities: tuple[str, ...] = ()
-    _welcomed: set[Channel] = field(default_factory=set)
 
-    def welcomed(self, name: Channel) -> None:
+    def __post_init__(self) -> None:
+        """Have nobody wait."""
+        self.claimed.set()
+
+    def welcomed(self, name: Channel) -> None:  # type: ignore[explicit-override]
         """Say that a connection has its Welcome."""
         self._welcomed.add(name)
         if self._welcomed == self.resumes.wanted:
@@ -159,8 +158,9 @@ class Resumes:
                 for channel in newest.channels.values():
                     channel.close()
             self._whole = None
-            self._newest = newest = Attempt(number, self, capabilities=self._capabilities)
-            newest.claimed.set()
+            self._newest = newest = Attempt(
+                self.session_id, capabilities=self._capabilities, number=number, resumes=self
+            )
         elif number < newest.number:
             raise RemoteProtocolError(f"attempt {number} is over, {newest.number} has begun")
         return newest
@@ -245,7 +245,7 @@ class SessionAdmission:
                 if not session.channels:
                     del self._sessions[session.session_id]
 
-    def _admit(self, newcomer: Newcomer, hello: Message) -> tuple[Channel, Session | Attempt]:
+    def _admit(self, newcomer: Newcomer, hello: Message) -> tuple[Channel, Session]:
         """Check a hello and put the connection where it belongs; return its role and session.
 
         Raises:

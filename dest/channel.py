@@ -112,8 +112,9 @@ class InChannel(Connection):
             PeerAborted: The source ended the session.
             RemoteProtocolError: These are no messages.
         """
-        while isinstance(message := await self.hear(self._decoder), Ping):
-            pass
+        message = self._decoder.next_message()
+        while message is None or isinstance(message, Ping):
+            message = await self.hear(self._decoder)
         if isinstance(message, Abort):
             raise PeerAborted(
                 f"the source ended the migration: {message.reason}", message.reason,

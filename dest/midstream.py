@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 
 import trio
 
@@ -160,19 +159,7 @@ async def receive_setup(session: Session) -> Plan:
         PeerAborted: The source ended the session.
         RemoteProtocolError: Not a Setup, not one that makes sense, or nothing in time.
     """
-    plan = await _receive_plan(session.channels[Channel.PRECOPY])
-    plan = replace(
-        plan,
-        checked=CHECKSUM in session.capabilities,
-        is_told=ANSWERS in session.capabilities,
-    )
-    if plan.policy.own_channel:
-        with patience(HELLO_SECONDS_MAX, "no second connection came", RemoteProtocolError):
-            await session.paired.wait()
-    return plan
-
-
-async def _receive_plan(main: InChannel) -> Plan:
+    main = session.channels[Channel.PRECOPY]
     with patience(HELLO_SECONDS_MAX, "no setup came", RemoteProtocolError):
         message = await main.receive()
     if not isinstance(message, Setup):
@@ -192,4 +179,11 @@ async def _receive_plan(main: InChannel) -> Plan:
     plain = unpack_plain(
         payload, "the guest's specification", arrays_max=1, maps_max=2, items_max=VCPU_COUNT_MAX
     )
-    return Plan(geometry, policy, message.chunk_bytes, ProgramSpec.from_plain(plain, geometry))
+    plan = Plan(
+        geometry, policy, message.chunk_bytes, ProgramSpec.from_plain(plain, geometry),
+        checked=CHECKSUM in session.capabilities, is_told=ANSWERS in session.capabilities,
+    )  # fmt: skip
+    if policy.own_channel:
+        with patience(HELLO_SECONDS_MAX, "no second connection came", RemoteProtocolError):
+            await session.paired.wait()
+    return plan

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from dest.channel import InChannel
@@ -75,63 +73,40 @@ class Silent(RemoteProtocolError):
 
 
 async def hear_opening(main: Line) -> tuple[str, Geometry] | MidstreamError:
-    """Have a new connection prove that it is a QEMU's; return the machine and the guest's blocks.
+    """Read up to the list of blocks, which proves that a new main connection is a QEMU's.
 
-    Where it is one, and its migration cannot be taken, that is what its user has to hear: it is
-    returned.
+    Returns:
+        The machine and the guest's blocks.  Where it is a QEMU, and its migration cannot be taken,
+        that is what its user has to hear: why not.
 
     Raises:
         ConnectionLost: It is gone, before it could be known for one.
         RemoteProtocolError: It is none, or says nothing more.
     """
-    machines: list[str] = []
+    machine, returns, advised = "", False, False
     try:
-        return await receive_opening(main, machines.append)
+        while True:
+            # Between the advice and the blocks QEMU makes what a large guest's migration takes.
+            seconds = SETUP_SECONDS_MAX if advised else HELLO_SECONDS_MAX
+            match message := await _receive(main, seconds):
+                case Configuration():
+                    machine = message.machine
+                case OpenReturnPath():
+                    returns = True
+                case Ping(value=value) if returns:
+                    await main.send(encode_pong(value))
+                case Advise(page_sizes=page_sizes):
+                    advised = bool(page_sizes)
+                case Blocks() if returns and advised:
+                    return machine, Geometry(tuple(RamBlock(*block) for block in message.blocks))
+                case _:
+                    raise out_of_place(message)
     except Silent:
         raise
     except (ConnectionLost, RemoteProtocolError) as error:
-        if not machines:
+        if not machine:
             raise
         return error
-
-
-async def receive_opening(
-    main: Line, on_machine: Callable[[str], None] = lambda _: None
-) -> tuple[str, Geometry]:
-    """Read up to the list of blocks; return the machine and the guest's blocks.
-
-    Args:
-        main: A new main connection.
-        on_machine: Called with the machine as soon as it is known.
-
-    Raises:
-        ConnectionLost: QEMU is gone.
-        RemoteProtocolError: Not a stream that can be taken, or nothing in time.
-    """
-    machine, returns, advised = "", False, False
-    while True:
-        # Between the advice and the blocks QEMU makes what a large guest's migration takes.
-        seconds = SETUP_SECONDS_MAX if advised else HELLO_SECONDS_MAX
-        match message := await _receive(main, seconds):
-            case Configuration():
-                machine = message.machine
-                on_machine(machine)
-            case OpenReturnPath():
-                returns = True
-            case Ping(value=value) if returns:
-                await main.send(encode_pong(value))
-            case Advise(page_sizes=page_sizes):
-                advised = bool(page_sizes)
-            case Blocks():
-                # Only with the advice are page sizes on the wire, and only then can pages be
-                # asked for.
-                if not (returns and advised):
-                    raise RemoteProtocolError(
-                        "the source has no postcopy; switch its capability postcopy-ram on"
-                    )
-                return machine, Geometry(tuple(RamBlock(*block) for block in message.blocks))
-            case _:
-                raise out_of_place(message)
 
 
 async def hear_resumption(main: Line, geometry: Geometry, missing: PageSet) -> None:
@@ -190,6 +165,11 @@ def _received_bits(name: str, geometry: Geometry, missing: PageSet) -> bytes:
 
 def out_of_place(message: QemuMessage) -> RemoteProtocolError:
     """Return what is wrong with a message that may be right at another time."""
+    if isinstance(message, Blocks):
+        # Only with the advice are page sizes on the wire, and only then can pages be asked for.
+        return RemoteProtocolError(
+            "the source has no postcopy; switch its capability postcopy-ram on"
+        )
     if isinstance(message, (Resume, AskReceived)):
         return RemoteProtocolError(
             "the source wants to resume a migration, which is not known here"
