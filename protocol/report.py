@@ -327,9 +327,14 @@ def of_dest(dest: DestPart) -> dict[str, Any]:
         "faults": _summary(dest.faults),
         "stages": _stages(dest),
         "accesses": _summary(dest.accesses),
-        "guest-blackout-us": dest.guest_blackout_us or None,
-        "guest-stall-us": dest.guest_stall_us or None,
+        **_guest_clock(dest),
     }
+
+
+def _guest_clock(dest: DestPart) -> dict[str, float]:
+    """Return what a guest's own clock has seen, nothing of one that has none."""
+    seen_us = {"guest-blackout-us": dest.guest_blackout_us, "guest-stall-us": dest.guest_stall_us}
+    return {name: count for name, count in seen_us.items() if count}
 
 
 def _stages(dest: DestPart) -> dict[str, Any]:

@@ -40,7 +40,7 @@ async def test_a_busy_guest_is_moved_under_every_policy(policy: str, kind: str) 
     assert report["midstream"]["faults"]["count"] > 0
     own_log = "kvm" if kind == KVM else "kernel"
     assert report["midstream"]["dirty-log"] in (own_log, "software")
-    assert bool(report["midstream"]["guest-blackout-us"]) == (kind == KVM)
+    assert ("guest-blackout-us" in report["midstream"]) == (kind == KVM)
 
 
 @pytest.mark.parametrize("name", ["sequential", "zipf", "hotspot"])

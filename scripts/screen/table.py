@@ -96,8 +96,8 @@ def _policy(own: dict[str, Any]) -> str:
 def _guest(own: dict[str, Any]) -> str:
     """Return what runs the vCPUs, and what a guest with a clock of its own saw of its move."""
     lines = [f"{own['guest']}, dirty log {own['dirty-log']}"]
-    if own["guest-blackout-us"] is not None:
-        stall = time_us(own["guest-stall-us"] or 0.0)
+    if "guest-blackout-us" in own:
+        stall = time_us(own.get("guest-stall-us", 0.0))
         blackout = time_us(own["guest-blackout-us"])
         lines.append(f"by its own clock: blackout {blackout}, longest stall {stall}")
     return "\n".join([*lines, *wrap(own["guest-reason"], _TEXT_CHARS)])

@@ -77,7 +77,7 @@ def test_a_guest_of_another_kind_is_told() -> None:
         "native, dirty log software kvm: /dev/kvm: Permission denied"
     )
     told = report(guest_kind="kvm")
-    told["midstream"] |= {"guest-blackout-us": 12_340.0, "guest-stall-us": None}
+    told["midstream"] |= {"guest-blackout-us": 12_340.0}
     line = "by its own clock: blackout 12.3 ms, longest stall 0 us"
     assert rows(table(told))["guest"] == f"kvm, dirty log software {line}"
     told = report(guest_kind="native", guest_reason="kvm: " + "a long reason " * 12)
