@@ -104,11 +104,11 @@ def source_config(
         bandwidth=parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),
         dirty_log=_choice("--dirty-log", values["dirty_log"], DIRTY_LOG_CHOICES),
         guest=_choice("--guest", values["guest"], GUEST_CHOICES),
-        hold=bool(values["hold"]),
+        hold=bool(values["start_paused"]),
         checksum=bool(values["checksum"]),
         dscp=_dscp(values["dscp"]),
-        reconnect_seconds=seconds_of("--reconnect-for", values["reconnect_for"]),
-        silence_seconds_max=_silence_seconds(values["silence_limit"]),
+        reconnect_seconds=seconds_of("--reconnect-timeout", values["reconnect_timeout"]),
+        silence_seconds_max=_silence_seconds(values["keepalive_timeout"]),
         credentials=credentials,
         postcopy_bandwidth=parsed(
             "--max-postcopy-bandwidth", lambda: parse_rate(values["max_postcopy_bandwidth"])
@@ -133,9 +133,9 @@ def dest_config(
         placement=_choice("--placement", values["placement"], PLACEMENT_CHOICES),
         save=Path(values["save"]) if values["save"] is not None else None,
         steps=_steps(values["steps"]),
-        wait_seconds=seconds_of("--wait-for-resume", values["wait_for_resume"]),
+        wait_seconds=seconds_of("--recover-timeout", values["recover_timeout"]),
         dscp=_dscp(values["dscp"]),
-        silence_seconds_max=_silence_seconds(values["silence_limit"]),
+        silence_seconds_max=_silence_seconds(values["keepalive_timeout"]),
         credentials=credentials,
     )
 
@@ -235,11 +235,11 @@ def _dscp(text: str | None) -> int | None:
 
 
 def _silence_seconds(text: str) -> float:
-    seconds = seconds_of("--silence-limit", text)
+    seconds = seconds_of("--keepalive-timeout", text)
     if not SILENCE_SECONDS_MIN <= seconds <= SILENCE_SECONDS_MAX:
         raise click.BadParameter(
             f"{_quoted(text)} is not {SILENCE_SECONDS_MIN:g} s to {SILENCE_SECONDS_MAX:g} s",
-            param_hint="--silence-limit",
+            param_hint="--keepalive-timeout",
         )
     return seconds
 

@@ -32,8 +32,8 @@ def pause(session: str | None) -> None:
 
     Both sides close their connections and wait: the guest runs on at the destination, where its
     pages are there. `midstream source --resume SESSION --connect HOST:PORT` has it go on. Where
-    nobody says so while the source's --reconnect-for and the destination's --wait-for-resume last,
-    the source tries the old address once more.
+    nobody says so while the source's --reconnect-timeout and the destination's --recover-timeout
+    last, the source tries the old address once more.
     """
     tell_session(check_session(session), "pause")
 

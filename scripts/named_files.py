@@ -23,6 +23,17 @@ from scripts.reports import STANDARD_OUTPUT, settled_report
 # The options for which that is standard output.
 _STREAMED = ("--report", "--events")
 
+# By what an option was called before, what it is called now: the one that a command has.
+_RENAMED = {
+    "--hold": ("--start-paused",),
+    "--only-from": ("--allow-from",),
+    "--reconnect-for": ("--reconnect-timeout",),
+    "--silence-limit": ("--keepalive-timeout",),
+    "--trace": ("--perfetto", "--accesses"),
+    "--wait-for-resume": ("--recover-timeout",),
+    "--window": ("--socket-buffer",),
+}
+
 C = TypeVar("C", bound=Callable[..., Any])
 
 
@@ -35,6 +46,12 @@ class Use(Enum):
     SAVE = "save"
     # A folder that files are put into, for who has names of its own for them.
     FILL = "fill"
+
+
+def renamed_hint(name: str) -> str:
+    """Return ` (it is X now)` for a name without dashes that an option had, else nothing."""
+    new = _RENAMED.get(f"--{name}", ())
+    return f" (it is {new[0].removeprefix('--')} now)" if new else ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,19 @@ class Command(click.Command):
         """
         super().__init__(*arguments, **options)
         self._schema = report_schema
+
+    def parse_args(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self, ctx: click.Context, args: list[str]
+    ) -> list[str]:
+        """Read the options; one that has another name now is refused with that."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            ours = {name for parameter in self.params for name in parameter.opts}
+            for new in _RENAMED.get(error.option_name, ()):
+                if new in ours:
+                    raise click.UsageError(f"{error.option_name} is {new} now", ctx) from error
+            raise
 
     def invoke(  # type: ignore[explicit-override] # typing.override: from 3.12
         self, ctx: click.Context

@@ -115,13 +115,13 @@ OPTIONS = (
         "--write-ratio", SOURCE, GUEST, "Share of accesses that write, 0 to 1.", "0.3", "RATIO"
     ),
     Option(
-        "--hold", SOURCE, GUEST,
+        "--start-paused", SOURCE, GUEST,
         "Keep vCPUs still on the source, so that their program begins on the destination.",
         None, None,
     ),
     Option("--seed", OURS, GUEST, "Seed of pattern and program.", "0", "N"),
     Option(
-        "--window", QEMU, MIGRATION,
+        "--socket-buffer", QEMU, MIGRATION,
         "What may lie in each connection's sockets, about; 0: as much as the kernel lets QEMU put.",
         "0", "SIZE",
     ),
@@ -171,17 +171,17 @@ OPTIONS = (
         "Limit in postcopy, of what no vCPU waits for.", "0", "RATE",
     ),
     Option(
-        "--reconnect-for", SOURCE, MIGRATION,
+        "--reconnect-timeout", SOURCE, MIGRATION,
         "How long a migration that breaks in postcopy is tried to be resumed; 0 for not at all.",
         "60s", "TIME",
     ),
     Option(
-        "--wait-for-resume", DEST, MIGRATION,
+        "--recover-timeout", DEST, MIGRATION,
         "How long the guest waits for a source that is gone to come back; 0 for not at all.",
         "90s", "TIME",
     ),
     Option(
-        "--silence-limit", BOTH, MIGRATION,
+        "--keepalive-timeout", BOTH, MIGRATION,
         "How long the other side may be silent before its connections are taken for broken.",
         "10s", "TIME",
     ),
@@ -228,7 +228,7 @@ OPTIONS = (
         None, "NAME",
     ),
     Option(
-        "--only-from", QEMU, ACCESS,
+        "--allow-from", QEMU, ACCESS,
         "The one machine whose QEMU may connect, by its IP address; needed off loopback.",
         None, "ADDRESS",
     ),
@@ -246,7 +246,7 @@ OPTIONS = (
         None, "FILE", use=Use.WRITE,
     ),
     Option(
-        "--trace", BOTH, OUTPUT, "Write a trace that the Perfetto UI opens.",
+        "--perfetto", BOTH, OUTPUT, "Write a trace that the Perfetto UI opens.",
         None, "FILE", use=Use.WRITE,
     ),
     Option(

@@ -45,7 +45,7 @@ class Outputs:
     Attributes:
         report: The file of the report, or `-` for standard output; None for none.
         events: That of the events, likewise.
-        trace: That of the trace for the Perfetto UI.
+        perfetto: That of the trace for the Perfetto UI.
         html: That of the page.
         serve: The host and port at which browsers see the run while it goes on; None for nowhere.
         quiet: Neither progress nor the result's table.
@@ -54,7 +54,7 @@ class Outputs:
 
     report: str | None = None
     events: str | None = None
-    trace: str | None = None
+    perfetto: str | None = None
     html: str | None = None
     serve: tuple[str, int] | None = None
     quiet: bool = False
@@ -63,7 +63,7 @@ class Outputs:
     @property
     def files(self) -> dict[str, str]:
         """The files that are wanted, by the names of their options; no standard output."""
-        names = ("report", "events", "trace", "html")
+        names = ("report", "events", "perfetto", "html")
         named = {name: getattr(self, name) for name in names}
         return {name: path for name, path in named.items() if path not in {None, STANDARD_OUTPUT}}
 

@@ -182,7 +182,7 @@ class Endings:
             )
         if self.phases is None or not self.phases.recoverable:
             raise MigrationError(
-                "it could not be resumed: --reconnect-for is 0, or the destination cannot do it"
+                "it could not be resumed: --reconnect-timeout is 0, or the destination cannot do it"
             )
 
     def pause(self) -> None:

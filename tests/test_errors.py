@@ -49,7 +49,7 @@ class Pair:
         self.dest_report = lab.folder / f"{name}-dest.json"
         self.dest = lab.fork(
             "dest", "--listen=127.0.0.1:0", "--quiet", f"--events={self._events[1]}",
-            f"--report={self.dest_report}", "--wait-for-resume=100ms",
+            f"--report={self.dest_report}", "--recover-timeout=100ms",
         )  # fmt: skip
         self.port = int(self.dest.listening().rpartition(":")[2])
         self.source = lab.fork(

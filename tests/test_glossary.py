@@ -211,13 +211,13 @@ def test_no_term_is_explained_twice() -> None:
 def test_what_is_missing_is_found() -> None:
     """A word that is not explained, a name that is gone and a plain word too much are reported."""
     page = read_glossary(
-        f"{HEADER}\n| --- | --- | --- |\n| half-sent page | `--hold`, `--gone`, `Gone` | x |\n\n"
+        f"{HEADER}\n| --- | --- | --- |\n| half-sent page | `--image`, `--gone`, `Gone` | x |\n\n"
         f"{PLAIN} which: `limit`, `nonsense`.\n\nmore `words`\n"
     )
     assert page == Glossary(
-        ("half-sent page",), ("--hold", "--gone", "Gone"), ("limit", "nonsense")
+        ("half-sent page",), ("--image", "--gone", "Gone"), ("limit", "nonsense")
     )
-    assert unexplained(["--hold-limits", "pages-sent", "--frobnicate"], page) == [
+    assert unexplained(["--image-limits", "pages-sent", "--frobnicate"], page) == [
         "--frobnicate: frobnicate"
     ]
     assert unknown(page) == ["--gone", "Gone"]

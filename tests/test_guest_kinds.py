@@ -136,8 +136,8 @@ def test_nothing_is_left_of_a_side_that_is_killed(lab: Lab, side: str) -> None:
     events = lab.folder / "events.jsonl"
     source, dest = lab.start_pair(
         "--guest=kvm", "--vcpus=4", "--access-rate=0", "--postcopy-after=0", "--size=64MiB",
-        "--max-postcopy-bandwidth=1MB/s", "--reconnect-for=0", "--quiet", f"--events={events}",
-        dest_arguments=("--wait-for-resume=0", "--quiet"),
+        "--max-postcopy-bandwidth=1MB/s", "--reconnect-timeout=0", "--quiet", f"--events={events}",
+        dest_arguments=("--recover-timeout=0", "--quiet"),
     )  # fmt: skip
     until(lambda: has_state(events, "postcopy-active"))
     {"source": source, "dest": dest}[side].signal(signal.SIGKILL)

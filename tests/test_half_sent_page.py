@@ -21,7 +21,7 @@ PAGE_BYTES = 2 << 20
 SMALL_CHUNKS = "--chunk-size=64KiB"
 POSTCOPY = ("--program=scripted", "--postcopy-after=0", SMALL_CHUNKS)
 # A side that the test has stopped, or that a busy machine lets wait, is not silent.
-PATIENT = ("--silence-limit=300s", "--quiet")
+PATIENT = ("--keepalive-timeout=300s", "--quiet")
 
 HALF_SENT = 5
 FIRST = 9

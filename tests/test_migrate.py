@@ -218,7 +218,7 @@ def test_migrate_writes_what_it_is_asked_for(lab: Lab, tmp_path: Path) -> None:
         migration = lab.start(
             "migrate", "--size=4MiB", "--image", "/dev/stdin", "--write-ratio=0", "--save",
             "./a b\n", "--report=-r", "--events=events", "--postcopy-after=0",
-            "--trace=trace", "--html=html", stdin=image,
+            "--perfetto=trace", "--html=html", stdin=image,
         )  # fmt: skip
     lines = migration.succeed().output.splitlines()
     assert lines[0] == "status          completed, verified"

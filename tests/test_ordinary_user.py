@@ -80,7 +80,7 @@ def migrate(folder: Path, *arguments: str, stdin: bytes | None = None) -> bytes:
 
 def test_views_of_a_run_on_a_link(folder: Path) -> None:
     """Both sides leave their events in a file that they have no path to from their namespaces."""
-    migrate(folder, "--link=1Gbit/s", "--html=page.html", "--trace=trace.json")
+    migrate(folder, "--link=1Gbit/s", "--html=page.html", "--perfetto=trace.json")
     assert "vCPU" in (folder / "page.html").read_text(encoding="utf-8")
     assert (folder / "trace.json").read_bytes().endswith(b"}")
 

@@ -230,7 +230,7 @@ def test_who_may_not_speak_tls(lab: Lab) -> None:
 
 def test_the_time_limit_ends_it_and_says_so(lab: Lab) -> None:
     """When time is up each side says that, and what the last stranger said."""
-    pair = Pair(lab, ("--reconnect-for=1s",), ("--wait-for-resume=1s",))
+    pair = Pair(lab, ("--reconnect-timeout=1s",), ("--recover-timeout=1s",))
     with pair.door:
         pair.break_off()
         pair.door.answer(STRANGERS["refuses"])
@@ -288,7 +288,9 @@ def test_a_pause_by_hand(lab: Lab, kind: str) -> None:
 
     Nothing is tried meanwhile; who forgets it finds it tried where it was, when time is up.
     """
-    pair = Pair(lab, ("--reconnect-for=60s" if kind == "at once" else "--reconnect-for=1s",))
+    pair = Pair(
+        lab, ("--reconnect-timeout=60s" if kind == "at once" else "--reconnect-timeout=1s",)
+    )
     with pair.door:
         pair.reach_postcopy()
         refused = pair.resume(pair.target)
@@ -329,9 +331,9 @@ def test_a_pause_out_of_postcopy_is_refused(lab: Lab) -> None:
 
 def test_a_pause_without_a_resumption_is_refused(lab: Lab) -> None:
     """What is not to be resumed must not be paused."""
-    pair = Pair(lab, ("--reconnect-for=0",))
+    pair = Pair(lab, ("--reconnect-timeout=0",))
     with pair.door:
         pair.reach_postcopy()
-        lab.fork("pause", f"--session={pair.session}").fail(1, "--reconnect-for is 0")
+        lab.fork("pause", f"--session={pair.session}").fail(1, "--reconnect-timeout is 0")
         pair.door.let_go()
         pair.complete()

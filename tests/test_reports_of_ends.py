@@ -141,7 +141,7 @@ def test_a_side_that_is_killed_leaves_no_old_report(lab: Lab, tmp_path: Path) ->
     assert status_and_reason(reports["source"])[0] == "failed"
 
 
-@pytest.mark.parametrize("output", ["html", "trace"])
+@pytest.mark.parametrize("output", ["html", "perfetto"])
 def test_a_view_that_cannot_be_written(lab: Lab, tmp_path: Path, output: str) -> None:
     """The command fails, so its report says that, and has the figures of the migration."""
     report = old_report(tmp_path / "report.json")

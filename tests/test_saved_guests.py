@@ -92,7 +92,7 @@ def test_a_signal_in_postcopy_saves_what_is_here(lab: Lab, number: signal.Signal
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
 def test_a_signal_while_paused_saves_what_is_here(lab: Lab, number: signal.Signals) -> None:
     """The same as in postcopy: it makes no difference whether the source is there."""
-    saving = Saving(lab, *SLOW, "--reconnect-for=60s")
+    saving = Saving(lab, *SLOW, "--reconnect-timeout=60s")
     saving.reach("postcopy-active")
     kill(saving.source.pid)
     saving.reach("postcopy-paused")

@@ -50,7 +50,7 @@ def test_a_dash_is_no_file(lab: Lab) -> None:
     for options, words in (
         (("--events=-", "--report=-"), "--report and --events name one file: '-'"),
         (("--html=-",), "a file of that name is ./-"),
-        (("--trace=-",), "a file of that name is ./-"),
+        (("--perfetto=-",), "a file of that name is ./-"),
         (("--save=-",), "a file of that name is ./-"),
     ):
         lab.run("migrate", *options).fail(2, words)

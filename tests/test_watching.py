@@ -261,14 +261,14 @@ def test_every_event_is_there_or_counted(stage: Stage) -> None:
     assert stage.dropped()["events"] > got
 
 
-@pytest.mark.parametrize("option", ["events", "report", "html", "trace"])
+@pytest.mark.parametrize("option", ["events", "report", "html", "perfetto"])
 @pytest.mark.parametrize("command", ["migrate", "source", "dest"])
 def test_a_full_disk_costs_that_output_and_the_exit_status(
     stage: Stage, command: str, option: str
 ) -> None:
     """The guest is moved all the same, to its save, and all other outputs are there."""
     full, errors = f"--{option}=/dev/full", stage.folder / "errors"
-    others = {name: f"--{name}={name}.out" for name in ("events", "report", "html", "trace")}
+    others = {name: f"--{name}={name}.out" for name in ("events", "report", "html", "perfetto")}
     own = (full, *(text for name, text in others.items() if name != option))
     with errors.open("wb") as err:
         if command == "migrate":

@@ -128,7 +128,7 @@ class QemuAdmission:
         Args:
             only_from: The address that connections must be from; None for any.
         """
-        self.needs = "--only-from, for a QEMU cannot prove who it is" if only_from is None else ""
+        self.needs = "--allow-from, for a QEMU cannot prove who it is" if only_from is None else ""
         self._only_from = only_from
         self._resuming = False
         self._main: Trial[Any] = Trial(_TAKEN)

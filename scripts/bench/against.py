@@ -33,7 +33,7 @@ _POLICIES = ("ordered", "critical-first")
 _VCPUS, _QUICK_VCPUS = (1, 4), (1,)
 
 # Without pause, from the first page on; on the source the guest stands still, as QEMU's does.
-_GUEST = {"access-rate": "0", "write-ratio": "0", "postcopy-after": "0", "hold": ""}
+_GUEST = {"access-rate": "0", "write-ratio": "0", "postcopy-after": "0", "start-paused": ""}
 
 
 @dataclass(frozen=True)

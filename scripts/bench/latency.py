@@ -28,7 +28,7 @@ _YARDSTICK_BYTES = 256 << 20
 # What it sends over the fast link: the better part of a second.
 _FAST_YARDSTICK_BYTES = 1 << 30
 
-_GUEST = {"write-ratio": "0", "postcopy-after": "0", "hold": ""}
+_GUEST = {"write-ratio": "0", "postcopy-after": "0", "start-paused": ""}
 # Hardly any background: what a request finds is an idle stream.
 _IDLE = {
     "size": "16MiB", "page-size": "4KiB", "max-postcopy-bandwidth": "4MB/s", "vcpus": "1",

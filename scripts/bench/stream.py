@@ -19,7 +19,7 @@ YARDSTICK = "plain sendall/recv_into pair"
 _PRECOPY = {"program": "scripted", "vcpus": "1", "postcopy-after": "never"}
 # One vCPU that reads without pause on the destination, from the first page on.
 _POSTCOPY = {
-    "vcpus": "1", "access-rate": "0", "write-ratio": "0", "postcopy-after": "0", "hold": ""
+    "vcpus": "1", "access-rate": "0", "write-ratio": "0", "postcopy-after": "0", "start-paused": ""
 }  # fmt: skip
 
 # Of the plain pair's rate, by page size.

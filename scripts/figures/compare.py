@@ -63,7 +63,7 @@ class Outcome:
     help="Rows of a real QEMU beside the policies, with and without postcopy-preempt.",
 )  # fmt: skip
 @file_option(
-    "--trace", type=click.Path(path_type=Path), use=Use.READ,
+    "--accesses", type=click.Path(path_type=Path), use=Use.READ,
     help="Replay this instead of a new one.",
 )  # fmt: skip
 @click.option(
@@ -86,7 +86,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     link: str,
     vcpus: int,
     against: str | None,
-    trace: Path | None,
+    accesses: Path | None,
     guest: str,
     seed: int,
     report: str | None,
@@ -101,18 +101,18 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     rate = spec.bytes_per_second
     peer = peer_of(against)
     _check_files(report, picture)
-    if trace is not None:
-        _check_trace(trace, geometry, vcpus + 1)
+    if accesses is not None:
+        _check_trace(accesses, geometry, vcpus + 1)
     begin_report(report, _SCHEMA)
     with raise_when_signalled(), temporary_folder("compare") as folder:
-        if trace is None:
-            trace = folder / "trace.txt"
-            write_trace(trace, geometry, vcpus + 1, seed)
+        if accesses is None:
+            accesses = folder / "trace.txt"
+            write_trace(accesses, geometry, vcpus + 1, seed)
         shared = {
             "size": size, "page-size": page_size, "link": link,
-            "program": f"trace:{trace}", "vcpus": str(vcpus + 1),
+            "program": f"trace:{accesses}", "vcpus": str(vcpus + 1),
             "access-rate": ",".join(["0"] * vcpus + [str(_SLOW_RATE)]),
-            "write-ratio": "0", "postcopy-after": "0", "seed": str(seed), "hold": "",
+            "write-ratio": "0", "postcopy-after": "0", "seed": str(seed), "start-paused": "",
             "guest": guest,
         }  # fmt: skip
         outcomes = {}
@@ -153,8 +153,8 @@ def _parse(
 
 def _check_trace(trace: Path, geometry: Geometry, vcpus: int) -> None:
     """Refuse a trace that the first of all runs would refuse."""
-    check_twice_readable("--trace", str(trace))
-    parsed("--trace", lambda: read_trace(trace, geometry, vcpus))
+    check_twice_readable("--accesses", str(trace))
+    parsed("--accesses", lambda: read_trace(trace, geometry, vcpus))
 
 
 def _run(folder: Path, options: Mapping[str, str]) -> Outcome:

@@ -31,10 +31,10 @@ _KEYS = ("qemu", "accel", "precopy", "preempt", "running")
 # Of [migration], what QEMU takes and what is the destination's own.
 _OF_QEMU = (
     "size", "page_size", "image", "seed", "max_bandwidth", "max_postcopy_bandwidth",
-    "postcopy_after", "window", "reconnect_for",
+    "postcopy_after", "socket_buffer", "reconnect_timeout",
 )  # fmt: skip
 _OF_DEST = (
-    "backing", "placement", "program", "vcpus", "access_rate", "window", "wait_for_resume",
+    "backing", "placement", "program", "vcpus", "access_rate", "socket_buffer", "recover_timeout",
 )  # fmt: skip
 
 

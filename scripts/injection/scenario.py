@@ -46,6 +46,7 @@ from scripts.injection.triggers import (
 )
 from scripts.links.link import proxy_of
 from scripts.links.spec import LinkSpec, parse_link
+from scripts.named_files import renamed_hint
 from scripts.options import OPTIONS, Values
 from scripts.qemu.command import QemuSource
 from scripts.qemu.configure import qemu_dest_config, qemu_program_of
@@ -60,7 +61,9 @@ TIMEOUT = "180s"
 SILENCE_LIMIT = "60s"
 
 # What `midstream inject` says itself; `link` is not an option of either side.
-_OWN_OPTIONS = frozenset({"report", "events", "steps", "quiet", "verbose", "trace", "html", "save"})
+_OWN_OPTIONS = frozenset(
+    {"report", "events", "steps", "quiet", "verbose", "perfetto", "html", "save"}
+)
 LINK = "link"
 
 # What the destination does by itself when it happens, if nobody stands between the two.
@@ -139,8 +142,8 @@ def read_scenario(path: Path, guest_kind: str | None = None) -> Scenario:
     inside = where.inside("migration")
     link = _link(options.pop(LINK, "0"), inside)
     values = _values(options, inside)
-    if terms is None and "silence-limit" not in options:
-        values["silence_limit"] = SILENCE_LIMIT
+    if terms is None and "keepalive-timeout" not in options:
+        values["keepalive_timeout"] = SILENCE_LIMIT
     read = _read_options(values, options, inside, of_qemu=terms is not None)
     if terms is not None:
         check_options(terms, table.get("migration", {}), values, inside)
@@ -196,7 +199,7 @@ def _values(options: Mapping[str, Any], where: Where) -> dict[str, Any]:
         if key in _OWN_OPTIONS:
             raise where.wrong(key, f"{key} is not for a scenario to say, see inject --keep")
         if key not in known:
-            hint = did_you_mean(key, (*known.keys() - _OWN_OPTIONS, LINK))
+            hint = renamed_hint(key) or did_you_mean(key, (*known.keys() - _OWN_OPTIONS, LINK))
             raise where.wrong(key, f"migrate has no option {quoted(key)}{hint}")
         option = known[key]
         if option.metavar is None:

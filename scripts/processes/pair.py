@@ -80,7 +80,7 @@ def both_sides(
                 # What shows both sides' events is this process's to make.
                 report = STANDARD_OUTPUT if is_printed else handed.path(wanted.report)
                 outputs = replace(
-                    wanted, report=report, events=events, trace=None, html=None, serve=None
+                    wanted, report=report, events=events, perfetto=None, html=None, serve=None
                 )
                 source = replace(handed.source(source), outputs=outputs)
 

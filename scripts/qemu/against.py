@@ -95,7 +95,7 @@ async def _run(
 
     listen = [f"--listen={link.listen_host}:0"]
     if link.kind == NAMESPACES:
-        listen.append(f"--only-from={ADDRESSES[SOURCE]}")
+        listen.append(f"--allow-from={ADDRESSES[SOURCE]}")
     dest = start("dest", DEST, [*listen, "--peer=qemu", "--quiet", *dest_arguments])
     with trio.move_on_after(LISTEN_SECONDS_MAX) as patience:
         address = await link.lead_to(await dest.read_line(LISTENING), nursery)

@@ -94,11 +94,11 @@ class QemuSource:
 @click.option("--max-bandwidth", default="0", show_default=True, metavar="RATE")
 @click.option("--max-postcopy-bandwidth", default="0", show_default=True, metavar="RATE")
 @click.option(
-    "--reconnect-for", default="0", show_default=True, metavar="TIME",
+    "--reconnect-timeout", default="0", show_default=True, metavar="TIME",
     help="How long a migration that breaks in postcopy is tried to be resumed; 0: not at all.",
 )  # fmt: skip
 @click.option(
-    "--window", default="0", show_default=True, metavar="SIZE",
+    "--socket-buffer", default="0", show_default=True, metavar="SIZE",
     help="What each of its connections' sockets may hold, about; 0: as much as the kernel lets it.",
 )  # fmt: skip
 @file_option("--save", metavar="FILE", use=Use.SAVE, help="Write its memory here when all is done.")
@@ -209,9 +209,9 @@ def qemu_source(values: Values) -> QemuSource:
             postcopy_bandwidth=rates[1],
             precopy_bytes=precopy_bytes,
             compress=bool(values.get("compress")),
-            reconnect_seconds=seconds_of("--reconnect-for", values["reconnect_for"]),
+            reconnect_seconds=seconds_of("--reconnect-timeout", values["reconnect_timeout"]),
         ),
-        window_bytes(values["window"]),
+        window_bytes(values["socket_buffer"]),
         Path(values["save"]) if values["save"] is not None else None,
     )
 

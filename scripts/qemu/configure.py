@@ -37,9 +37,9 @@ def qemu_dest_config(values: Values, host: str = "", port: int = 0) -> QemuDestC
     return QemuDestConfig(
         host=host,
         port=port,
-        window_bytes=window_bytes(values["window"]),
+        window_bytes=window_bytes(values["socket_buffer"]),
         spec_of=program.spec,
-        only_from=_only_from(values["only_from"]),
+        only_from=_only_from(values["allow_from"]),
         backing=config.backing,
         placement=config.placement,
         wait_seconds=config.wait_seconds,
@@ -74,11 +74,11 @@ def check_heeded(values: Values) -> None:
     for option in (SECRET_OPTION, *TLS_OPTIONS):
         if values[option.removeprefix("--").replace("-", "_")] is not None:
             raise click.BadParameter(
-                "a QEMU proves nothing here and is read in the clear; see --only-from",
+                "a QEMU proves nothing here and is read in the clear; see --allow-from",
                 param_hint=option,
             )
     for known in OPTIONS:
-        if known.flag == "--silence-limit" and values[known.name] != known.default:
+        if known.flag == "--keepalive-timeout" and values[known.name] != known.default:
             raise click.BadParameter("a QEMU may be silent", param_hint=known.flag)
 
 
@@ -86,7 +86,7 @@ def _only_from(text: str | None) -> str | None:
     try:
         return None if text is None else unmapped(str(ip_address(text)))
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no IP address", param_hint="--only-from") from error
+        raise click.BadParameter(f"{text!r} is no IP address", param_hint="--allow-from") from error
 
 
 def window_bytes(text: str) -> int:
@@ -98,12 +98,12 @@ def window_bytes(text: str) -> int:
     try:
         count = parse_bytes(text)
     except LocalProtocolError as error:
-        raise click.BadParameter(str(error), param_hint="--window") from error
+        raise click.BadParameter(str(error), param_hint="--socket-buffer") from error
     if count and not _WINDOW_BYTES_MIN <= count <= _WINDOW_BYTES_MAX:
         raise click.BadParameter(
             f"{text!r} is neither 0 nor from {_WINDOW_BYTES_MIN >> 10}KiB to "
             f"{_WINDOW_BYTES_MAX >> 20}MiB",
-            param_hint="--window",
+            param_hint="--socket-buffer",
         )
     return count
 

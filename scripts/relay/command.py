@@ -42,7 +42,7 @@ _NAMED_MAX = 20
     "--steps", metavar="FILE", use=Use.READ, help="What is done to the connections, and when."
 )
 @click.option(
-    "--window", default="0", show_default=True, metavar="SIZE",
+    "--socket-buffer", default="0", show_default=True, metavar="SIZE",
     help="What each connection's sockets may hold here, about; 0: as much as the kernel lets them.",
 )  # fmt: skip
 @file_option(
@@ -52,7 +52,7 @@ _NAMED_MAX = 20
     "--events", metavar="FILE", use=Use.WRITE,
     help="Write what passes, a JSON object a line; - for standard output.",
 )  # fmt: skip
-@file_option("--trace", metavar="FILE", use=Use.WRITE, help="Write a trace for Perfetto.")
+@file_option("--perfetto", metavar="FILE", use=Use.WRITE, help="Write a trace for Perfetto.")
 @file_option("--html", metavar="FILE", use=Use.WRITE, help="Write a page about the run.")
 @click.option(
     "--serve", metavar="HOST:PORT",
@@ -70,7 +70,7 @@ def relay(listen: str, connect: tuple[str, ...], **values: Any) -> None:  # noqa
     far = [parse_address(each, "--connect", port_min=1) for each in connect]
     outputs = outputs_of(values)
     steps = read_relay_steps(Path(values["steps"])) if values["steps"] is not None else ()
-    window = window_bytes(values["window"])
+    window = window_bytes(values["socket_buffer"])
     relays: list[Relay] = []
 
     async def run(recorder: Recorder) -> tuple[Report, MidstreamError | None]:

@@ -1,4 +1,4 @@
-"""Writes what `--trace` and `--html` ask for, from the events of a run.
+"""Writes what `--perfetto` and `--html` ask for, from the events of a run.
 
 A page is self-contained: styles, script and data in one file, about one run or several.  It fetches
 nothing and is told so by its content security policy, which lets run only the script and the styles
@@ -120,7 +120,7 @@ def write_views(history: History, outputs: Outputs) -> None:
     failures: list[MidstreamError] = []
     name = str(history.run.get("policy", "run"))
     for write, target in (
-        (partial(write_trace, history), outputs.trace),
+        (partial(write_trace, history), outputs.perfetto),
         (partial(write_page, [(name, history)]), outputs.html),
     ):
         try:

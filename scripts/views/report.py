@@ -48,10 +48,13 @@ _LOOKED_AT_BYTES_MAX = 1 << 20
     "--html", metavar="FILE", use=Use.WRITE, help="Write a page about all runs, side by side."
 )
 @file_option(
-    "--trace", metavar="FILE", use=Use.WRITE, help="Write a trace for the Perfetto UI, of one run."
+    "--perfetto",
+    metavar="FILE",
+    use=Use.WRITE,
+    help="Write a trace for the Perfetto UI, of one run.",
 )
 @click.option("--quiet", is_flag=True, help="Print no tables.")
-def report(files: tuple[str, ...], html: str | None, trace: str | None, quiet: bool) -> None:
+def report(files: tuple[str, ...], html: str | None, perfetto: str | None, quiet: bool) -> None:
     """Show runs again from files that --events wrote; each file is a run of its own.
 
     If the two sides wrote a file each, on one machine, put one behind the other first. An
@@ -59,16 +62,16 @@ def report(files: tuple[str, ...], html: str | None, trace: str | None, quiet: b
     """
     if len(files) > RUNS_MAX:
         raise click.BadParameter(f"more than {RUNS_MAX} runs", param_hint="EVENTS")
-    if trace is not None and len(files) > 1:
-        raise click.BadParameter("a trace is of one run", param_hint="--trace")
-    for option, path in (("--html", html), ("--trace", trace)):
+    if perfetto is not None and len(files) > 1:
+        raise click.BadParameter("a trace is of one run", param_hint="--perfetto")
+    for option, path in (("--html", html), ("--perfetto", perfetto)):
         if path is not None:
             check_writable(option, path)
     runs = [(name, _read(path)) for name, path in zip(_names(files), map(Path, files), strict=True)]
     if html is not None:
         write_page(runs, Path(html))
-    if trace is not None:
-        write_trace(runs[0][1], Path(trace))
+    if perfetto is not None:
+        write_trace(runs[0][1], Path(perfetto))
     if not quiet:
         console = Console()
         console.print(summary_table(runs))

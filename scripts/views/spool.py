@@ -109,7 +109,7 @@ def viewed(outputs: Outputs, *, live: bool = False) -> Iterator[Spool | None]:
 
 
 def _wants_files(outputs: Outputs) -> bool:
-    return outputs.trace is not None or outputs.html is not None
+    return outputs.perfetto is not None or outputs.html is not None
 
 
 def _write_views(spool: Spool, outputs: Outputs) -> None:

@@ -23,8 +23,8 @@ from scripts.named_files import (
 
 # What the values of options are called that name no file; whoever adds one thinks of it here.
 NO_FILES = {
-    "ADDRESS", "HOST:PORT", "KIND", "N", "NAME", "NAME=VALUE...", "NAMES", "RATE", "RATIO",
-    "SESSION", "SIZE", "SIZES", "TIME", None,
+    "ADDRESS", "DSCP", "HOST", "HOST:PORT", "KIND", "N", "NAME", "NAME=VALUE...", "NAMES", "RATE",
+    "RATE[,...]", "RATIO", "SESSION", "SIZE", "SIZES", "TIME", None,
 }  # fmt: skip
 
 
@@ -78,9 +78,9 @@ def uses(name: str) -> dict[str, Use]:
 def test_what_becomes_of_files() -> None:
     """What is written is never called read."""
     assert {each for each, use in uses("migrate").items() if use is not Use.READ} == {
-        "--save", "--report", "--events", "--trace", "--html",
+        "--save", "--report", "--events", "--perfetto", "--html",
     }  # fmt: skip
-    assert uses("report") == {"files": Use.READ, "--html": Use.WRITE, "--trace": Use.WRITE}
+    assert uses("report") == {"files": Use.READ, "--html": Use.WRITE, "--perfetto": Use.WRITE}
     assert uses("inject") == {"scenarios": Use.READ, "--keep": Use.FILL}
     assert uses("compare")["--picture"] is uses("bench")["--report"] is Use.WRITE
     assert uses("qemu")["--save"] is uses("dest")["--save"] is Use.SAVE
@@ -265,3 +265,29 @@ def test_a_command_tells_its_report_how_it_ends(tmp_path: Path) -> None:
         "schema": "x/1", "status": "failed",
         "reason": "Invalid value for --report: wrong after all",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "old", "new"),
+    [
+        ("migrate", "--hold", "--start-paused"),
+        ("migrate", "--silence-limit=5s", "--keepalive-timeout"),
+        ("migrate", "--trace=t", "--perfetto"),
+        ("source", "--reconnect-for=5s", "--reconnect-timeout"),
+        ("dest", "--wait-for-resume=5s", "--recover-timeout"),
+        ("dest", "--only-from=::1", "--allow-from"),
+        ("dest", "--window=64KiB", "--socket-buffer"),
+        ("qemu", "--window=64KiB", "--socket-buffer"),
+        ("qemu", "--reconnect-for=5s", "--reconnect-timeout"),
+        ("compare", "--trace=t", "--accesses"),
+        ("report", "--trace=t", "--perfetto"),
+    ],
+)
+def test_an_option_of_old_is_refused_with_its_name_now(
+    capsys: pytest.CaptureFixture[str], command: str, old: str, new: str
+) -> None:
+    """Nobody has to look for it; one that a command never had is just unknown."""
+    assert run([command, old]) == 2
+    assert capsys.readouterr().err == f"midstream: {old.partition('=')[0]} is {new} now\n"
+    assert run(["doctor", old]) == 2
+    assert "No such option" in capsys.readouterr().err

@@ -58,10 +58,11 @@ def source_run(config: SourceConfig, program: Program, **more: Any) -> SourceRun
     [
         {},
         {
-            "size": "ram=4MiB@2MiB,a b=8KiB@4KiB", "policy": "split", "vcpus": "3", "hold": True,
-            "access_rate": "0,1.5,1e3", "write_ratio": "0.25", "seed": "18446744073709551615",
+            "size": "ram=4MiB@2MiB,a b=8KiB@4KiB", "policy": "split", "vcpus": "3",
+            "start_paused": True, "access_rate": "0,1.5,1e3", "write_ratio": "0.25",
+            "seed": "18446744073709551615",
             "postcopy_after_time": "30s", "give_up_after": "10min", "checksum": True,
-            "max_bandwidth": "1Gbit/s", "silence_limit": "2.5s", "dirty_log": "software",
+            "max_bandwidth": "1Gbit/s", "keepalive_timeout": "2.5s", "dirty_log": "software",
         },
         {"image": __file__, "program": "zipf", "postcopy_after": "never"},
     ],
@@ -102,7 +103,7 @@ def test_a_destination_does_what_was_configured(tmp_path: Path) -> None:
         WrittenStep("placed", PageName("2", 10**17), (PageName("", 1),)),
     )
     made = replace(
-        dest_config(values(placement="simulated", wait_for_resume="0")),
+        dest_config(values(placement="simulated", recover_timeout="0")),
         save=tmp_path / "saved", steps=steps, touches=tmp_path / "pipe", host="::", port=1,
     )  # fmt: skip
     run: DestRun = crossed("dest", DestRun.of(made, Access(), OUTPUTS))

@@ -309,7 +309,7 @@ def test_what_could_not_be_resumed_is_not_paused() -> None:
     play = Play(reconnect_seconds=0.0)
 
     def order() -> None:
-        with pytest.raises(MigrationError, match="--reconnect-for is 0"):
+        with pytest.raises(MigrationError, match="--reconnect-timeout is 0"):
             play.endings.check_pause()
 
     play.at["keep little"] = order

@@ -161,7 +161,7 @@ async def test_one_machine_alone_may_come() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "::ffff:0.0.0.0"])
 async def test_off_loopback_one_machine_has_to_be_named(host: str) -> None:
     """Nobody listens for everybody: a QEMU proves nothing."""
-    with nothing_left(), bounded(), pytest.raises(MigrationError, match="--only-from"):
+    with nothing_left(), bounded(), pytest.raises(MigrationError, match="--allow-from"):
         async with open_listener(host, 0, print, QemuAdmission()):
             pass
 

@@ -57,8 +57,8 @@ def test_policies_are_compared_with_another_guest(tmp_path: Path) -> None:
         ("--guest=vmware", "'vmware' is not one of"),
         ("--vcpus=0", ""),
         ("--against=qemu=/nowhere/qemu", "/nowhere/qemu"),
-        ("--trace=/nowhere/trace", "No such file"),
-        ("--trace=/dev/zero", "not a regular file"),
+        ("--accesses=/nowhere/trace", "No such file"),
+        ("--accesses=/dev/zero", "not a regular file"),
         ("--report=/nowhere/report", "folder does not exist"),
         ("--picture=/nowhere/picture.svg", "folder does not exist"),
     ],
@@ -81,7 +81,7 @@ def test_a_wrong_trace_is_refused_by_its_line(tmp_path: Path) -> None:
         ("0 ram 999 r\n", "trace:1: page 999 is outside"),
     ):
         trace.write_text(text, encoding="utf-8")
-        result = CliRunner().invoke(compare, [f"--trace={trace}"])
+        result = CliRunner().invoke(compare, [f"--accesses={trace}"])
         assert result.exit_code == 2
-        assert "--trace" in result.stderr
+        assert "--accesses" in result.stderr
         assert words.replace(" ", "") in "".join(result.stderr.split()).replace("│", "")

@@ -16,7 +16,7 @@ from tests.processes import Lab
 
 def test_a_run_returns_its_report(tmp_path: Path) -> None:
     """A migration that completes gives its report."""
-    report = run_migration({"size": "8MiB", "program": "scripted", "hold": ""}, tmp_path)
+    report = run_migration({"size": "8MiB", "program": "scripted", "start-paused": ""}, tmp_path)
 
     assert report["status"] == "completed"
     assert report["ram"]["total"] == 8 << 20
@@ -32,7 +32,7 @@ def test_a_run_is_this_threads_child(tmp_path: Path, monkeypatch: pytest.MonkeyP
             super().__init__(*args, **kwargs)
 
     monkeypatch.setattr(subprocess, "Popen", Popen)
-    run_migration({"size": "8MiB", "program": "scripted", "hold": ""}, tmp_path)
+    run_migration({"size": "8MiB", "program": "scripted", "start-paused": ""}, tmp_path)
     assert starts == [threading.main_thread()]
 
 

@@ -33,7 +33,7 @@ def read(folder: Path, *parts: str) -> Scenario:
 
 def test_a_scenario_with_a_qemu(tmp_path: Path) -> None:
     """What is said of the guest is QEMU's to make, and vCPUs are the destination's."""
-    more = 'max-postcopy-bandwidth = "1MB/s"\nwindow = "64KiB"\npostcopy-after = 0\n'
+    more = 'max-postcopy-bandwidth = "1MB/s"\nsocket-buffer = "64KiB"\npostcopy-after = 0\n'
     scenario = read(tmp_path, SOURCE, GUEST, more, FAULT, END, 'channels = { 1 = ["precopy"] }\n')
     assert scenario.qemu is not None
     assert scenario.qemu == QemuSource(

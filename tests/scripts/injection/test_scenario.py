@@ -267,6 +267,7 @@ WRONG = [
         )
     ),
     ('[migration]\npolciy = "drop"\n[expect]\nboosted = 0\n', 2, "(did you mean 'policy'?)"),
+    ('[migration]\nsilence-limit = "5s"\n' + END, 2, "(it is keepalive-timeout now)"),
     ('[migration]\npolicy = "dorp"\n[expect]\nboosted = 0\n', 2, "(did you mean 'drop'?)"),
     ("[expect]\nboosted = { at-least = 3, at-most = 2 }\n", 2, "no number"),
     ("[expect]\nurgent-order = [999]\n", 2, "outside"),

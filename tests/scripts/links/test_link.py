@@ -304,7 +304,7 @@ def test_a_link_that_moves_is_not_dead(lab: Lab, joined: Link, rig: str) -> None
     """A guest that takes longer than a silent peer is waited for comes over all the same."""
     done = lab.fork(
         "migrate", "--size=96KiB", "--page-size=4KiB", "--link=256kbit/s", "--vcpus=1",
-        "--access-rate=1", "--silence-limit=2s", "--quiet", "--report=report", rig=rig,
+        "--access-rate=1", "--keepalive-timeout=2s", "--quiet", "--report=report", rig=rig,
     )  # fmt: skip
     assert done.wait() == 0, done.errors
     report = json.loads((lab.folder / "report").read_text(encoding="utf-8"))

@@ -93,7 +93,7 @@ async def test_a_migration_that_breaks_twice_is_resumed(tmp_path: Path, preempt:
     relay = Relay(cuts=[4 * MIB, 8 * MIB])
     with nothing_left(), bounded(60):
         await run_pair(
-            [*SMALL, preempt, "--max-postcopy-bandwidth=20MB/s", "--reconnect-for=30s",
+            [*SMALL, preempt, "--max-postcopy-bandwidth=20MB/s", "--reconnect-timeout=30s",
              f"--save={near}"],
             ["--access-rate=500", f"--report={report}", f"--save={far}"],
             relay,

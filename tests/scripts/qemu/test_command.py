@@ -58,7 +58,7 @@ def test_a_qemu_that_is_killed_is_told(lab: Lab) -> None:
     need_qemu()
     events = lab.folder / "events.jsonl"
     dest = lab.fork(
-        "dest", "--peer=qemu", "--listen=127.0.0.1:0", f"--events={events}", "--wait-for-resume=0"
+        "dest", "--peer=qemu", "--listen=127.0.0.1:0", f"--events={events}", "--recover-timeout=0"
     )
     source = lab.start(
         "qemu", f"--connect={dest.listening()}", "--size=32MiB", "--page-size=4KiB",
@@ -83,7 +83,7 @@ def test_a_qemu_that_is_lost_in_postcopy(lab: Lab, number: signal.Signals) -> No
     events, report = lab.folder / "events.jsonl", lab.folder / "report.json"
     dest = lab.fork(
         "dest", "--peer=qemu", "--listen=127.0.0.1:0", f"--events={events}", f"--report={report}",
-        "--wait-for-resume=0",
+        "--recover-timeout=0",
     )  # fmt: skip
     source = lab.start(
         "qemu", f"--connect={dest.listening()}", "--size=32MiB", "--page-size=4KiB",
@@ -111,13 +111,13 @@ def test_a_qemu_that_is_lost_in_postcopy(lab: Lab, number: signal.Signals) -> No
         (("qemu", "--connect=:5", "--image=/nowhere"), "No such file"),
         (("qemu", "--connect=:5", "--image=/"), "is a directory"),
         (("dest", "--listen=:0", "--program=zipf"), "the source says it"),
-        (("dest", "--listen=:0", "--window=64KiB"), "the source says it"),
-        (("dest", "--listen=:0", "--peer=qemu", "--window=1"), "--window"),
-        (("dest", "--listen=:0", "--only-from=::1"), "the source says it"),
-        (("dest", "--listen=:0", "--peer=qemu", "--only-from=here"), "is no IP address"),
+        (("dest", "--listen=:0", "--socket-buffer=64KiB"), "the source says it"),
+        (("dest", "--listen=:0", "--peer=qemu", "--socket-buffer=1"), "--socket-buffer"),
+        (("dest", "--listen=:0", "--allow-from=::1"), "the source says it"),
+        (("dest", "--listen=:0", "--peer=qemu", "--allow-from=here"), "is no IP address"),
         (("dest", "--listen=:0", "--peer=qemu", "--secret-file=x"), "proves nothing"),
         (("dest", "--listen=:0", "--peer=qemu", "--tls-ca=x"), "--tls-ca"),
-        (("dest", "--listen=:0", "--peer=qemu", "--silence-limit=9s"), "--silence-limit"),
+        (("dest", "--listen=:0", "--peer=qemu", "--keepalive-timeout=9s"), "--keepalive-timeout"),
         (("inject", str(FOLDER / "small-pages.toml"), "--breaks=1"), "--breaks"),
     ],
 )

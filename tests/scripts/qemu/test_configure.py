@@ -48,8 +48,8 @@ def test_a_trace_is_read_when_the_guest_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"window": "4KiB"}, "neither 0 nor from 16KiB to 64MiB"),
-        ({"window": "much"}, "is not a size"),
+        ({"socket_buffer": "4KiB"}, "neither 0 nor from 16KiB to 64MiB"),
+        ({"socket_buffer": "much"}, "is not a size"),
         ({"vcpus": "65"}, "1 to 64"),
         ({"program": "nothing"}, "is not one of"),
     ],
@@ -62,4 +62,4 @@ def test_values_that_cannot_be(given: dict[str, str], reason: str) -> None:
 
 def test_a_window_is_bytes() -> None:
     """The window is a size."""
-    assert qemu_dest_config(values(window="64KiB"), "", 0).window_bytes == 64 << 10
+    assert qemu_dest_config(values(socket_buffer="64KiB"), "", 0).window_bytes == 64 << 10

@@ -55,7 +55,7 @@ def migrate(source: socket.socket, dest: socket.socket) -> None:
 
 def test_a_migration_is_told(lab: Lab) -> None:
     """What passed stands in the events, the report, the trace, the page, and in two lines."""
-    files = {name: lab.folder / name for name in ("events", "report", "trace", "html")}
+    files = {name: lab.folder / name for name in ("events", "report", "perfetto", "html")}
     arguments = [f"--{name}={path}" for name, path in files.items()]
     with ends_of(lab, *arguments) as (process, source, dest):
         migrate(source, dest)
@@ -75,7 +75,7 @@ def test_a_migration_is_told(lab: Lab) -> None:
     (served,) = (each for each in told if each["event"] == "request-served")
     assert (served["page"], served["channel"]) == (3, "precopy")
     assert files["html"].read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert json.loads(files["trace"].read_text(encoding="utf-8"))["traceEvents"]
+    assert json.loads(files["perfetto"].read_text(encoding="utf-8"))["traceEvents"]
     shown = lab.run("report", files["events"])
     assert shown.status == 0, shown.errors
 
@@ -139,7 +139,7 @@ def test_a_run_is_watched_while_it_goes_on(lab: Lab) -> None:
         (("--listen=:0",), "--connect"),
         (("--listen=here", "--connect=:5"), "--listen"),
         (("--listen=:0", "--connect=:0"), "--connect"),
-        (("--listen=:0", "--connect=:5", "--window=1"), "--window"),
+        (("--listen=:0", "--connect=:5", "--socket-buffer=1"), "--socket-buffer"),
         (("--listen=:0", "--connect=:5", "--steps=/nowhere"), "No such file"),
         (("--listen=:0", "--connect=:5", "--events=a", "--html=a"), "name one file"),
         (("--listen=:0", "--connect=:5", "--events=/no/where"), "--events"),

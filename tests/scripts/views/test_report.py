@@ -38,10 +38,10 @@ def test_two_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_trace_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What `--trace` wrote can be made later, too; with `--quiet` nothing is printed."""
+    """What `--perfetto` wrote can be made later, too; with `--quiet` nothing is printed."""
     events = write(tmp_path / "events", half_sent())
     trace = tmp_path / "trace"
-    assert run(["report", str(events), f"--trace={trace}", "--quiet"]) == 0
+    assert run(["report", str(events), f"--perfetto={trace}", "--quiet"]) == 0
     assert capsys.readouterr().out == ""
     check_rules(json.loads(trace.read_text(encoding="utf-8"))["traceEvents"])
 
@@ -76,7 +76,7 @@ def test_events_that_were_cut_off_are_shown(
         (["missing"], ["missing", "No such file"]),
         (["report"], ["EVENTS", "the file is a report, as --report writes it", "--events"]),
         (["good", "bad"], ["bad, line 2"]),
-        (["good", "good", "--trace=trace"], ["--trace", "one run"]),
+        (["good", "good", "--perfetto=trace"], ["--perfetto", "one run"]),
         (["good"] * 5, ["EVENTS", "more than 4"]),
         (["good", "--html=missing/page"], ["--html", "folder"]),
         ([], ["EVENTS"]),

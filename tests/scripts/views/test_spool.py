@@ -58,7 +58,7 @@ def test_who_wants_nothing_gets_no_spool() -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_views_are_written_in_the_end(tmp_path: Path, fails: bool) -> None:
     """Also of a run that failed; its failure goes on."""
-    wanted = Outputs(trace=str(tmp_path / "trace"), html=str(tmp_path / "html"))
+    wanted = Outputs(perfetto=str(tmp_path / "trace"), html=str(tmp_path / "html"))
     events = write(tmp_path / "events", half_sent()).read_bytes()
     with (
         pytest.raises(MidstreamError, match="the run failed") if fails else nullcontext(),
@@ -79,12 +79,12 @@ def test_a_view_that_cannot_be_written_is_an_error_of_its_own(
     """It fails a run that was good; beside a failure it is only told."""
     with (
         pytest.raises(MidstreamError, match="cannot write /dev/full: No space left"),
-        viewed(Outputs(trace="/dev/full")) as spool,
+        viewed(Outputs(perfetto="/dev/full")) as spool,
     ):
         assert spool is not None
     with (
         pytest.raises(MidstreamError, match="the run failed"),
-        viewed(Outputs(trace="/dev/full")),
+        viewed(Outputs(perfetto="/dev/full")),
     ):
         raise MidstreamError("the run failed")
     assert capsys.readouterr().err == "midstream: cannot write /dev/full: No space left on device\n"
