@@ -18,10 +18,11 @@ from guest.streams.stream import Delivery
 from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
-from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.geometry import PageId
 from protocol.messages import RequestAnswer
 from source.buffering import Backlog
 from source.commands import REQUEST, TURN, Command, Look, Room, Tell, Until, Wait, Write
+from source.frames import Frames
 from source.jobs import Answer, Chunk, Lane
 from source.leaving import Leaving
 from source.outlet import Frame, Outlet
@@ -74,15 +75,14 @@ class SendEngine:
         self.telling = Telling(scheduler, outlets, tracker)
         self.serving_lane = scheduler.lanes[0]
         self.scheduler = scheduler
-        self._make_frame = make_frame
+        self._frames = Frames(scheduler, make_frame, outlets, emit, self.telling)
         self._outlets = outlets
         self._emit = emit
         self._yields = yields
         self._rooms = {channel: Room(channel) for channel in outlets}
         self._until: Callable[[int], bool] | None = None
         self._is_background_done = False
-        # What each lane is in the middle of handing over, and what its task waits for.
-        self._writes: dict[Lane, Write] = {}
+        # What the task of each lane waits for.
         self._waits: dict[Lane, Wait] = {}
         # How many turns others have before a lane goes on.
         self._turns: dict[Lane, int] = {}
@@ -92,8 +92,6 @@ class SendEngine:
         self._looking: Backlog | Leaving = self._backlog
         # What the lane waits for while urgent bytes leave.
         self._held: Until | None = None
-        # When the request being served came, and when its first urgent frame was made.
-        self._urgent_since_ns = (0, 0)
 
     def keep_behind(self) -> None:
         """Have what goes first in this host's queues wait for urgent bytes that lie below it.
@@ -106,8 +104,7 @@ class SendEngine:
     @property
     def remaining_bytes(self) -> int:
         """Bytes of guest memory that no stream has taken yet, to the byte."""
-        begun = [each.begun_memory_bytes for each in self._outlets.values()]
-        return self.scheduler.unsent_bytes - sum(begun)
+        return self._frames.remaining_bytes
 
     def start(self, until: Callable[[int], bool] | None = None) -> None:
         """Begin to send until the scheduler has nothing left; then ask `next` for each lane.
@@ -178,13 +175,13 @@ class SendEngine:
         if turns := self._turns.get(lane):
             self._turns[lane] = turns - 1
             return TURN
-        write = self._writes.get(lane)
+        write = self._frames.writes.get(lane)
         if write is not None and write.frame.done:
             # A sign of life was its last byte.
             self._sent(lane, write, now_ns)
             write = None
         elif write is not None and self.scheduler.wants_preemption:
-            self._break_off(lane, write, now_ns)
+            self._frames.break_off(lane, now_ns)
             write = None
         return self._go_on(lane, write, now_ns) if write else self._begin(lane, now_ns)
 
@@ -201,9 +198,9 @@ class SendEngine:
         if self.telling.is_overdue and (tell := self.telling.overdue(now_ns)):
             return tell
         scheduler = self.scheduler
-        write = self._writes.get(lane)
+        write = self._frames.writes.get(lane)
         if write is not None and scheduler.wants_preemption:
-            self._break_off(lane, write, now_ns)
+            self._frames.break_off(lane, now_ns)
             write = None
         if write is None:
             return self._begin_urgent(lane, now_ns)
@@ -212,7 +209,7 @@ class SendEngine:
 
     def took(self, lane: Lane, count: int, now_ns: int) -> None:
         """Say how many bytes the stream took of what a lane was to write, perhaps none."""
-        write = self._writes[lane]
+        write = self._frames.writes[lane]
         if not count:
             self._waits[lane] = self._rooms[write.outlet.name]
             return
@@ -243,7 +240,7 @@ class SendEngine:
         del self._waits[lane]
         if type(wait) is Room and (run_bytes := self._outlets[wait.channel].run_bytes) is not None:
             self.scheduler.keep_runs(run_bytes)
-        if lane not in self._writes:
+        if lane not in self._frames.writes:
             # What was asked for while others were served comes before what was left.
             self._turns[lane] = 1
 
@@ -261,7 +258,7 @@ class SendEngine:
     @property
     def _is_full(self) -> bool:
         """Whether urgent bytes wait for room, or for their turn."""
-        return any(self.scheduler.urgent(lane) for lane in self._writes)
+        return any(self.scheduler.urgent(lane) for lane in self._frames.writes)
 
     def _begin(self, lane: Lane, now_ns: int) -> Command | None:
         """Return what a lane does that is between two frames."""
@@ -274,7 +271,7 @@ class SendEngine:
                     return tell
         if self._leaving is not None and (held := self._hold(self._leaving, lane, now_ns)):
             return held
-        write = self._pick(lane, now_ns)
+        write = self._frames.pick(lane, now_ns)
         return self._go_on(lane, write, now_ns) if write is not None else self._end(lane)
 
     def _begin_urgent(self, lane: Lane, now_ns: int) -> Write | Look | None:
@@ -284,7 +281,7 @@ class SendEngine:
             return None
         if self._leaving is not None and (held := self._hold(self._leaving, lane, now_ns)):
             return held if type(held) is Look else None
-        write = self._pick(lane, now_ns)
+        write = self._frames.pick(lane, now_ns)
         if write is None:
             return None
         if scheduler.urgent(lane):
@@ -326,28 +323,6 @@ class SendEngine:
                 del self._waits[_URGENT]
         return None
 
-    def _pick(self, lane: Lane, now_ns: int) -> Write | None:
-        """Begin with what a lane is to send next, or go on with it; None if there is nothing."""
-        while (chunk := self._next_chunk(lane, now_ns)) is not None:
-            outlet = self._outlets[chunk.channel]
-            if chunk.urgent and chunk.channel is not _PRECOPY:
-                self._outlets[_PRECOPY].pause()
-            if outlet.open_frame is None:
-                outlet.open_frame = self._make_frame(chunk, *self._waited_us(chunk, now_ns))
-            write = self._writes[lane] = Write(chunk, outlet, outlet.open_frame)
-            if not write.frame.done:
-                return write
-            # It was broken off, and a sign of life was its last byte.
-            self._sent(lane, write, now_ns)
-        return None
-
-    def _next_chunk(self, lane: Lane, now_ns: int) -> Chunk | None:
-        chunk = self.scheduler.next_chunk(lane)
-        if chunk is not None and (tracker := self.telling.tracker) is not None:
-            tracker.begun(chunk, lane, now_ns)
-        self._tell_notices()
-        return chunk
-
     def _background(self, lane: Lane, write: Write, now_ns: int) -> Command:
         """Return the write with what the limit allows, or what to wait for."""
         backlog = self._backlog
@@ -374,67 +349,11 @@ class SendEngine:
         wait = self._waits[lane] = Until(until_ns)
         return wait
 
-    def _break_off(self, lane: Lane, write: Write, now_ns: int) -> None:
-        """Leave the background's frame for a request."""
-        begun = write.frame.sent > 0
-        if (tracker := self.telling.tracker) is not None:
-            tracker.interrupted(lane, now_ns)
-        self.scheduler.chunk_interrupted(begun=begun)
-        if not begun:
-            write.outlet.open_frame = None
-        del self._writes[lane]
-
     def _sent(self, lane: Lane, write: Write, now_ns: int) -> bool:
-        """Count and tell what is whole with its stream; return whether it was urgent."""
-        chunk, outlet = write.chunk, write.outlet
-        outlet.open_frame = None
-        del self._writes[lane]
-        if self._yields and chunk.channel is _POSTCOPY:
+        """Take notice that a frame is whole with its stream; return whether it was urgent."""
+        if self._yields and write.chunk.channel is _POSTCOPY:
             self._backlog.urgent_sent(now_ns)
-        outlet.target_pages_sent += chunk.span.length // TARGET_PAGE_BYTES
-        outlet.data_bytes_sent += write.frame.payload_bytes
-        scheduler = self.scheduler
-        urgent = scheduler.urgent(lane)
-        if urgent:
-            outlet.await_sent()
-        page_count = scheduler.chunk_sent(lane)
-        if (tracker := self.telling.tracker) is not None:
-            tracker.sent(
-                chunk, lane, now_ns, goes_on=scheduler.is_sending(lane), lacks=scheduler.lacks
-            )
-            self.telling.frame_sent()
-        if page_count:
-            # Of scattered pages the first is named, and how many they are.
-            self._emit(
-                events.PageSent(
-                    block=chunk.page.block, page=chunk.page.index,
-                    channel=chunk.channel.value, urgent=urgent, boosted=chunk.boosted,
-                    pages=page_count,
-                    channel_bytes=outlet.bytes_carried,
-                    remaining_bytes=self.remaining_bytes,
-                )
-            )  # fmt: skip
-        return urgent
-
-    def _waited_us(self, chunk: Chunk, now_ns: int) -> tuple[int, int]:
-        """Return how long a request waited until its send began, and how long ago that was."""
-        if chunk.requested_ns is None:
-            return 0, 0
-        if self._urgent_since_ns[0] != chunk.requested_ns:
-            self._urgent_since_ns = (chunk.requested_ns, now_ns)
-        began_ns = self._urgent_since_ns[1]
-        return (began_ns - chunk.requested_ns) // 1000, (now_ns - began_ns) // 1000
-
-    def _tell_notices(self) -> None:
-        for notice in self.scheduler.take_notices():
-            self._emit(
-                notice.event(
-                    block=notice.page.block, page=notice.page.index,
-                    channel=notice.channel.value, urgent=notice.urgent, boosted=notice.boosted,
-                    channel_bytes=self._outlets[notice.channel].bytes_carried,
-                    remaining_bytes=self.remaining_bytes,
-                )
-            )  # fmt: skip
+        return self._frames.sent(lane, now_ns)
 
 
 _LOOK = Look(_POSTCOPY)

@@ -69,6 +69,7 @@ CORE_MODULES = frozenset(
         "source.endings",
         "source.engine",
         "source.epochs",
+        "source.frames",
         "source.framing",
         "source.halfsent",
         "source.handshakes",

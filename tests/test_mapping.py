@@ -154,6 +154,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/epochs.py": Elsewhere(
         "tests/source/test_phases.py", "the channels of the phases, and what comes back"
     ),
+    "source/frames.py": Elsewhere(
+        "tests/source/test_engine.py", "the frames that the engine has the streams take"
+    ),
     "source/jobs.py": Elsewhere(
         "tests/source/test_scheduler.py", "what the scheduler keeps its books in, and says"
     ),
