@@ -105,6 +105,40 @@ class Job:
         )
 
 
+class Cutter:
+    """Cuts chunks out of what remains to be sent; they are taken out of it."""
+
+    def __init__(self, remaining: PageSet, chunk_bytes: int) -> None:
+        """Take what no chunk was made of yet, and the most that one carries."""
+        self._remaining = remaining
+        self._chunk_pages = chunk_bytes // TARGET_PAGE_BYTES
+
+    def cut(self, job: Job) -> Chunk:
+        """Return the job's broken-off chunk as it is by now, or make one of its next runs."""
+        requested_ns, broken_off = job.requested_ns, job.chunk
+        if broken_off is not None:
+            runs, channel = broken_off.span, broken_off.channel
+        else:
+            found, job.first = job.first, None
+            if found is None:
+                found = self.take_first(job.span)
+            assert found is not None, "a job without bytes left is finished by chunk_sent"
+            runs, channel = found, job.channel
+            job.given.append(runs)
+        job.chunk = chunk = Chunk(
+            runs, job.page, channel, requested_ns is not None, job.boosted, requested_ns
+        )
+        return chunk
+
+    def take_first(self, stretch: Stretch) -> Stretch | None:
+        """Take out of what remains what the next chunk for a stretch carries, None without any."""
+        block, first = stretch.block, stretch.offset // TARGET_PAGE_BYTES
+        if stretch.length == TARGET_PAGE_BYTES:
+            return stretch if self._remaining.discard(block, first) else None
+        stop = stretch.end // TARGET_PAGE_BYTES
+        return self._remaining.take_first(block, first, stop, self._chunk_pages)
+
+
 class Answer(Enum):
     """What a page request leads to, by the words that cross."""
 

@@ -40,7 +40,7 @@ from protocol.policy import Policy
 from protocol.runs import Runs, Stretch
 from source.background import Background
 from source.halfsent import treatment
-from source.jobs import Answer, Chunk, Job, Lane, Notice, SchedulerCounts, unit_of
+from source.jobs import Answer, Chunk, Cutter, Job, Lane, Notice, SchedulerCounts, unit_of
 
 # Before Python 3.12 each look at an enumeration's member costs as much as two calls.
 _PRECOPY = Channel.PRECOPY
@@ -70,8 +70,8 @@ class Scheduler:
         self.lanes = (Lane.URGENT, Lane.BACKGROUND) if policy.concurrent else (Lane.ALL,)
         self._geometry = geometry
         self._policy = policy
-        self._chunk_pages = chunk_bytes // TARGET_PAGE_BYTES
         self._remaining = PageSet(geometry)
+        self._cutter = Cutter(self._remaining, chunk_bytes)
         self._background = Background(self._remaining, chunk_bytes, in_parts=policy.critical)
         self._urgent_channel = Channel.POSTCOPY if policy.own_channel else Channel.PRECOPY
         # The requests that wait for their turn, oldest first, at most one for each unit: what is
@@ -262,7 +262,7 @@ class Scheduler:
                 return None
             self._current[lane] = job
             self._note(events.PageStart, job)
-        return self._cut(job)
+        return self._cutter.cut(job)
 
     def chunk_sent(self, lane: Lane = Lane.ALL) -> int:
         """Say that a lane's chunk is whole with the socket; return how many pages now are, too."""
@@ -374,7 +374,7 @@ class Scheduler:
             self.counts.postponed += 1
             return None
         # Or what was sent since held it.
-        request.first = self._take_first(unit)
+        request.first = self._cutter.take_first(unit)
         if request.first is None:
             self.counts.already_sent += 1
             return None
@@ -409,31 +409,6 @@ class Scheduler:
             self._background.go_on_behind(job.span)
         if policy.critical:
             self._background.demote(page, unit.offset)
-
-    def _cut(self, job: Job) -> Chunk:
-        """Return the job's broken-off chunk as it is by now, or make one of its next runs."""
-        requested_ns, broken_off = job.requested_ns, job.chunk
-        if broken_off is not None:
-            runs, channel = broken_off.span, broken_off.channel
-        else:
-            found, job.first = job.first, None
-            if found is None:
-                found = self._take_first(job.span)
-            assert found is not None, "a job without bytes left is finished by chunk_sent"
-            runs, channel = found, job.channel
-            job.given.append(runs)
-        job.chunk = chunk = Chunk(
-            runs, job.page, channel, requested_ns is not None, job.boosted, requested_ns
-        )
-        return chunk
-
-    def _take_first(self, stretch: Stretch) -> Stretch | None:
-        """Take out of what remains what the next chunk for a stretch carries, None without any."""
-        block, first = stretch.block, stretch.offset // TARGET_PAGE_BYTES
-        if stretch.length == TARGET_PAGE_BYTES:
-            return stretch if self._remaining.discard(block, first) else None
-        stop = stretch.end // TARGET_PAGE_BYTES
-        return self._remaining.take_first(block, first, stop, self._chunk_pages)
 
     def _is_partial(self, page: PageId) -> bool:
         """Tell whether anything of a page is still to be sent, or lies half-sent."""
