@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import NoReturn
 
 try:
-    from protocol.shortage import shortage_of
+    from protocol.errors import shortage_of
     from scripts.runtime.interrupts import (
         end_if_signalled,
         exit_when_signalled,
@@ -35,7 +35,7 @@ def main() -> None:
         with loading():
             # Imported here: it takes a moment, in which Ctrl-C should not print a traceback either.
             handed = handed_run()
-            module = import_module("scripts.commands" if handed is None else "scripts.started")
+            module = import_module("scripts.commands" if handed is None else "scripts.run_config")
             from scripts.screen.output import finish_messages, guard_streams  # noqa: PLC0415
     except (ImportError, OSError, MemoryError) as error:
         if not (reason := shortage_of(error)):

@@ -2,7 +2,7 @@
 
 A side that a user starts reads it off its command line.  One that this program starts gets what was
 read and checked already, in a file that it inherits: JSON of these records, which is read back as
-what it was (`from_json`).  So nothing is said twice, and no option is there for this program alone.
+what it was (`run`).  So nothing is said twice, and no option is there for this program alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from binascii import b2a_base64
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from dest.config import DestConfig, HostConfig
 from guest.spec import ProgramSpec
@@ -21,11 +22,10 @@ from protocol.credentials import Credentials
 from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry
 from scripts.reports import Outputs
+from scripts.runtime.loading import loading
+from scripts.runtime.parent import follow_parent, take_orders
+from scripts.screen.output import end_of_failure
 from source.config import SourceConfig
-
-if TYPE_CHECKING:
-    # Slow to load, and only a process that was started reads anything with it.
-    import msgspec
 
 T = TypeVar("T")
 
@@ -208,34 +208,72 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is nothing that a process is handed")
 
 
-def from_json(run: type[T], data: bytes | msgspec.Raw) -> T:
-    """Return the run that JSON holds.
-
-    Raises:
-        LocalProtocolError: It holds none.
-    """
-    import msgspec  # noqa: PLC0415 - as above
-
-    try:
-        return msgspec.json.decode(data, type=run)
-    except msgspec.MsgspecError as error:
-        raise LocalProtocolError(f"this is no {run.__name__}: {error}") from error
-
-
 def from_plain(kind: Any, plain: object) -> Any:  # noqa: ANN401 - of that kind
-    """Return a value of a type as JSON has it; what is of that type already stays.
+    """Return a value of a type of which this is what JSON has; what is of that type stays.
 
     Raises:
         LocalProtocolError: It is none.
     """
-    import msgspec  # noqa: PLC0415 - as above
+    # Slow to load, and only a process that was started reads anything.
+    import msgspec  # noqa: PLC0415
 
     try:
         return msgspec.convert(plain, kind, dec_hook=_converted)
     except msgspec.ValidationError as error:
-        raise LocalProtocolError(f"this is no {kind}: {error}") from error
+        name = getattr(kind, "__name__", kind)
+        raise LocalProtocolError(f"this is no {name}: {error}") from error
 
 
 def _converted(_: type, value: Any) -> Path:  # noqa: ANN401 - whatever JSON holds
     # The only type that a configuration has and JSON does not; of anything else it is none.
     return Path(value)
+
+
+# By its kind, which module has the `run_started` that takes a run.
+_KINDS = {
+    "source": "scripts.processes.source_side",
+    "dest": "scripts.processes.dest_side",
+    "qemu-dest": "scripts.qemu.configure",
+    "qemu": "scripts.qemu.command",
+}
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a process was handed.
+
+    Attributes:
+        kind: Which process it is for.
+        run: What it is to do: a record of that kind.
+    """
+
+    kind: Literal["source", "dest", "qemu-dest", "qemu"]
+    run: Plain
+
+
+def started_by(data: bytes) -> Started:
+    """Return what JSON, as `to_json` makes it, says.
+
+    Raises:
+        LocalProtocolError: It is none.
+    """
+    try:
+        plain = json.loads(data)
+    except ValueError as error:
+        raise LocalProtocolError(f"this is no Started: {error}") from error
+    started: Started = from_plain(Started, plain)
+    return started
+
+
+def run(data: bytes) -> int:
+    """Do what a process was handed; return the exit status, with every failure told in one line."""
+    follow_parent()
+    try:
+        take_orders()
+        given = started_by(data)
+        with loading():
+            module = import_module(_KINDS[given.kind])
+        module.run_started(given.run)
+    except Exception as error:  # noqa: BLE001 - told in one line, whatever it is
+        return end_of_failure(error, verbose=False)
+    return 0

@@ -49,7 +49,7 @@ AT_THE_TOP = {
         ),
         "options",
     ),
-    **dict.fromkeys(("__main__", "cli", "commands", "control", "started"), "commands"),
+    **dict.fromkeys(("__main__", "cli", "commands", "control"), "commands"),
 }
 # What `--steps` says is read as scenarios are.
 AGAINST_THE_ORDER = frozenset({("scripts.configure", "scripts.injection.steps")})

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from dest.config import DestConfig
 from dest.midstream import MidstreamPeer
 from dest.session import DestSession
@@ -14,18 +12,18 @@ from protocol.report import assemble_failed
 from scripts.options import DEST
 from scripts.processes.sides import Outcome, run_side
 from scripts.reports import Outputs, Report, settled_report
-from scripts.run_config import DestRun, from_json
+from scripts.run_config import DestRun, Plain, from_plain
 from scripts.screen.output import announce, tell
 from scripts.screen.recorder import Recorder
 
 
-def run_started(run: msgspec.Raw) -> None:
+def run_started(run: Plain) -> None:
     """Run the destination that this process was started for.
 
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
-    given = from_json(DestRun, run)
+    given: DestRun = from_plain(DestRun, run)
     with settled_report(given.outputs.report):
         run_dest(given.configure(), given.outputs)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import msgspec
 import trio
 
 from protocol.addresses import parse_host_port
@@ -14,7 +13,7 @@ from protocol.report import assemble_failed
 from scripts.options import SOURCE
 from scripts.processes.sides import Outcome, run_side
 from scripts.reports import Outputs, Report, settled_report
-from scripts.run_config import SourceRun, from_json
+from scripts.run_config import Plain, SourceRun, from_plain
 from scripts.runtime.parent import orders
 from scripts.screen.output import tell
 from scripts.screen.progress import show_progress, tell_progress
@@ -23,13 +22,13 @@ from source.config import SourceConfig
 from source.session import SourceSession
 
 
-def run_started(run: msgspec.Raw) -> None:
+def run_started(run: Plain) -> None:
     """Run the source that this process was started for.
 
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory.
     """
-    given = from_json(SourceRun, run)
+    given: SourceRun = from_plain(SourceRun, run)
     with settled_report(given.outputs.report):
         address = given.address
         if address is None:

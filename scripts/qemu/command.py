@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from guest.image import load_image
 from guest.memory import GuestMemory
@@ -24,11 +23,10 @@ from scripts.named_files import Command, Use, file_option
 from scripts.options import SOURCE, Values
 from scripts.processes.sides import record_side
 from scripts.qemu.configure import window_bytes
-from scripts.qemu.drive import Orders, migrate
+from scripts.qemu.drive import Orders, Shortened, migrate
 from scripts.qemu.machine import MachineSpec, check_block, open_machine
-from scripts.qemu.sockets import Shortened
 from scripts.reports import Outputs, settled_report, write_report
-from scripts.run_config import Plain, config_of, from_json
+from scripts.run_config import Plain, config_of, from_plain
 from scripts.screen.output import print_result
 from scripts.screen.recorder import Recorder
 
@@ -138,13 +136,13 @@ class QemuRun:
     outputs: Outputs
 
 
-def run_started(run: msgspec.Raw) -> None:
+def run_started(run: Plain) -> None:
     """Run the QEMU that this process was started for.
 
     Raises:
         MidstreamError: It failed or was cancelled.
     """
-    given = from_json(QemuRun, run)
+    given: QemuRun = from_plain(QemuRun, run)
     with settled_report(given.outputs.report):
         migrate_out(config_of(QemuSource, given.config), *given.address, given.outputs)
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import click
-import msgspec
 
 from dest.config import QemuDestConfig
 from dest.qemu.peer import QemuPeer
@@ -20,7 +19,7 @@ from scripts.files import check_readable
 from scripts.options import OPTIONS, Values
 from scripts.processes.dest_side import run_session, say_listening
 from scripts.reports import Outputs, settled_report
-from scripts.run_config import DestRun, Program, config_of, from_json
+from scripts.run_config import DestRun, Plain, Program, config_of, from_plain
 from scripts.screen.output import tell
 
 # Less, and QEMU would wait for each target page; more is what nobody could tell from no limit.
@@ -108,13 +107,13 @@ def window_bytes(text: str) -> int:
     return count
 
 
-def run_started(run: msgspec.Raw) -> None:
+def run_started(run: Plain) -> None:
     """Run the destination for a QEMU that this process was started for.
 
     Raises:
         MidstreamError: It failed or was cancelled.
     """
-    given = from_json(DestRun, run)
+    given: DestRun = from_plain(DestRun, run)
     assert given.program is not None, "a QEMU says nothing of vCPUs"
     with settled_report(given.outputs.report):
         config = config_of(QemuDestConfig, given.config, spec_of=given.program.spec)

@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from typing import IO, TextIO, cast
 
-from protocol.errors import MidstreamError, root_cause
-from protocol.shortage import shortage_of
+from protocol.errors import MidstreamError, root_cause, shortage_of
 from protocol.text import one_line
 from scripts.runtime.interrupts import ignore_signals
 from scripts.runtime.parent import has_listener, tell_parent

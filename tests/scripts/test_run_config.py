@@ -1,5 +1,11 @@
 """What a started process is to do: it arrives as it was made, and what is none is refused."""
 
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +29,12 @@ from scripts.run_config import (
     SourceRun,
     WrongTrace,
     config_of,
-    from_json,
+    from_plain,
+    started_by,
     to_json,
     to_plain,
 )
-from scripts.started import _Started
+from scripts.runtime.spawn import package_environment, spawn
 from source.config import SourceConfig
 from tests.certificates import write_certificates
 
@@ -42,9 +49,9 @@ def values(**given: str | bool) -> dict[str, Any]:
 
 def crossed(kind: str, run: Any) -> Any:  # noqa: ANN401 - of the run's type
     """Return a run as another process reads it."""
-    given = from_json(_Started, to_json(kind, run))
+    given = started_by(to_json(kind, run))
     assert given.kind == kind
-    return from_json(type(run), given.run)
+    return from_plain(type(run), given.run)
 
 
 def source_run(config: SourceConfig, program: Program, **more: Any) -> SourceRun:  # noqa: ANN401
@@ -160,8 +167,8 @@ def test_a_secret_is_in_no_text() -> None:
 )  # fmt: skip
 def test_what_is_no_run_is_refused(data: bytes) -> None:
     """It is told what it should have been."""
-    with pytest.raises(LocalProtocolError, match=r"^this is no (_Started|DestRun): "):
-        from_json(DestRun, from_json(_Started, data).run)
+    with pytest.raises(LocalProtocolError, match=r"^this is no (Started|DestRun): "):
+        from_plain(DestRun, started_by(data).run)
 
 
 @pytest.mark.parametrize("change", [{"wait_seconds": "long"}, {"steps": 7}, {"save": 7}])
@@ -170,3 +177,28 @@ def test_what_is_no_configuration_is_refused(change: dict[str, object]) -> None:
     run = DestRun.of(dest_config(values()), Access(), OUTPUTS)
     with pytest.raises(LocalProtocolError, match=r"^this is no "):
         replace(run, config=run.config | change).configure()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"frob", b'{"kind": "source", "run": {"config": {}}}', b'{"kind": "x", "run": 1}']
+)
+def test_what_is_nothing_to_do_is_one_line(data: bytes) -> None:
+    """It ends before it begins anything, and its parent hears why."""
+    started = spawn("source", capture=True, run=data)
+    with closing(started):
+        assert started.process.wait(60) == 1
+        assert (started.reason.read() or b"").startswith(b"this is no ")
+        assert started.process.stderr is not None
+        assert started.process.stderr.read() == b""
+
+
+def test_a_command_line_does_not_count_beside_it() -> None:
+    """Whoever is handed something does that, whatever else its command line says."""
+    fd = os.memfd_create("run")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "scripts", "--help"], pass_fds=[fd], check=False, timeout=60,
+        env={**package_environment(), "MIDSTREAM_RUN_FD": str(fd)}, capture_output=True,
+    )  # fmt: skip
+    os.close(fd)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"midstream: this is no ")
