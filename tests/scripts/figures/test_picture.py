@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from protocol.errors import LocalProtocolError
-from scripts.figures.picture import Bar, draw, main, read_run
+from scripts.figures.picture import draw, main, read_run
+from scripts.figures.plots import save
 
 
 def told(event: str, ms: float, page: int, **fields: object) -> dict[str, object]:
@@ -27,19 +28,21 @@ EVENTS = [
     told("preempt", 10, 5, **BACKGROUND),
     told("page-start", 10, 9, **URGENT),
     told("page-request", 12, 5),
-    {"t-ns": 11_000_000, "side": "dest", "event": "vcpu-wait", "block": 0, "page": 5},
+    {"t-ns": 11_000_000, "side": "dest", "event": "vcpu-wait", "block": 0, "page": 5,
+     "vcpu": 0},
     told("page-sent", 20, 9, **URGENT),
     told("page-start", 20, 5, **BOOSTED),
     told("page-sent", 30, 5, **BOOSTED),
-    {"t-ns": 31_000_000, "side": "dest", "event": "vcpu-wake", "block": 0, "page": 5},
-]
+    {"t-ns": 31_000_000, "side": "dest", "event": "vcpu-wake", "block": 0, "page": 5,
+     "vcpu": 0, "latency-us": 20_000},
+]  # fmt: skip
 
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     """A file of events in which page 5 is preempted, waited for, and finished urgently."""
     path = tmp_path / "events.jsonl"
-    path.write_text("".join(json.dumps(event) + "\n" for event in reversed(EVENTS)))
+    path.write_text("".join(json.dumps(event) + "\n" for event in EVENTS))
     return path
 
 
@@ -47,20 +50,26 @@ def test_bars_are_what_each_channel_carried(saved: Path) -> None:
     """Times count from the preemption; a page that was broken off has a bar for each part."""
     run = read_run("ordered", saved, 5)
 
-    assert run.bars == (
-        Bar("precopy", 5, "background", -10, 0),
-        Bar("postcopy", 9, "urgent", 0, 10),
-        Bar("precopy", 5, "boosted", 10, 20),
-    )
-    assert list(run.requests) == [(9, -1), (5, 2)]
+    assert [
+        (send.channel, send.page, send.kind, run.ms(send.start_ns), run.ms(send.end_ns))
+        for send in run.history.sends
+    ] == [
+        ("precopy", 5, "background", -10, 0),
+        ("postcopy", 9, "urgent", 0, 10),
+        ("precopy", 5, "boosted", 10, 20),
+    ]
+    requests = run.history.requests
+    assert [(each.page, run.ms(each.asked_ns)) for each in requests] == [(9, -1), (5, 2)]
     assert run.wait_ms == (1, 21)
 
 
-def test_the_picture_is_an_svg_that_says_all(saved: Path) -> None:
+def test_the_picture_says_all(saved: Path, tmp_path: Path) -> None:
     """It is well-formed, with every lane, the legend, the wait in words and the axis' unit."""
-    text = draw([read_run("ordered", saved, 5), read_run("again", saved, 5)], 5)
+    figure = draw([read_run("ordered", saved, 5), read_run("again", saved, 5)], 5)
+    save(figure, tmp_path / "picture.svg")
 
-    words = {element.text for element in ET.fromstring(text).iter() if element.text}
+    words = {element.text for element in ET.parse(tmp_path / "picture.svg").iter() if element.text}
+    assert {"background page", "requested page", "9", "5"} <= words
     assert {"ordered", "again", "precopy channel", "postcopy channel"} <= words
     assert "the vCPU on page 5 waits 20 ms" in words
     assert "milliseconds since the preemption" in words
