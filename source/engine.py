@@ -203,7 +203,11 @@ class SendEngine:
             self._frames.break_off(lane, now_ns)
             write = None
         if write is None:
-            return self._begin_urgent(lane, now_ns)
+            command = self._begin_urgent(lane, now_ns)
+            if command is None and not scheduler.unsent_bytes:
+                # All of the background was asked for: no limit holds up the end.
+                self.reconsider()
+            return command
         waits_for_room = wait is self._rooms[write.outlet.name]
         return _hurried(write) if scheduler.urgent(lane) and not waits_for_room else None
 

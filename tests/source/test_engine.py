@@ -93,6 +93,20 @@ def test_the_limit_is_kept_and_a_new_one_holds_at_once() -> None:
     assert stage.run()[-1] == "end"
 
 
+def test_no_limit_holds_up_the_end_when_all_was_asked_for() -> None:
+    """What the background waits to send goes urgently, and then there is nothing to wait for."""
+    stage = Stage(rate=1)
+    stage.run()
+    assert isinstance(stage.wait, Until)
+    for block, shape in enumerate(stage.memory.geometry.blocks):
+        for page in range(shape.page_count):
+            stage.request(page, block=block)
+            if stage.rouse():
+                stage.run()
+    assert stage.story[-1] == "end"
+    assert stage.engine.remaining_bytes == 0
+
+
 def test_a_new_limit_does_not_end_a_wait_for_room() -> None:
     """The stream is as full as it was."""
     stage = waiting()
