@@ -248,8 +248,7 @@ class Phases:
         missing = self.missing
         kept = yield SaveRest(missing, is_hurried=cancelled)
         if len(missing):
-            lost = events.MemoryLost(target_pages=len(missing), bytes=missing.length_bytes)
-            self._emit(lost)
+            self._emit(events.MemoryLost(target_pages=len(missing), bytes=missing.length_bytes))
         return outcome_of_loss(cause, missing, kept, is_paused=is_paused)
 
     def _to_the_end(self) -> Steps:
