@@ -1,1 +1,1 @@
-"""What both ends agree on: geometry, messages, wire format, states, errors and limits."""
+"""The agreements of both ends: geometry, messages, wire format, states, errors and limits."""

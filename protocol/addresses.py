@@ -35,7 +35,7 @@ def parse_host_port(text: str, *, port_min: int = 0) -> tuple[str, int]:
 
 
 def is_host(text: str) -> bool:
-    """Tell whether a name is one that the resolver can be asked for without complaining."""
+    """Return whether a name is one that the resolver can be asked for without complaining."""
     try:
         return text.isprintable() and len(text.encode("idna")) <= _HOST_CHARS_MAX
     except UnicodeError:
@@ -55,7 +55,7 @@ def unmapped(host: str) -> str:
 
 
 def is_loopback_address(host: str) -> bool:
-    """Tell whether only this machine reaches, or has, an IP address.
+    """Return whether only this machine reaches, or has, an IP address.
 
     Raises:
         ValueError: It is no IP address.

@@ -54,7 +54,7 @@ class FrameCheck:
         self._next: Checksum | None = None
 
     def announce(self, checksum: Checksum) -> None:
-        """Take what the next frame must be.
+        """Note what the next frame must be.
 
         Raises:
             RemoteProtocolError: It was not agreed on, or the last one announced nothing.
@@ -81,6 +81,6 @@ class FrameCheck:
             raise ConnectionLost(f"the {name} connection changed the head of a frame", name)
 
     def is_right(self, payload: Iterable[memoryview | bytes] = ()) -> bool:
-        """Tell whether the payload of a frame that has begun came as it was sent."""
+        """Return whether the payload of a frame that has begun came as it was sent."""
         checksum, self._next = self._next, None
         return checksum is None or checksum.body == body_digest(payload)

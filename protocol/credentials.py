@@ -1,4 +1,4 @@
-"""What a side proves itself with, and wants the other side to prove."""
+"""Credentials: a side proves itself with them, and wants the other side to."""
 
 from __future__ import annotations
 

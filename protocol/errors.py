@@ -161,7 +161,7 @@ def shortage_of(error: BaseException | None) -> str:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Tell whether a migration that an error ended was cancelled, and has not failed.
+    """Return whether a migration that an error ended was cancelled, and has not failed.
 
     What is no `Exception` ends a task from outside, as a cancelled scope does.
     """

@@ -1,4 +1,4 @@
-"""What is told as it happens: every event with its fields, and the shape of whoever listens.
+"""Events, told as they happen: each with its fields, and the shape of whoever listens.
 
 Each event is defined once, here: its fields with their types and bounds (units stand last in their
 names), which side tells it, and when: the first line of its docstring.  Emitters make instances;
@@ -489,17 +489,17 @@ class Emit(Protocol):
     """Takes an event; must be cheap and must not raise."""
 
     def __call__(self, event: Event, /) -> None:
-        """Take one event."""
+        """Receive one event."""
 
 
 def ignore(event: Event, /) -> None:
-    """Take an event and do nothing with it."""
+    """Ignore an event."""
 
 
 def tell_run(
     emit: Emit, geometry: Geometry, *, policy: str, chunk_bytes: int, vcpus: int, program: str
 ) -> None:
-    """Tell what is migrated and how, so that what is told after it explains itself.
+    """Emit what is migrated and how, so that what follows explains itself.
 
     Args:
         emit: Takes the events: one `Run`, and a `RamBlock` for each block, in their order.

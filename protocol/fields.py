@@ -1,4 +1,4 @@
-"""What every message is made of: a kind, and fields of a few types, each with what it may hold.
+"""The parts of every message: a kind, and fields of a few types, each with its bounds.
 
 msgspec makes the messages, reads and writes them, in C.  A message is an array: its kind, the
 length of its payload, which is what it carries beside its fields, and the fields in their order.

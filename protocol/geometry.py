@@ -191,13 +191,13 @@ class Geometry:
         return new_span((block, index * page_bytes, page_bytes))
 
     def has_page(self, page: PageId) -> bool:
-        """Tell whether the guest has this page."""
+        """Return whether the guest has this page."""
         return 0 <= page.block < len(self.blocks) and (
             0 <= page.index < self.blocks[page.block].page_count
         )
 
     def has_span(self, span: Span) -> bool:
-        """Tell whether a span is a non-empty run of whole target pages inside one block."""
+        """Return whether a span is a non-empty run of whole target pages inside one block."""
         block, offset, length = span
         return (
             0 <= block < len(self.blocks)

@@ -19,7 +19,7 @@ from protocol.limits import PING_SECONDS, PULSE_SECONDS
 
 
 class Pulse(NamedTuple):
-    """What a pulse comes to.
+    """The outcome of a pulse.
 
     Attributes:
         ping: Say something now.
@@ -45,7 +45,7 @@ class Liveness:
         self._quiet_pulses = self._silent_pulses = 0
 
     def pulse(self, *, sent_bytes: int, received_bytes: int, listening: bool) -> Pulse:
-        """Take the connection's counters, `PULSE_SECONDS` after the last time.
+        """Compare the connection's counters, `PULSE_SECONDS` after the last time.
 
         Args:
             sent_bytes: All that was sent so far.

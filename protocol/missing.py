@@ -1,4 +1,4 @@
-"""What the destination has not received, as it crosses after a break.
+"""The received bitmap, inverted, as it crosses after a break: what the destination lacks.
 
 It is told by the target page, half-arrived pages included, so that nothing that is held goes again.
 A stretch of the guest of which all is there costs nothing; the others are bitmaps, deflated: the
@@ -60,7 +60,7 @@ class MissingReader:
         )
 
     def add(self, message: MissingMap, payload: bytes) -> None:
-        """Take a map.
+        """Add a map.
 
         Raises:
             RemoteProtocolError: It is none of this guest, or one too many.
@@ -76,7 +76,7 @@ class MissingReader:
         )
 
     def add_part(self, message: HeldPart) -> None:
-        """Take what is here of a target page that the maps named.
+        """Add what is here of a target page that the maps named.
 
         Raises:
             RemoteProtocolError: They did not, or it is none of it or all, or one too many.

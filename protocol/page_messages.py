@@ -1,4 +1,4 @@
-"""What carries pages, asks for them, says what became of them, and what a break left of them."""
+"""Messages that carry pages, ask for them, and say what became of them, after a break too."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class RunData(Message, frozen=True, kw_only=True, tag=19):
 
 
 class Checksum(Message, frozen=True, kw_only=True, tag=26):
-    """What the frame that comes next must be: before each that carries pages, where both agreed.
+    """The digests of the frame that comes next: before each with pages, where both agreed.
 
     Attributes:
         head: Of its head, as `protocol.checksums` takes it.

@@ -85,7 +85,7 @@ class PageSet:
         self._count = sum(int(np.count_nonzero(member)) for member in self._member)
 
     def replace(self, other: PageSet) -> None:
-        """Have exactly the members of another set of the same guest."""
+        """Replace all members by those of another set of the same guest."""
         for mine, theirs in zip(self._member, other._member, strict=True):
             mine[:] = theirs
         self._count = other._count
@@ -124,7 +124,7 @@ class PageSet:
         return int(np.count_nonzero(self._member[stretch.block][stretch.target_pages]))
 
     def holds_any(self, stretch: Stretch) -> bool:
-        """Tell whether any target page of a stretch is a member."""
+        """Return whether any target page of a stretch is a member."""
         if isinstance(stretch, Span):
             block, offset, length = stretch
             raw, first = self._raw[block], offset // TARGET_PAGE_BYTES
@@ -134,7 +134,7 @@ class PageSet:
         return bool(self._member[stretch.block][stretch.target_pages].any())
 
     def holds_page(self, page: PageId) -> bool:
-        """Tell whether any target page of a page is a member."""
+        """Return whether any target page of a page is a member."""
         return self.holds_any(self.geometry.page_span(page))
 
     def discard(self, block: int, target_page: int) -> bool:

@@ -29,7 +29,7 @@ POLICY_NAME_CHARS_MAX = 64
 
 
 class HalfSent(Enum):
-    """What a request for the preempted, half-sent page leads to."""
+    """The answer of a policy to a request for the preempted, half-sent page."""
 
     # It keeps its turn in the queue: urgent, on the channel where it began.
     FINISH = "finish"
@@ -42,7 +42,7 @@ class HalfSent(Enum):
 
 
 class Priority(Enum):
-    """What goes first in the queues of the source's host."""
+    """The traffic that goes first in the queues of the source's host."""
 
     # Nothing does: its connections are alike.
     NONE = "none"
@@ -129,7 +129,7 @@ class Policy:
 
     @property
     def switches(self) -> tuple[str, ...]:
-        """What is so, as it goes in Setup: `own-channel`, `half-sent=finish` and the like."""
+        """The switches that are on, as they go in Setup: `own-channel`, `half-sent=finish`."""
         flags = [switch for switch, name in _FLAGS.items() if getattr(self, name)]
         answers = f"{_HALF_SENT}{self.half_sent.value}", f"{_PRIORITY}{self.priority.value}"
         return (*flags, *answers)

@@ -1,4 +1,4 @@
-"""Who may take part: a keyed challenge in both directions, before a byte of anything else is read.
+"""Authentication: a keyed challenge in both directions, before a byte of anything else is read.
 
 Both sides hold the same secret.  Four messages of fixed length open each connection:
 
@@ -123,7 +123,7 @@ class DestProof:
     """
 
     def __init__(self, secret: bytes, opening: bytes, nonce: bytes) -> None:
-        """Take an opening; send the `challenge`; if the proof `holds`, send the `answer`.
+        """Read an opening; send the `challenge`; if the proof `holds`, send the `answer`.
 
         Args:
             secret: What both sides know.
@@ -145,13 +145,13 @@ class DestProof:
         self._opening = opening
 
     def holds(self, proof: bytes) -> bool:
-        """Tell whether a proof shows that the source knows the secret."""
+        """Return whether a proof shows that the source knows the secret."""
         expected = _mac(self._secret, b"source", self._opening, self.challenge)
         return hmac.compare_digest(proof, expected)
 
     @property
     def answer(self) -> bytes:
-        """What proves this side; only a source whose own proof holds may have it."""
+        """The proof of this side; only a source whose own proof holds may have it."""
         return TAG + _mac(self._secret, b"destination", self._opening, self.challenge)
 
 

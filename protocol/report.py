@@ -66,7 +66,7 @@ class StageSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class SourcePart:
-    """What the source knows at the end.
+    """The source's figures at the end.
 
     Attributes:
         guest_kind: What runs the vCPUs, see `guest.spec`.
@@ -137,7 +137,7 @@ class SourcePart:
 
 @dataclass(frozen=True, kw_only=True)
 class DestPart:
-    """What the destination knows at the end.
+    """The destination's figures at the end.
 
     Attributes:
         placement_reason: Why it is "simulated" though userfaultfd was wished for; else empty.

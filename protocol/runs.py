@@ -49,7 +49,7 @@ class Runs:
         length: int,
         form: bytearray | Numbers | tuple[Numbers, Numbers],
     ) -> None:
-        """Take over what is known by now.
+        """Start with what is known by now.
 
         Args:
             block: Block index.
@@ -99,7 +99,7 @@ class Runs:
         return len(self.firsts)
 
     def __eq__(self, other: object) -> bool:  # type: ignore[explicit-override] # typing.override: from 3.12
-        """Tell whether these are the same runs."""
+        """Return whether these are the same runs."""
         return (
             isinstance(other, Runs)
             and self.block == other.block
@@ -208,7 +208,7 @@ Stretch = Span | Runs
 
 
 def overlap(one: Stretch, other: Stretch) -> bool:
-    """Tell whether two stretches have bytes in common."""
+    """Return whether two stretches have bytes in common."""
     if one.block != other.block or one.offset >= other.end or other.offset >= one.end:
         return False
     if isinstance(one, Span):

@@ -1,4 +1,4 @@
-"""What opens and ends a session: who is there, what migrates, who has the guest, is it right."""
+"""Messages that open and end a session: who is there, what migrates, who has the guest."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Abort(Message, frozen=True, kw_only=True, tag=3):
 
 
 class Setup(Message, frozen=True, kw_only=True, tag=4):
-    """What migrates and how; the payload is the guest's specification.
+    """Announces what migrates and how; the payload is the guest's specification.
 
     Attributes:
         blocks: (name, length in bytes, page size in bytes) of each RAMBlock.

@@ -42,7 +42,7 @@ from protocol.text import one_line
 
 
 class State(Enum):
-    """What a migration is doing; the values are QEMU's."""
+    """The state of a migration; the values are QEMU's."""
 
     NONE = "none"
     SETUP = "setup"
@@ -61,7 +61,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What can happen to a migration."""
+    """An event that changes the state of a migration."""
 
     CONNECTED = "both sides are to talk"
     PREPARED = "the destination has memory and vCPUs"

@@ -21,7 +21,7 @@ def one_line(text: str) -> str:
 
 
 def is_one_line(text: str) -> bool:
-    """Tell whether a text from the peer is short and printable, line breaks being not."""
+    """Return whether a text from the peer is short and printable, line breaks being not."""
     return len(text) <= REASON_CHARS_MAX and text.isprintable()
 
 

@@ -112,7 +112,7 @@ class Decoder:
         return max(0, min(length, HEADER_BYTES_MAX) + _LENGTH.size - len(self._buffer))
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the peer; call `next_message` until it returns None afterwards."""
+        """Buffer bytes from the peer; call `next_message` until it returns None afterwards."""
         if self._broken is not None:
             raise self._broken
         self._buffer += data
@@ -167,7 +167,7 @@ class Decoder:
         return start
 
     def _payload_start(self, payload_bytes: int) -> int:
-        """Have no payload due any more; return how many of its bytes are buffered."""
+        """Count the payload as taken; return how many of its bytes are buffered."""
         if self._broken is not None:
             raise self._broken
         if payload_bytes != self._payload_bytes_due:

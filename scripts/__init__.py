@@ -1,1 +1,1 @@
-"""What a person types: the midstream command, launchers, fault injection and benchmarks."""
+"""The midstream command, launchers, fault injection and benchmarks: all that a person types."""

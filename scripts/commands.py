@@ -79,7 +79,7 @@ ELSEWHERE = {
         "Show runs again from files that --events wrote; each file is a run of its own.",
     ),
     "switch-over": Elsewhere(
-        "scripts.control", "Have a running source switch over to postcopy now.", "switch_over"
+        "scripts.control", "Switch a running source over to postcopy now.", "switch_over"
     ),
     "set": Elsewhere("scripts.control", "Change the limits of a running source.", "set_limits"),
     "qemu": Elsewhere(

@@ -39,7 +39,7 @@ def pause(session: str | None) -> None:
 
 
 def tell_session(session: str | None, command: str, argument: str = "") -> None:
-    """Tell a source something and print what it answers.
+    """Send a source a command and print what it answers.
 
     Args:
         session: As `check_session` returns it.
@@ -69,7 +69,7 @@ def check_session(text: str | None, option: str = "--session") -> str | None:
 @click.command("switch-over", cls=Command, epilog=_EPILOG)
 @SESSION
 def switch_over(session: str | None) -> None:
-    """Have a running source switch over to postcopy now.
+    """Switch a running source over to postcopy now.
 
     It does so between two frames, in whatever pass it is; with --postcopy-after never, too.
     """

@@ -98,7 +98,7 @@ def _check_open(option: str, path: str) -> None:
 
 
 def _may_use(path: str, wanted: int) -> bool:
-    """Tell whether a file can be read or written; one that is open already by how it was opened."""
+    """Return whether a file can be read or written; one that is open by how it was opened."""
     own = own_descriptor(path)
     if own is None:
         return os.access(path, wanted)

@@ -1,4 +1,4 @@
-"""What the files that a command line names are to the command; no two may be one that is written.
+"""The files that a command line names, and their use; no two may be one that is written.
 
 Every option or argument that names a file says here, where it is declared, whether it is read or
 written.  `Command` looks at all of a command line before the command runs: a file that one option
@@ -38,7 +38,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 
 class Use(Enum):
-    """What a command does with a file."""
+    """The use that a command makes of a file."""
 
     READ = "read"
     WRITE = "write"

@@ -40,7 +40,7 @@ NOT_FINISHED = "it has not finished, or was killed before it could say how it en
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What a user wants to have, and to see, of a run.
+    """The files and views of a run that its user wants.
 
     Attributes:
         report: The file of the report, or `-` for standard output; None for none.
@@ -117,7 +117,7 @@ def settle_report(target: str | None, error: BaseException, schema: str | None =
 
 @contextmanager
 def settled_report(target: str | None, schema: str | None = None) -> Iterator[None]:
-    """Have a report that is a file say how the block has ended, whatever ends it.
+    """Write into a report that is a file how the block has ended, whatever ends it.
 
     Args:
         target: The value of `--report`.
@@ -183,7 +183,7 @@ def put_reason(path: Path, error: MidstreamError) -> bool:
 
 
 def is_of_cancelled(path: Path) -> bool:
-    """Tell whether the report that a file holds is of a migration that was cancelled."""
+    """Return whether the report that a file holds is of a migration that was cancelled."""
     import json  # noqa: PLC0415
 
     with suppress(MidstreamError, *_NO_REPORT):
@@ -240,7 +240,7 @@ def _replace(target: str, data: bytes) -> None:
 
 
 def is_report_file(target: str) -> bool:
-    """Tell whether a report is a file under a name, there from the beginning; a stream is not."""
+    """Return whether a report is a file under a name, there from the beginning; a stream is not."""
     try:
         named = target != STANDARD_OUTPUT and own_descriptor(target) is None
         return named and is_regular_target(target)

@@ -1,4 +1,4 @@
-"""What a side is to do, as data: this program hands it to a process that it starts.
+"""A side's run, as data: this program hands it to a process that it starts.
 
 A side that a user starts reads it off its command line.  One that this program starts gets what was
 read and checked already, in a file that it inherits: JSON of these records, which is read back as
@@ -41,7 +41,7 @@ class WrongTrace(LocalProtocolError):
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What a guest's vCPUs do; a trace is read when it is known for which guest.
+    """The program of a guest's vCPUs; a trace is read when it is known for which guest.
 
     Attributes:
         name: One of `guest.spec.PROGRAM_NAMES`.
@@ -79,7 +79,7 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """What a side proves itself with, as far as it is no file.
+    """The secret of a side, and the files of its certificates.
 
     Attributes:
         secret: Both sides' secret; None for none.
@@ -111,7 +111,7 @@ class Access:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRun:
-    """What a source that this program starts is to do.
+    """The run of a source that this program starts.
 
     Attributes:
         config: Its `SourceConfig`, but for the address.
@@ -150,7 +150,7 @@ class SourceRun:
 
 @dataclass(frozen=True, kw_only=True)
 class DestRun:
-    """What a destination that this program starts is to do.
+    """The run of a destination that this program starts.
 
     Attributes:
         config: Its `DestConfig`, or, for the source that is a QEMU, its `QemuDestConfig`.
@@ -240,7 +240,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Started:
-    """What a process was handed.
+    """A run, and which process it is for.
 
     Attributes:
         kind: Which process it is for.

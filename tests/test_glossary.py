@@ -22,6 +22,10 @@ from tests.protocol.test_report import DEST, SOURCE
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("protocol", "guest", "source", "dest", "scripts")
+# What others work on begins its docstrings as it will.
+BEGIN_WITH_A_SUBJECT = ("protocol", "scripts")
+NOT_YET = ("scripts/links", "scripts/relay")
+NO_SUBJECTS = ("What", "Who", "Take", "Tell", "Have")
 HEADER = "| term | here | meaning |"
 PLAIN = "Plain words,"
 
@@ -182,6 +186,17 @@ def unused(page: Glossary) -> list[str]:
     return [word for word in page.plain if not needed.issuperset(words_of(word))]
 
 
+def without_a_subject(source: str) -> list[str]:
+    """Return the docstrings that begin with neither their subject nor a verb of the field."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = (
+        ast.get_docstring(node) or ""
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, documented)
+    )
+    return [text.splitlines()[0] for text in docstrings if text.partition(" ")[0] in NO_SUBJECTS]
+
+
 def test_every_word_of_an_option_is_in_the_glossary() -> None:
     """What a user types is explained, or plain."""
     assert unexplained(options(), glossary()) == []
@@ -206,6 +221,25 @@ def test_no_term_is_explained_twice() -> None:
     """A term has one meaning, and a name one term."""
     for each in (glossary().terms, glossary().names, glossary().plain):
         assert sorted(each) == sorted(set(each))
+
+
+def test_docstrings_begin_with_their_subject() -> None:
+    """A reader finds what a thing is, or does, in the first word of it."""
+    assert [
+        f"{path.relative_to(ROOT)}: {text}"
+        for room in BEGIN_WITH_A_SUBJECT
+        for path in sorted((ROOT / room).rglob("*.py"))
+        if not path.relative_to(ROOT).as_posix().startswith(NOT_YET)
+        for text in without_a_subject(path.read_text(encoding="utf-8"))
+    ] == []
+
+
+def test_a_docstring_without_a_subject_is_found() -> None:
+    """Only the first word of a docstring counts, and the whole of it."""
+    assert without_a_subject('def f():\n    """Tell whether it is."""\n') == ["Tell whether it is."]
+    assert without_a_subject('class C:\n    """What it is.\n\n    More."""\n') == ["What it is."]
+    assert without_a_subject('"""Whose it is."""\ndef f(): ...\n') == []
+    assert without_a_subject('def f():\n    """Return what it has."""\n') == []
 
 
 def test_what_is_missing_is_found() -> None:

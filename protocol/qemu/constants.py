@@ -35,7 +35,7 @@ class Section(IntEnum):
 
 
 class Cmd(IntEnum):
-    """What a COMMAND says: migration/savevm.c, enum qemu_vm_cmd."""
+    """The number of a COMMAND: migration/savevm.c, enum qemu_vm_cmd."""
 
     OPEN_RETURN_PATH = 1
     PING = 2

@@ -37,7 +37,7 @@ class Cursor:
         return len(self.data) - self.at
 
     def feed(self, more: bytes | bytearray | memoryview) -> None:
-        """Take bytes; places before this call are void, but for the one that was kept."""
+        """Buffer bytes; places before this call are void, but for the one that was kept."""
         if self._kept:
             del self.data[: self._kept]
             self.at -= self._kept

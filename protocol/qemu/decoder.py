@@ -1,4 +1,4 @@
-"""What the decoders of both of a source's channels have in common, and the simpler of them.
+"""The decoder that both of a source's channels share, and the simpler of the two.
 
 Used as `protocol.wire.Decoder` is: feed `receive_data` what the socket gives, whole or byte by
 byte; call `next_message` until it returns None; for a message with a payload call `take_payload`
@@ -15,7 +15,7 @@ from protocol.qemu.ram import BlockTable, RamRecords
 
 
 class QemuDecoder:
-    """What both channels' decoders have in common.
+    """The part that both channels' decoders have in common.
 
     All methods raise `RemoteProtocolError` for bytes that no QEMU sends that does what midstream
     speaks; after that the decoder is of no more use and raises it again.
@@ -39,7 +39,7 @@ class QemuDecoder:
         return self._cursor.left
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes from the source; call `next_message` until it returns None afterwards.
+        """Buffer bytes from the source; call `next_message` until it returns None afterwards.
 
         Raises:
             LocalProtocolError: The payload of the message before was not taken.

@@ -75,7 +75,7 @@ _HEAD_BYTES_MAX = 1 << 17
 
 
 class Part(Enum):
-    """What the bytes of a piece are; the values are their names in a log."""
+    """The kind of a piece's bytes; the values are their names in a log."""
 
     HEAD = "head"
     PAGES = "pages"
@@ -197,7 +197,7 @@ class Piece(NamedTuple):
 
 @dataclass
 class Known:
-    """What has been said of the guest, on whichever connection; the main one's follower writes it.
+    """The guest as it has been described, on whichever connection; the main one's follower writes.
 
     Attributes:
         blocks: By name; empty until they are listed.
@@ -632,7 +632,7 @@ class Follower:
         return min(found, key=lambda place: place.at, default=None)
 
     def _found(self, place: Place) -> tuple[QemuMessage, ...]:
-        """Take the place to read on from; return what that says."""
+        """Go on at a place; return what that says."""
         section_id, self._section_id = self._section_id, None
         if section_id is not None:
             self._step = self._outer

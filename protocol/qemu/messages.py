@@ -1,4 +1,4 @@
-"""What a source's stream says, piece by piece, as frozen dataclasses.
+"""The pieces of a source's stream, as frozen dataclasses.
 
 Blocks go by their names, as on the wire; who knows the geometry turns them into indices.
 """

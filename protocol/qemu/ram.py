@@ -54,7 +54,7 @@ class RamRecords:
         return self._blocks
 
     def learn(self, blocks: BlockTable) -> None:
-        """Take the source's blocks."""
+        """Learn the source's blocks."""
         self._blocks = blocks
 
     def next(self, *, page_sizes: int | None = None) -> QemuMessage:

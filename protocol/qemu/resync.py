@@ -76,7 +76,7 @@ def find_footer(
 
 
 def begins_outer(data: bytes | bytearray, at: int, sections: Collection[int]) -> bool | None:
-    """Tell whether something begins that can stand on the outer level; None if it is too early.
+    """Return whether something begins that can stand on the outer level; None if it is too early.
 
     Args:
         data: What there is of the stream.
@@ -97,7 +97,7 @@ def begins_outer(data: bytes | bytearray, at: int, sections: Collection[int]) ->
 
 
 def _begins_section(rest: bytes) -> bool | None:
-    """Tell whether this is a section's head: its number, a name, an instance, a version."""
+    """Return whether this is a section's head: its number, a name, an instance, a version."""
     if len(rest) < 6:
         return None
     name_bytes = rest[5]
@@ -115,7 +115,7 @@ def _begins_command(rest: bytes) -> bool | None:
 
 
 def _begins_end(rest: bytes) -> bool | None:
-    """Tell whether this is the stream's end; by itself a zero says nothing.
+    """Return whether this is the stream's end; by itself a zero says nothing.
 
     Behind the end stands the machine's description.
     """
@@ -176,7 +176,7 @@ def _find_named(
 
 
 def _begins_record(data: bytes | bytearray, at: int, block: RamBlock) -> bool | None:
-    """Tell whether a record begins behind one of a block; None if it is too early."""
+    """Return whether a record begins behind one of a block; None if it is too early."""
     if len(data) < at + RECORD_HEAD_BYTES:
         return None
     (word,) = _WORD.unpack_from(data, at)

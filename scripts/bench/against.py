@@ -51,7 +51,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all runs have in common.
+    """The options that all runs have in common.
 
     Attributes:
         size: Of the guest, as in `--size`.
@@ -112,7 +112,7 @@ def _setting(plan: Plan) -> Iterator[Setting]:
 
 
 def _has_huge_pages(size: str) -> bool:
-    """Tell whether a guest can have its memory in huge pages (hugetlb), by making it."""
+    """Return whether a guest can have its memory in huge pages (hugetlb), by making it."""
     (block,) = parse_geometry(size, _PAGE_SIZE).blocks
     try:
         make_block(block, "hugetlb").close()

@@ -1,4 +1,4 @@
-"""What a migration takes of both machines: processor time and memory of its own.
+"""The cost of a migration on both machines: processor time and memory of its own.
 
 Processor time is that between the first page and the destination's word that all have come, when
 the plain pair does its work, too.  Starting, populating memory and proving that it is right are

@@ -1,4 +1,4 @@
-"""What a benchmark measures and how it reads: its plan, figures beside limits, their lines.
+"""A benchmark's plan, its figures beside their limits, and how they read.
 
 A figure has all of its runs, their spread, and what was wanted of it.  It is shown as lines for a
 terminal and as rows of a Markdown table, both from the report's JSON.
@@ -23,7 +23,7 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What the sections of a benchmark need to know.
+    """The plan that the sections of a benchmark follow.
 
     Attributes:
         quick: Measure only what takes a minute in all.
@@ -65,7 +65,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure should come to, by its median.
+    """The value that a figure's median should reach.
 
     Attributes:
         value: The bound itself still counts as reached.
@@ -78,7 +78,7 @@ class Target:
     of_ratio: bool = True
 
     def is_met_by(self, value: float) -> bool:
-        """Tell whether a value is good enough."""
+        """Return whether a value is good enough."""
         return value >= self.value if self.at_least else value <= self.value
 
     def to_plain(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Limit:
-    """What a figure stands beside.
+    """The limit that a figure stands beside.
 
     Attributes:
         name: What was measured, or reckoned, in the figure's unit.

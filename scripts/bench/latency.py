@@ -65,7 +65,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        """What it is, for a person."""
+        """Its name, for a person."""
         pause = f"every {1000 // self.access_rate} ms" if self.access_rate else "without pause"
         vcpus = "1 vCPU" if self.vcpus == 1 else f"{self.vcpus} vCPUs"
         return f"{self.policy}, {vcpus} {pause}, {'loopback' if self.link == '0' else self.link}"

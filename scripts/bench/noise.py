@@ -1,4 +1,4 @@
-"""What disturbs a measurement: how quiet the machine was, how much runs varied, and cold memory.
+"""Disturbances of a measurement: a machine that is not quiet, runs that vary, cold memory.
 
 Load average and stolen time are the kernel's (/proc/loadavg, /proc/stat, proc(5)).
 
@@ -40,7 +40,7 @@ _SETTLE_SECONDS = 2.5
 
 @dataclass(frozen=True)
 class Clocks:
-    """What all processors did since the machine started, in the kernel's ticks."""
+    """The time of all processors since the machine started, in the kernel's ticks."""
 
     stolen: int
     total: int

@@ -122,7 +122,7 @@ _PAGE_SIZES = {"2MiB": 2 << 20, "4KiB": TARGET_PAGE_BYTES}
 
 
 def measure_clean_pass(plan: Plan, guest_bytes: int = _CLEAN_GUEST_BYTES) -> list[Figure]:
-    """Have a guest that stands still looked at, so often, for each page size.
+    """Measure a pass over a guest that stands still, so often, for each page size.
 
     Raises:
         LeftOut: This kernel keeps no dirty log.

@@ -59,7 +59,7 @@ def measure_startup(plan: Plan) -> list[Figure]:
 
 @contextmanager
 def _bytecode() -> Iterator[None]:
-    """Have this process's children keep what they compile."""
+    """Let this process's children keep what they compile."""
     before = os.environ.pop(_NO_BYTECODE, None)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What others do on the same sockets: `iperf3 -P 1` where it is installed, and a plain question.
+"""Others on the same sockets: `iperf3 -P 1` where it is installed, and a plain question.
 
 What a plain question and its answer take over a loopback socket is what a page request cannot go
 below.
@@ -27,7 +27,7 @@ _REASON_CHARS_MAX = 200
 
 
 def has_iperf(link: Link) -> bool:
-    """Tell whether there is one; through a proxy it does not find its server."""
+    """Return whether there is one; through a proxy it does not find its server."""
     return link.kind != PROXY and shutil.which(_PROGRAM) is not None
 
 

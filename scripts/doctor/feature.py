@@ -1,4 +1,4 @@
-"""What is known of one thing that a machine can or cannot do, and how it is told."""
+"""One thing that a machine can or cannot do, and how it is told."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Question:
 
 
 def can_run(features: Sequence[Feature]) -> bool:
-    """Tell whether midstream runs at all where these were found."""
+    """Return whether midstream runs at all where these were found."""
     return all(feature.ok for feature in features if feature.is_needed)
 
 

@@ -1,4 +1,4 @@
-"""What can run a guest: machine code in threads, and each part of a virtual machine."""
+"""The kinds of guest that can run here: machine code in threads, each part of a virtual machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine has beside memory and guests: processors, networks, rights."""
+"""The machine beside its memory and guests: processors, networks, rights."""
 
 from __future__ import annotations
 

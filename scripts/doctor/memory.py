@@ -1,4 +1,4 @@
-"""What the kernel lets this user do with memory: page faults, write logs, huge pages."""
+"""Memory as the kernel lets this user have it: page faults, write logs, huge pages."""
 
 from __future__ import annotations
 

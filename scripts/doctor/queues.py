@@ -1,4 +1,4 @@
-"""What a card's queue does with the priority of urgent packets, asked of `ip` and `tc`."""
+"""The queue of a card and the priority of urgent packets, asked of `ip` and `tc`."""
 
 from __future__ import annotations
 

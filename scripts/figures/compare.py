@@ -39,7 +39,7 @@ _SLOW_RATE = 50
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one policy came to.
+    """The figures of one policy.
 
     Attributes:
         report: The migration's own.

@@ -85,7 +85,7 @@ async def _run(command: list[str]) -> subprocess.CompletedProcess[bytes] | None:
 
 @cache
 def _tell_once(line: str) -> None:
-    """Tell a line on standard error; all runs of a comparison would say the same."""
+    """Print a line on standard error once; all runs of a comparison would say the same."""
     tell(line)
 
 

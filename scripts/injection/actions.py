@@ -1,4 +1,4 @@
-"""What the steps of a scenario do: touch pages, spoil the network, hit a process."""
+"""Actions of a scenario's steps: touch pages, spoil the network, hit a process."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Bounds:
         return " and ".join(parts)
 
     def __contains__(self, value: float) -> bool:
-        """Tell whether a number lies in it."""
+        """Return whether a number lies in it."""
         return self.least <= value <= self.most
 
 

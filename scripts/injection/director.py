@@ -25,10 +25,10 @@ from scripts.injection.triggers import Elapsed, Entered, Placed, Received, Reque
 
 
 class Stage(Protocol):
-    """What a director acts on."""
+    """The processes and connections that a director acts on."""
 
     def touch(self, pages: Sequence[PageId]) -> None:
-        """Have vCPUs of the destination touch pages."""
+        """Make vCPUs of the destination touch pages."""
 
     def network(self, action: NetworkAction) -> None:
         """Do something to the connections."""
@@ -74,23 +74,23 @@ class Director:
         self._do_all(lambda step: isinstance(step.when, Elapsed) and not step.when.after_ms)
 
     def reached(self, mark: Mark) -> None:
-        """Take a mark that the proxy has come to; returns when what hangs on it is done."""
+        """Act on a mark that the proxy has come to; returns when what hangs on it is done."""
         self._do_all(lambda step: wire_mark(step) == mark)
         self._let_stand()
 
     def requested(self, page: PageId) -> None:
-        """Take a page request of the destination that the source does not have yet."""
+        """Act on a page request of the destination that the source does not have yet."""
         self._standstill.requested(page)
         self._do_all(lambda step: step.when == Requested(page))
         self._let_stand()
 
     def ended(self) -> None:
-        """Take the end of a side's process."""
+        """Act on the end of a side's process."""
         self._standstill.let_go()
         self._let_stand()
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Take an event of a side."""
+        """Act on an event of a side."""
         self._take(event["event"], event["side"], event)
         self._let_stand()
 
@@ -135,7 +135,7 @@ class Director:
         return (tuple(sorted(entry["step"] for entry in self.log)), tuple(self.touches))
 
     def _let_stand(self) -> None:
-        """Have the network stand still, or go on, as what vCPUs were made to touch wants it."""
+        """Stop the network, or let it go on, as what vCPUs were made to touch wants it."""
         if self._has_proxy and (shut := self._standstill.shut) != self._shut:
             self._shut = shut
             self._stage.stand_still(shut)

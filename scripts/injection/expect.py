@@ -1,4 +1,4 @@
-"""What a scenario expects of a run: its `[expect]` table, as checks."""
+"""Expectations of a scenario: its `[expect]` table, as checks."""
 
 from __future__ import annotations
 

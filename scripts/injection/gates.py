@@ -1,4 +1,4 @@
-"""What the proxy does to the bytes of one channel in one direction: hold, slow, delay, corrupt."""
+"""The gate of one channel in one direction of the proxy: hold, slow, delay, corrupt."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Gate:
         return min([count, *(bucket.piece_bytes for bucket in self._buckets())])
 
     def take(self, count: int, now: float) -> float:
-        """Take a place for so many bytes; return the time at which the rate lets them go."""
+        """Reserve a place for so many bytes; return the time at which the rate lets them go."""
         return max((bucket.take(count, now) for bucket in self._buckets()), default=now)
 
     def apply(self, action: NetworkAction, bucket: Bucket | None) -> None:
@@ -91,7 +91,7 @@ class Gate:
         self.changed.unpark_all()
 
     def corrupts(self, part: Part) -> bool:
-        """Tell whether the next bytes of that part are to be spoiled."""
+        """Return whether the next bytes of that part are to be spoiled."""
         return self._flips.get(part, 0) > 0
 
     def corrupt(self, part: Part, data: memoryview) -> memoryview:

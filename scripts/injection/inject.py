@@ -38,7 +38,7 @@ class RunFolder:
     """The folder of one run; it is gone with the run unless it is kept."""
 
     def __init__(self, path: Path, target: Path | None) -> None:
-        """Take a folder.
+        """Use a folder.
 
         Args:
             path: The folder.
@@ -68,7 +68,7 @@ class RunFolder:
 
 @contextmanager
 def run_folder(keep: str | None, name: str) -> Iterator[RunFolder]:
-    """Have a folder for one run.
+    """Make a folder for one run.
 
     Args:
         keep: Where all runs are kept, each in a folder of its own; None if only some are.

@@ -169,11 +169,11 @@ class Marks:
         return min(limit, self._hold_limit(channel, span))
 
     def is_held(self, channel: Channel | None, span: Span) -> bool:
-        """Tell whether a stretch may not pass as a whole."""
+        """Return whether a stretch may not pass as a whole."""
         return self._hold_limit(channel, span) < span.length
 
     def page_passed(self, channel: Channel, span: Span, now_ns: int = 0) -> list[Mark]:
-        """Take a stretch of pages that has passed; return the marks that it reaches.
+        """Count a range of pages that has passed; return the marks that it reaches.
 
         Args:
             channel: Where it passed.
@@ -199,7 +199,7 @@ class Marks:
         return count
 
     def bytes_passed(self, channel: Channel, direction: Direction, count: int) -> list[Mark]:
-        """Take so many bytes that have passed; return the marks that they reach."""
+        """Count so many bytes that have passed; return the marks that they reach."""
         key = (channel, direction)
         passed = self._passed[key] = self._passed.get(key, 0) + count
         reached = [
@@ -211,7 +211,7 @@ class Marks:
         return list(reached)
 
     def put_back(self, marks: Iterable[Mark]) -> None:
-        """Have marks be reached once more: the bytes that did so got no further."""
+        """Restore marks: the bytes that reached them got no further."""
         for mark in marks:
             if isinstance(mark, ShareMark):
                 self._shares.append(mark)

@@ -45,7 +45,7 @@ class Outcome:
 
     @property
     def exit_status(self) -> int:
-        """What `midstream migrate` would exit with."""
+        """The status with which `midstream migrate` would exit."""
         statuses = [self.statuses.get(side) for side in ("source", "dest")]
         for status in (4, 3):
             if status in statuses:

@@ -49,10 +49,10 @@ class Owner(Protocol):
         """Learn the role, from the Hello that went by."""
 
     def reached(self, mark: Mark) -> None:
-        """Tell of a mark."""
+        """Report a mark."""
 
     def requested(self, page: PageId) -> None:
-        """Tell of a page request that is here; the source does not have it."""
+        """Report a page request that is here; the source does not have it."""
 
 
 class Pipe:
@@ -102,7 +102,7 @@ class Pipe:
         self._gate = self._connection.gate(channel, self._direction)
 
     def wake(self) -> None:
-        """Have a writer that waits look again."""
+        """Wake a writer that waits, to look again."""
         self._gate.changed.unpark_all()
 
     async def _read(self) -> None:
@@ -144,7 +144,7 @@ class Pipe:
             self._moved.unpark_all()
 
     def _take_due(self) -> bytes:
-        """Take what is to go by now, up to the end of file; that alone is empty."""
+        """Dequeue what is to go by now, up to the end of file; that alone is empty."""
         pieces: list[bytes] = []
         while self._queue and self._queue[0][0] <= trio.current_time():
             if pieces and not self._queue[0][1]:
@@ -244,13 +244,13 @@ class Pipe:
 
 
 def reset_on_close(sock: trio.socket.SocketType) -> None:
-    """Have the other end see a reset, not an end of file, when the socket is closed."""
+    """Reset the connection, instead of ending the stream, when the socket is closed."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
 
 def is_left(sock: trio.socket.SocketType) -> bool:
-    """Tell whether the other end has closed or reset a connection."""
+    """Return whether the other end has closed or reset a connection."""
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLRDHUP)
     return bool(poll.poll(0))

@@ -134,16 +134,16 @@ class Proxy:
         return self._gates[channel, direction]
 
     def greeted(self, connection: _Connection, channel: Channel) -> None:
-        """Take notice of the role of a connection."""
+        """Note the role of a connection."""
         if channel in self._unplugged:
             connection.reset()
 
     def reached(self, mark: Mark) -> None:
-        """Tell of a mark."""
+        """Report a mark."""
         self._on_reached(mark)
 
     def requested(self, page: PageId) -> None:
-        """Tell of a page request that has come."""
+        """Report a page request that has come."""
         self._on_request(page)
 
     async def _undo_later(self, action: NetworkAction, seconds: float) -> None:
@@ -223,11 +223,11 @@ class _Connection:
         return self._proxy.gate(channel, direction)
 
     def reached(self, mark: Mark) -> None:
-        """Tell of a mark."""
+        """Report a mark."""
         self._proxy.reached(mark)
 
     def requested(self, page: PageId) -> None:
-        """Tell of a page request that has come."""
+        """Report a page request that has come."""
         self._proxy.requested(page)
 
     def act(self, action: NetworkAction) -> None:

@@ -72,7 +72,7 @@ _SCRIPTED = (Received, Requested, Placed)
 
 @dataclass(frozen=True)
 class Step:
-    """What happens once, and when.
+    """An action that happens once, and its moment.
 
     Attributes:
         number: From 1.
@@ -223,7 +223,7 @@ def _beside(path: Path, key: str, value: str) -> str:
 
 
 class _Read(NamedTuple):
-    """What the options of a scenario come to."""
+    """The configurations that the options of a scenario come to."""
 
     source: SourceConfig
     dest: HostConfig
@@ -306,13 +306,13 @@ def _needs_postcopy(when: Trigger) -> bool:
 
 
 def is_scripted(scenario: Scenario, step: Step) -> bool:
-    """Tell whether a step is the destination's own to do."""
+    """Return whether a step is the destination's own to do."""
     own = isinstance(step.action, Fault) and isinstance(step.when, _SCRIPTED)
     return own and not has_proxy(scenario)
 
 
 def has_proxy(scenario: Scenario) -> bool:
-    """Tell whether a proxy stands between the sides: where one can, it is there for each fault."""
+    """Return whether a proxy stands between the sides: where one can, for each fault."""
     # It does not speak QEMU's protocol, and its sockets would hold what QEMU's shall not.
     if scenario.qemu is not None or scenario.access.tls is not None:
         return False
@@ -320,7 +320,7 @@ def has_proxy(scenario: Scenario) -> bool:
 
 
 def _needs_proxy(scenario: Scenario) -> bool:
-    """Tell whether a scenario asks for anything that only a proxy can see or do."""
+    """Return whether a scenario asks for anything that only a proxy can see or do."""
     return bool(
         scenario.link
         or scenario.expect.watched

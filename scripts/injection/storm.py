@@ -71,7 +71,7 @@ def broken_at_random(scenario: Scenario, passages: Passages, seed: int) -> Scena
 
 
 def judge_storm(outcome: Outcome) -> Ending:
-    """Tell whether a run whose connections broke ended as it may."""
+    """Return whether a run whose connections broke ended as it may."""
     words = "; ".join(f"{side}: {reason}" for side, reason in outcome.reasons.items())
     states = {side: _states_of(outcome, side) for side in ("source", "dest")}
     if outcome.timed_out:
@@ -89,7 +89,7 @@ def judge_storm(outcome: Outcome) -> Ending:
 
 
 def _may_end_so(outcome: Outcome, states: Mapping[str, list[str]]) -> bool:
-    """Tell whether a run may end so without the source's word that all is right."""
+    """Return whether a run may end so without the source's word that all is right."""
     # What nobody heard is the last word, and the guest is whole over there.
     if [states[side][-1:] for side in ("source", "dest")] == 2 * [[State.COMPLETED.value]]:
         return dict(outcome.statuses) == {"source": 1, "dest": 0}

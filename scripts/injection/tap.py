@@ -36,7 +36,7 @@ _LENGTH = struct.Struct(">I")
 
 
 class Part(Enum):
-    """What bytes belong to; the values are what a scenario calls them."""
+    """The part of a frame that bytes belong to; the values are what a scenario calls them."""
 
     HEADER = "header"
     PAGE = "page"
@@ -127,7 +127,7 @@ class Tap:
             at += limit
 
     def put_back(self, piece: Piece) -> None:
-        """Have the marks of a piece be reached by what comes next, on whichever connection."""
+        """Return the marks of a piece to what comes next, on whichever connection."""
         self._marks.put_back(piece.reached)
 
     def _next(self, available: int) -> tuple[Part, int]:
@@ -146,7 +146,7 @@ class Tap:
         return Part.PAGE, self._marks.page_limit(self.channel, span)
 
     def _names_held(self, data: memoryview) -> bool:
-        """Tell whether the end of a head names zeros of a page that is held."""
+        """Return whether the end of a head names zeros of a page that is held."""
         whole = len(self._head) + len(data) == self._head_bytes > _LENGTH.size
         if not whole or self._blind or self._direction is Direction.BACKWARD:
             return False
@@ -197,7 +197,7 @@ class Tap:
         return self._begin(message)
 
     def _begin(self, message: Message) -> list[Mark]:
-        """Take a frame's message; its payload follows."""
+        """Begin a frame with its message; its payload follows."""
         self._payload_left = message.payload_bytes
         self._places = []
         match message:
@@ -216,7 +216,7 @@ class Tap:
         return []
 
     def _begin_runs(self, message: RunData) -> list[Mark]:
-        """Take a frame of runs: its zeros hold their pages now, its bytes as they come."""
+        """Begin a frame of runs: its zeros hold their pages now, its bytes as they come."""
         try:
             runs, is_zero = unpack_runs(message.block, message.offset, message.runs)
         except RemoteProtocolError:

@@ -102,7 +102,7 @@ class Trial:
         return self._marks.passages
 
     def touch(self, pages: Sequence[PageId]) -> None:
-        """Have vCPUs of the destination touch pages."""
+        """Make vCPUs of the destination touch pages."""
         lines = "".join(f"{page.block} {page.index}\n" for page in pages)
         os.write(self._touches_fd, lines.encode())
 
@@ -216,7 +216,7 @@ class Trial:
             self._take_events(fd)
 
     def _take_events(self, fd: int) -> None:
-        """Take what the sides have written so far."""
+        """Read what the sides have written so far."""
         while True:
             try:
                 data = os.read(fd, _READ_BYTES)

@@ -18,7 +18,7 @@ from scripts.injection.steps import PAGE_KINDS, name_page, name_pages, read_mome
 
 @dataclass(frozen=True)
 class Guest:
-    """What a scenario's steps and expectations can be about.
+    """The guest and channels that a scenario's steps and expectations can be about.
 
     Attributes:
         channels: Those that the policy has.

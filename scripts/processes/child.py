@@ -32,7 +32,7 @@ class Child:
     """
 
     def __init__(self, spawned: Spawned) -> None:
-        """Take a side over that `spawn` has started."""
+        """Wrap a side that `spawn` has started."""
         self.side = spawned.side
         self.reason = ""
         self.output = ""
@@ -75,7 +75,7 @@ class Child:
         self.send_signal(signal.SIGINT)
 
     def call_off(self) -> None:
-        """Have it end because the other side has: what it says then is not why all failed."""
+        """Interrupt it as the other side has ended: what it says then is not why all failed."""
         if self.status is None:
             self.put_down = True
             self.interrupt()

@@ -69,7 +69,7 @@ class Launcher:
         spool: Spool | None = None,
         watchers: Sequence[Watcher] = (),
     ) -> None:
-        """Take over sides that have been started.
+        """Wrap sides that have been started.
 
         Args:
             outputs: What of the run is wanted.
@@ -216,7 +216,7 @@ class Launcher:
             source_done = side.side == SOURCE and side.status in {0, 3}
 
     async def _outlives(self, side: Child) -> bool:
-        """Tell whether a side goes on when it has had the time to hear that the other is gone."""
+        """Return whether a side goes on when it has had the time to hear that the other is gone."""
         with trio.CancelScope(shield=True), trio.move_on_after(LAST_WORDS_SECONDS_MAX):
             await side.wait()
         return side.status is None

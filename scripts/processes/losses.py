@@ -1,4 +1,4 @@
-"""What of a run's outputs got lost: what its readers did not take, and what could not be written.
+"""Losses of a run's outputs: what its readers did not take, and what could not be written.
 
 The first is their own doing, and is counted in the report (`midstream.dropped`).  The second, a
 disk that is full, never stops a migration; that something which was asked for is not there is said

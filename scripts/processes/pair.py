@@ -115,7 +115,7 @@ def _report(error: MidstreamError, target: str | None) -> None:
 
 
 class Handed:
-    """What this process has open and both sides inherit; a context manager, which closes its own.
+    """Descriptors that this process has open and both sides inherit; a context manager.
 
     A side cannot open it by a path: /proc/PID/fd is for who may trace that process, which a side in
     a user namespace of its own may not, and what is behind it may be another user's, or a socket.

@@ -1,4 +1,4 @@
-"""What running either side in this process takes: signals, events, report, table."""
+"""A side that runs in this process: its signals, events, report and table."""
 
 from __future__ import annotations
 

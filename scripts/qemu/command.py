@@ -123,7 +123,7 @@ def qemu(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
 
 @dataclass(frozen=True, kw_only=True)
 class QemuRun:
-    """What a QEMU that this program starts is to do.
+    """The run of a QEMU that this program starts.
 
     Attributes:
         config: The `QemuSource`.

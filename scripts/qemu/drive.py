@@ -126,7 +126,7 @@ async def _wait_sent(qmp: Qmp, count: int) -> None:
 
 
 async def _resume(qmp: Qmp, uri: str, emit: Emit) -> str:
-    """Have a paused migration go on over new connections; return the state that it comes to."""
+    """Resume a paused migration over new connections; return the state that it comes to."""
     await trio.sleep(_RECONNECT_SECONDS)
     await qmp.call("migrate", uri=uri, resume=True)
     return await _follow(qmp, 0, emit)
@@ -144,7 +144,7 @@ async def _figures(qmp: Qmp) -> dict[str, Any]:
 
 
 async def _follow(qmp: Qmp, postcopy_after: int, emit: Emit) -> str:
-    """Tell each state, switch over when it is time; return the last state."""
+    """Emit each state, switch over when it is time; return the last state."""
     while True:
         event = await qmp.next_event()
         match event:
@@ -166,14 +166,14 @@ class Shortened:
     """
 
     def __init__(self, emit: Emit, pid: int, port: int, window_bytes: int) -> None:
-        """Take who hears of events, and what `shorten` takes; 0 bytes for leaving it."""
+        """Pass on events to `emit`, and shorten as `shorten` does; 0 bytes for not at all."""
         self._emit = emit
         self._pid = pid
         self._port = port
         self._window_bytes = window_bytes
 
     def __call__(self, event: events.Event, /) -> None:
-        """Take one event."""
+        """Receive one event."""
         if self._window_bytes and isinstance(event, events.State):
             try:
                 shorten(self._pid, self._port, self._window_bytes)

@@ -30,7 +30,7 @@ _END_SECONDS_MAX = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class MachineSpec:
-    """What is started.
+    """A QEMU that is to be started.
 
     Attributes:
         program: QEMU's executable, a name or a path.
@@ -54,7 +54,7 @@ class Machine:
     """
 
     def __init__(self, qmp: Qmp, process: subprocess.Popen[bytes]) -> None:
-        """Take a started process; use `open_machine`."""
+        """Wrap a started process; use `open_machine`."""
         self.qmp = qmp
         self.pid = process.pid
 
@@ -154,7 +154,7 @@ def _end_of(process: subprocess.Popen[bytes], last_line: str, cause: Exception) 
 
 
 def _is_stopped(process: subprocess.Popen[bytes]) -> bool:
-    """Tell whether a process has been stopped by a signal, or by who debugs it."""
+    """Return whether a process has been stopped by a signal, or by who debugs it."""
     try:
         status = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -175,7 +175,7 @@ class _LastWords:
         return lines[-1] if lines else ""
 
     def finish(self, process: subprocess.Popen[bytes]) -> bool:
-        """Tell whether the process has ended, and take what it said last."""
+        """Return whether the process has ended, and take what it said last."""
         try:
             # Its monitor is closed a moment before it has ended.
             process.wait(_END_SECONDS_MAX)

@@ -28,7 +28,7 @@ class Qmp:
     """A monitor; `greet` first, then `call`, and `next_event` by one task."""
 
     def __init__(self, sock: trio.socket.SocketType) -> None:
-        """Take a connected socket; its owner closes it."""
+        """Use a connected socket; its owner closes it."""
         self._sock = sock
         self._rest = b""
         self._call_lock = trio.Lock()
@@ -48,7 +48,7 @@ class Qmp:
         raise MigrationError(f"QEMU did not begin to talk in {_ANSWER_SECONDS_MAX:g} s")
 
     async def call(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 - what JSON holds
-        """Have a command done; return its answer.
+        """Execute a command; return its answer.
 
         Raises:
             MigrationError: QEMU refused, is gone, or says nothing.

@@ -35,7 +35,7 @@ _SAY_SECONDS_MAX = 0.5
 
 
 def exit_when_signalled(*, at_once: bool = True) -> None:
-    """Have signals end this process; those that came while they were blocked do it now.
+    """Let signals end this process; those that came while they were blocked do it now.
 
     Args:
         at_once: Else the first waits until `tell_before_exit` has been called: until the command
@@ -48,7 +48,7 @@ def exit_when_signalled(*, at_once: bool = True) -> None:
 
 
 def tell_before_exit(tell: Callable[[str], None] | None) -> None:
-    """Have somebody told why a signal ends this process, if one does; a signal that waits does now.
+    """Name who is told why a signal ends this process, if one does; one that waits does now.
 
     Args:
         tell: Takes the reason, in the midst of whatever the process was at: it imports nothing.
@@ -65,7 +65,7 @@ def end_if_signalled() -> None:
 
 
 class _Exit:
-    """What the handler of a signal knows; there is one process, and one of this."""
+    """The state of the signals' handler; there is one process, and one of this."""
 
     is_early = False
     waiting = 0
@@ -78,13 +78,13 @@ def hold_signals() -> None:
 
 
 def release_signals() -> None:
-    """Take those that wait, and those to come."""
+    """Unblock the signals: those that wait, and those to come."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @contextlib.contextmanager
 def raise_when_signalled() -> Iterator[None]:
-    """Have the first signal raise in this block, which then cleans up; not around an event loop.
+    """Raise at the first signal in this block, which then cleans up; not around an event loop.
 
     An import or a finaliser that the exception hits may swallow it, and later signals are ignored.
     So whoever is about to wait for long calls `check_raised`, and the end of the block does.
@@ -129,7 +129,7 @@ def check_raised() -> None:
 
 
 def insists(number: int) -> bool:
-    """Tell whether a second signal says that its user waits no longer for what the first has begun.
+    """Return whether a second signal says that its user waits no longer.
 
     A terminal that is closed says so twice, by the kernel and by its shell.
     """

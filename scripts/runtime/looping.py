@@ -44,7 +44,7 @@ def run_until_signalled(do: Callable[[], Awaitable[T]]) -> T:
 
 
 class _Loop(Generic[T]):
-    """What one event loop runs, and the signal that it has heard.
+    """One event loop: its task, and the signal that it has heard.
 
     Attributes:
         heard: The first signal that came.

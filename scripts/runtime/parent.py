@@ -1,4 +1,4 @@
-"""What binds a side to the process that started it, if one did.
+"""The bond between a side and the process that started it, if one did.
 
 A side ends with that process, even if it is killed.  It does what that process orders beside what
 the user has said.  And it does not tell the user why it fails: it tells that process, over a pipe,
@@ -35,7 +35,7 @@ _RUN_FD = int(os.environ.get(RUN_VARIABLE, "-1"))
 
 @dataclass(frozen=True, kw_only=True)
 class LinkNote:
-    """What lies between the two sides, as a report tells it.
+    """The link between the two sides, as a report tells it.
 
     Attributes:
         kind: "namespaces" or "proxy".
@@ -65,7 +65,7 @@ class LinkNote:
 
 @dataclass(frozen=True, kw_only=True)
 class Orders:
-    """What this program says to a side that it starts, and no user ever does.
+    """Orders that this program gives a side that it starts, and no user ever does.
 
     Attributes:
         shares_events: Its events file has another writer: it appends to it.
@@ -95,7 +95,7 @@ def orders() -> Orders:
 
 
 def obey(given: Orders) -> None:
-    """Have this process do so from now on."""
+    """Follow these orders from now on."""
     global _orders  # noqa: PLW0603 - a process has one parent
     _orders = given
 

@@ -1,1 +1,1 @@
-"""What a person sees: progress, tables, and what is written to files as things happen."""
+"""Progress, tables, and what is written to files as things happen: all that a person sees."""

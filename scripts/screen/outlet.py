@@ -58,7 +58,7 @@ class Outlet:
         bytes_max: int = BYTES_MAX,
         tell_gap: Callable[[int], bytes] | None = None,
     ) -> None:
-        """Take an output; the thread starts with the first piece.
+        """Write to an output; the thread starts with the first piece.
 
         Args:
             output: The descriptor; or what opens it, and may block, as opening a fifo does until it
@@ -94,7 +94,7 @@ class Outlet:
             return sum(lines for _, lines in self._pieces)
 
     def put(self, piece: bytes, lines: int = 1) -> None:
-        """Have whole lines written, or drop them; never waits for the reader."""
+        """Queue whole lines for writing, or drop them; never waits for the reader."""
         with self._changed:
             if self._ending or self.error is not None:
                 self.dropped += lines
@@ -226,7 +226,7 @@ class Outlet:
 
 
 def may_block(fd: int) -> bool:
-    """Tell whether who reads this can keep its writers waiting; a disk and a null device cannot."""
+    """Return whether its reader can keep its writers waiting; a disk and a null device cannot."""
     mode = os.fstat(fd).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd)
 

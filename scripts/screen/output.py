@@ -33,7 +33,7 @@ _ANNOUNCED_SECONDS_MAX = 0.25
 
 
 class _Stream:
-    """What a standard stream needs to be `sys.stdout`, but for `write` and `flush`."""
+    """The methods that `sys.stdout` must have, but for `write` and `flush`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -92,7 +92,7 @@ class Messages(_Stream):
         return self._outlet.is_behind
 
     def write(self, text: str) -> int:
-        """Take a text; hand it on if it ends a line."""
+        """Buffer a text; hand it on if it ends a line."""
         count = self._keep(text)
         if text.endswith("\n"):
             self.flush()
@@ -125,7 +125,7 @@ class Results(_Stream):
         self._outlet = Outlet(fd, owned=False, bytes_max=sys.maxsize) if may_block(fd) else None
 
     def write(self, text: str) -> int:
-        """Take a text."""
+        """Buffer a text."""
         return self._keep(text)
 
     def flush(self) -> None:
@@ -173,7 +173,7 @@ class Results(_Stream):
 
 
 def guard_streams() -> None:
-    """Have nothing that this process says wait for ever; for a process of its own, at its start."""
+    """Bound every wait of what this process says; for a process of its own, at its start."""
     # None when the shell closed it (`>&-`).
     if sys.stdout is not None:
         sys.stdout = cast(TextIO, Results(sys.stdout))
@@ -207,7 +207,7 @@ def dropped_messages() -> int:
 
 
 def is_behind(stream: IO[str]) -> bool:
-    """Tell whether a stream's reader has not taken yet what was written before."""
+    """Return whether a stream's reader has not taken yet what was written before."""
     return isinstance(stream, Messages) and stream.is_behind
 
 
@@ -255,7 +255,7 @@ def tell(line: str) -> None:
 
 
 def tell_failure(reason: str) -> None:
-    """Tell why the command failed, in one line whatever a peer or a file has put into it."""
+    """Print why the command failed, in one line whatever a peer or a file has put into it."""
     if has_listener():
         tell_parent(one_line(reason))
     else:
@@ -263,7 +263,7 @@ def tell_failure(reason: str) -> None:
 
 
 def end_of_failure(error: BaseException, *, verbose: bool) -> int:
-    """Tell why the command failed, in one line whatever it is; return the exit status.
+    """Print why the command failed, in one line whatever it is; return the exit status.
 
     Args:
         error: One, or a group of which one is told.

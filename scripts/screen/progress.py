@@ -47,7 +47,7 @@ async def show_progress(
 
 
 async def tell_progress(progress: Callable[[], Progress | None], emit: Emit) -> None:
-    """Tell how far a migration is as events, until cancelled."""
+    """Emit how far a migration is, until cancelled."""
     while True:
         now = progress()
         if now is not None:

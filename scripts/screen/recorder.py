@@ -164,7 +164,7 @@ class Recorder:
             raise
 
     def __call__(self, event: events.Event, /) -> None:
-        """Take one event."""
+        """Receive one event."""
         if isinstance(event, events.State) and self._on_state is not None:
             self._on_state(f"{self._side}: {event.state}")
         if not self._outs:

@@ -221,7 +221,7 @@ class Broadcast:
                 self._gone.set()
 
     async def farewell(self) -> None:
-        """Tell all clients that the run is over, and wait until they have heard it.
+        """Send all clients the end of the run, and wait until they have it.
 
         Cancelled, it counts those who have not as dropped.
         """

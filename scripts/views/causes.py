@@ -1,4 +1,4 @@
-"""What a run's events come to, so that all views say the same.
+"""A run's end and its causes, as its events tell them, so that all views say the same.
 
 That is how it ended, what belongs together (a wait and the send that ended it, a request and the
 wait that it was for), and the figures of its waits.

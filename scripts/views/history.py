@@ -107,7 +107,7 @@ class History:
         }
 
     def take(self, event: Event) -> None:
-        """Take one event."""
+        """Receive one event."""
         name, time_ns = event["event"], event["t-ns"]
         self.first_ns = min(self.first_ns, time_ns)
         self.last_ns = max(self.last_ns, time_ns)

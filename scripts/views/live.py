@@ -1,4 +1,4 @@
-"""What a run is doing now: the state of each page, the channels' rates, who waits, percentiles.
+"""The present of a run: the state of each page, the channels' rates, who waits, percentiles.
 
 Its size is bounded by the guest's, not by how long the run takes.  The two sides' events may come a
 little out of order among each other; what was placed in postcopy stays placed.
@@ -129,7 +129,7 @@ class LiveState:
         }
 
     def take(self, event: Event) -> None:
-        """Take one event, checked as `saved.parse_event` does."""
+        """Apply one event, checked as `saved.parse_event` does."""
         self.last_ns = max(self.last_ns, event["t-ns"])
         self.sides.add(event["side"])
         taker = self._takers.get(event["event"])
@@ -163,7 +163,7 @@ class LiveState:
 
     @property
     def waiters(self) -> list[Waiter]:
-        """Who waits, longest first."""
+        """The vCPUs that wait, longest first."""
         waiters = [
             Waiter(wait["vcpu"], wait["block"], wait["page"], fault_ns(wait))
             for wait in self._waiting.present
@@ -234,7 +234,7 @@ class LiveState:
         return max(1 - (self.remaining_bytes or 0) / total, 0.0) if total else 0.0
 
     def _take_missing(self, event: Event) -> None:
-        """Take which pages are stale; with it postcopy begins with the others here for good."""
+        """Mark the pages that are stale; with it postcopy begins with the others here for good."""
         block = self.blocks.get(event["block"])
         if block is None:
             return

@@ -40,7 +40,7 @@ class TraceWriter:
     """Makes the trace events of one run."""
 
     def __init__(self, history: History) -> None:
-        """Take a run that is read to its end."""
+        """Use a run that is read to its end."""
         self._history = history
         self._zero_ns = history.first_ns
 

@@ -1,4 +1,4 @@
-"""What a run is made of, once its events are read: sends, requests, waits, placements, notes.
+"""The parts of a run, once its events are read: sends, requests, waits, placements, notes.
 
 A vCPU is at one place at a time, so it waits for the page of which it was last told to wait.  Where
 the kernel tells of faults and the vCPU itself of its wake-ups, that next wait is often told before
@@ -107,7 +107,7 @@ class Note(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """What a channel had carried at a moment, and what was left to send of the pass."""
+    """The bytes that a channel had carried at a moment, and those left to send of the pass."""
 
     time_ns: int
     channel: str
@@ -130,11 +130,11 @@ class OpenWaits:
         self._told: dict[int, deque[Event]] = {}
 
     def begin(self, event: Event) -> None:
-        """Take a `vcpu-wait`."""
+        """Note a `vcpu-wait`."""
         self._told.setdefault(event["vcpu"], deque(maxlen=_WAITS_MAX)).append(event)
 
     def end(self, event: Event) -> Event | None:
-        """Take a `vcpu-wake`; return the `vcpu-wait` that it ends, None if none was told.
+        """Note a `vcpu-wake`; return the `vcpu-wait` that it ends, None if none was told.
 
         It is the first one for that page that was told after the vCPU's touch.  What was told
         before is over too: a vCPU that runs waits for nothing else.

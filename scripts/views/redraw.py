@@ -34,7 +34,7 @@ class Drawn:
         self._is_above = False
 
     def drew(self, widths: Sequence[int], size: Size) -> None:
-        """Take what is drawn now.
+        """Note what is drawn now.
 
         Args:
             widths: How many columns each line fills, from the top.

@@ -138,7 +138,7 @@ def _refuse(what: str) -> None:
 
 
 def _is_unfinished(line: bytes) -> bool:
-    """Tell whether a line, as `readline` returns it, is a file's last one and not whole."""
+    """Return whether a line, as `readline` returns it, is a file's last one and not whole."""
     if line.endswith(b"\n") or len(line) > LINE_BYTES_MAX:
         return False
     try:

@@ -73,7 +73,7 @@ class BoundedStream:
     """A connection that breaks when its peer takes nothing; has what Hypercorn needs of one."""
 
     def __init__(self, stream: trio.SocketStream, sends: set[trio.CancelScope]) -> None:
-        """Take a connection.
+        """Wrap a connection.
 
         Args:
             stream: The connection.
@@ -155,7 +155,7 @@ class Server:
         ]
 
     def __enter__(self) -> Server:
-        """Tell where to look."""
+        """Print where to look."""
         tell(f"watch at http://{self.address}/")
         if self._is_open:
             tell("whoever reaches that address can watch, not only this machine")
@@ -190,7 +190,7 @@ class Server:
         await serve_http(application, config, self._socket)
 
     async def farewell(self) -> None:
-        """Tell browsers that the run is over; bounded."""
+        """Send browsers the end of the run; bounded."""
         with trio.move_on_after(FAREWELL_SECONDS_MAX):
             await self._broadcast.farewell()
 
@@ -211,7 +211,7 @@ class Server:
             await self._answer(send, 404, b"there is no such page\n")
 
     def _may_ask(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Tell whether a request comes from this very page or from its user."""
+        """Return whether a request comes from this very page or from its user."""
         host = headers.get(b"host", b"").decode("latin-1")
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
         same = headers.get(b"sec-fetch-site", b"none") in {b"none", b"same-origin"}

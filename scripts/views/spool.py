@@ -36,7 +36,7 @@ class Spool:
     """
 
     def __init__(self, fd: int) -> None:
-        """Take the file."""
+        """Use the file."""
         self.fd = fd
         self.path = Path(f"/dev/fd/{fd}")
         self._offset = 0
@@ -135,13 +135,13 @@ def servers_of(outputs: Outputs) -> list[Watcher]:
 
 
 def is_drawn(outputs: Outputs) -> bool:
-    """Tell whether a run is drawn on standard error: wanted there, and on this terminal."""
+    """Return whether a run is drawn on standard error: wanted there, and on this terminal."""
     # Between log lines a picture would only be in their way.
     return not (outputs.quiet or outputs.verbose) and can_show(sys.stderr)
 
 
 def can_show(stream: TextIO | None) -> bool:
-    """Tell whether a stream is a terminal that can be drawn on."""
+    """Return whether a stream is a terminal that can be drawn on."""
     return (
         stream is not None
         and stream.isatty()

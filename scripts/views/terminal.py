@@ -203,13 +203,13 @@ class Screen:
     """A terminal on which a run is drawn; it is left as it was, whatever happens."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        """Take a terminal, standard error if not given."""
+        """Use a terminal, standard error if not given."""
         self._stream = stream or sys.stderr
         self._drawn = Drawn()
         self._begin()
 
     def _begin(self) -> None:
-        """Take the terminal as one on which nothing is drawn."""
+        """Start on a terminal on which nothing is drawn."""
         self._console = Console(file=self._stream)
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
@@ -248,7 +248,7 @@ class Screen:
 
     @contextmanager
     def _unwrapped(self) -> Iterator[None]:
-        """Have lines that are too long end at the edge, as `redraw` needs it."""
+        """Cut lines that are too long at the edge, as `redraw` needs it."""
         self._stream.write(_WRAP_OFF)
         try:
             yield
@@ -257,7 +257,7 @@ class Screen:
             self._stream.flush()
 
     def _clear_if_resized(self, size: Size) -> None:
-        """Take a picture away that is no longer where it was drawn."""
+        """Clear a picture that is no longer where it was drawn."""
         up = self._drawn.resized(size)
         if up is None:
             return
@@ -283,7 +283,7 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the picture away, and show the cursor again."""
+        """Clear the picture, and show the cursor again."""
         with suppress(OSError):
             self._clear_if_resized(self._size())
             self._live.stop()

@@ -57,7 +57,7 @@ class Watcher(Protocol):
 
 @asynccontextmanager
 async def watching(spool: Spool | None, watchers: Sequence[Watcher]) -> AsyncIterator[None]:
-    """Have a run shown for the block, and then its end."""
+    """Show a run for the block, and then its end."""
     if spool is None or not watchers:
         yield
         return
