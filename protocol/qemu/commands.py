@@ -7,12 +7,11 @@ while it loads the devices (migration/migration.c, postcopy_start).  Only its en
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES
-from protocol.qemu.constants import CMD_BYTES, DISCARD_VERSION, Cmd, Section
+from protocol.qemu.constants import CMD_BYTES, COMMAND_HEAD, DISCARD_VERSION, Cmd, Section
 from protocol.qemu.cursor import Cursor, text
 from protocol.qemu.messages import (
     Advise,
@@ -102,9 +101,8 @@ _READERS: dict[Cmd, Callable[[bytes], QemuMessage]] = {
 }
 
 
-_COMMAND = struct.Struct(">BHH")
-_RUN = _COMMAND.pack(Section.COMMAND, Cmd.POSTCOPY_RUN, CMD_BYTES[Cmd.POSTCOPY_RUN])
-_PING = _COMMAND.pack(Section.COMMAND, Cmd.PING, CMD_BYTES[Cmd.PING])
+_RUN = COMMAND_HEAD.pack(Section.COMMAND, Cmd.POSTCOPY_RUN, CMD_BYTES[Cmd.POSTCOPY_RUN])
+_PING = COMMAND_HEAD.pack(Section.COMMAND, Cmd.PING, CMD_BYTES[Cmd.PING])
 _PING_BYTES = len(_PING) + CMD_BYTES[Cmd.PING]
 
 

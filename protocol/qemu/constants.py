@@ -6,7 +6,10 @@ big-endian.
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum, IntFlag
+
+from protocol.geometry import TARGET_PAGE_BYTES
 
 # migration/savevm.h
 FILE_MAGIC = 0x5145564D
@@ -32,6 +35,10 @@ class Section(IntEnum):
     CONFIGURATION = 0x07
     COMMAND = 0x08
     FOOTER = 0x7E
+
+
+# A command begins with its section's type, its number and its length.
+COMMAND_HEAD = struct.Struct(">BHH")
 
 
 class Cmd(IntEnum):
@@ -84,6 +91,9 @@ class Ram(IntFlag):
 
 # A RAM record begins with an address and flags; its page's bytes follow, or one byte that fills it.
 RECORD_HEAD_BYTES = 8
+RECORD_BYTES = RECORD_HEAD_BYTES + TARGET_PAGE_BYTES
+ZERO_RECORD_BYTES = RECORD_HEAD_BYTES + 1
+FLAG_BITS = TARGET_PAGE_BYTES - 1
 
 # What a target page can take deflated: zlib's compressBound(4096).  ram_load refuses more.
 COMPRESSED_BYTES_MAX = 4096 + (4096 >> 12) + (4096 >> 14) + (4096 >> 25) + 13
@@ -95,6 +105,11 @@ UNSPOKEN_RAM = {
     Ram.HOOK: "RDMA",
     Ram.FULL: "an obsolete end of iteration",
 }
+
+
+# A message of the return path begins with its kind and its length; a request with its stretch.
+RP_HEAD = struct.Struct(">HH")
+RP_STRETCH = struct.Struct(">QI")
 
 
 class Rp(IntEnum):

@@ -30,12 +30,15 @@ from protocol.qemu.constants import (
     ENCODED_BY_XBZRLE,
     FILE_MAGIC,
     FILE_VERSION,
+    FLAG_BITS,
     MACHINE_NAME_BYTES_MAX,
     MULTIFD_MAGIC,
     PACKAGE_TAIL_BYTES,
     RAM_SECTION,
+    RECORD_BYTES,
     RECORD_HEAD_BYTES,
     TLS_HANDSHAKE,
+    ZERO_RECORD_BYTES,
     Ram,
     Section,
 )
@@ -57,10 +60,6 @@ from protocol.qemu.resync import (
     find_record,
     find_section_end,
 )
-
-_FLAG_BITS = TARGET_PAGE_BYTES - 1
-_RECORD_BYTES = RECORD_HEAD_BYTES + TARGET_PAGE_BYTES
-_ZERO_RECORD_BYTES = RECORD_HEAD_BYTES + 1
 
 _PAGE_IN_ROW = int(Ram.PAGE | Ram.CONTINUE)
 _ZERO_IN_ROW = int(Ram.ZERO | Ram.CONTINUE)
@@ -184,7 +183,7 @@ class Piece(NamedTuple):
         position = self.origin + passed
         if self.record_bytes:
             number, rest = divmod(passed - 1, TARGET_PAGE_BYTES)
-            is_zero = self.record_bytes == _ZERO_RECORD_BYTES
+            is_zero = self.record_bytes == ZERO_RECORD_BYTES
             in_record = self.record_bytes if is_zero else RECORD_HEAD_BYTES + rest + 1
             position = self.origin + number * self.record_bytes + in_record
         return min(max(position, self.start), self.stop)
@@ -192,7 +191,7 @@ class Piece(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether memory stands in the stream as it is."""
-        return not self.encoded and self.record_bytes in {0, _RECORD_BYTES}
+        return not self.encoded and self.record_bytes in {0, RECORD_BYTES}
 
 
 @dataclass
@@ -364,11 +363,11 @@ class Follower:
         if self._step != self._record or self._held or len(view) - at < RECORD_HEAD_BYTES:
             return None
         word = int.from_bytes(view[at : at + RECORD_HEAD_BYTES], "big")
-        flags, address = word & _FLAG_BITS, word & ~_FLAG_BITS
+        flags, address = word & FLAG_BITS, word & ~FLAG_BITS
         if flags == _PAGE_IN_ROW:
-            record_bytes = _RECORD_BYTES
+            record_bytes = RECORD_BYTES
         elif flags == _ZERO_IN_ROW:
-            record_bytes = _ZERO_RECORD_BYTES
+            record_bytes = ZERO_RECORD_BYTES
         else:
             return None
         limit = self._length_bytes()
@@ -535,7 +534,7 @@ class Follower:
 
     def _record(self, cursor: Cursor) -> QemuMessage | None:
         word = cursor.be64()
-        flags, address = Ram(word & _FLAG_BITS), word & ~_FLAG_BITS
+        flags, address = Ram(word & FLAG_BITS), word & ~FLAG_BITS
         if flags == Ram.EOS and not address:
             if self._channel is Channel.PRECOPY:
                 self._step = self._footer

@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import PAGE_BYTES_CHOICES, TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.limits import BLOCK_COUNT_MAX, CHUNK_BYTES_MAX, GUEST_BYTES_MAX
-from protocol.qemu.constants import COMPRESSED_BYTES_MAX, UNSPOKEN_RAM, Ram
+from protocol.qemu.constants import (
+    COMPRESSED_BYTES_MAX,
+    FLAG_BITS,
+    RECORD_BYTES,
+    RECORD_HEAD_BYTES,
+    UNSPOKEN_RAM,
+    ZERO_RECORD_BYTES,
+    Ram,
+)
 from protocol.qemu.cursor import Cursor
 from protocol.qemu.messages import Blocks, EndOfSection, Pages, QemuMessage, Zeros
-
-_FLAG_BITS = TARGET_PAGE_BYTES - 1
-_WORD_BYTES = 8
-# A record of the block of the one before: its word, and a target page or the byte that fills it.
-_PAGE_RECORD_BYTES = _WORD_BYTES + TARGET_PAGE_BYTES
-_ZERO_RECORD_BYTES = _WORD_BYTES + 1
 
 BlockTable = Mapping[str, RamBlock]
 
@@ -68,7 +70,7 @@ class RamRecords:
             RemoteProtocolError: No QEMU that keeps to what was agreed sends this.
         """
         word = self._cursor.be64()
-        flags, address = Ram(word & _FLAG_BITS), word & ~_FLAG_BITS
+        flags, address = Ram(word & FLAG_BITS), word & ~FLAG_BITS
         for flag, name in UNSPOKEN_RAM.items():
             if flags & flag:
                 raise RemoteProtocolError(f"the stream uses {name}, which midstream does not speak")
@@ -112,7 +114,7 @@ class RamRecords:
             self._payload, self._inflated = (0, 0), b""
             return
         pages: NDArray[np.uint8] = np.ndarray(
-            (count, TARGET_PAGE_BYTES), np.uint8, self._cursor.data, start, (_PAGE_RECORD_BYTES, 1)
+            (count, TARGET_PAGE_BYTES), np.uint8, self._cursor.data, start, (RECORD_BYTES, 1)
         )
         np.frombuffer(view, np.uint8).reshape(count, TARGET_PAGE_BYTES)[:] = pages
         self._payload = (0, 0)
@@ -130,8 +132,8 @@ class RamRecords:
     def _pages(self, block: RamBlock, address: int) -> Pages:
         start = self._cursor.at
         self._cursor.take(TARGET_PAGE_BYTES)
-        count = 1 + self._following(block, address, Ram.PAGE, _PAGE_RECORD_BYTES)
-        self._cursor.at = start + TARGET_PAGE_BYTES + (count - 1) * _PAGE_RECORD_BYTES
+        count = 1 + self._following(block, address, Ram.PAGE, RECORD_BYTES)
+        self._cursor.at = start + TARGET_PAGE_BYTES + (count - 1) * RECORD_BYTES
         self._payload = (start, count)
         return Pages(count * TARGET_PAGE_BYTES, block=block.name, offset=address)
 
@@ -162,10 +164,10 @@ class RamRecords:
     def _zeros(self, block: RamBlock, address: int) -> Zeros:
         start = self._cursor.at
         fills = self._cursor.take(1)
-        count = 1 + self._following(block, address, Ram.ZERO, _ZERO_RECORD_BYTES)
+        count = 1 + self._following(block, address, Ram.ZERO, ZERO_RECORD_BYTES)
         self._cursor.at = start + 1
-        fills += self._cursor.take((count - 1) * _ZERO_RECORD_BYTES)[
-            _WORD_BYTES::_ZERO_RECORD_BYTES
+        fills += self._cursor.take((count - 1) * ZERO_RECORD_BYTES)[
+            RECORD_HEAD_BYTES::ZERO_RECORD_BYTES
         ]
         if any(fills):
             raise RemoteProtocolError(f"a page at {address:#x} is filled with another byte than 0")

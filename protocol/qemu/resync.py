@@ -15,14 +15,19 @@ from typing import NamedTuple
 import numpy as np
 
 from protocol.geometry import TARGET_PAGE_BYTES, RamBlock
-from protocol.qemu.constants import CMD_BYTES, RECORD_HEAD_BYTES, Cmd, Ram, Section
+from protocol.qemu.constants import (
+    CMD_BYTES,
+    COMMAND_HEAD,
+    FLAG_BITS,
+    RECORD_BYTES,
+    RECORD_HEAD_BYTES,
+    Cmd,
+    Ram,
+    Section,
+)
 
 _WORD = struct.Struct(">Q")
 _ID = struct.Struct(">I")
-_COMMAND = struct.Struct(">BHH")
-
-_FLAG_BITS = TARGET_PAGE_BYTES - 1
-_RECORD_BYTES = RECORD_HEAD_BYTES + TARGET_PAGE_BYTES
 _END_OF_RECORDS = _WORD.pack(Ram.EOS)
 
 # A machine's description is some 100 KiB of JSON.
@@ -65,14 +70,7 @@ def find_footer(
         section_id: Which section.
         sections: Those that have begun and may go on.
     """
-    mark = bytes([Section.FOOTER]) + _ID.pack(section_id)
-    at = start
-    while (at := data.find(mark, at)) >= 0:
-        behind = at + len(mark)
-        if (can_begin := begins_outer(data, behind, sections)) is not False:
-            return Place(behind, "footer") if can_begin else Pending(at)
-        at += 1
-    return None
+    return _find_mark(bytes([Section.FOOTER]) + _ID.pack(section_id), data, start, sections)
 
 
 def begins_outer(data: bytes | bytearray, at: int, sections: Collection[int]) -> bool | None:
@@ -108,9 +106,9 @@ def _begins_section(rest: bytes) -> bool | None:
 
 
 def _begins_command(rest: bytes) -> bool | None:
-    if len(rest) < _COMMAND.size:
+    if len(rest) < COMMAND_HEAD.size:
         return None
-    _, number, length = _COMMAND.unpack_from(rest)
+    _, number, length = COMMAND_HEAD.unpack_from(rest)
     return number in set(Cmd) and CMD_BYTES.get(number, length) == length
 
 
@@ -145,6 +143,12 @@ def find_section_end(
 ) -> Place | Pending | None:
     """Find the end of a RAM section: the end of its records, its footer, and what may follow."""
     mark = _END_OF_RECORDS + bytes([Section.FOOTER]) + _ID.pack(ram_id)
+    return _find_mark(mark, data, start, sections)
+
+
+def _find_mark(
+    mark: bytes, data: bytes | bytearray, start: int, sections: Collection[int]
+) -> Place | Pending | None:
     at = start
     while (at := data.find(mark, at)) >= 0:
         behind = at + len(mark)
@@ -165,7 +169,7 @@ def _find_named(
         at = match.start() - RECORD_HEAD_BYTES
         block = names[match[0]]
         (word,) = _WORD.unpack_from(data, at)
-        flags, address = word & _FLAG_BITS, word & ~_FLAG_BITS
+        flags, address = word & FLAG_BITS, word & ~FLAG_BITS
         if flags not in {Ram.PAGE, Ram.ZERO} or address >= block.length_bytes:
             continue
         body_bytes = TARGET_PAGE_BYTES if flags == Ram.PAGE else 1
@@ -180,7 +184,7 @@ def _begins_record(data: bytes | bytearray, at: int, block: RamBlock) -> bool | 
     if len(data) < at + RECORD_HEAD_BYTES:
         return None
     (word,) = _WORD.unpack_from(data, at)
-    flags, address = Ram(word & _FLAG_BITS), int(word & ~_FLAG_BITS)
+    flags, address = Ram(word & FLAG_BITS), int(word & ~FLAG_BITS)
     if flags == Ram.EOS:
         return not address
     if flags & ~Ram.CONTINUE not in {Ram.PAGE, Ram.ZERO}:
@@ -202,13 +206,13 @@ def _find_row(
     del octets
     for at in places:
         (word,) = _WORD.unpack_from(data, at)
-        address = word & ~_FLAG_BITS
+        address = word & ~FLAG_BITS
         if address + 2 * TARGET_PAGE_BYTES >= longest:
             continue
         for number in (1, 2):
-            if len(data) < at + number * _RECORD_BYTES + RECORD_HEAD_BYTES:
+            if len(data) < at + number * RECORD_BYTES + RECORD_HEAD_BYTES:
                 return Pending(at)
-            (other,) = _WORD.unpack_from(data, at + number * _RECORD_BYTES)
+            (other,) = _WORD.unpack_from(data, at + number * RECORD_BYTES)
             if other != word + number * TARGET_PAGE_BYTES:
                 break
         else:

@@ -9,16 +9,13 @@ counted and not kept.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from protocol.errors import RemoteProtocolError
-from protocol.qemu.constants import RECV_BITMAP_END, Rp
+from protocol.qemu.constants import RECV_BITMAP_END, RP_HEAD, RP_STRETCH, Rp
 from protocol.qemu.cursor import text
 
-_HEAD = struct.Struct(">HH")
-_RANGE = struct.Struct(">QI")
 _WORD_BYTES = 8
 
 # 16 TiB of guest in target pages; what announces more is no bitmap.
@@ -155,19 +152,19 @@ class ReturnDecoder:
         """Return how many bytes make the next field, as far as those that are here tell."""
         if self._bitmap is not None:
             return _WORD_BYTES
-        if len(self._held) < _HEAD.size:
-            return _HEAD.size
-        return _HEAD.size + int(_HEAD.unpack_from(self._held)[1])
+        if len(self._held) < RP_HEAD.size:
+            return RP_HEAD.size
+        return RP_HEAD.size + int(RP_HEAD.unpack_from(self._held)[1])
 
     def _message(self, held: bytes) -> Returned | None:
         if self._bitmap is not None:
             return self._bitmap_word(int.from_bytes(held, "big"), *self._bitmap)
-        kind, length = _HEAD.unpack_from(held)
-        data = held[_HEAD.size :]
-        if kind in {Rp.REQ_PAGES, Rp.REQ_PAGES_ID} and length >= _RANGE.size:
-            offset, count = _RANGE.unpack_from(data)
+        kind, length = RP_HEAD.unpack_from(held)
+        data = held[RP_HEAD.size :]
+        if kind in {Rp.REQ_PAGES, Rp.REQ_PAGES_ID} and length >= RP_STRETCH.size:
+            offset, count = RP_STRETCH.unpack_from(data)
             if kind == Rp.REQ_PAGES_ID:
-                self._block = _name(data[_RANGE.size :])
+                self._block = _name(data[RP_STRETCH.size :])
             return PageAsked(self._block, offset, count)
         if kind == Rp.RECV_BITMAP:
             self._bitmap = (_name(data), -1)

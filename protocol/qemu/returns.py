@@ -8,11 +8,9 @@ from __future__ import annotations
 import struct
 
 from protocol.errors import LocalProtocolError
-from protocol.qemu.constants import RECV_BITMAP_END, RESUME_ACK_VALUE, Rp
+from protocol.qemu.constants import RECV_BITMAP_END, RESUME_ACK_VALUE, RP_HEAD, RP_STRETCH, Rp
 
-_HEAD = struct.Struct(">HH")
 _VALUE = struct.Struct(">I")
-_STRETCH = struct.Struct(">QI")
 _WORD = struct.Struct(">Q")
 
 _BITMAP_ALIGN_BYTES = 8
@@ -83,7 +81,7 @@ class PageRequests:
         name = block.encode()
         if not (0 < length <= _REQUEST_BYTES_MAX and 0 < len(name) <= _NAME_BYTES_MAX):
             raise LocalProtocolError(f"{length} bytes of {block[:20]!r} cannot be asked for")
-        stretch = _STRETCH.pack(offset, length)
+        stretch = RP_STRETCH.pack(offset, length)
         if block == self._block:
             return _message(Rp.REQ_PAGES, stretch)
         self._block = block
@@ -91,4 +89,4 @@ class PageRequests:
 
 
 def _message(kind: Rp, data: bytes) -> bytes:
-    return _HEAD.pack(kind, len(data)) + data
+    return RP_HEAD.pack(kind, len(data)) + data
