@@ -18,7 +18,7 @@ from dest.placement import make_placement
 from dest.script import Step
 from dest.vcpus import Vcpus
 from guest import clock
-from guest.interface import Guest, GuestSnapshot
+from guest.interface import Guest, GuestSnapshot, VcpuCounters
 from guest.latency import summarize
 from guest.memory import GuestMemory
 from guest.states import VcpuState
@@ -141,6 +141,9 @@ class HostedGuest:
         self.engine.waits.tell_rest()
         self.stop_watching()
         self._emit(events.Accesses(**asdict(summarize(self._guest.accesses()))))
+        blackout_us, stall_us = _stood_still_us(self._snapshot.counters)
+        if blackout_us:
+            self._emit(events.GuestClock(blackout_us=blackout_us, stall_us=stall_us))
         return self._snapshot
 
     def part(self) -> DestPart:
@@ -148,6 +151,7 @@ class HostedGuest:
         self.engine.waits.tell_rest()
         latencies = self.engine.waits.latencies
         counters = (self._snapshot or _counted_so_far(self._guest)).counters
+        blackout_us, stall_us = _stood_still_us(counters)
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return DestPart(
             placement=self._placement.name,
@@ -164,10 +168,18 @@ class HostedGuest:
             reads=sum(each.reads_checked for each in counters),
             reads_unchecked=sum(each.reads_unchecked for each in counters),
             mismatches=sum(each.mismatches for each in counters),
-            guest_blackout_us=max(each.blackout_ns for each in counters) / 1000,
-            guest_stall_us=max(each.stall_ns for each in counters) / 1000,
+            guest_blackout_us=blackout_us,
+            guest_stall_us=stall_us,
             cpu_seconds=usage.ru_utime + usage.ru_stime,
         )
+
+
+def _stood_still_us(counters: Sequence[VcpuCounters]) -> tuple[float, float]:
+    """Return the longest blackout and stall of any vCPU, in microseconds."""
+    return (
+        max(each.blackout_ns for each in counters) / 1000,
+        max(each.stall_ns for each in counters) / 1000,
+    )
 
 
 def _counted_so_far(guest: Guest) -> GuestSnapshot:

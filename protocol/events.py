@@ -378,6 +378,15 @@ class Accesses(Event, frozen=True, kw_only=True):
     mean_us: Number
 
 
+class GuestClock(Event, frozen=True, kw_only=True):
+    """At the end: the guest's move and the longest stall after it, by its own clock, if any."""
+
+    sides = (DEST,)
+
+    blackout_us: Number
+    stall_us: Number
+
+
 class Verdict(Event, frozen=True, kw_only=True):
     """At the end: whether the memories are equal, and how many reads found wrong memory."""
 
@@ -479,7 +488,7 @@ KINDS: Mapping[str, type[Event]] = {
         *PAGE_EVENTS,
         *(PageRequest, GuestStop, GuestRun, Downtime, Missing, PagePlaced, Touch, Touched),
         *(VcpuWait, VcpuWake, FrameChanged, Mismatch, ChannelLost, Recovered, ResumeAttempt),
-        *(MemoryLost, EventsDropped, Accesses, Verdict, Inject),
+        *(MemoryLost, EventsDropped, Accesses, GuestClock, Verdict, Inject),
         *(PeerConnection, PeerMessage, RequestServed, Unread, ReadAgain),
     )
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from guest.spec import KVM, NATIVE
+from protocol import events
 from protocol.errors import GuestFailed, PeerAborted
 from protocol.policy import PRESETS, preset
 from source.convergence import SwitchRule
@@ -40,7 +41,10 @@ async def test_a_busy_guest_is_moved_under_every_policy(policy: str, kind: str) 
     assert report["midstream"]["faults"]["count"] > 0
     own_log = "kvm" if kind == KVM else "kernel"
     assert report["midstream"]["dirty-log"] in (own_log, "software")
-    assert ("guest-blackout-us" in report["midstream"]) == (kind == KVM)
+    blackout_us = report["midstream"].get("guest-blackout-us")
+    assert (blackout_us is not None) == (kind == KVM)
+    told = pair.dest.events.of(events.GuestClock)
+    assert [event["blackout_us"] for event in told] == ([blackout_us] if blackout_us else [])
 
 
 @pytest.mark.parametrize("name", ["sequential", "zipf", "hotspot"])

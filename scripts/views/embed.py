@@ -88,6 +88,8 @@ class _Embedding:
             "states": {side: self._states(side) for side in (SOURCE, DEST)},
             "blackout": None if blackout is None else [self._tick(each) for each in blackout],
             "downtime_us": history.downtime_us,
+            "guest_blackout_us": history.guest_clock.get("blackout-us"),
+            "guest_stall_us": history.guest_clock.get("stall-us"),
             "postcopy": None if postcopy_ns is None else self._tick(postcopy_ns),
             "since": "the first page" if history.sends else "the first event",
             "lost_bytes": lost_bytes(history),

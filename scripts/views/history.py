@@ -65,6 +65,7 @@ class History:
         self.run: Event = {}
         self.verdict: Event = {}
         self.accesses: Event = {}
+        self.guest_clock: Event = {}
         self.blocks: dict[int, Block] = {}
         self.sends: list[Send] = []
         self.waits: list[Wait] = []
@@ -102,6 +103,7 @@ class History:
             events.VcpuWait.event: self._take_wait,
             events.VcpuWake.event: self._take_wake,
             events.Accesses.event: self._take_accesses,
+            events.GuestClock.event: self._take_guest_clock,
             events.Verdict.event: self._take_verdict,
             events.Downtime.event: self._take_downtime,
         }
@@ -229,6 +231,9 @@ class History:
 
     def _take_accesses(self, event: Event) -> None:
         self.accesses = event
+
+    def _take_guest_clock(self, event: Event) -> None:
+        self.guest_clock = event
 
     def _take_verdict(self, event: Event) -> None:
         self.verdict = event

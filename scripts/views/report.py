@@ -168,6 +168,13 @@ def _downtime(history: History) -> str:
     return _UNKNOWN if downtime_us is None else time_us(downtime_us)
 
 
+def _by_guests_clock(history: History) -> str:
+    told = history.guest_clock
+    if not told:
+        return "the guest has none"
+    return f"{time_us(told['blackout-us'])}, longest stall {time_us(told['stall-us'])}"
+
+
 def _count(history: History, event: str) -> str:
     count = history.source_count(event)
     return _UNKNOWN if count is None else str(count)
@@ -184,6 +191,7 @@ _ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
     ("guest", _guest),
     ("events span", lambda history: time_us((history.last_ns - history.first_ns) / 1000)),
     ("downtime", _downtime),
+    ("by the guest's clock", _by_guests_clock),
     ("page requests", lambda history: str(len(history.requests))),
     ("preempted", lambda history: _count(history, events.Preempt.event)),
     ("finished early on request", lambda history: _count(history, events.Boost.event)),

@@ -14,6 +14,7 @@ function summary(runs) {
     ["pages", (run) => run.blocks.map((block) => `${block.name}: ${sayCount(block.pages)}${block.known ? ` of ${sayBytes(block.page_bytes)}` : ""}`).join(", ")],
     ["to the end", (run) => `${sayTime((run.end - run.begin) * run.tick_us)} from ${run.since}`],
     ["downtime", sayDowntime],
+    ...(runs.some((run) => run.guest_blackout_us !== null) ? [["downtime by the guest's clock", sayBlackout], ["longest stall by its clock", sayStall]] : []),
     ["page requests", (run) => sayCount(run.requests.count + run.left_out.requests)],
     ["preempted pages", (run) => sayKnown(run.preempted)],
     ["finished early on request", (run) => sayKnown(run.boosted)],
@@ -26,6 +27,10 @@ function summary(runs) {
 
 const sayKnown = (count) => (count === null ? "not recorded" : sayCount(count));
 const sayDowntime = (run) => (run.downtime_us === null ? "not recorded" : sayTime(run.downtime_us));
+
+const sayOwn = (us) => (us === null ? "the guest has none" : sayTime(us));
+const sayBlackout = (run) => sayOwn(run.guest_blackout_us);
+const sayStall = (run) => sayOwn(run.guest_stall_us);
 
 function legend() {
   const item = (style, words) => make("li", {}, make("i", { style }), words);

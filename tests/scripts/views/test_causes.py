@@ -64,6 +64,18 @@ def test_the_downtime_is_the_reports() -> None:
     assert embed(history_of(events), "a run")["downtime_us"] is None
 
 
+def test_the_guests_own_clock_is_told_where_it_has_one() -> None:
+    """What it saw of its move stands beside the host's downtime, and is left out without it."""
+    events = half_sent()
+    assert embed(history_of(events), "a run")["guest_blackout_us"] is None
+    told = {
+        "t-ns": events[-1]["t-ns"], "side": "dest", "event": "guest-clock",
+        "blackout-us": 2100.5, "stall-us": 900.0,
+    }  # fmt: skip
+    run = embed(history_of([*events, told]), "a run")
+    assert (run["guest_blackout_us"], run["guest_stall_us"]) == (2100.5, 900.0)
+
+
 def test_lost_memory_is_told() -> None:
     """As much as the destination says."""
     story = Story()
