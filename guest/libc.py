@@ -49,7 +49,7 @@ def _checked(name: str, failure: int | None) -> Callable[[int | None, object, ob
 
 def _bind(
     name: str,
-    restype: type[ctypes.c_int | ctypes.c_void_p],
+    restype: type[ctypes.c_int | ctypes.c_long | ctypes.c_void_p],
     argtypes: tuple[
         type[ctypes.c_int | ctypes.c_long | ctypes.c_size_t | ctypes.c_int64 | ctypes.c_void_p], ...
     ],
@@ -91,6 +91,19 @@ _ioctl: Callable[[int, int, int], int] = _bind(
 )
 # prctl takes a variable number of arguments; the operations used here take one.
 _prctl: Callable[[int, int], int] = _bind("prctl", ctypes.c_int, (ctypes.c_int, ctypes.c_size_t))
+
+_process_vm_readv: Callable[[int, int, int, int, int, int], int] = _bind(
+    "process_vm_readv",
+    ctypes.c_long,
+    (
+        ctypes.c_int,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+        ctypes.c_size_t,
+    ),
+)
 
 # It cannot fail, and stands in the path of every guest access, so it goes unchecked and unwrapped:
 # memcpy(to_address, from_address, length_bytes).
@@ -184,3 +197,18 @@ def die_with_parent(parent_pid: int, signal_number: signal.Signals = signal.SIGK
 def use_precise_timeouts() -> None:
     """Let the timeouts of the calling thread end on time, not up to 50 us late (the default)."""
     _prctl(PR_SET_TIMERSLACK, 1)
+
+
+def read_byte_of(pid: int, address: int) -> int:
+    """Read a byte of another process's memory, and wait for it there as its own thread would.
+
+    A page that is missing faults for that process: who serves its faults is told, and nothing but
+    the calling thread waits.
+
+    Raises:
+        OSError: It is not ours to read, is gone, or has nothing there.
+    """
+    value = ctypes.c_uint8()
+    near, far = ((ctypes.c_size_t * 2)(at, 1) for at in (ctypes.addressof(value), address))
+    _process_vm_readv(pid, ctypes.addressof(near), 1, ctypes.addressof(far), 1, 0)
+    return value.value

@@ -51,8 +51,14 @@ AT_THE_TOP = {
     ),
     **dict.fromkeys(("__main__", "cli", "commands", "control"), "commands"),
 }
-# What `--steps` says is read as scenarios are.
-AGAINST_THE_ORDER = frozenset({("scripts.configure", "scripts.injection.steps")})
+# What `--steps` says is read as scenarios are; those between two QEMUs are run by what is between.
+AGAINST_THE_ORDER = frozenset(
+    {
+        ("scripts.configure", "scripts.injection.steps"),
+        ("scripts.injection.inject", "scripts.relay.judging"),
+        ("scripts.injection.inject", "scripts.relay.scenario"),
+    }
+)
 
 # The deciding modules outside protocol/, which is pure as a whole. A module moves out of this list
 # only together with what it decides.

@@ -77,6 +77,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/relay/courses.py": Elsewhere(
         "tests/scripts/relay/test_relay.py", "what becomes of the bytes that pass a relay"
     ),
+    "scripts/relay/judging.py": Elsewhere(
+        "tests/scripts/relay/test_pair.py", "what becomes of a run between two QEMUs"
+    ),
     "scripts/relay/pump.py": Elsewhere(
         "tests/scripts/relay/test_relay.py", "one direction of what a relay passes on"
     ),

@@ -27,6 +27,8 @@ from scripts.injection.storm import Ending, Passages, broken_at_random, judge_st
 from scripts.injection.trial import Trial
 from scripts.injection.triggers import Received, page_name
 from scripts.named_files import Command, FileArgument, Use, file_option
+from scripts.relay.judging import run_pair
+from scripts.relay.scenario import PairScenario, is_pair, read_pair, with_qemu
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.looping import run_until_signalled
 from scripts.screen.output import print_result, tell
@@ -118,6 +120,10 @@ _UNCOUNTED_MAX = 4
     help="Leave each run's events and report there; else those of repeated runs that fail, "
     "among the temporary files.",
 )  # fmt: skip
+@file_option(
+    "--qemu", metavar="FILE", use=Use.READ,
+    help="Of scenarios between two QEMUs, take this one in the place of those that they name.",
+)  # fmt: skip
 def inject(
     scenarios: tuple[str, ...],
     repeat: int,
@@ -125,50 +131,61 @@ def inject(
     breaks_seed: int,
     guest: str | None,
     keep: str | None,
+    qemu: str | None,
 ) -> int:
     """Run scripted fault injections between a real source and destination.
 
     Exit status: 0 all is as expected; 1 something is not; 2 a scenario is wrong.
     """
     # All are read first: a typing error in the last should not cost the time of the others.
-    read = [read_scenario(Path(path), guest) for path in scenarios]
+    read = [_read(Path(path), guest, qemu) for path in scenarios]
     if keep is not None:
-        _check_kept(read, Path(keep))
+        _check_kept([scenario.path for scenario in read], Path(keep))
     if breaks:
-        _check_breakable(read)
         seeds = range(breaks_seed, breaks_seed + breaks)
-        good = [_storm(scenario, seeds, keep) for scenario in read]
+        good = [_storm(scenario, seeds, keep) for scenario in list(_breakable(read))]
     else:
         good = [_run_all(scenario, repeat, keep) for scenario in read]
     return 0 if all(good) else EXIT_UNMET
 
 
-def _check_kept(scenarios: Sequence[Scenario], keep: Path) -> None:
+def _read(path: Path, guest: str | None, qemu: str | None) -> Scenario | PairScenario:
+    """Return the scenario of a file, of either kind.
+
+    Raises:
+        ScenarioError: The file is wrong.
+    """
+    if is_pair(path):
+        return with_qemu(read_pair(path), qemu)
+    return read_scenario(path, guest)
+
+
+def _check_kept(paths: Sequence[Path], keep: Path) -> None:
     """Refuse what cannot be kept, or would be kept in the place of something else.
 
     Raises:
         click.BadParameter: That is so.
     """
     check_fillable("--keep", str(keep))
-    kept: dict[str, Scenario] = {}
-    for scenario in scenarios:
-        other = kept.setdefault(scenario.path.stem, scenario)
-        if other is not scenario:
+    kept: dict[str, Path] = {}
+    for path in paths:
+        other = kept.setdefault(path.stem, path)
+        if other is not path:
             raise click.BadParameter(
-                f"{other.path} and {scenario.path} would be kept under one name",
-                param_hint="--keep",
+                f"{other} and {path} would be kept under one name", param_hint="--keep"
             )
 
 
-def _check_breakable(scenarios: Sequence[Scenario]) -> None:
+def _breakable(scenarios: Sequence[Scenario | PairScenario]) -> Iterator[Scenario]:
     for scenario in scenarios:
-        if scenario.qemu is not None:
+        if isinstance(scenario, PairScenario) or scenario.qemu is not None:
             raise click.BadParameter(
                 f"{scenario.path}: the proxy does not speak QEMU's protocol", param_hint="--breaks"
             )
+        yield scenario
 
 
-def _run_all(scenario: Scenario, repeat: int, keep: str | None) -> bool:
+def _run_all(scenario: Scenario | PairScenario, repeat: int, keep: str | None) -> bool:
     """Run a scenario so often; print what came of it, return whether all was as expected."""
     good = 0
     # What the first good run injected: the others must have injected the same.
@@ -196,9 +213,13 @@ def _run_all(scenario: Scenario, repeat: int, keep: str | None) -> bool:
     return good == repeat
 
 
-def _run_once(scenario: Scenario, folder: Path) -> tuple[tuple[object, ...], list[Failure]]:
+def _run_once(
+    scenario: Scenario | PairScenario, folder: Path
+) -> tuple[tuple[object, ...], list[Failure]]:
     """Run a scenario; return what was injected, and what was not as expected."""
     try:
+        if isinstance(scenario, PairScenario):
+            return run_pair(scenario, folder)
         trial, outcome = _run_counted(scenario, folder)
     except MigrationCancelled:
         raise

@@ -124,7 +124,8 @@ def _start(spec: MachineSpec, memory: GuestMemory, qmp_fd: int) -> subprocess.Po
         command[2] += f",memory-backend={blocks[0].name}"
     else:
         # Several are a machine's memory as that of its nodes.
-        command += [f"-numa=node,memdev={block.name}" for block in blocks]
+        for block in blocks:
+            command += ["-numa", f"node,memdev={block.name}"]
     command += [
         "-m", f"{memory.geometry.length_bytes // _MIB}M",
         "-display", "none", "-nodefaults", "-no-user-config",

@@ -28,6 +28,7 @@ from scripts.relay.steps import (
     Said,
     Served,
     Step,
+    Touch,
     When,
 )
 from scripts.relay.telling import block_name, message_name
@@ -40,7 +41,7 @@ class Director:
         self,
         steps: Sequence[Step],
         emit: Emit,
-        act: Callable[[NetworkAction], None],
+        act: Callable[[NetworkAction | Touch], None],
         wake: Callable[[], None],
     ) -> None:
         """Start with no step done.
@@ -48,7 +49,7 @@ class Director:
         Args:
             steps: Each is done once.
             emit: Is told of each that is.
-            act: Does something to the connections; must not wait.
+            act: Does something to the connections, or to the destination; must not wait.
             wake: Has whoever waits before a held byte look again.
         """
         self._in_postcopy = False
@@ -153,7 +154,7 @@ class Director:
             case Release(page):
                 self._holds.pop(page, None)
                 self._wake()
-            case NetworkAction() as action:
+            case NetworkAction() | Touch() as action:
                 self._act(action)
 
     def _page_at(self, message: PageAsked) -> NamedPage | None:

@@ -17,7 +17,7 @@ import trio
 from protocol import events
 from protocol.addresses import host_port
 from protocol.channels import Channel
-from protocol.errors import MidstreamError, MigrationError
+from protocol.errors import MidstreamError, MigrationError, root_cause
 from protocol.events import Emit
 from protocol.states import State
 from scripts.injection.actions import NetworkAction
@@ -28,7 +28,7 @@ from scripts.links.throttle import Bucket
 from scripts.relay.courses import Backward, Forward
 from scripts.relay.director import Director
 from scripts.relay.pump import Pump
-from scripts.relay.steps import NamedPage, Step
+from scripts.relay.steps import NamedPage, Step, Touch
 from scripts.relay.tracker import Tracker
 
 # What went before a cut arrives before it, if the other end reads it.
@@ -48,7 +48,12 @@ class Relay:
     """One migration between two QEMUs; `run` it."""
 
     def __init__(
-        self, far: Sequence[Address], emit: Emit, steps: Sequence[Step] = (), window_bytes: int = 0
+        self,
+        far: Sequence[Address],
+        emit: Emit,
+        steps: Sequence[Step] = (),
+        window_bytes: int = 0,
+        touch: Callable[[Touch], None] = lambda _: None,
     ) -> None:
         """Prepare; nothing listens yet.
 
@@ -59,7 +64,9 @@ class Relay:
             steps: What is done to the connections.
             window_bytes: What each connection's sockets may hold, about; 0 for what the kernel
                 lets them.
+            touch: Has the destination's pages touched, for who has that in its hands.
         """
+        self._touch = touch
         self.tracker = Tracker(self._heard)
         self.far = list(far)
         self._emit = emit
@@ -218,8 +225,11 @@ class Relay:
         for gate in self._gates.values():
             gate.changed.unpark_all()
 
-    def _act(self, action: NetworkAction) -> None:
-        """Do something to the network, from the next byte on."""
+    def _act(self, action: NetworkAction | Touch) -> None:
+        """Do something to the network, from the next byte on, or to the destination."""
+        if isinstance(action, Touch):
+            self._touch(action)
+            return
         # One rate for all that an action slows down, as if it were one link; each way for itself.
         buckets = {way: Bucket(action.rate) if action.rate else None for way in Direction}
         for channel in action.channels:
@@ -314,7 +324,7 @@ class _Connection:
                         pumps.start_soon(pump.run)
             except* OSError as errors:
                 # One end is gone without a goodbye; so is the other, then.
-                error = errors.exceptions[0]
+                error = root_cause(errors)
                 reason = getattr(error, "strerror", None) or str(error)
             nursery.cancel_scope.cancel()
         if self._cutting.is_set():

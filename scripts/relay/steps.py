@@ -126,8 +126,15 @@ class Flip:
     bit: int
 
 
+@dataclass(frozen=True)
+class Touch:
+    """The destination's pages are touched, each when the request for the one before has passed."""
+
+    pages: tuple[NamedPage, ...]
+
+
 When = AtByte | Requested | Served | Said | Entered
-Action = NetworkAction | Hold | Release | Flip
+Action = NetworkAction | Hold | Release | Flip | Touch
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,19 @@ def read_relay_steps(path: Path) -> tuple[Step, ...]:
     """
     table, where = read_toml(path)
     where.check_keys(table, ("name", "step"), "a file of steps")
+    steps = steps_of(table, where)
+    for step in steps:
+        if isinstance(step.action, Touch):
+            raise where.inside("step", step.number).wrong("fault", "no QEMU here is ours to touch")
+    return steps
+
+
+def steps_of(table: Mapping[str, Any], where: Where) -> tuple[Step, ...]:
+    """Return the steps of a file, faults among them.
+
+    Raises:
+        ScenarioError: One is wrong: where, and why.
+    """
     return tuple(
         _step(step, where.inside("step", number), number)
         for number, step in enumerate(where.tables("step", table), 1)
@@ -155,11 +175,16 @@ def read_relay_steps(path: Path) -> tuple[Step, ...]:
 
 
 def _step(table: Mapping[str, Any], where: Where, number: int) -> Step:
-    where.check_keys(table, ("when", "network"), "a step")
-    for key in ("when", "network"):
+    where.check_keys(table, ("when", "network", "fault"), "a step")
+    if len(table.keys() & {"network", "fault"}) != 1:
+        raise where.wrong("", "a step does one thing: network, or fault")
+    for key in ("when",) if "fault" in table else ("when", "network"):
         if not isinstance(table.get(key), dict):
-            raise where.wrong(key, f"a step has the tables `when` and `network`; {key} is none")
-    when, action = _when(table["when"], where), _action(table["network"], where)
+            raise where.wrong(key, f"{key} is no table")
+    when = _when(table["when"], where)
+    if "fault" in table:
+        return Step(number, where.line_of(""), when, _touch(table["fault"], where))
+    action = _action(table["network"], where)
     if isinstance(action, Flip) and not isinstance(when, AtByte):
         raise where.wrong("network", "flip is about a byte of a page: when = { page, byte }")
     return Step(number, where.line_of(""), when, action)
@@ -222,6 +247,12 @@ def _action(table: Mapping[str, Any], where: Where) -> Action:
         where.duration_ms("network", table["by"], "by") if "by" in table else 0.0,
         _rate(table, where),
     )
+
+
+def _touch(value: object, where: Where) -> Touch:
+    if not isinstance(value, list) or not value:
+        raise where.wrong("fault", 'fault is not a list of pages such as ["ram:5"]')
+    return Touch(tuple(_page(each, where, "fault") for each in value))
 
 
 def _page(value: object, where: Where, key: str) -> NamedPage:

@@ -74,6 +74,7 @@ class Tracker:
         breaks: How often the main connection broke in postcopy.
         unread_count: In how many places something could not be read.
         served: How many of the pages asked for each channel completed.
+        package_pings: Those that are answered when the destination has loaded its devices.
     """
 
     def __init__(self, emit: Emit) -> None:
@@ -85,6 +86,7 @@ class Tracker:
         self.latencies_ns: deque[int] = deque(maxlen=_ASKED_MAX)
         self.requested = self.repeated = self.breaks = self.unread_count = 0
         self.served = dict.fromkeys(Channel, 0)
+        self.package_pings: tuple[int, ...] = ()
         self._emit = emit
         self._wire: Wire | None = None
         self._indices: dict[str, int] = {}
@@ -235,7 +237,8 @@ class Tracker:
                 self._learn(self.known)
             case DiscardRanges():
                 self._discard(message)
-            case PackageEnd():
+            case PackageEnd(pings=pings):
+                self.package_pings = pings
                 self._switch_over()
         self._tell(connection, message)
         if isinstance(message, StreamEnd) and not self._in_postcopy:

@@ -26,6 +26,7 @@ from scripts.relay.steps import (
     Said,
     Served,
     Step,
+    Touch,
     When,
 )
 from tests import qemu_streams as qemu
@@ -56,7 +57,7 @@ class Scene:
 
     def __init__(self, *steps: tuple[When, Action], postcopy: bool = True) -> None:
         """Begin, with the blocks known."""
-        self.acts: list[tuple[NetworkAction, int]] = []
+        self.acts: list[tuple[NetworkAction | Touch, int]] = []
         self.woken: list[int] = []
         self.told = Recorder()
         self.passed_bytes = 0

@@ -89,9 +89,12 @@ WHEN, CUT = 'when = { message = "pong" }', 'network = { do = "cut" }'
 @pytest.mark.parametrize(
     ("lines", "line", "reason"),
     [
-        (("[[step]]", WHEN), 1, "network is none"),
-        (("[[step]]", CUT), 1, "when is none"),
-        (("[[step]]", WHEN, CUT, "fault = [1]"), 4, "a step has no 'fault'"),
+        (("[[step]]", WHEN), 1, "a step does one thing"),
+        (("[[step]]", CUT), 1, "when is no table"),
+        (("[[step]]", WHEN, "network = 3"), 3, "network is no table"),
+        (("[[step]]", WHEN, CUT, "fault = [1]"), 1, "a step does one thing"),
+        (("[[step]]", WHEN, CUT, "kill = 1"), 4, "a step has no 'kill'"),
+        (("[[step]]", WHEN, 'fault = ["ram:1"]'), 3, "no QEMU here is ours"),
         (("[[step]]", "when = { page = 5, byte = 1 }", CUT), 2, "is no page"),
         (("[[step]]", 'when = { page = "ram:x", byte = 1 }', CUT), 2, "is no page"),
         (("[[step]]", 'when = { page = "ram:1", byte = 0 }', CUT), 1, "from 1"),

@@ -1,0 +1,386 @@
+"""Runs a scenario between two real QEMUs: starts both, drives them over QMP, touches pages.
+
+Their memory lies in files of this process's, so it can be compared byte for byte.  Neither guest
+runs a step; a page fault is a touch from outside, which blocks nothing of QEMU's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import trio
+
+from guest import libc
+from guest.memory import GuestMemory
+from guest.pattern import Pattern
+from guest.slices import in_loop, in_threads
+from protocol import events
+from protocol.errors import MidstreamError, MigrationError
+from protocol.events import Emit
+from protocol.geometry import TARGET_PAGE_BYTES
+from scripts.configure import parse_address
+from scripts.qemu.drive import shorten
+from scripts.qemu.machine import Machine, MachineSpec, open_machine
+from scripts.relay.relay import Relay
+from scripts.relay.scenario import End, PairScenario
+from scripts.relay.steps import NamedPage, Touch
+
+# The order to switch over comes when QEMU migrates already: at this rate no page fits into a tenth
+# of a second's allowance, by which QEMU reckons.
+_AT_ONCE_BANDWIDTH = 10
+
+_POLL_SECONDS = 0.05
+_TOUCHES_MAX = 256
+
+PAUSED = "postcopy-paused"
+
+
+class Side:
+    """One QEMU: what it is told, what it tells, and how it ends.
+
+    Attributes:
+        states: All that it has come into.
+        ended: How its process has ended, in words; empty while it is there.
+    """
+
+    def __init__(self, memory: GuestMemory) -> None:
+        """Take its memory; `run` starts it."""
+        self.memory = memory
+        self.states: list[str] = []
+        self.ended = ""
+        self.version = (0, 0)
+        self._machine: Machine | None = None
+        self._told = trio.lowlevel.ParkingLot()
+        self._scopes: set[trio.CancelScope] = set()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        assert self._machine is not None
+        return self._machine.pid
+
+    async def run(
+        self, spec: MachineSpec, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Start it and follow it, until cancelled or until it is gone.
+
+        Raises:
+            MigrationError: It could not be started.
+        """
+        try:
+            async with open_machine(spec, self.memory) as machine:
+                self._machine = machine
+                told = (await machine.qmp.call("query-version"))["qemu"]
+                self.version = int(told["major"]), int(told["minor"])
+                task_status.started()
+                while True:
+                    match await machine.qmp.next_event():
+                        case {"event": "MIGRATION", "data": {"status": str(state)}}:
+                            self.states.append(state)
+                            self._told.unpark_all()
+        except MigrationError as error:
+            if self._machine is None:
+                raise
+            self.ended = str(error)
+            self._told.unpark_all()
+            for scope in self._scopes:
+                scope.cancel()
+
+    async def call(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 - what JSON holds
+        """Have a command done; return its answer.
+
+        Raises:
+            MigrationError: QEMU refused, or is gone.
+        """
+        with self._while_there():
+            assert self._machine is not None
+            return await self._machine.qmp.call(command, **arguments)
+        raise MigrationError(self.ended)
+
+    async def reaches(self, state: str, after: int = 0) -> None:
+        """Wait until it has come into a state, after so many others.
+
+        Raises:
+            MigrationError: It is gone.
+        """
+        while state not in self.states[after:]:
+            if self.ended:
+                raise MigrationError(self.ended)
+            await self._told.park()
+
+    async def state(self) -> str:
+        """Return what it says that it is doing, or how it has ended."""
+        with suppress(MigrationError):
+            return str((await self.call("query-migrate")).get("status", "none"))
+        return self.ended or "it does not answer"
+
+    @contextmanager
+    def _while_there(self) -> Iterator[None]:
+        if self.ended:
+            raise MigrationError(self.ended)
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                yield
+            finally:
+                self._scopes.discard(scope)
+
+
+@dataclass
+class PairOutcome:
+    """What came of a run.
+
+    Attributes:
+        states: What each side says in the end, or how it ended.
+        history: All states of each side.
+        served: The pages that were asked for and passed whole, in order, each with its channel.
+        differing_bytes: Of the two memories.
+        breaks: How often the main connection broke in postcopy.
+        undone: The numbers of steps that were not due.
+        timed_out: It did not come to what is expected.
+        trouble: What went wrong on the way, in words.
+    """
+
+    states: dict[str, str] = field(default_factory=dict)
+    history: dict[str, list[str]] = field(default_factory=dict)
+    served: list[tuple[str, str]] = field(default_factory=list)
+    differing_bytes: int = 0
+    breaks: int = 0
+    undone: tuple[int, ...] = ()
+    timed_out: bool = False
+    trouble: list[str] = field(default_factory=list)
+
+
+class PairRun:
+    """One run of a scenario; `run` it."""
+
+    def __init__(self, scenario: PairScenario, emit: Emit) -> None:
+        """Prepare.
+
+        Args:
+            scenario: What is run.
+            emit: Takes the events of the relay.
+        """
+        self.outcome = PairOutcome()
+        self._scenario = scenario
+        self._emit = emit
+        self._relay = Relay(
+            [], self._heard, scenario.steps, scenario.window_bytes, self._touch_later
+        )
+        self._to_touch, self._touches = trio.open_memory_channel[Touch](_TOUCHES_MAX)
+        self._requests: set[NamedPage] = set()
+        self._asked = trio.lowlevel.ParkingLot()
+        self._loaded = trio.Event()
+        self._last_ping: int | None = None
+        self._bases: dict[str, int] = {}
+        self._address = ("", 0)
+        self._failure: MidstreamError | None = None
+
+    async def run(self) -> PairOutcome:
+        """Run it; nothing of it is left.
+
+        Raises:
+            MidstreamError: A QEMU could not be started, or is of another version.
+        """
+        scenario = self._scenario
+        huge = any(block.page_bytes > TARGET_PAGE_BYTES for block in scenario.geometry.blocks)
+        with ExitStack() as stack:
+            source, dest = (
+                Side(
+                    stack.enter_context(
+                        GuestMemory.create(scenario.geometry, "hugetlb" if huge else "base")
+                    )
+                )
+                for _ in range(2)
+            )
+            await in_threads(source.memory.populate_slice, source.memory.slices())
+            await in_loop(Pattern(scenario.seed).fill(source.memory))
+            async with trio.open_nursery() as nursery:
+                await nursery.start(source.run, _spec(scenario.source, incoming=False))
+                await nursery.start(dest.run, _spec(scenario.dest, incoming=True))
+                self._check_version(source)
+                with trio.move_on_after(scenario.timeout_seconds) as patience:
+                    await self._migrate(source, dest, nursery)
+                self.outcome.timed_out = patience.cancelled_caught
+                await self._judge(source, dest)
+                nursery.cancel_scope.cancel()
+        return self.outcome
+
+    def _check_version(self, source: Side) -> None:
+        first, last = self._scenario.versions
+        if not first <= source.version[0] <= last:
+            about = f"{first}" if first == last else f"{first} and later"
+            seen = ".".join(map(str, source.version))
+            raise MigrationError(f"this is about QEMU {about}, and the source is {seen}")
+
+    async def _migrate(self, source: Side, dest: Side, nursery: trio.Nursery) -> None:
+        scenario = self._scenario
+        try:
+            await self._begin(source, dest, nursery)
+            nursery.start_soon(self._touch_all, dest, nursery)
+            nursery.start_soon(self._recover, source, dest)
+        except MigrationError as error:
+            self.outcome.trouble.append(str(error))
+        while True:
+            if await self._is_as_expected(source, dest):
+                # Who stays in a state for good is in it already.
+                await trio.sleep(scenario.settle_seconds)
+                if await self._is_as_expected(source, dest):
+                    return
+            await trio.sleep(_POLL_SECONDS)
+
+    async def _is_as_expected(self, source: Side, dest: Side) -> bool:
+        """Tell whether both are in the states that are expected, and every step was done."""
+        expect = self._scenario.expect
+        for key, side in (("source", source), ("dest", dest)):
+            if key in expect and await side.state() != expect[key]:
+                return False
+        return not self._relay.undone
+
+    async def _begin(self, source: Side, dest: Side, nursery: trio.Nursery) -> None:
+        """Have the migration begin, and switch over with nothing in precopy."""
+        scenario = self._scenario
+        capabilities = {
+            "events": True, "postcopy-ram": True, "postcopy-preempt": scenario.preempt,
+        }  # fmt: skip
+        for side in (source, dest):
+            await side.call(
+                "migrate-set-capabilities",
+                capabilities=[
+                    {"capability": name, "state": on} for name, on in capabilities.items()
+                ],
+            )
+        await self._listen(dest, "migrate-incoming")
+        self._address = parse_address(await nursery.start(self._serve), "--listen")
+        await source.call(
+            "migrate-set-parameters",
+            **{
+                "max-bandwidth": _AT_ONCE_BANDWIDTH,
+                "max-postcopy-bandwidth": scenario.postcopy_bandwidth,
+                "downtime-limit": 0,
+            },
+        )
+        await source.call("migrate", uri=self._uri)
+        await source.reaches("active")
+        self._shorten(source)
+        await source.call("migrate-start-postcopy")
+        await source.reaches("postcopy-active")
+        self._shorten(source)
+
+    @property
+    def _uri(self) -> str:
+        host, port = self._address
+        return f"tcp:{host}:{port}"
+
+    async def _serve(self, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+        with suppress(MigrationError):
+            # That a migration fails is what a scenario may be about.
+            await self._relay.run("127.0.0.1", 0, task_status.started)
+
+    def _shorten(self, source: Side) -> None:
+        """Have the source hold little that it cannot put off any more."""
+        if self._scenario.window_bytes:
+            try:
+                shorten(source.pid, self._address[1], self._scenario.window_bytes)
+            except OSError as error:
+                self.outcome.trouble.append(f"QEMU's sockets keep their size: {error.strerror}")
+
+    async def _listen(self, dest: Side, command: str) -> None:
+        await dest.call(command, uri="tcp:127.0.0.1:0")
+        (found,) = (await dest.call("query-migrate"))["socket-address"]
+        self._relay.far[:] = [(found["host"], int(found["port"]))]
+
+    async def _recover(self, source: Side, dest: Side) -> None:
+        """Have both go on each time that both have paused."""
+        after = [0, 0]
+        for _ in range(self._scenario.recover):
+            try:
+                for side, count in zip((source, dest), after, strict=True):
+                    await side.reaches(PAUSED, count)
+                after = [len(source.states), len(dest.states)]
+                await self._listen(dest, "migrate-recover")
+                await source.call("migrate", uri=self._uri, resume=True)
+            except MigrationError as error:
+                self.outcome.trouble.append(f"recovery: {error}")
+                return
+
+    # Page faults.
+
+    def _touch_later(self, touch: Touch) -> None:
+        self._to_touch.send_nowait(touch)
+
+    async def _touch_all(self, dest: Side, nursery: trio.Nursery) -> None:
+        async for touch in self._touches:
+            # Before the devices are loaded a touch would make a page of zeros.
+            await self._loaded.wait()
+            for page in touch.pages:
+                try:
+                    address = await self._address_of(page, dest)
+                except MigrationError as error:
+                    self.outcome.trouble.append(f"touch: {error}")
+                    return
+                nursery.start_soon(_touch, dest.pid, address)
+                while page not in self._requests:
+                    await self._asked.park()
+
+    async def _address_of(self, page: NamedPage, dest: Side) -> int:
+        guest, blocks = 0, self._scenario.geometry.blocks
+        for block in blocks:
+            if block.name == page.block:
+                break
+            guest += block.length_bytes
+        else:
+            raise MigrationError(f"there is no RAMBlock {page.block}")
+        if page.block not in self._bases:
+            line = f"gpa2hva {guest:#x}"
+            told = await dest.call("human-monitor-command", **{"command-line": line})
+            self._bases[page.block] = int(str(told).split()[-1], 16)
+        return self._bases[page.block] + page.index * block.page_bytes
+
+    def _heard(self, event: events.Event, /) -> None:
+        self._emit(event)
+        geometry = self._relay.tracker.geometry
+        if isinstance(event, events.PeerMessage):
+            if event.name == "package":
+                pings = self._relay.tracker.package_pings
+                self._last_ping = pings[-1] if pings else None
+                if not pings:
+                    self._loaded.set()
+            elif event.name == "pong" and event.value == self._last_ping:
+                self._loaded.set()
+        elif isinstance(event, events.PageRequest) and geometry is not None:
+            self._requests.add(NamedPage(geometry.blocks[event.block].name, event.page))
+            self._asked.unpark_all()
+        elif isinstance(event, events.RequestServed) and geometry is not None:
+            name = f"{geometry.blocks[event.block].name}:{event.page}"
+            self.outcome.served.append((name, event.channel))
+
+    async def _judge(self, source: Side, dest: Side) -> None:
+        outcome = self.outcome
+        for name, side in (("source", source), ("dest", dest)):
+            outcome.states[name] = await side.state()
+            outcome.history[name] = list(side.states)
+        outcome.breaks = self._relay.tracker.breaks
+        outcome.undone = tuple(step.number for step in self._relay.undone)
+        outcome.differing_bytes = _differing_bytes(source.memory, dest.memory)
+
+
+def _spec(end: End, *, incoming: bool) -> MachineSpec:
+    return MachineSpec(program=end.program, accel=end.accel, incoming=incoming)
+
+
+async def _touch(pid: int, address: int) -> None:
+    with suppress(OSError):
+        # A thread that waits for a page waits for as long as the process is there.
+        await trio.to_thread.run_sync(libc.read_byte_of, pid, address, abandon_on_cancel=True)
+
+
+def _differing_bytes(source: GuestMemory, dest: GuestMemory) -> int:
+    return sum(
+        int(np.count_nonzero(np.frombuffer(ours, np.uint8) != np.frombuffer(theirs, np.uint8)))
+        for ours, theirs in zip(source.views, dest.views, strict=True)
+    )
