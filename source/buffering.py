@@ -5,6 +5,11 @@ run low the source has to be woken, and on a connection that carries gigabytes a
 are gone before it has come to its senses.  So the size follows from the rate, and is measured anew
 all the time: between two moments at which the kernel took no more, all that it took has left it.
 
+The kernel counts what is on the wire, too, until it is acknowledged, though it stands in nobody's
+way: a buffer that has no room for it starves a long link.  So it has room for two round trips of
+what goes, beside what may lie here.  On a short link that is next to nothing, and what lies in a
+plain FIFO, where nothing is overtaken, is as little as it was.
+
 Whatever the background sends while urgent bytes lie there shares the link with them, though a vCPU
 waits for them and for it nobody does.  What is on the wire is no backlog: the background may follow
 it closely.
@@ -25,12 +30,18 @@ SEND_BUFFER_BYTES_MIN = 64 * 1024
 # No memory of two processors is faster.
 SEND_BUFFER_BYTES_MAX = 4 << 20
 
+# So many round trips have room on the wire.  With one, the rate that is measured would be the one
+# that the room allows, and neither would ever grow.
+ROUND_TRIPS = 2
+# Of that, the most: 10 Gbit/s over 25 ms.  The kernel may allow less (net.core.wmem_max).
+WIRE_BYTES_MAX = 64 << 20
+
 # So long the connection is busy with one run of small pages, or of parts of a huge page: a vCPU
 # that touches something in a run under way waits for its turn in it.  With shorter ones both ends
 # are busy with heads and turns of their event loops instead of with page requests.
 RUN_NS_MAX = 4_000_000
 
-# Of the buffer, how much may wait to be sent for the first time.
+# Of what may lie here, how much may wait to be sent for the first time.
 UNSENT_SHARE = 4
 
 # So long a time is measured together: single moments say more of the machine's than of the line's.
@@ -57,20 +68,32 @@ class Buffering:
     """Chooses the size of a send buffer; its user says when the kernel took no more.
 
     Attributes:
-        send_buffer_bytes: The size by now.
+        near_bytes: What may lie here by now.
+        wire_bytes: What may be on the wire beside it.
         run_bytes: What goes in one run; 0 until the rate was measured.
     """
 
     def __init__(self) -> None:
         """Start with the smallest."""
-        self.send_buffer_bytes = SEND_BUFFER_BYTES_MIN
+        self.near_bytes = SEND_BUFFER_BYTES_MIN
+        self.wire_bytes = 0
         self.run_bytes = 0
         self._full_at: tuple[int, int] | None = None
         self._bytes = 0
         self._ns = 0
 
+    @property
+    def send_buffer_bytes(self) -> int:
+        """What the kernel may hold, acknowledged or not, all in all."""
+        return self.near_bytes + self.wire_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Of that, what may wait to be sent for the first time."""
+        return self.near_bytes // UNSENT_SHARE
+
     def full(self, sent_bytes: int, now_ns: int) -> bool:
-        """Say that the kernel takes no more; tell whether another size is due.
+        """Say that the kernel takes no more; tell whether it is time to `resize`.
 
         Args:
             sent_bytes: All that it ever took.
@@ -85,11 +108,14 @@ class Buffering:
         size = self._bytes * DELAY_NS_MAX // self._ns
         self.run_bytes = self._bytes * RUN_NS_MAX // self._ns
         self._bytes = self._ns = 0
-        size = min(size, _GROWTH_MAX * self.send_buffer_bytes, SEND_BUFFER_BYTES_MAX)
-        size = max(size, SEND_BUFFER_BYTES_MIN)
-        changed = size != self.send_buffer_bytes
-        self.send_buffer_bytes = size
-        return changed
+        size = min(size, _GROWTH_MAX * self.near_bytes, SEND_BUFFER_BYTES_MAX)
+        self.near_bytes = max(size, SEND_BUFFER_BYTES_MIN)
+        return True
+
+    def resize(self, delivery: Delivery) -> None:
+        """Make room on the wire, as far as the channel delivers."""
+        on_wire_bytes = delivery.bytes_per_second * delivery.round_trip_us // 10**6
+        self.wire_bytes = min(ROUND_TRIPS * on_wire_bytes, WIRE_BYTES_MAX)
 
     def paused(self) -> None:
         """Say that what left the kernel since it was full was not made good at once."""

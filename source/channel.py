@@ -9,7 +9,7 @@ from guest.streams.stream import UNTURNED_NS_MAX, Delivery, Stream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
 from protocol.messages import Message, Ping
-from source.buffering import UNSENT_SHARE, Buffering
+from source.buffering import Buffering
 from source.outlet import Frame, Outlet
 
 
@@ -26,10 +26,10 @@ class OutChannel(Outlet):
     def keep_little_in_the_kernel(self) -> None:
         """Bound what lies in front of a page request from now on, for postcopy."""
         self.buffering = Buffering()
-        self._bound_unsent(self.buffering.send_buffer_bytes)
+        self._bound_unsent(self.buffering)
 
-    def _bound_unsent(self, size: int) -> None:
-        self._stream.bound_unsent(size, size // UNSENT_SHARE)
+    def _bound_unsent(self, buffering: Buffering) -> None:
+        self._stream.bound_unsent(buffering.send_buffer_bytes, buffering.unsent_bytes)
 
     def prioritize(self) -> str:
         """Have this channel go first in the queues of its host; see `Stream`."""
@@ -126,7 +126,8 @@ class OutChannel(Outlet):
         """Wait until the stream takes bytes again, or is broken."""
         buffering = self.buffering
         if buffering is not None and buffering.full(self.bytes_sent, clock.now_ns()):
-            self._bound_unsent(buffering.send_buffer_bytes)
+            buffering.resize(self.delivery())
+            self._bound_unsent(buffering)
         await self._stream.wait_writable()
 
     async def send_some(self, frame: Frame, limit: int) -> int:

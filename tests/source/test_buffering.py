@@ -7,10 +7,13 @@ import pytest
 from guest.streams.stream import Delivery
 from source.buffering import (
     DELAY_NS_MAX,
+    ROUND_TRIPS,
     RUN_NS_MAX,
     SEND_BUFFER_BYTES_MAX,
     SEND_BUFFER_BYTES_MIN,
     SLACK_BYTES,
+    UNSENT_SHARE,
+    WIRE_BYTES_MAX,
     Buffering,
     wait_ns,
 )
@@ -24,10 +27,10 @@ def fill(buffering: Buffering, rate: int, seconds: float = 0.05) -> list[int]:
     sent, now_ns, sizes = 0, 0, []
     while now_ns < seconds * SECOND_NS:
         if buffering.full(sent, now_ns):
-            sizes.append(buffering.send_buffer_bytes)
+            sizes.append(buffering.near_bytes)
         # A third of the buffer has left it when the source is woken.
-        sent += buffering.send_buffer_bytes // 3
-        now_ns += buffering.send_buffer_bytes * SECOND_NS // (3 * rate)
+        sent += buffering.near_bytes // 3
+        now_ns += buffering.near_bytes * SECOND_NS // (3 * rate)
     return sizes
 
 
@@ -45,7 +48,7 @@ def test_the_size_is_what_goes_in_a_moment(rate: int, expected: int) -> None:
     """After some milliseconds it is the rate times the delay, within its bounds."""
     buffering = Buffering()
     fill(buffering, rate)
-    assert buffering.send_buffer_bytes == pytest.approx(expected, rel=0.001)
+    assert buffering.near_bytes == pytest.approx(expected, rel=0.001)
 
 
 def test_the_size_at_most_doubles_in_a_step() -> None:
@@ -60,7 +63,7 @@ def test_a_line_that_slows_down_gets_little_again() -> None:
     """The size follows the rate down at once, to the smallest."""
     buffering = Buffering()
     fill(buffering, 3_000_000_000)
-    assert buffering.send_buffer_bytes > 8 * SEND_BUFFER_BYTES_MIN
+    assert buffering.near_bytes > 8 * SEND_BUFFER_BYTES_MIN
     buffering.paused()
     assert fill(buffering, 125_000_000, 0.005)[-1] == SEND_BUFFER_BYTES_MIN
 
@@ -69,7 +72,7 @@ def test_pauses_are_no_part_of_the_rate() -> None:
     """What left the kernel while something else was sent says nothing of the connection."""
     buffering = Buffering()
     fill(buffering, 1_250_000_000)
-    size = buffering.send_buffer_bytes
+    size = buffering.near_bytes
     sent, now_ns = 1 << 40, 1 << 50
     for _ in range(200):
         buffering.paused()
@@ -79,7 +82,38 @@ def test_pauses_are_no_part_of_the_rate() -> None:
         buffering.full(sent, now_ns)
         # Hardly anything in a second.
         sent, now_ns = sent + 1, now_ns + SECOND_NS
-    assert buffering.send_buffer_bytes == pytest.approx(size, rel=0.001)
+    assert buffering.near_bytes == pytest.approx(size, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("delivery", "wire_bytes"),
+    [
+        (Delivery(), 0),
+        # A short link: next to nothing beside what may lie here.
+        (Delivery(70_000, 125_000_000, 40), 10_000),
+        (Delivery(70_000, 125_000_000, 10_000), 2_500_000),
+        (Delivery(70_000, 125_000_000_000, 10_000), WIRE_BYTES_MAX),
+    ],
+)
+def test_what_is_on_the_wire_has_room_beside_what_lies_here(
+    delivery: Delivery, wire_bytes: int
+) -> None:
+    """The kernel counts both; what may lie here stays what it was, and so does what is unsent."""
+    buffering = Buffering()
+    unsent_bytes = buffering.unsent_bytes
+    buffering.resize(delivery)
+    assert buffering.send_buffer_bytes == SEND_BUFFER_BYTES_MIN + wire_bytes
+    assert buffering.unsent_bytes == unsent_bytes == SEND_BUFFER_BYTES_MIN // UNSENT_SHARE
+
+
+def test_a_long_link_is_filled_step_by_step() -> None:
+    """Each time that the rate is what the room allowed there is more room, up to the line's."""
+    buffering = Buffering()
+    line, round_trip_us = 125_000_000, 10_000
+    for _ in range(20):
+        allowed = buffering.send_buffer_bytes * 10**6 // round_trip_us
+        buffering.resize(Delivery(0, min(allowed, line), round_trip_us))
+    assert buffering.wire_bytes == ROUND_TRIPS * line * round_trip_us // 10**6
 
 
 def test_a_run_is_as_long_as_the_connection_carries_in_a_while() -> None:

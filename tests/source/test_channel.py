@@ -210,7 +210,7 @@ async def test_the_send_buffer_follows_the_rate(monkeypatch: pytest.MonkeyPatch)
         def full(self, sent_bytes: int, now_ns: int) -> bool:  # type: ignore[explicit-override] # typing.override: from 3.12
             assert now_ns > 0
             fulls.append(sent_bytes)
-            self.send_buffer_bytes = 256 * KIB
+            self.near_bytes = 256 * KIB
             return True
 
     monkeypatch.setattr("source.channel.Buffering", Measured)
