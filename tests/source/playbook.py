@@ -457,6 +457,8 @@ class Play:
             for _ in range(_TURNS_MAX):
                 if not lanes:
                     return None
+                while self.dest.replies:
+                    self._read()
                 command = engine.next(lanes[0], self.now_ns)
                 if command is None:
                     lanes.popleft()
@@ -469,8 +471,6 @@ class Play:
                     engine.wait_over(lanes[0], command)
                 elif not isinstance(command, Turn):
                     lanes.rotate()
-                while self.dest.replies:
-                    self._read()
         finally:
             engine.stop()
         raise AssertionError("it does not drain")

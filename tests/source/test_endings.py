@@ -14,14 +14,18 @@ from protocol.errors import (
     RemoteProtocolError,
 )
 from protocol.limits import RECOVER_SECONDS_MAX
-from protocol.messages import PageRequest, Running, SwitchOver
+from protocol.messages import PageData, PageRequest, Running, SwitchOver
 from protocol.policy import preset
+from protocol.wire import encode
+from source.convergence import SwitchRule
 from source.endings import LAST_WORD_SECONDS_MAX, Break, PausedByHand
 from source.steps import Do, Farewell, Within
+from tests.guests import KIB
 from tests.source.playbook import (
     AFTER_ONE_PASS,
     ALL_CAPABILITIES,
     AT_ONCE,
+    PRE,
     PRECOPY_ONLY,
     SMALL,
     Play,
@@ -174,14 +178,16 @@ def test_a_break_in_the_exchange_that_closes_is_not_mended_for_long() -> None:
 
 
 @pytest.mark.parametrize("policy", ["ordered", "vanilla", "resend", "critical-first", "parallel"])
-@pytest.mark.parametrize("checksum", [False, True])
-def test_a_break_at_any_byte_loses_none(policy: str, checksum: bool) -> None:
+@pytest.mark.parametrize(
+    ("rule", "checksum"), [(AT_ONCE, False), (AFTER_ONE_PASS, False), (AFTER_ONE_PASS, True)]
+)
+def test_a_break_at_any_byte_loses_none(policy: str, rule: SwitchRule, checksum: bool) -> None:
     """Before the guest is handed over it stays; from then on what is missing goes, and is equal.
 
     A second break follows in the recovery, or in what goes over its connections.
     """
     capabilities = ALL_CAPABILITIES if checksum else ("recover", "keepalive", "answers")
-    changes = {"policy": preset(policy), "rule": AFTER_ONE_PASS, "checksum": checksum}
+    changes = {"policy": preset(policy), "rule": rule, "checksum": checksum}
     whole = Play(SMALL, capabilities, **changes)
     lively(whole)
     whole.transfer()
@@ -206,6 +212,32 @@ def test_a_break_at_any_byte_loses_none(policy: str, checksum: bool) -> None:
         assert play.is_equal
         assert play.events.states[-1] == "completed"
     assert paused > 10
+
+
+def test_what_a_break_has_cut_off_is_ended_first() -> None:
+    """Of a target page that is there in part the rest goes, and nothing of it twice."""
+    play = Play(SMALL, rule=AT_ONCE)
+    play.on_write = lambda: cut_in_a_page(play)
+    with pytest.raises(ConnectionLost) as caught:
+        play.transfer()
+    play.end_epoch(caught.value)
+    play.on_write = lambda: None
+    assert play.dest.held == {(0, 16): 1000}
+    before = len(play.story)
+    play.resume()
+    assert play.story[before : before + 3] == ["keep little", "PageRest", "drain"]
+    assert play.is_equal
+    # The frame was on its way.
+    assert play.phases.scheduler.counts.lost_bytes == 64 * KIB - 1000
+    assert play.dest.finished().target_pages == SMALL.target_page_count - 16
+
+
+def cut_in_a_page(play: Play) -> None:
+    """Behind the first frame of 16 target pages, let 1000 bytes of the next one's through."""
+    frame = play.outlets[PRE].open_frame
+    if play.bytes_left is None and frame is not None and frame.memory_bytes:
+        head = encode(PageData(payload_bytes=64 * KIB, block=0, offset=64 * KIB))
+        play.bytes_left = len(head) + 1000
 
 
 def lively(play: Play) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from protocol import events
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock, Span
 from protocol.limits import RECOVER_SECONDS_MAX
@@ -46,7 +47,7 @@ def standing_of(missing: PageSet, *, running: bool = True) -> tuple[Standing, La
     return standing, Lacking(missing, {})
 
 
-@pytest.mark.parametrize("seen", ["running", "asking", "nothing"])
+@pytest.mark.parametrize("seen", ["running", "running early", "asking", "nothing"])
 def test_who_says_that_no_guest_runs_there(seen: str) -> None:
     """A destination that was seen to run the guest is not one that does not.
 
@@ -55,11 +56,14 @@ def test_who_says_that_no_guest_runs_there(seen: str) -> None:
     """
     play = Play()
     said: dict[str, list[Message]] = {
-        "running": [Running()], "asking": [PageRequest(block=0, page=3, target_page=0)],
-        "nothing": [],
+        "running": [Running()], "running early": [Running()],
+        "asking": [PageRequest(block=0, page=3, target_page=0)], "nothing": [],
     }  # fmt: skip
     play.dest.instead[SwitchOver] = lambda _: said[seen]
     play.at["End"] = cut
+    if seen == "running early":
+        # It was heard, and its turn has not come.
+        play.events.on(events.PageSent, cut)
     with pytest.raises(ConnectionLost) as caught:
         play.transfer()
     play.end_epoch(caught.value)
