@@ -61,10 +61,13 @@ class Phases:
         scheduler: What is to be sent, and in which order.
         resumption: Whoever comes back after a break is held against it.
         epochs: All of them, the present one last.
+        epoch: The present one, once there is one.
         memory: The guest's.
         announced: SwitchOverAhead may have left: a destination that loses us waits.
         handed_over: The first byte of SwitchOver may have left: the guest is not this side's.
     """
+
+    epoch: Epoch
 
     def __init__(
         self,
@@ -132,12 +135,8 @@ class Phases:
         )  # fmt: skip
         if self._config.policy.priority is Priority.URGENCY:
             sending.keep_behind()
-        self.epochs.append(Epoch(outlets, sending, capabilities))
-
-    @property
-    def epoch(self) -> Epoch:
-        """The present one."""
-        return self.epochs[-1]
+        self.epoch = Epoch(outlets, sending, capabilities)
+        self.epochs.append(self.epoch)
 
     @property
     def recoverable(self) -> bool:

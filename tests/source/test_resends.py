@@ -14,12 +14,14 @@ from protocol.limits import RESEND_COUNT_MAX
 from protocol.messages import Message, PassAck, PassEnd, Resend, SwitchOver
 from protocol.policy import preset
 from protocol.session_messages import CHECKSUM
+from source.convergence import SwitchRule
 from source.resends import Resends
 from source.scheduler import Scheduler
 from tests.guests import small_geometry
 from tests.source.playbook import AT_ONCE, PRE, PRECOPY_ONLY, SMALL, Play
 from tests.stories import Recorder
 
+TWO_PASSES = SwitchRule(postcopy_after=2, downtime_ms_max=-1)
 ONE_PAGE = PackedRuns(b"\0\0\0\0\0\0\0\1")
 CHANGED = Resend(block=0, offset=3 * TARGET_PAGE_BYTES, runs=ONE_PAGE)
 
@@ -46,6 +48,19 @@ def test_what_comes_changed_last_goes_again_before_the_switch_over() -> None:
     ]  # fmt: skip
     assert last[0:2] == last[3:5]
     assert play.dest.finished().target_pages == SMALL.target_page_count + 2
+
+
+def test_what_comes_changed_in_a_pass_goes_with_the_next() -> None:
+    """It is as dirty as if the guest had written to it."""
+    play = Play(capabilities=(CHECKSUM,), rule=TWO_PASSES, checksum=True)
+    play.dest.instead[PassEnd] = lambda message: [
+        *([CHANGED] if message == PassEnd(index=0) else []),
+        PassAck(index=cast("PassEnd", message).index),
+    ]  # fmt: skip
+    play.transfer()
+    ends = [each["bytes"] for each in play.events.of(events.PassEnd)]
+    assert ends == [SMALL.length_bytes, TARGET_PAGE_BYTES]
+    assert play.dest.finished().target_pages == SMALL.target_page_count + 1
 
 
 def test_what_comes_changed_in_postcopy_goes_again_before_the_end() -> None:
