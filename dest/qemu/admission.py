@@ -10,14 +10,14 @@ Nobody proves who it is, so whoever begins well may be it: of several the first 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import trio
 
 from dest.qemu.handshakes import Line
+from guest.streams.exchange import receive_into
 from guest.streams.network import Arrival
 from guest.streams.stream import Stream
-from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.limits import HELLO_SECONDS_MAX
@@ -166,37 +166,36 @@ class QemuAdmission:
         Raises:
             RemoteProtocolError: It has none.
         """
-        # Only a socket lets its first bytes lie.
-        stream = cast("TcpStream", arrival.stream)
+        stream = arrival.stream
         if self._only_from not in (None, arrival.host):
             raise RemoteProtocolError(f"it is not from {self._only_from}")
         first = await self._first_bytes(stream)
         if not first:
             # Where no vCPU waited for a page, QEMU's second connection ends like that.
             return False
-        stream.wake_at(1)
         trial, name = self._admit(arrival.host, first)
-        await trial.stand(Line(stream, name), arrival.host)
+        await trial.stand(Line(stream, name, first), arrival.host)
         return True
 
     async def turn_away(self, stream: Stream) -> None:
         """Let a connection go at once: QEMU's way of ending one is to close it."""
 
-    async def _first_bytes(self, stream: TcpStream) -> bytes:
-        """Wait for a connection's first bytes, and leave them where they are.
+    async def _first_bytes(self, stream: Stream) -> bytes:
+        """Return a connection's first bytes: too few for a magic number where it ends with them.
 
         Raises:
             RemoteProtocolError: None came, and there is no migration that it could belong to.
         """
-        # Fewer bytes than these wake nobody, but the end of file does.
-        stream.wake_at(_MAGIC_BYTES)
+        first = bytearray()
         with trio.move_on_after(HELLO_SECONDS_MAX):
-            return await _peek(stream)
+            await _read_magic(stream, first)
+            return bytes(first)
         if self._preempt.winner is not None or not (
             self._main.winner is not None or self._main.is_under_way
         ):
             raise RemoteProtocolError(f"it said nothing in {HELLO_SECONDS_MAX:g} s")
-        return await _peek(stream)
+        await _read_magic(stream, first)
+        return bytes(first)
 
     def _admit(self, host: str, first: bytes) -> tuple[Trial[Any], Channel]:
         """Take a connection for what its first bytes say that it is.
@@ -227,8 +226,13 @@ class QemuAdmission:
         return self._preempt, Channel.POSTCOPY
 
 
-async def _peek(stream: TcpStream) -> bytes:
+async def _read_magic(stream: Stream, first: bytearray) -> None:
+    """Add to what has come until a magic number is there, or the end of the stream."""
+    place = memoryview(bytearray(_MAGIC_BYTES))
     try:
-        return await stream.peek(_MAGIC_BYTES)
+        while count := await receive_into(stream, [place[len(first) :]]):
+            first += place[len(first) : len(first) + count]
+            if len(first) == _MAGIC_BYTES:
+                return
     except OSError as error:
         raise RemoteProtocolError(f"it broke: {error.strerror or error}") from error

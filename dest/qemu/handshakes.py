@@ -38,17 +38,30 @@ class Line:
 
     Attributes:
         channel: The connection.
-        decoder: Of the main connection, or of the other.
+        decoder: Of the main connection, or of the other; set in `expect`.
     """
 
-    def __init__(self, stream: Stream, name: Channel) -> None:
-        """Take a new connection, of which the main one's beginning is expected."""
+    def __init__(self, stream: Stream, name: Channel, first: bytes = b"") -> None:
+        """Take a new connection; `expect` something, then `receive`.
+
+        Args:
+            stream: The connection.
+            name: Which of the two it is.
+            first: What was read of it already.
+        """
         self.channel = InChannel(stream)
         self.channel.name = name
         self.channel.label = _LABELS[name]
         self.channel.peer = "QEMU"
         self.channel.copy_at_once(_READ_BYTES)
-        self.decoder: Decoder | PreemptDecoder = Decoder()
+        self.channel.bytes_received = len(first)
+        self.decoder: Decoder | PreemptDecoder
+        self._first = first
+
+    def expect(self, decoder: Decoder | PreemptDecoder) -> None:
+        """Have all that comes decoded, from the connection's first byte on."""
+        self.decoder = decoder
+        decoder.receive_data(self._first)
 
     async def receive(self) -> QemuMessage:
         """Return the next message; if it has a payload, the decoder has all of it.
@@ -84,6 +97,7 @@ async def hear_opening(main: Line) -> tuple[str, Geometry] | MidstreamError:
         RemoteProtocolError: It is none, or says nothing more.
     """
     machine, returns, advised = "", False, False
+    main.expect(Decoder())
     try:
         while True:
             # Between the advice and the blocks QEMU makes what a large guest's migration takes.

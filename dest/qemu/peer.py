@@ -20,7 +20,7 @@ from dest.qemu.wire import Wire
 from dest.steps import Terms
 from dest.words import Word
 from guest import clock
-from guest.streams.network import TcpNetwork
+from guest.streams.network import Network, TcpNetwork
 from protocol.channels import Channel
 from protocol.errors import MidstreamError, RemoteProtocolError
 from protocol.events import Emit
@@ -52,16 +52,19 @@ class QemuPeer:
     right can be told from the memory itself.
     """
 
-    def __init__(self, config: QemuDestConfig, emit: Emit) -> None:
+    def __init__(self, config: QemuDestConfig, emit: Emit, network: Network | None = None) -> None:
         """Wait for nobody yet.
 
         Args:
             config: What the user said.
             emit: Takes events.
+            network: Where it listens; None for the machine's own.
         """
         self.admission = QemuAdmission(config.only_from)
         # How long what is sent may go unacknowledged is left to the kernel.
-        self.network = TcpNetwork(silence_seconds_max=0, window_bytes=config.window_bytes)
+        self.network = network or TcpNetwork(
+            silence_seconds_max=0, window_bytes=config.window_bytes
+        )
         self._spec_of = config.spec_of
         self._emit = emit
         self._main: Line
@@ -178,7 +181,7 @@ class QemuPeer:
         assert isinstance(decoder, Decoder)
 
         async def prove(line: Line) -> None:
-            line.decoder = decoder.resumed()
+            line.expect(decoder.resumed())
             await hear_resumption(line, self._geometry, missing)
 
         self._main, _ = await self.admission.accept_main(prove)

@@ -102,7 +102,7 @@ class QemuReceiver:
         shapes = [
             (block.name, block.length_bytes, block.page_bytes) for block in self._geometry.blocks
         ]
-        line.decoder = PreemptDecoder(block_table(shapes))
+        line.expect(PreemptDecoder(block_table(shapes)))
         message = await line.receive()
         if isinstance(message, (Pages, Zeros)):
             if self._assembly.is_whole(self._span_of(message)):

@@ -94,15 +94,6 @@ class TcpStream:
         self._poll.register(self._sock.fileno(), select.POLLIN)
         return bool(self._poll.poll(PATIENCE_MS))
 
-    async def peek(self, count: int) -> bytes:
-        """Return up to so many of the next bytes, waiting for some, and leave them where they are.
-
-        Raises:
-            OSError: The connection broke.
-        """
-        await trio.lowlevel.wait_readable(self._sock)
-        return await self._sock.recv(count, socket.MSG_PEEK)
-
     def unread_bytes(self) -> int:
         """See `Stream`."""
         unread = fcntl.ioctl(self._sock.fileno(), termios.FIONREAD, bytes(4))

@@ -81,8 +81,8 @@ async def test_the_magic_number_makes_the_main_connection() -> None:
     ("data", "reason"),
     [
         (b"GET / HTTP/1.1", "not the beginning"),
-        (b"\x16\x03\x01\0", "TLS"),
-        (bytes.fromhex("11223344"), "multifd"),
+        (b"\x16\x03\x01\0\xf1\1", "TLS"),
+        (bytes.fromhex("11223344 00000001"), "multifd"),
         (qemu.zero(0, b"ram"), "not the beginning"),
     ],
 )
