@@ -82,6 +82,10 @@ ELSEWHERE = {
         "scripts.control", "Switch a running source over to postcopy now.", "switch_over"
     ),
     "set": Elsewhere("scripts.control", "Change the limits of a running source.", "set_limits"),
+    "trace": Elsewhere(
+        "scripts.traces.command",
+        "Make traces of what other tools record, show what they are like, and cut parts out.",
+    ),
     "qemu": Elsewhere(
         "scripts.qemu.command",
         "Start a QEMU of its own and migrate its memory to a destination, with postcopy.",

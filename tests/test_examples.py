@@ -28,6 +28,13 @@ COMMANDS = {
     for name in midstream.list_commands(_CONTEXT)
     if (command := midstream.get_command(_CONTEXT, name)) is not None
 }
+# Those in groups, by both words.
+INNER = {
+    (name, inner): its
+    for name, command in COMMANDS.items()
+    if isinstance(command, click.Group)
+    for inner, its in command.commands.items()
+}
 
 
 def test_the_documents_are_looked_through() -> None:
@@ -68,7 +75,7 @@ def test_options_that_documents_name_are_there() -> None:
     """Whatever a document calls an option, some command has."""
     known = {"--help"} | {
         name
-        for command in COMMANDS.values()
+        for command in (*COMMANDS.values(), *INNER.values())
         for parameter in command.params
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
@@ -87,6 +94,8 @@ def test_commands_that_take_but_a_moment_are_run(lab: Lab) -> None:
 def _command(words: tuple[str, ...]) -> tuple[click.Command, tuple[str, ...]]:
     """Return who takes a command line, and what it is given."""
     if words[0] == "midstream":
+        if words[1:3] in INNER:
+            return INNER[words[1], words[2]], words[3:]
         # Where any command is meant, all take what is shown.
         return COMMANDS["migrate" if words[1] == "COMMAND" else words[1]], words[2:]
     module = import_module(words[2])

@@ -24,17 +24,22 @@ from scripts.named_files import (
 # What the values of options are called that name no file; whoever adds one thinks of it here.
 NO_FILES = {
     "ADDRESS", "DSCP", "HOST", "HOST:PORT", "KIND", "N", "NAME", "NAME=VALUE...", "NAMES", "RATE",
-    "RATE[,...]", "RATIO", "SESSION", "SIZE", "SIZES", "TIME", None,
+    "LIST", "MEANING=HEADER", "PLACE", "RATE[,...]", "RATIO", "SESSION", "SIZE", "SIZES", "TIME",
+    None,
 }  # fmt: skip
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    """Yield every command with its name."""
+    """Yield every command with its name; of a group, those in it."""
     context = click.Context(midstream)
     for name in midstream.list_commands(context):
         command = midstream.get_command(context, name)
         assert command is not None
-        yield name, command
+        if isinstance(command, click.Group):
+            for inner, its in command.commands.items():
+                yield f"{name} {inner}", its
+        else:
+            yield name, command
 
 
 def parameters() -> Iterator[tuple[str, click.Parameter]]:
