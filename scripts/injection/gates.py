@@ -56,13 +56,18 @@ class Gate:
         """How much later everything arrives."""
         return self._delay.by_ms / 1000 if self._delay else 0.0
 
-    def limit(self, count: int) -> int:
-        """Return how many of so many bytes may go at once."""
-        return min([count, *(bucket.piece_bytes for bucket in self._buckets())])
-
-    def take(self, count: int, now: float) -> float:
-        """Reserve a place for so many bytes; return the time at which the rate lets them go."""
-        return max((bucket.take(count, now) for bucket in self._buckets()), default=now)
+    async def take_turn(self, count: int) -> int:
+        """Wait for the rate; return how many of so many bytes may go, 0 if anything has changed."""
+        buckets = [bucket for bucket in (self._bucket, self._link) if bucket is not None]
+        count = min([count, *(bucket.piece_bytes for bucket in buckets)])
+        now = trio.current_time()
+        starts_at = max((bucket.take(count, now) for bucket in buckets), default=now)
+        if starts_at <= now:
+            return count
+        with trio.move_on_at(starts_at):
+            await self.changed.park()
+            return 0
+        return count
 
     def apply(self, action: NetworkAction, bucket: Bucket | None) -> None:
         """Do what an action says from the next byte on."""
@@ -102,6 +107,3 @@ class Gate:
             spoiled[index] ^= 1 << self._random.randrange(8)
         self._flips[part] -= count
         return memoryview(spoiled)
-
-    def _buckets(self) -> list[Bucket]:
-        return [bucket for bucket in (self._bucket, self._link) if bucket is not None]

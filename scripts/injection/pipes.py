@@ -201,7 +201,7 @@ class Pipe:
                 await self._wait_change()
                 continue
             if not allowed:
-                allowed = await self._take_turn(gate, len(data))
+                allowed = await gate.take_turn(len(data))
                 continue
             await trio.lowlevel.wait_writable(self._out)
             if self._is_held() or self._closed:
@@ -220,17 +220,6 @@ class Pipe:
         await self._gate.changed.park()
         if self._connection.deserted:
             raise BrokenPipeError
-
-    async def _take_turn(self, gate: Gate, count: int) -> int:
-        """Wait for the rate; return how many of so many bytes may go, 0 if the gate has changed."""
-        count = gate.limit(count)
-        starts_at = gate.take(count, trio.current_time())
-        if starts_at <= trio.current_time():
-            return count
-        with trio.move_on_at(starts_at):
-            await gate.changed.park()
-            return 0
-        return count
 
     def _is_held(self) -> bool:
         return self._gate.shut or self._connection.cut

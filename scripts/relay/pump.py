@@ -146,7 +146,7 @@ class Pump:
                 await gate.changed.park()
                 continue
             if not allowed:
-                allowed = await self._take_turn(gate, len(data))
+                allowed = await gate.take_turn(len(data))
                 continue
             await trio.lowlevel.wait_writable(self._out)
             if not self._may_pass(gate):
@@ -161,14 +161,3 @@ class Pump:
 
     def _may_pass(self, gate: Gate) -> bool:
         return not (gate.shut or self.stopped) and gate is self.gate
-
-    async def _take_turn(self, gate: Gate, count: int) -> int:
-        """Wait for the rate; return how many of so many bytes may go, 0 if the gate has changed."""
-        count = gate.limit(count)
-        starts_at = gate.take(count, trio.current_time())
-        if starts_at <= trio.current_time():
-            return count
-        with trio.move_on_at(starts_at):
-            await gate.changed.park()
-            return 0
-        return count
