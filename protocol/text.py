@@ -13,6 +13,9 @@ from protocol.limits import REASON_CHARS_MAX
 # The longest word for which one that was meant is looked for.
 _WORD_CHARS_MAX = 40
 
+# What a complaint repeats of a value.
+_QUOTED_CHARS_MAX = 60
+
 
 def one_line(text: str) -> str:
     """Return a text as one line that may be sent: printable, single-spaced, not too long."""
@@ -23,6 +26,11 @@ def one_line(text: str) -> str:
 def is_one_line(text: str) -> bool:
     """Return whether a text from the peer is short and printable, line breaks being not."""
     return len(text) <= REASON_CHARS_MAX and text.isprintable()
+
+
+def quoted(text: str) -> str:
+    """Return a user's text as it goes into a message: in quotes, and short enough to read."""
+    return repr(text) if len(text) <= _QUOTED_CHARS_MAX else f"{text[:_QUOTED_CHARS_MAX]!r}..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

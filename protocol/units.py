@@ -8,12 +8,10 @@ from fractions import Fraction
 
 from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry, RamBlock
+from protocol.text import quoted
 
 # 24 digits are more than any size, rate or time has; Python refuses to read thousands of them.
 _NUMBER = re.compile(r"(?P<number>[0-9]{1,24}(?:\.[0-9]{1,24})?)\s*(?P<unit>[A-Za-z/]*)")
-
-# What is quoted of a wrong text.
-_QUOTED_CHARS_MAX = 40
 
 _BYTES = {
     "": 1, "B": 1,
@@ -37,7 +35,7 @@ def parse_bytes(text: str) -> int:
     """
     value = _scaled(text, _BYTES, "a size such as 256MiB")
     if value.denominator != 1:
-        raise LocalProtocolError(f"{_quoted(text)} is not a whole number of bytes")
+        raise LocalProtocolError(f"{quoted(text)} is not a whole number of bytes")
     return int(value)
 
 
@@ -53,7 +51,7 @@ def parse_rate(text: str) -> int:
     units |= {f"{unit}/s": Fraction(count) for unit, count in _BYTES.items() if unit}
     value = _scaled(text, units, "a rate such as 1Gbit/s or 125MB/s, or 0")
     if value < 1:
-        raise LocalProtocolError(f"{_quoted(text)} is less than one byte a second")
+        raise LocalProtocolError(f"{quoted(text)} is less than one byte a second")
     return int(value)
 
 
@@ -83,7 +81,7 @@ def parse_geometry(size: str, page_size: str) -> Geometry:
         name, equals, rest = part.strip().partition("=")
         length, _, page = rest.partition("@")
         if not (name and equals and length):
-            raise LocalProtocolError(f"{_quoted(part)} is not NAME=SIZE@PAGE-SIZE")
+            raise LocalProtocolError(f"{quoted(part)} is not NAME=SIZE@PAGE-SIZE")
         blocks.append(RamBlock(name, parse_bytes(length), parse_bytes(page or page_size)))
     return Geometry(tuple(blocks))
 
@@ -110,10 +108,5 @@ def format_rate(bytes_per_second: float) -> str:
 def _scaled(text: str, units: Mapping[str, int | Fraction], expected: str) -> Fraction:
     match = _NUMBER.fullmatch(text.strip())
     if match is None or match["unit"] not in units:
-        raise LocalProtocolError(f"{_quoted(text)} is not {expected}")
+        raise LocalProtocolError(f"{quoted(text)} is not {expected}")
     return Fraction(match["number"]) * units[match["unit"]]
-
-
-def _quoted(text: str) -> str:
-    """Return a user's text as it goes into a message: in quotes, and short enough to read."""
-    return repr(text) if len(text) <= _QUOTED_CHARS_MAX else f"{text[:_QUOTED_CHARS_MAX]!r}..."

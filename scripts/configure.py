@@ -30,7 +30,7 @@ from protocol.limits import (
     SILENCE_SECONDS_MIN,
 )
 from protocol.policy import preset
-from protocol.text import did_you_mean
+from protocol.text import did_you_mean, quoted
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
 from scripts.links.spec import LinkSpec, parse_link
@@ -62,9 +62,6 @@ DSCP_NAMES = {
     "LE": 1,
 }
 
-# What a complaint repeats of a value.
-_QUOTED_CHARS_MAX = 60
-
 
 def parse_address(text: str, option: str, *, port_min: int = 0) -> tuple[str, int]:
     """Return (host, port) of HOST:PORT, or [ADDRESS]:PORT for IPv6; without a host, localhost.
@@ -76,8 +73,7 @@ def parse_address(text: str, option: str, *, port_min: int = 0) -> tuple[str, in
         return parse_host_port(text, port_min=port_min)
     except ValueError as error:
         raise click.BadParameter(
-            f"{_quoted(text)} is not HOST:PORT or [ADDRESS]:PORT, "
-            f"the port from {port_min} to 65535",
+            f"{quoted(text)} is not HOST:PORT or [ADDRESS]:PORT, the port from {port_min} to 65535",
             param_hint=option,
         ) from error
 
@@ -228,7 +224,7 @@ def _dscp(text: str | None) -> int | None:
     found = DSCP_NAMES.get(text.upper())
     if found is None and not (text.isascii() and text.isdigit() and int(text[:9]) <= DSCP_MAX):
         raise click.BadParameter(
-            f"{_quoted(text)} is not 0 to {DSCP_MAX}, nor one of {', '.join(DSCP_NAMES)}",
+            f"{quoted(text)} is not 0 to {DSCP_MAX}, nor one of {', '.join(DSCP_NAMES)}",
             param_hint="--dscp",
         )
     return int(text) if found is None else found
@@ -238,7 +234,7 @@ def _silence_seconds(text: str) -> float:
     seconds = seconds_of("--keepalive-timeout", text)
     if not SILENCE_SECONDS_MIN <= seconds <= SILENCE_SECONDS_MAX:
         raise click.BadParameter(
-            f"{_quoted(text)} is not {SILENCE_SECONDS_MIN:g} s to {SILENCE_SECONDS_MAX:g} s",
+            f"{quoted(text)} is not {SILENCE_SECONDS_MIN:g} s to {SILENCE_SECONDS_MAX:g} s",
             param_hint="--keepalive-timeout",
         )
     return seconds
@@ -253,7 +249,7 @@ def program_of(values: Values) -> Program:
     name, _, path = values["program"].partition(":")
     if (name == "trace") != bool(path):
         raise click.BadParameter(
-            f"{_quoted(values['program'])} is not a program's name or trace:FILE",
+            f"{quoted(values['program'])} is not a program's name or trace:FILE",
             param_hint="--program",
         )
     _choice("--program", name, PROGRAM_NAMES)
@@ -276,7 +272,7 @@ def _chunk_bytes(text: str) -> int:
     count = parsed("--chunk-size", lambda: parse_bytes(text))
     if not 0 < count <= CHUNK_BYTES_MAX or count % TARGET_PAGE_BYTES:
         raise click.BadParameter(
-            f"{_quoted(text)} is not a multiple of 4KiB up to {CHUNK_BYTES_MAX >> 20}MiB",
+            f"{quoted(text)} is not a multiple of 4KiB up to {CHUNK_BYTES_MAX >> 20}MiB",
             param_hint="--chunk-size",
         )
     return count
@@ -301,7 +297,7 @@ def _switch_rule(values: Values) -> SwitchRule:
 def _give_up_after(text: str | None) -> float | None:
     seconds = _optional_seconds("--give-up-after", text)
     if seconds == 0:
-        raise click.BadParameter(f"{_quoted(str(text))} is no time", param_hint="--give-up-after")
+        raise click.BadParameter(f"{quoted(str(text))} is no time", param_hint="--give-up-after")
     return seconds
 
 
@@ -315,13 +311,13 @@ def _postcopy_after(text: str) -> int | None:
 
 def _whole(option: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 20):
-        raise click.BadParameter(f"{_quoted(text)} is not a whole number from 0", param_hint=option)
+        raise click.BadParameter(f"{quoted(text)} is not a whole number from 0", param_hint=option)
     return int(text)
 
 
 def _number(option: str, text: str) -> float:
     if not _NUMBER.fullmatch(text):
-        raise click.BadParameter(f"{_quoted(text)} is not a number from 0", param_hint=option)
+        raise click.BadParameter(f"{quoted(text)} is not a number from 0", param_hint=option)
     return float(text)
 
 
@@ -330,19 +326,15 @@ def _access_rate(text: str) -> float:
     # What is too small for a float would come out as 0, which means without pause.
     if rate < _ACCESS_RATE_MIN and text.strip("0."):
         raise click.BadParameter(
-            f"{_quoted(text)} is neither 0 nor from {_ACCESS_RATE_MIN}", param_hint="--access-rate"
+            f"{quoted(text)} is neither 0 nor from {_ACCESS_RATE_MIN}", param_hint="--access-rate"
         )
     return rate
-
-
-def _quoted(text: str) -> str:
-    return repr(text) if len(text) <= _QUOTED_CHARS_MAX else f"{text[:_QUOTED_CHARS_MAX]!r}..."
 
 
 def _choice(option: str, text: str, choices: tuple[str, ...]) -> str:
     if text not in choices:
         raise click.BadParameter(
-            f"{_quoted(text)} is not one of {', '.join(choices)}{did_you_mean(text, choices)}",
+            f"{quoted(text)} is not one of {', '.join(choices)}{did_you_mean(text, choices)}",
             param_hint=option,
         )
     return text
