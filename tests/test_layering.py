@@ -133,6 +133,7 @@ CORE_MODULES = frozenset(
         "scripts.views.perfetto",
         "scripts.views.records",
         "scripts.views.redraw",
+        "scripts.views.traffic",
     }
 )
 

@@ -9,46 +9,30 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from protocol import events
-from protocol.channels import Channel
 from protocol.report import STAGES
 from protocol.states import State
 from scripts.views.records import (
-    BACKGROUND,
-    BOOSTED,
     SOURCE,
-    URGENT,
     Block,
-    Mark,
     Note,
     OpenWaits,
     Placed,
     Request,
-    Send,
     Wait,
     fault_ns,
     page_of,
 )
+from scripts.views.traffic import SENDS_MAX, Traffic
 
 Event = dict[str, Any]
 
-# What is kept of each kind; what comes after is counted and not kept.  A guest of 64 GiB with huge
-# pages sends 32,768 pages in a pass.
-SENDS_MAX = 1_000_000
+# What is kept of each kind; what comes after is counted and not kept.
 WAITS_MAX = 500_000
 NOTES_MAX = 500_000
-
-
-@dataclass
-class _Open:
-    """A send under way."""
-
-    event: Event
-    urgent_ns: int | None = None
 
 
 class History:
@@ -67,13 +51,14 @@ class History:
         self.accesses: Event = {}
         self.guest_clock: Event = {}
         self.blocks: dict[int, Block] = {}
-        self.sends: list[Send] = []
         self.waits: list[Wait] = []
         self.placed: list[Placed] = []
         self.notes: list[Note] = []
-        self.marks: list[Mark] = []
         self.counts: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
+        self._traffic = Traffic(self.left_out, self._see)
+        self.sends = self._traffic.sends
+        self.marks = self._traffic.marks
         self.sides: set[str] = set()
         self.first_ns = (1 << 63) - 1
         self.last_ns = 0
@@ -83,21 +68,17 @@ class History:
         self._asked: list[Event] = []
         self._came: list[Event] = []
         self._breaks_ns: list[int] = []
-        self._open: dict[str, _Open] = {}
         self._waiting = OpenWaits()
-        # By channel: what the connections before carried, and what the last event counted.
-        self._counted: dict[str, tuple[int, int]] = {}
-        self._carried: Counter[str] = Counter()
         self._page_counts: dict[int, int] = {}
         self._takers = {
             events.Run.event: self._take_run,
             events.RamBlock.event: self._take_block,
-            events.Progress.event: self._take_progress,
+            events.Progress.event: self._traffic.take_progress,
             events.PageRequest.event: self._take_request,
-            events.PageStart.event: self._take_start,
-            events.PartSent.event: self._take_end,
-            events.PageSent.event: self._take_end,
-            events.Preempt.event: self._take_end,
+            events.PageStart.event: self._traffic.take_start,
+            events.PartSent.event: self._traffic.take_end,
+            events.PageSent.event: self._traffic.take_end,
+            events.Preempt.event: self._traffic.take_end,
             events.ChannelLost.event: self._take_lost,
             events.PagePlaced.event: self._take_placed,
             events.VcpuWait.event: self._take_wait,
@@ -248,73 +229,12 @@ class History:
             return
         self._came.append(event)
         if event.get("answer") == "urgent-in-place":
-            for send in self._open.values():
-                if page_of(send.event) == page_of(event):
-                    send.urgent_ns = event["t-ns"]
-
-    def _take_start(self, event: Event) -> None:
-        # One that is still open was taken back before a byte of it went.
-        self._open[event["channel"]] = _Open(event)
-        self._mark_page(event)
-
-    def _take_end(self, event: Event) -> None:
-        start = self._open.get(event["channel"])
-        if start is None or page_of(start.event) != page_of(event):
-            return
-        del self._open[event["channel"]]
-        pages = event.get("pages", 1)
-        self._see(event["block"], event["page"] + pages)
-        self._mark_page(event)
-        kind = URGENT if event["urgent"] else BACKGROUND
-        if len(self.sends) >= SENDS_MAX:
-            self.left_out["sends"] += 1
-            return
-        before, after = start.event.get("channel-bytes"), event.get("channel-bytes")
-        self.sends.append(
-            Send(
-                event["block"], event["page"], pages, event["channel"],
-                BOOSTED if event.get("boosted") else kind,
-                start.event["t-ns"], event["t-ns"], event["event"],
-                None if before is None or after is None else after - before,
-                start.urgent_ns,
-            )
-        )  # fmt: skip
+            self._traffic.make_urgent(event)
 
     def _take_lost(self, event: Event) -> None:
-        """End what was under way, on all connections: where one breaks, all are closed."""
         self._breaks_ns.append(event["t-ns"])
-        if event["side"] != SOURCE:
-            return
-        end = {"t-ns": event["t-ns"], "event": events.ChannelLost.event}
-        for opened in tuple(self._open.values()):
-            start = opened.event
-            self._take_end({name: start[name] for name in _OF_PAGE if name in start} | end)
-
-    def _mark_page(self, event: Event) -> None:
-        """Mark what the channel had carried by an event about a page.
-
-        In files of old that counts from the connection's begin, and begins anew after a break.
-        """
-        if "channel-bytes" not in event:
-            return
-        count = event["channel-bytes"]
-        before, last = self._counted.get(event["channel"], (0, 0))
-        if count < last:
-            before += last
-        self._counted[event["channel"]] = before, count
-        self._mark(event, event["channel"], before + count)
-
-    def _mark(self, event: Event, channel: str, carried_bytes: int) -> None:
-        # What a channel has carried never becomes less.
-        self._carried[channel] = max(self._carried[channel], carried_bytes)
-        if len(self.marks) < SENDS_MAX:
-            remaining_bytes = event.get("remaining-bytes", 0)
-            mark = Mark(event["t-ns"], channel, self._carried[channel], remaining_bytes)
-            self.marks.append(mark)
-
-    def _take_progress(self, event: Event) -> None:
-        for channel in Channel:
-            self._mark(event, channel.value, event[f"{channel.value}-bytes"])
+        if event["side"] == SOURCE:
+            self._traffic.take_lost(event)
 
     def _take_placed(self, event: Event) -> None:
         pages = event.get("pages", 1)
@@ -377,6 +297,3 @@ _NO_NOTES = frozenset(
     }
 )
 _HEAD = frozenset({"t-ns", "side", "event"})
-
-
-_OF_PAGE = ("block", "page", "channel", "urgent", "boosted")
