@@ -83,7 +83,7 @@ class Attempt(Session):
     resumes: Resumes
 
     def __post_init__(self) -> None:
-        """Have nobody wait."""
+        """Release whoever waits for the precopy connection."""
         self.claimed.set()
 
     def welcomed(self, name: Channel) -> None:  # type: ignore[explicit-override]
@@ -174,7 +174,7 @@ class SessionAdmission:
     """
 
     def __init__(self, credentials: Credentials = NOTHING) -> None:
-        """Have no session yet.
+        """Start without a session.
 
         Args:
             credentials: What a connection has to prove.
@@ -193,11 +193,11 @@ class SessionAdmission:
         return self._active
 
     def take_resumes(self, resumes: Resumes) -> None:
-        """Have connections that resume a session gathered from now on."""
+        """Gather connections that resume a session from now on."""
         self._resumes = resumes
 
     async def welcome(self, arrival: Arrival, make_known: Callable[[], None]) -> bool:
-        """Have a connection prove what is demanded, hear its hello, and let it wait for its twin.
+        """Demand proof of a connection, hear its hello, and let it wait for its twin.
 
         Raises:
             MidstreamError: Nothing came of it, and it has been told.

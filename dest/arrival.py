@@ -53,7 +53,7 @@ class Arrival:
         return is_zero_span or self.received == self.data_bytes
 
     def has_come(self, block: int, target_page: int) -> bool:
-        """Tell whether a target page is one of its, and here."""
+        """Return whether a target page is one of its, and here."""
         span = self.span
         if block != span.block or not span.offset <= target_page * TARGET_PAGE_BYTES < span.end:
             return False
@@ -64,7 +64,7 @@ class Arrival:
         return position is None or position < self.received // TARGET_PAGE_BYTES
 
     def is_open_in(self, span: Span) -> bool:
-        """Tell whether a span has bytes of the frame that wait for its end to be placed."""
+        """Return whether a span has bytes of the frame that wait for its end to be placed."""
         if self.waste:
             return False
         if not self.early:
@@ -109,7 +109,7 @@ class Arrival:
 
 @dataclass(slots=True)
 class ChannelCounts:
-    """What came over one channel in whole frames; compared with the source's `End`."""
+    """Counts of one channel's whole frames; compared with the source's `End`."""
 
     target_pages: int = 0
     data_bytes: int = 0
@@ -121,7 +121,7 @@ class ChannelCounts:
 
 
 class Parts:
-    """What is held of target pages that are not here whole, so that their rest can come.
+    """Partial target pages: what is held of each, so that its rest can come.
 
     A break cuts at most one target page in two on each connection.  QEMU, which keeps its received
     map by the page, sends such a page whole again (`ram_dirty_bitmap_reload` in `migration/ram.c`).
@@ -139,7 +139,7 @@ class Parts:
     def cut_off(
         self, arrival: Arrival, *, checked: bool, come_again: bool
     ) -> tuple[list[Span], Runs | None]:
-        """Take a frame of which no more will come, and hold the part of a target page that came.
+        """End a frame of which no more will come; hold the part of a target page that came.
 
         Args:
             arrival: The frame.
@@ -235,7 +235,7 @@ class NonZero:
 
 
 def any_open_in(arrivals: Iterable[Arrival], span: Span) -> bool:
-    """Tell whether a span has bytes of any of some frames that wait for its end to be placed."""
+    """Return whether a span has bytes of any of some frames that wait for its end."""
     return any(arrival.is_open_in(span) for arrival in arrivals)
 
 

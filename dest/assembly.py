@@ -69,7 +69,7 @@ class Assembly:
         return not self._arriving and (self._missing is None or not len(self._missing))
 
     def discard(self, block: int, first: int, count: int, bits: bytes) -> None:
-        """Take a bitmap of target pages whose copies here are stale.
+        """Mark target pages stale, by a bitmap.
 
         Raises:
             RemoteProtocolError: It reaches outside the guest, or the guest runs here already.
@@ -116,11 +116,11 @@ class Assembly:
             yield Span(block, first * unit_bytes, (last - first) * unit_bytes)
 
     def is_placed(self, unit: PageId) -> bool:
-        """Tell whether a unit is whole."""
+        """Return whether a unit is whole."""
         return self.is_whole(self.units.page_span(unit))
 
     def is_whole(self, span: Span) -> bool:
-        """Tell whether nothing of a stretch is missing or under way, which never is in precopy."""
+        """Return whether nothing of a stretch is missing or under way; in precopy nothing is."""
         if self._missing is None:
             return True
         return not (
@@ -188,7 +188,7 @@ class Assembly:
         return self._parts.dropped_bytes
 
     def is_waste(self, channel: Channel) -> bool:
-        """Tell whether what comes of the channel's frame must not be written; ask each time."""
+        """Return whether what comes of the channel's frame must not be written; ask each time."""
         return self._arrival(channel).waste
 
     def page_of(self, channel: Channel) -> PageId:
@@ -217,7 +217,7 @@ class Assembly:
         return [unit for unit in units if self._brings(arrival, unit)]
 
     def take_early(self, unit: PageId) -> Channel | None:
-        """Take a unit that has `come_early` for whole; return its channel, None if it has not.
+        """Count a unit that has `come_early` as whole; return its channel, None if it has not.
 
         Not to be used where a frame may turn out to have changed on its way.
         """

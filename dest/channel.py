@@ -39,14 +39,14 @@ M = TypeVar("M")
 
 
 class Decoding(Protocol[M_co]):
-    """What cuts a stream into messages."""
+    """Decoder that cuts a stream into messages."""
 
     @property
     def header_bytes_due(self) -> int:
         """How many more bytes complete the next message; 0 where that is not known."""
 
     def receive_data(self, data: memoryview, /) -> None:
-        """Take bytes of the stream."""
+        """Feed bytes of the stream."""
 
     def next_message(self) -> M_co | None:
         """Return the next message, or None until more bytes are fed."""
@@ -60,7 +60,7 @@ class InChannel(Connection):
     """
 
     def __init__(self, stream: Stream, received: bytes = b"") -> None:
-        """Take a connection and close it in `close`.
+        """Own a connection; `close` closes it.
 
         Args:
             stream: The connection.
@@ -212,7 +212,7 @@ class InChannel(Connection):
         return self.send_bytes_now(encode(message))
 
     def stop_gathering(self) -> None:
-        """Have what lies in the kernel read at once: no more of it may come."""
+        """Read at once what lies in the kernel: no more of it may come."""
         self._may_gather = False
         self._wake_at(1)
 
@@ -227,7 +227,7 @@ class InChannel(Connection):
         return self.listening and self._stream.unread_bytes() > 0
 
     def trust_silence(self) -> None:
-        """Have the peer's silence alone tell that it is gone, as long as it pings."""
+        """Let the peer's silence alone say that it is gone, as long as it pings."""
         self._stream.trust_silence()
 
     async def ping(self) -> None:

@@ -56,7 +56,7 @@ class Claims:
             self._due = {channel: self._missing.copy() for channel in Channel}
 
     def claim(self, channel: Channel, span: Stretch, arriving: Mapping[Channel, Arrival]) -> bool:
-        """Take a frame's bytes for no longer missing; return whether they are waste.
+        """Remove a frame's bytes from what is missing; return whether they are waste.
 
         Args:
             channel: Where it comes.
@@ -86,7 +86,7 @@ class Claims:
         return False
 
     def reopen(self, runs: Runs) -> None:
-        """Take for missing again what came changed.
+        """Add what came changed to what is missing again.
 
         The rest of a huge page may then come over both channels, in which order the source likes.
         """

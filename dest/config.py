@@ -1,4 +1,4 @@
-"""What a user says about a migration, in the destination's terms."""
+"""Configuration of a destination: the user's options, in its terms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLACEMENT_CHOICES = ("auto", USERFAULT, SIMULATED)
 
 @dataclass(frozen=True, kw_only=True)
 class HostConfig:
-    """What has to be known before a destination listens, whichever peer comes.
+    """Configuration that a destination needs before it listens, whichever peer comes.
 
     Attributes:
         host: A name or address to listen on.
@@ -44,7 +44,7 @@ class HostConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DestConfig(HostConfig):
-    """What has to be known before a midstream comes.
+    """Configuration that is needed before a midstream comes.
 
     Attributes:
         silence_seconds_max: How long the source may be silent before it is taken for dead.
@@ -60,7 +60,7 @@ class DestConfig(HostConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class QemuDestConfig(HostConfig):
-    """What has to be known before a QEMU comes.
+    """Configuration that is needed before a QEMU comes.
 
     Attributes:
         spec_of: What vCPUs here do with a guest of this geometry, which only QEMU tells.

@@ -29,7 +29,7 @@ class Connection:
     """
 
     def __init__(self, stream: Stream, label: str, channel: str = "") -> None:
-        """Take a connection and close it in `close`."""
+        """Own a connection; `close` closes it."""
         self.label = label
         self.channel = channel
         self.bytes_received = 0
@@ -54,7 +54,7 @@ class Connection:
             await self._flush()
 
     def prioritize(self) -> None:
-        """Have what goes back over it, requests, go first in the queues of this host."""
+        """Prioritize what goes back over it, requests, in the queues of this host."""
         self.priority = self._stream.prioritize()
 
     @property

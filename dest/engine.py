@@ -1,4 +1,4 @@
-"""What the destination does with what happens: assembly, fault table and waits put together.  Pure.
+"""Decisions of the destination on what happens: assembly, fault table and waits together.  Pure.
 
 The engine is told what happened (a frame, a fault, a break; the time, where it matters) and answers
 what is to be done: `Place` these bytes, `Release` that vCPU, send the next message.  It reaches no
@@ -93,7 +93,7 @@ class Engine:
         return bool(self._watchers)
 
     def watch(self, watcher: Notice) -> None:
-        """Have a function called with ("received" | "requested" | "placed", page) from now on."""
+        """Call a function with ("received" | "requested" | "placed", page) from now on."""
         self._watchers.append(watcher)
 
     # Bytes come.
@@ -148,7 +148,7 @@ class Engine:
         self.assembly.begin_rest(channel, block, offset, length)
 
     def progress(self, channel: Channel, count: int) -> bool:
-        """Take notice that so many more bytes of the channel's frame are in memory.
+        """Count so many more bytes of the channel's frame as in memory.
 
         Returns:
             Whether a vCPU waits for some that are all here: call `take_early`.
@@ -167,7 +167,7 @@ class Engine:
         return places
 
     def end(self, channel: Channel) -> list[Place]:
-        """Take notice that the channel's frame is whole; return what it completed."""
+        """End the channel's frame, which is whole; return what it completed."""
         stretch = self.assembly.end(channel)
         if stretch is None:
             return []
@@ -177,7 +177,7 @@ class Engine:
         return self._places(list(stretch.spans()), channel)
 
     def refuse(self, channel: Channel, now_ns: int) -> list[Place]:
-        """Take notice that the channel's frame has come and its payload is not what was sent.
+        """Refuse the channel's frame, which has come, as its payload is not what was sent.
 
         The source is to be told what has to come again, and for which of it vCPUs wait: that goes
         before all else that there is to say.
@@ -202,12 +202,12 @@ class Engine:
         return [Place(span, None) for span in whole]
 
     def broke(self, since_ns: int) -> None:
-        """Take notice that the connections are gone: nothing can be said until `resumed`."""
+        """Note that the connections are gone: nothing can be said until `resumed`."""
         self.words.broke()
         self.faults.broke(since_ns)
 
     def resumed(self) -> None:
-        """Take notice that pages can be asked for again: all that vCPUs wait for is."""
+        """Note that pages can be asked for again: all that vCPUs wait for is."""
         self.faults.resumed()
         self.words.resumed()
 
@@ -223,7 +223,7 @@ class Engine:
     # Bytes are placed.
 
     def placed(self, place: Place, *, last_byte_ns: int, now_ns: int) -> list[int]:
-        """Take notice that a `Place` is done; return the vCPUs to wake, in their order.
+        """Note that a `Place` is done; return the vCPUs to wake, in their order.
 
         Args:
             place: What was placed.
@@ -234,7 +234,7 @@ class Engine:
         return self.faults.placed(block, units, last_byte_ns=last_byte_ns, now_ns=now_ns)
 
     def completed(self, place: Place) -> Span | None:
-        """Tell of the pages that are whole with a `Place`, once vCPUs were woken; return them.
+        """Report the pages that are whole with a `Place`, once vCPUs were woken; return them.
 
         A unit may be a part of a page, which is whole with the last of them.
         """
@@ -265,7 +265,7 @@ class Engine:
     # vCPUs wait and wake.
 
     def fault(self, vcpu: int, flat: int, *, fault_ns: int, now_ns: int) -> Place | Release | None:
-        """Take a vCPU's fault; what it asks for is among the `words`.
+        """Handle a vCPU's fault; what it asks for is among the `words`.
 
         Args:
             vcpu: Who touched what is missing.
@@ -301,7 +301,7 @@ class Engine:
         return None
 
     def woke(self, vcpu: int, wake_ns: int, fault_ns: int | None = None) -> None:
-        """Take the word of a vCPU that it runs again, and when it touched the page."""
+        """Note that a vCPU runs again, and when it touched the page."""
         wait = self.faults.woke(vcpu, wake_ns, fault_ns)
         if wait is not None:
             self.waits.tell(wait)
@@ -317,7 +317,7 @@ class Engine:
         ]
 
     def said(self, word: Word) -> None:
-        """Take notice that one of the `words` is with the connection."""
+        """Note that one of the `words` is with the connection."""
         if isinstance(word, PageRequest):
             self._notify("requested", PageId(word.block, word.page))
 

@@ -110,7 +110,7 @@ class Executor:
         return [view[start:end] for start, end in data.edges()] if data is not None else []
 
     def take_zeros(self, channel: Channel, span: Span, urgent: Urgent | None = None) -> None:
-        """Take a frame that names zeros, from its beginning to its end.
+        """Receive a frame that names zeros, from its beginning to its end.
 
         Raises:
             RemoteProtocolError: No correct source sends this now.
@@ -120,7 +120,7 @@ class Executor:
         self.end(channel)
 
     def progress(self, channel: Channel, count: int) -> None:
-        """Tell that so many more bytes of the channel's frame are in memory."""
+        """Count so many more bytes of the channel's frame as in memory."""
         if self.engine.progress(channel, count):
             self._hear()
             for place in self.engine.take_early(channel):
@@ -128,7 +128,7 @@ class Executor:
             self.say()
 
     def end(self, channel: Channel) -> None:
-        """Tell that the channel's frame is whole: what it completed is placed, who waits wakes."""
+        """End the channel's frame, which is whole: what it completed is placed, who waits wakes."""
         last_byte_ns = self._now_ns()
         # See `Engine`: first of all.
         self._hear()
@@ -139,13 +139,13 @@ class Executor:
             self._incomplete.unpark_all()
 
     def refuse(self, channel: Channel) -> None:
-        """Tell that the channel's frame came changed; `say_all` what is to come again."""
+        """Refuse the channel's frame, which came changed; `say_all` what is to come again."""
         last_byte_ns = self._now_ns()
         self._hear()
         self._place_all(self.engine.refuse(channel, last_byte_ns), last_byte_ns)
 
     def interrupt(self, since_ns: int | None = None) -> None:
-        """Tell that the connections are gone; what they brought of whole units is placed.
+        """Note that the connections are gone; what they brought of whole units is placed.
 
         Args:
             since_ns: Since when; None for now.
@@ -173,7 +173,7 @@ class Executor:
         self.say()
 
     def fault(self, vcpu: int, flat: int, fault_ns: int) -> None:
-        """Tell of a vCPU's fault, and do at once what can be; `say` what it asks for.
+        """Report a vCPU's fault, and do at once what can be; `say` what it asks for.
 
         Args:
             vcpu: Who.
@@ -226,7 +226,7 @@ class Executor:
             self.engine.said(word)
 
     async def converse(self, path: ReturnPath) -> None:
-        """Have a connection to say things over, until cancelled.
+        """Say things over a connection, until cancelled.
 
         Raises:
             ConnectionLost: It broke.
@@ -242,7 +242,7 @@ class Executor:
             self._path = None
 
     def _hear(self) -> None:
-        """Tell of the vCPUs that the kernel has stopped since the last call; cheap if none was."""
+        """Report the vCPUs that the kernel has stopped since the last call; cheap if none was."""
         for vcpu, flat in self._placement.take_faults():
             # When it touched the page it tells when it wakes.
             self.fault(vcpu, flat, self._now_ns())

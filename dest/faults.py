@@ -1,4 +1,4 @@
-"""Who waits for which page: waiters, one request a page, and how long each waited.
+"""Fault table: who waits for which page, one request a page, and how long each waited.
 
 A *wait* begins when a vCPU touches a missing page and ends when the vCPU runs again.  However many
 vCPUs wait for a page, it is requested once; each has its own latency (QEMU's blocktime,
@@ -23,7 +23,7 @@ UNTOLD_COUNT_MAX = 4096
 
 
 class Outcome(Enum):
-    """What a fault leads to."""
+    """Outcome of a fault."""
 
     # Ask the source for the page.
     REQUEST = "request"
@@ -78,7 +78,7 @@ class FaultTable:
     def fault(
         self, vcpu: int, page: PageId, *, fault_ns: int, now_ns: int, placed: bool
     ) -> Outcome:
-        """Take a fault.
+        """Enter a fault.
 
         Args:
             vcpu: Who touched the page.
@@ -132,7 +132,7 @@ class FaultTable:
         return trip.asked_ns if trip is not None and trip.said is None else None
 
     def said(self, page: PageId, said: Said, *, interrupted: bool) -> list[Wait]:
-        """Take what the source says of a request; return the waits of which all is known now.
+        """Enter what the source says of a request; return the waits of which all is known now.
 
         Args:
             page: What was asked for.

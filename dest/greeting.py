@@ -59,7 +59,7 @@ class Newcomer:
 
 
 async def prove(stream: Stream, credentials: Credentials) -> Newcomer:
-    """Have a new connection prove that it may take part; it has been told why if it may not.
+    """Demand proof that a new connection may take part; it has been told why if it may not.
 
     Raises:
         AuthenticationFailed: It may not.

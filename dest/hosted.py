@@ -28,7 +28,7 @@ from protocol.report import DestPart
 
 
 class Room(NamedTuple):
-    """What a guest needs here.
+    """Room for a guest here.
 
     Attributes:
         memory: Where its memory goes; populated.
@@ -91,7 +91,7 @@ class HostedGuest:
         return self._vcpus.first_mismatch
 
     def tell_run(self) -> None:
-        """Tell what comes, so that what is told after it explains itself."""
+        """Report what comes, so that what is told after it explains itself."""
         plan, spec = self._plan, self._guest.spec
         tell_run(
             self._emit, plan.geometry, policy=plan.policy.name, chunk_bytes=plan.chunk_bytes,
@@ -115,7 +115,7 @@ class HostedGuest:
         self._watching.cancel()
 
     async def take_over(self, states: Sequence[VcpuState]) -> int:
-        """Have the guest run here, whatever is missing of it; return since when.
+        """Run the guest here, whatever is missing of it; return since when.
 
         Args:
             states: What its vCPUs begin with; none where the peer's are opaque.

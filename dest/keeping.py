@@ -32,7 +32,7 @@ class Keeper:
     """Saves one guest, if its user wants that: once, whoever asks and however often."""
 
     def __init__(self, memory: GuestMemory, path: Path | None) -> None:
-        """Take the guest's memory.
+        """Keep a guest's memory.
 
         Args:
             memory: The guest's.
@@ -68,7 +68,7 @@ class Keeper:
         self._done.set()
 
     async def save(self) -> None:
-        """Have all of the guest's memory saved; return when it is.  Safe to cancel."""
+        """Save all of the guest's memory; return when it is saved.  Safe to cancel."""
         if self.path is not None:
             self._wanted.set()
             await self._done.wait()

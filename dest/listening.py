@@ -58,7 +58,7 @@ class Listener:
     """
 
     def __init__(self, doors: Sequence[Door], log: Log, admission: Admission) -> None:
-        """Take doors; `close` closes them, and what came through them.
+        """Own doors; `close` closes them, and what came through them.
 
         Args:
             doors: At least one.

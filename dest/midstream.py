@@ -74,7 +74,7 @@ class MidstreamPeer:
         return self._plan
 
     def begin(self, session: Session, plan: Plan) -> None:
-        """Take a session whose plan is known: its connections are the first epoch's."""
+        """Begin with a session whose plan is known: its connections are the first epoch's."""
         self._session, self._plan = session, plan
         self.channels = {name: session.channels[name] for name in plan.channels}
         self._resumes = Resumes(session.session_id, plan.channels, session.capabilities)

@@ -28,7 +28,7 @@ _RUNS_TOLD_MAX = 4
 
 
 def tell_missing(emit: Emit, geometry: Geometry, assembly: Assembly) -> None:
-    """Tell of every block which pages are not whole; only in postcopy.
+    """Report of every block which pages are not whole; only in postcopy.
 
     Bits are the lowest first, in base64; one is set where any page that it stands for has anything
     missing.

@@ -24,7 +24,7 @@ from protocol.states import Lifecycle
 
 @dataclass(frozen=True)
 class Plan:
-    """What a source means to send.
+    """Plan of a source: what it means to send.
 
     Attributes:
         geometry: The guest's blocks.
@@ -52,14 +52,14 @@ class Turns(Protocol):
     """Takes what a peer says of the guest; made of `dest.phases`."""
 
     async def stopping(self) -> None:
-        """Take the word that the guest is about to be stopped, and answer it.
+        """Answer that the guest is about to be stopped.
 
         Raises:
             ConnectionLost: The connection broke.
         """
 
     async def switch_over(self, device_state: bytes | None, *, postcopy: bool) -> None:
-        """Take the guest over.
+        """Run the guest here from now on.
 
         Args:
             device_state: As its source encoded it; None where it means nothing here.
@@ -93,7 +93,7 @@ class Peer(Protocol):
 
     @property
     def admission(self) -> Admission:
-        """What lets its connections in."""
+        """Admission of its connections."""
 
     @property
     def network(self) -> Network:
@@ -162,7 +162,7 @@ class Peer(Protocol):
         """
 
     async def watch(self) -> None:
-        """Tell what can be seen of it from here, until cancelled."""
+        """Report what can be seen of it from here, until cancelled."""
 
     def result(self, status: str, closing: Closing, first_mismatch: str) -> Result:
         """Return how its migration has ended.

@@ -71,14 +71,14 @@ class Complaints:
     """A rate-limited log: a crowd of strangers must not fill it."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
-        """Take who writes lines."""
+        """Write to a log."""
         self._log = log
         self._second: int | None = None
         self._lines = 0
         self._untold = 0
 
     def say(self, line: str, now: float) -> None:
-        """Tell a line, or count it.
+        """Log a line, or count it.
 
         Args:
             line: About one connection.

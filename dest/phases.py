@@ -72,7 +72,7 @@ _RESUMABLE = frozenset(
 
 @dataclass(frozen=True)
 class Closing:
-    """What was said at the end; a peer that gives no verdict has said nothing."""
+    """Words of the end; a peer that gives no verdict has said nothing."""
 
     part: DestPart
     verdict: Verdict | None = None
@@ -121,7 +121,7 @@ class Phases:
 
     @property
     def missing(self) -> PageSet:
-        """What of the guest's memory has not come, half-received target pages included."""
+        """Target pages that have not come, half-received ones included."""
         return self._engine.assembly.missing()
 
     # An epoch, to its end.
@@ -162,7 +162,7 @@ class Phases:
         yield Say(SwitchOverAck(clock_ns=now_ns))
 
     def switch_over(self, device_state: Any, *, postcopy: bool) -> Steps:  # noqa: ANN401 - the guest's
-        """Take the guest over: from here on it runs on this side.
+        """Switch over: from here on the guest runs on this side.
 
         Args:
             device_state: What its vCPUs begin with, as the guest takes it.
@@ -190,7 +190,7 @@ class Phases:
     # Breaks.
 
     def broke(self, error: BaseException) -> None:
-        """Take notice of why an epoch has ended: its connections are gone; then `pause`.
+        """Note why an epoch has ended: its connections are gone; then `pause`.
 
         Raises:
             BaseException: The root of the error, if it ends the migration.
@@ -218,7 +218,7 @@ class Phases:
         return min(self._limit.seconds_left(now_s), last_word_seconds)
 
     def gave_up(self) -> None:
-        """Take notice that the peer did not come back.
+        """Note that the peer did not come back.
 
         Raises:
             ConnectionLost: The migration ends with that.

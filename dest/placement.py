@@ -64,7 +64,7 @@ class Placement(Protocol):
         """Say that pages are whole, whose pieces may have been placed one by one."""
 
     def collapsed(self, range_count: int) -> None:
-        """Take the guest's word that it has seen to so many of them."""
+        """Count so many of them as seen to, by the guest's word."""
 
     async def run(self) -> None:
         """Do what has time, until cancelled."""
@@ -120,7 +120,7 @@ class SimulatedPlacement:
         """Do nothing: nobody was asked to."""
 
     async def run(self) -> None:
-        """Have nothing to do."""
+        """Sleep: there is nothing to do."""
         await trio.sleep_forever()
 
     async def finish(self) -> None:
@@ -143,7 +143,7 @@ class UserfaultPlacement:
     is_told_by_kernel = True
 
     def __init__(self, memory: GuestMemory, guest: Guest, userfaultfd: Userfaultfd) -> None:
-        """Take over what the guest process has set up."""
+        """Use what the guest process has set up."""
         service: Service = guest.service
         self._geometry = memory.geometry
         self._guest = guest
@@ -169,7 +169,7 @@ class UserfaultPlacement:
         self._is_over = False
 
     def discard(self, span: Span) -> None:
-        """Have a stretch unmapped at the next `settle`."""
+        """Queue a stretch for unmapping; `settle` applies it."""
         self._discarded.append(span)
 
     async def settle(self) -> None:
@@ -233,13 +233,13 @@ class UserfaultPlacement:
         await trio.lowlevel.wait_readable(self._userfaultfd.fd)
 
     def completed(self, span: Span) -> None:
-        """Have pages that are whole mapped by huge pages, where their memory is made of these."""
+        """Queue whole pages to be mapped by huge pages, where their memory is made of these."""
         if self._collapsible[span.block]:
             self._to_collapse.append((self._address(span), span.length))
             self._changed.unpark_all()
 
     def collapsed(self, range_count: int) -> None:
-        """Take the guest's word that it has seen to so many stretches."""
+        """Count so many stretches as seen to, by the guest's word."""
         self._collapsing_count -= range_count
         self._changed.unpark_all()
 
@@ -254,7 +254,7 @@ class UserfaultPlacement:
             await self._guest.collapse(ranges)
 
     async def finish(self) -> None:
-        """Have nothing stop vCPUs any more, who still waits wakes; see huge pages mapped as such.
+        """Stop no vCPU any more, who still waits wakes; see huge pages mapped as such.
 
         Raises:
             GuestFailed: The guest process is gone.

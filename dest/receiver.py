@@ -101,7 +101,7 @@ class Receiver:
                     await self._take_word(message)
 
     async def _take_word(self, message: Message) -> None:
-        """Take a message that brings no pages."""
+        """Handle a message that brings no pages."""
         match message:
             case RequestAnswer() | SourceTime():
                 self._engine.waits.take_word(message, clock.now_ns())
@@ -151,7 +151,7 @@ class Receiver:
         await self._end(views)
 
     async def _end(self, views: list[memoryview]) -> None:
-        """Have the engine take a frame that has come; ask for its bytes again if they changed."""
+        """End a frame that has come; ask for its bytes again if they changed."""
         # What is not wanted was not put where it would be looked for.
         if self._check.is_right(views) or self._is_waste():
             self._executor.end(self._name)
@@ -172,7 +172,7 @@ class Receiver:
             view[:], aside = aside[: len(view)], aside[len(view) :]
 
     def _gathers(self) -> bool:
-        """Tell whether nothing is lost when bytes are looked at in a few large pieces."""
+        """Return whether nothing is lost when bytes are looked at in a few large pieces."""
         in_postcopy = self._engine.assembly.in_postcopy
         # No vCPU runs here yet, and no script looks.
         self._channel.unhurried = not in_postcopy

@@ -156,7 +156,7 @@ class Script:
         return not self._pending
 
     def happened(self, what: str, page: PageId, share: float) -> list[PageId]:
-        """Take a happening; return the pages to touch now, in order.
+        """Note a happening; return the pages to touch now, in order.
 
         Args:
             what: "received", "requested" or "placed".

@@ -170,7 +170,7 @@ class DestSession:
         return result
 
     async def _say_farewell(self, cause: BaseException) -> None:
-        """Tell the source why this ends, unless it knows or cannot be told."""
+        """Abort: say to the source why this ends, unless it knows or cannot be told."""
         if isinstance(cause, (ConnectionLost, MemoryLost, PeerAborted)):
             return
         cancelled = isinstance(cause, trio.Cancelled)
@@ -185,7 +185,7 @@ class DestSession:
 
 
 def may_use_hugetlb(placement: str, policy: Policy) -> bool:
-    """Tell whether hugetlb memory leaves the user the placement that was asked for.
+    """Return whether hugetlb memory leaves the user the placement that was asked for.
 
     Args:
         placement: One of PLACEMENT_CHOICES.

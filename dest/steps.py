@@ -1,4 +1,4 @@
-"""What there is to do in a migration, and what its peer can do of it.  Pure.
+"""Commands of the engines: what there is to do, and what a peer can do of it.  Pure.
 
 With bytes and vCPUs `dest.engine` says it, and `dest.executor` does it; from one phase to the next
 `dest.phases` says which step comes, and `dest.migration` does it.
@@ -19,7 +19,7 @@ from protocol.report import DestPart
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What a peer can do, and has agreed to.
+    """Terms of a peer: what it can do, and has agreed to.
 
     Attributes:
         peer: Who it is, for people.
@@ -68,11 +68,11 @@ class Say(NamedTuple):
 
 
 class Discard(NamedTuple):
-    """Have vCPUs fault on what is stale from now on, at once and without a wait in between."""
+    """Make vCPUs fault on what is stale from now on, at once and without a wait in between."""
 
 
 class TakeOver(NamedTuple):
-    """Have the guest run here, whatever happens meanwhile; answered with the time of that, in ns.
+    """Run the guest here, whatever happens meanwhile; answered with the time of that, in ns.
 
     Attributes:
         device_state: What its vCPUs begin with, as the guest takes it.
@@ -82,7 +82,7 @@ class TakeOver(NamedTuple):
 
 
 class Receive(NamedTuple):
-    """Take what comes until channels have ended, and for a while until nothing is missing.
+    """Receive until channels have ended, and for a while until nothing is missing.
 
     Attributes:
         ending: Which channels.

@@ -29,7 +29,7 @@ _AT_SOURCE = ("request", "postponed", "queue", "send", "receive")
 
 
 class Urgent(NamedTuple):
-    """What comes with bytes that are sent because of a page request.
+    """Words in the head of a frame that is sent because of a page request.
 
     Attributes:
         queue_us: How long the request waited at the source.
@@ -42,7 +42,7 @@ class Urgent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What the source says of a request.
+    """Answer of the source to a request.
 
     Attributes:
         answer: One of `protocol.page_messages`.
@@ -116,7 +116,7 @@ class Trip:
         self.queue_us = self.send_us = 0
 
     def say_of_last_round(self, said: Said) -> None:
-        """Take what the source says of a request that came to nothing."""
+        """Enter what the source says of a request that came to nothing."""
         for each in reversed(self.rounds):
             if each.said is None:
                 each.said = said

@@ -217,7 +217,7 @@ class Toucher:
         return self._pages.pop(vcpu, None)
 
     async def run(self) -> None:
-        """Have pages touched until cancelled."""
+        """Touch pages until cancelled."""
         async for page in self._asked:
             while not self._idle or self._under_way is not None:
                 await self._changed.park()

@@ -65,7 +65,7 @@ class ClockOffset:
         return source_ns - self.ahead_ns
 
     def went(self, sent_ns: int, came_ns: int, now_ns: int) -> None:
-        """Take what a message to the source tells.
+        """Narrow the offset by a message to the source.
 
         Args:
             sent_ns: When it was sent, by this side's clock.
@@ -81,7 +81,7 @@ class ClockOffset:
                 self._low_ns = None
 
     def came(self, sent_ns: int, now_ns: int) -> None:
-        """Take what a message of the source tells.
+        """Narrow the offset by a message of the source.
 
         Args:
             sent_ns: When it was sent, by the source's clock.
@@ -119,7 +119,7 @@ class Latencies:
         self._vcpu_waits = [0] * vcpu_count
 
     def record(self, wait: Wait) -> dict[str, int]:
-        """Take a complete wait; return its `stages_ns`."""
+        """Record a complete wait; return its `stages_ns`."""
         stages, vcpu, latency_ns = stages_ns(wait), wait.vcpu, wait.latency_ns
         self._gathered.append((latency_ns, *stages.values()))
         if len(self._gathered) == _GATHERED_WAITS:
@@ -131,7 +131,7 @@ class Latencies:
         return stages
 
     def _sort_in(self) -> None:
-        """Have all waits in the histograms."""
+        """Sort all waits into the histograms."""
         gathered, self._gathered = self._gathered, []
         if gathered:
             histograms = (self._faults, *self._stages.values())
@@ -208,7 +208,7 @@ class Waits:
         self._offset = ClockOffset()
 
     def take_word(self, message: RequestAnswer | SourceTime, now_ns: int) -> None:
-        """Take what the source says of its time, or of a request.
+        """Enter what the source says of its time, or of a request.
 
         Args:
             message: Its word.
@@ -249,7 +249,7 @@ class Waits:
         )  # fmt: skip
 
     def tell_rest(self) -> None:
-        """Tell of the waits of which the source has not said all, and will not any more."""
+        """Report the waits of which the source has not said all, and will not any more."""
         for wait in self._faults.take_untold():
             self.tell(wait)
 

@@ -1,4 +1,4 @@
-"""What is to be said to the source: page requests in the order of their faults.  Pure.
+"""Words for the source: page requests, in the order of their faults.  Pure.
 
 A request waits here until a connection takes it.  What came meanwhile drops out, and after a break
 all that vCPUs wait for is here again, so each fault is asked for over each set of connections once.
@@ -48,12 +48,12 @@ class Words:
         return len(self._queue)
 
     def ask(self, block: int, target_page: int) -> None:
-        """Have a target page asked for: a vCPU touched it, and nothing has asked for its unit."""
+        """Ask for a target page: a vCPU touched it, and nothing has asked for its unit."""
         if not self._faults.is_broken:
             self._queue.append(self._request(block, target_page))
 
     def ask_again(self, changed: Runs, now_ns: int) -> None:
-        """Have what came changed sent again, and first what vCPUs wait for in it.
+        """Ask again for what came changed, and first for what vCPUs wait for in it.
 
         The source is to know of the change before any request: to it, what it has sent is answered.
         """
@@ -95,7 +95,7 @@ class Words:
         return None
 
     def put_back(self, word: Word) -> None:
-        """Have a word that could not go be the next one again."""
+        """Return a word that could not go to the front of the queue."""
         self._queue.appendleft(word)
 
     def _request_for(self, unit: PageId) -> PageRequest:

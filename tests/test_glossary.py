@@ -23,7 +23,7 @@ from tests.protocol.test_report import DEST, SOURCE
 ROOT = Path(__file__).parents[1]
 ROOMS = ("protocol", "guest", "source", "dest", "scripts")
 # What others work on begins its docstrings as it will.
-BEGIN_WITH_A_SUBJECT = ("protocol", "scripts")
+BEGIN_WITH_A_SUBJECT = ("dest", "protocol", "scripts")
 NOT_YET = ("scripts/links", "scripts/relay")
 NO_SUBJECTS = ("What", "Who", "Take", "Tell", "Have")
 HEADER = "| term | here | meaning |"

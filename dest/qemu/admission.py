@@ -80,7 +80,7 @@ class Trial(Generic[T]):
         return self.winner, self._told[0]
 
     async def stand(self, candidate: Line, host: str) -> None:
-        """Have a connection prove itself, beside others.
+        """Prove a connection, beside others.
 
         Raises:
             RemoteProtocolError: It does not, or another was first.
@@ -152,7 +152,7 @@ class QemuAdmission:
         return await self._preempt.judge(prove)
 
     def expect_again(self) -> None:
-        """Take the connections with which a migration that broke is resumed, in place of the first.
+        """Expect the connections that resume a migration that broke, in place of the first.
 
         The main one then begins with a command and no magic number.
         """
@@ -198,7 +198,7 @@ class QemuAdmission:
         return bytes(first)
 
     def _admit(self, host: str, first: bytes) -> tuple[Trial[Any], Channel]:
-        """Take a connection for what its first bytes say that it is.
+        """Return which connection this is, by its first bytes.
 
         Returns:
             Where it may prove itself, and which of the two it may be.

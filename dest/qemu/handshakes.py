@@ -1,4 +1,4 @@
-"""What QEMU and the destination say before pages come: at first, and after a break."""
+"""Handshakes of QEMU and the destination before pages come: at first, and after a break."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Line:
     """
 
     def __init__(self, stream: Stream, name: Channel, first: bytes = b"") -> None:
-        """Take a new connection; `expect` something, then `receive`.
+        """Own a new connection; `expect` something, then `receive`.
 
         Args:
             stream: The connection.
@@ -59,7 +59,7 @@ class Line:
         self._first = first
 
     def expect(self, decoder: Decoder | PreemptDecoder) -> None:
-        """Have all that comes decoded, from the connection's first byte on."""
+        """Decode all that comes, from the connection's first byte on."""
         self.decoder = decoder
         decoder.receive_data(self._first)
 
@@ -124,7 +124,7 @@ async def hear_opening(main: Line) -> tuple[str, Geometry] | MidstreamError:
 
 
 async def hear_resumption(main: Line, geometry: Geometry, missing: PageSet) -> None:
-    """Have a new connection prove that it resumes this migration: say what is here as it asks.
+    """Hear how a new connection resumes this migration, and say what is here as it asks.
 
     A QEMU asks for each block before it says that it goes on.  It waits for `encode_resume_ack`
     then, which only the first of several may have.

@@ -88,7 +88,7 @@ class QemuReceiver:
                     raise out_of_place(message)
 
     async def prove_preempt(self, line: Line) -> QemuMessage:
-        """Have a connection prove to be that for urgent pages: it brings something that is missing.
+        """Prove a connection to be that for urgent pages: it brings something that is missing.
 
         Whoever begins a record, or makes one up for what is here, is not; QEMU's waits beside him.
 
@@ -133,7 +133,7 @@ class QemuReceiver:
         self._asked.clear()
 
     def _take(self, name: Channel, line: Line, message: Pages | Zeros) -> None:
-        """Take target pages of one page, or a run of base pages."""
+        """Receive target pages of one page, or a run of base pages."""
         span = self._span_of(message)
         target_pages = span.length // TARGET_PAGE_BYTES
         # On the wire nothing says that a page is urgent; of one that was asked for it is so.
@@ -162,7 +162,7 @@ class QemuReceiver:
         return Span(self._indices[message.block], message.offset, length)
 
     async def _switch_over(self, line: Line, package: Package) -> None:
-        """Take the guest's memory over: from here on vCPUs of this side touch it."""
+        """Switch the guest's memory over: from here on vCPUs of this side touch it."""
         self.package_bytes = package.package_bytes
         await self._turns.switch_over(None, postcopy=True)
         self._wire.switch_over(self._assembly.missing_bytes)
@@ -170,7 +170,7 @@ class QemuReceiver:
             await line.send(encode_pong(value))
 
     def _discard(self, message: DiscardRanges) -> None:
-        """Take stretches that are stale.
+        """Mark stretches stale.
 
         Raises:
             RemoteProtocolError: They are outside the guest, or the guest runs here already.

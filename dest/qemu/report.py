@@ -17,7 +17,7 @@ from protocol.report import SCHEMA, DestPart, latencies, of_dest
 
 @dataclass(frozen=True, kw_only=True)
 class QemuPart:
-    """What of the source can be told on this side.
+    """Facts of the source that can be told on this side.
 
     Attributes:
         machine: Its machine type.

@@ -1,4 +1,4 @@
-"""What can be seen of QEMU's scheduling: which page came over which channel, from when to when.
+"""Events of QEMU's scheduling: which page came over which channel, from when to when.
 
 Told in the events by which a source tells what it sends, so that all that is made of events shows
 a QEMU, too; the moments are when the bytes were read here.  Pure: who calls it says what has come.
@@ -94,7 +94,7 @@ class Wire:
         self._remaining_bytes = missing_bytes
 
     def tell_progress(self) -> None:
-        """Tell how much has come, and how much has not."""
+        """Report how much has come, and how much has not."""
         self._emit(
             events.Progress(
                 remaining_bytes=self._remaining_bytes,
@@ -104,7 +104,7 @@ class Wire:
         )
 
     def _part_others(self, channel: Channel) -> None:
-        """Tell what else is under way as far as it has come: it may have been broken off."""
+        """Report what else is under way as far as it has come: it may have been broken off."""
         for other, half in self._open.items():
             if other is not channel and not half.parted:
                 half.parted = True
