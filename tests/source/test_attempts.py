@@ -125,6 +125,32 @@ def test_a_session_may_break_for_ever() -> None:
     assert attempts.seconds_left(now + 5) == pytest.approx(5)
 
 
+def test_attempts_begin_at_once_again_when_memory_has_arrived() -> None:
+    """What is gone for a moment costs no more than the moment, however often it goes."""
+    play = Play(60.0, "no", "no", "no", "")
+    play.attempts.broke(Break(LOSS), 0)
+    play.run()
+    for missing, delay in ((9, 0.0), (9, 0.05), (8, 0.0)):
+        play.attempts.went_on(*lacking(missing), play.now.seconds)
+        play.attempts.broke(Break(LOSS), play.now.seconds)
+        before = len(play.story)
+        play.run()
+        assert play.story[before][1] == Within(Do.LOOK_OUT, delay)
+
+
+def test_who_waits_for_an_attempt_hears_that_the_user_ended_it() -> None:
+    """An attempt that does not come to its end is no failure of the address."""
+    play = Play(60.0, "")
+    play.attempts.broke(Break(LOSS), 0)
+    steps = play.attempts.run(LOSS, play.now)
+    steps.send(None)
+    order = play.attempts.redirect("10.0.0.9", 8)
+    assert isinstance(steps.send(None), Attempt)
+    with pytest.raises(KeyboardInterrupt):
+        steps.throw(KeyboardInterrupt())
+    assert order.failure == "the source has given up"
+
+
 def test_a_last_word_is_not_waited_for_as_long() -> None:
     """A source that only wants to hear that all is well gives up sooner, this once."""
     attempts = Play(60.0).attempts

@@ -154,6 +154,9 @@ async def test_all_who_order_a_pause_hear_of_it() -> None:
                     rig.monitor.epoch_over()
                     await wait_all_tasks_blocked()
                     nursery.cancel_scope.cancel()
+            if interrupts:
+                for event in (Event.RECONNECTED, Event.RECOVERED):
+                    rig.lifecycle.fire(event)
             assert len(heard) == 2
             assert all(each.startswith(answer) for each in heard)
             with trio.move_on_after(0.01) as patience:

@@ -8,10 +8,15 @@ import pytest
 
 from guest.interface import Mismatch
 from protocol import events
-from protocol.errors import RemoteProtocolError, WrongMemory
+from protocol.errors import MigrationError, RemoteProtocolError, WrongMemory
+from protocol.events import ignore
+from protocol.limits import CLOSING_SECONDS_MAX
 from protocol.messages import Account, End, Message, Verdict
 from protocol.records import pack_record, unpack_record
 from protocol.report import AccountRecord
+from protocol.states import Lifecycle
+from source.steps import LATE, Compare, Comparison, Do, Received, Report, Step, Within
+from source.verification import Verification
 from tests.guests import MIB, FakeGuests
 from tests.sides import dest_part
 from tests.source.test_session import AFTER_ONE_PASS, aborts, make_rig
@@ -81,6 +86,39 @@ async def test_what_the_guest_found_there_is_reported() -> None:
         result = await rig.run()
         assert result is not None
         assert "found wrong memory in 2 reads: vCPU 3 read 0x1" in str(result.problem)
+
+
+def test_what_is_done_over_is_not_compared_again() -> None:
+    """A break behind the account costs the exchange; another account than before is refused."""
+    verification = Verification(Lifecycle(ignore), ignore)
+    first, second = b"an account", b"another"
+    comparison = Comparison(
+        AccountRecord(states=b"", digests=(), first_mismatch="", part=dest_part()),
+        equal=True,
+        detail="",
+    )
+
+    def verify(account: bytes) -> Step:
+        steps = verification.verify(kept_alive=False)
+        assert next(steps) == Within(Do.HEAR, CLOSING_SECONDS_MAX)
+        message = Account(payload_bytes=len(account))
+        step = steps.send(Received(message, account, 0))
+        return steps.send(comparison) if isinstance(step, Within) else step
+
+    assert verify(first) == Report(comparison)
+    assert verify(first) == Report(comparison)
+    with pytest.raises(RemoteProtocolError, match="two accounts that differ"):
+        verify(second)
+
+
+def test_writes_that_take_too_long_to_do_over_are_the_end() -> None:
+    """The destination says how far the guest got: that could be steps for a century."""
+    steps = Verification(Lifecycle(ignore), ignore).verify(kept_alive=False)
+    next(steps)
+    step = steps.send(Received(Account(payload_bytes=1), b"a", 0))
+    assert step == Within(Compare(b"a"), CLOSING_SECONDS_MAX)
+    with pytest.raises(MigrationError, match="could not be done over in 600 s"):
+        steps.send(LATE)
 
 
 async def test_an_account_that_is_none_is_told_to_the_peer() -> None:
