@@ -81,11 +81,6 @@ class Epoch:
             raise RemoteProtocolError(f"{name} came while nothing was awaited")
         self._heard.append(received)
 
-    @property
-    def has_heard(self) -> bool:
-        """Whether a message is kept."""
-        return bool(self._heard)
-
     def heard(self) -> Received[Message] | None:
         """Return the next message that was kept, None if there is none."""
         return self._heard.popleft() if self._heard else None

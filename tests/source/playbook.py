@@ -403,24 +403,19 @@ class Play:
         return None
 
     def _hear(self, until_ns: int) -> object:
-        assert self._has_mail() or until_ns < _NEVER_NS, "a phase waits for ever"
-        return self.phases.epoch.heard() or LATE
+        """Read what has come back until a message waits for a phase."""
+        while (received := self.phases.epoch.heard()) is None:
+            if self.bytes_left == 0:
+                raise ConnectionLost("the connection broke", "precopy")
+            if not self.dest.replies:
+                assert until_ns < _NEVER_NS, "a phase waits for ever"
+                return LATE
+            self._read()
+        return received
 
     def _harvest(self) -> object:
         harvested, self.dirty = sorted(self.dirty), set()
         return np.array(harvested, np.intp)
-
-    def _has_mail(self) -> bool:
-        """Read what has come back; tell whether a message waits for a phase."""
-        epoch = self.phases.epoch
-        while True:
-            if epoch.has_heard:
-                return True
-            if self.bytes_left == 0:
-                raise ConnectionLost("the connection broke", "precopy")
-            if not self.dest.replies:
-                return False
-            self._read()
 
     def hear(self, channel: Channel, message: Message) -> None:
         """Have a message come over a channel."""
