@@ -85,6 +85,7 @@ class _Embedding:
             "begin": self._tick(self._begin_ns()),
             "blocks": self._blocks(),
             "vcpus": history.vcpu_count,
+            "waiter": history.waiter,
             "states": {side: self._states(side) for side in (SOURCE, DEST)},
             "blackout": None if blackout is None else [self._tick(each) for each in blackout],
             "downtime_us": history.downtime_us,

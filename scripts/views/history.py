@@ -16,6 +16,7 @@ from protocol import events
 from protocol.report import STAGES
 from protocol.states import State
 from scripts.views.records import (
+    RELAY,
     SOURCE,
     Block,
     Note,
@@ -29,6 +30,8 @@ from scripts.views.records import (
 from scripts.views.traffic import SENDS_MAX, Traffic
 
 Event = dict[str, Any]
+
+VCPU = "vCPU"
 
 # What is kept of each kind; what comes after is counted and not kept.
 WAITS_MAX = 500_000
@@ -83,6 +86,7 @@ class History:
             events.PagePlaced.event: self._take_placed,
             events.VcpuWait.event: self._take_wait,
             events.VcpuWake.event: self._take_wake,
+            events.RequestServed.event: self._take_served,
             events.Accesses.event: self._take_accesses,
             events.GuestClock.event: self._take_guest_clock,
             events.Verdict.event: self._take_verdict,
@@ -139,6 +143,11 @@ class History:
         ]
 
     @property
+    def waiter(self) -> str:
+        """Word for what waits: between two QEMUs only requests are seen, and no vCPUs."""
+        return "request" if self.run.get("side") == RELAY else VCPU
+
+    @property
     def vcpu_count(self) -> int:
         """How many vCPUs the guest has, as far as the events tell."""
         seen = [wait.vcpu + 1 for wait in self.all_waits]
@@ -149,7 +158,8 @@ class History:
         return [
             (note.time_ns, note.fields["state"])
             for note in self.notes
-            if note.event == events.State.event and note.side == side
+            if note.event == events.State.event
+            and (note.side == side or (note.side == RELAY and side == SOURCE))
         ]
 
     def time_of(self, event: str) -> int | None:
@@ -233,7 +243,7 @@ class History:
 
     def _take_lost(self, event: Event) -> None:
         self._breaks_ns.append(event["t-ns"])
-        if event["side"] == SOURCE:
+        if event["side"] in {SOURCE, RELAY}:
             self._traffic.take_lost(event)
 
     def _take_placed(self, event: Event) -> None:
@@ -247,6 +257,20 @@ class History:
     def _take_wait(self, event: Event) -> None:
         self._see(event["block"], event["page"] + 1)
         self._waiting.begin(event)
+
+    def _take_served(self, event: Event) -> None:
+        """Receive a request that was served, as a wait of the request's own."""
+        if len(self.waits) >= WAITS_MAX:
+            self.left_out["waits"] += 1
+            return
+        self._see(event["block"], event["page"] + 1)
+        start_ns = event["t-ns"] - round(event["latency-us"] * 1000)
+        self.waits.append(
+            Wait(
+                event["lane"], event["block"], event["page"], start_ns, event["t-ns"], None, "",
+                _pages_behind(event), event.get("behind-count", 0),
+            )
+        )  # fmt: skip
 
     def _take_wake(self, event: Event) -> None:
         start = self._waiting.end(event)
@@ -293,6 +317,7 @@ _NO_NOTES = frozenset(
             events.PagePlaced.event,
         ),
         *(events.VcpuWait.event, events.VcpuWake.event, events.PageRequest.event),
+        events.RequestServed.event,
         *(events.Progress.event, events.Missing.event),
     }
 )

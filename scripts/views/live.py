@@ -126,6 +126,7 @@ class LiveState:
             events.PagePlaced.event: self._take_placed,
             events.VcpuWait.event: self._take_wait,
             events.VcpuWake.event: self._take_wake,
+            events.RequestServed.event: self._take_latency,
         }
 
     def take(self, event: Event) -> None:
@@ -294,4 +295,7 @@ class LiveState:
 
     def _take_wake(self, event: Event) -> None:
         self._waiting.end(event)
+        self._take_latency(event)
+
+    def _take_latency(self, event: Event) -> None:
         self._histogram.record_value(min(max(round(event["latency-us"] * 1000), 1), 3600 * 10**9))

@@ -17,12 +17,13 @@ from protocol.report import STAGE_WORDS
 from protocol.states import FINAL
 from scripts.views.causes import request_ends, served_by, waiting_over_time
 from scripts.views.history import History
-from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Note, Send, Wait
+from scripts.views.records import BACKGROUND, BOOSTED, DEST, RELAY, SOURCE, URGENT, Note, Send, Wait
 
 TraceEvent = dict[str, Any]
 
 # Process numbers, and the threads of each; vCPUs follow each other from _VCPU_TID on.
-_PIDS = {SOURCE: 1, DEST: 2}
+# What stands between two QEMUs tells what the source sends.
+_PIDS = {SOURCE: 1, RELAY: 1, DEST: 2}
 _STATE_TID = 1
 _CHANNEL_TIDS = {Channel.PRECOPY.value: 2, Channel.POSTCOPY.value: 3}
 _REQUEST_TID = 4
@@ -87,7 +88,8 @@ class TraceWriter:
             (DEST, _STATE_TID): "state",
             (DEST, _GUEST_TID): "guest",
             **{
-                (DEST, _VCPU_TID + vcpu): f"vCPU {vcpu}" for vcpu in range(self._history.vcpu_count)
+                (DEST, _VCPU_TID + vcpu): f"{self._history.waiter} {vcpu}"
+                for vcpu in range(self._history.vcpu_count)
             },
         }
         for side, title in ((SOURCE, "source"), (DEST, "destination")):
@@ -212,7 +214,7 @@ class TraceWriter:
             }  # fmt: skip
         for time_ns, count in waiting_over_time(waits, self._history.last_ns):
             yield {
-                "ph": "C", "pid": _PIDS[DEST], "tid": 0, "name": "waiting vCPUs",
+                "ph": "C", "pid": _PIDS[DEST], "tid": 0, "name": f"waiting {self._history.waiter}s",
                 "ts": self._us(time_ns), "args": {"waiting": count},
             }  # fmt: skip
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 BACKGROUND, URGENT, BOOSTED = "background", "urgent", "boosted"
 
 SOURCE, DEST = "source", "dest"
+# Between two QEMUs: what it tells of pages stands for what the source would.
+RELAY = "relay"
 
 
 class Block(NamedTuple):

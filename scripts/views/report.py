@@ -24,7 +24,7 @@ from scripts.named_files import Command, FileArgument, Use, file_option
 from scripts.screen.output import tell
 from scripts.screen.table import time_us
 from scripts.views.causes import lost_bytes, percentiles_us, reason_of, status_of
-from scripts.views.history import History
+from scripts.views.history import VCPU, History
 from scripts.views.outputs import history_of, write_page, write_trace
 from scripts.views.saved import read_saved
 
@@ -151,6 +151,8 @@ def _guest(history: History) -> str:
     length = sum(block.length_bytes for block in history.blocks.values())
     count = history.vcpu_count
     vcpus = "1 vCPU" if count == 1 else f"{count} vCPUs"
+    if history.waiter != VCPU:
+        vcpus = "seen between the two"
     return f"{format_bytes(length)}, {vcpus}" if length else _UNKNOWN
 
 
@@ -195,7 +197,7 @@ _ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
     ("page requests", lambda history: str(len(history.requests))),
     ("preempted", lambda history: _count(history, events.Preempt.event)),
     ("finished early on request", lambda history: _count(history, events.Boost.event)),
-    ("waits of vCPUs", lambda history: str(len(history.all_waits))),
+    ("waits", lambda history: str(len(history.all_waits))),
 )
 
 

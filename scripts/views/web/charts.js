@@ -23,13 +23,13 @@ function waterfall(run, number, select) {
       onpointerleave: () => showTip(""),
       onfocus: (event) => { const box = event.target.getBoundingClientRect(); if (event.target.matches(":focus-visible")) showTip(words, box.left + 200, box.bottom - 10); },
       onblur: () => showTip(""),
-    }, make("span", {}, `page ${page}, vCPU ${waits.vcpu[i]}`), make("span", { class: "lane" }, ...parts), make("span", { class: "figure" }, sayTime(waits.latency[i])));
+    }, make("span", {}, `page ${page}, ${run.waiter} ${waits.vcpu[i]}`), make("span", { class: "lane" }, ...parts), make("span", { class: "figure" }, sayTime(waits.latency[i])));
   });
   const axis = [0, 0.25, 0.5, 0.75, 1].map((share) => make("span", { style: { position: "absolute", left: `${share * 100}%`, transform: `translateX(-${share * 100}%)` } }, sayTime(most * share)));
   return make("div", {},
     make("h3", {}, run.name),
-    rows.length ? make("div", { class: "falls" }, ...rows) : make("p", {}, "No vCPU waited for a page."),
-    rows.length ? make("div", { class: "fall hint", "aria-hidden": "true" }, make("span", {}, "time since the touch"), make("span", { style: { position: "relative", height: "1.2rem" } }, ...axis), make("span")) : null);
+    rows.length ? make("div", { class: "falls" }, ...rows) : make("p", {}, `No ${run.waiter} waited for a page.`),
+    rows.length ? make("div", { class: "fall hint", "aria-hidden": "true" }, make("span", {}, `time since the ${run.waiter === "request" ? "request" : "touch"}`), make("span", { style: { position: "relative", height: "1.2rem" } }, ...axis), make("span")) : null);
 }
 
 function stageLegend(run) {
@@ -44,7 +44,7 @@ function distribution(runs) {
   const low = Math.floor(Math.log10(Math.min(...all))), high = Math.ceil(Math.log10(Math.max(...all) * 1.0001));
   const x = (us) => left + (Math.log10(Math.max(us, 0.1)) - low) / Math.max(high - low, 1) * (wide - left - 20);
   const y = (share) => 12 + (1 - share) * (tall - 12 - bottom);
-  const svg = make("svg", { viewBox: `0 0 ${wide} ${tall}`, width: "100%", role: "img", "aria-label": `Cumulative distribution of how long vCPUs waited. ${shown.map((run) => `${run.name}: half waited up to ${sayTime(run.percentiles_us.p50)}, the longest ${sayTime(run.percentiles_us.max)}`).join("; ")}` });
+  const svg = make("svg", { viewBox: `0 0 ${wide} ${tall}`, width: "100%", role: "img", "aria-label": `Cumulative distribution of waits. ${shown.map((run) => `${run.name}: half waited up to ${sayTime(run.percentiles_us.p50)}, the longest ${sayTime(run.percentiles_us.max)}`).join("; ")}` });
   for (let power = low; power <= high; power += 1) {
     svg.append(make("line", { x1: x(10 ** power), x2: x(10 ** power), y1: 12, y2: tall - bottom, stroke: "var(--line)" }));
     svg.append(make("text", { x: x(10 ** power), y: tall - bottom + 16, "text-anchor": "middle", class: "soft" }, sayTime(10 ** power).replace(/\.0+ /, " ")));
@@ -53,7 +53,7 @@ function distribution(runs) {
     svg.append(make("line", { x1: left, x2: wide - 20, y1: y(share), y2: y(share), stroke: "var(--line)" }));
     svg.append(make("text", { x: left - 6, y: y(share) + 4, "text-anchor": "end", class: "soft" }, `${share * 100} %`));
   }
-  svg.append(make("text", { x: (left + wide) / 2, y: tall - 8, "text-anchor": "middle", class: "soft" }, "wait of a vCPU, touch to wake-up (logarithmic)"));
+  svg.append(make("text", { x: (left + wide) / 2, y: tall - 8, "text-anchor": "middle", class: "soft" }, `${waitWords(runs)} (logarithmic)`));
   shown.forEach((run) => {
     const number = runs.indexOf(run);
     let path = `M${x(run.distribution_us[0][0])},${y(0)}`;
@@ -64,9 +64,14 @@ function distribution(runs) {
   return make("div", {}, runs.length > 1 ? legend : null, svg);
 }
 
+// What a wait is: between two QEMUs nobody knows of vCPUs, only of requests and their pages.
+function waitWords(runs) {
+  return runs.every((run) => run.waiter === "request") ? "way from a page's request to its last byte, both as seen between the two" : "wait of a vCPU, touch to wake-up";
+}
+
 function percentileTable(runs) {
   const names = Object.keys(runs[0].percentiles_us);
-  return table("Waits of vCPUs for pages, touch to wake-up; the percentile is the time that so many did not exceed",
+  return table(`Waits, each a ${waitWords(runs)}; the percentile is the time that so many did not exceed`,
     ["run", "waits", ...names], runs.map((run) => [run.name, sayCount(run.wait_count), ...names.map((name) => (run.wait_count ? sayTime(run.percentiles_us[name]) : "none"))]));
 }
 

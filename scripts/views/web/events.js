@@ -12,8 +12,8 @@ function rowsOf(run) {
     add(sends.end[i], "source", what, sends.block[i], sends.page[i], `${pages}${BARS[barOf(sends.kind[i])].words}, in ${sayTime((sends.end[i] - sends.start[i]) * run.tick_us)}${sends.bytes[i] ? `, ${sayBytes(sends.bytes[i])}` : ""}`);
   }
   for (let i = 0; i < waits.count; i += 1) {
-    add(waits.start[i], "dest", "vcpu-wait", waits.block[i], waits.page[i], `vCPU ${waits.vcpu[i]} touches the page`, i);
-    if (waits.wake[i] !== NEVER) add(waits.wake[i], "dest", "vcpu-wake", waits.block[i], waits.page[i], `vCPU ${waits.vcpu[i]} runs again after ${sayTime(waits.latency[i])}`, i);
+    add(waits.start[i], "dest", run.waiter === "request" ? "request" : "vcpu-wait", waits.block[i], waits.page[i], `${run.waiter} ${waits.vcpu[i]} ${run.waiter === "request" ? "passes" : "touches the page"}`, i);
+    if (waits.wake[i] !== NEVER) add(waits.wake[i], "dest", run.waiter === "request" ? "request-served" : "vcpu-wake", waits.block[i], waits.page[i], `${run.waiter} ${waits.vcpu[i]} ${run.waiter === "request" ? "is served" : "runs again"} after ${sayTime(waits.latency[i])}`, i);
   }
   for (let i = 0; i < requests.count; i += 1) {
     add(requests.asked[i], "dest", "page-request", requests.block[i], requests.page[i], "asked for");

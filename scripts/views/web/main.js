@@ -10,7 +10,7 @@ function summary(runs) {
       return run.verdict.equal && !run.verdict.mismatches ? "verified" : "WRONG";
     }],
     ["policy", (run) => run.run.policy ?? "?"],
-    ["guest", (run) => `${sayBytes(run.bytes)}, ${sayMany(run.vcpus, "vCPU")}, ${run.run.program ?? "?"}`],
+    ["guest", (run) => `${sayBytes(run.bytes)}, ${run.waiter === "request" ? "seen between the two" : sayMany(run.vcpus, "vCPU")}, ${run.run.program ?? "?"}`],
     ["pages", (run) => run.blocks.map((block) => `${block.name}: ${sayCount(block.pages)}${block.known ? ` of ${sayBytes(block.page_bytes)}` : ""}`).join(", ")],
     ["to the end", (run) => `${sayTime((run.end - run.begin) * run.tick_us)} from ${run.since}`],
     ["downtime", sayDowntime],
@@ -18,7 +18,7 @@ function summary(runs) {
     ["page requests", (run) => sayCount(run.requests.count + run.left_out.requests)],
     ["preempted pages", (run) => sayKnown(run.preempted)],
     ["finished early on request", (run) => sayKnown(run.boosted)],
-    ["waits of vCPUs", (run) => sayCount(run.wait_count)],
+    ["waits", (run) => sayCount(run.wait_count)],
     ["median wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.p50) : "none")],
     ["longest wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.max) : "none")],
   ];
@@ -37,7 +37,7 @@ function legend() {
   return make("ul", { class: "legend" },
     ...BARS.slice(0, 4).map((bar) => item({ background: `var(${bar.colour})` }, bar.words)),
     item({ background: "var(--cut)", width: ".2rem" }, "interrupted here (preempted)"),
-    item({ background: "var(--wait)", outline: "1px solid var(--waitedge)" }, "a vCPU waits"));
+    item({ background: "var(--wait)", outline: "1px solid var(--waitedge)" }, "a vCPU waits, or a request"));
 }
 
 function timelineSection(runs, select) {
@@ -99,7 +99,7 @@ function begin() {
     timeline,
     section("page", "One page's story", detail),
     section("faults", "The worst waits, by stage", stageLegend(runs[0]), make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...runs.map((run, number) => waterfall(run, number, select)))),
-    section("latency", "How long vCPUs waited", distribution(runs), percentileTable(runs)),
+    section("latency", "How long the waits were", distribution(runs), percentileTable(runs)),
     section("standstill", "Blackout and brownout", standstill(runs)),
     section("events", "Events", eventTable(runs, select)));
   document.body.append(tip);

@@ -20,7 +20,7 @@ Object.assign(Timeline.prototype, {
     const lane = vcpus.height / Math.max(this.run.vcpus, 1);
     const step = Math.ceil(11 / lane);
     for (let vcpu = 0; vcpu < this.run.vcpus; vcpu += step) {
-      this.label(pen, `vCPU ${vcpu}`, LEFT - 6, vcpus.top + lane * (vcpu + 0.5) + 4);
+      this.label(pen, `${this.run.waiter} ${vcpu}`, LEFT - 6, vcpus.top + lane * (vcpu + 0.5) + 4);
     }
     this.pageTicks(pen);
   },
@@ -195,7 +195,7 @@ Object.assign(Timeline.prototype, {
         if (tall) pen.fillRect(this.px(tick), panel.top + panel.height - tall, Math.max(this.px(tick + step) - this.px(tick) + 0.5, 1), tall);
       }
     });
-    this.label(pen, "waiting vCPUs", LEFT - 6, panel.top + panel.height / 2 + 4);
+    this.label(pen, `waiting ${this.run.waiter}s`, LEFT - 6, panel.top + panel.height / 2 + 4);
     this.label(pen, `of ${most}`, LEFT + this.wide - 3, panel.top + 11, "right");
   },
 

@@ -17,8 +17,8 @@ function momentsOf(run, block, page, wait = null) {
   }
   for (let i = 0; i < waits.count; i += 1) {
     if (!holds(waits, i) || (wait !== null && i !== wait)) continue;
-    tell(waits.start[i], `vCPU ${waits.vcpu[i]} touches it and waits`, "wait");
-    if (waits.wake[i] !== NEVER) tell(waits.wake[i], `vCPU ${waits.vcpu[i]} runs again after ${sayTime(waits.latency[i])}`, "wake");
+    tell(waits.start[i], run.waiter === "request" ? `request ${waits.vcpu[i]} for it passes` : `vCPU ${waits.vcpu[i]} touches it and waits`, "wait");
+    if (waits.wake[i] !== NEVER) tell(waits.wake[i], `${run.waiter} ${waits.vcpu[i]} ${run.waiter === "request" ? "is served" : "runs again"} after ${sayTime(waits.latency[i])}`, "wake");
   }
   for (let i = 0; i < requests.count; i += 1) {
     if (!holds(requests, i)) continue;
@@ -70,7 +70,7 @@ function describeWait(run, i) {
   const { waits } = run, stages = stagesOf(run, i);
   const send = waits.send[i] === NEVER ? null : run.sends.kind[waits.send[i]];
   return [
-    `vCPU ${waits.vcpu[i]} waits for page ${sayPage(run, waits.block[i], waits.page[i])}: ${sayTime(waits.latency[i])}${waits.wake[i] === NEVER ? ", and still did" : ""}`,
+    `${run.waiter} ${waits.vcpu[i]} waits for page ${sayPage(run, waits.block[i], waits.page[i])}: ${sayTime(waits.latency[i])}${waits.wake[i] === NEVER ? ", and still did" : ""}`,
     `from ${since(run, waits.start[i])}`,
     send === null ? "" : `served by: ${BARS[barOf(send)].words}`,
     waits.answers[i] ? `answered: ${answerOf(run, i)}` : "",

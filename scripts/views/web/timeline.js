@@ -15,7 +15,7 @@ class Timeline {
     this.paperWidth = null;
     this.canvas = make("canvas", {
       tabindex: "0", role: "img",
-      "aria-label": `Page map, channels and waiting vCPUs of ${run.name} over time. `
+      "aria-label": `Page map, channels and waiting ${run.waiter}s of ${run.name} over time. `
         + "Arrow keys move, plus and minus zoom, 0 shows the whole migration.",
     });
     this.note = make("figcaption");

@@ -175,3 +175,66 @@ def test_stages_that_a_file_does_not_have_took_no_time() -> None:
         event.pop("broken-us", None)
     waits = read(events).waits
     assert [wait.stages_us and wait.stages_us[-1] for wait in waits] == [0.0, 0.0]
+
+
+def between_two_qemus() -> list[dict[str, Any]]:
+    """Return what a relay tells of two requests, of which one waited for the other's page."""
+    page: dict[str, Any] = {
+        "block": 0,
+        "channel-bytes": 9,
+        "remaining-bytes": 9,
+        "urgent": True,
+        "boosted": False,
+    }
+    told: list[tuple[int, str, dict[str, Any]]] = [
+        (0, "run", {"policy": "qemu", "chunk-bytes": 0, "vcpus": 0, "program": "relay"}),
+        (1, "state", {"state": "postcopy-active"}),
+        (2, "page-request", {"block": 0, "page": 5}),
+        (3, "page-request", {"block": 0, "page": 9}),
+        (4, "page-start", {**page, "page": 9, "channel": "postcopy"}),
+        (6, "page-sent", {**page, "page": 9, "channel": "postcopy", "pages": 1}),
+        (
+            6, "request-served",
+            {
+                "block": 0, "page": 9, "channel": "postcopy", "latency-us": 3000.0,
+                "begun-bytes": 0, "lane": 1,
+            },
+        ),
+        (7, "page-start", {**page, "page": 5, "channel": "precopy"}),
+        (
+            8, "request-served",
+            {
+                "block": 0, "page": 5, "channel": "precopy", "latency-us": 6000.0,
+                "begun-bytes": 4096, "lane": 0, "behind": "0:9", "behind-count": 1,
+            },
+        ),
+        (9, "channel-lost", {"channel": "precopy", "reason": "reset"}),
+        (10, "state", {"state": "completed"}),
+    ]  # fmt: skip
+    return [{"t-ns": at(ms), "side": "relay", "event": name, **fields} for ms, name, fields in told]
+
+
+def test_between_two_qemus_requests_wait() -> None:
+    """Where no vCPUs are seen, each request is a wait, from its passing to the page's last byte."""
+    history = read(between_two_qemus())
+    assert [(wait.vcpu, wait.page, wait.start_ns, wait.wake_ns) for wait in history.waits] == [
+        (1, 9, at(3), at(6)),
+        (0, 5, at(2), at(8)),
+    ]
+    assert history.waits[1].behind == ((0, 9),)
+    assert history.waiter == "request"
+    assert history.vcpu_count == 2
+    assert read(half_sent()).waiter == "vCPU"
+
+
+def test_between_two_qemus_the_source_is_seen_from_outside() -> None:
+    """What a relay tells of the migration's states and breaks stands for what the source would."""
+    history = read(between_two_qemus())
+    assert [state for _, state in history.states("source")] == ["postcopy-active", "completed"]
+    assert status_of(history) == "completed"
+    assert [(send.page, send.ended) for send in history.sends] == [
+        (9, "page-sent"),
+        (5, "channel-lost"),
+    ]
+    # How often a page was broken off nobody there can tell.
+    assert history.source_count("preempt") is None
