@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from protocol.channels import Channel
@@ -24,23 +24,27 @@ from scripts.injection.triggers import (
 
 _EITHER_WAY = "both"
 
-# What each network action may say besides `do` and `channel`, and which of that it must.
+# What each network action may say besides `do`, and which of that it must.
 NETWORK_KEYS: dict[str, tuple[str, ...]] = {
-    "cut": ("for",),
-    "half-close": ("direction",),
-    "stall": ("direction", "for"),
-    "delay": ("direction", "by", "for"),
-    "throttle": ("direction", "rate", "for"),
-    "corrupt": ("direction", "bits", "in"),
-    "heal": ("direction",),
-    "hold": ("page", "at"),
+    "cut": ("channel", "for"),
+    "half-close": ("channel", "direction"),
+    "stall": ("channel", "direction", "for"),
+    "delay": ("channel", "direction", "by", "for"),
+    "throttle": ("channel", "direction", "rate", "for"),
+    "corrupt": ("channel", "direction", "bits", "in"),
+    "heal": ("channel", "direction"),
+    "hold": ("channel", "page", "at"),
     "release": ("page",),
 }
 _NEEDED = {"delay": "by", "throttle": "rate", "hold": "page", "release": "page"}
 # These are about the bytes of one direction.
 _ONE_WAY = frozenset({"half-close", "corrupt"})
 
-PROCESS_KEYS: dict[str, tuple[str, ...]] = {"kill": (), "stop": ("for",), "continue": ()}
+PROCESS_KEYS: dict[str, tuple[str, ...]] = {
+    "kill": ("side",),
+    "stop": ("side", "for"),
+    "continue": ("side",),
+}
 
 # As many as a careless script may want; one is enough for everything.
 _BITS_MAX = 4096
@@ -119,17 +123,61 @@ def read_action(table: Mapping[str, Any], where: Where, guest: Guest) -> Action:
 
 
 def _network(table: dict[str, Any], where: Where, guest: Guest) -> NetworkAction:
-    do = table["do"]
-    if not isinstance(do, str) or do not in NETWORK_KEYS:
-        raise where.wrong("network", f"{do!r} is none of {', '.join(NETWORK_KEYS)}")
-    _check(table, ("do", "channel", *NETWORK_KEYS[do]), do, where, "network")
-    if do in _NEEDED and _NEEDED[do] not in table:
-        raise where.wrong("network", f"{do} needs `{_NEEDED[do]}`")
-    if do == "release" and "channel" in table:
+    if table["do"] == "release" and "channel" in table:
         raise where.wrong("network", "release lets a page go over all channels")
+    do = read_do(table, NETWORK_KEYS, where, "network")
     channels = guest.channels
     if "channel" in table:
         channels = (read_channel(table["channel"], where, guest, "network"),)
+    return replace(
+        read_spoiling(do, channels, table, where),
+        bits=_bits(table, where) if do == "corrupt" else 0,
+        part=_part(table, where),
+        page=read_page(table["page"], where, guest, "network") if "page" in table else None,
+        share=_share(table, where),
+    )
+
+
+def _process(table: dict[str, Any], where: Where) -> ProcessAction:
+    do, side = read_do(table, PROCESS_KEYS, where, "process"), table.get("side")
+    if side not in SIDES:
+        raise where.wrong("process", f"side {side!r} is neither source nor dest")
+    return ProcessAction(do, side, _for_ms(table, where, "process"))
+
+
+def read_do(
+    table: Mapping[str, Any], keys: Mapping[str, tuple[str, ...]], where: Where, key: str
+) -> str:
+    """Return which action a table names.
+
+    Args:
+        table: An action, as it is written.
+        keys: What each action may say besides `do`.
+        where: Where it is written.
+        key: As what.
+
+    Raises:
+        ScenarioError: None of them, or it says what that one has not, or not what it needs.
+    """
+    do = table.get("do")
+    if not isinstance(do, str) or do not in keys:
+        raise where.wrong(key, f"{do!r} is none of {', '.join(keys)}")
+    for name in table:
+        if name not in ("do", *keys[do]):
+            raise where.wrong(key, f"{do} has no {name!r}; it has: {', '.join(keys[do])}")
+    if do in _NEEDED and _NEEDED[do] not in table:
+        raise where.wrong(key, f"{do} needs `{_NEEDED[do]}`")
+    return do
+
+
+def read_spoiling(
+    do: str, channels: tuple[Channel, ...], table: Mapping[str, Any], where: Where
+) -> NetworkAction:
+    """Return an action on whole connections: which way, how long, and how slow they become.
+
+    Raises:
+        ScenarioError: One of that cannot be.
+    """
     return NetworkAction(
         do,
         channels,
@@ -137,29 +185,7 @@ def _network(table: dict[str, Any], where: Where, guest: Guest) -> NetworkAction
         _for_ms(table, where, "network"),
         where.duration_ms("network", table["by"], "by") if "by" in table else 0.0,
         _rate(table, where),
-        _bits(table, where) if do == "corrupt" else 0,
-        _part(table, where),
-        read_page(table["page"], where, guest, "network") if "page" in table else None,
-        _share(table, where),
     )
-
-
-def _process(table: dict[str, Any], where: Where) -> ProcessAction:
-    do, side = table["do"], table.get("side")
-    if not isinstance(do, str) or do not in PROCESS_KEYS:
-        raise where.wrong("process", f"{do!r} is none of {', '.join(PROCESS_KEYS)}")
-    _check(table, ("do", "side", *PROCESS_KEYS[do]), do, where, "process")
-    if side not in SIDES:
-        raise where.wrong("process", f"side {side!r} is neither source nor dest")
-    return ProcessAction(do, side, _for_ms(table, where, "process"))
-
-
-def _check(
-    table: Mapping[str, Any], known: tuple[str, ...], do: str, where: Where, key: str
-) -> None:
-    for name in table:
-        if name not in known:
-            raise where.wrong(key, f"{do} has no {name!r}; it has: {', '.join(known[1:])}")
 
 
 def _directions(table: Mapping[str, Any], do: str, where: Where) -> tuple[Direction, ...]:

@@ -21,14 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from protocol.channels import Channel
-from protocol.errors import LocalProtocolError
 from protocol.states import State
-from protocol.units import parse_rate
-from scripts.injection.actions import NetworkAction
-from scripts.injection.marks import Direction
+from scripts.injection.actions import NetworkAction, read_do, read_spoiling
 from scripts.injection.scenario_text import Where, read_toml
 
-# What each action may say besides `do`, and which of that it must.
+# What each action may say besides `do`.
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "cut": ("channel",),
     "stall": ("channel", "direction", "for"),
@@ -39,7 +36,6 @@ _KEYS: Mapping[str, tuple[str, ...]] = {
     "release": ("page",),
     "flip": ("bit",),
 }
-_NEEDED = {"delay": "by", "throttle": "rate", "hold": "page", "release": "page"}
 
 _WHENS = (
     '{ page = "BLOCK:PAGE", byte = N }', '{ requested = "BLOCK:PAGE" }',
@@ -217,14 +213,7 @@ def _when(value: Mapping[str, Any], where: Where) -> When:
 
 
 def _action(table: Mapping[str, Any], where: Where) -> Action:
-    do = table.get("do")
-    if not isinstance(do, str) or do not in _KEYS:
-        raise where.wrong("network", f"do = {do!r} is none of {', '.join(_KEYS)}")
-    for key in table:
-        if key not in ("do", *_KEYS[do]):
-            raise where.wrong("network", f"{do} has no {key!r}; it has: {', '.join(_KEYS[do])}")
-    if do in _NEEDED and _NEEDED[do] not in table:
-        raise where.wrong("network", f"{do} needs `{_NEEDED[do]}`")
+    do = read_do(table, _KEYS, where, "network")
     channels = tuple(Channel)
     if "channel" in table:
         channels = (_channel(table["channel"], where, "network"),)
@@ -239,14 +228,7 @@ def _action(table: Mapping[str, Any], where: Where) -> Action:
             if type(bit) is not int or not 0 <= bit < _BITS:
                 raise where.wrong("network", f"bit = {bit!r} is not a number from 0 to 7")
             return Flip(bit)
-    return NetworkAction(
-        do,
-        channels,
-        _directions(table, where),
-        where.duration_ms("network", table["for"], "for") if "for" in table else None,
-        where.duration_ms("network", table["by"], "by") if "by" in table else 0.0,
-        _rate(table, where),
-    )
+    return read_spoiling(do, channels, table, where)
 
 
 def _touch(value: object, where: Where) -> Touch:
@@ -273,25 +255,3 @@ def _channel(value: object, where: Where, key: str) -> Channel:
         if value == channel.value:
             return channel
     raise where.wrong(key, f"channel {value!r} is neither precopy nor postcopy")
-
-
-def _directions(table: Mapping[str, Any], where: Where) -> tuple[Direction, ...]:
-    value = table.get("direction")
-    if value is None:
-        return tuple(Direction)
-    for direction in Direction:
-        if value == direction.value:
-            return (direction,)
-    raise where.wrong("network", f"direction {value!r} is neither forward nor backward")
-
-
-def _rate(table: Mapping[str, Any], where: Where) -> int:
-    if "rate" not in table:
-        return 0
-    try:
-        rate = parse_rate(str(table["rate"]))
-    except LocalProtocolError as error:
-        raise where.wrong("network", f"rate: {error}") from error
-    if not rate:
-        raise where.wrong("network", "a rate of 0 is a stall")
-    return rate
