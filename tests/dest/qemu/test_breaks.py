@@ -23,7 +23,7 @@ from guest.programs import ProgramSpec
 from guest.streams.exchange import receive_exactly, send_all
 from guest.streams.stream import Stream
 from protocol import events
-from protocol.errors import ConnectionLost, MidstreamError
+from protocol.errors import ConnectionLost, MidstreamError, root_cause
 from protocol.qemu.constants import RECV_BITMAP_END, Rp
 from protocol.report import Result
 from tests import qemu_streams as qemu
@@ -71,24 +71,32 @@ class HandQemu:
         self.has_heard = False
         self.resumed = 0
         self._network, self._port = network, port
+        self._streams: list[Stream] = []
 
     async def run(self) -> None:
         """Migrate; come back as long as there is anything to come back for."""
         say = self._begin
         while not self.has_heard:
             try:
-                stream, _ = await self._network.connect("127.0.0.1", self._port)
-                await say(stream)
-                await self._hear(stream, Rp.SHUT)
+                await say(await self._connect())
                 self.has_heard = True
+            except (OSError, EOFError, ExceptionGroup) as error:
+                if not isinstance(root_cause(error), (OSError, EOFError)):
+                    raise
+            for stream in self._streams:
                 stream.close()
-            except (OSError, EOFError):
-                # Its user types `migrate -r` when he has seen it.
-                await trio.sleep(1)
+            # Its user types `migrate -r` when he has seen it.
+            await trio.sleep(1)
             say = self._resume
+
+    async def _connect(self) -> Stream:
+        stream, _ = await self._network.connect("127.0.0.1", self._port)
+        self._streams.append(stream)
+        return stream
 
     async def _begin(self, stream: Stream) -> None:
         await send_all(stream, WHOLE)
+        await self._hear(stream, Rp.SHUT)
 
     async def _resume(self, stream: Stream) -> None:
         await send_all(stream, b"".join(qemu.command(10, bytes([3]) + name) for name in MEMORY))
@@ -105,6 +113,7 @@ class HandQemu:
         self.resumed += 1
         rest = [pages(name, indices) for name, indices in missing.items() if indices]
         await send_all(stream, qemu.part(*rest, last=True) + b"\0")
+        await self._hear(stream, Rp.SHUT)
 
     async def _hear(self, stream: Stream, wanted: Rp) -> bytes:
         """Return what a message of the return path has, the first of its kind."""
@@ -115,11 +124,40 @@ class HandQemu:
                 return data
 
 
+class PreemptQemu(HandQemu):
+    """One with a connection of its own for urgent pages, all of which are of the small block."""
+
+    async def _begin(self, stream: Stream) -> None:  # type: ignore[explicit-override]
+        urgent: list[int] = []
+        await send_all(stream, OPENING + HANDOVER)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._serve, stream, urgent)
+            for first in range(0, HUGE // TARGET, 64):
+                await send_all(stream, qemu.part(pages(b"ram", list(range(first, first + 64)))))
+                await trio.sleep(0.001)
+            rest = [index for index in range(len(MEMORY[b"rom"]) // TARGET) if index not in urgent]
+            await send_all(stream, qemu.part(pages(b"rom", rest), last=True) + b"\0")
+
+    async def _serve(self, stream: Stream, urgent: list[int]) -> None:
+        """Send what is asked for, until all is well."""
+        preempt: Stream | None = None
+        while True:
+            head = await receive_exactly(stream, 4)
+            data = await receive_exactly(stream, int.from_bytes(head[2:], "big"))
+            if (kind := int.from_bytes(head[:2], "big")) == Rp.SHUT:
+                return
+            if kind in (Rp.REQ_PAGES, Rp.REQ_PAGES_ID):
+                urgent.append(int.from_bytes(data[:8], "big") // TARGET)
+                preempt = preempt or await self._connect()
+                await send_all(preempt, pages(b"rom", urgent[-1:]))
+
+
 class Run:
     """A destination and its QEMU."""
 
-    def __init__(self, cuts: list[Cut], save: Path) -> None:
+    def __init__(self, cuts: list[Cut], save: Path, kind: type[HandQemu] = HandQemu) -> None:
         """Prepare; `go` migrates."""
+        self._kind = kind
         self.events = Recorder()
         self.network = VirtualNetwork(cuts)
         self.result: Result | None = None
@@ -128,13 +166,13 @@ class Run:
         self._listening = trio.Event()
         config = QemuDestConfig(
             host="127.0.0.1", port=0, backing="base", wait_seconds=WAIT_SECONDS, save=save,
-            spec_of=lambda _: ProgramSpec(vcpu_count=1, image=True),
+            spec_of=lambda _: ProgramSpec(vcpu_count=2, image=True),
         )  # fmt: skip
         peer = QemuPeer(config, self.events, self.network)
         self._session = DestSession(config, peer, self.events, self._listens, lambda _: None)
 
     def _listens(self, address: str) -> None:
-        self.qemu = HandQemu(self.network, int(address.rpartition(":")[2]))
+        self.qemu = self._kind(self.network, int(address.rpartition(":")[2]))
         self._listening.set()
 
     async def go(self) -> None:
@@ -184,6 +222,37 @@ def test_a_qemu_that_comes_back_brings_what_is_missing(tmp_path: Path, seed: int
     assert len(run.events.of(events.Recovered)) == own["recoveries"] >= run.qemu.resumed >= 1
     # What came before each break counts, too.
     assert own["channels"]["precopy"] > sum(map(len, MEMORY.values()))
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_either_connection_of_a_qemu_may_break(
+    tmp_path: Path, guests: FakeGuests, seed: int
+) -> None:
+    """Who waits for pages gets them, over the second connection or when QEMU is back."""
+    rng = random.Random(seed)
+    which = rng.randrange(2)
+    at_bytes = rng.randrange(1, 2 * TARGET)
+    if which == 0:
+        at_bytes = rng.randrange(RUNS_THERE_FROM + CAPACITY_BYTES, HUGE)
+    cuts = [Cut(which, True, at_bytes, rng.choice(["reset", "end"]), 0.0)]
+    run = Run(cuts, tmp_path / "saved", PreemptQemu)
+    touched = set[int]()
+
+    def touch() -> None:
+        for vcpu in {0, 1} - touched:
+            touched.add(vcpu)
+            guests.made[-1].fault(vcpu, (HUGE // TARGET) + rng.randrange(40))
+
+    run.events.on(events.State, touch, state="postcopy-active")
+    trio.run(run.go, clock=MockClock(autojump_threshold=0))
+    assert run.error is None
+    assert run.result is not None
+    assert (tmp_path / "saved").read_bytes() == b"".join(MEMORY.values())
+    assert set(guests.made[-1].woken) == {0, 1}
+    own = run.result.report["midstream"]
+    assert own["recoveries"] == run.qemu.resumed
+    # A connection that breaks before it has proved to be the second one never was.
+    assert which == 1 or own["policy"] == "qemu-preempt"
 
 
 @pytest.mark.parametrize("at_bytes", [len(OPENING) + 1, RUNS_THERE_FROM - 1])
