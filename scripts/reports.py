@@ -225,7 +225,7 @@ def write_report(target: str, report: Report) -> None:
 def tell_of_link(report: dict[str, Any]) -> None:
     """Add what whoever started this side has put between it and the other, if anything."""
     link = orders().link
-    if link is not None:
+    if link is not None and "midstream" in report:
         report["midstream"]["link"] = link.to_plain()
 
 

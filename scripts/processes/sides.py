@@ -38,49 +38,38 @@ def run_side(
     outputs: Outputs,
     run: Callable[[Recorder], Awaitable[Outcome]],
     report_failure: Callable[[str, str], Report] = assemble_failed,
+    to_text: Callable[[Report], str] = table,
 ) -> None:
     """Run a side to its end; print and write what came of it.
 
+    Its report, if it is a file, is there from the beginning; its events go where they are wanted.
+
     Args:
-        side: "source" or "dest".
+        side: "source", "dest", or who else tells of it.
         outputs: What of it is wanted.
         run: Runs the side; takes who takes its events.
         report_failure: Makes the report of a run that failed, of its status and the reason.
+        to_text: Makes what is printed of the report.
 
     Raises:
-        MidstreamError: It failed, was cancelled, or found wrong memory.
+        MidstreamError: It failed, was cancelled, or found wrong memory, or something cannot be
+            written.
     """
-
-    def write(report: Report) -> None:
-        tell_of_link(report)
-        if outputs.report is not None:
-            write_report(outputs.report, report)
-
-    report, problem = record_side(side, outputs, run, report_failure, write)
+    report, problem = _record(side, outputs, run, report_failure)
     if not (outputs.quiet or outputs.has_standard_output):
-        print_result(table(report))
+        print_result(to_text(report))
     # What is wrong in spite of that is said last.
     if problem is not None:
         raise problem
 
 
-def record_side(
+def _record(
     side: str,
     outputs: Outputs,
     run: Callable[[Recorder], Awaitable[Outcome]],
-    report_failure: Callable[[str, str], Report] = assemble_failed,
-    write: Callable[[Report], None] = lambda _: None,
+    report_failure: Callable[[str, str], Report],
 ) -> Outcome:
-    """Run a side to its end and return what came of it; its events go where they are wanted.
-
-    Its report, if it is a file, is there from the beginning.
-
-    Args:
-        side: As for `run_side`, and the others too.
-        outputs: What of it is wanted.
-        run: Runs the side.
-        report_failure: Makes the report of a run that failed, which is written.
-        write: Writes the report of one that did not, before the views, which may fail.
+    """Run a side to its end and write what came of it.
 
     Returns:
         The report, and what is wrong though the migration has ended well: the guest's memory, or
@@ -125,7 +114,10 @@ def record_side(
             report_error(error, report_losses, outputs.report)
             raise
         losses = losses_here(watchers, recorder)
-        write(losses.put_into(report))
+        tell_of_link(losses.put_into(report))
+        # Before the views, which may fail.
+        if outputs.report is not None:
+            write_report(outputs.report, report)
     if has_heir():
         leave_to_parent(json.dumps(losses.to_plain()))
     elif problem is None:

@@ -21,13 +21,12 @@ from scripts.configure import outputs_of, parse_address, seconds_of
 from scripts.files import check_readable, check_savable
 from scripts.named_files import Command, Use, file_option
 from scripts.options import SOURCE, Values
-from scripts.processes.sides import record_side
+from scripts.processes.sides import run_side
 from scripts.qemu.configure import window_bytes
 from scripts.qemu.drive import Orders, Shortened, migrate
 from scripts.qemu.machine import MachineSpec, check_block, open_machine
-from scripts.reports import Outputs, settled_report, write_report
+from scripts.reports import Outputs, Report, settled_report
 from scripts.run_config import Plain, config_of, from_plain
-from scripts.screen.output import print_result
 from scripts.screen.recorder import Recorder
 
 PROGRAM = "qemu-system-x86_64"
@@ -157,19 +156,15 @@ def migrate_out(source: QemuSource, host: str, port: int, outputs: Outputs) -> N
     async def run(recorder: Recorder) -> tuple[dict[str, Any], None]:
         return await run_qemu(source, host, port, recorder), None
 
-    def write(told: dict[str, Any]) -> None:
-        if outputs.report is not None:
-            write_report(outputs.report, told)
+    run_side(SOURCE, outputs, run, to_text=_line_of)
 
-    told, problem = record_side(SOURCE, outputs, run, write=write)
-    if not (outputs.quiet or outputs.has_standard_output):
-        requests = told.get("ram", {}).get("postcopy-requests", 0)
-        print_result(
-            f"QEMU: {told['status']}, total {told.get('total-time')} ms, "
-            f"downtime {told.get('downtime')} ms, {requests} page requests\n"
-        )
-    if problem is not None:
-        raise problem
+
+def _line_of(told: Report) -> str:
+    requests = told.get("ram", {}).get("postcopy-requests", 0)
+    return (
+        f"QEMU: {told['status']}, total {told.get('total-time')} ms, "
+        f"downtime {told.get('downtime')} ms, {requests} page requests\n"
+    )
 
 
 def qemu_source(values: Values) -> QemuSource:

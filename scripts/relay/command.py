@@ -14,12 +14,11 @@ from protocol.errors import MidstreamError, MigrationError
 from scripts.configure import outputs_of, parse_address
 from scripts.named_files import Command, Use, file_option
 from scripts.processes.dest_side import say_listening
-from scripts.processes.sides import record_side
+from scripts.processes.sides import run_side
 from scripts.qemu.configure import window_bytes
 from scripts.relay.relay import Relay
 from scripts.relay.steps import Step, read_relay_steps
-from scripts.reports import Report, write_report
-from scripts.screen.output import print_result
+from scripts.reports import Report
 from scripts.screen.recorder import Recorder
 
 SIDE = "relay"
@@ -83,15 +82,7 @@ def relay(listen: str, connect: tuple[str, ...], **values: Any) -> None:  # noqa
         told = report_of(relays[0]) if relays else {"schema": SCHEMA}
         return told | {"status": status, "reason": reason}
 
-    def write(report: Report) -> None:
-        if outputs.report is not None:
-            write_report(outputs.report, report)
-
-    report, problem = record_side(SIDE, outputs, run, report_failure, write)
-    if not (outputs.quiet or outputs.has_standard_output):
-        print_result(line_of(report))
-    if problem is not None:
-        raise problem
+    run_side(SIDE, outputs, run, report_failure, line_of)
 
 
 def report_of(relay: Relay) -> Report:
