@@ -44,6 +44,9 @@ SYS_USERFAULTFD = {
 # pidfd_getfd(2), on every machine; since Linux 5.6.
 SYS_PIDFD_GETFD = 438
 
+# tgkill(2) on x86-64, where virtual machines are.
+SYS_TGKILL = 234
+
 # Faults of the kernel's own (a read into the memory, a KVM vCPU) are not handled: all that an
 # ordinary user may have where vm.unprivileged_userfaultfd is 0.  Since Linux 5.11.
 UFFD_USER_MODE_ONLY = 1

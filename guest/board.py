@@ -173,6 +173,7 @@ class Board:
         return {
             "generation": 0,
             "kernel_logs": _KERNEL_LOGS_OFFSET,
+            "anywhere": _ANYWHERE_OFFSET,
             "stopped": _STOPPED_OFFSET,
             "words": _VCPU_OFFSET + vcpu * _LINE_WORDS * 8,
             "bins": _LATENCY_OFFSET + vcpu * BIN_COUNT * 8,

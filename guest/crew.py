@@ -26,9 +26,6 @@ class VcpuThread(Protocol):
             GuestFailed: It cannot.
         """
 
-    def kick(self) -> None:
-        """Have it look at the run generation now, wherever it is, if that can be had."""
-
 
 class Crew:
     """All vCPUs of a guest, by their numbers.
@@ -64,11 +61,6 @@ class Crew:
             GuestFailed: It cannot.
         """
         self._vcpus[vcpu].load(state)
-
-    def kick(self) -> None:
-        """Have all look at the run generation now, wherever they are, if that can be had."""
-        for vcpu in self._vcpus:
-            vcpu.kick()
 
     def provided(
         self, service: str, kinds: tuple[str, ...]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgpack
 import trio
 
-from guest import services
+from guest import libc, services
 from guest.board import Board, VcpuCounters
 from guest.dirty_log import DirtyLog, choose_dirty_log
 from guest.interface import GuestEvent, GuestSnapshot
 from guest.launch import GuestProcess
 from guest.memory import GuestMemory
-from guest.messages import decode_event, pack, pack_ranges
+from guest.messages import KICK, decode_event, pack, pack_ranges
 from guest.services import Service
 from guest.spec import KVM, ProgramSpec
 from guest.states import VcpuState
@@ -114,7 +114,7 @@ class GuestHandle:
             self.board.stops_anywhere[0] = anywhere
             self._count_generation()
         if self._stopping and anywhere and self.spec.kind == KVM:
-            await self._process.tell(pack("kick"))
+            self._kick()
         with trio.move_on_after(_PAUSE_SECONDS_MAX) as patience:
             while self._stopping:
                 await self._hear()
@@ -128,6 +128,15 @@ class GuestHandle:
             for vcpu, count in enumerate(counters)
         )
         return GuestSnapshot(states, counters)
+
+    def _kick(self) -> None:
+        """Have all vCPUs leave the guest now, also those that wait for a page.
+
+        Nobody stands in between: the process's other threads might wait for a processor.
+        """
+        for thread_id in self.service.thread_ids:
+            with suppress(ProcessLookupError):
+                libc.tgkill(self.pid, thread_id, KICK)
 
     async def kill(self) -> None:
         """End the guest for good, also vCPUs that the kernel holds: nobody touches memory any more.

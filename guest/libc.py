@@ -170,6 +170,15 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     return _syscall3(abi.SYS_PIDFD_GETFD, pidfd, fd, 0)
 
 
+def tgkill(pid: int, thread_id: int, number: int) -> None:
+    """Send a signal to one thread of a process (tgkill(2)), on x86-64.
+
+    Raises:
+        ProcessLookupError: There is none of that number.
+    """
+    _syscall3(abi.SYS_TGKILL, pid, thread_id, number)
+
+
 def ioctl(fd: int, request: int, argument: int = 0) -> int:
     """Call ioctl with a number; unlike `fcntl.ioctl`, with one of 64 bits, and no retry.
 

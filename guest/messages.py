@@ -5,7 +5,6 @@ Two sockets (AF_UNIX, SOCK_SEQPACKET) connect them.  On the *control* socket:
     engine -> guest   start   [vcpu_count, kinds, block_count, service], with all descriptors
                       touch   [vcpu, flat_page]           "scripted" programs only
                       load    [vcpu, state]               virtual machines only, while paused
-                      kick    []                          stop vCPUs now, wherever they are
                       discard [ranges]                    unmap these, the bytes stay
                       collapse [ranges]                   map these by huge pages, without haste
     guest -> engine   ready   [service, reason, addresses, thread_ids], with the service's
@@ -16,13 +15,16 @@ Two sockets (AF_UNIX, SOCK_SEQPACKET) connect them.  On the *control* socket:
                       discarded []                        after each discard
                       failed  [reason]                    the process is about to exit
 
-and on the *events* socket, from guest to engine, the fields of the dataclasses below.  To run and
+A vCPU of a virtual machine is told to stop, wherever it is, by the signal KICK to its thread.
+
+And on the *events* socket, from guest to engine, the fields of the dataclasses below.  To run and
 to pause, the engine writes the board's run generation and wakes the vCPUs: no message stands in the
 way.  The two are processes of one user and one version; what they say is trusted.
 """
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 from collections.abc import Sequence
@@ -32,6 +34,9 @@ from typing import Any
 import msgpack
 
 MESSAGE_BYTES_MAX = 32 * 1024
+
+# Has a vCPU leave the guest, also one that the kernel has stopped at a page.
+KICK = signal.SIGUSR1
 
 # Where one read finds wrong memory thousands will.  A few reports of each guest are enough, and
 # they always find room in the events socket: a guest can be paused though nobody receives.

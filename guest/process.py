@@ -167,8 +167,6 @@ def _obey(control: socket.socket, crew: Crew, collapser: Collapser) -> NoReturn:
             case ["load", number, state]:
                 crew.load(number, state)
                 control.send(pack("loaded"))
-            case ["kick"]:
-                crew.kick()
             case ["discard", ranges]:
                 for address, length_bytes in unpack_ranges(ranges):
                     libc.madvise(address, length_bytes, abi.MADV_DONTNEED)

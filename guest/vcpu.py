@@ -109,9 +109,6 @@ class Vcpu:
         """Take nothing over: the step on the board is all there is."""
         assert not state, "a thread has no state but its step"
 
-    def kick(self) -> None:
-        """Do nothing: a thread of this interpreter stops between two accesses, and nowhere else."""
-
     def _work(self) -> None:
         libc.use_precise_timeouts()
         acknowledged = 0

@@ -92,7 +92,7 @@ class Bench:
         addresses = Addresses(self.mapping.addresses, self.board.address, accesses.ctypes.data)
         program = fill(
             self.spec, self.geometry, vcpu, self.board, addresses,
-            looks=True, marks=True, last_step=steps,
+            is_thread=True, last_step=steps,
         )  # fmt: skip
         if state is None:
             state = StateData()

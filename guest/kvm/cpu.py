@@ -12,10 +12,8 @@ from guest import libc
 from guest.kvm import abi
 from guest.kvm.record import MSR_INDICES, MachineState, pack_msrs, unpack_msrs
 from guest.kvm.vm import Vm
+from guest.messages import KICK
 from protocol.errors import GuestFailed
-
-# Has a vCPU leave the guest, also one that the kernel has stopped at a page.
-KICK = signal.SIGUSR1
 
 # Segments of a program in user mode: selector, type, privilege, and whether code, of 64 bits.
 _CODE_SELECTOR, _CODE_TYPE = 0x33, 0xB

@@ -91,7 +91,7 @@ class Machine:
         self.programs = []
         for vcpu, place in enumerate(places.programs):
             seen = Addresses(places.blocks, places.board, places.accesses[vcpu])
-            data = fill(spec, geometry, vcpu, board, seen, looks=False, marks=False, **limit)
+            data = fill(spec, geometry, vcpu, board, seen, is_thread=False, **limit)
             start = place - places.tables
             self._system[start : start + len(bytes(data))] = bytes(data)
             self.programs.append(ProgramData.from_buffer(self._system, start))

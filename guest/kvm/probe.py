@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from guest import abi, libc, services
 from guest.backing import make_block
 from guest.board import Board
-from guest.kvm.cpu import KICK
 from guest.kvm.machine import Machine
 from guest.kvm.vm import open_vm
 from guest.mapping import GuestMapping
+from guest.messages import KICK
 from guest.native.code import Told
 from guest.services import Service, provided
 from guest.spec import ProgramSpec

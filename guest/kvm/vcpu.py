@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
@@ -12,11 +11,11 @@ from typing import ClassVar
 from guest import services
 from guest.board import Board
 from guest.crew import Crew
-from guest.kvm.cpu import KICK
 from guest.kvm.log import serve_log
 from guest.kvm.machine import Machine
 from guest.kvm.record import PRIVATE_BYTES, unpack_machine_state
 from guest.mapping import GuestMapping
+from guest.messages import KICK
 from guest.native.vcpu import MachineVcpu
 from guest.spec import ProgramSpec
 from protocol.geometry import Geometry
@@ -38,12 +37,10 @@ class KvmProcessor:
         self.clock = machine.clocks[number]
         self._machine = machine
         self._number = number
-        self._thread_ident = 0
 
     def prepare(self) -> None:
         """Let kicks in, for the calling thread."""
         self._machine.cpus[self._number].let_kicks_in()
-        self._thread_ident = threading.get_ident()
 
     def begin(self, step: int) -> None:
         """Do nothing: it goes on where it is."""
@@ -51,11 +48,6 @@ class KvmProcessor:
     def enter(self) -> int:
         """Run the guest; return bits of `Told`, 0 if it was kicked."""
         return self._machine.enter(self._number)
-
-    def kick(self) -> None:
-        """Have it leave the guest now."""
-        if self._thread_ident:
-            signal.pthread_kill(self._thread_ident, KICK)
 
     def save(self) -> bytes:
         """Return all that the processor is."""

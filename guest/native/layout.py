@@ -60,8 +60,8 @@ class ProgramData(ctypes.Structure):
                 "is_image", "vcpu_key", "slot_key", "page_key", "scatter_key", "rows", "columns",
                 "period", "access_count", "interval", "last_step", "is_timed",
                 "clock_version", "clock_tsc", "clock_ns", "clock_scale",
-                "generation", "kernel_logs", "words", "bins", "stopped", "present", "marks",
-                "accesses",
+                "generation", "kernel_logs", "anywhere",
+                "words", "bins", "stopped", "present", "marks", "accesses",
             )
         ),
         ("schedule", _U64 * _PLACE_COUNT_MAX),
@@ -109,15 +109,14 @@ def accesses_of(spec: ProgramSpec, vcpu: int) -> NDArray[np.uint64]:
     return np.stack([column.astype(np.uint64) for column in columns], axis=1)
 
 
-def fill(  # noqa: PLR0913 - what a vCPU is made of
+def fill(
     spec: ProgramSpec,
     geometry: Geometry,
     vcpu: int,
     board: Board,
     addresses: Addresses,
     *,
-    looks: bool,
-    marks: bool,
+    is_thread: bool,
     last_step: int = _NEVER,
 ) -> ProgramData:
     """Return a vCPU's program; its clock is still to be set.
@@ -128,8 +127,9 @@ def fill(  # noqa: PLR0913 - what a vCPU is made of
         vcpu: Which vCPU.
         board: The guest's.
         addresses: As this vCPU sees them.
-        looks: It looks at the map of present pages before it touches one.
-        marks: It marks what it writes unless the kernel does.
+        is_thread: It looks at the map of present pages before it touches one, marks what it writes
+            unless the kernel does, and stops between two accesses alone; a virtual machine's does
+            none of these.
         last_step: Before which access it parks for good.
     """
     data = ProgramData(vcpu=vcpu, page_count=geometry.target_page_count, last_step=last_step)
@@ -157,10 +157,10 @@ def fill(  # noqa: PLR0913 - what a vCPU is made of
         data.blocks[index] = _Block(base, block.target_page_count, address)
     for name, offset in board.offsets(vcpu).items():
         setattr(data, name, addresses.board + offset)
-    if not looks:
-        data.present = 0
-    if not marks:
-        data.marks = 0
+    if is_thread:
+        data.anywhere = 0
+    else:
+        data.present = data.marks = 0
     return data
 
 

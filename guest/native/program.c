@@ -47,9 +47,9 @@ struct program {
     u64 period, access_count, interval, last_step;   /* interval: ns between accesses, << 20 */
     u64 is_timed;                                    /* accesses of a trace have their times */
     volatile u64 clock_version, clock_tsc, clock_ns, clock_scale;   /* ns = tsc * scale >> 32 */
-    volatile u64 *volatile generation, *volatile kernel_logs;
+    volatile u64 *volatile generation, *volatile kernel_logs, *volatile anywhere;
     volatile u64 *volatile words, *volatile bins;
-    volatile u8 *volatile stopped, *volatile present, *volatile marks;   /* marks, present: or 0 */
+    volatile u8 *volatile stopped, *volatile present, *volatile marks;   /* anywhere, present, marks: or 0 */
     const struct access *accesses;
     u64 schedule[64], earlier[64];
     struct band bands[48];
@@ -163,7 +163,9 @@ u64 run(const struct program *p, struct state *s)
         s->ended = now(p, s);
     for (;;) {
         u64 step = s->step, due = s->ended, page, before, after;
-        if (!(*p->generation & 1) || step >= p->last_step)
+        /* Who is to be stopped wherever he is goes on until he is kicked. */
+        int is_wanted = (*p->generation & 1) || (p->anywhere && *p->anywhere);
+        if (!is_wanted || step >= p->last_step)
             return PARKED;
         if (p->kind == SCRIPTED) {
             if (!s->is_told) {

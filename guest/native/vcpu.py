@@ -71,9 +71,6 @@ class Processor(Protocol):
     def enter(self) -> int:
         """Run the program; return bits of `Told`, 0 if it was stopped in the middle."""
 
-    def kick(self) -> None:
-        """Have it stop now, in the middle, if that can be had; from another thread."""
-
     def save(self) -> bytes:
         """Return all that the step alone does not tell; it stands still."""
 
@@ -141,10 +138,6 @@ class MachineVcpu:
         """Have the vCPU read a page, after those that it was told before; from another thread."""
         self._touches.append((flat_page, monotonic_ns()))
         os.eventfd_write(self._wake_fd, 1)
-
-    def kick(self) -> None:
-        """Have the vCPU look at the run generation now, if that can be had; from another thread."""
-        self._processor.kick()
 
     def load(self, state: bytes) -> None:
         """Take over what came with another's pause; only while this one is parked.
@@ -252,7 +245,7 @@ class NativeProcessor:
         """Prepare to run a vCPU; it has no clock before `set_clock`."""
         self._accesses = accesses_of(spec, number)
         addresses = Addresses(mapping.addresses, board.address, self._accesses.ctypes.data)
-        self.program = fill(spec, geometry, number, board, addresses, looks=True, marks=True)
+        self.program = fill(spec, geometry, number, board, addresses, is_thread=True)
         self.state = StateData()
         self.clock: GuestClock
         self._function = functions().run
@@ -276,9 +269,6 @@ class NativeProcessor:
     def enter(self) -> int:
         """Run the program; return bits of `Told`."""
         return self._function(*self._arguments)
-
-    def kick(self) -> None:
-        """Do nothing: a thread stops between two accesses, and nowhere else."""
 
     def save(self) -> bytes:
         """Return nothing: its step tells all."""

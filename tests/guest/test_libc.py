@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -98,3 +99,18 @@ def test_mapping_hands_out_no_buffer() -> None:
     """A mapping for vCPUs is a number: nothing that could be sliced with the GIL held."""
     with shared_memory(mmap.PAGESIZE) as (_, address):
         assert type(address) is int
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number is x86-64's")
+def test_a_signal_goes_to_one_thread() -> None:
+    """It is pending for that thread and no other; one that is not there is told."""
+    number = signal.SIGUSR1
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        libc.tgkill(os.getpid(), threading.get_native_id(), number)
+        assert number in signal.sigpending()
+        assert signal.sigwait({number}) == number
+        with pytest.raises(ProcessLookupError):
+            libc.tgkill(os.getpid(), 1 << 22, number)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from guest.kvm.cpu import KICK
 from guest.kvm.machine import Machine
 from guest.kvm.record import MachineState, unpack_machine_state
+from guest.messages import KICK
 from guest.native.code import Told
 from guest.spec import KVM, ProgramSpec
 from protocol.errors import GuestFailed

@@ -45,6 +45,21 @@ def test_a_program_does_what_its_replay_does(name: str) -> None:
     assert seen[0] == seen[1]
 
 
+def test_who_is_to_stop_anywhere_stops_at_no_boundary() -> None:
+    """The run generation alone has it stop there; where it is to be kicked it goes on."""
+    with bench(ProgramSpec("uniform", seed=7, kind=KVM)) as made:
+        made.board.generation[0] = 2
+        machine = made.machine(1000)
+        try:
+            assert until_told(machine, 0) == Told.PARKED
+            assert machine.states[0].step == 0
+            made.board.stops_anywhere[0] = 1
+            assert until_told(machine, 0) == Told.PARKED
+            assert machine.states[0].step == 1000
+        finally:
+            machine.close()
+
+
 def test_wrong_memory_is_found() -> None:
     """The vCPU tells which page, what it expected and what it saw, and counts on."""
     with bench(ProgramSpec("sequential", seed=7, kind=KVM)) as made:

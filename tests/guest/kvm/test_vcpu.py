@@ -82,6 +82,7 @@ async def test_a_guest_hops_between_processes(until: Until) -> None:
         assert not any(counters.mismatches for counters in snapshot.counters)
         # By the guest's own clock; the counter's frequency is known to a kilohertz.
         assert min(counters.blackout_ns for counters in snapshot.counters) > stood_ns * 0.999
+        # They go on until they are kicked, wherever that is.
         assert len(instructions) >= 10
         counts = [
             first.counters(vcpu).reads_checked + second.counters(vcpu).reads_checked
