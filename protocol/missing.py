@@ -1,7 +1,7 @@
 """The received bitmap, inverted, as it crosses after a break: what the destination lacks.
 
 It is told by the target page, half-arrived pages included, so that nothing that is held goes again.
-A stretch of the guest of which all is there costs nothing; the others are bitmaps, deflated: the
+A stretch of the guest of which all is there takes no byte; the others are bitmaps, deflated: the
 long runs of a received map come to next to nothing.  Of the few target pages that a break left
 half-received it is told beside that how many bytes are here.
 """

@@ -4,7 +4,8 @@ The dirty set, what is still to be sent and what the destination still misses ar
 One byte a target page is 0.02 % of the guest; scans for the next member run at memory speed.
 
 The array is a bytearray that NumPy looks at, too.  About a few pages the bytearray is asked: its
-`find` is the C library's memchr, and costs a tenth of what it takes to make a NumPy view.
+`find` is the C library's memchr, and takes 0.1 us where NumPy's `any` of 256 takes 1.1 (each the
+best of 25 times 5,000, as the other times here).
 """
 
 from __future__ import annotations
@@ -322,8 +323,9 @@ class PageSet:
 def _members(count: int) -> re.Pattern[bytes]:
     """Return what matches so many members; its group begins with the first, and ends with the last.
 
-    It finds the last of sixteen in less time than NumPy takes to begin: written out, because each
-    turn of a loop costs more than the bytes it looks at, and with the unbroken run, a single look.
+    It finds the last of sixteen in 0.16 us where they follow each other, by a single look, and in
+    0.27 where each is the seventh after the one before; NumPy's `flatnonzero` takes 1.2 us.  It is
+    written out: a loop takes 0.28 and 0.30.
     """
     scattered = b"\1" + b"\0*+\1" * (count - 1)
     return re.compile(b"\0*+(\1{%d}|%b)" % (count, scattered))

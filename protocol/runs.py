@@ -1,8 +1,8 @@
 """Scattered stretches of one RAMBlock, as two arrays: what one frame carries of many places.
 
 `Runs` may stand where a `Span` stands for bytes to be sent or received; `Stretch` is either.
-NumPy works on its arrays as a whole, so that ten thousand scattered target pages cost no more
-Python than a few frames do.
+NumPy works on its arrays as a whole: how much Python is run does not grow with the number of
+stretches.
 
 On the wire a run is two big-endian u32: its first target page, counted from that of the first run,
 and its number of target pages; the second one's highest bit says that the run is all zero.

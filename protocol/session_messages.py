@@ -24,12 +24,12 @@ CHECKSUM = "checksum"
 ANSWERS = "answers"
 
 OURS = (RECOVER, KEEPALIVE, CHECKSUM, ANSWERS)
-# What costs time and is offered only where a user wants it.
+# What is offered only where a user wants it.
 _WANTED = frozenset({CHECKSUM})
 
 
 def offer(*wanted: str) -> tuple[str, ...]:
-    """Return what a Hello offers: all that this side has, and of what costs time what is wanted."""
+    """Return what a Hello offers: all that this side has, and a checksum only if it is wanted."""
     return tuple(name for name in OURS if name in wanted or name not in _WANTED)
 
 

@@ -15,7 +15,7 @@ from protocol.units import format_bytes
 from scripts.screen.output import CLEAR_LINE, is_behind
 from source.progress import Progress
 
-# Four times a second is smooth enough to follow and far too seldom to cost anything.
+# Four times a second is smooth enough to follow.
 _PERIOD_SECONDS = 0.25
 
 _BAR_CHARS = 16

