@@ -56,6 +56,8 @@ def pages(name: bytes, indices: list[int]) -> bytes:
 ALL = [pages(name, list(range(length // TARGET))) for name, length, _ in BLOCKS]
 WHOLE = OPENING + HANDOVER + qemu.part(*ALL, last=True) + b"\0"
 RUNS_THERE_FROM = len(OPENING + HANDOVER)
+# All that a QEMU hears that asks for nothing: that all is well.
+SHUT_BYTES = 8
 
 
 class HandQemu:
@@ -253,6 +255,21 @@ def test_either_connection_of_a_qemu_may_break(
     assert own["recoveries"] == run.qemu.resumed
     # A connection that breaks before it has proved to be the second one never was.
     assert which == 1 or own["policy"] == "qemu-preempt"
+
+
+@pytest.mark.parametrize("how", ["reset", "end"])
+def test_a_qemu_that_missed_the_last_word_hears_it_when_it_is_back(
+    tmp_path: Path, guests: FakeGuests, how: str
+) -> None:
+    """All of the guest is here and saved by then, and it has stopped for good once."""
+    run = Run([Cut(0, False, SHUT_BYTES // 2, how, 0.0)], tmp_path / "saved")
+    trio.run(run.go, clock=MockClock(autojump_threshold=0))
+    assert run.error is None
+    assert run.qemu.resumed == 1
+    assert run.qemu.has_heard
+    assert (tmp_path / "saved").read_bytes() == b"".join(MEMORY.values())
+    assert guests.made[-1].calls == ["run", "pause"]
+    assert run.events.states[-3:] == ["postcopy-recover", "postcopy-active", "completed"]
 
 
 @pytest.mark.parametrize("at_bytes", [len(OPENING) + 1, RUNS_THERE_FROM - 1])
