@@ -157,6 +157,7 @@ class Relay:
                 kept = trio.socket.from_stdlib_socket(socket.socket(fileno=near.detach()))
             connection = _Connection(self, number, kept, far)
             self._connections.add(connection)
+            self.settle_gates()
             self._nursery.start_soon(self._serve, connection)
 
     async def _reach(self) -> trio.socket.SocketType | None:
@@ -189,6 +190,7 @@ class Relay:
                 reason = await connection.run()
         finally:
             self._connections.discard(connection)
+            self.settle_gates()
             forward, backward = connection.carried
             if isinstance(connection.role, Channel):
                 self.carried[connection.role] += forward
@@ -200,6 +202,18 @@ class Relay:
         while True:
             await trio.sleep(_PROGRESS_SECONDS)
             self.tracker.tell_progress()
+
+    def settle_gates(self) -> None:
+        """Give each connection the gates of its channel.
+
+        Beside a main connection, one over which nothing has come yet is the preempt channel: what
+        is done to that has to meet its first byte.
+        """
+        has_main = any(each.role is Channel.PRECOPY for each in self._connections)
+        for connection in self._connections:
+            silent = Channel.POSTCOPY if has_main else None
+            role = connection.role if connection.role is not None else silent
+            connection.take_gates(role if isinstance(role, Channel) else None)
 
     def gate(self, channel: Channel | None, direction: Direction) -> Gate:
         """Return what is done to a channel's bytes in a direction; None for a role not known."""
@@ -292,6 +306,13 @@ class _Connection:
         forward, backward = self._pumps.values()
         return forward.passed_bytes, backward.passed_bytes
 
+    def take_gates(self, channel: Channel | None) -> None:
+        """Do to its bytes what is done to those of a channel; None for a role not known."""
+        for direction, pump in self._pumps.items():
+            before, pump.gate = pump.gate, self._relay.gate(channel, direction)
+            if pump.gate is not before:
+                before.changed.unpark_all()
+
     def cut(self) -> None:
         """End it at both ends, as soon as what went before has arrived."""
         self._cutting.set()
@@ -341,7 +362,4 @@ class _Connection:
 
     def _recognised(self, role: Channel | str) -> None:
         self.role = role
-        if isinstance(role, Channel):
-            for direction, pump in self._pumps.items():
-                before, pump.gate = pump.gate, self._relay.gate(role, direction)
-                before.changed.unpark_all()
+        self._relay.settle_gates()

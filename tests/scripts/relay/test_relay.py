@@ -243,6 +243,25 @@ def test_the_return_path_can_be_stalled() -> None:
     trio.run(run)
 
 
+def test_what_is_done_to_a_channel_meets_its_first_byte() -> None:
+    """A connection that has said nothing yet, beside a main one, is treated as the preempt one."""
+    an_hour = NetworkAction("delay", (Channel.POSTCOPY,), (Direction.FORWARD,), by_ms=3_600_000.0)
+
+    async def run() -> None:
+        async with relayed((Said("pong", None), an_hour)) as ends:
+            main, urgent = await ends.main(), await ends.connect()
+            await urgent.say(record(7))
+            with trio.move_on_after(0.1) as patience:
+                await urgent.dest.receive_some()
+            assert patience.cancelled_caught, "its first byte has passed"
+            # The other connection is not delayed.
+            await main.say(qemu.part(record(9)))
+            await main.hears(qemu.part(record(9)))
+            await close(main, urgent)
+
+    trio.run(run)
+
+
 def test_one_bit_is_flipped() -> None:
     """One bit of one byte of a page arrives changed, and everything else as it was."""
     steps = (AtByte(named(5), 3, None, True), Flip(6))
