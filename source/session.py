@@ -1,7 +1,7 @@
 """A whole source, from nothing to its exit: memory, guest, connections, migration, closing, report.
 
-Who calls `run_source` owns its task: cancelling it ends the migration, tells the destination, and
-leaves no process, socket or mapping behind.
+Who calls `SourceSession.run` owns its task: cancelling it ends the migration, tells the
+destination, and leaves no process, socket or mapping behind.
 """
 
 from __future__ import annotations
