@@ -230,7 +230,7 @@ def show(file: str, size: str | None, page_size: str, picture: str | None) -> No
     if picture is not None:
         from scripts.figures.plots import save  # noqa: PLC0415
 
-        grid, end = density(read, geometry, *picture_cells())
+        grid, end = density(read, geometry, *picture_cells(geometry.page_count))
         figure = draw_footprint(
             grid, end, geometry.length_bytes, is_timed=is_timed, title=_plain(Path(file).name)
         )

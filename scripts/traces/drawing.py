@@ -40,9 +40,9 @@ def draw_footprint(
     return figure
 
 
-def picture_cells() -> tuple[int, int]:
-    """Return how many rows and columns `draw_footprint` shows well."""
-    return _CELLS
+def picture_cells(page_count: int) -> tuple[int, int]:
+    """Return how many rows and columns `draw_footprint` shows well: of few pages a row each."""
+    return min(_CELLS[0], page_count), _CELLS[1]
 
 
 def draw_in_text(grid: NDArray[np.float64]) -> list[str]:

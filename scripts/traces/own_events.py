@@ -1,7 +1,8 @@
 """Imports midstream's own events (`--events`): pages that vCPUs waited for, or that were asked for.
 
 A page is named by its RAMBlock and its first byte, so the trace does not depend on the page size.
-A wait's time is that of the fault (`fault-ns`), as long as the file has it.
+A wait's time is that of the fault (`fault-ns`), as long as the file has it.  Of both sides that
+tell of a request the destination is heard; a relay between two QEMUs tells of requests alone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from scripts.views.saved import parse_event
 
 # What tells of an access: of waits who waited, of requests only that there was one.
 EVENTS = (events.VcpuWait.event, events.PageRequest.event)
+_TELLERS = frozenset({events.DEST, events.RELAY})
 _SELF = "this line"
 
 
@@ -27,7 +29,7 @@ class _Block(NamedTuple):
 
 
 def import_events(lines: Iterator[str], wishes: Wishes) -> Iterator[Found]:
-    """Yield an access an event of the wished name, as the destination told it.
+    """Yield an access an event of the wished name, as the destination told it, or a relay.
 
     A last line without its end, as a full disk leaves it, is left out.
 
@@ -48,7 +50,7 @@ def import_events(lines: Iterator[str], wishes: Wishes) -> Iterator[Found]:
             blocks[event["block"]] = _Block(
                 event["name"], event["length-bytes"], event["page-bytes"]
             )
-        elif event["event"] == wishes.event and event["side"] == events.DEST:
+        elif event["event"] == wishes.event and event["side"] in _TELLERS:
             yield _found(event, blocks)
 
 

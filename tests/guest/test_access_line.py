@@ -1,5 +1,7 @@
 """A line of a trace tells by its words alone what each of them is, and is written as it is read."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +66,14 @@ def test_a_wrong_line_is_refused(line: str, reason: str) -> None:
     """The reason names the word."""
     with pytest.raises(WrongLineError, match=reason):
         parse_access(line)
+
+
+@given(line=st.text(max_size=60) | st.text("@.0x19+ rw#-ram", max_size=30))
+def test_whatever_a_line_holds_it_is_read_or_refused(line: str) -> None:
+    """What is read can be written, and is read again as the same."""
+    with suppress(WrongLineError):
+        access = parse_access(line)
+        assert access is None or parse_access(format_access(access)) == access
 
 
 PLACES = st.one_of(

@@ -1,14 +1,18 @@
 """A file becomes a trace within bounds, and every complaint has its place in the file."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from guest.access_line import WrongLineError
 from guest.trace import read_trace
 from protocol.errors import LocalProtocolError
 from protocol.units import parse_geometry
 from scripts.traces import importing
-from scripts.traces.found import LINE_CHARS_MAX, Wishes
+from scripts.traces.found import ADDRESS_MAX, CLOCK_NS_MAX, LINE_CHARS_MAX, Found, Wishes
 from scripts.traces.importing import IMPORTERS, Imported, Window, import_file
 
 FILES = Path(__file__).parent / "files"
@@ -130,6 +134,45 @@ def test_more_accesses_than_a_trace_has_are_refused(
     text = "address\n" + "0\n" * 4
     assert refusal(tmp_path, text) == ":4: more than 2 accesses"
     assert refusal(tmp_path, text, Window(base=1)) == ":4: more than 2 accesses outside"
+
+
+SAMPLES = {
+    kind: [
+        line
+        for path in sorted(FILES.iterdir())
+        if path.name.startswith(begin)
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+    ]
+    for kind, begin in (
+        ("csv", "accesses"), ("perf", "perf"), ("damon", "damon"), ("qemu", "qemu"),
+        ("events", "events"),
+    )
+}  # fmt: skip
+
+
+@st.composite
+def damaged_lines(draw: st.DrawFn, kind: str) -> list[str]:
+    """Draw lines of a tool's file in any order, some of them with parts cut out or put in."""
+    lines = draw(st.lists(st.sampled_from(SAMPLES[kind]), min_size=1, max_size=6))
+    for index in draw(st.sets(st.integers(0, len(lines) - 1))):
+        line = lines[index]
+        start, stop = sorted(draw(st.tuples(*[st.integers(0, len(line))] * 2)))
+        lines[index] = line[:start] + draw(st.text(max_size=8)) + line[stop:]
+    return lines
+
+
+@pytest.mark.parametrize("kind", IMPORTERS)
+@settings(max_examples=200)
+@given(data=st.data())
+def test_whatever_a_file_holds_it_is_imported_or_refused(kind: str, data: st.DataObject) -> None:
+    """Nothing but accesses that can be written, or the one error that gets a place."""
+    found: list[Found] = []
+    with suppress(WrongLineError):
+        found.extend(IMPORTERS[kind](iter(data.draw(damaged_lines(kind))), Wishes()))
+    for each in found:
+        assert 0 <= each.address <= ADDRESS_MAX
+        assert each.time_ns is None or 0 <= each.time_ns <= CLOCK_NS_MAX
+        assert isinstance(each.owner, str) or 0 <= each.owner < 64
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ def test_requests_are_imported_where_they_are_wanted() -> None:
     request = {"t-ns": 7, "side": "dest", "event": "page-request", "block": 1, "page": 0}
     text = text_of(BLOCK, request, {**request, "side": "source", "answer": "queued"}, WAIT)
     assert found(text, "page-request") == [Found(0, 7, 0, "rom")]
+    relayed = text_of({**BLOCK, "side": "relay"}, {**request, "side": "relay"})
+    assert found(relayed, "page-request") == [Found(0, 7, 0, "rom")]
 
 
 def test_a_file_of_before_faults_were_timed_is_imported() -> None:
