@@ -70,7 +70,9 @@ def measure_wait_ms(policy: str, requests: int, link: str, background: str = "0"
 
 
 @click.command()
-@click.option("--policies", default="drop,ordered", show_default=True, metavar="NAMES")
+@click.option(
+    "--policies", default="drop,ordered,priority-by-channel", show_default=True, metavar="NAMES"
+)
 @click.option("--requests", default="10,30,100,300,1000", show_default=True, metavar="COUNTS")
 @click.option("--link", default="1Gbit/s", show_default=True, metavar="RATE")
 @click.option("--report", metavar="FILE", help="Write the waits as JSON; - for standard output.")
