@@ -233,8 +233,11 @@ class Waits:
         if trip is not None and trip.said is not None:
             fields["answer"] = trip.said.answer
             if trip.said.behind_count:
+                fields["behind_count"] = trip.said.behind_count
+            # A source that many pages went by knows how many, and of none any more which.
+            if trip.said.behind:
                 behind = (f"{page.block}:{page.index}" for page in trip.said.behind)
-                fields |= {"behind": " ".join(behind), "behind_count": trip.said.behind_count}
+                fields["behind"] = " ".join(behind)
         if trip is not None and trip.rounds:
             # What was asked for more than once went through its stages more than once.
             parts = (f"{stage} {length / 1000:.3f}" for stage, length in parts_of(wait) if length)

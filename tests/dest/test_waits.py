@@ -96,6 +96,17 @@ def test_a_wait_has_the_stages_that_the_source_says(ahead_ns: int) -> None:
     assert rig.waits.latencies.faults.count == 1
 
 
+def test_how_many_went_before_is_told_where_nobody_knows_which() -> None:
+    """A source that has forgotten them all names none, and none is told of by an empty name."""
+    rig = Rig()
+    rig.fault(PAGE)
+    rig.end(PAGE)
+    rig.answer(answer="postponed", behind=(), behind_count=11)
+    (event,) = rig.told()
+    assert event["behind_count"] == 11
+    assert "behind" not in event
+
+
 def test_the_word_may_come_first() -> None:
     """Then the wait is told of when it ends."""
     rig = Rig()
