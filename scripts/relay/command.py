@@ -19,6 +19,7 @@ from scripts.qemu.configure import window_bytes
 from scripts.relay.relay import Relay
 from scripts.relay.steps import Step, read_relay_steps
 from scripts.reports import Report
+from scripts.screen.outlet import write_output
 from scripts.screen.recorder import Recorder
 
 SIDE = "relay"
@@ -52,6 +53,10 @@ _NAMED_MAX = 20
     help="Write what passes, a JSON object a line; - for standard output.",
 )  # fmt: skip
 @file_option("--perfetto", metavar="FILE", use=Use.WRITE, help="Write a trace for Perfetto.")
+@file_option(
+    "--save-accesses", metavar="FILE", use=Use.WRITE,
+    help="Write the requests as a trace of accesses, for --accesses of compare.",
+)  # fmt: skip
 @file_option("--html", metavar="FILE", use=Use.WRITE, help="Write a page about the run.")
 @click.option(
     "--serve", metavar="HOST:PORT",
@@ -76,6 +81,8 @@ def relay(listen: str, connect: tuple[str, ...], **values: Any) -> None:  # noqa
         session = Relay(far, recorder, steps, window)
         relays.append(session)
         await session.run(host, port, say_listening(outputs))
+        if values["save_accesses"] is not None:
+            save_accesses(session, Path(values["save_accesses"]))
         return report_of(session), _undone(session.undone)
 
     def report_failure(status: str, reason: str) -> Report:
@@ -120,6 +127,29 @@ def report_of(relay: Relay) -> Report:
         "unread": tracker.unread_count,
         "steps-not-done": [step.number for step in relay.undone],
     }  # fmt: skip
+
+
+def save_accesses(relay: Relay, path: Path) -> None:
+    """Write the requests as a trace of accesses (guest/trace.py), each when it passed.
+
+    Which vCPU faulted cannot be seen from outside: one that waits makes no other request, so
+    requests that were open at a time are of different ones.
+
+    Raises:
+        MidstreamError: It cannot be written.
+    """
+    geometry = relay.tracker.geometry
+    lines = ["# Page requests between two QEMUs, from the switch-over on."]
+    if geometry is not None:
+        for at_ns, lane, page in relay.tracker.accesses:
+            block = geometry.blocks[page.block]
+            seconds, rest = divmod(at_ns, 10**9)
+            address = page.index * block.page_bytes
+            lines.append(f"@{seconds}.{rest:09} {lane} {block.name} {address:#x} r")
+    try:
+        write_output(path, "".join(f"{line}\n" for line in lines).encode())
+    except OSError as error:
+        raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
 
 
 def line_of(report: Report) -> str:

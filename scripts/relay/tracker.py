@@ -74,6 +74,7 @@ class Tracker:
         breaks: How often the main connection broke in postcopy.
         unread_count: In how many places something could not be read.
         served: How many of the pages asked for each channel completed.
+        accesses: The first request for each page: nanoseconds since the switch-over, lane, page.
         package_pings: Those that are answered when the destination has loaded its devices.
     """
 
@@ -87,6 +88,7 @@ class Tracker:
         self.requested = self.repeated = self.breaks = self.unread_count = 0
         self.served = dict.fromkeys(Channel, 0)
         self.package_pings: tuple[int, ...] = ()
+        self.accesses: list[tuple[int, int, PageId]] = []
         self._emit = emit
         self._wire: Wire | None = None
         self._indices: dict[str, int] = {}
@@ -98,6 +100,7 @@ class Tracker:
         # After a break nobody here knows what of that which passed has come.
         self._is_sure = True
         self._in_postcopy = False
+        self._switched_ns = 0
 
     @property
     def open_requests(self) -> list[PageId]:
@@ -169,6 +172,8 @@ class Tracker:
             for each in self._cut(span):
                 self._take_memory(channel, each, now_ns)
         for message in piece.says:
+            if isinstance(message, PackageEnd):
+                self._switched_ns = now_ns
             self._take(connection, channel, message, piece)
 
     def asked(self, connection: int, message: PageAsked, now_ns: int) -> None:
@@ -187,9 +192,10 @@ class Tracker:
             return
         lanes = {asked.lane for asked in self._asked.values()}
         lane = next(number for number in range(len(lanes) + 1) if number not in lanes)
-        self._asked[page] = _Asked(
-            now_ns, self._partial.get(page, 0), min(lane, VCPU_COUNT_MAX - 1)
-        )
+        lane = min(lane, VCPU_COUNT_MAX - 1)
+        self._asked[page] = _Asked(now_ns, self._partial.get(page, 0), lane)
+        if len(self.accesses) < _ASKED_MAX:
+            self.accesses.append((max(now_ns - self._switched_ns, 0), lane, page))
 
     def returned(self, connection: int, message: Returned) -> None:
         """Take anything else that has come on the return path."""

@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from guest.trace import read_trace
+from protocol.geometry import Geometry, RamBlock
 from protocol.qemu.returns import PageRequests, encode_pong, encode_shut
 from scripts import commands
 from scripts.configure import parse_address
@@ -17,7 +19,7 @@ from scripts.views.saved import read_all
 from tests import qemu_streams as qemu
 from tests.processes import Lab, Process, read_events, until
 from tests.qemu_streams import TARGET
-from tests.relayed import OPENING, SWITCH_OVER, record
+from tests.relayed import OPENING, PAGES, SWITCH_OVER, record
 
 
 @contextmanager
@@ -78,6 +80,17 @@ def test_a_migration_is_told(lab: Lab) -> None:
     assert json.loads(files["perfetto"].read_text(encoding="utf-8"))["traceEvents"]
     shown = lab.run("report", files["events"])
     assert shown.status == 0, shown.errors
+
+
+def test_requests_are_saved_as_accesses(lab: Lab) -> None:
+    """Each page that was asked for is an access of a trace that any run reads, when it was due."""
+    saved = lab.folder / "accesses"
+    with ends_of(lab, f"--save-accesses={saved}") as (process, source, dest):
+        migrate(source, dest)
+    process.succeed()
+    trace = read_trace(saved, Geometry((RamBlock("ram", PAGES * TARGET, TARGET),)), 1)
+    assert trace.flat_pages.tolist() == [3]
+    assert trace.times_ns is not None
 
 
 def test_a_full_disk_stops_nothing(lab: Lab) -> None:
