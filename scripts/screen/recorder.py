@@ -8,7 +8,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 import msgspec
@@ -204,12 +203,7 @@ class Recorder:
         """Return the recorder itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: object, __: object) -> None:
         """Write the rest and close the file."""
         self.flush()
         self._close(hurry=isinstance(error, MigrationCancelled))

@@ -16,7 +16,6 @@ import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 import trio
@@ -161,12 +160,7 @@ class Server:
             tell("whoever reaches that address can watch, not only this machine")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Listen no longer."""
         self._socket.close()
 

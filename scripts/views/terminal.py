@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console, ConsoleDimensions, Group
@@ -277,12 +276,7 @@ class Screen:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Clear the picture, and show the cursor again."""
         with suppress(OSError):
             self._clear_if_resized(self._size())

@@ -3,7 +3,6 @@
 import os
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 import trio
@@ -30,12 +29,7 @@ class Notebook:
         self.seen.append("enter")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.seen.append("exit")
 
     def show(self, state: LiveState, now_ns: int) -> None:
