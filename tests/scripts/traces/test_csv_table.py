@@ -35,6 +35,7 @@ def test_a_file_is_imported() -> None:
         ('address,"time"\n16,1.5e-3\n', Found(16, 1_500_000)),
         ("address,t_ns,type\n16,7,LOAD\n", Found(16, 7)),
         ("address,time-ms,write\n16,0.000001,true\n", Found(16, 1, is_write=True)),
+        ("cpu,addr,address,vcpu\n1,2,3,4\n", Found(3, owner=4)),
         ("timestamp,address\n1796059275.029362999,1\n", Found(1, 1796059275029362999)),
     ],
 )

@@ -43,6 +43,7 @@ def test_each_vcpu_goes_on_for_itself() -> None:
     assert figures.vcpu_counts == {0: 3, 2: 3}
     assert figures.nexts == 4
     assert (figures.reuses, figures.reuse_distance, figures.span_ns) == (0, None, None)
+    assert figures_of(trace([9, 8, 7, 7, 9]), GUEST).nexts == 1
 
 
 def test_a_footprint_is_counted_in_cells() -> None:

@@ -95,6 +95,13 @@ def test_accesses_stand_in_the_order_of_their_times(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_accesses_of_one_time_keep_their_order(tmp_path: Path) -> None:
+    """However many there are."""
+    rows = "".join(f"{number % 2},{number}\n" for number in range(1000))
+    made = imported(tmp_path, f"time,address\n{rows}")
+    assert made.addresses.tolist() == [*range(0, 1000, 2), *range(1, 1000, 2)]
+
+
 def test_threads_become_vcpus_in_the_order_in_which_they_appear(tmp_path: Path) -> None:
     """Up to as many as a guest has."""
     rows = "".join(f"1,{tid}\n" for tid in (900, 7, 900, 1))
