@@ -295,9 +295,7 @@ class Follower:
                     return
                 # What is behind the place may have passed already, and is read all the same.
                 here, part = self.position - len(read), self._searched_part
-                piece = self._piece(base + at, here, part)._replace(says=self._found(place))
-                self._clip = piece.stop
-                yield piece
+                yield self._piece(base + at, here, part)._replace(says=self._found(place))
                 view, base, at = memoryview(read), here, 0
             elif self._left:
                 count = min(self._left, len(view) - at)

@@ -148,11 +148,12 @@ def test_a_page_is_let_go() -> None:
     assert scene.director.pending == []
 
 
-def test_a_page_of_that_number_in_another_block_is_another() -> None:
-    """Steps and holds are about a page of a block, never about a number."""
+def test_a_page_of_that_place_in_another_block_is_another() -> None:
+    """Steps and holds are about a page of a block, never about where in a block it is."""
+    other = NamedPage("rom", HUGE // TARGET)
     scene = Scene(
-        (AtByte(NamedPage("rom", 1), 1, None, True), CUT),
-        (Entered("device"), Hold(NamedPage("rom", 1), 0, tuple(Channel))),
+        (AtByte(other, 1, None, True), CUT),
+        (Entered("device"), Hold(other, 0, tuple(Channel))),
     )
     scene.director.entered("device")
     assert scene.feed(RECORDS)
