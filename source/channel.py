@@ -73,8 +73,8 @@ class OutChannel(Outlet):
     def ping(self) -> None:
         """Send a sign of life: of an open frame its next byte, else a Ping.
 
-        It never waits: where the socket takes nothing, the peer has enough to read.  What is before
-        it is to get out, whatever goes first: it may be all that the peer hears for long.
+        It never waits: where the socket takes nothing, the peer has enough to read.  Some of that
+        is to get out, whatever goes first: it may be all that the peer hears for long.
 
         Raises:
             ConnectionLost: The connection is broken.
@@ -83,7 +83,7 @@ class OutChannel(Outlet):
             self.send_now(self.open_frame, 1)
         else:
             self.send_short(Ping())
-        self.await_sent()
+        self.owes_sign = True
 
     def send_short(self, *messages: Message) -> bool:
         """Send short messages without waiting; return False if nothing of them can go now.

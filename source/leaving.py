@@ -33,6 +33,8 @@ class Leaving:
     def __init__(self, outlet: Outlet) -> None:
         """Look at what the outlet says is awaited, and at how its stream delivers."""
         self._outlet = outlet
+        # How far the channel had come when a sign of life was first looked for.
+        self._sign_from: int | None = None
         # All before this has left, or is not waited for any more.
         self._left_bytes = 0
         self._delivery: Delivery | None = None
@@ -42,7 +44,7 @@ class Leaving:
     @property
     def is_pending(self) -> bool:
         """Whether there may be any; if so, ask `pause_ns`."""
-        return self._outlet.awaited_bytes > self._left_bytes
+        return self._outlet.awaited_bytes > self._left_bytes or self._outlet.owes_sign
 
     @property
     def is_unknown(self) -> bool:
@@ -60,12 +62,23 @@ class Leaving:
         """
         delivery, self._delivery = self._delivery, None
         assert delivery is not None, "it was not said how the channel delivers"
-        awaited_bytes = self._outlet.awaited_bytes
         left_bytes = self._outlet.bytes_sent - delivery.unacknowledged_bytes
-        if left_bytes >= awaited_bytes or self._is_stalled(left_bytes, now_ns):
-            self._left_bytes, self._progress = awaited_bytes, None
+        lacks_bytes = self._lacks(left_bytes, delivery)
+        if lacks_bytes <= 0 or self._is_stalled(left_bytes, now_ns):
+            self._left_bytes, self._outlet.owes_sign = self._outlet.awaited_bytes, False
+            self._progress = self._sign_from = None
             return 0
-        return _wait_ns(awaited_bytes - left_bytes, delivery)
+        return _wait_ns(lacks_bytes, delivery)
+
+    def _lacks(self, left_bytes: int, delivery: Delivery) -> int:
+        """Return how many bytes are still to leave."""
+        awaited_bytes = self._outlet.awaited_bytes
+        if awaited_bytes > self._left_bytes:
+            return awaited_bytes - left_bytes
+        # Any byte is a sign of life: on a slow line all that lies here would take seconds.
+        if self._sign_from is None:
+            self._sign_from = left_bytes
+        return min(self._sign_from + 1 - left_bytes, delivery.unacknowledged_bytes)
 
     def _is_stalled(self, left_bytes: int, now_ns: int) -> bool:
         if self._progress is None or left_bytes > self._progress[0]:

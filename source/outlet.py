@@ -88,6 +88,7 @@ class Outlet:
         open_frame: The frame that nothing else may go before the end of; None between two frames.
         bytes_sent: What this connection's stream has taken, heads and all.
         awaited_bytes: Of those, from the first, up to the last that somebody waits for.
+        owes_sign: Some of them, whichever, must get out, so that the peer hears something.
         bytes_carried_before: What the channel's connections before this one carried.
         target_pages_sent: Target pages in the frames that are whole with the stream.
         data_bytes_sent: Payload bytes of guest memory in those frames.
@@ -101,6 +102,7 @@ class Outlet:
         self.open_frame: Frame | None = None
         self.bytes_sent = 0
         self.awaited_bytes = 0
+        self.owes_sign = False
         self.bytes_carried_before = 0
         self.target_pages_sent = 0
         self.data_bytes_sent = 0

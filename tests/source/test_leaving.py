@@ -89,7 +89,7 @@ def test_a_sign_of_life_gets_out_between_two_frames() -> None:
     stage.pipes[POST].room = CHUNK
     stage.request(3)
     assert stage.run() == ["room postcopy"]
-    stage.outlets[PRE].await_sent()
+    stage.outlets[PRE].owes_sign = True
     stage.delivery = Delivery(1)
     stage.pipes[POST].room = PLENTY
     story = stage.over()
@@ -168,6 +168,23 @@ def test_progress_is_waited_for() -> None:
     assert not leaving.pause_ns(now_ns)
     outlet.bytes_sent += 1
     assert not leaving.is_pending
+
+
+def test_any_byte_is_a_sign_of_life() -> None:
+    """What is owed is that the peer hears something, and not all that lies here."""
+    leaving, outlet = make(sent_bytes=0)
+    outlet.bytes_sent, outlet.owes_sign = 64_000, True
+    assert leaving.is_pending
+    for unacknowledged in (60_000, 60_000):
+        leaving.delivers(Delivery(unacknowledged))
+        assert leaving.pause_ns(0)
+    leaving.delivers(Delivery(59_000))
+    assert not leaving.pause_ns(0)
+    assert not outlet.owes_sign
+    # Where all has left there is nothing to hold back for.
+    outlet.owes_sign = True
+    leaving.delivers(Delivery(0))
+    assert not leaving.pause_ns(0)
 
 
 def test_what_was_sent_behind_it_is_not_waited_for() -> None:
