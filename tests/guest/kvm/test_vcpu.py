@@ -28,6 +28,7 @@ pytestmark = needs_kvm
 GEOMETRY = Geometry((RamBlock("ram", 16 << 20, 2 << 20), RamBlock("rom", 64 << 10, 4096)))
 BUSY = ProgramSpec("zipf", 4, write_ratio=0.5, seed=7, kind=KVM)
 HOPS = 30
+HOPS_MAX = 1000
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
 
@@ -56,10 +57,13 @@ async def test_a_guest_hops_between_processes(until: Until) -> None:
     """Stopped wherever they are, thirty times, vCPUs go on as if nothing had been."""
     async with a_guest() as (here, first), a_guest() as (there, second):
         sides = [(here, first), (there, second)]
-        instructions = set()
+        instructions: set[bytes] = set()
         step = stopped_ns = 0
         steps: list[int] = []
-        for hop in range(HOPS):
+        hop = 0
+        # Where a kick meets a vCPU is the machine's to say: on a busy one mostly in few places.
+        while hop < HOPS or hop % 2 or len(instructions) < 10:
+            assert hop < HOPS_MAX, f"stopped at {len(instructions)} instructions alone"
             (memory, guest), (other_memory, other) = sides[hop % 2], sides[1 - hop % 2]
             await guest.run()
             step += 1 + 97 * hop % 1000
@@ -74,6 +78,7 @@ async def test_a_guest_hops_between_processes(until: Until) -> None:
                 other_view[:] = view
                 view[:] = b"\xee" * len(view)
             await other.load(snapshot.states)
+            hop += 1
         stood_ns = time.monotonic_ns() - stopped_ns
         await first.run()
         await until(lambda: all(first.counters(vcpu).step > steps[vcpu] for vcpu in range(4)))
@@ -82,8 +87,6 @@ async def test_a_guest_hops_between_processes(until: Until) -> None:
         assert not any(counters.mismatches for counters in snapshot.counters)
         # By the guest's own clock; the counter's frequency is known to a kilohertz.
         assert min(counters.blackout_ns for counters in snapshot.counters) > stood_ns * 0.999
-        # They go on until they are kicked, wherever that is.
-        assert len(instructions) >= 10
         counts = [
             first.counters(vcpu).reads_checked + second.counters(vcpu).reads_checked
             for vcpu in range(4)
