@@ -26,10 +26,15 @@ ALLOWED = {
     "guest.libc": {"memcpy"},  # the door itself
     "guest.vcpu": {"memcpy", "cast"},  # the touch, and a memoryview of the vCPU's own two words
     "guest.backing": {"from_address", "cast"},  # the alias, which is never registered
+    "guest.kvm.log": {"from_address", "as_array"},  # a bitmap of its own, in a memfd of its own
 }
 
-# Who may know where the guest mapping is: those that touch it, or tell the kernel about it.
-MAPPING_USERS = {"guest.process", "guest.vcpu", "guest.services", "guest.probe", "guest.mapping"}
+# Who may know where the guest mapping is: those that touch it, or tell the kernel or KVM about it.
+# What runs machine code touches it outside of the interpreter.
+MAPPING_USERS = {
+    "guest.process", "guest.vcpu", "guest.services", "guest.probe", "guest.mapping", "guest.crew",
+    "guest.native.vcpu", "guest.kvm.vcpu", "guest.kvm.probe",
+}  # fmt: skip
 
 
 def makers_in(source: str) -> set[str]:
