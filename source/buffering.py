@@ -6,9 +6,10 @@ are gone before it has come to its senses.  So the size follows from the rate, a
 all the time: between two moments at which the kernel took no more, all that it took has left it.
 
 The kernel counts what is on the wire, too, until it is acknowledged, though it stands in nobody's
-way: a buffer that has no room for it starves a long link.  So it has room for two round trips of
-what goes, beside what may lie here.  On a short link that is next to nothing, and what lies in a
-plain FIFO, where nothing is overtaken, is as little as it was.
+way: a buffer that has no room for it starves a long link.  So it is no smaller than two round trips
+of what goes.  On a short link that is less than what may lie here, and a plain FIFO, where nothing
+is overtaken, holds as little as it can: with room for both, the median fault of `critical-first`
+with 4 vCPUs took 1.52 ms there instead of 1.26 (1 Gbit/s).
 
 Whatever the background sends while urgent bytes lie there shares the link with them, though a vCPU
 waits for them and for it nobody does.  What is on the wire is no backlog: the background may follow
@@ -69,7 +70,7 @@ class Buffering:
 
     Attributes:
         near_bytes: What may lie here by now.
-        wire_bytes: What may be on the wire beside it.
+        wire_bytes: What may be on the wire.
         run_bytes: What goes in one run; 0 until the rate was measured.
     """
 
@@ -85,7 +86,7 @@ class Buffering:
     @property
     def send_buffer_bytes(self) -> int:
         """What the kernel may hold, acknowledged or not, all in all."""
-        return self.near_bytes + self.wire_bytes
+        return max(self.near_bytes, self.wire_bytes)
 
     @property
     def unsent_bytes(self) -> int:
