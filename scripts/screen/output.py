@@ -291,7 +291,8 @@ def _bug(error: BaseException, *, verbose: bool) -> str:
 
 
 def _tell_gap(count: int) -> bytes:
-    return b"midstream: %d messages were dropped: standard error is not read\n" % count
+    what = b"1 message was" if count == 1 else b"%d messages were" % count
+    return b"midstream: %s dropped: standard error is not read\n" % what
 
 
 def _forget(stream: TextIO) -> None:
