@@ -85,7 +85,7 @@ def main(policies: str, requests: str, link: str, report: str | None, picture: P
         for count in counts:
             wait_ms = measure_wait_ms(policy, count, link)
             waits_ms.setdefault(policy, {})[count] = wait_ms
-            click.echo(f"{policy:<16}{count:>6} requests{wait_ms:>10.1f} ms")
+            click.echo(f"{policy:<20}{count:>6} requests{wait_ms:>10.1f} ms")
     if report is not None:
         write_json(report, {"link": link, "wait-ms": waits_ms})
     if picture is not None:

@@ -14,7 +14,7 @@ from protocol.errors import MidstreamError
 # Okabe and Ito's palette, and a dash of its own for each line: told apart without colours, too.
 _COLOURS = (
     *("#000000", "#e69f00", "#56b4e9", "#009e73"),
-    *("#0072b2", "#d55e00", "#cc79a7", "#7f7f7f"),
+    *("#0072b2", "#d55e00", "#cc79a7", "#7f7f7f", "#882255"),
 )
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 
@@ -71,7 +71,7 @@ def draw_growth(waits_ms: Mapping[str, Mapping[int, float]], title: str) -> Figu
         counts = sorted(waits)
         axes.plot(
             *(counts, [waits[count] for count in counts]),
-            color=_COLOURS[1 + 4 * number % len(_COLOURS)],
+            color=_COLOURS[(1 + 4 * number) % len(_COLOURS)],
             linestyle=_DASHES[number % len(_DASHES)],
             marker="os^v"[number % 4],
             label=name,
