@@ -17,6 +17,18 @@ settings.load_profile("midstream")
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what a failed test's processes have said and told, which is gone a moment later."""
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and isinstance(lab, Lab):
+        report.sections.append(("what the test's processes said and told", lab.story()))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call() -> Generator[None, object, object]:
     """Give a test that skips inside a nursery its reason back, which pytest-trio drops."""
     try:

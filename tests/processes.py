@@ -36,6 +36,10 @@ _POLL_SECONDS = 0.004
 
 LISTENING = "listening on "
 
+# How much of each process and each file of events is told where a test has failed.
+_STORY_LINES = 8
+_STORY_COLUMNS = 300
+
 # For a command whose events a test reads while it runs.
 AT_ONCE = Orders(tells_at_once=True).to_environment()
 
@@ -78,8 +82,11 @@ class Zygote:
 class Process:
     """A midstream command that runs, or has run."""
 
-    def __init__(self, stem: Path, pid: int, status_of: Callable[[], int | None]) -> None:
-        """Take a command whose output goes to files whose names begin with `stem`."""
+    def __init__(
+        self, words: str, stem: Path, pid: int, status_of: Callable[[], int | None]
+    ) -> None:
+        """Take a command line whose output goes to files whose names begin with `stem`."""
+        self.words = words
         self.pid = pid
         self._output = stem.with_suffix(".out")
         self._errors = stem.with_suffix(".err")
@@ -169,7 +176,8 @@ class Lab:
                 stderr=err,
                 start_new_session=True,
             )
-        return self._add(Process(stem, popen.pid, popen.poll))
+        words = " ".join(map(str, arguments))
+        return self._add(Process(words, stem, popen.pid, popen.poll))
 
     def fork(
         self,
@@ -186,7 +194,8 @@ class Lab:
             "rig": rig,
         }
         pid = self._zygote.order(order)
-        return self._add(Process(stem, pid, lambda: self._zygote.order({"status": pid})))
+        words = " ".join(map(str, arguments))
+        return self._add(Process(words, stem, pid, lambda: self._zygote.order({"status": pid})))
 
     def _stem(self) -> Path:
         return self.folder / f"process-{len(self._processes)}"
@@ -245,6 +254,18 @@ class Lab:
             return found[0] if found else 0
 
         return until(pid)
+
+    def story(self) -> str:
+        """Return what each process has said and told last, for whoever reads of a failure."""
+        lines = []
+        for process in self._processes:
+            lines.append(f"{process.words}: exit status {process.status}")
+            lines += [f"  {line}" for line in process.errors.splitlines()[-_STORY_LINES:]]
+        for path in sorted(self.folder.rglob("*.jsonl")):
+            lines.append(f"{path.name}, its last lines:")
+            text = path.read_text(encoding="utf-8", errors="replace")
+            lines += [f"  {line[:_STORY_COLUMNS]}" for line in text.splitlines()[-_STORY_LINES:]]
+        return "\n".join(lines)
 
     def expect_nobody(self) -> None:
         """Wait until no process of this lab lives."""
