@@ -23,7 +23,7 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.missing import HeldParts
-from protocol.pageset import PageSet
+from protocol.pageset import PageSet, runs_of
 from protocol.policy import Policy
 from protocol.runs import Flags, Runs, Stretch, hull_of
 
@@ -106,14 +106,13 @@ class Assembly:
             return
         unit_bytes = self.units.blocks[block].page_bytes
         unit_pages = unit_bytes // TARGET_PAGE_BYTES
-        flags = self._missing.pages_with_members(block).astype(np.int8)
+        flags = self._missing.pages_with_members(block)
         for arrival in self._arriving.values():
             if arrival.span.block == block and not arrival.waste:
-                flags[np.r_[arrival.span.target_pages] // unit_pages] = 1
-                flags[list(arrival.early)] = 0
-        edges = np.flatnonzero(np.diff(flags, prepend=0, append=0))
-        for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-            yield Span(block, first * unit_bytes, (last - first) * unit_bytes)
+                flags[np.r_[arrival.span.target_pages] // unit_pages] = True
+                flags[list(arrival.early)] = False
+        for first, stop in runs_of(flags):
+            yield Span(block, first * unit_bytes, (stop - first) * unit_bytes)
 
     def is_placed(self, unit: PageId) -> bool:
         """Return whether a unit is whole."""

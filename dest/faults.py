@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from enum import Enum
+from itertools import repeat
 
 from dest.trips import Said, Trip, Urgent, Wait
-from protocol.geometry import PageId
+from protocol.geometry import PageId, new_page_id
 
 # Waits of which the source has yet to say how their pages were asked for: a peer that never does
 # must not make them grow.
@@ -196,11 +197,7 @@ class FaultTable:
             last_byte_ns: When the last of their bytes had come.
             now_ns: The time: they are placed.
         """
-        here = {
-            page: request
-            for page, request in self._requests.items()
-            if page.block == block and page.index in pages
-        }
+        here = self._requested_in(block, pages)
         if not here:
             return []
         waits = [wait for wait in self._waiting.values() if wait.page in here]
@@ -215,6 +212,25 @@ class FaultTable:
             if is_due and len(self._untold) < UNTOLD_COUNT_MAX:
                 self._untold[page] = trip
         return [wait.vcpu for wait in waits]
+
+    def _requested_in(self, block: int, pages: range) -> dict[PageId, Trip]:
+        """Return what is asked for of some pages, whichever of the two are fewer looked at.
+
+        Most placements are of a page or two that nobody waits for, and hundreds of vCPUs may wait.
+        """
+        requests = self._requests
+        if len(pages) == 1:
+            page = new_page_id((block, pages.start))
+            request = requests.get(page)
+            return {} if request is None else {page: request}
+        if len(pages) < len(requests):
+            named = map(new_page_id, zip(repeat(block), pages, strict=False))
+            return {page: requests[page] for page in named if page in requests}
+        return {
+            page: request
+            for page, request in requests.items()
+            if page.block == block and page.index in pages
+        }
 
     def woke(self, vcpu: int, wake_ns: int, fault_ns: int | None = None) -> Wait | None:
         """Say that a vCPU runs again; return its wait, if all is known of it now.

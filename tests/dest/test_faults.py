@@ -98,6 +98,22 @@ def test_a_run_of_base_pages_wakes_all_who_wait_for_any_of_it() -> None:
     assert list(table.waiting_vcpus) == [2, 5, 6]
 
 
+@pytest.mark.parametrize("asked_for", [range(40), range(10, 12), range(3)])
+@pytest.mark.parametrize("placed", [range(11, 12), range(9, 14), range(100)])
+def test_who_is_woken_does_not_depend_on_how_many_wait(asked_for: range, placed: range) -> None:
+    """Whether more pages are placed than are asked for, or fewer: those that are both are done."""
+    table = FaultTable()
+    for vcpu, index in enumerate(reversed(asked_for)):
+        fault(table, vcpu, page(index))
+        fault(table, 100 + vcpu, page(index, block=1))
+    here = [index for index in reversed(asked_for) if index in placed]
+    assert place(table, placed) == [asked_for.stop - 1 - index for index in here]
+    assert [each.index for each in table.requested_pages if not each.block] == [
+        index for index in reversed(asked_for) if index not in placed
+    ]
+    assert sum(each.block for each in table.requested_pages) == len(asked_for)
+
+
 def test_a_vcpu_whose_page_is_here_already_is_woken_at_once() -> None:
     """A fault that arrives after its page asks for nothing, and its wait is complete."""
     table = FaultTable()

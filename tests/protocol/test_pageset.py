@@ -1,5 +1,7 @@
 """Tests of protocol/pageset.py: a page set against Python's sets, step by step."""
 
+import tracemalloc
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from hypothesis.strategies import DataObject
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.limits import RUN_COUNT_MAX
-from protocol.pageset import PageSet
+from protocol.pageset import PageSet, runs_of
 from protocol.runs import Runs, Stretch
 from tests.strategies import HUGE_PAGE_BYTES, geometries, spans
 
@@ -515,6 +517,34 @@ def test_two_sets_against_each_other(data: DataObject) -> None:
     assert len(other) == len(one)
     other.fill()
     assert len(one) == len(named)
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_flags_are_named_by_their_runs(flags: list[bool]) -> None:
+    """Runs name the flags that are set, each once and in order, and none touches the next."""
+    runs = runs_of(np.array(flags, dtype=np.bool_))
+    assert [at for first, stop in runs for at in range(first, stop)] == [
+        at for at, flag in enumerate(flags) if flag
+    ]
+    assert all(stop < first for (_, stop), (first, _) in pairwise(runs))
+
+
+def test_runs_of_a_large_guest_take_little_memory() -> None:
+    """What the switch-over asks of a guest in target pages takes two bytes for each, not twenty."""
+    count = 1 << 20
+    block = RamBlock("ram", count * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+    pages = PageSet(Geometry((block,)))
+    pages.fill()
+    pages.discard(0, count // 2)
+    tracemalloc.start()
+    try:
+        runs = pages.runs(0), runs_of(pages.pages_with_members(0))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert runs[0] == [(0, count // 2), (count // 2 + 1, count // 2 - 1)]
+    assert runs[1] == [(0, count // 2), (count // 2 + 1, count)]
+    assert peak_bytes < 3 * count
 
 
 def test_runs_are_as_many_as_a_frame_may_name() -> None:
