@@ -19,14 +19,15 @@ from matplotlib.patches import Patch
 
 from protocol import events
 from protocol.errors import LocalProtocolError
-from scripts.figures.plots import save
+from scripts.figures.plots import INK, save
 from scripts.views.history import History
 from scripts.views.outputs import history_of
 from scripts.views.records import BACKGROUND, BOOSTED, URGENT
 from scripts.views.saved import read_all
 
-# Okabe and Ito's palette: told apart by everyone, also in grey.
+# Okabe and Ito's palette: told apart by everyone, also in grey; what is written on it stays dark.
 _COLOURS = {BACKGROUND: "#9ecae8", URGENT: "#e69f00", BOOSTED: "#d55e00"}
+_ON_COLOUR = "#111111"
 _WORDS = {
     BACKGROUND: "background page",
     URGENT: "requested page",
@@ -40,6 +41,8 @@ _NAMES = ("", "postcopy channel", "precopy channel", "page requests")
 _WIDTH_INCHES, _PANEL_INCHES, _OTHER_INCHES = 9.6, 1.8, 0.9
 # What is shown before the first preemption and after the last wake-up.
 _MARGIN_MS = 20.0
+# Between two pages, so that they are seen to be two on any ground.
+_GAP_MS = 0.4
 # A page's number takes so much of the width.
 _NUMBER_SHARE = 0.022
 
@@ -92,6 +95,8 @@ def draw(runs: Sequence[Run], page: int) -> Figure:
         axes.set_yticks(range(len(_NAMES)), _NAMES)
         axes.tick_params(axis="y", length=0)
         axes.spines[["top", "left", "right"]].set_visible(False)
+        axes.spines["bottom"].set_color(INK)
+        axes.tick_params(color=INK)
         axes.set_xlim(-_MARGIN_MS, end_ms)
         axes.set_ylim(-0.5, len(_NAMES) - 0.4)
         _draw_sends(axes, run, end_ms)
@@ -109,10 +114,13 @@ def _draw_sends(axes: Axes, run: Run, end_ms: float) -> None:
         if stop_ms < -_MARGIN_MS or start_ms > end_ms:
             continue
         lane, colour = _LANES[send.channel], _COLOURS[send.kind]
-        axes.barh(lane, stop_ms - start_ms, 0.7, left=start_ms, color=colour, edgecolor="white")
+        axes.barh(lane, max(stop_ms - start_ms - _GAP_MS, 0.1), 0.7, left=start_ms, color=colour)
         shown = (max(start_ms, -_MARGIN_MS), min(stop_ms, end_ms))
         if shown[1] - shown[0] > _NUMBER_SHARE * (end_ms + _MARGIN_MS):
-            axes.text(sum(shown) / 2, lane, str(send.page), ha="center", va="center", fontsize=9)
+            axes.text(
+                *(sum(shown) / 2, lane, str(send.page)),
+                *(), ha="center", va="center", fontsize=9, color=_ON_COLOUR,
+            )  # fmt: skip
 
 
 def _draw_requests(axes: Axes, run: Run, page: int, end_ms: float) -> None:

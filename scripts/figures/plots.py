@@ -1,30 +1,56 @@
-"""The pictures of comparisons, drawn with matplotlib."""
+"""The pictures of comparisons, drawn with matplotlib.
+
+Pictures have no background of their own, and ink that turns light on a dark page: an SVG carries a
+style sheet for `prefers-color-scheme`, which browsers heed inside `<img>`, too.
+"""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from protocol.errors import MidstreamError
 
-# Okabe and Ito's palette, and a dash of its own for each line: told apart without colours, too.
+# What text and axes are drawn with, and what becomes of it on a dark page.
+INK, _LIGHT_INK = "#1f2328", "#e6edf3"
+_DARK_PAGE = f"""<style>@media (prefers-color-scheme: dark) {{
+[style*="fill: {INK}"], text:not([style*="fill:"]) {{ fill: {_LIGHT_INK} !important }}
+[style*="stroke: {INK}"] {{ stroke: {_LIGHT_INK} !important }}
+}}</style>
+"""
+
+# Okabe and Ito's palette without its yellow, and a dash and a marker of its own for each line:
+# told apart without colours, too.  A policy has the same ones in each picture.
 _COLOURS = (
-    *("#000000", "#e69f00", "#56b4e9", "#009e73"),
-    *("#0072b2", "#d55e00", "#cc79a7", "#7f7f7f", "#882255"),
+    *("#7f7f7f", "#e69f00", "#d55e00", "#0072b2"),
+    *("#cc79a7", "#56b4e9", "#882255", "#999933", "#009e73"),
 )
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
+_MARKERS = "osD^vPX<>"
+_KNOWN = (
+    *("vanilla", "own-channel", "drop", "ordered", "priority-by-channel"),
+    *("parallel", "resend", "split", "critical-first"),
+)
 
 _INCHES = (9.0, 5.0)
+_UNITS_MS = (("s", 1e3), ("ms", 1.0), ("µs", 1e-3))
 
 
 def draw_distributions(
     latencies_ms: Mapping[str, Sequence[float]], wire_ms: Mapping[str, float], title: str
 ) -> Figure:
-    """Return the latency distributions as cumulative shares on a logarithmic axis.
+    """Return the share of faults that waited at least so long, on two logarithmic axes.
+
+    On a linear share the lines of all policies coincide: what tells them apart is the one fault
+    in a hundred that waits for a second.
 
     Args:
         latencies_ms: For each policy, every fault's latency in milliseconds.
@@ -32,30 +58,36 @@ def draw_distributions(
         title: What was run.
     """
     figure, axes = _new(title)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
     for number, (name, values) in enumerate(latencies_ms.items()):
         ordered = sorted(values)
         if not ordered:
             continue
-        shares = [100 * (rank + 1) / len(ordered) for rank in range(len(ordered))]
-        median = ordered[len(ordered) // 2]
+        count = len(ordered)
+        shares = [100 * (count - rank) / count for rank in range(count)]
+        median = format_ms(ordered[count // 2])
         axes.plot(
             *(ordered, shares),
-            color=_COLOURS[number % len(_COLOURS)],
-            linestyle=_DASHES[number % len(_DASHES)],
-            drawstyle="steps-post",
-            label=f"{name}: median {median:.3g} ms, {len(ordered)} faults",
+            **_look(name, number),
+            drawstyle="steps-pre",
+            markevery=[-1],
+            markersize=5,
+            label=f"{name}: median {median}, longest {format_ms(ordered[-1])}, {count} faults",
         )
     for name, time_ms in wire_ms.items():
-        axes.axvline(time_ms, color="#555555", linewidth=1, linestyle=(0, (2, 3)))
-        axes.text(
-            *(time_ms, 2, f" wire: {name}, {time_ms:.3g} ms"),
-            *(), color="#555555", rotation=90, va="bottom", ha="right", fontsize=8, zorder=0,
+        axes.axvline(time_ms, color="#7f7f7f", linewidth=1, linestyle=(0, (2, 3)))
+        axes.annotate(
+            f"wire: {name}, {format_ms(time_ms)}", (time_ms, 0.02),
+            xycoords=("data", "axes fraction"), textcoords="offset points", xytext=(-3, 0),
+            color="#7f7f7f", rotation=90, va="bottom", ha="right", fontsize=8, zorder=0,
         )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xlabel("fault latency, from the touch until the vCPU runs again (ms)")
-    axes.set_ylabel("share of faults (%)")
-    axes.set_ylim(0, 100)
-    axes.legend(loc="upper left", fontsize=8, framealpha=1)
+    _in_time(axes.xaxis)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:g} %"))
+    axes.set_xlabel("fault latency, from the touch until the vCPU runs again")
+    axes.set_ylabel("faults that waited at least so long")
+    axes.set_ylim(top=115)
+    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=2)
     return figure
 
 
@@ -69,23 +101,30 @@ def draw_growth(waits_ms: Mapping[str, Mapping[int, float]], title: str) -> Figu
     figure, axes = _new(title)
     for number, (name, waits) in enumerate(waits_ms.items()):
         counts = sorted(waits)
-        axes.plot(
-            *(counts, [waits[count] for count in counts]),
-            color=_COLOURS[(1 + 4 * number) % len(_COLOURS)],
-            linestyle=_DASHES[number % len(_DASHES)],
-            marker="os^v"[number % 4],
-            label=name,
-        )
+        look = _look(name, number)
+        axes.plot(counts, [waits[count] for count in counts], **look, markersize=6)
         axes.annotate(
-            f"{waits[counts[-1]]:.0f} ms", (counts[-1], waits[counts[-1]]),
-            textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8,
+            f"{name}: {format_ms(waits[counts[-1]])}", (counts[-1], waits[counts[-1]]),
+            textcoords="offset points", xytext=(8, 0), va="center", fontsize=9,
+            color=INK, annotation_clip=False,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
+    ticks = sorted({count for waits in waits_ms.values() for count in waits})
+    axes.set_xticks(ticks, [f"{count:,}" for count in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    _in_time(axes.yaxis)
     axes.set_xlabel("page requests in the trace")
-    axes.set_ylabel("wait of the vCPU on the half-sent page (ms)")
-    axes.legend(loc="upper left")
+    axes.set_ylabel("wait of the vCPU on the half-sent page")
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def format_ms(time_ms: float) -> str:
+    """Return a time in the unit in which its figures are few: `17.9 s`, `43 ms`, `280 µs`."""
+    unit, each_ms = next((each for each in _UNITS_MS if time_ms >= each[1]), _UNITS_MS[-1])
+    value = time_ms / each_ms
+    return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -97,18 +136,43 @@ def save(figure: Figure, path: Path) -> None:
     try:
         # Without a date and with fixed ids, the same figures give the same file.
         with mpl.rc_context({"svg.hashsalt": "midstream", "svg.fonttype": "none"}):
-            figure.savefig(path, dpi=120, metadata=_metadata(path))
+            if path.suffix == ".svg":
+                text = io.StringIO()
+                figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+                path.write_text(_with_dark_page(text.getvalue()), encoding="utf-8")
+            else:
+                figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
         raise MidstreamError(f"cannot write {path}: {error}") from error
 
 
-def _metadata(path: Path) -> dict[str, None] | None:
-    return {"Date": None} if path.suffix == ".svg" else None
+def _with_dark_page(svg: str) -> str:
+    head, defs, rest = svg.partition(" <defs>")
+    # What has no colour of its own is black to an SVG, and may as well be ink.
+    return head + _DARK_PAGE + defs + rest.replace("fill: #000000", f"fill: {INK}")
+
+
+def _look(name: str, number: int) -> dict[str, Any]:
+    place = _KNOWN.index(name) if name in _KNOWN else number
+    return {
+        "color": _COLOURS[place % len(_COLOURS)],
+        "linestyle": _DASHES[place % len(_DASHES)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+    }
+
+
+def _in_time(axis: Axis) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda time_ms, _: format_ms(time_ms)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _new(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=_INCHES, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title, fontsize=10)
-    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.grid(visible=True, which="major", alpha=0.25)
+    axes.tick_params(colors=INK, which="both")
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.spines[:].set_color(INK)
     return figure, axes

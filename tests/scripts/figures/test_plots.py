@@ -1,24 +1,65 @@
 """The pictures of comparisons."""
 
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 
 from protocol.errors import MidstreamError
-from scripts.figures.plots import draw_distributions, draw_growth, save
+from scripts.figures.plots import draw_distributions, draw_growth, format_ms, save
 
 
 def test_distributions_have_units_and_a_legend(tmp_path: Path) -> None:
-    """Each policy's line is named with its median, both axes have units, the wire has its line."""
+    """Lines are named with median and longest, ticks have units, the wire has its line."""
     figure = draw_distributions(
         {"ordered": [1.0, 2.0, 3.0], "drop": [10.0], "none": []}, {"a page": 16.8}, "a title"
     )
     save(figure, tmp_path / "a.svg")
 
     text = (tmp_path / "a.svg").read_text()
-    for words in ("a title", "ordered: median 2 ms, 3 faults", "(ms)", "(%)", "wire: a page"):
+    for words in (
+        *("a title", "ordered: median 2 ms, longest 3 ms, 3 faults"),
+        *("10 ms", "100 %", "wire: a page, 16.8 ms"),
+    ):
         assert words in text
     assert "none: median" not in text
+
+
+def test_a_fault_in_a_hundred_is_seen() -> None:
+    """Each line goes from all faults down to the share of the longest, where it has its mark."""
+    figure = draw_distributions({"drop": [*[1.0] * 99, 1000.0]}, {}, "")
+    (line,) = figure.axes[0].lines
+    times, shares = (np.asarray(each) for each in line.get_data())
+    assert (times[0], shares[0]) == (1.0, 100.0)
+    assert (times[-1], shares[-1]) == (1000.0, 1.0)
+    assert line.get_markevery() == [-1]
+
+
+@pytest.mark.parametrize(
+    ("time_ms", "text"),
+    [(17892, "17.9 s"), (43.2, "43.2 ms"), (875, "875 ms"), (0.0328, "32.8 µs"), (0, "0 µs")],
+)
+def test_times_have_the_unit_that_suits_them(time_ms: float, text: str) -> None:
+    """Nobody has to count zeros."""
+    assert format_ms(time_ms) == text
+
+
+def test_a_policy_looks_the_same_in_each_picture() -> None:
+    """Its colour does not depend on which others are drawn."""
+    alone = draw_growth({"ordered": {10: 1.0}}, "").axes[0].lines[0]
+    beside = draw_growth({"drop": {10: 2.0}, "ordered": {10: 1.0}}, "").axes[0].lines[1]
+    assert alone.get_color() == beside.get_color()
+    assert alone.get_marker() == beside.get_marker()
+
+
+def test_a_picture_can_be_read_on_a_dark_page(tmp_path: Path) -> None:
+    """It has no ground of its own, and its ink turns light where its reader's page is dark."""
+    save(draw_growth({"drop": {10: 5.0}}, "a title"), tmp_path / "a.svg")
+    text = (tmp_path / "a.svg").read_text()
+    ET.fromstring(text)
+    assert "prefers-color-scheme: dark" in text
+    assert "fill: #ffffff" not in text
 
 
 def test_growth_names_both_axes(tmp_path: Path) -> None:
