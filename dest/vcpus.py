@@ -181,9 +181,9 @@ class Vcpus:
             for fault in self._script.happened(what, page, share):
                 self._touch(fault)
 
-    def _touch(self, page: PageId) -> None:
+    def _touch(self, page: PageId, target_page: int = 0) -> None:
         self._emit(events.Touch(block=page.block, page=page.index))
-        self._toucher.ask(page)
+        self._toucher.ask(page, target_page)
 
 
 class Toucher:
@@ -198,11 +198,11 @@ class Toucher:
         self._under_way: int | None = None
         # What each vCPU is to touch.
         self._pages: dict[int, PageId] = {}
-        self._ask, self._asked = trio.open_memory_channel[PageId](float("inf"))
+        self._ask, self._asked = trio.open_memory_channel[tuple[PageId, int]](float("inf"))
 
-    def ask(self, page: PageId) -> None:
-        """Queue a page to be touched."""
-        self._ask.send_nowait(page)
+    def ask(self, page: PageId, target_page: int = 0) -> None:
+        """Queue a page to be touched: its 4 KiB of that number, counted from 0."""
+        self._ask.send_nowait((page, target_page))
 
     def faulted(self, vcpu: int) -> None:
         """Say that a vCPU's touch has become a fault; the next touch may go."""
@@ -218,17 +218,19 @@ class Toucher:
 
     async def run(self) -> None:
         """Touch pages until cancelled."""
-        async for page in self._asked:
+        async for page, target_page in self._asked:
             while not self._idle or self._under_way is not None:
                 await self._changed.park()
             vcpu = self._under_way = self._idle.pop(0)
             self._pages[vcpu] = page
-            first = self._geometry.page_span(page).target_pages.start
-            await self._guest.touch(vcpu, self._geometry.flat_target_page(page.block, first))
+            touched = self._geometry.page_span(page).target_pages.start + target_page
+            await self._guest.touch(vcpu, self._geometry.flat_target_page(page.block, touched))
 
 
-async def read_touches(path: Path, ask: Callable[[PageId], None]) -> None:
-    """Ask for the pages that come as lines "BLOCK PAGE" out of a named pipe, until its end.
+async def read_touches(path: Path, ask: Callable[[PageId, int], None]) -> None:
+    """Ask for the pages that come as lines out of a named pipe, until its end.
+
+    A line is "BLOCK PAGE TARGET_PAGE", the last counted from 0 inside the page.
 
     Raises:
         LocalProtocolError: It cannot be opened, or another line comes.
@@ -243,7 +245,7 @@ async def read_touches(path: Path, ask: Callable[[PageId], None]) -> None:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 try:
-                    block, page = map(int, line.split())
+                    block, page, target_page = map(int, line.split())
                 except ValueError as error:
                     raise LocalProtocolError(f"{path}: {line[:40]!r} is no page") from error
-                ask(PageId(block, page))
+                ask(PageId(block, page), target_page)

@@ -63,6 +63,10 @@ ELSEWHERE = {
     "compare": Elsewhere(
         "scripts.figures.compare", "Run one guest and one access trace under several policies."
     ),
+    "demo": Elsewhere(
+        "scripts.demo.command",
+        "Show what a half-sent page that is asked for costs under three policies.",
+    ),
     "doctor": Elsewhere(
         "scripts.doctor.command",
         "Try what this machine can do, and tell what to do about what is missing.",

@@ -32,6 +32,7 @@ SCRIPTS_ORDER = (
     "injection",
     "relay",
     "figures",
+    "demo",
     "traces",
     "bench",
     "doctor",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
-from protocol.geometry import PageId
+from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.units import parse_rate
 from scripts.injection.marks import Direction
 from scripts.injection.scenario_text import Where
@@ -23,6 +23,8 @@ from scripts.injection.triggers import (
 )
 
 _EITHER_WAY = "both"
+_ACTIONS = ("fault", "network", "process")
+TARGET_PAGE = "target-page"
 
 # What each network action may say besides `do`, and which of that it must.
 NETWORK_KEYS: dict[str, tuple[str, ...]] = {
@@ -52,9 +54,15 @@ _BITS_MAX = 4096
 
 @dataclass(frozen=True)
 class Fault:
-    """vCPUs touch these pages, in this order."""
+    """vCPUs touch these pages, in this order.
+
+    Attributes:
+        pages: The pages.
+        target_page: The 4 KiB that are touched of each, counted from 0 inside the page.
+    """
 
     pages: tuple[PageId, ...]
+    target_page: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,17 +117,31 @@ def read_action(table: Mapping[str, Any], where: Where, guest: Guest) -> Action:
     Raises:
         ScenarioError: Nothing, several things, or one that cannot be done.
     """
-    where.check_keys(table, ("when", "fault", "network", "process"), "a step")
-    if len(table) != 1:
+    where.check_keys(table, ("when", *_ACTIONS, TARGET_PAGE), "a step")
+    done = [key for key in _ACTIONS if key in table]
+    if len(done) != 1:
         raise where.wrong("", "a step does one thing: fault, network or process")
-    ((key, value),) = table.items()
+    (key,) = done
+    value = table[key]
+    if TARGET_PAGE in table and key != "fault":
+        raise where.wrong(TARGET_PAGE, f"{TARGET_PAGE} is of a fault")
     if key == "fault":
         if not guest.scripted:
             raise where.wrong(key, f"the program {guest.program} says what vCPUs touch")
-        return Fault(read_pages(value, where, guest, key))
+        pages = read_pages(value, where, guest, key)
+        return Fault(pages, _target_page(table.get(TARGET_PAGE, 0), pages, where, guest))
     if not isinstance(value, dict) or "do" not in value:
         raise where.wrong(key, f"{key} is not a table with `do`")
     return _network(value, where, guest) if key == "network" else _process(value, where)
+
+
+def _target_page(value: object, pages: Sequence[PageId], where: Where, guest: Guest) -> int:
+    count = min(guest.geometry.blocks[page.block].page_bytes for page in pages) // TARGET_PAGE_BYTES
+    if type(value) is not int or not 0 <= value < count:
+        raise where.wrong(
+            TARGET_PAGE, f"{TARGET_PAGE} = {value!r} is not a number from 0 to {count - 1}"
+        )
+    return value
 
 
 def _network(table: dict[str, Any], where: Where, guest: Guest) -> NetworkAction:

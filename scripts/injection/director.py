@@ -27,8 +27,8 @@ from scripts.injection.triggers import Elapsed, Entered, Placed, Received, Reque
 class Stage(Protocol):
     """The processes and connections that a director acts on."""
 
-    def touch(self, pages: Sequence[PageId]) -> None:
-        """Make vCPUs of the destination touch pages."""
+    def touch(self, pages: Sequence[PageId], target_page: int) -> None:
+        """Make vCPUs of the destination touch pages, the n-th 4 KiB of each."""
 
     def network(self, action: NetworkAction) -> None:
         """Do something to the connections."""
@@ -175,9 +175,9 @@ class Director:
             }
         )
         match step.action:
-            case Fault(pages):
+            case Fault(pages, target_page):
                 self._standstill.touch(pages)
-                self._stage.touch(pages)
+                self._stage.touch(pages, target_page)
             case NetworkAction() as action:
                 self._stage.network(action)
                 if action.do in ("cut", "half-close"):

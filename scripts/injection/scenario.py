@@ -21,7 +21,13 @@ from protocol.limits import VCPU_COUNT_MAX
 from protocol.text import did_you_mean
 from scripts.configure import dest_config, program_of, source_config
 from scripts.credentials import access_of
-from scripts.injection.actions import Action, Fault, NetworkAction, read_action
+from scripts.injection.actions import (
+    TARGET_PAGE,
+    Action,
+    Fault,
+    NetworkAction,
+    read_action,
+)
 from scripts.injection.expect import Expect, read_expect
 from scripts.injection.marks import Mark, ShareMark
 from scripts.injection.qemu import (
@@ -172,7 +178,16 @@ def read_scenario(path: Path, guest_kind: str | None = None) -> Scenario:
     scenario = Scenario(path, name, *read, link, timeout_ms, steps, expect, qemu)
     if read.access.tls is not None and _needs_proxy(scenario):
         raise inside.wrong("tls-cert", "what passes is encrypted, the proxy finds no page in it")
+    for step in scenario.steps:
+        # A destination that has steps of its own touches a page's first bytes.
+        if is_scripted(scenario, step) and isinstance(step.action, Fault):
+            _check_first(step.action, where.inside("step", step.number))
     return scenario
+
+
+def _check_first(fault: Fault, where: Where) -> None:
+    if fault.target_page:
+        raise where.wrong(TARGET_PAGE, f"with TLS, or with a QEMU, {TARGET_PAGE} is always 0")
 
 
 def _table(table: dict[str, Any], name: str, where: Where) -> dict[str, Any]:

@@ -101,9 +101,9 @@ class Trial:
         """How many bytes have passed the proxy on each channel, each way."""
         return self._marks.passages
 
-    def touch(self, pages: Sequence[PageId]) -> None:
-        """Make vCPUs of the destination touch pages."""
-        lines = "".join(f"{page.block} {page.index}\n" for page in pages)
+    def touch(self, pages: Sequence[PageId], target_page: int) -> None:
+        """Make vCPUs of the destination touch pages, the n-th 4 KiB of each."""
+        lines = "".join(f"{page.block} {page.index} {target_page}\n" for page in pages)
         os.write(self._touches_fd, lines.encode())
 
     def network(self, action: NetworkAction) -> None:

@@ -34,7 +34,7 @@ async def touching(vcpu_count: int) -> AsyncIterator[tuple[Toucher, FakeGuest]]:
 
 
 async def test_a_page_is_touched_at_its_first_target_page() -> None:
-    """A page of any block is touched by the flat number of where it begins."""
+    """A page of any block is touched by the flat number of where it begins, or of another 4 KiB."""
     async with touching(2) as (toucher, guest):
         toucher.ask(PageId(0, 3))
         await wait_all_tasks_blocked()
@@ -42,6 +42,10 @@ async def test_a_page_is_touched_at_its_first_target_page() -> None:
         toucher.ask(PageId(1, 7))
         await wait_all_tasks_blocked()
         assert guest.touches == [(0, 3 * PER_PAGE), (1, 4 * PER_PAGE + 7)]
+        toucher.touched(1)
+        toucher.ask(PageId(0, 2), PER_PAGE - 1)
+        await wait_all_tasks_blocked()
+        assert guest.touches[-1] == (1, 3 * PER_PAGE - 1)
 
 
 async def test_the_next_touch_waits_until_the_one_before_has_faulted() -> None:
@@ -126,25 +130,25 @@ async def test_pages_come_out_of_a_pipe(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     fd = os.open(path, os.O_RDWR)
-    pages: list[PageId] = []
+    pages: list[tuple[PageId, int]] = []
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_touches, path, pages.append)
-            os.write(fd, b"0 5\n1 ")
+            nursery.start_soon(read_touches, path, lambda *asked: pages.append(asked))
+            os.write(fd, b"0 5 0\n1 ")
             await wait_all_tasks_blocked()
-            os.write(fd, b"7\n")
+            os.write(fd, b"7 511\n")
             os.close(fd)
-    assert pages == [PageId(0, 5), PageId(1, 7)]
+    assert pages == [(PageId(0, 5), 0), (PageId(1, 7), 511)]
 
 
 async def test_a_line_that_is_no_page_is_refused(tmp_path: Path) -> None:
     """What else comes out of the pipe ends the migration with a reason, as a missing pipe does."""
     path = tmp_path / "pipe"
     with pytest.raises(LocalProtocolError, match="No such file"):
-        await read_touches(path, lambda _: None)
+        await read_touches(path, lambda *_: None)
     os.mkfifo(path)
     fd = os.open(path, os.O_RDWR)
-    os.write(fd, b"0 5\nfive\n")
+    os.write(fd, b"0 5 0\nfive\n")
     with trio.fail_after(10), pytest.raises(LocalProtocolError, match="five"):
-        await read_touches(path, lambda _: None)
+        await read_touches(path, lambda *_: None)
     os.close(fd)

@@ -64,12 +64,14 @@ def test_the_launcher_holds_signals_back_until_they_can_be_answered(tmp_path: Pa
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
         (tmp_path / name).chmod(0o755)
-    done = subprocess.run(
-        [tmp_path / "scripts" / "migrate", "--save", "a b"],
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
-    assert done.stdout.startswith("['migrate', '--save', 'a b'] {")
-    assert all(repr(number) in done.stdout for number in (signal.SIGINT, signal.SIGTERM))
+    # Without arguments it shows what this is about.
+    for arguments, words in ((["--save", "a b"], ["migrate", "--save", "a b"]), ([], ["demo"])):
+        done = subprocess.run(
+            [tmp_path / "scripts" / "migrate", *arguments],
+            capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+        assert done.stdout.startswith(f"{words} {{")
+        assert all(repr(number) in done.stdout for number in (signal.SIGINT, signal.SIGTERM))
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ ALL = tuple(Channel)
     ("action", "expected"),
     [
         ("fault = [3, 1]", Fault((PageId(0, 3), PageId(0, 1)))),
+        ("fault = [3]\ntarget-page = 511", Fault((PageId(0, 3),), 511)),
         ('network = { do = "cut" }', NetworkAction("cut", ALL)),
         (
             'network = { do = "stall", channel = "precopy", for = "1s" }',
@@ -216,6 +217,9 @@ WRONG = [
     (step('{ time = "181s" }', TOUCH), 4, "timed out"),
     (step(PLACED, "fault = []"), 5, "list of pages"),
     (step(PLACED, "fault = [0, 99]"), 5, "outside"),
+    (step(PLACED, "fault = [0]\ntarget-page = 512"), 6, "not a number from 0 to 511"),
+    (step(PLACED, "fault = [0]\ntarget-page = true"), 6, "not a number from 0 to 511"),
+    (step(PLACED, 'network = { do = "cut" }\ntarget-page = 1'), 6, "is of a fault"),
     (step(PLACED, TOUCH, 'program = "uniform"'), 5, "uniform"),
     (step('{ time = "1ms" }', TOUCH, 'postcopy-after = "never"'), 5, "never"),
     (
@@ -313,6 +317,9 @@ def test_the_proxy_cannot_look_into_tls(tmp_path: Path) -> None:
         read(tmp_path, step("{ page = 1, received = 0.5 }", 'network = { do = "cut" }', lines))
     faulting = step("{ page = 1, received = 0.5 }", "fault = [1]", lines)
     assert not has_proxy(read(tmp_path, faulting))
+    inside = faulting.replace("fault = [1]", "fault = [1]\ntarget-page = 1")
+    with pytest.raises(ScenarioError, match="with TLS, or with a QEMU, target-page is always 0"):
+        read(tmp_path, inside)
     with refused:
         read(tmp_path, faulting + "served-order = [1]\n")
 

@@ -1,0 +1,1 @@
+"""`midstream demo`: a half-sent page is asked for, for who has seen nothing yet."""
