@@ -4,27 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from guest import services
 from guest.mapping import GuestMapping
-
-
-class VcpuThread(Protocol):
-    """A vCPU as its process knows it."""
-
-    def start(self, *, is_stopped_by_kernel: bool = False) -> int:
-        """Start its thread, which parks at once; return the kernel's number of it."""
-
-    def touch(self, flat_page: int) -> None:
-        """Have it read a page, after those that it was told before."""
-
-    def load(self, state: bytes) -> None:
-        """Take a state over, as it came with a pause; only while it is parked.
-
-        Raises:
-            GuestFailed: It cannot.
-        """
+from guest.thread import VcpuThread
 
 
 class Crew:

@@ -139,7 +139,7 @@ def _make_crew(
         raise GuestFailed(f"--guest {spec.kind}: {error}") from error
     program = Program(spec, geometry)
     vcpus = [
-        Vcpu(number, program, mapping, board, wake_fd, *sockets)
+        Vcpu(number, program, mapping, board, wake_fd, sockets)
         for number, wake_fd in enumerate(wake_fds)
     ]
     return Crew(vcpus, mapping)

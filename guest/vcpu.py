@@ -9,11 +9,7 @@ looks whether the engine has noted that it was stopped.  It touches guest memory
 from __future__ import annotations
 
 import ctypes
-import os
-import select
 import socket
-import threading
-from collections import deque
 from collections.abc import Iterable
 from itertools import repeat
 from time import monotonic_ns
@@ -25,17 +21,9 @@ from guest import libc
 from guest.board import Board
 from guest.latency import add_latencies
 from guest.mapping import GuestMapping
-from guest.messages import (
-    MISMATCH_REPORT_COUNT_MAX,
-    Faulted,
-    GuestEvent,
-    Mismatch,
-    Touched,
-    Woke,
-    encode_event,
-    pack,
-)
+from guest.messages import Touched, Woke
 from guest.programs import AccessBatch, Program
+from guest.thread import VcpuThread
 
 # Accesses are computed ahead in batches, whose cost is nearly the same for any size up to this one.
 _BATCH_STEPS_MAX = 1024
@@ -46,13 +34,8 @@ _BATCH_NS = 50_000_000
 _UNPLANNED = 0
 
 
-class Vcpu:
-    """One vCPU.  `start` starts its thread, which parks at once and ends only with its process.
-
-    The thread follows the board's run generation.  It looks at it before every access and whenever
-    it is woken, so it stops between two accesses, also while it waits for a page; the access that
-    it waited with counts as not made.
-    """
+class Vcpu(VcpuThread):
+    """A vCPU whose accesses are made in the interpreter."""
 
     def __init__(
         self,
@@ -61,23 +44,12 @@ class Vcpu:
         mapping: GuestMapping,
         board: Board,
         wake_fd: int,
-        control: socket.socket,
-        events: socket.socket,
+        sockets: tuple[socket.socket, socket.socket],
     ) -> None:
-        """Connect a vCPU to its guest; `wake_fd` is its eventfd."""
-        self._number = number
+        """Connect a vCPU to its guest, see `VcpuThread`; it does what `program` says."""
+        super().__init__(number, program.spec, board, wake_fd, sockets)
         self._program = program
         self._mapping = mapping
-        self._wake_fd = wake_fd
-        self._control = control
-        self._events = events
-        # Whether the kernel stops this vCPU at a page that is missing.
-        self._is_stopped_by_kernel = False
-        self._touches: deque[tuple[int, int]] = deque()
-        self._mismatch_count = 0
-        # Indexing a memoryview costs half of indexing an array.
-        self._generation = board.generation.data
-        self._present = board.present.data
         self._stopped = board.stopped.data
         self._dirty = board.dirty.data
         self._kernel_logs = board.kernel_logs.data
@@ -87,44 +59,12 @@ class Vcpu:
         self._word_buffers = (ctypes.c_uint64 * 2)()
         self._buffers = memoryview(self._word_buffers).cast("B").cast("Q")
 
-    def start(self, *, is_stopped_by_kernel: bool = False) -> int:
-        """Start the thread; return the kernel's number of it.
-
-        Args:
-            is_stopped_by_kernel: Whether it may touch what is missing (guest/services.py), or has
-                to look first.
-        """
-        self._is_stopped_by_kernel = is_stopped_by_kernel
-        thread = threading.Thread(target=self._work, name=f"vcpu-{self._number}", daemon=True)
-        thread.start()
-        assert thread.native_id is not None
-        return thread.native_id
-
-    def touch(self, flat_page: int) -> None:
-        """Have the vCPU read a page, after those that it was told before; from another thread."""
-        self._touches.append((flat_page, monotonic_ns()))
-        os.eventfd_write(self._wake_fd, 1)
-
-    def load(self, state: bytes) -> None:
+    def load(self, state: bytes) -> None:  # type: ignore[explicit-override]
         """Take nothing over: the step on the board is all there is."""
         assert not state, "a thread has no state but its step"
 
-    def _work(self) -> None:
-        libc.use_precise_timeouts()
-        acknowledged = 0
-        while True:
-            generation = self._generation[0]
-            if generation % 2:
-                self._run(generation)
-                continue
-            if generation != acknowledged:
-                acknowledged = generation
-                self._control.send(pack("parked", self._number, generation, b""))
-            self._sleep()
-
-    def _run(self, generation: int) -> None:
-        """Make accesses until the run generation changes."""
-        if self._program.spec.name == "scripted":
+    def _run(self, generation: int) -> None:  # type: ignore[explicit-override]
+        if self._spec.name == "scripted":
             self._run_touches(generation)
         else:
             self._run_program(generation)
@@ -235,37 +175,6 @@ class Vcpu:
             if self._generation[0] != generation:
                 return False
         return True
-
-    def _wait_for_page(self, flat_page: int, generation: int) -> bool:
-        """Sleep until a page is present; return False if the run generation changed before.
-
-        A wake that comes between the look at the page and the sleep is not lost: the eventfd counts
-        it.  One that was meant for something else costs another look.
-        """
-        t_fault_ns = monotonic_ns()
-        self._report(Faulted(self._number, flat_page, t_fault_ns))
-        while not self._present[flat_page]:
-            self._sleep()
-            if self._generation[0] != generation:
-                return False
-        self._report(Woke(self._number, flat_page, t_fault_ns, monotonic_ns()))
-        return True
-
-    def _report_mismatch(self, flat_page: int, step: int, expected: int, seen: int) -> None:
-        self._mismatch_count += 1
-        share = max(1, MISMATCH_REPORT_COUNT_MAX // self._program.spec.vcpu_count)
-        if self._mismatch_count <= share:
-            self._report(Mismatch(self._number, flat_page, step, expected, seen))
-
-    def _report(self, event: GuestEvent) -> None:
-        self._events.send(encode_event(event))
-
-    def _sleep(self, timeout_s: float | None = None) -> None:
-        """Sleep until the engine wakes this vCPU, or has since the last sleep."""
-        # select, for its timeout counts in microseconds; poll and epoll round up to milliseconds.
-        readable, _, _ = select.select([self._wake_fd], [], [], timeout_s)
-        if readable:
-            os.eventfd_read(self._wake_fd)
 
 
 def _count_near(dues_ns: NDArray[np.int64]) -> int:

@@ -35,6 +35,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "guest/streams/stream.py": Elsewhere(
         "tests/guest/streams/test_memory.py", "what every stream promises: an interface"
     ),
+    "guest/thread.py": Elsewhere(
+        "tests/guest/test_vcpu.py", "what vCPUs of all kinds do alike, which guests of each show"
+    ),
     "source/control_paths.py": Elsewhere(
         "tests/source/test_control.py", "where control sockets are, which takes some"
     ),

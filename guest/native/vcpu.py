@@ -8,33 +8,19 @@ does what it comes back for.
 from __future__ import annotations
 
 import ctypes
-import os
-import select
 import socket
-import threading
-from collections import deque
 from collections.abc import Sequence
-from time import monotonic_ns
 from typing import Protocol
 
-from guest import libc
 from guest.board import Board
 from guest.crew import Crew
 from guest.mapping import GuestMapping
-from guest.messages import (
-    MISMATCH_REPORT_COUNT_MAX,
-    Faulted,
-    GuestEvent,
-    Mismatch,
-    Touched,
-    Woke,
-    encode_event,
-    pack,
-)
+from guest.messages import Touched, Woke
 from guest.native.clock import Calibration, GuestClock
 from guest.native.code import Told, functions
 from guest.native.layout import Addresses, ProgramData, StateData, accesses_of, fill
 from guest.spec import ProgramSpec
+from guest.thread import VcpuThread
 from protocol.geometry import Geometry
 
 _PARKED, _WOKE, _MISMATCHED, _EARLY, _IDLE, _TOUCHED, _ABSENT = (
@@ -82,11 +68,8 @@ class Processor(Protocol):
         """
 
 
-class MachineVcpu:
-    """A vCPU whose program is machine code.  `start` starts its thread, which parks at once.
-
-    It follows the board's run generation as guest/vcpu.py's do.
-    """
+class MachineVcpu(VcpuThread):
+    """A vCPU whose program is machine code."""
 
     def __init__(
         self,
@@ -97,72 +80,26 @@ class MachineVcpu:
         wake_fd: int,
         sockets: tuple[socket.socket, socket.socket],
     ) -> None:
-        """Connect a vCPU to its guest.
-
-        Args:
-            number: Which it is.
-            spec: What the guest does.
-            processor: Runs it.
-            board: The guest's.
-            wake_fd: Its eventfd.
-            sockets: Those for control and for events.
-        """
-        self._number = number
+        """Connect a vCPU to its guest, see `VcpuThread`; `processor` runs its program."""
+        super().__init__(number, spec, board, wake_fd, sockets)
         self._processor = processor
-        self._wake_fd = wake_fd
-        self._control, self._events = sockets
-        self._generation = board.generation.data
         self._stops_anywhere = board.stops_anywhere.data
-        self._present = board.present.data
         self._words = board.vcpu_words[number].data
         self._look_seconds = spec.vcpu_count / _LOOKS_PER_SECOND
-        self._touches: deque[tuple[int, int]] = deque()
-        self._mismatch_count = 0
-        self._mismatches_told_max = max(1, MISMATCH_REPORT_COUNT_MAX // spec.vcpu_count)
 
-    def start(self, *, is_stopped_by_kernel: bool = False) -> int:
-        """Start the thread; return the kernel's number of it.
-
-        Args:
-            is_stopped_by_kernel: Whether it may touch what is missing (guest/services.py), or has
-                to look first.
-        """
-        if is_stopped_by_kernel:
-            self._processor.program.present = 0
-        thread = threading.Thread(target=self._work, name=f"vcpu-{self._number}", daemon=True)
-        thread.start()
-        assert thread.native_id is not None
-        return thread.native_id
-
-    def touch(self, flat_page: int) -> None:
-        """Have the vCPU read a page, after those that it was told before; from another thread."""
-        self._touches.append((flat_page, monotonic_ns()))
-        os.eventfd_write(self._wake_fd, 1)
-
-    def load(self, state: bytes) -> None:
-        """Take over what came with another's pause; only while this one is parked.
-
-        Raises:
-            GuestFailed: This one cannot.
-        """
+    def load(self, state: bytes) -> None:  # type: ignore[explicit-override]
+        """See `VcpuThread`."""
         self._processor.load(state, self._words[0])
 
-    def _work(self) -> None:
-        libc.use_precise_timeouts()
+    def _prepare(self) -> None:  # type: ignore[explicit-override]
+        if self._is_stopped_by_kernel:
+            self._processor.program.present = 0
         self._processor.prepare()
-        acknowledged = 0
-        while True:
-            generation = self._generation[0]
-            if generation % 2:
-                self._run(generation)
-                continue
-            if generation != acknowledged:
-                acknowledged = generation
-                state = self._processor.save() if self._stops_anywhere[0] else b""
-                self._control.send(pack("parked", self._number, generation, state))
-            self._sleep()
 
-    def _run(self, generation: int) -> None:
+    def _save(self) -> bytes:  # type: ignore[explicit-override]
+        return self._processor.save() if self._stops_anywhere[0] else b""
+
+    def _run(self, generation: int) -> None:  # type: ignore[explicit-override]
         """Run the program until the run generation changes."""
         processor = self._processor
         state, clock = processor.state, processor.clock
@@ -177,7 +114,7 @@ class MachineVcpu:
                 began_ns, ended_ns = map(clock.monotonic_ns, (state.before, state.after))
                 self._report(Woke(self._number, state.page, began_ns, ended_ns))
             if told & _MISMATCHED:
-                self._report_mismatch()
+                self._report_mismatch(state.page, state.step - 1, state.expected, state.seen)
             if told & _TOUCHED:
                 self._touches.popleft()
                 self._report(Touched(self._number, state.page))
@@ -196,33 +133,6 @@ class MachineVcpu:
         state.page, told_ns = self._touches[0]
         state.due = self._processor.clock.guest_ns(told_ns)
         state.is_told = 1
-
-    def _wait_for_page(self, flat_page: int, generation: int) -> None:
-        """Sleep until a page is present, or the run generation changes."""
-        fault_ns = monotonic_ns()
-        self._report(Faulted(self._number, flat_page, fault_ns))
-        while not self._present[flat_page]:
-            self._sleep()
-            if self._generation[0] != generation:
-                return
-        self._report(Woke(self._number, flat_page, fault_ns, monotonic_ns()))
-
-    def _report_mismatch(self) -> None:
-        self._mismatch_count += 1
-        if self._mismatch_count <= self._mismatches_told_max:
-            state = self._processor.state
-            self._report(
-                Mismatch(self._number, state.page, state.step - 1, state.expected, state.seen)
-            )
-
-    def _report(self, event: GuestEvent) -> None:
-        self._events.send(encode_event(event))
-
-    def _sleep(self, timeout_s: float | None = None) -> None:
-        """Sleep until the engine wakes this vCPU, or has since the last sleep."""
-        readable, _, _ = select.select([self._wake_fd], [], [], timeout_s)
-        if readable:
-            os.eventfd_read(self._wake_fd)
 
 
 class NativeProcessor:

@@ -116,7 +116,7 @@ def test_a_page_is_marked_after_it_was_written(
     with closing(Board.create(memory.geometry, 1)) as board, control, events:
         board.set_present(slice(None))
         board.generation[0] = 1
-        vcpu = Vcpu(0, program, mapping, board, -1, control, events)
+        vcpu = Vcpu(0, program, mapping, board, -1, (control, events))
         monkeypatch.setattr(libc, "memcpy", memcpy)
         assert vcpu._access(1, 0, program.batch(0, 0, 3), repeat(0)) == 3
         assert board.harvest_dirty().tolist() == [0, 1, 2]
