@@ -11,6 +11,7 @@
         +-- MigrationCancelled   the user said so
         +-- GaveUp               precopy did not converge in the time that the user gave it
         +-- GuestFailed          the guest could not be started, or died
+        +-- PolicyFailed         what a user wrote for a policy raised, or answered what cannot be
         +-- WrongMemory          the guest, or the digest, found memory that must not be there
         +-- MemoryLost           the destination runs the guest, its memory can no longer come
 
@@ -124,6 +125,10 @@ class GaveUp(MigrationError):
 
 class GuestFailed(MigrationError):
     """The guest's memory or its vCPUs could not be started, or a vCPU process died."""
+
+
+class PolicyFailed(MigrationError):
+    """A prefetcher or an order that a user wrote raised, or answered what cannot be."""
 
 
 class WrongMemory(MigrationError):

@@ -1,12 +1,17 @@
-"""Where the background goes on: the pages that were demoted, then the scan through all blocks."""
+"""What goes when nobody waits: what prefetchers pick, then a scan through all blocks.  Pure."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from protocol.channels import Channel
-from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span, new_page_id
+from protocol.geometry import TARGET_PAGE_BYTES, Span, new_page_id
+from protocol.limits import RUN_COUNT_MAX, RUNS_EXTENT_BYTES_MAX
 from protocol.pageset import PageSet
-from protocol.runs import Stretch
+from protocol.runs import Runs, Stretch
 from source.jobs import Job, covers
+from source.prefetching import Prefetching
+from source.scheme import Pick
 
 # Where requests may come, small pages go in short runs, and so do parts of huge pages: a vCPU that
 # touches what lies in the frame under way waits for its turn in it.  At least they are as long as
@@ -26,15 +31,19 @@ class Background:
         across_pages: Whether several huge pages, or scattered parts of them, go together.
     """
 
-    def __init__(self, remaining: PageSet, chunk_bytes: int, *, in_parts: bool) -> None:
+    def __init__(
+        self, remaining: PageSet, prefetching: Prefetching, chunk_bytes: int, *, in_parts: bool
+    ) -> None:
         """Start at the first block's first page.
 
         Args:
             remaining: What no chunk was made of yet; kept up to date by the scheduler.
+            prefetching: Comes before the scan.
             chunk_bytes: The most that one chunk carries.
             in_parts: Give huge pages out a run at a time, so that after each the newest page to be
                 demoted can come first.
         """
+        self._prefetching = prefetching
         self._remaining = remaining
         self._geometry = remaining.geometry
         self._chunk_pages = chunk_bytes // TARGET_PAGE_BYTES
@@ -47,8 +56,6 @@ class Background:
         self._block_stops = [block.target_page_count for block in self._geometry.blocks]
         # Where the scan goes on: block, target page.
         self._cursor = (0, 0)
-        # Pages of which the touched target page went ahead, the newest last, and where that was.
-        self._demoted: dict[PageId, int] = {}
 
     def restart(self, *, postcopy: bool, across_pages: bool) -> None:
         """Scan from the first block's first page.
@@ -60,33 +67,22 @@ class Background:
         """
         self.across_pages = across_pages
         self._cursor = (0, 0)
-        self._demoted.clear()
         self._run_pages = self._chunk_pages
         if postcopy:
             self.keep_runs(POSTCOPY_RUN_BYTES_MIN)
+        if not across_pages:
+            self._prefetching.restart()
 
     def keep_runs(self, run_bytes: int) -> None:
         """Have small pages, and parts of huge ones, go in runs of at most so many bytes."""
         longest_bytes = max(run_bytes, POSTCOPY_RUN_BYTES_MIN)
         self._run_pages = min(self._chunk_pages, longest_bytes // TARGET_PAGE_BYTES)
 
-    def go_on_behind(self, stretch: Stretch) -> None:
-        """Scan from the end of a stretch on."""
-        self._cursor = stretch.block, stretch.end // TARGET_PAGE_BYTES
-
-    def demote(self, page: PageId, offset: int) -> None:
-        """Put what is left of a page before the scan, and before pages demoted earlier.
-
-        Args:
-            page: The page.
-            offset: Where in the block it was touched; its rest goes from there on.
-        """
-        self._demoted.pop(page, None)
-        self._demoted[page] = offset
-
     def take_back(self, job: Job) -> None:
         """Take back a job of which nothing went; the scan goes on with what it gave out."""
-        if job.page not in self._demoted:
+        if job.cause:
+            self._prefetching.put_back(job.picks)
+        elif not job.picks:
             self._cursor = job.span.block, job.span.offset // TARGET_PAGE_BYTES
 
     def next_job(self, avoid: Stretch | None = None) -> Job | None:
@@ -95,8 +91,12 @@ class Background:
         Args:
             avoid: A page that is being sent elsewhere, and what remains of it, too.
         """
-        if self._demoted and (job := self._demoted_job()) is not None:
-            return job
+        if not (self.across_pages or self._prefetching.is_silent):
+            pick, is_users = self._prefetching.next(avoid)
+            if pick is not None and not pick.go_on:
+                return self._picked_job(pick, is_users=is_users)
+            if pick is not None:
+                self._cursor = self._place_of(pick)
         block_index, target_page = self._cursor
         if avoid is None and (self.across_pages or self._goes_in_runs[block_index]):
             job = self._run_job(block_index, target_page, self._block_stops[block_index])
@@ -109,17 +109,57 @@ class Background:
                 return None
         return self._scan_job(*place) if place is not None else None
 
-    def _demoted_job(self) -> Job | None:
-        while self._demoted:
-            page = next(reversed(self._demoted))
-            whole = self._geometry.page_span(page).target_pages
-            behind = self._demoted[page] // TARGET_PAGE_BYTES
-            for first in (behind, whole.start):
-                runs = self._remaining.take_first(page.block, first, whole.stop, self._run_pages)
-                if runs is not None:
-                    return Job(runs, page, _PRECOPY, first=runs)
-            del self._demoted[page]
-        return None
+    def _place_of(self, pick: Pick) -> tuple[int, int]:
+        block, index = pick.page
+        return block, index * self._geometry.blocks[block].target_pages_per_page + pick.target_page
+
+    def _picked_job(self, pick: Pick, *, is_users: bool) -> Job:
+        """Return the job for a page of which something remains."""
+        if self._goes_in_runs[pick.page.block]:
+            job = self._gathered_job(pick)
+        elif self._in_parts:
+            job = self._part_job(pick)
+            if is_users and self._remaining.holds_page(pick.page):
+                self._prefetching.put_back((pick,))
+        else:
+            job = Job(self._geometry.page_span(pick.page), pick.page, _PRECOPY)
+            job.picks = (pick,)
+        if is_users:
+            job.cause = pick.why
+        return job
+
+    def _part_job(self, pick: Pick) -> Job:
+        """Return the job for a part of a huge page, from where its pick says or from its start."""
+        page, _, target_page, _ = pick
+        block, index = page
+        count = self._geometry.blocks[block].target_pages_per_page
+        start = index * count
+        runs = self._remaining.take_first(
+            block, start + target_page, start + count, self._run_pages
+        ) or self._remaining.take_first(block, start, start + count, self._run_pages)
+        assert runs is not None, "something of the page remains"
+        job = Job(runs, page, _PRECOPY, first=runs)
+        job.picks = (pick,)
+        return job
+
+    def _gathered_job(self, pick: Pick) -> Job:
+        """Return the job for base pages that were picked one after the other, in one frame."""
+        block, first = pick.page
+        self._remaining.discard(block, first)
+        picks, low, high = [pick], first, first
+        for more in self._prefetching.more(block, min(self._run_pages, RUN_COUNT_MAX) - 1):
+            index = more.page.index
+            low, high = min(low, index), max(high, index)
+            if (high - low + 1) * TARGET_PAGE_BYTES > RUNS_EXTENT_BYTES_MAX:
+                self._prefetching.put_back((more,))
+                break
+            self._remaining.discard(block, index)
+            picks.append(more)
+        runs = Runs.of_target_pages(block, np.array(sorted(p.page.index for p in picks)))
+        stretch = runs if runs.hull.length > runs.length else runs.hull
+        job = Job(stretch, new_page_id((block, low)), _PRECOPY, first=stretch)
+        job.picks = tuple(picks)
+        return job
 
     def _scan_job(self, block_index: int, target_page: int) -> Job:
         """Return the job for what the scan has come to."""
@@ -140,7 +180,7 @@ class Background:
         runs = self._remaining.take_first(block_index, target_page, stop, self._run_pages)
         if runs is None:
             return None
-        self.go_on_behind(runs)
+        self._cursor = block_index, runs.end // TARGET_PAGE_BYTES
         page_bytes = self._geometry.blocks[block_index].page_bytes
         page = new_page_id((block_index, runs.offset // page_bytes))
         return Job(runs, page, _PRECOPY, first=runs)

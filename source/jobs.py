@@ -16,6 +16,7 @@ from protocol.events import PageEvent
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span, new_span
 from protocol.pageset import PageSet
 from protocol.runs import Stretch, overlap
+from source.scheme import Pick
 
 
 class Lane(Enum):
@@ -63,6 +64,8 @@ class Job:
         begun: Some of its bytes are on the wire already.
         postponed: A vCPU asked for it while it was being sent, and was put off.
         chunk: Given out and neither sent nor taken back.
+        picks: What a prefetcher picked of it; empty for what a request or the scan is about.
+        cause: Why, in the words of a user's prefetcher; empty for all else.
         given: The spans of all its chunks so far.
         first: What its first chunk is to be, where whoever made the job has found that out already.
     """
@@ -71,6 +74,8 @@ class Job:
     begun: bool = False
     postponed: bool = False
     chunk: Chunk | None = None
+    picks: tuple[Pick, ...] = ()
+    cause: str = ""
 
     def __init__(
         self,
@@ -159,6 +164,7 @@ class Notice:
         channel: Where it goes, or went.
         urgent: Whether a vCPU waits for it.
         boosted: Whether it had been broken off in the background.
+        cause: Why it goes, where a user's prefetcher says so.
     """
 
     event: type[PageEvent]
@@ -166,6 +172,7 @@ class Notice:
     channel: Channel
     urgent: bool
     boosted: bool
+    cause: str = ""
 
 
 @dataclass

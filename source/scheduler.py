@@ -8,7 +8,8 @@ in preemption mode").
 
 The rules:
 
-1. Order of service: the oldest page request; then the preempted page; then the background scan.
+1. Order of service: the oldest page request; then the preempted page; then the background: what a
+   prefetcher picks, then the scan.  A user's order may have another request than the oldest served.
 2. A request for the preempted page is served in its turn in the queue: urgent, on the channel where
    the page began, from the byte where it stopped.  The policy may say otherwise (`halfsent`); but a
    frame that was begun ends on its channel before anything else goes there.
@@ -29,8 +30,6 @@ A concurrent policy has two users, one a lane, each with a chunk of its own.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
@@ -41,6 +40,8 @@ from protocol.runs import Runs, Stretch
 from source.background import Background
 from source.halfsent import treatment
 from source.jobs import Answer, Chunk, Cutter, Job, Lane, Notice, SchedulerCounts, unit_of
+from source.prefetching import Prefetched, Prefetching
+from source.request_queue import RequestQueue
 
 # Before Python 3.12 each look at an enumeration's member costs as much as two calls.
 _PRECOPY = Channel.PRECOPY
@@ -63,6 +64,7 @@ class Scheduler:
 
         Raises:
             LocalProtocolError: Chunks of that size do not divide into target pages.
+            PolicyFailed: A user's prefetcher or order cannot be made.
         """
         if chunk_bytes <= 0 or chunk_bytes % TARGET_PAGE_BYTES:
             raise LocalProtocolError(f"chunks of {chunk_bytes} bytes are not allowed")
@@ -72,11 +74,12 @@ class Scheduler:
         self._policy = policy
         self._remaining = PageSet(geometry)
         self._cutter = Cutter(self._remaining, chunk_bytes)
-        self._background = Background(self._remaining, chunk_bytes, in_parts=policy.critical)
+        self._prefetching = Prefetching(policy, self._remaining)
+        self._background = Background(
+            self._remaining, self._prefetching, chunk_bytes, in_parts=policy.critical
+        )
         self._urgent_channel = Channel.POSTCOPY if policy.own_channel else Channel.PRECOPY
-        # The requests that wait for their turn, oldest first, at most one for each unit: what is
-        # urgent of a page, and the job that would serve it were the page untouched.
-        self._queue: OrderedDict[Span, Job] = OrderedDict()
+        self._queue = RequestQueue(policy)
         self._current: dict[Lane, Job] = {}
         self._half_sent = treatment(policy)(self._remaining, self.counts)
         self._notices: list[Notice] = []
@@ -104,6 +107,16 @@ class Scheduler:
     def queued_requests(self) -> int:
         """Requests that wait for their turn."""
         return len(self._queue)
+
+    @property
+    def policy_failure(self) -> str:
+        """Why a user's part of the policy is not asked any more, in a line; empty if it is."""
+        return self._prefetching.failure or self._queue.failure
+
+    @property
+    def prefetched(self) -> Prefetched | None:
+        """What a user's prefetcher picked; None without one."""
+        return self._prefetching.prefetched
 
     @property
     def preempted_page(self) -> PageId | None:
@@ -218,6 +231,12 @@ class Scheduler:
             LocalProtocolError: What is being sent was added as what nobody can wait for.
         """
         unit = unit_of(self._geometry, page, target_page, self._policy.critical)
+        answer = self._answer(page, unit, now_ns)
+        if self._prefetching.hears:
+            self._prefetching.requested(page, target_page, now_ns, answer.value)
+        return answer
+
+    def _answer(self, page: PageId, unit: Span, now_ns: int) -> Answer:
         if self._background.across_pages:
             raise LocalProtocolError("there are no page requests while no vCPU runs there")
         self.counts.received += 1
@@ -281,6 +300,8 @@ class Scheduler:
         page_count = self._pages_ended(sent)
         if not page_count:
             self._note(events.PartSent, job)
+        elif self._prefetching.hears and not self._background.across_pages:
+            self._prefetching.sent(sent.span, sent.channel)
         return page_count
 
     def chunk_interrupted(self, *, begun: bool) -> None:
@@ -353,7 +374,7 @@ class Scheduler:
 
     def _pick(self, lane: Lane) -> Job | None:
         while self._queue and lane is not _BACKGROUND:
-            job = self._urgent_job(*self._queue.popitem(last=False))
+            job = self._urgent_job(*self._queue.take(self._half_sent))
             if job is not None:
                 return job
         if lane is _URGENT:
@@ -393,7 +414,7 @@ class Scheduler:
         return job
 
     def _begin_urgent(self, job: Job, page: PageId, unit: Span) -> None:
-        """Count a job that now is urgent, and have the background go on near what was touched.
+        """Count a job that now is urgent, and tell prefetchers of it.
 
         Args:
             job: The job.
@@ -404,11 +425,7 @@ class Scheduler:
             self.counts.on_precopy_channel += 1
         else:
             self.counts.on_postcopy_channel += 1
-        policy = self._policy
-        if policy.locality:
-            self._background.go_on_behind(job.span)
-        if policy.critical:
-            self._background.demote(page, unit.offset)
+        self._prefetching.served(page, unit)
 
     def _is_partial(self, page: PageId) -> bool:
         """Tell whether anything of a page is still to be sent, or lies half-sent."""
@@ -416,5 +433,7 @@ class Scheduler:
 
     def _note(self, event: type[events.PageEvent], job: Job) -> None:
         self._notices.append(
-            Notice(event, job.page, job.channel, job.requested_ns is not None, job.boosted)
+            Notice(
+                event, job.page, job.channel, job.requested_ns is not None, job.boosted, job.cause
+            )
         )

@@ -232,7 +232,7 @@ class VirtualStream:
         self._back.wake_at_bytes = count
         self._back.shake()
 
-    def bound_unsent(self, buffer_bytes: int, unsent_bytes: int) -> None:  # noqa: ARG002
+    def bound_unsent(self, buffer_bytes: int, unsent_bytes: int) -> None:
         """See `Stream`; what is taken is sent at once."""
         self._out.capacity_bytes = buffer_bytes
 
@@ -290,7 +290,7 @@ class _Door:
         self._on_close = on_close
         self.enter, self._arrivals = trio.open_memory_channel[Arrival](float("inf"))
 
-    async def accept(self, complain: Callable[[str], None]) -> Arrival:  # noqa: ARG002
+    async def accept(self, complain: Callable[[str], None]) -> Arrival:
         """See `Door`."""
         return await self._arrivals.receive()
 
@@ -347,7 +347,7 @@ class VirtualNetwork:
         return near, host
 
     async def listen(
-        self, host: str, port: int, log: Callable[[str], None], *, loopback_only: bool  # noqa: ARG002
+        self, host: str, port: int, log: Callable[[str], None], *, loopback_only: bool
     ) -> Sequence[Door] | None:  # fmt: skip
         """See `Network`."""
         await trio.lowlevel.checkpoint()
