@@ -69,6 +69,8 @@ class InChannel(Connection):
         super().__init__(stream, "new", "new")
         self.peer = "the source"
         self._name: Channel | None = None
+        # Called before anything is read: all that has come was given out.
+        self.on_idle: Callable[[], None] = _nothing
         # Somebody waits for bytes.
         self.listening = False
         # Nothing else is in a hurry: gathered bytes may be waited for without the event loop.
@@ -96,9 +98,9 @@ class InChannel(Connection):
         if name is Channel.PRECOPY:
             self.prioritize()
 
-    def expect_small_frames(self) -> None:
-        """Read a head and a target page at once: one system call, though what is read is copied."""
-        self.copy_at_once(_SCRATCH_BYTES + TARGET_PAGE_BYTES)
+    def expect_small_frames(self, count: int = 1) -> None:
+        """Read so many heads and target pages at once: one system call, though all are copied."""
+        self.copy_at_once(count * (_SCRATCH_BYTES + TARGET_PAGE_BYTES))
 
     def copy_at_once(self, count: int) -> None:
         """Read up to so many bytes at once for the decoder, though all of them are copied."""
@@ -207,9 +209,9 @@ class InChannel(Connection):
         """
         await self.send_bytes(encode(message) + payload)
 
-    def send_now(self, message: Message) -> bool:
-        """Send a short message backward without waiting, as `send_bytes_now` does."""
-        return self.send_bytes_now(encode(message))
+    def send_now(self, *messages: Message) -> bool:
+        """Send short messages backward as one without waiting, as `send_bytes_now` does."""
+        return self.send_bytes_now(b"".join(map(encode, messages)))
 
     def stop_gathering(self) -> None:
         """Read at once what lies in the kernel: no more of it may come."""
@@ -252,6 +254,7 @@ class InChannel(Connection):
 
     async def _receive_into(self, buffers: list[memoryview], gathered_bytes: int = 1) -> int:
         """Read once, when so many bytes are here or no more will come; return how many."""
+        self.on_idle()
         self._wake_at(gathered_bytes)
         self.listening = True
         try:
@@ -299,6 +302,10 @@ class InChannel(Connection):
             await trio.lowlevel.checkpoint()
             self._turned_ns = clock.now_ns()
         return self._stream.is_readable_soon()
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _behind(views: list[memoryview], count: int) -> list[memoryview]:

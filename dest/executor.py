@@ -7,7 +7,7 @@ returns the request, the connection takes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +26,10 @@ from protocol.errors import ConnectionLost
 from protocol.geometry import TARGET_PAGE_BYTES, Span
 from protocol.runs import Flags, Runs
 
+# Requests that go as one: below a segment's length, and what a connection takes of them it takes
+# whole.
+SAID_AT_ONCE_MAX = 32
+
 
 class ReturnPath(Protocol):
     """The way to the source over one connection."""
@@ -34,8 +38,8 @@ class ReturnPath(Protocol):
     def can_send_now(self) -> bool:
         """Whether nothing is before what is sent now."""
 
-    def send_now(self, word: Word, /) -> bool:
-        """Send without waiting; return False, and nothing has gone, where that cannot be done.
+    def send_now(self, *words: Word) -> bool:
+        """Send words as one without waiting; return False, and none has gone, if that cannot be.
 
         Raises:
             ConnectionLost: The connection broke.
@@ -79,6 +83,9 @@ class Executor:
         self._now_ns = now_ns
         self._path: ReturnPath | None = None
         self._failure: ConnectionLost | None = None
+        # Of frames that have ended: what is to be placed, and when its last byte had come.
+        self._due: list[tuple[Place, int]] = []
+        self._is_unsettled = False
         self._unsaid = trio.lowlevel.ParkingLot()
         self._incomplete = trio.lowlevel.ParkingLot()
 
@@ -132,17 +139,30 @@ class Executor:
         last_byte_ns = self._now_ns()
         # See `Engine`: first of all.
         self._hear()
-        self._place_all(self.engine.end(channel), last_byte_ns)
-        # What is here now is not asked for.
-        self.say()
-        if self._incomplete and self.engine.assembly.complete:
-            self._incomplete.unpark_all()
+        self._end(channel, last_byte_ns)
+        self._settle()
+
+    def end_small(self, channel: Channel) -> None:
+        """End the channel's frame of a single target page, as `end` does, once `settle` is called.
+
+        Of several that came together all are placed in a row, and what vCPUs ask for meanwhile goes
+        as one.  Nobody may wait for anything before `settle`.
+        """
+        self._end(channel, self._now_ns())
+
+    def settle(self) -> None:
+        """Place what small frames have completed, and wake who waits for it."""
+        if self._is_unsettled:
+            self._hear()
+            self._settle()
 
     def refuse(self, channel: Channel) -> None:
         """Refuse the channel's frame, which came changed; `say_all` what is to come again."""
         last_byte_ns = self._now_ns()
+        self.settle()
         self._hear()
-        self._place_all(self.engine.refuse(channel, last_byte_ns), last_byte_ns)
+        for place in self.engine.refuse(channel, last_byte_ns):
+            self._place(place, last_byte_ns)
 
     def interrupt(self, since_ns: int | None = None) -> None:
         """Note that the connections are gone; what they brought of whole units is placed.
@@ -150,6 +170,7 @@ class Executor:
         Args:
             since_ns: Since when; None for now.
         """
+        self.settle()
         self._hear()
         for place in self.engine.interrupt():
             self._place(place, self._now_ns())
@@ -200,18 +221,19 @@ class Executor:
         """Say to the source what goes at once; `converse` says the rest."""
         path, engine = self._path, self.engine
         while engine.words and path is not None and path.can_send_now:
-            word = engine.words.next(self._now_ns())
-            if word is None:
+            words = engine.words.take(SAID_AT_ONCE_MAX, self._now_ns())
+            if not words:
                 return
             try:
-                has_gone = path.send_now(word)
+                have_gone = path.send_now(*words)
             except ConnectionLost as error:
                 self._failure, self._path = error, None
                 break
-            if not has_gone:
-                engine.words.put_back(word)
+            if not have_gone:
+                engine.words.put_back(words)
                 break
-            engine.said(word)
+            for word in words:
+                engine.said(word)
         if engine.words or self._failure is not None:
             self._unsaid.unpark_all()
 
@@ -247,9 +269,18 @@ class Executor:
             # When it touched the page it tells when it wakes.
             self.fault(vcpu, flat, self._now_ns())
 
-    def _place_all(self, places: Iterable[Place], last_byte_ns: int) -> None:
-        for place in places:
+    def _end(self, channel: Channel, last_byte_ns: int) -> None:
+        self._due += [(place, last_byte_ns) for place in self.engine.end(channel)]
+        self._is_unsettled = True
+
+    def _settle(self) -> None:
+        due, self._due, self._is_unsettled = self._due, [], False
+        for place, last_byte_ns in due:
             self._place(place, last_byte_ns)
+        # What is here now is not asked for.
+        self.say()
+        if self._incomplete and self.engine.assembly.complete:
+            self._incomplete.unpark_all()
 
     def _place(self, place: Place, last_byte_ns: int) -> None:
         self._placement.place(place.span)

@@ -31,6 +31,10 @@ from protocol.policy import HalfSent
 from protocol.runs import unpack_runs
 from protocol.states import Lifecycle, check_receivable
 
+# So many urgent target pages are read and placed together: who waits for the first of them does not
+# wait for long.
+_SMALL_FRAMES_MAX = 8
+
 
 class Receiver:
     """The receiving task of one channel."""
@@ -59,13 +63,17 @@ class Receiver:
         self._returns = returns
         self._name: Channel = channel.name
         if self._name is Channel.POSTCOPY:
-            channel.expect_small_frames()
+            is_small = plan.policy.critical or any(plan.geometry.has_base_pages)
+            channel.expect_small_frames(_SMALL_FRAMES_MAX if is_small else 1)
         self._check = FrameCheck(channel.name, agreed=plan.checked)
         self._plan = plan
         self._executor = executor
         self._engine = executor.engine
         self._lifecycle = lifecycle
         self._turns = turns
+        # What the source has said of requests since bytes were last waited for, and when that came.
+        self._told: list[tuple[RequestAnswer | SourceTime, int]] = []
+        channel.on_idle = self._settle
 
     async def run(self) -> None:
         """Read until the channel's End.
@@ -95,16 +103,18 @@ class Receiver:
                 case PageRest():
                     await self._receive_rest(message)
                 case End():
+                    self._settle()
                     self._check_counts(message)
                     return
+                case RequestAnswer() | SourceTime():
+                    self._told.append((message, clock.now_ns()))
                 case _:
+                    self._settle()
                     await self._take_word(message)
 
     async def _take_word(self, message: Message) -> None:
         """Handle a message that brings no pages."""
         match message:
-            case RequestAnswer() | SourceTime():
-                self._engine.waits.take_word(message, clock.now_ns())
             case PassEnd():
                 await self._returns.send(PassAck(index=message.index))
             case Discard():
@@ -115,6 +125,18 @@ class Receiver:
             case SwitchOver():
                 state = await self._receive_bytes(message.payload_bytes)
                 await self._turns.switch_over(state, postcopy=message.postcopy)
+
+    def _settle(self) -> None:
+        """Do what all that has come leads to: first for whom somebody waits.
+
+        Raises:
+            RemoteProtocolError: What the source says of requests makes no sense.
+        """
+        self._executor.settle()
+        if self._told:
+            told, self._told = self._told, []
+            for message, came_ns in told:
+                self._engine.waits.take_word(message, came_ns)
 
     async def _receive_page(self, message: PageData) -> None:
         self._check_length(message.payload_bytes)
@@ -154,7 +176,14 @@ class Receiver:
         """End a frame that has come; ask for its bytes again if they changed."""
         # What is not wanted was not put where it would be looked for.
         if self._check.is_right(views) or self._is_waste():
-            self._executor.end(self._name)
+            if (
+                len(views) == 1
+                and len(views[0]) == TARGET_PAGE_BYTES
+                and not self._engine.is_watched
+            ):
+                self._executor.end_small(self._name)
+            else:
+                self._executor.end(self._name)
             return
         self._executor.refuse(self._name)
         await self._executor.say_all(self._returns)

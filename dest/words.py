@@ -7,6 +7,7 @@ all that vCPUs wait for is here again, so each fault is asked for over each set 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -94,9 +95,16 @@ class Words:
             return word
         return None
 
-    def put_back(self, word: Word) -> None:
-        """Return a word that could not go to the front of the queue."""
-        self._queue.appendleft(word)
+    def take(self, count: int, now_ns: int) -> list[Word]:
+        """Return up to so many words that are to be said next, in their order, as `next` does."""
+        taken: list[Word] = []
+        while len(taken) < count and (word := self.next(now_ns)) is not None:
+            taken.append(word)
+        return taken
+
+    def put_back(self, words: Sequence[Word]) -> None:
+        """Return words that could not go to the front of the queue, in their order."""
+        self._queue.extendleft(reversed(words))
 
     def _request_for(self, unit: PageId) -> PageRequest:
         return self._request(unit.block, self._units.page_span(unit).target_pages.start)

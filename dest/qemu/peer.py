@@ -138,9 +138,9 @@ class QemuPeer:
         """Whether nothing is before what is sent now."""
         return self._main.channel.can_send_now
 
-    def send_now(self, word: Word) -> bool:
-        """Send without waiting; return False, and nothing has gone, where that cannot be done."""
-        has_gone = self._main.channel.send_bytes_now(self._encode(word))
+    def send_now(self, *words: Word) -> bool:
+        """Send words as one without waiting; return False, and none has gone, if that cannot be."""
+        has_gone = self._main.channel.send_bytes_now(b"".join(map(self._encode, words)))
         if not has_gone:
             # QEMU has not heard which block was named: the next request names it anew.
             self._requests = PageRequests()

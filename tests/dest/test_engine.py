@@ -124,12 +124,13 @@ def test_what_could_not_go_is_next_again_and_told_once() -> None:
     play = Play()
     play.fault(0, 0)
     play.fault(1, PER_PAGE)
-    word = play.engine.words.next(play.now_ns)
-    assert word == request(0)
-    play.engine.words.put_back(word)
+    play.fault(2, 2 * PER_PAGE)
+    words = play.engine.words.take(2, play.now_ns)
+    assert words == [request(0), request(1)]
+    play.engine.words.put_back(words)
     assert play.engine.words
-    assert play.words() == [request(0), request(1)]
-    assert len(play.events.of(events.PageRequest)) == 2
+    assert play.words() == [request(0), request(1), request(2)]
+    assert len(play.events.of(events.PageRequest)) == 3
 
 
 def test_after_a_break_all_that_is_waited_for_is_asked_for() -> None:

@@ -562,14 +562,14 @@ class Line:
         """Whether nobody waits in `send`."""
         return self.may_go.is_set()
 
-    def send_now(self, word: Word) -> bool:
-        """Take a word if there is room."""
+    def send_now(self, *words: Word) -> bool:
+        """Take words if there is room."""
         if self.error is not None:
             raise self.error
         if not self.room:
             return False
         self.room -= 1
-        self.at_once.append(word)
+        self.at_once += words
         return True
 
     async def send(self, word: Word) -> None:
@@ -613,6 +613,61 @@ async def test_what_cannot_go_at_once_goes_in_its_turn(rig: Rig) -> None:
             nursery.cancel_scope.cancel()
     assert heard == [("requested", index) for index in range(4)]
     assert [each["page"] for each in rig.events.of(events.PageRequest)] == [0, 1, 2, 3]
+
+
+async def test_what_is_to_be_said_together_goes_as_one(rig: Rig) -> None:
+    """Requests of several vCPUs are one piece for a connection, and all or none of them go."""
+    rig.start_postcopy()
+    line = Line()
+    line.may_go.set()
+    with bounded():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.executor.converse, line)
+            await wait_all_tasks_blocked()
+            for vcpu in (2, 0, 1):
+                rig.executor.fault(vcpu, vcpu * PER_PAGE, 5)
+            rig.executor.say()
+            # None of them went, and all go in their turn.
+            await wait_all_tasks_blocked()
+            assert (line.at_once, line.in_turn) == ([], [request(2), request(0), request(1)])
+            line.room = 1
+            rig.executor.fault(3, 3 * PER_PAGE, 5)
+            rig.executor.fault(0, 4 * PER_PAGE, 5)
+            rig.executor.say()
+            assert len(line.at_once) == 2
+            nursery.cancel_scope.cancel()
+    assert len(rig.events.of(events.PageRequest)) == 5
+
+
+def test_small_frames_that_came_together_are_placed_together(critical: Rig) -> None:
+    """Nothing is placed before `settle`; then all is, in the order in which it came."""
+    critical.start_postcopy()
+    for vcpu, target_page in enumerate((9, 700, 3)):
+        critical.fault(vcpu, target_page)
+    for target_page in (9, 3, 700):
+        critical.begin(POST, 0, target_page * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+        critical.executor.progress(POST, TARGET_PAGE_BYTES)
+        critical.executor.end_small(POST)
+    assert critical.hear_wakes() == critical.guest.woken == []
+    critical.executor.settle()
+    assert critical.guest.woken == [0, 2, 1]
+    critical.executor.settle()
+    assert critical.guest.woken == [0, 2, 1]
+
+
+@pytest.mark.parametrize("then", ["end", "interrupt"])
+def test_what_small_frames_brought_is_placed_whatever_comes_next(critical: Rig, then: str) -> None:
+    """A larger frame, or a break, does not leave behind what waits to be placed."""
+    critical.start_postcopy()
+    critical.fault(1, 9)
+    critical.begin(POST, 0, 9 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES)
+    critical.executor.progress(POST, TARGET_PAGE_BYTES)
+    critical.executor.end_small(POST)
+    if then == "end":
+        critical.bring_part(PRE, 64, 16)
+    else:
+        critical.executor.interrupt()
+    assert critical.guest.woken == [1]
 
 
 async def test_a_connection_that_breaks_when_a_page_is_asked_for_ends_its_task(rig: Rig) -> None:

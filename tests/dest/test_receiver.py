@@ -24,7 +24,7 @@ from guest.streams.tcp import TcpStream
 from protocol import events
 from protocol.channels import Channel
 from protocol.checksums import checksum_of
-from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError
+from protocol.errors import ConnectionLost, PeerAborted, RemoteProtocolError, root_cause
 from protocol.fields import PackedRuns
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.limits import REASON_CHARS_MAX
@@ -63,10 +63,12 @@ from protocol.messages import (
     Welcome,
     ZeroData,
 )
+from protocol.page_messages import QUEUED
 from protocol.policy import preset
 from protocol.runs import Runs, unpack_runs
 from protocol.states import Event, Lifecycle
-from tests.guests import HUGE, SEED, fake_guest, small_geometry
+from protocol.wire import encode
+from tests.guests import HUGE, SEED, FakeGuest, fake_guest, small_geometry
 from tests.sides import SESSION, run_frame
 from tests.sockets import Peer, tcp_pair
 from tests.stories import Recorder
@@ -88,6 +90,7 @@ class Rig:
         self,
         name: Channel,
         sockets: tuple[trio.socket.SocketType, trio.socket.SocketType],
+        guest: FakeGuest,
         memory: GuestMemory,
         executor: Executor,
         past: tuple[Event, ...],
@@ -101,6 +104,7 @@ class Rig:
         channel = InChannel(TcpStream(sockets[0]))
         channel.name = name
         self.peer = Peer(sockets[1])
+        self.guest = guest
         self.memory = memory
         self.executor = executor
         self.engine = executor.engine
@@ -141,6 +145,7 @@ async def make_rig(
     policy: str = "ordered",
     *,
     checked: bool = False,
+    is_told: bool = False,
 ) -> AsyncIterator[Rig]:
     """Put a receiver together; the block is bounded."""
     geometry = small_geometry()
@@ -150,13 +155,15 @@ async def make_rig(
         tcp_pair() as sockets,
     ):
         placement = SimulatedPlacement(geometry, guest.handle)
-        engine = Engine(geometry, preset(policy), Recorder(), vcpu_count=4, checked=checked)
+        engine = Engine(
+            geometry, preset(policy), Recorder(), vcpu_count=4, checked=checked, is_told=is_told
+        )
         executor = Executor(engine, memory, placement)
         if Event.POSTCOPY_STARTED in past:
             engine.assembly.discard(0, 0, len(BITS) * 8, BITS)
             executor.start_postcopy()
         plan = Plan(geometry, preset(policy), HUGE, ProgramSpec(seed=SEED), checked=checked)
-        yield Rig(name, sockets, memory, executor, past, plan)
+        yield Rig(name, sockets, guest, memory, executor, past, plan)
 
 
 def page(index: int, **changes: Any) -> tuple[PageData, bytes]:  # noqa: ANN401 - of the message
@@ -522,6 +529,87 @@ async def test_a_page_is_placed_when_its_frame_is_whole() -> None:
                 await trio.sleep(0.001)
             assert placed.kinds(events.PagePlaced) == [events.PagePlaced]
             nursery.cancel_scope.cancel()
+
+
+# Several small frames that come together.
+
+
+def small(*target_pages: int) -> list[tuple[Message, bytes]]:
+    """Return the urgent frames of single target pages of the first block."""
+    return [
+        (
+            PageData(
+                payload_bytes=TARGET_PAGE_BYTES, block=0, offset=each * TARGET_PAGE_BYTES,
+                urgent=True,
+            ),
+            bytes([each % 251]) * TARGET_PAGE_BYTES,
+        )
+        for each in target_pages
+    ]  # fmt: skip
+
+
+def told(target_page: int, answer: str = QUEUED) -> tuple[Message, bytes]:
+    """Return what the source says of a request for a target page of the first page."""
+    message = RequestAnswer(
+        block=0, page=0, target_page=target_page, answer=answer, came_ns=20, queued_ns=0,
+        postponed_ns=0, sending_ns=0, told_ns=30,
+    )  # fmt: skip
+    return message, b""
+
+
+async def say_as_one(rig: Rig, *messages: tuple[Message, bytes]) -> None:
+    """Send messages in one piece, all of it here before any is read; read until there is no more.
+
+    Raises:
+        RemoteProtocolError: The receiver refuses one.
+    """
+    await rig.peer.send_bytes(b"".join(encode(message) + data for message, data in messages))
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.receiver.run)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        raise root_cause(group) from None
+
+
+@pytest.mark.parametrize("count", [4, 40])
+async def test_small_frames_in_one_piece_are_placed_in_their_order(count: int) -> None:
+    """However many come together, none is lost, and nothing is awaited before they are placed."""
+    target_pages = [7 * index + 1 for index in range(count)]
+    async with make_rig(POST, TO_POSTCOPY, "critical-first") as rig:
+        for vcpu, each in enumerate((3, 0, 2, 1)):
+            rig.executor.fault(vcpu, target_pages[each], 5)
+        await say_as_one(rig, *small(*target_pages))
+        assert rig.guest.woken == [1, 3, 2, 0]
+        assert np.flatnonzero(rig.guest.board.present[: len(BITS) * 8]).tolist() == target_pages
+        for each in target_pages:
+            begin = each * TARGET_PAGE_BYTES
+            here = bytes(rig.memory.views[0][begin : begin + TARGET_PAGE_BYTES])
+            assert here == bytes([each % 251]) * TARGET_PAGE_BYTES
+
+
+async def test_the_end_behind_small_frames_finds_them_placed() -> None:
+    """A channel's last frames are placed before it has ended."""
+    async with make_rig(POST, TO_POSTCOPY, "critical-first") as rig:
+        rig.executor.fault(2, 8, 5)
+        last = End(target_pages=2, data_bytes=2 * TARGET_PAGE_BYTES)
+        await say_as_one(rig, *small(1, 8), (last, b""))
+        assert rig.guest.woken == [2]
+
+
+async def test_who_waits_comes_before_what_is_told() -> None:
+    """Bytes behind the source's words are placed before these are looked at; both count."""
+    async with make_rig(POST, TO_POSTCOPY, "critical-first", is_told=True) as rig:
+        rig.executor.fault(2, 8, 5)
+        assert rig.engine.words.take(8, 6) == [PageRequest(block=0, page=0, target_page=8)]
+        await say_as_one(rig, told(8), *small(1, 8))
+        assert rig.guest.woken == [2]
+        assert rig.engine.faults.woke(2, 10**18) is not None, "its request was told of"
+        rig.executor.fault(3, 9, 5)
+        with pytest.raises(RemoteProtocolError, match="an answer, or a page, that there is not"):
+            await say_as_one(rig, told(9, answer="perhaps"), *small(9))
+        assert rig.guest.woken == [2, 3]
 
 
 # A page that comes again whole over the postcopy channel.
