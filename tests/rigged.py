@@ -12,6 +12,7 @@
                          events, only when they say that an urgent page is sent
     break-off FILE       the source loses its connections with the first request; it comes back a
                          while after the destination's events say that it has noticed
+    small-buffers        the source leaves no more in the kernel than on its slowest link
     no-namespaces        the tools that make network namespaces are not there
     unprivileged         run as a user who owns nothing, if that may be had
 
@@ -49,6 +50,7 @@ from protocol.pageset import PageSet
 from protocol.runs import overlap
 from scripts.links import namespaces
 from scripts.screen.recorder import Recorder
+from source import buffering
 from source.channel import OutChannel
 from source.commands import Write
 from source.engine import SendEngine
@@ -256,6 +258,12 @@ def break_off(events: str) -> None:
     setattr(Reconnector, "reconnect", reconnect_late)  # noqa: B010
 
 
+def small_buffers() -> None:
+    """Rig what a send buffer may grow to."""
+    buffering.SEND_BUFFER_BYTES_MAX = buffering.SEND_BUFFER_BYTES_MIN
+    buffering.WIRE_BYTES_MAX = 0
+
+
 def no_namespaces() -> None:
     """Rig what makes a link."""
     namespaces.TOOLS = ("no-such-tool",)
@@ -285,6 +293,7 @@ RIGS: dict[str, Callable[..., None]] = {
     "break-off": break_off,
     "stop-saving": stop_saving,
     "block-saving": block_saving,
+    "small-buffers": small_buffers,
     "no-namespaces": no_namespaces,
     "unprivileged": unprivileged,
 }

@@ -161,6 +161,8 @@ class Door:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._server = socket.create_server(("127.0.0.1", 0))
+        # What waits here does not grow with the machine.
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BYTES)
         self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
         self._threads = [threading.Thread(target=self._serve)]
 

@@ -66,6 +66,8 @@ class Pair:
         self.source = lab.fork(
             "source", f"--connect={self.door.address}", f"--report={self._reports[0]}", *GUEST,
             f"--events={self.source_events}", *source, environment=AT_ONCE,
+            # On a busy machine a connection seems to be long, and the whole rest might lie on it.
+            rig="small-buffers",
         )  # fmt: skip
 
     @property
