@@ -195,13 +195,27 @@ def shorten(pid: int, port: int, window_bytes: int) -> int:
         OSError: The kernel does not let anybody reach into processes, or not into this one.
     """
     found = 0
+    for sock in connections_to(port, pid):
+        # The kernel doubles it, for what it needs beside the bytes.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, window_bytes // 2)
+        found += 1
+    return found
+
+
+def connections_to(port: int, pid: int) -> Iterator[socket.socket]:
+    """Yield a process's TCP connections to a port, each to be used until the next is asked for.
+
+    Args:
+        port: The far end's.
+        pid: A child of this process, or any process of a privileged user.
+
+    Raises:
+        OSError: The kernel does not let anybody reach into processes, or not into this one.
+    """
     for sock in _sockets_of(pid):
         with sock:
             if _peer_port(sock) == port:
-                # The kernel doubles it, for what it needs beside the bytes.
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, window_bytes // 2)
-                found += 1
-    return found
+                yield sock
 
 
 def _sockets_of(pid: int) -> Iterator[socket.socket]:

@@ -1,20 +1,17 @@
-"""Runs a scenario between two real QEMUs: starts both, drives them over QMP, touches pages.
+"""Runs a scenario between two real QEMUs: starts both, has them migrate and recover, compares.
 
 Their memory lies in files of this process's, so it can be compared byte for byte.  Neither guest
-runs a step; a page fault is a touch from outside, which blocks nothing of QEMU's.
+runs a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
-import numpy as np
 import trio
 
-from guest import libc
 from guest.memory import GuestMemory
 from guest.pattern import Pattern
 from guest.slices import in_loop, in_threads
@@ -24,110 +21,14 @@ from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES
 from scripts.configure import parse_address
 from scripts.qemu.drive import shorten
-from scripts.qemu.machine import Machine, MachineSpec, open_machine
+from scripts.qemu.machine import MachineSpec
 from scripts.relay.relay import Relay
 from scripts.relay.scenario import End, PairScenario
+from scripts.relay.side import PAUSED, Side, differing_bytes
 from scripts.relay.steps import NamedPage, Touch
-
-# The order to switch over comes when QEMU migrates already: at this rate no page fits into a tenth
-# of a second's allowance, by which QEMU reckons.
-_AT_ONCE_BANDWIDTH = 10
 
 _POLL_SECONDS = 0.05
 _TOUCHES_MAX = 256
-
-PAUSED = "postcopy-paused"
-
-
-class Side:
-    """One QEMU: what it is told, what it tells, and how it ends.
-
-    Attributes:
-        states: All that it has come into.
-        ended: How its process has ended, in words; empty while it is there.
-    """
-
-    def __init__(self, memory: GuestMemory) -> None:
-        """Take its memory; `run` starts it."""
-        self.memory = memory
-        self.states: list[str] = []
-        self.ended = ""
-        self.version = (0, 0)
-        self._machine: Machine | None = None
-        self._told = trio.lowlevel.ParkingLot()
-        self._scopes: set[trio.CancelScope] = set()
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        assert self._machine is not None
-        return self._machine.pid
-
-    async def run(
-        self, spec: MachineSpec, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Start it and follow it, until cancelled or until it is gone.
-
-        Raises:
-            MigrationError: It could not be started.
-        """
-        try:
-            async with open_machine(spec, self.memory) as machine:
-                self._machine = machine
-                told = (await machine.qmp.call("query-version"))["qemu"]
-                self.version = int(told["major"]), int(told["minor"])
-                task_status.started()
-                while True:
-                    match await machine.qmp.next_event():
-                        case {"event": "MIGRATION", "data": {"status": str(state)}}:
-                            self.states.append(state)
-                            self._told.unpark_all()
-        except MigrationError as error:
-            if self._machine is None:
-                raise
-            self.ended = str(error)
-            self._told.unpark_all()
-            for scope in self._scopes:
-                scope.cancel()
-
-    async def call(self, command: str, **arguments: Any) -> Any:  # noqa: ANN401 - what JSON holds
-        """Have a command done; return its answer.
-
-        Raises:
-            MigrationError: QEMU refused, or is gone.
-        """
-        with self._while_there():
-            assert self._machine is not None
-            return await self._machine.qmp.call(command, **arguments)
-        raise MigrationError(self.ended)
-
-    async def reaches(self, state: str, after: int = 0) -> None:
-        """Wait until it has come into a state, after so many others.
-
-        Raises:
-            MigrationError: It is gone.
-        """
-        while state not in self.states[after:]:
-            if self.ended:
-                raise MigrationError(self.ended)
-            await self._told.park()
-
-    async def state(self) -> str:
-        """Return what it says that it is doing, or how it has ended."""
-        with suppress(MigrationError):
-            return str((await self.call("query-migrate")).get("status", "none"))
-        return self.ended or "it does not answer"
-
-    @contextmanager
-    def _while_there(self) -> Iterator[None]:
-        if self.ended:
-            raise MigrationError(self.ended)
-        with trio.CancelScope() as scope:
-            self._scopes.add(scope)
-            try:
-                yield
-            finally:
-                self._scopes.discard(scope)
 
 
 @dataclass
@@ -176,7 +77,6 @@ class PairRun:
         self._asked = trio.lowlevel.ParkingLot()
         self._loaded = trio.Event()
         self._last_ping: int | None = None
-        self._bases: dict[str, int] = {}
         self._address = ("", 0)
         self._failure: MidstreamError | None = None
 
@@ -243,33 +143,13 @@ class PairRun:
 
     async def _begin(self, source: Side, dest: Side, nursery: trio.Nursery) -> None:
         """Have the migration begin, and switch over with nothing in precopy."""
-        scenario = self._scenario
-        capabilities = {
-            "events": True, "postcopy-ram": True, "postcopy-preempt": scenario.preempt,
-        }  # fmt: skip
         for side in (source, dest):
-            await side.call(
-                "migrate-set-capabilities",
-                capabilities=[
-                    {"capability": name, "state": on} for name, on in capabilities.items()
-                ],
-            )
+            await side.allow(preempt=self._scenario.preempt)
         await self._listen(dest, "migrate-incoming")
         self._address = parse_address(await nursery.start(self._serve), "--listen")
-        await source.call(
-            "migrate-set-parameters",
-            **{
-                "max-bandwidth": _AT_ONCE_BANDWIDTH,
-                "max-postcopy-bandwidth": scenario.postcopy_bandwidth,
-                "downtime-limit": 0,
-            },
+        await source.switch_over(
+            self._uri, self._scenario.postcopy_bandwidth, partial(self._shorten, source)
         )
-        await source.call("migrate", uri=self._uri)
-        await source.reaches("active")
-        self._shorten(source)
-        await source.call("migrate-start-postcopy")
-        await source.reaches("postcopy-active")
-        self._shorten(source)
 
     @property
     def _uri(self) -> str:
@@ -290,9 +170,7 @@ class PairRun:
                 self.outcome.trouble.append(f"QEMU's sockets keep their size: {error.strerror}")
 
     async def _listen(self, dest: Side, command: str) -> None:
-        await dest.call(command, uri="tcp:127.0.0.1:0")
-        (found,) = (await dest.call("query-migrate"))["socket-address"]
-        self._relay.far[:] = [(found["host"], int(found["port"]))]
+        self._relay.far[:] = [await dest.listen(command)]
 
     async def _recover(self, source: Side, dest: Side) -> None:
         """Have both go on each time that both have paused."""
@@ -319,27 +197,13 @@ class PairRun:
             await self._loaded.wait()
             for page in touch.pages:
                 try:
-                    address = await self._address_of(page, dest)
+                    address = await dest.address_of(page)
                 except MigrationError as error:
                     self.outcome.trouble.append(f"touch: {error}")
                     return
-                nursery.start_soon(_touch, dest.pid, address)
+                nursery.start_soon(dest.touch, address)
                 while page not in self._requests:
                     await self._asked.park()
-
-    async def _address_of(self, page: NamedPage, dest: Side) -> int:
-        guest, blocks = 0, self._scenario.geometry.blocks
-        for block in blocks:
-            if block.name == page.block:
-                break
-            guest += block.length_bytes
-        else:
-            raise MigrationError(f"there is no RAMBlock {page.block}")
-        if page.block not in self._bases:
-            line = f"gpa2hva {guest:#x}"
-            told = await dest.call("human-monitor-command", **{"command-line": line})
-            self._bases[page.block] = int(str(told).split()[-1], 16)
-        return self._bases[page.block] + page.index * block.page_bytes
 
     def _heard(self, event: events.Event, /) -> None:
         self._emit(event)
@@ -366,21 +230,8 @@ class PairRun:
             outcome.history[name] = list(side.states)
         outcome.breaks = self._relay.tracker.breaks
         outcome.undone = tuple(step.number for step in self._relay.undone)
-        outcome.differing_bytes = _differing_bytes(source.memory, dest.memory)
+        outcome.differing_bytes = differing_bytes(source.memory, dest.memory)
 
 
 def _spec(end: End, *, incoming: bool) -> MachineSpec:
     return MachineSpec(program=end.program, accel=end.accel, incoming=incoming)
-
-
-async def _touch(pid: int, address: int) -> None:
-    with suppress(OSError):
-        # A thread that waits for a page waits for as long as the process is there.
-        await trio.to_thread.run_sync(libc.read_byte_of, pid, address, abandon_on_cancel=True)
-
-
-def _differing_bytes(source: GuestMemory, dest: GuestMemory) -> int:
-    return sum(
-        int(np.count_nonzero(np.frombuffer(ours, np.uint8) != np.frombuffer(theirs, np.uint8)))
-        for ours, theirs in zip(source.views, dest.views, strict=True)
-    )
