@@ -21,6 +21,7 @@ from guest import clock
 from guest.interface import Guest, GuestSnapshot, VcpuCounters
 from guest.latency import summarize
 from guest.memory import GuestMemory
+from guest.processor import ProcessorUse
 from guest.states import VcpuState
 from protocol import events
 from protocol.events import Emit, tell_run
@@ -84,6 +85,7 @@ class HostedGuest:
         self._vcpus = Vcpus(memory.geometry, self.executor, self._placement, guest, emit, steps)
         self._watching = trio.CancelScope()
         self._snapshot: GuestSnapshot | None = None
+        self._processor = ProcessorUse()
 
     @property
     def first_mismatch(self) -> str:
@@ -138,6 +140,7 @@ class HostedGuest:
         """
         await self._placement.finish()
         self._snapshot = await self._vcpus.stop()
+        self._processor.finish()
         self.engine.waits.tell_rest()
         self.stop_watching()
         self._emit(events.Accesses(**asdict(summarize(self._guest.accesses()))))
@@ -153,6 +156,7 @@ class HostedGuest:
         counters = (self._snapshot or _counted_so_far(self._guest)).counters
         blackout_us, stall_us = _stood_still_us(counters)
         usage = resource.getrusage(resource.RUSAGE_SELF)
+        processor = self._processor.share(*self._vcpus.idled_ns)
         return DestPart(
             placement=self._placement.name,
             placement_reason=self._placement_reason,
@@ -171,6 +175,8 @@ class HostedGuest:
             guest_blackout_us=blackout_us,
             guest_stall_us=stall_us,
             cpu_seconds=usage.ru_utime + usage.ru_stime,
+            processor_running=processor.running,
+            processor_waiting=processor.waiting,
         )
 
 

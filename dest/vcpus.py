@@ -86,6 +86,11 @@ class Vcpus:
         if steps:
             self._engine.watch(self._on_happening)
 
+    @property
+    def idled_ns(self) -> tuple[int, int]:
+        """How long the event loop went round for nothing, and how long it let others run."""
+        return self._busy_poll.polled_ns, self._busy_poll.yielded_ns
+
     async def run(self, touches: Path | None) -> None:
         """Serve until cancelled; have pages touched, too, that come through a pipe.
 

@@ -112,6 +112,15 @@ class Session(Event, frozen=True, kw_only=True):
     control: str
 
 
+class Link(Event, frozen=True, kw_only=True):
+    """After them: the link that this program has made between the sides, and its rate."""
+
+    sides = (SOURCE,)
+
+    kind: str
+    bytes_per_second: Count
+
+
 class State(Event, frozen=True, kw_only=True):
     """A state begins; with the reason, where it is `failed` or `cancelled`."""
 
@@ -153,7 +162,7 @@ class NotConverging(Event, frozen=True, kw_only=True):
 
 
 class Limits(Event, frozen=True, kw_only=True):
-    """The user has changed limits; all that are in force, in bytes a second and milliseconds."""
+    """The user has set or changed limits; all in force, in bytes a second and milliseconds."""
 
     sides = (SOURCE,)
 
@@ -396,6 +405,14 @@ class Verdict(Event, frozen=True, kw_only=True):
     mismatches: Count
     downtime_ms: Number
     total_ms: Number
+    postcopy_ms: Number | UnsetType = UNSET
+    # Megabits of pages a second, and the shares of the time that each side's thread ran and waited
+    # for a processor.
+    mbps: Number | UnsetType = UNSET
+    source_running: Number | UnsetType = UNSET
+    source_waiting: Number | UnsetType = UNSET
+    dest_running: Number | UnsetType = UNSET
+    dest_waiting: Number | UnsetType = UNSET
 
 
 class Inject(Event, frozen=True, kw_only=True):
@@ -484,7 +501,7 @@ PAGE_EVENTS = (PageStart, PartSent, PageSent, Preempt, Boost)
 KINDS: Mapping[str, type[Event]] = {
     kind.event: kind
     for kind in (
-        *(Run, RamBlock, Session, State, Progress, PassEnd, NotConverging, Limits),
+        *(Run, RamBlock, Session, Link, State, Progress, PassEnd, NotConverging, Limits),
         *PAGE_EVENTS,
         *(PageRequest, GuestStop, GuestRun, Downtime, Missing, PagePlaced, Touch, Touched),
         *(VcpuWait, VcpuWake, FrameChanged, Mismatch, ChannelLost, Recovered, ResumeAttempt),

@@ -82,6 +82,14 @@ class SourcePart:
         guest_side: Which side has the guest: source, dest or unknown.
         priority: What became of the postcopy connection's going first in this host's queues:
             granted, refused and why, or not asked for.
+        host_page_bytes: The guest's largest page, the unit that is placed at once.
+        vcpus: How many the guest has.
+        postcopy_ms: From when the guest ran on the destination until all of it was there.
+        paused_ms: How long nothing could be sent because a connection was gone.
+        bandwidth: Bytes a second that the user allows in precopy, 0 for any number.
+        postcopy_bandwidth: The same of postcopy's background.
+        processor_running: Which share of the time that was sent in this side's thread ran.
+        processor_waiting: In which share of it that thread waited for a processor.
         trace_left: Accesses of a recorded trace that vCPUs had not made at the switch-over; None
             where there is no trace, or was no switch-over.
     """
@@ -132,6 +140,14 @@ class SourcePart:
     digest_equal: bool
     cpu_seconds: float
     priority: str = ""
+    host_page_bytes: int = 0
+    vcpus: int = 0
+    postcopy_ms: float = 0.0
+    paused_ms: float = 0.0
+    bandwidth: int = 0
+    postcopy_bandwidth: int = 0
+    processor_running: float = 0.0
+    processor_waiting: float = 0.0
     trace_left: int | None = None
 
 
@@ -148,6 +164,8 @@ class DestPart:
         guest_blackout_us: The longest time that a vCPU's own clock stood still as the guest came
             here, as the guest saw it; 0 if it has no clock, or was not told of.
         guest_stall_us: The longest that it was kept from looking at its clock after that.
+        processor_running: As of the source, from its first connection until the guest stands.
+        processor_waiting: Likewise.
         reads: Guest reads checked here; reads of unknown values count as `reads_unchecked`.
     """
 
@@ -168,6 +186,8 @@ class DestPart:
     mismatches: int
     cpu_seconds: float
     priority: str = ""
+    processor_running: float = 0.0
+    processor_waiting: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -272,6 +292,14 @@ def _midstream(source: SourcePart, dest: DestPart) -> dict[str, Any]:
             "source": round(source.cpu_seconds, 3),
             "dest": round(dest.cpu_seconds, 3),
         },
+        "processor": {"source": _processor(source), "dest": _processor(dest)},
+    }
+
+
+def _processor(part: SourcePart | DestPart) -> dict[str, float]:
+    return {
+        "running": round(part.processor_running, 3),
+        "waiting": round(part.processor_waiting, 3),
     }
 
 
@@ -285,7 +313,15 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
         "passes": source.pass_count,
         "switch-over": _switch_over(source),
         "guest-side": source.guest_side,
+        "page-bytes": source.host_page_bytes,
+        "vcpus": source.vcpus,
         "downtime-ms": round(source.downtime_ms, 3),
+        "postcopy-ms": round(source.postcopy_ms, 3),
+        "paused-ms": round(source.paused_ms, 3),
+        "limits": {
+            "max-bandwidth": source.bandwidth,
+            "max-postcopy-bandwidth": source.postcopy_bandwidth,
+        },
         "requests": {
             "received": source.requests_received,
             "duplicate": source.requests_duplicate,

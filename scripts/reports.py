@@ -155,8 +155,11 @@ def report_error(
     """Write the report of a migration that failed, if one was wanted; why it failed comes first."""
     if target is None:
         return
+    from scripts.screen.verdict import put_verdict  # noqa: PLC0415 - only who fails waits
+
     report = report_failure(_status_of(error), one_line(str(error)))
     tell_of_link(report)
+    put_verdict(report)
     with suppress(MidstreamError):
         write_report(target, report)
 
@@ -177,6 +180,10 @@ def put_reason(path: Path, error: MidstreamError) -> bool:
         # Memory that is wrong has arrived all the same.
         if error.exit_status != WrongMemory.exit_status:
             report["status"] = _status_of(error)
+        if "midstream" in report:
+            from scripts.screen.verdict import put_verdict  # noqa: PLC0415 - only who fails waits
+
+            put_verdict(report)
         write_report(str(path), report)
         return True
     return False

@@ -66,6 +66,12 @@ class Meter:
             return 0.0
         return max((self.running_ns or self._end_ns(now_ns)) - self.stopped_ns, 0) / 1e6
 
+    def postcopy_ms(self, now_ns: int) -> float:
+        """From when the guest ran on the destination until all of it was there, or until now."""
+        if self.running_ns is None:
+            return 0.0
+        return max(self._end_ns(now_ns) - self.running_ns, 0) / 1e6
+
     @contextmanager
     def sending(self, now: Now) -> Iterator[None]:
         """Count the block as time in which RAM is being sent, however it ends."""

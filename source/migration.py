@@ -18,6 +18,7 @@ from guest.busy_poll import BusyPoll
 from guest.dirty_log import DirtyLog
 from guest.interface import Guest, GuestSnapshot
 from guest.memory import GuestMemory
+from guest.processor import ProcessorUse
 from guest.states import encode_states
 from guest.streams.keepalive import keep_alive
 from guest.streams.stream import NOT_ASKED
@@ -66,6 +67,8 @@ class Migration:
         memory: The guest's.
         snapshot: The guest as it was when it stopped here; None before.
         busy_poll: Keeps the event loop awake while requests come.
+        processor: This thread's use of processors, while pages are sent.
+        paused_ns: How long a connection was gone so far, over all breaks.
     """
 
     def __init__(  # noqa: PLR0913 - the clock is the tests' alone
@@ -101,6 +104,9 @@ class Migration:
         self.memory = memory
         self.snapshot: GuestSnapshot | None = None
         self.busy_poll = BusyPoll(yields=False)
+        self.processor = ProcessorUse()
+        self.paused_ns = 0
+        self._steering = steering
         self._config = config
         self._guest = guest
         self._guest_reason = guest_reason
@@ -151,7 +157,10 @@ class Migration:
             sum(each.mismatches for each in counters),
             usage.ru_utime + usage.ru_stime,
             urgent.priority if urgent is not None else NOT_ASKED,
-            self._trace_left(),
+            trace_left=self._trace_left(),
+            paused_ms=self.paused_ns / 1e6,
+            limits=(self._steering.bandwidth, self._steering.postcopy_bandwidth),
+            processor=self.processor.share(self.busy_poll.polled_ns),
             guest_kind=self._guest.spec.kind,
             guest_reason=self._guest_reason,
         )

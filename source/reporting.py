@@ -26,6 +26,9 @@ class Surroundings(NamedTuple):
         mismatches: How often it was wrong.
         cpu_seconds: The engine's own, user and system; the guest's process is not in it.
         priority: What became of the postcopy connection's going first in this host's queues.
+        paused_ms: How long a connection was gone.
+        limits: Bytes a second that are allowed by now, in precopy and to postcopy's background.
+        processor: Shares of the time that was sent in, as in `protocol.report.SourcePart`.
         trace_left: See `protocol.report.SourcePart`.
     """
 
@@ -36,6 +39,9 @@ class Surroundings(NamedTuple):
     mismatches: int = 0
     cpu_seconds: float = 0.0
     priority: str = ""
+    paused_ms: float = 0.0
+    limits: tuple[int, int] = (0, 0)
+    processor: tuple[float, float] = (0.0, 0.0)
     trace_left: int | None = None
     guest_kind: str = "python"
     guest_reason: str = ""
@@ -108,5 +114,13 @@ def source_part(
         digest_equal=comparison is not None and comparison.equal,
         cpu_seconds=around.cpu_seconds,
         priority=around.priority,
+        host_page_bytes=max(block.page_bytes for block in config.geometry.blocks),
+        vcpus=config.spec.vcpu_count,
+        postcopy_ms=meter.postcopy_ms(now_ns),
+        paused_ms=around.paused_ms,
+        bandwidth=around.limits[0],
+        postcopy_bandwidth=around.limits[1],
+        processor_running=around.processor[0],
+        processor_waiting=around.processor[1],
         trace_left=around.trace_left,
     )

@@ -117,6 +117,8 @@ class SourceSession:
             policy=self._config.policy.name, chunk_bytes=self._config.chunk_bytes,
             vcpus=self._config.spec.vcpu_count, program=self._config.spec.name,
         )  # fmt: skip
+        if self._config.bandwidth or self._config.postcopy_bandwidth:
+            self._steering.tell_limits()
         try:
             async with self._monitor.listen():
                 return await self._run()
@@ -203,7 +205,9 @@ class SourceSession:
 
         async with AsyncExitStack() as stack:
             self._monitor.paused(loss)
+            lost_ns = clock.now_ns()
             connections, (standing, lacking) = await reconnector.reconnect(loss, stack, recover)
+            migration.paused_ns += clock.now_ns() - lost_ns
             reconnector.went_on(standing, lacking)
             self._monitor.resumed()
             migration.attach(connections)
@@ -226,6 +230,7 @@ class SourceSession:
                 nursery.start_soon(migration.busy_poll.run)
                 nursery.start_soon(migration.tell_answers)
                 await migration.carry_out(phase)
+                migration.processor.finish()
                 result = await migration.carry_out(verify)
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: BLE001 - raised again where it is the end

@@ -90,14 +90,18 @@ class Steering:
         self.postcopy_bandwidth = int(given.get(POSTCOPY_BANDWIDTH, self.postcopy_bandwidth))
         convergence = self.convergence
         convergence.downtime_ms_max = given.get(DOWNTIME, convergence.downtime_ms_max)
+        self.tell_limits()
+        self.on_change()
+        return ", ".join(f"{name} is {_told(name, value)}" for name, value in given.items())
+
+    def tell_limits(self) -> None:
+        """Report the limits that are in force."""
         self._emit(
             events.Limits(
                 max_bandwidth=self.bandwidth, max_postcopy_bandwidth=self.postcopy_bandwidth,
-                downtime_limit_ms=convergence.downtime_ms_max,
+                downtime_limit_ms=self.convergence.downtime_ms_max,
             )
         )  # fmt: skip
-        self.on_change()
-        return ", ".join(f"{name} is {_told(name, value)}" for name, value in given.items())
 
 
 def parse_limits(words: list[str]) -> dict[str, float]:

@@ -92,6 +92,10 @@ class Verification:
                 equal=comparison.equal,
                 mismatches=part.mismatches + comparison.account.part.mismatches,
                 downtime_ms=part.downtime_ms, total_ms=part.total_time_ms,
+                postcopy_ms=part.postcopy_ms, mbps=part.mbps,
+                source_running=part.processor_running, source_waiting=part.processor_waiting,
+                dest_running=comparison.account.part.processor_running,
+                dest_waiting=comparison.account.part.processor_waiting,
             )
         )  # fmt: skip
         report = assemble(self._lifecycle.state.value, part, comparison.account.part)

@@ -10,7 +10,7 @@ from textwrap import fill
 
 from protocol.units import format_bytes
 from scripts.demo.cases import FIRST, HALF_SENT, LINK, LINK_WORDS, PAGE_BYTES, REQUESTS, SHARE, Case
-from scripts.screen.table import time_us
+from scripts.screen.words import time_us
 
 _COLUMNS = 79
 _NAME_CHARS = 16

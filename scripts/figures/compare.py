@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import click
@@ -17,6 +18,7 @@ from protocol import events
 from protocol.errors import MigrationError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.policy import PRESETS, preset
+from protocol.report import STAGE_WORDS
 from protocol.units import parse_geometry
 from scripts.configure import link_spec, parsed
 from scripts.figures.runs import run_migration, write_json
@@ -28,6 +30,9 @@ from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
 from scripts.reports import COMPLETED, begin_report
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.interrupts import raise_when_signalled
+from scripts.screen.output import print_result
+from scripts.screen.verdict import facts_of
+from scripts.screen.words import counted, percent, time_us
 from scripts.views.saved import read_all
 
 _SCHEMA = "midstream-compare/1"
@@ -126,6 +131,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     if report is not None:
         write_json(report, _plain(outcomes, size, page_size, link, rate, geometry))
     if report != "-":
+        print_result(f"{verdicts(outcomes)}\n")
         Console().print(_table(outcomes))
     if picture is not None:
         _draw(
@@ -178,6 +184,36 @@ def _outcome(report: dict[str, Any], told: Path) -> Outcome:
     if len(latencies_us) != report["midstream"]["faults"]["count"]:
         raise MigrationError("the events and the report tell different numbers of faults")
     return Outcome(report, tuple(latencies_us))
+
+
+def verdicts(outcomes: Mapping[str, Outcome]) -> str:
+    """Return how good all runs were, which policy had the shortest waits, and a line for each."""
+    facts = {name: facts_of(outcome.report) for name, outcome in outcomes.items()}
+    wrong = [name for name, each in facts.items() if each.verified is False]
+    unknown = [name for name, each in facts.items() if each.verified is None]
+    right = len(facts) - len(wrong) - len(unknown)
+    lines = [f"{right} of {counted(len(facts), 'run', 'runs')} verified."]
+    if wrong:
+        lines[0] += f" WRONG MEMORY with {', '.join(wrong)}."
+    if unknown:
+        lines[0] += f" Nobody compared the memory of {', '.join(unknown)}."
+    waited = {name: each for name, each in facts.items() if each.waits}
+    if len(waited) > 1:
+        best = min(waited, key=lambda name: waited[name].longest_us)
+        worst = max(waited, key=lambda name: waited[name].longest_us)
+        lines[0] += (
+            f" The longest wait was shortest with {best} ({time_us(waited[best].longest_us)}) and "
+            f"longest with {worst} ({time_us(waited[worst].longest_us)})."
+        )
+    lines[:1] = wrap(lines[0], 79)
+    width = max(map(len, facts))
+    for name, each in facts.items():
+        stage, share = each.waited_for, each.waiting_share
+        told = [f"waited {percent(share)} of postcopy" if share is not None else "no wait told"]
+        told += [f"{STAGE_WORDS[stage[0]]} {percent(stage[1])}"] if stage is not None else []
+        told += [f"link used {percent(each.link_share)}"] if each.link_share is not None else []
+        lines.append(f"  {name:<{width}}  {', '.join(told)}")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _plain(

@@ -26,6 +26,7 @@ from scripts.runtime.parent import has_heir, leave_to_parent, orders
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
+from scripts.screen.verdict import put_verdict
 from scripts.views.spool import Spool, servers_of, viewed
 from scripts.views.watch import watching
 
@@ -115,6 +116,7 @@ def _record(
             raise
         losses = losses_here(watchers, recorder)
         tell_of_link(losses.put_into(report))
+        put_verdict(report)
         # Before the views, which may fail.
         if outputs.report is not None:
             write_report(outputs.report, report)

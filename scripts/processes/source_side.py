@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import trio
 
+from protocol import events
 from protocol.addresses import parse_host_port
 from protocol.errors import LocalProtocolError, MigrationCancelled
 from protocol.report import assemble_failed
@@ -57,6 +58,8 @@ def run_source(config: SourceConfig, outputs: Outputs) -> None:
             on_pause=_unless(outputs.quiet), tell_more=_unless(not outputs.verbose),
         )  # fmt: skip
         sessions.append(session)
+        if (link := orders().link) is not None:
+            recorder(events.Link(kind=link.kind, bytes_per_second=link.bytes_per_second))
         async with trio.open_nursery() as nursery:
             # A progress line between log lines would only be in their way.
             if not (outputs.quiet or outputs.verbose or orders().spool):

@@ -1,4 +1,4 @@
-"""The result of a migration for a person: one or two lines an item, none over 80 columns."""
+"""The result of a migration for a person: the verdict, then one or two lines an item."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from guest.spec import PYTHON
 from protocol.units import format_bytes
+from scripts.screen.verdict import facts_of, judge
+from scripts.screen.words import counted, time_ms, time_us
 
 Report = dict[str, Any]
 
@@ -18,7 +20,8 @@ def table(report: Report) -> str:
     """Return what matters of a report."""
     own = report["midstream"]
     items = _qemu_items(report) if own.get("peer") == "qemu" else _items(report)
-    return "".join(_item(name, text) for name, text in items.items())
+    lines = "".join(_item(name, text) for name, text in items.items())
+    return f"{judge(facts_of(report)).text}\n{lines}"
 
 
 def _items(report: Report) -> dict[str, str]:
@@ -47,9 +50,9 @@ def _qemu_items(report: Report) -> dict[str, str]:
     requests = (
         "{received}: preempt channel {on-postcopy-channel}, main channel {on-precopy-channel}"
     ).format(**own["requests"])
-    total, setup = _time_ms(report["total-time"]), _time_ms(report["setup-time"])
+    total, setup = time_ms(report["total-time"]), time_ms(report["setup-time"])
     guest, came = format_bytes(ram["total"]), format_bytes(ram["normal-bytes"])
-    reads = _count(own["verified"]["reads-unchecked"], "read", "reads")
+    reads = counted(own["verified"]["reads-unchecked"], "read", "reads")
     return {
         "status": report["status"],
         "source": f"QEMU, machine {own['machine']}",
@@ -104,8 +107,8 @@ def _guest(own: dict[str, Any]) -> str:
 
 
 def _times(report: Report) -> str:
-    total, setup = _time_ms(report["total-time"]), _time_ms(report["setup-time"])
-    return f"{total}, of it setup {setup}, downtime {_time_ms(report['midstream']['downtime-ms'])}"
+    total, setup = time_ms(report["total-time"]), time_ms(report["setup-time"])
+    return f"{total}, of it setup {setup}, downtime {time_ms(report['midstream']['downtime-ms'])}"
 
 
 def _trace(switch_over: dict[str, Any]) -> dict[str, str]:
@@ -118,7 +121,7 @@ def _trace(switch_over: dict[str, Any]) -> dict[str, str]:
 def _memory(report: Report) -> str:
     ram = report["ram"]
     guest, sent = format_bytes(ram["total"]), format_bytes(ram["normal-bytes"])
-    passes = _count(report["midstream"]["passes"], "precopy pass", "precopy passes")
+    passes = counted(report["midstream"]["passes"], "precopy pass", "precopy passes")
     return f"{guest} guest, {sent} of pages sent at {ram['mbps'] / 8:.0f} MB/s\n{passes}"
 
 
@@ -141,15 +144,15 @@ def _latency(summary: dict[str, Any], one: str, many: str) -> str:
         return "none"
     names = ("p50", "p90", "p99", "max")
     figures = ", ".join(f"{name} {time_us(summary[f'{name}-us'])}" for name in names)
-    return f"{figures}\n{_count(summary['count'], one, many)} in postcopy"
+    return f"{figures}\n{counted(summary['count'], one, many)} in postcopy"
 
 
 def _verified(verified: dict[str, Any]) -> str:
-    reads = _count(verified["reads"], "guest read", "guest reads")
-    mismatches = _count(verified["mismatches"], "mismatch", "mismatches")
-    pages = _count(verified["pages"], "page", "pages")
+    reads = counted(verified["reads"], "guest read", "guest reads")
+    mismatches = counted(verified["mismatches"], "mismatch", "mismatches")
+    pages = counted(verified["pages"], "page", "pages")
     digests = "equal" if verified["digest-equal"] else "DIFFER"
-    unchecked = _count(verified["reads-unchecked"], "read", "reads")
+    unchecked = counted(verified["reads-unchecked"], "read", "reads")
     # What an image holds, only its digest tells.
     more = f"\n{unchecked} of what the image holds and no vCPU has written"
     told = f"{reads} checked, {mismatches}{more if verified['reads-unchecked'] else ''}"
@@ -161,23 +164,5 @@ def _changed(image: dict[str, Any]) -> str:
     if not (count or image["at-least"]):
         return "not changed by the guest"
     least = "at least " if image["at-least"] else ""
-    pages = _count(count, "target page", "target pages")
+    pages = counted(count, "target page", "target pages")
     return f"{least}{pages} changed by the guest since;\nwith --write-ratio 0 it changes none"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
-def _time_ms(milliseconds: float) -> str:
-    return time_us(milliseconds * 1000)
-
-
-def time_us(microseconds: float) -> str:
-    """Return a time with three digits and the unit that fits."""
-    # A little below the next unit, or rounding would make 1e+03 of it.
-    scales = ((999.5, "us", 1.0), (999.5e3, "ms", 1e3), (59.95e6, "s", 1e6), (3597e6, "min", 60e6))
-    for limit, unit, scale in scales:
-        if microseconds < limit:
-            return f"{microseconds / scale:.3g} {unit}"
-    return f"{microseconds / 3600e6:.4g} h"

@@ -19,7 +19,7 @@ from scripts.configure import parsed
 from scripts.files import check_readable, check_twice_readable, check_writable
 from scripts.named_files import Command, FileArgument, Use, file_option
 from scripts.screen.output import tell
-from scripts.screen.table import time_us
+from scripts.screen.words import time_us
 from scripts.traces.csv_table import MEANINGS
 from scripts.traces.cutting import Cut, Mark, parse_mark, parse_vcpus
 from scripts.traces.figures import TraceFigures, density, figures_of

@@ -27,6 +27,7 @@ from scripts.views.causes import (
     waited_us,
     waiting_over_time,
 )
+from scripts.views.facts import verdict_of
 from scripts.views.history import History
 from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Send, Wait
 
@@ -73,10 +74,13 @@ class _Embedding:
         too_many = max(len(bars) - BARS_MAX, 0)
         bars = bars[:BARS_MAX]
         blackout, postcopy_ns = history.blackout_ns, history.postcopy_ns
+        verdict = verdict_of(history)
         return {
             "name": name,
             "status": status_of(history),
             "reason": reason_of(history),
+            "tone": verdict.tone,
+            "sentences": [list(sentence) for sentence in verdict.sentences],
             "run": history.run,
             "verdict": history.verdict,
             "accesses": history.accesses,

@@ -22,8 +22,9 @@ from protocol.units import format_bytes
 from scripts.files import check_writable, read_bounded
 from scripts.named_files import Command, FileArgument, Use, file_option
 from scripts.screen.output import tell
-from scripts.screen.table import time_us
+from scripts.screen.words import time_us
 from scripts.views.causes import lost_bytes, percentiles_us, reason_of, status_of
+from scripts.views.facts import verdict_of
 from scripts.views.history import VCPU, History
 from scripts.views.outputs import history_of, write_page, write_trace
 from scripts.views.saved import read_saved
@@ -74,6 +75,10 @@ def report(files: tuple[str, ...], html: str | None, perfetto: str | None, quiet
         write_trace(runs[0][1], Path(perfetto))
     if not quiet:
         console = Console()
+        for name, history in runs:
+            # A file's name is a text, and so is a reason: neither holds markup.
+            title = f"{name}: " if len(runs) > 1 else ""
+            console.print(f"{title}{verdict_of(history).text}", markup=False, highlight=False)
         console.print(summary_table(runs))
         if any(history.waits for _, history in runs):
             console.print(stage_table(runs))

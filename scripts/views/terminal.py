@@ -19,7 +19,7 @@ from rich.text import Text
 
 from protocol.units import format_bytes
 from scripts.screen.output import is_behind
-from scripts.screen.table import time_us
+from scripts.screen.words import time_us
 from scripts.views.live import (
     ARRIVING,
     HERE,

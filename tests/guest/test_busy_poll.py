@@ -99,3 +99,25 @@ async def test_who_shares_a_processor_with_vcpus_yields_it(
         for _ in range(20):
             await trio.lowlevel.checkpoint()
     assert (len(yielded) > 10) == yields
+
+
+@pytest.mark.usefixtures("processors")
+async def test_rounds_for_nothing_are_told_from_rounds_with_work() -> None:
+    """All rounds that find nothing count; of one in which something is done, a little does."""
+
+    class Ticking(Clock):
+        """A clock that goes on by 100 ns each time that it is looked at."""
+
+        def __call__(self) -> int:  # type: ignore[explicit-override] # typing.override: from 3.12
+            self.now_ns += 100
+            return super().__call__()
+
+    clock = Ticking()
+    async with running(clock) as poll:
+        poll.prolong()
+        for number in range(20):
+            await trio.lowlevel.checkpoint()
+            clock.now_ns += 50_000 if number == 10 else 0
+        looks = clock.looks
+    # Each look but those of `prolong` and of the first round ends a round.
+    assert (looks - 4) * 100 <= poll.polled_ns <= looks * 100 + 200

@@ -64,6 +64,14 @@ SOURCE = SourcePart(
     digest_equal=True,
     cpu_seconds=1.31415,
     priority="granted",
+    host_page_bytes=2048,
+    vcpus=4,
+    postcopy_ms=133.3333,
+    paused_ms=134.44444,
+    bandwidth=135,
+    postcopy_bandwidth=136,
+    processor_running=0.13712,
+    processor_waiting=0.13823,
     trace_left=132,
 )
 DEST = DestPart(
@@ -86,6 +94,8 @@ DEST = DestPart(
     mismatches=11,
     cpu_seconds=2.71828,
     priority="refused: no reason",
+    processor_running=0.6,
+    processor_waiting=0.25,
 )  # fmt: skip
 
 
@@ -137,7 +147,12 @@ def test_the_whole_report() -> None:
             "passes": 111,
             "switch-over": {"reason": "postcopy-after", "trace-accesses-left": 132},
             "guest-side": "dest",
+            "page-bytes": 2048,
+            "vcpus": 4,
             "downtime-ms": 3.142,
+            "postcopy-ms": 133.333,
+            "paused-ms": 134.444,
+            "limits": {"max-bandwidth": 135, "max-postcopy-bandwidth": 136},
             "faults": figures(201, 202.5, 203.5, 204.5, 205.5, 206.5, 207.5),
             "stages": {
                 "detect": figures(300),
@@ -175,6 +190,10 @@ def test_the_whole_report() -> None:
                 "digest-equal": True,
             },
             "cpu-seconds": {"source": 1.314, "dest": 2.718},
+            "processor": {
+                "source": {"running": 0.137, "waiting": 0.138},
+                "dest": {"running": 0.6, "waiting": 0.25},
+            },
         },
     }
     actual = assemble("completed", SOURCE, DEST)
@@ -265,4 +284,6 @@ def test_a_failed_migration_has_a_report_of_what_there_is() -> None:
     assert shared == {"status", "schema"}
     # What is of both sides together cannot be told by one.
     told = reports["source"].keys() | reports["dest"].keys()
-    assert {*whole, *whole["midstream"]} - told == {"midstream", "verified", "cpu-seconds"}
+    assert {*whole, *whole["midstream"]} - told == {
+        *("midstream", "verified", "cpu-seconds", "processor")
+    }

@@ -36,6 +36,8 @@ def test_a_reason_is_put_into_a_report_only(tmp_path: Path) -> None:
     path.write_text('{"status": "failed", "midstream": {"reason": "?"}}', encoding="utf-8")
     assert put_reason(path, cut)
     told = json.loads(path.read_text(encoding="utf-8"))
+    # What is said of it is said anew.
+    assert told["midstream"].pop("verdict")["sentences"] == ["FAILED: cut."]
     assert told == {"status": "failed", "midstream": {"reason": "cut"}}
 
 

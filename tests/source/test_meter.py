@@ -53,6 +53,17 @@ def test_what_has_not_happened_lasts_until_the_end() -> None:
     assert in_ms(meter, START_NS + 99 * MS) == (10, 25, 40)
 
 
+def test_postcopy_is_from_the_guests_run_to_the_last_page() -> None:
+    """Before the destination runs the guest there is none; it lasts until the migration's end."""
+    meter = new_meter()
+    assert meter.postcopy_ms(START_NS + 5 * MS) == 0
+    meter.stopped_ns = START_NS + 10 * MS
+    meter.note_running(0, START_NS + 15 * MS)
+    assert meter.postcopy_ms(START_NS + 20 * MS) == 5
+    meter.finish(START_NS + 40 * MS)
+    assert meter.postcopy_ms(START_NS + 99 * MS) == 25
+
+
 def test_the_rate_is_over_the_time_of_sending() -> None:
     """Megabits are 10^6 bits, and before anything was sent the rate is none."""
     meter = new_meter()

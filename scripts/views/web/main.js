@@ -25,6 +25,13 @@ function summary(runs) {
   return table("What was migrated, and what came of it", ["", ...runs.map((run) => run.name)], rows.map(([name, value]) => [name, ...runs.map(value)]));
 }
 
+// Of each run the verdict: how it ended, in a banner, and below it what it cost and what to try.
+function verdicts(runs) {
+  return make("div", { class: "verdicts" }, ...runs.map((run) => make("div", { class: `verdict ${run.tone}`, ...(run.tone === "bad" ? { role: "alert" } : {}) },
+    runs.length > 1 ? make("h3", {}, run.name) : null,
+    ...run.sentences.map(([kind, text]) => make("p", { class: kind }, text)))));
+}
+
 const sayKnown = (count) => (count === null ? "not recorded" : sayCount(count));
 const sayDowntime = (run) => (run.downtime_us === null ? "not recorded" : sayTime(run.downtime_us));
 
@@ -95,6 +102,7 @@ function begin() {
   [lines, timeline] = timelineSection(runs, select);
   document.getElementById("subtitle").textContent = runs.map((run) => `${run.name}: ${run.run.policy ?? "unknown policy"}, ${run.status}`).join("; ");
   document.getElementById("main").append(
+    section("verdict", "Verdict", verdicts(runs)),
     section("summary", "Summary", summary(runs)),
     timeline,
     section("page", "One page's story", detail),

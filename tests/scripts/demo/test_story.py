@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from scripts.demo.cases import POLICIES, Case
 from scripts.demo.story import INTRODUCTION, bars, sentences, story
-from scripts.screen.table import time_us
+from scripts.screen.words import time_us
 
 # Words that nobody knows who has just come.
 _JARGON = re.compile(

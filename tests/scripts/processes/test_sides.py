@@ -24,6 +24,7 @@ from scripts.reports import Outputs
 from scripts.runtime.interrupts import SIGNALS
 from scripts.runtime.parent import LinkNote, Orders, obey
 from scripts.screen.recorder import Recorder
+from scripts.screen.verdict import put_verdict
 
 
 def report() -> dict[str, Any]:
@@ -39,7 +40,7 @@ def report() -> dict[str, Any]:
     )  # fmt: skip
     whole = assemble("completed", part, own)
     whole["midstream"]["dropped"] = {"events": 0, "messages": 0, "viewers": 0}
-    return whole
+    return put_verdict(whole)
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_side_prints_writes_and_records(
         return report(), None
 
     run_side("dest", given, run)
-    assert capsys.readouterr().out.startswith("status          completed")
+    assert "\n\nstatus          completed" in capsys.readouterr().out
     assert json.loads((tmp_path / "report").read_text(encoding="utf-8")) == report()
     assert json.loads((tmp_path / "events").read_text(encoding="utf-8"))["side"] == "dest"
 
@@ -182,7 +183,7 @@ def test_wrong_memory_comes_after_the_report(
     with pytest.raises(WrongMemory, match="page 5"):
         run_side("source", Outputs(report=str(tmp_path / "report")), run)
     assert (tmp_path / "report").exists()
-    assert capsys.readouterr().out.startswith("status ")
+    assert capsys.readouterr().out.startswith("WRONG MEMORY: ")
 
 
 def test_a_report_that_cannot_be_written_is_an_error() -> None:
@@ -216,10 +217,13 @@ def test_what_fails_has_a_report_too(
     given = Outputs(report=str(tmp_path / "report"))
     with pytest.raises(type(error)):
         run_side("source", given, run, report_failure)
-    assert json.loads((tmp_path / "report").read_text(encoding="utf-8")) == {
+    told = json.loads((tmp_path / "report").read_text(encoding="utf-8"))
+    reason = str(error).replace("\n", " ")
+    assert told["midstream"].pop("verdict")["sentences"] == [f"{status.upper()}: {reason}."]
+    assert told == {
         "status": status,
         "midstream": {
-            "reason": str(error).replace("\n", " "),
+            "reason": reason,
             "passes": 7,
             "dropped": {"events": 0, "messages": 0, "viewers": 0},
             "link": {"kind": "proxy", "bytes-per-second": 1000, "queue": "fifo"},
@@ -240,7 +244,7 @@ def test_events_that_a_disk_did_not_take_are_an_error_of_their_own(
     problem: MidstreamError | None = None
     with pytest.raises(MidstreamError, match="cannot write /dev/full: No space left on device"):
         run_side("source", Outputs(events="/dev/full"), run)
-    assert capsys.readouterr().out.startswith("status          completed")
+    assert "\n\nstatus          completed" in capsys.readouterr().out
     problem = WrongMemory("page 5")
     with pytest.raises(WrongMemory):
         run_side("source", Outputs(events="/dev/full"), run)

@@ -24,8 +24,10 @@ def test_two_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixtu
     paths = [write(tmp_path / f"{name}.jsonl", told) for name, told in (("a", events), ("b", slow))]
     page = tmp_path / "page"
     assert run(["report", *map(str, paths), f"--html={page}"]) == 0
-    # Two blanks and more are between columns.
-    lines = [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines()]
+    # The verdicts, a paragraph each, and then the tables; two blanks and more are between columns.
+    *verdicts, tables = capsys.readouterr().out.split("\n\n")
+    assert [text.partition(" the")[0] for text in verdicts] == ["a: Verified:", "b: Verified:"]
+    lines = [re.split(r"\s{2,}", line.strip()) for line in tables.splitlines()]
     rows = {name: cells for name, *cells in lines}
     assert lines[0] == ["a", "b"]
     assert rows["policy"] == ["ordered", "drop"]

@@ -1,0 +1,114 @@
+"""Facts about a run, for its verdict (`scripts/screen/verdict.py`), as its events tell them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from guest.latency import summary_of
+from protocol import events
+from protocol.report import STAGES
+from protocol.states import State
+from scripts.screen.verdict import Busy, Facts, Verdict, judge
+from scripts.views.causes import lost_bytes, reason_of, status_of
+from scripts.views.history import VCPU, History
+from scripts.views.records import DEST, SOURCE, Wait
+
+
+def verdict_of(history: History) -> Verdict:
+    """Return the verdict on a run."""
+    return judge(facts_of_events(history))
+
+
+def facts_of_events(history: History) -> Facts:
+    """Return the facts that a run's events tell."""
+    status, waits = status_of(history), history.waits
+    summary = summary_of(wait.wake_ns - wait.start_ns for wait in waits if wait.wake_ns is not None)
+    postcopy_ns = _postcopy_ns(history)
+    told = history.verdict
+    limits, link = _last(history, events.Limits.event), _last(history, events.Link.event)
+    return Facts(
+        status=status,
+        reason=reason_of(history),
+        verified=bool(told["equal"] and not told["mismatches"]) if told else None,
+        ram_bytes=sum(block.length_bytes for block in history.blocks.values()),
+        lost_bytes=lost_bytes(history),
+        downtime_ms=None if history.downtime_us is None else history.downtime_us / 1000,
+        has_postcopy=history.postcopy_ns is not None or bool(waits),
+        postcopy_ms=postcopy_ns / 1e6,
+        vcpus=history.vcpu_count if history.waiter == VCPU else 0,
+        waits=len(waits),
+        waited_ms=sum(wait.latency_us for wait in waits) / 1000,
+        median_us=summary.p50_us,
+        longest_us=summary.max_us,
+        stage_ms=_stages(waits),
+        policy=str(history.run.get("policy", "")),
+        page_bytes=max((block.page_bytes for block in history.blocks.values()), default=0),
+        bytes_per_second=told.get("mbps", 0.0) * 1e6 / 8,
+        link_bytes_per_second=link.get("bytes-per-second", 0),
+        limits=(limits.get("max-bandwidth", 0), limits.get("max-postcopy-bandwidth", 0)),
+        source=_busy(told, SOURCE),
+        dest=_busy(told, DEST),
+        breaks=len(_times(history, events.Recovered.event)),
+        paused_ms=_paused_ns(history) / 1e6,
+    )
+
+
+def _last(history: History, event: str) -> Mapping[str, Any]:
+    """Return the fields of the last event of a name, none where there is none."""
+    return next((note.fields for note in reversed(history.notes) if note.event == event), {})
+
+
+def _times(history: History, event: str) -> list[int]:
+    """Return when the source told of something, or the destination where that is alone."""
+    of: dict[str, list[int]] = {SOURCE: [], DEST: []}
+    for note in history.notes:
+        if note.event == event and note.side in of:
+            of[note.side].append(note.time_ns)
+    return of[SOURCE] or of[DEST]
+
+
+def _postcopy_ns(history: History) -> int:
+    """Return for how long the guest ran on the destination before all of it was there."""
+    told_ms: float | None = history.verdict.get("postcopy-ms")
+    if told_ms is not None:
+        return round(told_ms * 1e6)
+    runs = [
+        note.time_ns
+        for note in history.notes
+        if note.event == events.GuestRun.event and note.side == DEST
+    ]
+    ends = [
+        at
+        for side in (SOURCE, DEST)
+        for at, state in history.states(side)
+        if state == State.COMPLETED.value
+    ]
+    return max(min(ends) - runs[0], 0) if runs and ends else 0
+
+
+def _paused_ns(history: History) -> int:
+    """Return how long a connection was gone, over all breaks that the run got over."""
+    lost, paused_ns = _times(history, events.ChannelLost.event), 0
+    since_ns = 0
+    for recovered_ns in _times(history, events.Recovered.event):
+        # Two connections break, and each is told; the first counts.
+        first_ns = next((at for at in lost if since_ns <= at <= recovered_ns), recovered_ns)
+        paused_ns += recovered_ns - first_ns
+        since_ns = recovered_ns
+    return paused_ns
+
+
+def _stages(waits: list[Wait]) -> dict[str, float]:
+    """Return what all waits were made of, in milliseconds by stage; nothing where none is told."""
+    told = [wait.stages_us for wait in waits if wait.stages_us is not None]
+    return {
+        stage: sum(stages[number] for stages in told) / 1000
+        for number, stage in enumerate(STAGES)
+        if told
+    }
+
+
+def _busy(told: Mapping[str, Any], side: str) -> Busy | None:
+    running = told.get(f"{side}-running")
+    return None if running is None else Busy(running, told.get(f"{side}-waiting", 0.0))
