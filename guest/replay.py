@@ -18,6 +18,7 @@ from guest.slices import Job
 from guest.states import VcpuState
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
+from protocol.pageset import PageSet
 
 # Some ten milliseconds, and a few megabytes of arrays.
 _BATCH_STEPS = 1 << 16
@@ -68,6 +69,36 @@ def _apply(memory: GuestMemory, batch: AccessBatch) -> None:
         indices: Words = (pages[own] - np.uint64(base)) * _WORDS_PER_TARGET_PAGE + words[own]
         # Of several writes to one word the last stays: NumPy assigns in the order of the indices.
         memory.words(block)[indices] = values[own]
+
+
+def find_accessed(
+    program: Program,
+    geometry: Geometry,
+    from_states: tuple[VcpuState, ...],
+    to_states: tuple[VcpuState, ...],
+) -> Job[tuple[PageSet, bool]]:
+    """Find the target pages that vCPUs have touched between two states of them; yields steps.
+
+    Returns:
+        The target pages, and whether they are all: some millions of steps are looked at.
+    """
+    touched = np.zeros(geometry.target_page_count, dtype=np.bool_)
+    left, is_whole = _BATCH_COUNT_MAX, True
+    for before, after in zip(from_states, to_states, strict=True):
+        for step in range(before.step, after.step, _BATCH_STEPS):
+            if not left:
+                is_whole = False
+                break
+            count = min(_BATCH_STEPS, after.step - step)
+            batch = program.batch(before.vcpu, step, count)
+            if not len(batch):
+                break  # A trace has ended.
+            touched[batch.flat_pages] = True
+            left -= 1
+            yield count
+    pages = PageSet(geometry)
+    pages.add_flat(np.flatnonzero(touched))
+    return pages, is_whole
 
 
 @dataclass(frozen=True)

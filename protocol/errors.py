@@ -12,6 +12,7 @@
         +-- GaveUp               precopy did not converge in the time that the user gave it
         +-- GuestFailed          the guest could not be started, or died
         +-- PolicyFailed         what a user wrote for a policy raised, or answered what cannot be
+        |   +-- PolicySwitchedOff  the guest had moved, and the migration went on without it
         +-- WrongMemory          the guest, or the digest, found memory that must not be there
         +-- MemoryLost           the destination runs the guest, its memory can no longer come
 
@@ -131,6 +132,12 @@ class PolicyFailed(MigrationError):
     """A prefetcher or an order that a user wrote raised, or answered what cannot be."""
 
 
+class PolicySwitchedOff(PolicyFailed):
+    """It did so when the guest had moved: the migration has ended well, but not by that policy."""
+
+    exit_status = 5
+
+
 class WrongMemory(MigrationError):
     """A guest read or the closing digest found memory that is lost, stale or torn."""
 
@@ -215,6 +222,7 @@ def _vagueness(error: BaseException) -> int:
         WrongMemory,
         AuthenticationFailed,
         GuestFailed,
+        PolicyFailed,
         PeerAborted,
         MidstreamError,
         ConnectionLost,

@@ -200,7 +200,9 @@ class PageEvent(Event, frozen=True, kw_only=True):
 
 
 class PageStart(PageEvent, frozen=True, kw_only=True):
-    """A page begins, or goes on."""
+    """A page begins, or goes on; with the reason of a user's prefetcher, where one picked it."""
+
+    cause: str | UnsetType = UNSET
 
 
 class PartSent(PageEvent, frozen=True, kw_only=True):
@@ -314,6 +316,14 @@ class VcpuWake(Event, frozen=True, kw_only=True):
     behind: PageNames | UnsetType = UNSET
     behind_count: Count | UnsetType = UNSET
     parts_us: StageParts | UnsetType = UNSET
+
+
+class PolicyOff(Event, frozen=True, kw_only=True):
+    """A user's prefetcher or order failed, and is not asked any more: where, and why."""
+
+    sides = (SOURCE,)
+
+    reason: str
 
 
 class FrameChanged(Event, frozen=True, kw_only=True):
@@ -504,7 +514,16 @@ KINDS: Mapping[str, type[Event]] = {
         *(Run, RamBlock, Session, Link, State, Progress, PassEnd, NotConverging, Limits),
         *PAGE_EVENTS,
         *(PageRequest, GuestStop, GuestRun, Downtime, Missing, PagePlaced, Touch, Touched),
-        *(VcpuWait, VcpuWake, FrameChanged, Mismatch, ChannelLost, Recovered, ResumeAttempt),
+        *(
+            VcpuWait,
+            VcpuWake,
+            PolicyOff,
+            FrameChanged,
+            Mismatch,
+            ChannelLost,
+            Recovered,
+            ResumeAttempt,
+        ),
         *(MemoryLost, EventsDropped, Accesses, GuestClock, Verdict, Inject),
         *(PeerConnection, PeerMessage, RequestServed, Unread, ReadAgain),
     )

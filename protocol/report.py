@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from protocol.errors import WrongMemory
+from protocol.errors import MigrationError
 
 SCHEMA = "midstream-report/1"
 
@@ -64,6 +64,40 @@ class StageSummary:
     summary: Summary
 
 
+@dataclass(frozen=True)
+class CauseCount:
+    """How many pages a prefetcher picked for one cause, in its own words."""
+
+    cause: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefetchPart:
+    """Pages that a user's prefetcher picked, and what came of them; see `source.prefetched`.
+
+    Attributes:
+        pages: How many it picked, and a break has not lost.
+        length_bytes: What of them was still to be sent.
+        late: Those that vCPUs asked for after that.
+        useful: Those that vCPUs touched, and not too early; None if nobody knows, as of a guest
+            whose touches are scripted.
+        useless: Those that no vCPU touched; None likewise.
+        useless_bytes: What went of them.
+        at_least: There are more useful ones, and fewer useless, than were looked for.
+        causes: Why they were picked, the most frequent first.
+    """
+
+    pages: int
+    length_bytes: int
+    late: int
+    useful: int | None
+    useless: int | None
+    useless_bytes: int | None
+    at_least: bool
+    causes: tuple[CauseCount, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourcePart:
     """The source's figures at the end.
@@ -92,6 +126,8 @@ class SourcePart:
         processor_waiting: In which share of it that thread waited for a processor.
         trace_left: Accesses of a recorded trace that vCPUs had not made at the switch-over; None
             where there is no trace, or was no switch-over.
+        prefetch: What came of a user's prefetcher; None without one.
+        policy_failure: What was wrong with a user's part of the policy, and where; else empty.
     """
 
     policy: str
@@ -149,6 +185,8 @@ class SourcePart:
     processor_running: float = 0.0
     processor_waiting: float = 0.0
     trace_left: int | None = None
+    prefetch: PrefetchPart | None = None
+    policy_failure: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,11 +234,11 @@ class Result:
 
     Attributes:
         report: As `assemble` made it.
-        problem: The guest or the digest found wrong memory.
+        problem: The guest or the digest found wrong memory, or a user's policy was switched off.
     """
 
     report: dict[str, Any]
-    problem: WrongMemory | None
+    problem: MigrationError | None
 
 
 def assemble(status: str, source: SourcePart, dest: DestPart) -> dict[str, Any]:
@@ -331,6 +369,8 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
             "on-postcopy-channel": source.requests_on_postcopy_channel,
         },
         "preemptions": {"count": source.preemptions, "boosted": source.boosted},
+        "prefetch": _prefetch(source.prefetch) if source.prefetch is not None else None,
+        "policy-failure": source.policy_failure or None,
         "bytes-sent-twice": source.bytes_sent_twice,
         "bytes-lost": source.bytes_lost,
         "channels": {
@@ -345,6 +385,19 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
             "changed": source.changed_frames,
             "changed-bytes": source.changed_bytes,
         },
+    }
+
+
+def _prefetch(prefetch: PrefetchPart) -> dict[str, Any]:
+    return {
+        "pages": prefetch.pages,
+        "bytes": prefetch.length_bytes,
+        "late": prefetch.late,
+        "useful": prefetch.useful,
+        "useless": prefetch.useless,
+        "useless-bytes": prefetch.useless_bytes,
+        "at-least": prefetch.at_least,
+        "causes": {each.cause: each.count for each in prefetch.causes},
     }
 
 

@@ -1,7 +1,8 @@
 """The `midstream` command: parses, runs, and turns every end into one line and an exit status.
 
 Exit status: 0 completed and verified; 1 failed or refused; 2 the command line is wrong; 3 the guest
-found wrong memory; 4 the destination holds the guest but memory is lost; 130 cancelled.
+found wrong memory; 4 the destination holds the guest but memory is lost; 5 completed and verified,
+but a policy of the user's own failed on the way; 130 cancelled.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ EXIT_USAGE = 2
 _EPILOG = (
     "Exit status: 0 completed and verified; 1 failed or refused; 2 the command line is wrong; "
     "3 the guest found wrong memory; 4 the destination holds the guest, but memory is lost; "
+    "5 completed and verified, but a policy of your own failed on the way; "
     "130 cancelled by Ctrl-C, SIGTERM, SIGHUP or SIGQUIT."
 )
 

@@ -29,12 +29,12 @@ from protocol.limits import (
     SILENCE_SECONDS_MAX,
     SILENCE_SECONDS_MIN,
 )
-from protocol.policy import preset
 from protocol.text import did_you_mean, quoted
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
 from scripts.links.spec import LinkSpec, parse_link
 from scripts.options import Values
+from scripts.policies import policy_of
 from scripts.reports import Outputs
 from scripts.run_config import Program
 from source.config import SourceConfig
@@ -94,7 +94,7 @@ def source_config(
         backing=_choice("--backing", values["backing"], BACKING_CHOICES),
         image=_image(values["image"], geometry),
         spec=parsed("--program", lambda: program_of(values).spec(geometry)),
-        policy=parsed("--policy", lambda: preset(values["policy"])),
+        policy=parsed("--policy", lambda: policy_of(values["policy"])),
         chunk_bytes=_chunk_bytes(values["chunk_size"]),
         rule=_switch_rule(values),
         bandwidth=parsed("--max-bandwidth", lambda: parse_rate(values["max_bandwidth"])),

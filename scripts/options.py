@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
-from protocol.policy import PRESETS
 from scripts.named_files import Use, file_option
+from scripts.policies import named_policies
 
 SOURCE = "source"
 DEST = "dest"
@@ -127,7 +127,8 @@ OPTIONS = (
     ),
     Option(
         "--policy", SOURCE, MIGRATION,
-        f"Which page goes next: {', '.join(PRESETS)}.", "ordered", "NAME",
+        f"Which page goes next: {', '.join(named_policies())}; or your own, FILE.py:NAME.",
+        "ordered", "NAME",
     ),
     Option(
         "--placement", DEST, MIGRATION,

@@ -2,8 +2,9 @@
 
 A report that is a file is there as soon as the command has begun, and says that it has not ended.
 It is replaced as a whole (`guest/whole_file.py`), so whoever reads it never finds half of one, nor
-that of an earlier run.  How it ended is what the exit status says: `completed` goes with 0 and, for
-a guest that found wrong memory, 3; `cancelled` with 130; `failed` with all others.
+that of an earlier run.  How it ended is what the exit status says: `completed` goes with 0, for a
+guest that found wrong memory with 3, and where a policy of the user's failed on the way with 5;
+`cancelled` with 130; `failed` with all others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from guest.whole_file import WholeFile, is_regular_target, own_descriptor, write_all
-from protocol.errors import MidstreamError, MigrationCancelled, WrongMemory, root_cause
+from protocol.errors import (
+    MidstreamError,
+    MigrationCancelled,
+    PolicySwitchedOff,
+    WrongMemory,
+    root_cause,
+)
 from protocol.text import one_line
 from scripts.runtime.interrupts import tell_before_exit
 from scripts.runtime.parent import orders
@@ -177,8 +184,8 @@ def put_reason(path: Path, error: MidstreamError) -> bool:
         if not (report["status"] and ("schema" in own or "reason" in own)):
             return False
         own["reason"] = one_line(str(error))
-        # Memory that is wrong has arrived all the same.
-        if error.exit_status != WrongMemory.exit_status:
+        # Memory that is wrong has arrived all the same, and so has a guest without its policy.
+        if error.exit_status not in {WrongMemory.exit_status, PolicySwitchedOff.exit_status}:
             report["status"] = _status_of(error)
         if "midstream" in report:
             from scripts.screen.verdict import put_verdict  # noqa: PLC0415 - only who fails waits

@@ -21,6 +21,7 @@ from guest.spec import ProgramSpec
 from protocol.credentials import Credentials
 from protocol.errors import LocalProtocolError
 from protocol.geometry import Geometry
+from scripts.policies import policy_of
 from scripts.reports import Outputs
 from scripts.runtime.loading import loading
 from scripts.runtime.parent import follow_parent, take_orders
@@ -115,6 +116,8 @@ class SourceRun:
 
     Attributes:
         config: Its `SourceConfig`, but for the address.
+        policy: What `--policy` says, where `config` cannot hold it: a user's code is loaded where
+            it runs.
         address: Where the destination listens; None if it is told on standard input.
         program: What the guest's vCPUs do.
         access: What it proves itself with.
@@ -126,6 +129,7 @@ class SourceRun:
     access: Access = field(default_factory=Access)
     outputs: Outputs = field(default_factory=Outputs)
     address: tuple[str, int] | None = None
+    policy: str = ""
 
     @classmethod
     def of(
@@ -133,19 +137,23 @@ class SourceRun:
     ) -> SourceRun:
         """Return it of a configuration whose credentials do not count."""
         plain = to_plain(config, "spec", "credentials")
-        return cls(config=plain, program=program, access=access, outputs=outputs)
+        origin: str = getattr(config.policy, "origin", "")
+        if origin:
+            del plain["policy"]
+        return cls(config=plain, program=program, access=access, outputs=outputs, policy=origin)
 
     def configure(self, host: str, port: int) -> SourceConfig:
         """Return the configuration, for a destination at an address.
 
         Raises:
             WrongTrace: The trace has changed meanwhile.
+            WrongPolicy: The file of a user's policy has.
         """
         plain = {**self.config, "host": host, "port": port}
         spec = self.program.spec(from_plain(Geometry, plain["geometry"]))
-        return config_of(
-            SourceConfig, plain, spec=spec, credentials=self.access.credentials(server=False)
-        )
+        credentials = self.access.credentials(server=False)
+        policy = {"policy": policy_of(self.policy)} if self.policy else {}
+        return config_of(SourceConfig, plain, spec=spec, credentials=credentials, **policy)
 
 
 @dataclass(frozen=True, kw_only=True)

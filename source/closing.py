@@ -11,22 +11,34 @@ from guest.digest import differing_stretches, digest
 from guest.interface import GuestSnapshot
 from guest.memory import GuestMemory
 from guest.programs import Program
-from guest.replay import count_written, replay
+from guest.replay import count_written, find_accessed, replay
 from guest.slices import in_thread
 from guest.spec import ProgramSpec
 from guest.states import decode_states
 from protocol.geometry import Geometry, Span
 from protocol.records import unpack_record
 from protocol.report import AccountRecord
-from source.steps import Comparison
+from source.steps import Accessed, Comparison
 
 
 async def compare(
-    payload: bytes, memory: GuestMemory, spec: ProgramSpec, snapshot: GuestSnapshot
+    payload: bytes,
+    memory: GuestMemory,
+    spec: ProgramSpec,
+    snapshot: GuestSnapshot,
+    *,
+    wants_accessed: bool = False,
 ) -> Comparison:
     """Compare the destination's account with what must be there.
 
     The source's memory is brought to the destination's state on the way.
+
+    Args:
+        payload: The account.
+        memory: The guest's, as it was when it left.
+        spec: Of its program.
+        snapshot: Of its vCPUs, when it left.
+        wants_accessed: Find out, too, what they have touched since.
 
     Raises:
         RemoteProtocolError: The payload is no account of this guest.
@@ -41,7 +53,11 @@ async def compare(
     image = None
     if spec.image:
         image = (await in_thread(count_written(program, geometry, states))).to_plain()
-    return Comparison(account, not different, _describe(geometry, different), image)
+    accessed = None
+    if wants_accessed and spec.name != "scripted":
+        found = await in_thread(find_accessed(program, geometry, snapshot.states, states))
+        accessed = Accessed(*found)
+    return Comparison(account, not different, _describe(geometry, different), image, accessed)
 
 
 def _describe(geometry: Geometry, different: list[Span]) -> str:

@@ -8,6 +8,7 @@ whole with its stream is counted and told here, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from protocol import events
 from protocol.channels import Channel
@@ -135,11 +136,14 @@ class Frames:
 
     def _tell_notices(self) -> None:
         for notice in self._scheduler.take_notices():
+            cause: dict[str, Any] = {"cause": notice.cause} if notice.cause else {}
             self._emit(
                 notice.event(
                     block=notice.page.block, page=notice.page.index,
                     channel=notice.channel.value, urgent=notice.urgent, boosted=notice.boosted,
                     channel_bytes=self._outlets[notice.channel].bytes_carried,
-                    remaining_bytes=self.remaining_bytes,
+                    remaining_bytes=self.remaining_bytes, **cause,
                 )
             )  # fmt: skip
+        if reason := self._scheduler.take_failure():
+            self._emit(events.PolicyOff(reason=reason))

@@ -122,18 +122,18 @@ class GuardedPrefetcher(Guard):
             return None
         assert self._remaining is not None, "it has been restarted"
         if not isinstance(answer, tuple) or len(answer) not in _FIELD_COUNTS:
-            raise _WrongAnswerError(f"next returned {_shown(answer)}, not a page and a reason")
+            raise _WrongAnswerError(f"next returned {shown(answer)}, not a page and a reason")
         defaults: tuple[Any, ...] = Pick(PageId(0, 0), "")
         page, why, target_page, go_on = answer + defaults[len(answer) :]
         if not isinstance(page, tuple) or len(page) != 2:
-            raise _WrongAnswerError(f"next returned {_shown(page)}, not a PageId")
+            raise _WrongAnswerError(f"next returned {shown(page)}, not a PageId")
         found = PageId(_whole(page[0], "a block"), _whole(page[1], "a page"))
         geometry = self._remaining.geometry
         if not geometry.has_page(found):
             raise _WrongAnswerError(f"next returned {_name(found)}, which the guest has not")
         if not isinstance(why, str) or not why.isprintable() or not 0 < len(why) <= WHY_CHARS_MAX:
             raise _WrongAnswerError(
-                f"next returned the reason {_shown(why)}, not 1 to {WHY_CHARS_MAX} characters"
+                f"next returned the reason {shown(why)}, not 1 to {WHY_CHARS_MAX} characters"
             )
         inside = _whole(target_page, "a target page")
         if not 0 <= inside < geometry.blocks[found.block].target_pages_per_page:
@@ -172,7 +172,7 @@ class GuardedOrder(Guard):
 def place_of(hook: object) -> str:
     """Return where a function or a method of a user's stands, FILE.py:LINE; else what it is."""
     code = getattr(hook, "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else _shown(hook)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else shown(hook)
 
 
 def _raised_at(traceback: TracebackType | None, hook: object) -> str:
@@ -196,7 +196,7 @@ def _raised_at(traceback: TracebackType | None, hook: object) -> str:
 def _whole(value: object, what: str) -> int:
     """Return a whole number of whatever kind, NumPy's too."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise _WrongAnswerError(f"{_shown(value)} is not {what}")
+        raise _WrongAnswerError(f"{shown(value)} is not {what}")
     return operator.index(value)
 
 
@@ -204,7 +204,8 @@ def _name(page: PageId) -> str:
     return f"page {page.index} of block {page.block}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as it goes into a message, whatever it is."""
     try:
         text = one_line(repr(value))
     except Exception:  # noqa: BLE001 - what cannot be shown is named

@@ -244,7 +244,10 @@ class Migration:
                 await self._sender.drain(until=until)
             case Compare(account):
                 assert self.snapshot is not None, "what is compared was handed over"
-                return await compare(account, self.memory, self._config.spec, self.snapshot)
+                return await compare(
+                    account, self.memory, self._config.spec, self.snapshot,
+                    wants_accessed=self.phases.scheduler.prefetched is not None,
+                )  # fmt: skip
             case Report(comparison):
                 return self.part(comparison)
             case Farewell(anew=False):

@@ -12,7 +12,7 @@ from functools import partial
 
 from protocol import events
 from protocol.channels import Channel
-from protocol.errors import MigrationError, RemoteProtocolError
+from protocol.errors import MigrationError, PolicyFailed, RemoteProtocolError
 from protocol.events import Emit
 from protocol.geometry import PageId
 from protocol.limits import CLOSING_SECONDS_MAX
@@ -281,6 +281,9 @@ class Phases:
             # Before the guest can run there: a request for a page not yet known here would be taken
             # for one that was sent, and the page would come when the scan gets to it.
             self._passes.hand_on(self._dirty, postcopy=True)
+            if self.scheduler.policy_failure and not self.handed_over:
+                # Later nothing of a user's ends it: the source may hold the only copy of a page.
+                raise PolicyFailed(self.scheduler.policy_failure)
             yield from handshakes.discard(self._dirty)
         else:
             yield from self._send_dirty()

@@ -1,4 +1,4 @@
-"""All that has a say in what the background sends next, and what came of it.  Pure.
+"""All that has a say in what the background sends next.  Pure.
 
 In this order: what is left of pages whose touched part went ahead, where the policy is critical;
 what a user's prefetcher picks; and a place for the scan to go on at, where the policy has locality.
@@ -6,59 +6,20 @@ what a user's prefetcher picks; and a place for the scan to go on at, where the 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from protocol.channels import Channel
-from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
+from protocol.geometry import PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import Policy
 from protocol.runs import Stretch
 from source.guarding import GuardedPrefetcher
 from source.jobs import covers
+from source.prefetched import Prefetched
 from source.prefetchers.demotion import DemotedRest
 from source.prefetchers.locality import GoOnBehind
 from source.scheme import Pick, Prefetcher, Remaining, Scheme
-
-# Each cause is counted; one who makes up a new one for each page has the rest under this.
-CAUSE_COUNT_MAX = 16
-OTHER_CAUSES = "others"
-
-
-class Prefetched:
-    """What of memory a prefetcher picked, and whether vCPUs asked for it all the same.
-
-    Attributes:
-        pages: The target pages that went because they were picked.
-        late: Those of them whose page was asked for after that.
-        causes: How many pages went for which cause.
-    """
-
-    def __init__(self, geometry: Geometry) -> None:
-        """Start with none."""
-        self.pages = PageSet(geometry)
-        self.late = PageSet(geometry)
-        self.causes: Counter[str] = Counter()
-        self._geometry = geometry
-
-    def picked(self, pick: Pick, remaining: PageSet) -> None:
-        """Count what remains of a page that was picked."""
-        remaining.copy_into(self.pages, self._geometry.page_span(pick.page))
-        known = pick.why in self.causes or len(self.causes) < CAUSE_COUNT_MAX
-        self.causes[pick.why if known else OTHER_CAUSES] += 1
-
-    def requested(self, page: PageId) -> None:
-        """Note that a vCPU asked for a page: too late, if it was picked before that."""
-        if self.pages.holds_page(page):
-            self.pages.copy_into(self.late, self._geometry.page_span(page))
-
-    def lost(self, missing: PageSet) -> None:
-        """Forget what a break has lost on its way: that was for nothing, and goes again."""
-        for pages in (self.pages, self.late):
-            for block in range(len(self._geometry.blocks)):
-                for first, count in missing.runs(block):
-                    offset, length = first * TARGET_PAGE_BYTES, count * TARGET_PAGE_BYTES
-                    pages.remove(Span(block, offset, length))
 
 
 class Prefetching:

@@ -60,6 +60,8 @@ def source_part(
     comparison of the guest's memory nothing is said to be verified.  `normal` and `duplicate` count
     target pages, as QEMU does; a page that changes between zero and not is in both.
     """
+    prefetched = phases.scheduler.prefetched
+    accessed = comparison.accessed if comparison is not None else None
     meter, counts, epochs = phases.meter, phases.scheduler.counts, phases.epochs
     data_bytes = sum(epoch.data_bytes_sent for epoch in epochs)
     normal_pages = data_bytes // TARGET_PAGE_BYTES
@@ -123,4 +125,6 @@ def source_part(
         processor_running=around.processor[0],
         processor_waiting=around.processor[1],
         trace_left=around.trace_left,
+        prefetch=prefetched.part(accessed) if prefetched is not None else None,
+        policy_failure=phases.scheduler.policy_failure,
     )

@@ -40,8 +40,10 @@ from protocol.runs import Runs, Stretch
 from source.background import Background
 from source.halfsent import treatment
 from source.jobs import Answer, Chunk, Cutter, Job, Lane, Notice, SchedulerCounts, unit_of
-from source.prefetching import Prefetched, Prefetching
+from source.prefetched import Prefetched
+from source.prefetching import Prefetching
 from source.request_queue import RequestQueue
+from source.scheme import Scheme
 
 # Before Python 3.12 each look at an enumeration's member costs as much as two calls.
 _PRECOPY = Channel.PRECOPY
@@ -83,6 +85,7 @@ class Scheduler:
         self._current: dict[Lane, Job] = {}
         self._half_sent = treatment(policy)(self._remaining, self.counts)
         self._notices: list[Notice] = []
+        self._is_failure_told = not isinstance(policy, Scheme)
 
     @property
     def remaining_bytes(self) -> int:
@@ -112,6 +115,12 @@ class Scheduler:
     def policy_failure(self) -> str:
         """Why a user's part of the policy is not asked any more, in a line; empty if it is."""
         return self._prefetching.failure or self._queue.failure
+
+    def take_failure(self) -> str:
+        """Return that once, for whoever tells of it."""
+        failure = "" if self._is_failure_told else self.policy_failure
+        self._is_failure_told = bool(failure) or self._is_failure_told
+        return failure
 
     @property
     def prefetched(self) -> Prefetched | None:

@@ -188,9 +188,9 @@ class Scheme(Policy):
     Attributes:
         prefetcher: Makes one, without arguments: its class, or a function.
         order: Likewise; None for first come, first served.
-        place: Where it was found, FILE.py:NAME; for messages.
+        origin: What `--policy` said, so that another process finds it, too; set by who found it.
     """
 
     prefetcher: Callable[[], Prefetcher] | None = None
     order: Callable[[], Order] | None = None
-    place: str = ""
+    origin: str = ""

@@ -19,6 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.messages import Message
+from protocol.pageset import PageSet
 from protocol.report import AccountRecord
 
 T = TypeVar("T")
@@ -77,6 +78,19 @@ class Compare(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Accessed:
+    """What vCPUs have touched from the switch-over on.
+
+    Attributes:
+        pages: The target pages.
+        is_whole: They are all; else the vCPUs have made more steps than were looked at.
+    """
+
+    pages: PageSet
+    is_whole: bool
+
+
+@dataclass(frozen=True)
 class Comparison:
     """What the comparison of both memories came to.
 
@@ -85,12 +99,14 @@ class Comparison:
         equal: Every digest is equal.
         detail: Where they differ, for a person; empty if nowhere.
         image: Of a guest with an image, what it has changed, for the report; None for others.
+        accessed: What its vCPUs have touched; None where nobody wants to know, or can.
     """
 
     account: AccountRecord
     equal: bool
     detail: str
     image: dict[str, Any] | None = None
+    accessed: Accessed | None = None
 
 
 class Report(NamedTuple):

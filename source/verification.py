@@ -8,7 +8,12 @@ done over, and the comparison is not.
 from __future__ import annotations
 
 from protocol import events
-from protocol.errors import MigrationError, RemoteProtocolError, WrongMemory
+from protocol.errors import (
+    MigrationError,
+    PolicySwitchedOff,
+    RemoteProtocolError,
+    WrongMemory,
+)
 from protocol.events import Emit
 from protocol.limits import (
     CLOSING_SECONDS_MAX,
@@ -118,11 +123,15 @@ class Verification:
             raise RemoteProtocolError("the destination gave two accounts that differ")
         return comparison
 
-    def _problem(self, part: SourcePart, comparison: Comparison) -> WrongMemory | None:
+    def _problem(self, part: SourcePart, comparison: Comparison) -> MigrationError | None:
         first = self._first_mismatch or comparison.account.first_mismatch
         mismatches = part.mismatches + comparison.account.part.mismatches
         if mismatches:
             return WrongMemory(f"the guest found wrong memory in {mismatches} reads: {first}")
         if not comparison.equal:
             return WrongMemory(f"the destination's memory is wrong: {comparison.detail}")
+        if part.policy_failure:
+            return PolicySwitchedOff(
+                f"{part.policy_failure}; it was switched off, and the guest has moved without it"
+            )
         return None

@@ -15,7 +15,7 @@ import dest.midstream
 import dest.session
 import source.session
 from guest.programs import ProgramSpec
-from protocol.errors import MidstreamError, WrongMemory
+from protocol.errors import MidstreamError, MigrationError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, RamBlock
 from protocol.report import Result
 from tests.bounds import bare, bounded, nothing_left
@@ -56,8 +56,8 @@ class Outcome:
                 self.error = bare(error)
 
     @property
-    def problem(self) -> WrongMemory | None:
-        """What was wrong with the memory at the end of a migration that ended."""
+    def problem(self) -> MigrationError | None:
+        """What was wrong at the end of a migration that ended."""
         assert self.result is not None, repr(self.error)
         return self.result.problem
 

@@ -47,7 +47,7 @@ class Outcome:
     def exit_status(self) -> int:
         """The status with which `midstream migrate` would exit."""
         statuses = [self.statuses.get(side) for side in ("source", "dest")]
-        for status in (4, 3):
+        for status in (4, 3, 5):
             if status in statuses:
                 return status
         return max((max(status, 1) for status in statuses if status), default=0)

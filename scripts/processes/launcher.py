@@ -38,8 +38,9 @@ LAST_WORDS_SECONDS_MAX = 1.0
 
 LISTENING = "listening on "
 
-# The exit statuses with which a source has written its report.
-_REPORTED = frozenset({0, 1, 3, 4, 130})
+# The exit statuses with which a source has written its report, and those of a guest that has moved.
+_REPORTED = frozenset({0, 1, 3, 4, 5, 130})
+_ENDED_WELL = frozenset({0, 3, 5})
 
 # Of the process that shows a run, once both sides have started.
 _NICE = 10
@@ -213,7 +214,7 @@ class Launcher:
             # What follows a transfer that came to its end, saving a large guest, takes its time.
             patient = source_done and not self._cancelled_by
             await side.end(math.inf if patient else END_SECONDS_MAX)
-            source_done = side.side == SOURCE and side.status in {0, 3}
+            source_done = side.side == SOURCE and side.status in _ENDED_WELL
 
     async def _outlives(self, side: Child) -> bool:
         """Return whether a side goes on when it has had the time to hear that the other is gone."""
@@ -292,7 +293,7 @@ class Launcher:
 
     def _culprit(self) -> Child:
         """Return the side whose word counts: both may have failed, of one cause."""
-        for status in (4, 3):
+        for status in (4, 3, 5):
             for side in self._sides:
                 if side.status == status:
                     return side

@@ -8,7 +8,9 @@ from protocol.report import (
     LATENCY_BIN_COUNT,
     SCHEMA,
     STAGES,
+    CauseCount,
     DestPart,
+    PrefetchPart,
     SourcePart,
     StageSummary,
     Summary,
@@ -73,7 +75,12 @@ SOURCE = SourcePart(
     processor_running=0.13712,
     processor_waiting=0.13823,
     trace_left=132,
-)
+    prefetch=PrefetchPart(
+        pages=1331, length_bytes=1332, late=1333, useful=1334, useless=1335, useless_bytes=1336,
+        at_least=True, causes=(CauseCount("prefetch", 1337),),
+    ),
+    policy_failure="policy mine: mine.py:7: ValueError",
+)  # fmt: skip
 DEST = DestPart(
     placement="simulated",
     placement_reason="no kernel",
@@ -177,6 +184,17 @@ def test_the_whole_report() -> None:
                 "on-postcopy-channel": 125,
             },
             "preemptions": {"count": 126, "boosted": 127},
+            "prefetch": {
+                "pages": 1331,
+                "bytes": 1332,
+                "late": 1333,
+                "useful": 1334,
+                "useless": 1335,
+                "useless-bytes": 1336,
+                "at-least": True,
+                "causes": {"prefetch": 1337},
+            },
+            "policy-failure": "policy mine: mine.py:7: ValueError",
             "bytes-sent-twice": 8192,
             "bytes-lost": 8192,
             "channels": {"precopy": 1170, "postcopy": 11800, "return-path": 119},
@@ -222,6 +240,8 @@ def another(record: SourcePart | DestPart, name: str) -> dict[str, Any]:
             return {name: f"{text} too"}
         case Summary():
             return {name: Summary()}
+        case PrefetchPart():
+            return {name: None}
         case values:
             return {name: values[:-1]}
 

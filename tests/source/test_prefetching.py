@@ -8,7 +8,7 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.geometry import PageId, Span
 from source.jobs import Answer, Lane
-from source.prefetching import CAUSE_COUNT_MAX, OTHER_CAUSES, Prefetched
+from source.prefetched import CAUSE_COUNT_MAX, OTHER_CAUSES, Prefetched
 from source.scheme import HalfSent, Order, Pick, Prefetcher, Remaining, Scheme
 from tests.scheduled import (
     BASE,

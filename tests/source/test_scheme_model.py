@@ -27,7 +27,7 @@ from protocol.pageset import PageSet
 from protocol.policy import HalfSent, preset
 from protocol.runs import Stretch
 from source.jobs import Chunk, Lane
-from source.prefetching import CAUSE_COUNT_MAX
+from source.prefetched import CAUSE_COUNT_MAX
 from source.scheduler import Scheduler
 from source.scheme import Order, Prefetcher, Scheme
 from tests.scheduled import BASE, HUGE, guest

@@ -32,7 +32,7 @@ def report() -> dict[str, Any]:
     numbers: dict[str, Any] = dict.fromkeys(SourcePart.__annotations__, 1)
     part = SourcePart(**{
         **numbers, "policy": "ordered", "backing": "base", "dirty_log": "none",
-        "guest_kind": "python", "guest_reason": "",
+        "guest_kind": "python", "guest_reason": "", "prefetch": None, "policy_failure": "",
     })  # fmt: skip
     own = DestPart(
         placement="simulated", backing="base", reads=1, reads_unchecked=0, mismatches=0,

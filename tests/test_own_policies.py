@@ -1,0 +1,140 @@
+"""Somebody's own policies, in a file outside of the tree, between real processes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import Lab, Process, read_events
+
+# As source/README.md has it: the file is somebody's, and nothing of the tree is changed.
+MINE = """\
+from collections import deque
+
+from source.scheme import Order, PageId, Prefetcher, Scheme
+
+
+class ReadAhead(Prefetcher):
+    def __init__(self):
+        self.wanted = deque()
+
+    def requested(self, page, target_page, now_ns, answer):
+        self.wanted = deque(PageId(page.block, page.index + n) for n in range(1, 5))
+
+    def next(self, remaining):
+        while self.wanted:
+            if remaining.holds(page := self.wanted.popleft()):
+                return page, "read ahead"
+
+
+class NewestFirst(Order):
+    def pick(self, queue, half_sent):
+        return len(queue) - 1
+
+
+class Failing(ReadAhead):
+    def sent(self, page, channel):
+        raise ValueError(f"page {page.index}")
+
+
+class AtOnce(ReadAhead):
+    def restart(self, geometry, remaining):
+        raise ValueError("not today")
+
+
+read_ahead = Scheme("read-ahead-of-4", locality=False, prefetcher=ReadAhead)
+newest_first = Scheme("newest-first", order=NewestFirst)
+failing = Scheme("failing", prefetcher=Failing)
+at_once = Scheme("at-once", prefetcher=AtOnce)
+"""
+
+GUEST = ("--size=8MiB", "--page-size=4KiB", "--postcopy-after=0", "--start-paused", "--quiet")
+
+Run = Callable[..., tuple[Process, dict[str, Any]]]
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """Write the file."""
+    path = tmp_path / "mine.py"
+    path.write_text(MINE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def run(lab: Lab, tmp_path: Path, mine: Path) -> Run:
+    """Return what migrates a guest under one of its policies."""
+
+    def migrate(name: str, *options: str) -> tuple[Process, dict[str, Any]]:
+        report, events = tmp_path / "report.json", tmp_path / "events.jsonl"
+        process = lab.run(
+            "migrate", *GUEST, "--policy", f"{mine}:{name}", "--report", report, "--events", events,
+            *options,
+        )  # fmt: skip
+        return process, json.loads(report.read_text(encoding="utf-8"))
+
+    return migrate
+
+
+def test_a_prefetcher_of_ones_own_migrates_a_guest(run: Run, tmp_path: Path) -> None:
+    """Its picks are told with their cause; each page is late, useful or useless; all arrives."""
+    process, report = run("read_ahead", "--program=uniform", "--max-postcopy-bandwidth=20MB/s")
+    process.succeed()
+    own = report["midstream"]
+    assert own["policy"] == "read-ahead-of-4"
+    assert own["verified"]["digest-equal"]
+    assert own["policy-failure"] is None
+    prefetch = own["prefetch"]
+    picked = read_events(tmp_path / "events.jsonl", "page-start", "source")
+    causes = {event.get("cause") for event in picked}
+    assert causes == {None, "read ahead"}
+    assert prefetch["causes"] == {"read ahead": prefetch["pages"]}
+    assert prefetch["pages"] > 0
+    assert prefetch["bytes"] == prefetch["pages"] * 4096
+    assert prefetch["late"] + prefetch["useful"] + prefetch["useless"] == prefetch["pages"]
+    assert prefetch["useless-bytes"] == prefetch["useless"] * 4096
+    assert not read_events(tmp_path / "events.jsonl", "policy-off")
+
+
+def test_an_order_of_ones_own_migrates_a_guest(run: Run) -> None:
+    """Nothing is prefetched, and all arrives."""
+    process, report = run("newest_first", "--vcpus=4", "--access-rate=0")
+    process.succeed()
+    assert report["midstream"]["policy"] == "newest-first"
+    assert report["midstream"]["prefetch"] is None
+
+
+def test_what_fails_before_the_guest_moves_ends_the_run(run: Run, mine: Path) -> None:
+    """One line with the file's, exit status 1, and the guest stays at the source."""
+    process, report = run("at_once")
+    process.fail(1, f"policy at-once: {mine}:{line_of('not today')}: ValueError: not today")
+    assert len(process.errors.splitlines()) == 1
+    assert report["status"] == "failed"
+    assert report["midstream"]["guest-side"] == "source"
+
+
+def test_what_fails_once_the_guest_has_moved_costs_no_page(
+    run: Run, mine: Path, tmp_path: Path
+) -> None:
+    """It is switched off, all pages go, and report, event and exit status 5 say so."""
+    saved = tmp_path / "saved"
+    process, report = run("failing", "--save", str(saved))
+    failure = f"policy failing: {mine}:{line_of('page {page.index}')}: ValueError: page "
+    process.fail(5, failure, "it was switched off, and the guest has moved without it")
+    assert len(process.errors.splitlines()) == 1
+    assert report["status"] == "completed"
+    own = report["midstream"]
+    assert own["verified"]["digest-equal"]
+    assert own["policy-failure"].startswith(failure)
+    assert own["reason"].startswith(failure)
+    assert saved.stat().st_size == 8 << 20
+    (off,) = read_events(tmp_path / "events.jsonl", "policy-off")
+    assert off["reason"] == own["policy-failure"]
+
+
+def line_of(text: str) -> int:
+    """Return the number of the line of the file in which a text stands."""
+    lines = MINE.splitlines()
+    return next(number for number, line in enumerate(lines, 1) if text in line)
