@@ -83,6 +83,7 @@ class Engine:
         self.waits = Waits(geometry, self._units, self.faults, emit, vcpu_count)
         self._nonzero = NonZero(geometry)
         self._emit = emit
+        self._is_heard = events.is_heard(emit)
         self._watchers: list[Notice] = []
         self._checked = checked
         self.words = Words(geometry, self.assembly, self.faults, emit)
@@ -245,12 +246,13 @@ class Engine:
         whole = self._geometry.span_of(block, pages)
         if not self.assembly.is_whole(whole):
             return None
-        self._emit(
-            events.PagePlaced(
-                block=block, page=pages[0], pages=len(pages),
-                channel=place.channel.value if place.channel else None,
-            )
-        )  # fmt: skip
+        if self._is_heard:
+            self._emit(
+                events.PagePlaced(
+                    block=block, page=pages[0], pages=len(pages),
+                    channel=place.channel.value if place.channel else None,
+                )
+            )  # fmt: skip
         for index in pages if self._watchers else ():
             # Of a run of small pages only the first was told of while they came.
             if index != pages[0]:
@@ -284,12 +286,9 @@ class Engine:
         outcome = self.faults.fault(
             vcpu, unit, fault_ns=fault_ns, now_ns=now_ns, placed=self.assembly.is_placed(unit)
         )
-        page = self._geometry.page_of(block, target_page)
-        self._emit(
-            events.VcpuWait(
-                vcpu=vcpu, block=block, page=page.index, fault_ns=fault_ns
-            )
-        )  # fmt: skip
+        if self._is_heard:
+            page = self._geometry.page_of(block, target_page)
+            self._emit(events.VcpuWait(vcpu=vcpu, block=block, page=page.index, fault_ns=fault_ns))
         if outcome is Outcome.PLACED:
             offset = target_page * TARGET_PAGE_BYTES
             return Release(vcpu, Span(block, offset, self._units.page_span(unit).end - offset))

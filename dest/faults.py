@@ -166,7 +166,11 @@ class FaultTable:
     def _let_go(self) -> list[Wait]:
         """Return the held waits that need not be any more, each vCPU's in their order."""
         free = []
+        untold = self._untold
         for vcpu, held in list(self._held.items()):
+            # Most vCPUs' waits go on being held, and there may be hundreds.
+            if (trip := held[0].trip) is not None and untold.get(held[0].page) is trip:
+                continue
             while held and self._is_told_of(held[0]):
                 free.append(held.popleft())
             if not held:

@@ -159,7 +159,8 @@ class Vcpus:
                 self._busy_poll.prolong()
                 self._engine.woke(vcpu, woke_ns, fault_ns)
                 self._asleep.discard(vcpu)
-                self._waking.unpark_all()
+                if self._waking:
+                    self._waking.unpark_all()
             case Collapsed(range_count, _):
                 self._placement.collapsed(range_count)
             case Mismatch(vcpu, flat, step, expected, seen):
@@ -213,7 +214,8 @@ class Toucher:
         """Say that a vCPU's touch has become a fault; the next touch may go."""
         if self._under_way == vcpu:
             self._under_way = None
-        self._changed.unpark_all()
+        if self._changed:
+            self._changed.unpark_all()
 
     def touched(self, vcpu: int) -> PageId | None:
         """Say that a vCPU's touch is done, and return of which page; it may have another."""

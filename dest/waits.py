@@ -205,6 +205,7 @@ class Waits:
         self._units = units
         self._faults = faults
         self._emit = emit
+        self._is_heard = events.is_heard(emit)
         self._offset = ClockOffset()
 
     def take_word(self, message: RequestAnswer | SourceTime, now_ns: int) -> None:
@@ -227,6 +228,8 @@ class Waits:
     def tell(self, wait: Wait) -> None:
         """Count a wait of which all is known, and tell of it."""
         stages_ns = self.latencies.record(wait)
+        if not self._is_heard:
+            return
         lengths_us = [length_ns / 1000 for length_ns in stages_ns.values()]
         fields: dict[str, Any] = dict(zip(_STAGES_US, lengths_us, strict=True))
         trip = wait.trip

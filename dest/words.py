@@ -42,6 +42,7 @@ class Words:
         self._assembly = assembly
         self._faults = faults
         self._emit = emit
+        self._is_heard = events.is_heard(emit)
         self._queue: deque[Word] = deque()
 
     def __len__(self) -> int:
@@ -90,7 +91,7 @@ class Words:
             unit = self._unit_of(word)
             if self._assembly.is_placed(unit):
                 continue
-            if self._faults.asked(unit, now_ns):
+            if self._faults.asked(unit, now_ns) and self._is_heard:
                 self._emit(events.PageRequest(block=word.block, page=word.page))
             return word
         return None

@@ -53,7 +53,8 @@ class BusyPoll:
         """Say that more is to be expected any moment."""
         if self._pays:
             self._until_ns = self._now_ns() + BUSY_NS
-            self._idle.unpark_all()
+            if self._idle:
+                self._idle.unpark_all()
 
     async def run(self) -> None:
         """Have the loop go round while something is expected, until cancelled."""

@@ -541,6 +541,14 @@ def ignore(event: Event, /) -> None:
     """Ignore an event."""
 
 
+def is_heard(emit: Emit) -> bool:
+    """Tell whether anybody may hear of events: if not, those on a fault's way need not be made.
+
+    It holds from the beginning to the end.  An `Emit` that can say so has it as `is_heard`.
+    """
+    return bool(getattr(emit, "is_heard", emit is not ignore))
+
+
 def tell_run(
     emit: Emit, geometry: Geometry, *, policy: str, chunk_bytes: int, vcpus: int, program: str
 ) -> None:

@@ -78,6 +78,7 @@ class SendEngine:
         self._frames = Frames(scheduler, make_frame, outlets, emit, self.telling)
         self._outlets = outlets
         self._emit = emit
+        self._is_heard = events.is_heard(emit)
         self._yields = yields
         self._rooms = {channel: Room(channel) for channel in outlets}
         self._until: Callable[[int], bool] | None = None
@@ -152,7 +153,8 @@ class SendEngine:
         if (tracker := self.telling.tracker) is not None:
             breaks_off = self.scheduler.wants_preemption
             tracker.asked(page, target_page, answer, now_ns, breaks_off=breaks_off)
-        self._emit(events.PageRequest(block=page.block, page=page.index, answer=answer.value))
+        if self._is_heard:
+            self._emit(events.PageRequest(block=page.block, page=page.index, answer=answer.value))
         if answer is Answer.URGENT_IN_PLACE:
             # It keeps to no limit any more.
             self.reconsider()

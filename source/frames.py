@@ -53,6 +53,7 @@ class Frames:
         self._make_frame = make_frame
         self._outlets = outlets
         self._emit = emit
+        self._is_heard = events.is_heard(emit)
         self._telling = telling
         # When the request being served came, and when its first urgent frame was made.
         self._urgent_since_ns = (0, 0)
@@ -105,7 +106,7 @@ class Frames:
                 chunk, lane, now_ns, goes_on=scheduler.is_sending(lane), lacks=scheduler.lacks
             )
             self._telling.frame_sent()
-        if page_count:
+        if page_count and self._is_heard:
             # Of scattered pages the first is named, and how many they are.
             self._emit(
                 events.PageSent(
@@ -135,7 +136,8 @@ class Frames:
         return (began_ns - chunk.requested_ns) // 1000, (now_ns - began_ns) // 1000
 
     def _tell_notices(self) -> None:
-        for notice in self._scheduler.take_notices():
+        notices = self._scheduler.take_notices()
+        for notice in notices if self._is_heard else ():
             cause: dict[str, Any] = {"cause": notice.cause} if notice.cause else {}
             self._emit(
                 notice.event(

@@ -19,7 +19,7 @@ from protocol.geometry import Geometry, PageId, Span
 from protocol.limits import BEHIND_COUNT_MAX, VCPU_COUNT_MAX
 from protocol.messages import RequestAnswer
 from protocol.page_messages import BOOSTED, POSTPONED, QUEUED
-from protocol.runs import overlap
+from protocol.runs import Stretch, overlap
 from source.jobs import Answer, Chunk, Lane, unit_of
 
 # The pages that are remembered as having gone before others; beyond that they are only counted.
@@ -78,6 +78,8 @@ class RequestTracker:
         self._geometry = geometry
         self._critical = critical
         self._open: dict[Span, _Open] = {}
+        # Of these, those of which bytes are being handed over: few, where many may wait.
+        self._handed: dict[Span, _Open] = {}
         self._untold: list[RequestAnswer] = []
         # What was told last: a break may lose it, or the page that it is about.
         self._told: deque[RequestAnswer] = deque(maxlen=VCPU_COUNT_MAX)
@@ -124,6 +126,8 @@ class RequestTracker:
             self._untold.append(self._told_of(opened))
         else:
             self._open[unit] = opened
+            if lane is not None:
+                self._handed[unit] = opened
 
     def begun(self, chunk: Chunk, lane: Lane, now_ns: int) -> None:
         """Say that the bytes of a chunk are handed to a socket from now on."""
@@ -133,22 +137,23 @@ class RequestTracker:
             self._pages.append(chunk.page)
             self._page_count += 1
         self._under_way[lane] = chunk
-        for unit, opened in self._open.items():
-            if overlap(chunk.span, unit):
-                if opened.behind_end is None:
-                    opened.behind_end = self._page_count - 1
-                if chunk.boosted and opened.answer == QUEUED:
-                    opened.answer = BOOSTED
-                opened.go(lane, now_ns)
-            elif opened.lane is lane and chunk.page != opened.page:
-                opened.go(None, now_ns)
+        for unit, opened in list(self._handed.items()):
+            is_of_other = opened.lane is lane and chunk.page != opened.page
+            if is_of_other and not overlap(chunk.span, unit):
+                self._go(unit, opened, None, now_ns)
+        for unit, opened in self._open_in(chunk.span):
+            if opened.behind_end is None:
+                opened.behind_end = self._page_count - 1
+            if chunk.boosted and opened.answer == QUEUED:
+                opened.answer = BOOSTED
+            self._go(unit, opened, lane, now_ns)
 
     def interrupted(self, lane: Lane, now_ns: int) -> None:
         """Say that what a lane was sending is broken off."""
         self._under_way.pop(lane, None)
-        for opened in self._open.values():
+        for unit, opened in list(self._handed.items()):
             if opened.lane is lane:
-                opened.go(None, now_ns)
+                self._go(unit, opened, None, now_ns)
 
     def sent(
         self,
@@ -172,9 +177,9 @@ class RequestTracker:
             self._under_way.pop(lane, None)
         if not self._open:
             return
-        for unit, opened in list(self._open.items()):
-            if overlap(chunk.span, unit) and not lacks(unit):
-                opened.go(None, now_ns)
+        for unit, opened in self._open_in(chunk.span):
+            if not lacks(unit):
+                self._go(unit, opened, None, now_ns)
                 del self._open[unit]
                 self._untold.append(self._told_of(opened))
 
@@ -187,6 +192,7 @@ class RequestTracker:
             opened.go(None, now_ns)
         late = [self._told_of(opened) for opened in self._open.values()]
         self._open.clear()
+        self._handed.clear()
         self._under_way.clear()
         lost = [*self._told, *self._untold, *late]
         self._told.clear()
@@ -202,6 +208,21 @@ class RequestTracker:
     def put_back(self, untold: list[RequestAnswer]) -> None:
         """Take back what could not be told, to be told later."""
         self._untold[:0] = untold
+
+    def _open_in(self, stretch: Stretch) -> list[tuple[Span, _Open]]:
+        """Return the requests of which a stretch has bytes, oldest first."""
+        if isinstance(stretch, Span) and (opened := self._open.get(stretch)) is not None:
+            # Units lie apart.
+            return [(stretch, opened)]
+        return [each for each in self._open.items() if overlap(stretch, each[0])]
+
+    def _go(self, unit: Span, opened: _Open, lane: Lane | None, now_ns: int) -> None:
+        """Change the state of an open request, as `_Open.go`."""
+        opened.go(lane, now_ns)
+        if lane is None:
+            self._handed.pop(unit, None)
+        else:
+            self._handed[unit] = opened
 
     def _told_of(self, opened: _Open) -> RequestAnswer:
         end = self._page_count if opened.behind_end is None else opened.behind_end

@@ -28,6 +28,20 @@ def fields_of(event: events.Event) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not msgspec.UNSET}
 
 
+class Deaf:
+    """An `Emit` that nobody listens to, and that is not to be called.
+
+    Attributes:
+        is_heard: Nobody hears it.
+    """
+
+    is_heard = False
+
+    def __call__(self, event: events.Event, /) -> None:
+        """Refuse an event: it was made for nothing."""
+        raise AssertionError(f"nobody hears of {event}")
+
+
 class Recorder:
     """Keeps the events that it is told, in order; `on` adds what is to happen then."""
 

@@ -13,12 +13,13 @@ from dest.trips import Urgent
 from dest.words import Word
 from protocol import events
 from protocol.channels import Channel
+from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import PageRequest, Resend
 from protocol.policy import preset
 from protocol.runs import Runs, unpack_runs
 from tests.guests import HUGE, small_geometry
-from tests.stories import Recorder
+from tests.stories import Deaf, Recorder
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 GEOMETRY = small_geometry()
@@ -29,12 +30,16 @@ US = 1000
 class Play:
     """One engine, and its clock; what it wants done stands in `done` once it is."""
 
-    def __init__(self, policy: str = "ordered", *, checked: bool = False) -> None:
+    def __init__(
+        self, policy: str = "ordered", *, checked: bool = False, emit: Emit | None = None
+    ) -> None:
         """Switch over with nothing here."""
         self.now_ns = 0
         self.events = Recorder()
         self.done: list[str] = []
-        self.engine = Engine(GEOMETRY, preset(policy), self.events, vcpu_count=4, checked=checked)
+        self.engine = Engine(
+            GEOMETRY, preset(policy), emit or self.events, vcpu_count=4, checked=checked
+        )
         for block, shape in enumerate(GEOMETRY.blocks):
             bits = b"\xff" * (shape.target_page_count // 8)
             self.engine.assembly.discard(block, 0, shape.target_page_count, bits)
@@ -107,6 +112,25 @@ def test_a_wait_from_the_touch_to_the_wake() -> None:
     assert [type(event) for event in play.events.events] == [
         events.VcpuWait, events.PageRequest, events.PagePlaced, events.VcpuWake,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["ordered", "critical-first"])
+def test_without_a_listener_the_same_is_done_and_counted(policy: str) -> None:
+    """On a fault's way no event is made that nobody hears; all else is as it would be."""
+    heard, unheard = Play(policy), Play(policy, emit=Deaf())
+    for play in (heard, unheard):
+        play.fault(0, PER_PAGE)
+        play.fault(1, PER_PAGE)
+        assert len(play.words()) == 1
+        play.pass_us(70)
+        play.bring(POST, pages(PER_PAGE, PER_PAGE))
+        play.engine.woke(0, play.now_ns + 3 * US)
+        play.engine.woke(1, play.now_ns + 4 * US)
+    assert heard.events.events
+    assert heard.done == unheard.done
+    latencies, others = heard.engine.waits.latencies, unheard.engine.waits.latencies
+    assert latencies.faults.count == 2
+    assert (latencies.faults, latencies.stages) == (others.faults, others.stages)
 
 
 def test_what_came_since_is_not_asked_for() -> None:

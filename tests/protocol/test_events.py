@@ -14,7 +14,7 @@ from protocol.events import Emit, ignore
 from protocol.geometry import Geometry, RamBlock
 from protocol.report import STAGES, Summary
 from tests.guests import small_geometry
-from tests.stories import Recorder, fields_of
+from tests.stories import Deaf, Recorder, fields_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +30,13 @@ every_event = pytest.mark.parametrize("event", events.KINDS.values(), ids=events
 def test_the_promised_events_have_names() -> None:
     """Every event that the events file promises is there, under its very name."""
     assert events.KINDS.keys() >= PROMISED
+
+
+def test_who_cannot_say_whether_it_is_heard_is_taken_for_heard() -> None:
+    """Only what surely goes nowhere need not be told."""
+    assert events.is_heard(Recorder())
+    assert not events.is_heard(ignore)
+    assert not events.is_heard(Deaf())
 
 
 def defined() -> set[type[events.Event]]:

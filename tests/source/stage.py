@@ -11,6 +11,7 @@ from functools import cache, partial
 
 from guest.streams.stream import Delivery
 from protocol.channels import Channel
+from protocol.events import Emit
 from protocol.geometry import Geometry, PageId, Span
 from protocol.messages import PageData, RequestAnswer, RunData
 from protocol.pageset import PageSet
@@ -102,6 +103,7 @@ class Stage:
         yields: bool = False,
         keeps_behind: bool = False,
         chunk_bytes: int = CHUNK,
+        emit: Emit | None = None,
     ) -> None:
         """Have all of a small guest to send, with the streams open and the tasks not begun."""
         self.memory = small_memory()
@@ -113,7 +115,8 @@ class Stage:
         self.pipes = {channel: Pipe() for channel in Channel}
         self.tracker = RequestTracker(geometry, critical=self.policy.critical) if tracks else None
         self.engine = SendEngine(
-            self.scheduler, partial(frame_of, self.memory), self.outlets, self.events,
+            self.scheduler, partial(frame_of, self.memory), self.outlets,
+            emit or self.events,
             pacer=Pacer(rate), tracker=self.tracker, yields=yields,
         )  # fmt: skip
         if keeps_behind:

@@ -18,6 +18,7 @@ from source.commands import REQUEST, Room, Until
 from source.jobs import Answer, Lane
 from tests.guests import HUGE, KIB
 from tests.source.stage import CHUNK, MS, PLENTY, Stage, waiting
+from tests.stories import Deaf
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 CHUNKS_PER_PAGE = HUGE // CHUNK
@@ -164,6 +165,23 @@ def test_a_request_is_served_in_the_same_call_and_nobody_is_woken() -> None:
     # When there is room others have a turn, and then the frame goes on at its byte.
     stage.pipes[PRE].room = 10
     assert stage.over()[:2] == ["turn", "background precopy 10"]
+
+
+@pytest.mark.parametrize("policy", ["ordered", "critical-first", "parallel"])
+def test_without_a_listener_the_same_goes(policy: str) -> None:
+    """On a page's way no event is made that nobody hears; the streams take the same bytes."""
+    heard, unheard = Stage(policy, tracks=True), Stage(policy, tracks=True, emit=Deaf())
+    for stage in (heard, unheard):
+        stage.pipes[PRE].room = CHUNK + 500
+        for lane in stage.scheduler.lanes:
+            stage.run(lane)
+        stage.request(2, 0, 2, target_page=3)
+        stage.pipes[PRE].room = PLENTY
+        for lane in reversed(stage.scheduler.lanes):
+            stage.run(lane)
+    assert heard.events.events
+    assert heard.story == unheard.story
+    assert heard.pipes[POST].taken == unheard.pipes[POST].taken != b""
 
 
 def test_requests_are_served_in_their_order_each_whole() -> None:
