@@ -11,7 +11,7 @@ import pytest
 from tests.bounds import nothing_left
 from tests.huge_pages import huge_pages
 from tests.processes import ROOT
-from tests.scripts.relay.test_pair import need_qemu
+from tests.qemus import need_qemu
 
 # MiB of both sides together, of those that need huge pages.
 HUGE_PAGES = {"two-blocks": 12, "preempt-dies-late": 64}
