@@ -7,7 +7,7 @@ wire's time for a page, and of each migration what it is of the wire's time for 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 from guest.backing import make_block
@@ -86,7 +86,7 @@ def measure_against(plan: Plan) -> list[Figure]:
         for row in (*_POLICIES, *ROWS)
     ]
     reports: dict[Case, list[Record]] = {case: [] for case in cases}
-    with _setting(plan) as setting:
+    with setting_of(plan, SECTION, _QUICK_SIZE if plan.quick else _SIZE) as setting:
         for number in range(1, plan.runs + 1):
             plan.say(f"{SECTION}: run {number} of {plan.runs}")
             for case in cases:
@@ -99,11 +99,18 @@ def measure_against(plan: Plan) -> list[Figure]:
 
 
 @contextmanager
-def _setting(plan: Plan) -> Iterator[Setting]:
-    size = _QUICK_SIZE if plan.quick else _SIZE
-    page_size = _PAGE_SIZE if _has_huge_pages(size) else _PAGE_SIZE_ELSE
+def setting_of(plan: Plan, section: str, size: str, sides: int = 1) -> Iterator[Setting]:
+    """Make what all runs with a QEMU have in common; the link is gone when the block is left.
+
+    Args:
+        plan: What is wanted.
+        section: Who says so where there are no huge pages.
+        size: Of the guest.
+        sides: How many of both are a QEMU.
+    """
+    page_size = _PAGE_SIZE if _has_huge_pages(size, sides) else _PAGE_SIZE_ELSE
     if page_size != _PAGE_SIZE:
-        plan.say(f"{SECTION}: {page_size} pages, as huge pages for {size} are not set aside")
+        plan.say(f"{section}: {page_size} pages, as huge pages for {size} are not set aside")
     if plan.has_link:
         yield Setting(size, page_size, plan.link.option, plan.link)
         return
@@ -111,11 +118,13 @@ def _setting(plan: Plan) -> Iterator[Setting]:
         yield Setting(size, page_size, _LINK, link)
 
 
-def _has_huge_pages(size: str) -> bool:
-    """Return whether a guest can have its memory in huge pages (hugetlb), by making it."""
+def _has_huge_pages(size: str, sides: int) -> bool:
+    """Return whether guests can have their memory in huge pages (hugetlb), by making it."""
     (block,) = parse_geometry(size, _PAGE_SIZE).blocks
     try:
-        make_block(block, "hugetlb").close()
+        with ExitStack() as stack:
+            for _ in range(sides):
+                stack.enter_context(closing(make_block(block, "hugetlb")))
     except GuestFailed:
         return False
     return True

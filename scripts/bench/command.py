@@ -16,6 +16,7 @@ from scripts.bench import (
     growth,
     latency,
     noise,
+    relayed,
     source_work,
     startup,
     stream,
@@ -40,11 +41,15 @@ SECTIONS: dict[str, Callable[[Plan], list[Figure]]] = {
     source_work.SCHEDULER: source_work.measure_scheduler,
     latency.SECTION: latency.measure_latency,
     qemu.SECTION: qemu.measure_against,
+    relayed.SECTION: relayed.measure_relay,
     cost.SECTION: cost.measure_cost,
     source_work.CLEAN_PASS: source_work.measure_clean_pass,
     growth.SECTION: growth.measure_growth,
     startup.SECTION: startup.measure_startup,
 }
+
+# Those that take a real QEMU.
+_OF_QEMU = (qemu.SECTION, relayed.SECTION)
 
 _CHUNK_SIZE = next(option.default for option in OPTIONS if option.flag == "--chunk-size")
 _RUNS, _QUICK_RUNS = 5, 2
@@ -70,7 +75,7 @@ _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
 @click.option("--only", metavar="NAMES", help=f"Sections: {', '.join(SECTIONS)}. [default: all]")
 @file_option(
     "--against", metavar="qemu[=FILE]", use=Use.READ, prefix="qemu=",
-    help=f"Measure a real QEMU, too: section {qemu.SECTION}.",
+    help=f"Measure a real QEMU, too: sections {' and '.join(_OF_QEMU)}.",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="Fewer runs, smaller guests.")
 @file_option(
@@ -144,17 +149,17 @@ def _measure(plan: Plan, names: list[str]) -> dict[str, Any]:
 
 
 def _section_names(only: str | None, peer: Peer | None) -> list[str]:
-    """Return which sections, in their own order; that of a QEMU where one is named.
+    """Return which sections, in their own order; those of a QEMU where one is named.
 
     Raises:
         click.BadParameter: There is no such section, or no QEMU for it.
     """
     if only is None:
-        return [name for name in SECTIONS if name != qemu.SECTION or peer is not None]
+        return [name for name in SECTIONS if name not in _OF_QEMU or peer is not None]
     wanted = [name.strip() for name in only.split(",")]
-    if qemu.SECTION in wanted and peer is None:
-        raise click.BadParameter(f"{qemu.SECTION} needs --against", param_hint="--only")
     for name in wanted:
+        if name in _OF_QEMU and peer is None:
+            raise click.BadParameter(f"{name} needs --against", param_hint="--only")
         if name not in SECTIONS:
             raise click.BadParameter(
                 f"{name!r} is not one of {', '.join(SECTIONS)}", param_hint="--only"

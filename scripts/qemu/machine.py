@@ -37,12 +37,14 @@ class MachineSpec:
         accel: "kvm", "tcg", or both with a colon between: the first that can be had.
         paused: No vCPU of it ever runs; else the machine's firmware does.
         incoming: It waits to be told where to listen for a migration.
+        prefix: The command line that brings it to where it is to run.
     """
 
     program: str
     accel: str = "kvm:tcg"
     paused: bool = True
     incoming: bool = False
+    prefix: tuple[str, ...] = ()
 
 
 class Machine:
@@ -135,7 +137,7 @@ def _start(spec: MachineSpec, memory: GuestMemory, qmp_fd: int) -> subprocess.Po
     ]  # fmt: skip
     try:
         return subprocess.Popen(
-            bound_to_this(command),
+            [*spec.prefix, *bound_to_this(command)],
             env=package_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

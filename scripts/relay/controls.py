@@ -15,22 +15,19 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import click
 import trio
 
-from guest.memory import GuestMemory
-from guest.pattern import Pattern
-from guest.slices import in_loop, in_threads
 from protocol.errors import MidstreamError, MigrationError
 from protocol.units import parse_geometry
 from scripts.qemu.command import PROGRAM
 from scripts.qemu.drive import connections_to
 from scripts.qemu.machine import MachineSpec
-from scripts.relay.side import Side, differing_bytes
+from scripts.relay.side import Side, differing_bytes, two_sides
 from scripts.relay.steps import NamedPage
 from scripts.runtime.looping import run_until_signalled
 
@@ -185,24 +182,13 @@ async def direct(terms: Terms, size: str, page_size: str) -> AsyncIterator[Direc
     Raises:
         MidstreamError: There is no memory for them, or one could not be started.
     """
-    geometry = parse_geometry(size, page_size)
-    backing = "base" if page_size == _BASE else "hugetlb"
-    with ExitStack() as stack:
-        memories = [
-            stack.enter_context(GuestMemory.create(geometry, backing)) for _ in ("source", "dest")
-        ]
-        source, dest = map(Side, memories)
-        await in_threads(source.memory.populate_slice, source.memory.slices())
-        await in_loop(Pattern(0).fill(source.memory))
-        async with trio.open_nursery() as nursery:
-            await nursery.start(source.run, MachineSpec(program=terms.program))
-            await nursery.start(dest.run, MachineSpec(program=terms.program, incoming=True))
-            terms.say(f"  QEMU {'.'.join(map(str, source.version))}")
-            with trio.move_on_after(_CONTROL_SECONDS_MAX) as patience:
-                yield Direct(source, dest, nursery, terms)
-            if patience.cancelled_caught:
-                terms.say(f"  ended from outside after {_CONTROL_SECONDS_MAX:g} s")
-            nursery.cancel_scope.cancel()
+    spec = MachineSpec(program=terms.program)
+    async with two_sides(parse_geometry(size, page_size), 0, spec, spec) as (source, dest, nursery):
+        terms.say(f"  QEMU {'.'.join(map(str, source.version))}")
+        with trio.move_on_after(_CONTROL_SECONDS_MAX) as patience:
+            yield Direct(source, dest, nursery, terms)
+        if patience.cancelled_caught:
+            terms.say(f"  ended from outside after {_CONTROL_SECONDS_MAX:g} s")
 
 
 async def two_blocks(terms: Terms) -> None:

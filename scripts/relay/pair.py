@@ -6,25 +6,21 @@ runs a step.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 import trio
 
-from guest.memory import GuestMemory
-from guest.pattern import Pattern
-from guest.slices import in_loop, in_threads
 from protocol import events
 from protocol.errors import MidstreamError, MigrationError
 from protocol.events import Emit
-from protocol.geometry import TARGET_PAGE_BYTES
 from scripts.configure import parse_address
 from scripts.qemu.drive import shorten
 from scripts.qemu.machine import MachineSpec
 from scripts.relay.relay import Relay
 from scripts.relay.scenario import End, PairScenario
-from scripts.relay.side import PAUSED, Side, differing_bytes
+from scripts.relay.side import PAUSED, Side, differing_bytes, two_sides
 from scripts.relay.steps import NamedPage, Touch
 
 _POLL_SECONDS = 0.05
@@ -87,27 +83,13 @@ class PairRun:
             MidstreamError: A QEMU could not be started, or is of another version.
         """
         scenario = self._scenario
-        huge = any(block.page_bytes > TARGET_PAGE_BYTES for block in scenario.geometry.blocks)
-        with ExitStack() as stack:
-            source, dest = (
-                Side(
-                    stack.enter_context(
-                        GuestMemory.create(scenario.geometry, "hugetlb" if huge else "base")
-                    )
-                )
-                for _ in range(2)
-            )
-            await in_threads(source.memory.populate_slice, source.memory.slices())
-            await in_loop(Pattern(scenario.seed).fill(source.memory))
-            async with trio.open_nursery() as nursery:
-                await nursery.start(source.run, _spec(scenario.source, incoming=False))
-                await nursery.start(dest.run, _spec(scenario.dest, incoming=True))
-                self._check_version(source)
-                with trio.move_on_after(scenario.timeout_seconds) as patience:
-                    await self._migrate(source, dest, nursery)
-                self.outcome.timed_out = patience.cancelled_caught
-                await self._judge(source, dest)
-                nursery.cancel_scope.cancel()
+        ends = (_spec(end) for end in (scenario.source, scenario.dest))
+        async with two_sides(scenario.geometry, scenario.seed, *ends) as (source, dest, nursery):
+            self._check_version(source)
+            with trio.move_on_after(scenario.timeout_seconds) as patience:
+                await self._migrate(source, dest, nursery)
+            self.outcome.timed_out = patience.cancelled_caught
+            await self._judge(source, dest)
         return self.outcome
 
     def _check_version(self, source: Side) -> None:
@@ -233,5 +215,5 @@ class PairRun:
         outcome.differing_bytes = differing_bytes(source.memory, dest.memory)
 
 
-def _spec(end: End, *, incoming: bool) -> MachineSpec:
-    return MachineSpec(program=end.program, accel=end.accel, incoming=incoming)
+def _spec(end: End) -> MachineSpec:
+    return MachineSpec(program=end.program, accel=end.accel)

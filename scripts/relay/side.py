@@ -1,12 +1,13 @@
-"""One of two real QEMUs: started over memory that is ours to see, driven over QMP, touched.
+"""Two real QEMUs: started over memory that is ours to see, driven over QMP, touched.
 
 A page fault is a touch from outside, which blocks nothing of QEMU's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ import trio
 
 from guest import libc
 from guest.memory import GuestMemory
+from guest.pattern import Pattern
+from guest.slices import in_loop, in_threads
 from protocol.errors import MigrationError
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from scripts.qemu.machine import Machine, MachineSpec, open_machine
 from scripts.relay.steps import NamedPage
 
@@ -208,6 +212,33 @@ class Side:
         except OSError:
             return False
         return True
+
+
+@asynccontextmanager
+async def two_sides(
+    geometry: Geometry, seed: int, source_spec: MachineSpec, dest_spec: MachineSpec
+) -> AsyncIterator[tuple[Side, Side, trio.Nursery]]:
+    """Start a source with a pattern in its memory, and a destination; nothing of them is left.
+
+    Yields:
+        Both, and a nursery for what is to end with them.
+
+    Raises:
+        MidstreamError: There is no memory for them, or one could not be started.
+    """
+    huge = any(block.page_bytes > TARGET_PAGE_BYTES for block in geometry.blocks)
+    backing = "hugetlb" if huge else "base"
+    with ExitStack() as stack:
+        source, dest = (
+            Side(stack.enter_context(GuestMemory.create(geometry, backing))) for _ in range(2)
+        )
+        await in_threads(source.memory.populate_slice, source.memory.slices())
+        await in_loop(Pattern(seed).fill(source.memory))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(source.run, source_spec)
+            await nursery.start(dest.run, replace(dest_spec, incoming=True))
+            yield source, dest, nursery
+            nursery.cancel_scope.cancel()
 
 
 def differing_bytes(source: GuestMemory, dest: GuestMemory) -> int:
