@@ -75,6 +75,7 @@ class FileOption(click.Option):
     Attributes:
         use: What the command does with it.
         prefix: The file is named behind these letters, and there may be none.
+        find: Returns the file's name in a value where that is not as simple; empty for none.
     """
 
     def __init__(
@@ -82,12 +83,14 @@ class FileOption(click.Option):
         *arguments: Any,  # noqa: ANN401 - click's
         use: Use,
         prefix: str = "",
+        find: Callable[[str], str] | None = None,
         **options: Any,  # noqa: ANN401 - click's
     ) -> None:
         """Declare it, as for `click.option`."""
         super().__init__(*arguments, **options)
         self.use = use
         self.prefix = prefix
+        self.find = find
 
 
 class FileArgument(click.Argument):
@@ -95,7 +98,7 @@ class FileArgument(click.Argument):
 
     Attributes:
         use: What the command does with them.
-        prefix: As of `FileOption`.
+        prefix, find: As of `FileOption`.
     """
 
     def __init__(self, *arguments: Any, use: Use, **options: Any) -> None:  # noqa: ANN401 - click's
@@ -103,6 +106,7 @@ class FileArgument(click.Argument):
         super().__init__(*arguments, **options)
         self.use = use
         self.prefix = ""
+        self.find: Callable[[str], str] | None = None
 
 
 class Command(click.Command):
@@ -159,6 +163,8 @@ def named_files(command: click.Command, values: dict[str, Any]) -> Iterator[Name
         option = parameter.opts[0] if is_option else (parameter.metavar or "").rstrip(".")
         for text in value if isinstance(value, tuple) else (value,):
             path = os.fspath(text)
+            if parameter.find is not None:
+                path = parameter.find(path)
             if path.startswith(parameter.prefix) and path != parameter.prefix:
                 yield Named(option, path.removeprefix(parameter.prefix), parameter.use)
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from scripts.named_files import Use, file_option
-from scripts.policies import named_policies
+from scripts.policies import file_of, named_policies
 
 SOURCE = "source"
 DEST = "dest"
@@ -48,6 +48,7 @@ class Option:
         metavar: What the value is called in the help; None for a switch.
         use: What a command does with the file that the value names; None if it names none.
         prefix: What stands before a file's name, where not every value names one.
+        find: Returns the file's name in a value, where that is not as simple; empty for none.
     """
 
     flag: str
@@ -58,6 +59,7 @@ class Option:
     metavar: str | None = "TEXT"
     use: Use | None = None
     prefix: str = ""
+    find: Callable[[str], str] | None = None
 
     @property
     def name(self) -> str:
@@ -76,7 +78,9 @@ class Option:
         }
         if self.use is None:
             return click.option(self.flag, **shown)(command)
-        return file_option(self.flag, use=self.use, prefix=self.prefix, **shown)(command)
+        return file_option(self.flag, use=self.use, prefix=self.prefix, find=self.find, **shown)(
+            command
+        )
 
 
 OPTIONS = (
@@ -128,7 +132,7 @@ OPTIONS = (
     Option(
         "--policy", SOURCE, MIGRATION,
         f"Which page goes next: {', '.join(named_policies())}; or your own, FILE.py:NAME.",
-        "ordered", "NAME",
+        "ordered", "NAME", use=Use.READ, find=file_of,
     ),
     Option(
         "--placement", DEST, MIGRATION,

@@ -33,8 +33,14 @@ if TYPE_CHECKING:
 # The group of entry points in which a package names its policies.
 ENTRY_POINTS = "midstream.policies"
 
-# The modules that have the tree's own schemes, under these names.
-TREE: dict[str, str] = {}
+# Where the tree's own schemes are.
+TREE = {
+    "no-prefetch": "source.prefetchers.schemes:no_prefetch",
+    "read-ahead": "source.prefetchers.schemes:read_ahead",
+    "stride": "source.prefetchers.schemes:stride",
+    "bubbling": "source.prefetchers.schemes:bubbling",
+    "recorded": "scripts.traces.recording:recorded",
+}
 
 _IN_A_FILE = re.compile(r"(?P<file>.+\.py):(?P<name>[^=:]*)(?:=(?P<argument>.*))?", re.DOTALL)
 _HOOKS = ("restart", "requested", "served", "sent", "next")
@@ -53,6 +59,18 @@ def policy_of(text: str) -> Policy:
         WrongPolicy: There is none, or it cannot be used; what is wrong, and in which line.
     """
     return PRESETS[text] if text in PRESETS else _found(text)
+
+
+def file_of(text: str) -> str:
+    """Return the file that is read for a policy of that name, empty for none."""
+    base, plus, rest = text.partition("+")
+    if plus and base in PRESETS:
+        return file_of(rest)
+    in_a_file = _IN_A_FILE.fullmatch(text)
+    if in_a_file is not None:
+        return in_a_file["file"]
+    name, _, argument = text.partition("=")
+    return argument if name in TREE else ""
 
 
 def named_policies() -> list[str]:

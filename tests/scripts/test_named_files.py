@@ -121,7 +121,8 @@ def given(option: str, path: str, name: str) -> str:
     assert command is not None
     (parameter,) = (each for each in command.params if option in each.opts)
     assert isinstance(parameter, FileOption)
-    return f"{option}={parameter.prefix}{path}"
+    # What finds a file in a value finds the one that a recording is in.
+    return f"{option}={'recorded=' if parameter.find else parameter.prefix}{path}"
 
 
 @pytest.mark.parametrize(("name", "one", "other"), list(pairs()))

@@ -9,7 +9,7 @@ import pytest
 
 from protocol.policy import PRESETS, HalfSent
 from scripts import policies
-from scripts.policies import ENTRY_POINTS, WrongPolicy, policy_of
+from scripts.policies import ENTRY_POINTS, WrongPolicy, file_of, policy_of
 from source.scheme import Scheme
 from tests.processes import Lab
 
@@ -200,3 +200,28 @@ def test_the_command_line_is_refused_at_once(lab: Lab, tmp_path: Path) -> None:
     refused.fail(2, f"Invalid value for --policy: {path}:1: SyntaxError: invalid syntax")
     assert len(refused.errors.splitlines()) == 1
     assert not report.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("ordered", ""),
+        ("a/b.py:c", "a/b.py"),
+        ("a.py:c=d.txt", "a.py"),
+        ("recorded=run.jsonl", "run.jsonl"),
+        ("split+recorded=run.jsonl", "run.jsonl"),
+        ("split+read-ahead", ""),
+        ("theirs=x", ""),
+    ],
+)
+def test_a_policys_file_is_known_as_an_input(text: str, file: str) -> None:
+    """So that no output of the same run is written over it."""
+    assert file_of(text) == file
+
+
+def test_no_output_is_written_over_a_policy(lab: Lab, tmp_path: Path) -> None:
+    """Nor over a recording that is replayed."""
+    path = write(tmp_path, MINE)
+    lab.run("migrate", "--policy", f"{path}:mine", "--report", path).fail(2, "--report", "--policy")
+    lab.run("migrate", "--policy", f"recorded={path}", "--events", path).fail(2, "--events")
+    assert path.read_text(encoding="utf-8") == MINE
