@@ -128,6 +128,15 @@ class State(Event, frozen=True, kw_only=True):
     reason: str | UnsetType = UNSET
 
 
+class Filling(Event, frozen=True, kw_only=True):
+    """Four times a second while the guest's memory is being filled: how much of it is."""
+
+    sides = (SOURCE,)
+
+    bytes: Count
+    total_bytes: Count
+
+
 class Progress(Event, frozen=True, kw_only=True):
     """Four times a second; by a destination in the place of a QEMU, which says less."""
 
@@ -511,7 +520,7 @@ PAGE_EVENTS = (PageStart, PartSent, PageSent, Preempt, Boost)
 KINDS: Mapping[str, type[Event]] = {
     kind.event: kind
     for kind in (
-        *(Run, RamBlock, Session, Link, State, Progress, PassEnd, NotConverging, Limits),
+        *(Run, RamBlock, Session, Link, State, Filling, Progress, PassEnd, NotConverging, Limits),
         *PAGE_EVENTS,
         *(PageRequest, GuestStop, GuestRun, Downtime, Missing, PagePlaced, Touch, Touched),
         *(

@@ -17,6 +17,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from protocol.errors import MidstreamError
 from scripts.named_files import Command
 from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, with_options
 from scripts.runtime.interrupts import EXIT_CANCELLED, ignore_signals
@@ -189,7 +190,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
         from scripts.links.link import link_of
         from scripts.processes.pair import both_sides
         from scripts.run_config import DestRun, SourceRun
-        from scripts.views.spool import is_drawn, screens_of, servers_of, viewed
+        from scripts.views.spool import is_drawn, screens_of, servers_of, stay_after, viewed
 
     check_program(values)
     source, dest, outputs = source_config(values), dest_config(values), outputs_of(values)
@@ -216,10 +217,17 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
             watchers = [*servers, *screens_of(outputs)]
         launcher = Launcher(outputs, sides, link, spool, watchers)
         try:
-            trio.run(launcher.run)
-        finally:
-            launcher.pass_on_kept()
-        launcher.check_outputs()
+            try:
+                trio.run(launcher.run)
+            finally:
+                launcher.pass_on_kept()
+            launcher.check_outputs()
+        except MidstreamError as error:
+            # Of what failed people want to see the whole, too; who cancelled wants to be gone.
+            if error.exit_status != EXIT_CANCELLED:
+                stay_after(servers, spool)
+            raise
+        stay_after(servers, spool)
 
 
 @midstream.command(cls=SectionedCommand, epilog=_EPILOG)

@@ -145,6 +145,10 @@ def outputs_of(values: Values) -> Outputs:
     known = {field.name: values[field.name] for field in fields(Outputs) if field.name in values}
     if known.get("serve") is not None:
         known["serve"] = parse_address(known["serve"], "--serve")
+    if "serve_after" in known:
+        known["serve_after"] = seconds_of("--serve-after", known["serve_after"])
+        if known["serve_after"] and known["serve"] is None:
+            raise click.BadParameter("there is no --serve to stay", param_hint="--serve-after")
     outputs = Outputs(**known)
     for name, path in outputs.files.items():
         check_writable(f"--{name}", path)

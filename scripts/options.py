@@ -263,6 +263,11 @@ OPTIONS = (
         "Show the run in a browser while it goes on; without a host, to this machine alone.",
         None, "HOST:PORT",
     ),
+    Option(
+        "--serve-after", f"{DEST} {LAUNCH}", OUTPUT,
+        "Keep that page there for so long after the end, with the whole run on it; Ctrl-C ends it.",
+        "0", "TIME",
+    ),
     Option("--quiet", BOTH, OUTPUT, "No progress and no result table.", None, None),
     Option("--verbose", BOTH, OUTPUT, "Tell each change of state.", None, None),
 )  # fmt: skip

@@ -55,6 +55,7 @@ class Outputs:
         perfetto: That of the trace for the Perfetto UI.
         html: That of the page.
         serve: The host and port at which browsers see the run while it goes on; None for nowhere.
+        serve_after: How many seconds longer than that they see it whole.
         quiet: Neither progress nor the result's table.
         verbose: Each change of state is told.
     """
@@ -64,6 +65,7 @@ class Outputs:
     perfetto: str | None = None
     html: str | None = None
     serve: tuple[str, int] | None = None
+    serve_after: float = 0.0
     quiet: bool = False
     verbose: bool = False
 

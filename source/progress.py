@@ -25,6 +25,7 @@ class Progress:
         done: How much of the way is behind it, from 0 to 1; see `Bar`.
         remaining_bytes: Not yet sent, of this pass or of postcopy; all memory before the first.
         queued_requests: Page requests that wait for their turn.
+        downtime_ms: How long the guest has stood still; 0 before the switch-over.
     """
 
     state: str
@@ -40,6 +41,7 @@ class Progress:
     queued_requests: int
     preemptions: int
     boosted: int
+    downtime_ms: float = 0.0
 
 
 class Bar:
@@ -102,4 +104,5 @@ def progress_of(
         queued_requests=phases.scheduler.queued_requests,
         preemptions=counts.preemptions,
         boosted=counts.boosted,
+        downtime_ms=phases.meter.downtime_ms(now_ns),
     )

@@ -72,6 +72,8 @@ class SourceSession:
         self._log = log
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
+        # The lengths of the slices of memory that are filled, while they are.
+        self._filled: list[int] | None = None
         self._verification = Verification(self._lifecycle, emit)
         self._endings = Endings(config, self._verification, self._lifecycle, emit)
         self._reconnector = Reconnector(
@@ -95,6 +97,14 @@ class SourceSession:
             return None
         state, now_ns = self._lifecycle.state, clock.now_ns()
         return progress_of(self._config.geometry, phases, state, self._bar, now_ns)
+
+    def filled(self) -> tuple[int, int] | None:
+        """Return how many bytes of the guest's memory are filled, of how many; None before, after.
+
+        Of an image this is the memory's allocation; reading the file comes behind it.
+        """
+        filled = self._filled
+        return None if filled is None else (sum(filled), self._config.geometry.length_bytes)
 
     def part_so_far(self) -> SourcePart | None:
         """Return what there is for a report when `run` has failed; None if it had no connection."""
@@ -163,15 +173,19 @@ class SourceSession:
 
     async def _fill(self, memory: GuestMemory) -> None:
         image, pattern = self._config.image, Pattern(self._config.spec.seed)
+        self._filled = filled = []
 
         def fill(span: Span) -> None:
             memory.populate_slice(span)
             if image is None:
                 pattern.fill_slice(memory, span)
+            # Several threads do this at the same time; to append takes no lock.
+            filled.append(span.length)
 
         await in_threads(fill, memory.slices())
         if image is not None:
             await in_thread(load_image(image, memory))
+        self._filled = None
 
     async def _migrate(self, memory: GuestMemory, guest: Guest) -> Result:
         """Migrate over one set of connections after another, until both sides agree."""

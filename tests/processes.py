@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -51,6 +52,14 @@ def until(condition: Callable[[], T], seconds_max: float = SECONDS_MAX) -> T:
         assert time.monotonic() < deadline, f"nothing came of {condition} in {seconds_max:g} s"
         time.sleep(_POLL_SECONDS)
     return value
+
+
+# A line of `scripts.screen.progress`.
+_PROGRESS = re.compile(
+    r"^midstream: (?:filling memory|connecting\n|precopy: pass|switching over,|postcopy: memory|"
+    r"connection lost, waiting,|resuming,|completed, \d).*\n?",
+    re.MULTILINE,
+)
 
 
 class Zygote:
@@ -100,8 +109,12 @@ class Process:
 
     @property
     def errors(self) -> str:
-        """What it has written to standard error so far."""
-        return self._errors.read_text(encoding="utf-8") if self._errors.exists() else ""
+        """What it has written to standard error so far, but for how far it was meanwhile.
+
+        On a machine that is busy enough anything may take ten seconds, and then that is told.
+        """
+        text = self._errors.read_text(encoding="utf-8") if self._errors.exists() else ""
+        return _PROGRESS.sub("", text)
 
     @property
     def status(self) -> int | None:

@@ -97,6 +97,62 @@ def test_a_destination_is_watched(lab: Lab) -> None:
     assert messages[-1][0] == "end"
 
 
+def fetch(host: str, port: int) -> str:
+    """Return the page that a server has."""
+    with socket.create_connection((host, port), timeout=SECONDS_MAX) as near:
+        near.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        data = b""
+        while part := near.recv(1 << 16):
+            data += part
+    return data.decode()
+
+
+@pytest.mark.parametrize("side", ["migrate", "dest"])
+def test_the_page_stays_with_the_whole_run(lab: Lab, side: str) -> None:
+    """Behind the end it is the page of `--html`, until a signal ends it; that is no failure."""
+    stay = ("--serve=127.0.0.1:0", "--serve-after=600s")
+    source = None
+    if side == "migrate":
+        server = lab.start("migrate", "--size=4MiB", *stay)
+        where = watched_at(server)
+    else:
+        server = lab.fork("dest", "--listen=127.0.0.1:0", *stay)
+        address = server.listening()
+        where = watched_at(server)
+        source = lab.fork("source", f"--connect={address}", "--size=4MiB", "--quiet")
+    until(lambda: "the whole run is at http://" in server.errors)
+    assert source is None or source.wait() == 0
+    page = fetch(*where)
+    assert page.startswith("HTTP/1.1 200")
+    assert 'id="data"' in page
+    # Its own script may run, and no other.
+    policy = page.partition("content-security-policy: ")[2].partition("\r\n")[0]
+    assert policy.split(";")[1] in page.partition("<!DOCTYPE html>")[2].replace("&#x27;", "'")
+    server.signal(signal.SIGINT)
+    assert server.wait() == 0, server.errors
+    assert "completed, verified" in server.output
+
+
+def test_a_failed_run_stays_to_be_looked_at(lab: Lab) -> None:
+    """With its reason in the page; the command then fails as ever."""
+    migration = lab.start(
+        "migrate", "--size=8MiB", "--postcopy-after=never", "--max-bandwidth=10kB/s",
+        "--give-up-after=300ms", "--serve=:0", "--serve-after=600s",
+    )  # fmt: skip
+    where = watched_at(migration)
+    until(lambda: "the whole run is at http://" in migration.errors)
+    assert "CANCELLED: " in fetch(*where)
+    migration.signal(signal.SIGTERM)
+    assert migration.wait() == 1
+    assert "given up after" in migration.errors.splitlines()[-1]
+
+
+def test_a_page_that_is_not_there_cannot_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--serve-after` alone is a mistake."""
+    assert run(["migrate", "--serve-after=5s"]) == 2
+    assert "--serve" in capsys.readouterr().err
+
+
 def test_a_wrong_address_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """What is no address, and one that is taken, are said before anything is started."""
     assert run(["migrate", "--serve=8080"]) == 2

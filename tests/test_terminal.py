@@ -78,20 +78,20 @@ def test_a_picture_is_shown_and_taken_away(tmp_path: Path) -> None:
     with on_terminal(tmp_path, "--vcpus=2") as migration:
         assert migration.end() == 0
         text = migration.text
-    assert b"a cell is a page of 2 MiB" in text
+    assert b"1 cell = 1 page (2 MiB)" in text
     assert text.count(HIDE) == text.count(SHOW) == 1
     assert OTHER_SCREEN not in text
     # The result comes when the picture is gone, once and whole.
     after = text[text.index(SHOW) :]
     assert after.count(b"completed, verified") == 1
     assert b"digests equal" in after
-    assert b"a cell is" not in after
+    assert b"1 cell =" not in after
 
 
 def test_ctrl_c_leaves_the_terminal_sane(tmp_path: Path) -> None:
     """A cancelled migration shows the cursor again, and says its one line below the picture."""
     with on_terminal(tmp_path, "--max-bandwidth=10kB/s") as migration:
-        migration.read_until(lambda text: b"active " in text)
+        migration.read_until(lambda text: b"precopy: pass" in text)
         os.kill(migration.popen.pid, signal.SIGINT)
         assert migration.end() == 130
         text = migration.text

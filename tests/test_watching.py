@@ -384,7 +384,7 @@ def test_a_result_that_nobody_reads(stage: Stage) -> None:
     errors = stage.folder / "errors"
     with errors.open("wb") as file:
         migrate = stage.start(
-            "migrate", "--size=8MiB", "--report=-", out=pipe.theirs, err=file.fileno()
+            "migrate", "--size=8MiB", "--report=-", "--quiet", out=pipe.theirs, err=file.fileno()
         )
         assert migrate.wait() == 1
     os.close(pipe.ours)

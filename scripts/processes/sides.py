@@ -27,7 +27,7 @@ from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
 from scripts.screen.verdict import put_verdict
-from scripts.views.spool import Spool, servers_of, viewed
+from scripts.views.spool import Spool, servers_of, stay_after, viewed
 from scripts.views.watch import watching
 
 # What both sides' sessions return, as far as this module cares.
@@ -120,6 +120,7 @@ def _record(
         # Before the views, which may fail.
         if outputs.report is not None:
             write_report(outputs.report, report)
+        stay_after(watchers, spool)
     if has_heir():
         leave_to_parent(json.dumps(losses.to_plain()))
     elif problem is None:

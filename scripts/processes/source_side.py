@@ -63,9 +63,9 @@ def run_source(config: SourceConfig, outputs: Outputs) -> None:
         async with trio.open_nursery() as nursery:
             # A progress line between log lines would only be in their way.
             if not (outputs.quiet or outputs.verbose or orders().spool):
-                nursery.start_soon(show_progress, session.progress)
+                nursery.start_soon(show_progress, session.progress, None, session.filled)
             if recorder.is_heard:
-                nursery.start_soon(tell_progress, session.progress, recorder)
+                nursery.start_soon(tell_progress, session.progress, recorder, session.filled)
             result = await session.run()
             nursery.cancel_scope.cancel()
         return result.report, result.problem

@@ -1,4 +1,4 @@
-"""The progress line on a terminal: state, what remains, rate, who waits."""
+"""Progress of a source: a line that replaces itself on a terminal, elsewhere one now and then."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import trio
 
 from protocol import events
 from protocol.events import Emit
+from protocol.states import State
 from protocol.units import format_bytes
 from scripts.screen.output import CLEAR_LINE, is_behind
+from scripts.screen.phases import percent_done, phase_words, time_left
+from scripts.screen.words import counted, time_ms
 from source.progress import Progress
 
 # Four times a second is smooth enough to follow.
@@ -20,36 +23,75 @@ _PERIOD_SECONDS = 0.25
 
 _BAR_CHARS = 16
 
+# A log is no place for four lines a second; what takes less time than this leaves none.
+_LOG_SECONDS = 10.0
+
+Filled = Callable[[], tuple[int, int] | None]
+
 
 async def show_progress(
-    progress: Callable[[], Progress | None], stream: TextIO | None = None
+    progress: Callable[[], Progress | None],
+    stream: TextIO | None = None,
+    filled: Filled = lambda: None,
 ) -> None:
-    """Show how far a migration is until cancelled; nothing on what is no terminal.
+    """Show how far a migration is until cancelled; on what is no terminal, a line every 10 s.
 
     Args:
         progress: Tells it; None while there is nothing to tell.
         stream: Where to show it; standard error if not given.
+        filled: Tells how many bytes of the guest's memory are filled, of how many; None when all
+            of them are.
     """
     stream = stream or sys.stderr
-    if stream is None or not stream.isatty():
+    if stream is None:
+        return
+    if not stream.isatty():
+        await _log_progress(progress, stream, filled)
         return
     before: Progress | None = None
     try:
         while True:
             now = progress()
             # What a terminal has not taken yet, under Ctrl-S, a newer line does not hurry.
-            if now is not None and not is_behind(stream):
+            if is_behind(stream):
+                pass
+            elif now is not None:
                 rate, before = rate_between(before, now), now
                 _write(stream, CLEAR_LINE + progress_line(now, rate, _columns()))
+            elif (filling := filled()) is not None:
+                line = phase_words(State.NONE.value, 0, filling)
+                _write(stream, CLEAR_LINE + line[: _columns() - 1])
             await trio.sleep(_PERIOD_SECONDS)
     finally:
         _write(stream, CLEAR_LINE)
 
 
-async def tell_progress(progress: Callable[[], Progress | None], emit: Emit) -> None:
-    """Emit how far a migration is, until cancelled."""
+async def _log_progress(
+    progress: Callable[[], Progress | None], stream: TextIO, filled: Filled
+) -> None:
+    """Write a line every 10 s until cancelled, with the rate since the last one."""
+    before = progress()
+    while True:
+        await trio.sleep(_LOG_SECONDS)
+        now, filling = progress(), filled()
+        if now is None and filling is None:
+            continue
+        if now is None:
+            line = phase_words(State.NONE.value, 0, filling)
+        else:
+            line = ", ".join(progress_parts(now, rate_between(before, now)))
+        before = now
+        _write(stream, f"midstream: {line}\n")
+
+
+async def tell_progress(
+    progress: Callable[[], Progress | None], emit: Emit, filled: Filled = lambda: None
+) -> None:
+    """Emit how far a migration is, until cancelled; arguments as of `show_progress`."""
     while True:
         now = progress()
+        if now is None and (filling := filled()) is not None:
+            emit(events.Filling(bytes=filling[0], total_bytes=filling[1]))
         if now is not None:
             emit(
                 events.Progress(
@@ -82,21 +124,38 @@ def progress_line(now: Progress, rate: float, columns: int) -> str:
         rate: Bytes a second at present.
         columns: How wide the terminal is.
     """
-    if now.state == "setup":
-        return now.state
+    phase, *parts = progress_parts(now, rate)
+    if not parts:
+        return phase[: columns - 1]
     # A full bar is for what is complete.
     filled = int(now.done * _BAR_CHARS)
-    phase = f"pass {now.pass_count + 1}" if now.state == "active" else ""
-    requests = f"{now.requests} requests, {now.queued_requests} wait" if now.requests else ""
+    line = f"[{'#' * filled:-<{_BAR_CHARS}}] {phase}"
+    for part in parts:
+        # A line that fills the last column would wrap on some terminals, and half a part says
+        # something else.
+        if len(line) + 2 + len(part) >= columns:
+            break
+        line += f"  {part}"
+    return line[: columns - 1]
+
+
+def progress_parts(now: Progress, rate: float) -> list[str]:
+    """Return how far it is, in words, what matters most first; arguments as of `progress_line`."""
+    phase = phase_words(now.state, now.pass_count)
+    if now.state == State.SETUP.value:
+        return [phase]
+    waiting = now.queued_requests
     parts = (
-        f"{now.state:<15} [{'#' * filled:-<{_BAR_CHARS}}]",
         phase,
-        f"{format_bytes(now.remaining_bytes)} left",
+        percent_done(now.done),
         f"{rate / 1e6:.0f} MB/s",
-        requests,
+        time_left(now.state, now.remaining_bytes, rate),
+        f"{format_bytes(now.remaining_bytes)} to send",
+        f"downtime {time_ms(now.downtime_ms)}" if now.downtime_ms else "",
+        counted(now.requests, "request", "requests") if now.requests else "",
+        f"{waiting} queued" if waiting else "",
     )
-    # A line that fills the last column would wrap on some terminals.
-    return "  ".join(filter(None, parts))[: columns - 1]
+    return [part for part in parts if part]
 
 
 def _columns() -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import trio
 
+from scripts.screen.phases import percent_done, phase_words, time_left
 from scripts.views.live import LiveState
 
 Frame = dict[str, Any]
@@ -46,6 +47,12 @@ class FrameMaker:
         waits = state.waits
         return {
             "state": state.state,
+            "phase": phase_words(state.state, state.passes, state.filled),
+            "percent": percent_done(state.done),
+            "left": ""
+            if state.is_over
+            else time_left(state.state, state.remaining_bytes, sum(rates.values())),
+            "downtime_ms": state.downtime_ms,
             "over": state.is_over,
             "policy": state.policy,
             "pass": state.passes + 1,

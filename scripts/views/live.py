@@ -36,6 +36,9 @@ MAP_PAGES_MAX = 1 << 26
 
 # Rates are over so much time.
 _RATE_NS = 1_000_000_000
+# How many of them are remembered, four a second, and how many things that happened.
+_RATES_MAX = 480
+_HAPPENINGS_MAX = 200
 
 _FINAL = {state.value for state in FINAL}
 _POSTCOPY = {state.value for state in POSTCOPY}
@@ -101,6 +104,12 @@ class LiveState:
         self.preempted = 0
         self.boosted = 0
         self.vcpus = 0
+        self.downtime_ms: float | None = None
+        # How much of the guest's memory is filled, while it is being filled.
+        self.filled: tuple[int, int] | None = None
+        # Bytes a second of all channels, the latest last; and when what happened that is rare.
+        self.recent_rates: deque[float] = deque(maxlen=_RATES_MAX)
+        self.happenings: deque[tuple[int, str]] = deque(maxlen=_HAPPENINGS_MAX)
         self.first_ns: int | None = None
         self.last_ns = 0
         # What only one side tells is not known where that side is not heard.
@@ -116,7 +125,11 @@ class LiveState:
             events.RamBlock.event: self._take_block,
             events.State.event: self._take_state,
             events.PassEnd.event: self._take_pass_end,
+            events.Filling.event: self._take_filling,
             events.Progress.event: self._take_progress,
+            events.Downtime.event: self._take_downtime,
+            events.ChannelLost.event: self._take_lost,
+            events.Recovered.event: self._take_recovered,
             events.Missing.event: self._take_missing,
             events.PageRequest.event: self._take_request,
             events.PageStart.event: self._take_start,
@@ -193,6 +206,29 @@ class LiveState:
             for block in blocks
         ]
 
+    def _happened(self, event: Event, words: str) -> None:
+        self.happenings.append((event["t-ns"], words))
+
+    def _take_filling(self, event: Event) -> None:
+        self.filled = event["bytes"], event["total-bytes"]
+
+    def _take_downtime(self, event: Event) -> None:
+        self.downtime_ms = event["ms"]
+        self._happened(event, "the guest runs at the destination")
+
+    def _take_lost(self, event: Event) -> None:
+        channel = f"the {event['channel']} channel" if event["channel"] else "a connection"
+        self._happened(event, f"{event['side']}: {channel} is lost")
+
+    def _take_recovered(self, event: Event) -> None:
+        if event["side"] == SOURCE:
+            self._happened(event, "the migration goes on")
+
+    def _page_name(self, event: Event) -> str:
+        block = self.blocks.get(event["block"])
+        name = f"{block.name if block else event['block']}:" if len(self.blocks) > 1 else ""
+        return f"page {name}{event['page']}"
+
     def _take_run(self, event: Event) -> None:
         self.policy, self.vcpus = event["policy"], event["vcpus"]
 
@@ -212,13 +248,14 @@ class LiveState:
         if event["side"] == DEST and event["state"] in _POSTCOPY:
             self.in_postcopy = True
         if event["state"] == State.COMPLETED.value:
-            self.knows_pages = True
+            self.knows_pages, self.done = True, 1.0
             for block in self.blocks.values():
                 block.status[:] = HERE
                 block.final[:] = True
 
     def _take_pass_end(self, event: Event) -> None:
         self.passes = event.get("index", self.passes) + 1
+        self._happened(event, f"precopy pass {self.passes} ends")
 
     def _take_progress(self, event: Event) -> None:
         self.remaining_bytes = event["remaining-bytes"]
@@ -228,6 +265,7 @@ class LiveState:
         self._marks.append((event["t-ns"], dict(self.carried)))
         while len(self._marks) > 2 and self._marks[1][0] < event["t-ns"] - _RATE_NS:
             self._marks.popleft()
+        self.recent_rates.append(sum(self.rates().values()))
 
     def _placed_share(self) -> float:
         """Return how much of the guest has come, where the source is a QEMU and does not say it."""
@@ -272,10 +310,12 @@ class LiveState:
 
     def _take_preempt(self, event: Event) -> None:
         self.preempted += 1
+        self._happened(event, f"{self._page_name(event)} is interrupted, half-sent")
         self._mark(event, PREEMPTED)
 
     def _take_boost(self, event: Event) -> None:
         self.boosted += 1
+        self._happened(event, f"{self._page_name(event)}, half-sent, is requested and goes on")
         self._mark(event, REQUESTED)
 
     def _take_sent(self, event: Event) -> None:

@@ -62,6 +62,13 @@ def live_page() -> tuple[str, str]:
     return fill(web_file("live.html"), parts), f"{policy}; frame-ancestors 'none'"
 
 
+def whole_page(history: History) -> tuple[str, str]:
+    """Return the page about a run that a server shows, and its content security policy."""
+    name = str(history.run.get("policy", "run"))
+    policy = f"{_policy(_script(_SCRIPTS))}; frame-ancestors 'none'"
+    return run_page([embed(history, name)], "midstream run"), policy
+
+
 def _script(names: Sequence[str]) -> str:
     return '"use strict";\n' + "\n".join(map(web_file, names)) + "\nbegin();\n"
 

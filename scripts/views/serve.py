@@ -26,11 +26,13 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
 from protocol.addresses import host_port
-from protocol.errors import MidstreamError
+from protocol.errors import MidstreamError, MigrationCancelled
+from scripts.runtime.looping import run_until_signalled
 from scripts.screen.output import tell
 from scripts.views.broadcast import Broadcast, TooManyClients
 from scripts.views.live import LiveState
-from scripts.views.outputs import live_page
+from scripts.views.outputs import live_page, read_spool, whole_page
+from scripts.views.spool import Spool
 
 # A browser that has not taken a message for so long has stopped reading.
 SEND_SECONDS_MAX = 10.0
@@ -119,17 +121,26 @@ FAREWELL_SECONDS_MAX = 0.5
 _BACKLOG = 16
 
 _TEXT = b"text/plain; charset=utf-8"
+_HTML = b"text/html; charset=utf-8"
 
 
 class Server:
     """Shows a run to browsers; a watcher of `watch.watching`."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, seconds_after: float = 0.0) -> None:
         """Listen.
+
+        Args:
+            host: Where.
+            port: On which port; 0 picks one.
+            seconds_after: How long the whole run is to be seen when it is over.
 
         Raises:
             MidstreamError: Nobody can listen there.
         """
+        self._seconds_after = seconds_after
+        # The page about the whole run, when that is over, and its content security policy.
+        self._run_page: tuple[str, str] | None = None
         self._broadcast = Broadcast()
         self._host = host
         try:
@@ -161,8 +172,9 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Listen no longer."""
-        self._socket.close()
+        """Listen no longer, unless the page is to stay: who comes meanwhile waits a moment."""
+        if not self._seconds_after:
+            self._socket.close()
 
     @property
     def dropped(self) -> int:
@@ -188,6 +200,23 @@ class Server:
         with trio.move_on_after(FAREWELL_SECONDS_MAX):
             await self._broadcast.farewell()
 
+    def stay(self, spool: Spool) -> None:
+        """Serve the page about the whole run for as long as is wanted, or until a signal comes."""
+        if not self._seconds_after:
+            return
+        with self._socket, suppress(MigrationCancelled):
+            history = read_spool(spool)
+            self._run_page = whole_page(history)
+            tell(
+                f"the whole run is at http://{self.address}/ for {self._seconds_after:g} s; "
+                "Ctrl-C ends it"
+            )
+            run_until_signalled(self._run_for_a_while)
+
+    async def _run_for_a_while(self) -> None:
+        with trio.move_on_after(self._seconds_after):
+            await self.run()
+
     async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
         if scope["type"] != "http":
@@ -197,8 +226,11 @@ class Server:
             await self._answer(send, 403, b"another site asks\n")
         elif scope["method"] not in {"GET", "HEAD"}:
             await self._answer(send, 405, b"there is nothing to be changed here\n")
+        elif scope["path"] == "/" and self._run_page is not None:
+            page, policy = self._run_page
+            await self._answer(send, 200, page.encode(), _HTML, policy)
         elif scope["path"] == "/":
-            await self._answer(send, 200, self._page.encode(), b"text/html; charset=utf-8")
+            await self._answer(send, 200, self._page.encode(), _HTML)
         elif scope["path"] == "/events":
             await self._stream(receive, send)
         else:
@@ -216,8 +248,12 @@ class Server:
             and (name in {"localhost", self._host} or _is_address(name.strip("[]")))
         )
 
-    async def _answer(self, send: Send, status: int, body: bytes, kind: bytes = _TEXT) -> None:
+    async def _answer(
+        self, send: Send, status: int, body: bytes, kind: bytes = _TEXT, policy: str = ""
+    ) -> None:
         headers = [*self._headers, (b"content-type", kind)]
+        if policy:
+            headers[0] = (headers[0][0], policy.encode())
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

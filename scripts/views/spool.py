@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -131,7 +131,14 @@ def servers_of(outputs: Outputs) -> list[Watcher]:
     # Imported late: only who serves waits for what it takes.
     from scripts.views.serve import Server  # noqa: PLC0415
 
-    return [Server(*outputs.serve)]
+    return [Server(*outputs.serve, seconds_after=outputs.serve_after)]
+
+
+def stay_after(servers: Sequence[Watcher], spool: Spool | None) -> None:
+    """Show a run that is over whole, for as long as its servers are to stay; a signal ends that."""
+    for server in servers:
+        if spool is not None:
+            server.stay(spool)
 
 
 def is_drawn(outputs: Outputs) -> bool:

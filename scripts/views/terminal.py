@@ -19,7 +19,8 @@ from rich.text import Text
 
 from protocol.units import format_bytes
 from scripts.screen.output import is_behind
-from scripts.screen.words import time_us
+from scripts.screen.phases import percent_done, phase_words, time_left
+from scripts.screen.words import time_ms, time_us
 from scripts.views.live import (
     ARRIVING,
     HERE,
@@ -33,6 +34,7 @@ from scripts.views.live import (
     Waiter,
 )
 from scripts.views.redraw import Drawn, Size
+from scripts.views.spool import Spool
 
 # What a cell looks like: two signs, for terminals with Unicode and without, and a colour.  The
 # signs differ, too, so that nobody needs the colours.
@@ -47,12 +49,16 @@ _LOOKS = {
 
 # Below this there is no room for a map.
 _COLUMNS_MIN = 20
-_MAP_COLUMNS_MAX = 160
-_MAP_ROWS_MAX = 32
-_WAITERS_MAX = 8
+# A page of a small guest has several cells beside each other, up to so many.
+_CELL_COLUMNS_MAX = 8
+_CELL_ROWS_MAX = 3
+_WAITERS_MAX = 16
 # Lines beside the map and the waiting vCPUs, and one that stays free.
-_OTHER_LINES = 9
+_OTHER_LINES = 11
 _NAME_CHARS = 10
+_LABEL_CHARS = 18
+# The height of a rate over time, with Unicode and without.
+_LEVELS, _PLAIN_LEVELS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 # Whether a terminal continues what is too long in the next line.
 _WRAP_OFF, _WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 
@@ -69,16 +75,21 @@ def picture(
         rows: Its height.
         unicode: Whether it can show more than ASCII.
     """
-    waiter_lines = max(1, min(_WAITERS_MAX, state.vcpus, (rows - _OTHER_LINES) // 3))
-    map_rows = max(1, min(_MAP_ROWS_MAX, rows - _OTHER_LINES - waiter_lines))
+    waiter_lines = max(1, min(_WAITERS_MAX, state.vcpus, (rows - _OTHER_LINES) // 4))
+    spare = rows - _OTHER_LINES - waiter_lines
     wide = columns - 1
+    # Where the map needs less, what happened last has the rest.
+    page_map = _map(state, wide - 1, max(1, spare), unicode=unicode)
     lines = [
         _head(state, now_ns, wide),
-        *_map(state, min(wide - 1, _MAP_COLUMNS_MAX), map_rows, unicode=unicode),
+        _way(state, wide),
+        *page_map,
         _legend(wide, unicode=unicode),
         *_channels(state, wide),
+        _rates(state, wide, unicode=unicode),
         *_waiters(state, now_ns, waiter_lines),
         _figures(state, wide),
+        *_happenings(state, max(0, spare - len(page_map)), wide),
     ]
     # A terminal that is too small for all of it shows the beginning.
     return [_fit(line, wide) for line in islice(lines, max(rows - 1, 1))]
@@ -101,24 +112,88 @@ def _whole(parts: Iterable[Text], columns: int) -> Text:
 
 
 def _head(state: LiveState, now_ns: int, columns: int) -> Text:
-    parts = [state.policy, f"pass {state.passes + 1}" if state.state == "active" else ""]
     age_ns = state.age_ns(now_ns)
-    if age_ns is not None:
-        parts.append(time_us(age_ns / 1000))
-    if state.remaining_bytes is not None and age_ns is not None:
-        parts.append(f"{format_bytes(state.remaining_bytes)} left to send")
-    words = [Text(f"  {part}" if at else part) for at, part in enumerate(filter(None, parts))]
-    return _whole([Text(f"{state.state:<16}", "bold"), *words], columns)
+    parts = [
+        state.policy,
+        time_us(age_ns / 1000) if age_ns is not None else "",
+        f"downtime {time_ms(state.downtime_ms)}" if state.downtime_ms is not None else "",
+    ]
+    words = [Text(f"  {part}") for part in parts if part]
+    phase = phase_words(state.state, state.passes, state.filled)
+    return _whole([Text(phase, "bold"), *words], columns)
+
+
+def _way(state: LiveState, columns: int) -> Text:
+    """Return how much of the way is done, as a bar and in percent, and what is left of it."""
+    chars = max(4, min(columns // 3, 40))
+    # A full bar is for what is complete.
+    filled = int(state.done * chars)
+    rate = sum(state.rates().values())
+    left = ""
+    if state.remaining_bytes is not None and state.first_ns is not None:
+        left = f"{format_bytes(state.remaining_bytes)} to send"
+    parts = (
+        percent_done(state.done),
+        time_left(state.state, state.remaining_bytes, rate) if not state.is_over else "",
+        left,
+    )
+    bar = Text(f"[{'#' * filled:-<{chars}}]", "blue")
+    return _whole(
+        [
+            bar,
+            *(
+                Text(f"  {part}" if at else f" {part}")
+                for at, part in enumerate(filter(None, parts))
+            ),
+        ],
+        columns,
+    )
+
+
+def _rates(state: LiveState, columns: int, *, unicode: bool) -> Text:
+    """Return the rate of all channels over the last moments, and the highest of it."""
+    rates = list(state.recent_rates)
+    if not rates:
+        return Text("rate", "bright_black")
+    label = f"{'rate over time':<{_LABEL_CHARS}}" if columns > 60 else "rate    "
+    most = max(rates)
+    peak = f" up to {most / 1e6:.0f} MB/s"
+    levels = _LEVELS if unicode else _PLAIN_LEVELS
+    shown = rates[-max(1, columns - len(label) - len(peak)) :]
+    signs = "".join(levels[round(rate / most * (len(levels) - 1)) if most else 0] for rate in shown)
+    return Text.assemble(label, (signs, "cyan"), peak)
+
+
+def _happenings(state: LiveState, lines: int, columns: int) -> list[Text]:
+    """Return in exactly so many lines what happened last, the latest first."""
+    if not lines:
+        return []
+    zero_ns = state.first_ns or 0
+    shown = [Text("what happened last", "bright_black") if state.happenings else Text()]
+    for at_ns, words in reversed(state.happenings):
+        if len(shown) == lines:
+            break
+        # Where there is no room for both it matters more what it was than when.
+        at = f"{(at_ns - zero_ns) / 1e9:9.3f} s  " if zero_ns and columns > 60 else ""
+        shown.append(Text(f"{at}{words}"))
+    return shown + [Text() for _ in range(lines - len(shown))]
 
 
 def _map(state: LiveState, columns: int, rows: int, *, unicode: bool) -> list[Text]:
-    """Return the map in exactly so many lines, the last what a cell is."""
+    """Return the map in at most so many lines, always as many for a guest; the last: a cell's size.
+
+    A guest of few pages has wide cells.
+    """
     if not state.blocks or columns < _COLUMNS_MIN:
         return [Text() for _ in range(rows)]
     several = len(state.blocks) > 1
-    wide = columns - (_NAME_CHARS + 1 if several else 0)
+    room = columns - (_NAME_CHARS + 1 if several else 0)
+    pages = sum(len(block.status) for block in state.blocks.values())
+    head_rows = 1 + (len(state.blocks) if several else 0)
+    cell_columns = max(1, min(_CELL_COLUMNS_MAX, (rows - head_rows) * room // max(pages, 1)))
+    wide = max(1, room // cell_columns)
     # Each block begins a line of its own, and its last may be short.
-    budget = max(1, rows - 1 - (len(state.blocks) if several else 0)) * wide
+    budget = max(1, rows - head_rows) * wide
     lines: list[Text] = []
     sizes = []
     for block, cells in state.cells(budget):
@@ -127,19 +202,21 @@ def _map(state: LiveState, columns: int, rows: int, *, unicode: bool) -> list[Te
             name = f"{block.name[:_NAME_CHARS]:<{_NAME_CHARS}} " if several else ""
             line = Text(name if not start else " " * len(name))
             for cell in signs[start : start + wide]:
-                line.append(_LOOKS[cell][0 if unicode else 1], _LOOKS[cell][2])
+                line.append(_LOOKS[cell][0 if unicode else 1] * cell_columns, _LOOKS[cell][2])
             lines.append(line)
         sizes.append(_size(block, len(signs)))
     lines = lines[: rows - 1]
-    lines += [Text() for _ in range(rows - 1 - len(lines))]
-    return [*lines, Text(f"a cell is {', '.join(dict.fromkeys(sizes))}", "bright_black")]
+    # And high ones, where that leaves a third of the room to others.
+    high = max(1, min(_CELL_ROWS_MAX, rows * 2 // 3 // max(len(lines), 1)))
+    lines = [line for line in lines for _ in range(high)] if not several else lines
+    return [*lines, Text(f"1 cell = {', '.join(dict.fromkeys(sizes))}", "bright_black")]
 
 
 def _size(block: BlockMap, cells: int) -> str:
     size = format_bytes(block.page_bytes)
     if block.pages == cells:
-        return f"a page of {size}"
-    return f"{block.pages / cells:.3g} pages of {size}"
+        return f"1 page ({size})"
+    return f"{block.pages / cells:.3g} pages ({size})"
 
 
 def _legend(columns: int, *, unicode: bool) -> Text:
@@ -152,7 +229,7 @@ def _legend(columns: int, *, unicode: bool) -> Text:
 
 
 def _channels(state: LiveState, columns: int) -> list[Text]:
-    names = {name: f"{name + ' channel':<18}" for name in state.carried}
+    names = {name: f"{name + ' channel':<{_LABEL_CHARS}}" for name in state.carried}
     if not state.knows_rates:
         return [Text(name.rstrip()) for name in names.values()]
     rates = state.rates()
@@ -193,7 +270,8 @@ def _figures(state: LiveState, columns: int) -> Text:
     parts = [
         "1 wait" if waits.count == 1 else f"{waits.count} waits",
         *(f"{', ' if at else ': '}{name} {time_us(value)}" for at, (name, value) in figures),
-        f"; {state.preempted} preempted, {state.boosted} boosted",
+        f"; {state.preempted} interrupted half-sent",
+        f", {state.boosted} finished early on request",
     ]
     return _whole(map(Text, parts), columns)
 
@@ -269,6 +347,9 @@ class Screen:
 
     async def farewell(self) -> None:
         """Do nothing: what was shown last is there."""
+
+    def stay(self, spool: Spool) -> None:
+        """Do nothing: the result is printed."""
 
     def __enter__(self) -> Screen:
         """Begin to draw."""

@@ -48,6 +48,9 @@ class Watcher(Protocol):
     async def farewell(self) -> None:
         """Bring to its end what was shown last; takes a bounded time."""
 
+    def stay(self, spool: Spool) -> None:
+        """Show the whole run when all else is over, if that is wanted, and return in the end."""
+
 
 @asynccontextmanager
 async def watching(spool: Spool | None, watchers: Sequence[Watcher]) -> AsyncIterator[None]:

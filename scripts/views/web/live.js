@@ -120,18 +120,31 @@ function drawChart(frame) {
 function drawWords(frame) {
   const waits = frame.waits;
   document.getElementById("subtitle").textContent = [
-    frame.state, frame.policy, frame.state === "active" ? `pass ${frame.pass}` : "",
+    frame.phase, frame.elapsed_ms === null ? "" : frame.percent, frame.left, frame.policy,
+    frame.downtime_ms === null ? "" : `downtime ${sayTime(frame.downtime_ms * 1000)}`,
     frame.elapsed_ms === null ? "" : sayTime(frame.elapsed_ms * 1000), frame.remaining_bytes === null || frame.elapsed_ms === null ? "" : `${sayBytes(frame.remaining_bytes)} left to send`,
     view.over ? "the run is over" : "",
   ].filter(Boolean).join(", ");
   bar.value = frame.done;
   figures.replaceChildren(
     table("Channels", ["channel", "rate", "carried"], Object.keys(frame.rates).map((name) => [name, ...(frame.knows_rates ? [sayRate(frame.rates[name]), sayBytes(frame.carried[name])] : ["not recorded", "not recorded"])])),
-    table("Waits that ended", ["waits", "p50", "p90", "p99", "longest", "requests", "preempted", "boosted"],
+    table("Waits that ended", ["waits", "p50", "p90", "p99", "longest", "requests", "interrupted half-sent", "finished early on request"],
       [[sayCount(waits.count), ...["p50", "p90", "p99", "max"].map((name) => (waits.count ? sayTime(waits[`${name}_us`]) : "none")), sayCount(frame.requests), sayCount(frame.preempted), sayCount(frame.boosted)]]));
   waiters.replaceChildren(frame.waiters.length
     ? table("Longest first", ["vCPU", "page", "for"], frame.waiters.map(([vcpu, block, page, ms]) => [vcpu, frame.blocks.length > 1 ? `${block}:${page}` : page, sayTime(ms * 1000)]))
     : make("p", { class: "hint" }, frame.knows_waits ? "No vCPU waits." : "Only the destination knows which vCPUs wait."));
+}
+
+// Where the server stays, it has the whole run in the place of this page a moment after the end.
+async function offerWhole() {
+  for (let tries = 0; tries < 40; tries += 1) {
+    await new Promise((resolve) => { setTimeout(resolve, 500); });
+    const answer = await fetch("/", { cache: "no-store" }).catch(() => null);
+    if (answer?.ok && (await answer.text()).includes('id="data"')) {
+      document.querySelector("header").append(make("a", { href: "/", id: "whole" }, "the whole run"));
+      return;
+    }
+  }
 }
 
 let asked = false;
@@ -158,7 +171,7 @@ function begin() {
   const source = new EventSource("/events");
   source.addEventListener("whole", (event) => { takeWhole(JSON.parse(event.data)); draw(); });
   source.addEventListener("changes", (event) => { takeChanges(JSON.parse(event.data)); draw(); });
-  source.addEventListener("end", () => { view.over = true; source.close(); draw(); });
+  source.addEventListener("end", () => { view.over = true; source.close(); draw(); offerWhole(); });
   source.addEventListener("error", () => {
     if (!view.over) document.getElementById("subtitle").textContent = "the connection is lost; trying again";
   });

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from scripts.screen.progress import progress_line, rate_between, show_progress
 from source.progress import Progress
@@ -44,13 +45,14 @@ async def show_for_a_moment(stream: io.StringIO) -> None:
 
 
 def test_the_line_says_how_far_it_is() -> None:
-    """State, a bar, what remains, the rate and who waits stand in one line."""
-    assert progress_line(NOW, 534e6, 100) == (
-        "postcopy-active [############----]  16 MiB left  534 MB/s  29 requests, 3 wait"
+    """A bar, the phase in words, the share, rate, time and bytes left stand in one line."""
+    assert progress_line(NOW, 534e6, 120) == (
+        "[############----] postcopy: memory follows  76 %  534 MB/s  1 s left  16 MiB to send  "
+        "29 requests  3 queued"
     )
     active = replace(NOW, state="active", requests=0, queued_requests=0)
     assert progress_line(active, 0, 100) == (
-        "active          [############----]  pass 2  16 MiB left  0 MB/s"
+        "[############----] precopy: pass 2  76 %  0 MB/s  16 MiB to send"
     )
 
 
@@ -71,7 +73,7 @@ def test_the_rate_is_over_the_time_that_went_by() -> None:
 
 def test_before_the_first_page_there_is_only_a_state() -> None:
     """Nothing is left to send only because nothing is known yet."""
-    assert progress_line(replace(NOW, state="setup", remaining_bytes=0), 0, 80) == "setup"
+    assert progress_line(replace(NOW, state="setup", remaining_bytes=0), 0, 80) == ("connecting")
 
 
 @pytest.mark.parametrize("columns", [10, 40, 80])
@@ -86,16 +88,48 @@ async def test_a_terminal_is_left_clean() -> None:
     terminal = Terminal(is_terminal=True)
     await show_for_a_moment(terminal)
     text = terminal.getvalue()
-    assert "postcopy-active" in text
+    assert "postcopy: memory follows" in text
     assert "\n" not in text
     assert text.endswith("\r\x1b[K")
 
 
-async def test_a_file_gets_no_progress() -> None:
-    """Where nobody watches, nothing is shown."""
+async def test_a_file_gets_no_progress_of_what_is_short() -> None:
+    """What takes a moment leaves no line behind where nobody watches."""
     file = Terminal(is_terminal=False)
     await show_for_a_moment(file)
     assert file.getvalue() == ""
+
+
+async def test_a_log_gets_a_line_every_ten_seconds(autojump_clock: MockClock) -> None:
+    """With the phase, and the rate since the line before; memory that is filled is told, too."""
+    file = Terminal(is_terminal=False)
+    began = trio.current_time()
+    told: list[Progress | None] = [None, None, NOW]
+
+    def progress() -> Progress | None:
+        at = min(int(trio.current_time() - began) // 10, 2)
+        seconds = trio.current_time() - began
+        now = told[at]
+        return now and replace(now, elapsed_ms=seconds * 1000, sent_bytes=int(seconds * 1e6))
+
+    with trio.move_on_after(35):
+        await show_progress(
+            progress, file, lambda: (3 << 30, 8 << 30) if progress() is None else None
+        )
+    follows, rest = "midstream: postcopy: memory follows, 76 %", "16 MiB to send, 29 requests"
+    assert file.getvalue().splitlines() == [
+        "midstream: filling memory 3/8 GiB",
+        f"{follows}, 0 MB/s, {rest}, 3 queued",
+        f"{follows}, 1 MB/s, 17 s left, {rest}, 3 queued",
+    ]
+
+
+async def test_a_terminal_is_told_of_memory_that_is_being_filled() -> None:
+    """Before there is a connection that is all that goes on."""
+    terminal = Terminal(is_terminal=True)
+    with trio.move_on_after(0.05):
+        await show_progress(lambda: None, terminal, lambda: (1 << 30, 8 << 30))
+    assert "filling memory 1/8 GiB" in terminal.getvalue()
 
 
 async def test_a_terminal_that_goes_away_ends_nothing() -> None:

@@ -56,16 +56,24 @@ def lines_of(state: LiveState, columns: int, rows: int, *, unicode: bool = True)
 def test_it_says_what_goes_on() -> None:
     """State, map, channels, who waits and for how long stand there."""
     lines = lines_of(midway(), 80, 24)
-    assert lines[0].startswith("postcopy-active ordered  10 ms")
-    assert "·····◆···●······" in lines
-    assert "a cell is a page of 2 MiB" in lines
+    assert lines[0].startswith("postcopy: memory follows  ordered  10 ms")
+    assert lines[1].startswith("[-----")
+    # A page of a small guest has a cell of several columns and lines.
+    assert lines[2] == lines[3] == "".join(sign * 8 for sign in "·····◆···")
+    assert lines[5] == "".join(sign * 8 for sign in "●······")
+    assert "1 cell = 1 page (2 MiB)" in lines
+    assert "what happened last" in lines
+    assert any(line.endswith(" s  page 5 is interrupted, half-sent") for line in lines)
     assert "vCPU 0   waits for page 9, 5 ms" in lines
     assert "vCPU 1   waits for page 5, 4.8 ms" in lines
     assert any(line.startswith("postcopy channel") for line in lines)
     done = LiveState()
     for event in half_sent():
         done.take(event)
-    assert lines_of(done, 80, 24)[-1].startswith("2 waits: p50 17 ms, p90 28.8 ms")
+    lines = lines_of(done, 80, 24)
+    assert lines[0].startswith("completed")
+    assert lines[1].startswith("[##########################] 100 %")
+    assert any(line.startswith("2 waits: p50 17 ms, p90 28.8 ms") for line in lines)
 
 
 @pytest.mark.parametrize("size", [(200, 60), (80, 24), (60, 12), (39, 8), (20, 4), (3, 2), (1, 1)])
@@ -91,7 +99,8 @@ def test_a_plain_terminal_gets_plain_signs() -> None:
     """Without Unicode every state still has a sign of its own."""
     lines = lines_of(midway(), 80, 24, unicode=False)
     assert all(line.isascii() for line in lines)
-    assert ".....%...@......" in lines
+    assert "".join(sign * 8 for sign in ".....%...") in lines
+    assert "".join(sign * 8 for sign in "@......") in lines
 
 
 def test_the_terminal_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +110,7 @@ def test_the_terminal_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None
     with Screen(terminal) as screen:
         screen.show(midway(), NOW_NS)
     text = terminal.getvalue()
-    assert "postcopy-active" in text
+    assert "postcopy: memory follows" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
     assert text.index("\x1b[?25l") < text.index("\x1b[?25h")
     assert "\x1b[?1049h" not in text
@@ -125,3 +134,28 @@ def test_what_is_no_terminal_is_not_drawn_on(monkeypatch: pytest.MonkeyPatch) ->
     assert not can_show(None)
     monkeypatch.setenv("TERM", "dumb")
     assert not can_show(Terminal())
+
+
+def test_memory_that_is_being_filled_is_told_in_numbers() -> None:
+    """Before a large guest is there nothing else goes on, and a person should know."""
+    state = LiveState()
+    for event in half_sent()[:2]:
+        state.take(event)
+    told = {"side": "source", "t-ns": ZERO_NS, "event": "filling"}
+    state.take({**told, "bytes": 3 << 30, "total-bytes": 8 << 30})
+    assert lines_of(state, 80, 24)[0].startswith("filling memory 3/8 GiB")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120, 200])
+def test_no_part_of_a_line_is_cut(columns: int) -> None:
+    """What has no room in a line is left out whole; the map is as wide as the terminal."""
+    words = (
+        *("postcopy: memory follows", "ordered", "10 ms", "missing", "here", "arriving"),
+        *("preempted", "requested", "partly here", "no wait yet", "rate over time", "rate"),
+    )
+    lines = [line.rstrip() for line in lines_of(midway(), columns, 24)]
+    for line in (lines[0], next(line for line in lines if "missing" in line)):
+        for part in re.split(r" {2,}", line):
+            assert part.lstrip("·█▶◆●▒ ") in words
+    # Sixteen pages have as many columns each as there is room for, up to eight.
+    assert max(map(len, lines)) >= min(16 * 8, columns - 10)

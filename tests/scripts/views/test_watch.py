@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from scripts.reports import Outputs
 from scripts.views.live import LiveState
 from scripts.views.outputs import history_of, read_spool
-from scripts.views.spool import is_drawn, open_spool, screens_of
+from scripts.views.spool import Spool, is_drawn, open_spool, screens_of
 from scripts.views.watch import PERIOD_SECONDS, REST_SECONDS_MAX, rest_seconds, watching
 from tests.stories import half_sent, write
 
@@ -44,6 +44,10 @@ class Notebook:
     async def farewell(self) -> None:
         """Note that it ends."""
         self.seen.append("farewell")
+
+    def stay(self, spool: Spool) -> None:
+        """Note that it stays."""
+        self.seen.append(f"stay {spool.fd}")
 
 
 async def test_what_comes_is_shown(tmp_path: Path, autojump_clock: MockClock) -> None:
