@@ -100,8 +100,8 @@ class VcpuThread(ABC):
     def _prepare(self) -> None:  # noqa: B027 - most have nothing to do
         """Do, in the thread, what is to be done once before it runs."""
 
-    def _save(self) -> bytes:
-        """Return what its step alone does not tell of it; it stands still."""
+    def _park(self, generation: int) -> bytes:  # noqa: ARG002 - most stand as it is
+        """Come to a stand as the engine wants it; return what the step alone does not tell then."""
         return b""
 
     def _work(self) -> None:
@@ -115,7 +115,8 @@ class VcpuThread(ABC):
                 continue
             if generation != acknowledged:
                 acknowledged = generation
-                self._control.send(pack("parked", self._number, generation, self._save()))
+                state = self._park(generation)
+                self._control.send(pack("parked", self._number, generation, state))
             self._sleep()
 
     def _wait_for_page(self, flat_page: int, generation: int) -> bool:

@@ -86,43 +86,59 @@ class MachineVcpu(VcpuThread):
         self._stops_anywhere = board.stops_anywhere.data
         self._words = board.vcpu_words[number].data
         self._look_seconds = spec.vcpu_count / _LOOKS_PER_SECOND
+        # Whenever the program comes back by itself it is not.
+        self._is_amid_access = False
 
     def load(self, state: bytes) -> None:  # type: ignore[explicit-override]
         """See `VcpuThread`."""
         self._processor.load(state, self._words[0])
+        self._is_amid_access = bool(state)
 
     def _prepare(self) -> None:  # type: ignore[explicit-override]
         if self._is_stopped_by_kernel:
             self._processor.program.present = 0
         self._processor.prepare()
 
-    def _save(self) -> bytes:  # type: ignore[explicit-override]
-        return self._processor.save() if self._stops_anywhere[0] else b""
+    def _park(self, generation: int) -> bytes:  # type: ignore[explicit-override]
+        if self._stops_anywhere[0]:
+            return self._processor.save()
+        # Who was told to run and to stop again before he came to it stands where he stood before,
+        # and is to stand between two accesses.
+        while self._is_amid_access and self._generation[0] == generation:
+            self._go_on(generation)
+        return b""
 
     def _run(self, generation: int) -> None:  # type: ignore[explicit-override]
         """Run the program until the run generation changes."""
         processor = self._processor
-        state, clock = processor.state, processor.clock
+        state = processor.state
         processor.begin(self._words[0])
         # Who stood still is not behind his plan.
-        state.start, state.first_step = clock.now_ns(), state.step
+        state.start, state.first_step = processor.clock.now_ns(), state.step
         while self._generation[0] == generation:
-            told = processor.enter()
-            if told & _ABSENT:
-                self._wait_for_page(state.page, generation)
-            if told & _WOKE:
-                began_ns, ended_ns = map(clock.monotonic_ns, (state.before, state.after))
-                self._report(Woke(self._number, state.page, began_ns, ended_ns))
-            if told & _MISMATCHED:
-                self._report_mismatch(state.page, state.step - 1, state.expected, state.seen)
-            if told & _TOUCHED:
-                self._touches.popleft()
-                self._report(Touched(self._number, state.page))
-            if told & _EARLY:
-                left_seconds = (state.due - clock.now_ns()) / 1e9
-                self._sleep(min(max(left_seconds, 0.0), self._look_seconds))
-            if told & _IDLE:
-                self._take_touch()
+            self._go_on(generation)
+
+    def _go_on(self, generation: int) -> None:
+        """Run the program until it comes back, or is stopped; do what it comes back for."""
+        processor = self._processor
+        state, clock = processor.state, processor.clock
+        told = processor.enter()
+        self._is_amid_access = not told
+        if told & _ABSENT:
+            self._wait_for_page(state.page, generation)
+        if told & _WOKE:
+            began_ns, ended_ns = map(clock.monotonic_ns, (state.before, state.after))
+            self._report(Woke(self._number, state.page, began_ns, ended_ns))
+        if told & _MISMATCHED:
+            self._report_mismatch(state.page, state.step - 1, state.expected, state.seen)
+        if told & _TOUCHED:
+            self._touches.popleft()
+            self._report(Touched(self._number, state.page))
+        if told & _EARLY:
+            left_seconds = (state.due - clock.now_ns()) / 1e9
+            self._sleep(min(max(left_seconds, 0.0), self._look_seconds))
+        if told & _IDLE:
+            self._take_touch()
 
     def _take_touch(self) -> None:
         """Have the program do what it was told to touch next; wait if that is nothing."""

@@ -1,7 +1,7 @@
 """Guests whose threads run machine code, in processes of their own, do as all guests do."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +9,19 @@ import pytest
 import trio
 
 from guest import services
+from guest.board import Board
 from guest.handle import GuestHandle, open_guest
 from guest.interface import Faulted, Mismatch, Touched, Woke
 from guest.memory import GuestMemory
+from guest.messages import socket_pair
+from guest.native.clock import GuestClock
+from guest.native.code import Told
+from guest.native.layout import ProgramData, StateData
+from guest.native.vcpu import MachineVcpu
 from guest.spec import NATIVE, PYTHON, ProgramSpec
 from guest.states import VcpuState
 from guest.trace import Trace
+from protocol.geometry import Geometry
 from tests.machines import needs_native
 
 pytestmark = needs_native
@@ -165,3 +172,59 @@ async def test_a_rate_is_kept(memory: GuestMemory, until: Until) -> None:
         await until(lambda: guest.counters(0).step > before)
         after = (await guest.pause()).states[0].step
         assert after - before <= 2 + (trio.current_time() - began) * 1000
+
+
+class TellingProcessor:
+    """Tells what it was given to tell, one thing each time that it is entered."""
+
+    def __init__(self, board: Board, *told: int) -> None:
+        """Take what it tells; where that is nothing more, the engine wants something else."""
+        self.program, self.state = ProgramData(), StateData()
+        self.clock = GuestClock(self.program, self.state, 1e9)
+        self.told = list(told)
+        self._board = board
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def begin(self, step: int) -> None:
+        """Do nothing."""
+
+    def enter(self) -> int:
+        """Tell the next."""
+        if len(self.told) == 1:
+            self._board.generation[0] += 1
+        return self.told.pop(0)
+
+    def save(self) -> bytes:
+        """Return something."""
+        return b"all of it"
+
+    def load(self, state: bytes, step: int) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize(
+    ("loaded", "anywhere", "told", "left", "saved"),
+    [
+        (b"amid", False, [0, Told.PARKED, 0], 1, b""),
+        (b"", False, [Told.PARKED], 1, b""),
+        (b"amid", True, [Told.PARKED], 1, b"all of it"),
+        (b"amid", False, [0, 0], 0, b""),
+    ],
+    ids=["in an access", "between two", "anywhere", "wanted otherwise"],
+)
+def test_who_never_came_to_run_stops_between_two_accesses(
+    geometry: Geometry, loaded: bytes, told: list[int], left: int, saved: bytes, *, anywhere: bool
+) -> None:
+    """Told to run and to stop before its thread had a turn, it ends the access that it was in."""
+    with closing(Board.create(geometry, 1)) as board:
+        board.generation[0] = 2
+        board.stops_anywhere[0] = anywhere
+        processor = TellingProcessor(board, *told)
+        control, events = socket_pair()
+        with control, events:
+            vcpu = MachineVcpu(0, SCRIPTED, processor, board, -1, (control, events))
+            vcpu.load(loaded)
+            assert vcpu._park(2) == saved
+            assert len(processor.told) == left
