@@ -1,20 +1,28 @@
 """A virtual machine runs every program as the replay says, and tells what goes wrong in it."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
 from guest.board import Board
 from guest.kvm import abi
 from guest.kvm.machine import Machine
+from guest.kvm.vcpu import KvmProcessor
+from guest.native.clock import Calibration
 from guest.native.code import Told
+from guest.native.vcpu import NativeProcessor, Processor
 from guest.spec import KVM, NATIVE, ProgramSpec
 from guest.trace import Trace
 from protocol.errors import GuestFailed
-from tests.machines import GEOMETRY, bench, needs_kvm, until_told
+from tests.machines import GEOMETRY, Bench, bench, needs_kvm, until_told
 
 pytestmark = needs_kvm
 
-STEPS = 20_000
+# MIDSTREAM_STEPS=1000000 pytest tests/guest/kvm/test_machine.py
+STEPS = int(os.environ.get("MIDSTREAM_STEPS", "20000"))
 
 
 def spec_of(name: str) -> ProgramSpec:
@@ -43,6 +51,40 @@ def test_a_program_does_what_its_replay_does(name: str) -> None:
             assert not any(each.mismatches for each in counters)
             seen.append([each.writes for each in counters])
     assert seen[0] == seen[1]
+
+
+@contextmanager
+def processor_of(kind: str, made: Bench) -> Iterator[Processor]:
+    """Make what runs the first vCPU of a guest, of a kind."""
+    if kind == NATIVE:
+        thread = NativeProcessor(0, made.spec, made.geometry, made.mapping, made.board)
+        thread.set_clock(Calibration().ticks_per_second())
+        yield thread
+        return
+    machine = made.machine(1 << 40)
+    try:
+        yield KvmProcessor(machine, 0)
+    finally:
+        machine.close()
+
+
+@pytest.mark.parametrize("kind", [KVM, NATIVE])
+def test_a_scripted_vcpu_reads_what_it_is_told_to(kind: str) -> None:
+    """One page after the other, each read checked; it writes nothing, and says when it is done."""
+    pages = np.random.default_rng(7).integers(0, GEOMETRY.target_page_count, STEPS)
+    with bench(ProgramSpec("scripted", seed=7, kind=kind)) as made:
+        with processor_of(kind, made) as processor:
+            state = processor.state
+            for page in pages.tolist():
+                state.page, state.due, state.is_told = page, processor.clock.now_ns(), 1
+                told = 0
+                while not told:
+                    told = processor.enter()
+                assert told == Told.TOUCHED
+        counters = made.board.counters(0)
+        assert (counters.step, counters.reads_checked) == (STEPS, STEPS)
+        assert (counters.mismatches, counters.writes) == (0, 0)
+        assert made.is_as_replayed()
 
 
 def test_who_is_to_stop_anywhere_stops_at_no_boundary() -> None:

@@ -1,10 +1,12 @@
 """Guests that are virtual machines, in processes of their own: stopped anywhere, moved, refused."""
 
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import trio
 
@@ -19,6 +21,7 @@ from guest.replay import replay
 from guest.slices import finish
 from guest.spec import KVM, ProgramSpec
 from guest.states import VcpuState, decode_states, encode_states
+from guest.trace import Trace
 from protocol.errors import GuestFailed
 from protocol.geometry import Geometry, RamBlock
 from tests.canaries import areas, expect_patterns, plant
@@ -29,6 +32,8 @@ pytestmark = needs_kvm
 GEOMETRY = Geometry((RamBlock("ram", 16 << 20, 2 << 20), RamBlock("rom", 64 << 10, 4096)))
 BUSY = ProgramSpec("zipf", 4, write_ratio=0.5, seed=7, kind=KVM)
 HOPS = 30
+# MIDSTREAM_STEPS=1000000 pytest tests/guest/kvm/test_vcpu.py
+STEPS = int(os.environ.get("MIDSTREAM_STEPS", "20000"))
 HOPS_MAX = 1000
 
 Until = Callable[[Callable[[], bool]], Awaitable[None]]
@@ -105,6 +110,29 @@ async def test_a_guest_hops_between_processes(until: Until) -> None:
             for vcpu in range(4)
         ]
         assert counts == [state.step for state in snapshot.states]
+
+
+@pytest.mark.parametrize("name", ["uniform", "sequential", "zipf", "hotspot", "trace"])
+async def test_a_program_that_is_kicked_does_what_its_replay_does(name: str) -> None:
+    """Stopped in the midst of its accesses again and again, and loaded anew, it makes each once."""
+    pages = np.random.default_rng(7).integers(0, GEOMETRY.target_page_count, 2 * STEPS)
+    is_write = np.arange(2 * STEPS) % 3 == 0
+    trace = Trace((np.arange(2 * STEPS) % 2).astype(np.uint8), pages.astype(np.uint64), is_write)
+    spec = replace(BUSY, name=name, vcpu_count=2, trace=trace if name == "trace" else None)
+    async with a_guest(spec) as (memory, guest):
+        stops = 0
+        while stops < 10 or min(guest.counters(vcpu).step for vcpu in range(2)) < STEPS:
+            await guest.run()
+            await trio.sleep(0.001)
+            snapshot = await guest.pause(anywhere=True)
+            stops += 1
+            await guest.load(snapshot.states)
+        await guest.run()
+        snapshot = await guest.pause()
+        assert [bytes(view) for view in memory.views] == as_replayed(spec, snapshot.states)
+        for counters in snapshot.counters:
+            assert counters.reads_checked == counters.step
+            assert not counters.mismatches
 
 
 async def test_state_is_loaded_at_a_boundary(until: Until) -> None:
