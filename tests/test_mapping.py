@@ -56,6 +56,18 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/channels.py": Elsewhere(
         "tests/protocol/test_messages.py", "two names, which are the roles of Hello"
     ),
+    "protocol/qemu/heads.py": Elsewhere(
+        "tests/protocol/qemu/test_following.py", "what a stream is read by that is followed"
+    ),
+    "protocol/qemu/known.py": Elsewhere(
+        "tests/protocol/qemu/test_following.py", "what all connections that are followed share"
+    ),
+    "protocol/qemu/pieces.py": Elsewhere(
+        "tests/protocol/qemu/test_following.py", "what a stream is cut into"
+    ),
+    "protocol/qemu/search.py": Elsewhere(
+        "tests/protocol/qemu/test_following.py", "how a place is found again in what is followed"
+    ),
     "protocol/qemu/commands.py": Elsewhere(
         "tests/protocol/qemu/test_stream.py", "a part of what a stream says"
     ),

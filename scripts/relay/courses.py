@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from protocol.channels import Channel
-from protocol.qemu.following import Follower, Piece, channel_of
+from protocol.qemu.following import Follower
+from protocol.qemu.known import channel_of
+from protocol.qemu.pieces import Piece
 from protocol.qemu.returned import PageAsked, ReturnDecoder, Returned
 from scripts.relay.director import Director
 from scripts.relay.pump import Stop

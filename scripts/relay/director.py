@@ -12,8 +12,8 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES
-from protocol.qemu.following import PackageEnd, Part, Piece
 from protocol.qemu.messages import Blocks, QemuMessage
+from protocol.qemu.pieces import PackageEnd, Part, Piece
 from protocol.qemu.ram import BlockTable, block_table
 from protocol.qemu.returned import PageAsked, Returned
 from scripts.injection.actions import NetworkAction

@@ -8,7 +8,6 @@ from typing import Any
 from msgspec import UNSET
 
 from protocol import events
-from protocol.qemu.following import Description, DeviceSection, OtherCommand, PackageEnd
 from protocol.qemu.messages import (
     Advise,
     AskReceived,
@@ -19,6 +18,7 @@ from protocol.qemu.messages import (
     Ping,
     QemuMessage,
 )
+from protocol.qemu.pieces import Description, DeviceSection, OtherCommand, PackageEnd
 from protocol.qemu.returned import (
     PageAsked,
     Pong,

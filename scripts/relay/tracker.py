@@ -22,7 +22,7 @@ from protocol.channels import Channel
 from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.limits import BEHIND_COUNT_MAX, CHUNK_BYTES_MAX, VCPU_COUNT_MAX
-from protocol.qemu.following import Found, Known, Lost, PackageEnd, Part, Piece
+from protocol.qemu.known import Known
 from protocol.qemu.messages import (
     Blocks,
     DiscardRanges,
@@ -30,6 +30,7 @@ from protocol.qemu.messages import (
     QemuMessage,
     StreamEnd,
 )
+from protocol.qemu.pieces import Found, Lost, PackageEnd, Part, Piece
 from protocol.qemu.returned import PageAsked, ResumeAck, Returned, Shut
 from protocol.states import State
 from scripts.relay.telling import FORWARD, message_event

@@ -12,19 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.channels import Channel
-from protocol.qemu.following import (
-    Description,
-    DeviceSection,
-    Follower,
-    Found,
-    Known,
-    Lost,
-    OtherCommand,
-    PackageEnd,
-    Part,
-    Piece,
-    channel_of,
-)
+from protocol.qemu.following import Follower
+from protocol.qemu.known import Known, channel_of
 from protocol.qemu.messages import (
     Blocks,
     Configuration,
@@ -34,6 +23,16 @@ from protocol.qemu.messages import (
     QemuMessage,
     StreamEnd,
     Zeros,
+)
+from protocol.qemu.pieces import (
+    Description,
+    DeviceSection,
+    Found,
+    Lost,
+    OtherCommand,
+    PackageEnd,
+    Part,
+    Piece,
 )
 from protocol.qemu.ram import block_table
 from protocol.qemu.stream import Decoder

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from protocol import events
 from protocol.channels import Channel
-from protocol.qemu.following import Follower, Known, PackageEnd
+from protocol.qemu.following import Follower
+from protocol.qemu.known import Known
 from protocol.qemu.messages import Blocks
+from protocol.qemu.pieces import PackageEnd
 from protocol.qemu.ram import block_table
 from protocol.qemu.returned import PageAsked, ReceivedBitmap
 from scripts.injection.actions import NetworkAction
