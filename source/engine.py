@@ -36,6 +36,10 @@ _URGENT, _BACKGROUND = Lane.URGENT, Lane.BACKGROUND
 _PRECOPY, _POSTCOPY = Channel.PRECOPY, Channel.POSTCOPY
 
 
+# After an urgent frame that is no longer than this the next one goes without a turn in between.
+_IN_A_ROW_BYTES_MAX = 16 * 1024
+
+
 class SendEngine:
     """Sends what a scheduler has, over the channels of one migration, by its users' hands.
 
@@ -228,6 +232,10 @@ class SendEngine:
             if was_urgent and not self.scheduler.queued_requests:
                 # One turn was had behind the bytes: in it requests were noticed, not read.
                 turns = 2
+            elif was_urgent and write.frame.length <= _IN_A_ROW_BYTES_MAX:
+                # What comes now is behind those that are known.  A turn takes as long as to make
+                # and send a small frame.
+                turns = 0
         if lane not in self._waits:
             self._turns[lane] = turns
 

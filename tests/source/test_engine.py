@@ -184,6 +184,25 @@ def test_without_a_listener_the_same_goes(policy: str) -> None:
     assert heard.pipes[POST].taken == unheard.pipes[POST].taken != b""
 
 
+def test_small_pages_that_were_asked_for_go_in_a_row() -> None:
+    """Others have a turn behind the last of those that are known, and no more before it."""
+    stage = Stage("critical-first")
+    for index in (2, 0, 3):
+        stage.engine.request(PageId(0, index), 5, stage.now_ns)
+    assert kinds(stage.run(most=6)) == ["urgent", "urgent", "urgent", "turn", "turn", "background"]
+    assert [each["page"] for each in stage.events.of(events.PageStart)[:3]] == [2, 0, 3]
+
+
+def test_others_have_a_turn_behind_each_large_frame_of_a_page_that_was_asked_for() -> None:
+    """What comes meanwhile is read before the next one: to send it takes longer than a turn."""
+    stage = Stage()
+    for index in (2, 0):
+        stage.engine.request(PageId(0, index), 5, stage.now_ns)
+    frames_per_page = CHUNKS_PER_PAGE
+    story = kinds(stage.run(most=4 * frames_per_page))
+    assert story[: 2 * frames_per_page] == ["urgent", "turn"] * frames_per_page
+
+
 def test_requests_are_served_in_their_order_each_whole() -> None:
     """Also where the half-sent page is one of them: it goes where it began, in its turn."""
     stage = waiting()
