@@ -33,7 +33,7 @@ from protocol.text import did_you_mean, quoted
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
 from scripts.links.spec import LinkSpec, parse_link
-from scripts.options import Values
+from scripts.options import Values, postcopy_after_of
 from scripts.policies import policy_of
 from scripts.reports import Outputs
 from scripts.run_config import Program
@@ -41,9 +41,6 @@ from source.config import SourceConfig
 from source.convergence import SwitchRule
 
 T = TypeVar("T")
-
-# What `--postcopy-after` is where nobody says anything else.
-PASSES_DEFAULT = "1"
 
 # Python's float() would take nan, inf, underscores and the digits of every script.
 _NUMBER = re.compile(r"[0-9]{1,24}(?:\.[0-9]{0,24})?(?:[eE][+-]?[0-9]{1,3})?")
@@ -284,12 +281,8 @@ def _chunk_bytes(text: str) -> int:
 
 def _switch_rule(values: Values) -> SwitchRule:
     after_time = _optional_seconds("--postcopy-after-time", values.get("postcopy_after_time"))
-    after = values["postcopy_after"]
-    if after is None:
-        # Who gives a time means the time: the first pass is not to come before it.
-        after = PASSES_DEFAULT if after_time is None else "never"
     return SwitchRule(
-        postcopy_after=_postcopy_after(after),
+        postcopy_after=_postcopy_after(postcopy_after_of(values)),
         downtime_ms_max=parsed(
             "--downtime-limit", lambda: parse_duration_ms(values["downtime_limit"])
         ),

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from scripts.provenance import begin_run, end_run, run_of
 from scripts.reports import STANDARD_OUTPUT, settled_report
 
 # The options for which that is standard output.
@@ -147,10 +149,19 @@ class Command(click.Command):
     def invoke(  # type: ignore[explicit-override] # typing.override: from 3.12
         self, ctx: click.Context
     ) -> Any:  # noqa: ANN401 - click's
-        """Check its files, and run it."""
+        """Check its files, and run it; reports that it writes say what it was asked."""
         check_distinct(named_files(self, ctx.params))
-        with settled_report(ctx.params.get("report"), self._schema):
-            return super().invoke(ctx)
+        typed = {name for name in ctx.params if _is_typed(ctx, name)}
+        begin_run(run_of(self.name or "", self.params, ctx.params, typed))
+        try:
+            with settled_report(ctx.params.get("report"), self._schema):
+                return super().invoke(ctx)
+        finally:
+            end_run()
+
+
+def _is_typed(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def named_files(command: click.Command, values: dict[str, Any]) -> Iterator[Named]:

@@ -30,6 +30,9 @@ MIGRATION = "Migration"
 ACCESS = "Who may take part"
 OUTPUT = "Output"
 
+# What `--postcopy-after` is where nobody says anything else.
+PASSES_DEFAULT = "1"
+
 Values = Mapping[str, Any]
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -271,6 +274,17 @@ OPTIONS = (
     Option("--quiet", BOTH, OUTPUT, "No progress and no result table.", None, None),
     Option("--verbose", BOTH, OUTPUT, "Tell each change of state.", None, None),
 )  # fmt: skip
+
+
+def postcopy_after_of(values: Values) -> str:
+    """Return what `--postcopy-after` is: what was said, or what stands for nothing said.
+
+    Who gives a time means the time: the first pass is not to come before it.
+    """
+    after: str | None = values["postcopy_after"]
+    if after is None:
+        after = PASSES_DEFAULT if values.get("postcopy_after_time") is None else "never"
+    return after
 
 
 def options_of(*sides: str) -> list[Option]:

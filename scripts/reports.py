@@ -24,6 +24,7 @@ from protocol.errors import (
     root_cause,
 )
 from protocol.text import one_line
+from scripts.provenance import describe
 from scripts.runtime.interrupts import tell_before_exit
 from scripts.runtime.parent import orders
 from scripts.screen.outlet import write_output
@@ -36,8 +37,8 @@ STANDARD_OUTPUT = "-"
 STANDARD_OUTPUT_FILE = "/dev/stdout"
 
 # QEMU's names (`protocol/states.py`, whose table of events nothing here needs).
-COMPLETED = "completed"
-_SETUP, _FAILED, _CANCELLED = "setup", "failed", "cancelled"
+COMPLETED, FAILED = "completed", "failed"
+_SETUP, _CANCELLED = "setup", "cancelled"
 
 # What reading a file that holds no report comes to.
 _NO_REPORT = (OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -88,6 +89,10 @@ class Outputs:
         return Path(path) if path is not None else None
 
 
+# The reports that this process has begun; what else is there is of an earlier run.
+_begun: set[str] = set()
+
+
 def begin_report(target: str | None, schema: str | None = None) -> None:
     """Say in the report, if it is a file, that the command has begun and not ended.
 
@@ -100,13 +105,14 @@ def begin_report(target: str | None, schema: str | None = None) -> None:
     """
     if target is not None and is_report_file(target):
         write_report(target, _outcome(_SETUP, NOT_FINISHED, schema))
+        _begun.add(target)
 
 
 def settle_report(target: str | None, error: BaseException, schema: str | None = None) -> None:
     """See to it that a report that is a file says how the command has ended, and why.
 
-    What it has counted stays.  A command line that is wrong has begun nothing, and leaves what
-    there is of an earlier run.
+    What it has counted stays, what an earlier run has counted does not.  A command line that is
+    wrong has begun nothing, and leaves what there is of an earlier run.
 
     Args:
         target: The value of `--report`.
@@ -119,7 +125,7 @@ def settle_report(target: str | None, error: BaseException, schema: str | None =
     if not is_ours and not _is_unfinished(Path(target)):
         return
     cause = error if isinstance(error, MidstreamError) else MidstreamError(_words(error))
-    if not put_reason(Path(target), cause):
+    if target not in _begun or not put_reason(Path(target), cause):
         with suppress(MidstreamError):
             write_report(target, _outcome(_status_of(cause), one_line(str(cause)), schema))
 
@@ -154,7 +160,7 @@ def cancel_report(target: str | None, schema: str | None = None) -> Callable[[st
         return None
     import json  # noqa: F401, PLC0415
 
-    _outcome(_CANCELLED, "", schema)
+    describe(_outcome(_CANCELLED, "", schema))
     return lambda reason: settle_report(target, MigrationCancelled(reason), schema)
 
 
@@ -221,14 +227,14 @@ def amend_report(target: str, amend: Callable[[Report], Report]) -> None:
 
 
 def write_report(target: str, report: Report) -> None:
-    """Write a report to a file, or to standard output for `-`.
+    """Write a report to a file, or to standard output for `-`, with what was asked.
 
     Raises:
         MidstreamError: It cannot be written.
     """
     import json  # noqa: PLC0415
 
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(describe(report), indent=2, allow_nan=False) + "\n"
     if target == STANDARD_OUTPUT:
         print_result(text)
         return
@@ -293,4 +299,4 @@ def _words(error: BaseException) -> str:
 
 def _status_of(error: MidstreamError) -> str:
     is_user = error.cancelled or error.exit_status == MigrationCancelled.exit_status
-    return _CANCELLED if is_user else _FAILED
+    return _CANCELLED if is_user else FAILED

@@ -4,7 +4,6 @@ The fixture `lab` checks the last: no process may outlive a test, and with the l
 a guest's memory and sockets are gone.
 """
 
-import json
 import os
 import signal
 import socket
@@ -25,6 +24,7 @@ from tests.processes import (
     kill,
     until,
 )
+from tests.reports import read_report
 
 # Slow enough to be caught at whatever it is doing: both phases take longer than any wait here.
 SLOW = (
@@ -80,7 +80,7 @@ class Migration:
     def fail(self, status: int, words: str, seconds_max: float = END_SECONDS_MAX) -> None:
         """Wait for its end, which the report must tell of as standard error does."""
         self.launcher.fail(status, words, seconds_max=seconds_max)
-        report = json.loads(self._report.read_text(encoding="utf-8"))
+        report = read_report(self._report)
         assert report["status"] == ("cancelled" if status == 130 else "failed")
         assert f"midstream: {report['midstream']['reason']}\n" == self.launcher.errors
 
@@ -134,7 +134,7 @@ def test_the_side_that_is_left_says_so(lab: Lab) -> None:
     other.source.fail(1, "connection", seconds_max=END_SECONDS_MAX)
     lab.expect_nobody()
     assert not any(is_listening(pair.port) for pair in pairs.values())
-    report = json.loads(in_postcopy.dest_report.read_text(encoding="utf-8"))
+    report = read_report(in_postcopy.dest_report)
     assert report["status"] == "failed"
     assert "memory of the guest is lost" in report["midstream"]["reason"]
     assert report["midstream"]["placement"]

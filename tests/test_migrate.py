@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.processes import Lab, Process, connection_count, has_state, read_events, until
+from tests.reports import expect_valid, read_report
 from tests.traces import check_rules
 
 BUSY = ("--vcpus=4", "--access-rate=0", "--write-ratio=0.5")
@@ -78,7 +79,7 @@ def check_report(report: dict[str, Any]) -> None:
 def check_busy(pairs: list[tuple[Process, Process]]) -> None:
     """Check that migrations end well, that guests were busy, and standard output is pure JSON."""
     for source, dest in pairs:
-        report = json.loads(source.succeed().output)
+        report = expect_valid(json.loads(source.succeed().output))
         check_report(report)
         assert report["midstream"]["verified"]["reads"] > 1000
         dest.succeed()
@@ -127,7 +128,7 @@ def test_what_the_guest_has_changed_of_its_image_is_counted(lab: Lab, tmp_path: 
     )
     assert differing
     for side in ("source", "dest"):
-        report = json.loads((tmp_path / f"{side}.json").read_text(encoding="utf-8"))
+        report = read_report(tmp_path / f"{side}.json")
         image = report["midstream"]["image"]
         assert image == {"changed-target-pages": differing, "at-least": False}
 
@@ -159,7 +160,7 @@ def test_two_connections_carry_a_migration(lab: Lab, tmp_path: Path) -> None:
     assert counts == expected
     channels = {}
     for policy, source in sources.items():
-        report = json.loads(source.succeed().output)
+        report = expect_valid(json.loads(source.succeed().output))
         check_report(report)
         assert report["ram"]["normal-bytes"] == report["ram"]["total"]
         channels[policy] = report["midstream"]["channels"]
@@ -202,7 +203,7 @@ def test_precopy_alone_completes(lab: Lab, tmp_path: Path) -> None:
     for side in ("source", "dest"):
         told = [line for line in done.errors.splitlines() if line.startswith(f"{side}: ")]
         assert told == [f"{side}: {state}" for state in ("setup", "active", "device", "completed")]
-    report = json.loads((tmp_path / "report").read_text(encoding="utf-8"))
+    report = read_report(tmp_path / "report")
     check_report(report)
     assert report["midstream"]["passes"] >= 1
     assert report["midstream"]["faults"]["count"] == 0

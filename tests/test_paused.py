@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import signal
 import socket
@@ -17,6 +16,7 @@ from protocol.messages import PROTOCOL_VERSION, Abort, Hello, Resume
 from protocol.wire import encode
 from tests.certificates import write_certificates
 from tests.processes import AT_ONCE, Lab, Process, has_state, read_events, until
+from tests.reports import read_report
 from tests.strangers import (
     GARBAGE,
     HTTP,
@@ -105,7 +105,7 @@ class Pair:
         assert self.source.wait() == 0, self.source.errors
         assert self.dest.wait() == 0, self.dest.errors
         for path in self._reports:
-            verified = json.loads(path.read_text())["midstream"]["verified"]
+            verified = read_report(path)["midstream"]["verified"]
             assert verified["mismatches"] == 0
             assert verified["digest-equal"] is True
         assert states(self.source_events)[-1] == "completed"

@@ -10,6 +10,7 @@ import pytest
 
 from scripts.reports import NOT_FINISHED
 from tests.processes import Lab, Process, has_state, kill, until
+from tests.reports import expect_valid, read_report
 
 # One that takes longer than any wait here.
 SLOW = (
@@ -28,16 +29,21 @@ LONG: dict[str, tuple[str, ...]] = {
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 
 
+OLD: dict[str, Any] = {"status": "completed", "midstream": {"schema": "x"}}
+
+
 def status_and_reason(path: Path) -> tuple[str, str]:
     """Return what a report says of the end."""
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if report != OLD:
+        expect_valid(report)
     own = report.get("midstream", report)
     return report["status"], own.get("reason", "")
 
 
 def old_report(path: Path) -> Path:
     """Leave a report of an earlier run, which went well."""
-    path.write_text('{"status": "completed", "midstream": {"schema": "x"}}', encoding="utf-8")
+    path.write_text(json.dumps(OLD), encoding="utf-8")
     return path
 
 
@@ -149,7 +155,7 @@ def test_a_view_that_cannot_be_written(lab: Lab, tmp_path: Path, output: str) ->
     lab.run("migrate", *QUICK, *options).fail(1, "cannot write /dev/full")
     status, reason = status_and_reason(report)
     assert (status, reason) == ("failed", "cannot write /dev/full: No space left on device")
-    figures = json.loads(report.read_text(encoding="utf-8"))
+    figures = read_report(report)
     assert figures["midstream"]["verified"]["digest-equal"]
     report = old_report(tmp_path / "dest.json")
     source, dest = lab.start_pair(

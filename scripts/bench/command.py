@@ -24,13 +24,12 @@ from scripts.bench import (
 from scripts.bench.figure import Figure, LeftOut, Plan, lines
 from scripts.configure import link_spec
 from scripts.figures.raw_pair import PIECE_BYTES
-from scripts.figures.runs import write_json
 from scripts.files import check_writable
 from scripts.links.link import link_of
 from scripts.named_files import Command, Use, file_option
 from scripts.options import OPTIONS
 from scripts.qemu.against import Peer, peer_of
-from scripts.reports import COMPLETED, begin_report
+from scripts.reports import COMPLETED, begin_report, write_report
 from scripts.runtime.interrupts import raise_when_signalled
 
 SCHEMA = "midstream-bench/2"
@@ -116,7 +115,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
         )
         plain = _measure(plan, names)
     if report is not None:
-        write_json(report, plain)
+        write_report(report, plain)
     if report != "-":
         click.echo("\n".join(lines(plain)))
 

@@ -18,6 +18,7 @@ from typing import Any
 from guest.memory import GuestMemory
 from guest.slices import finish
 from protocol.geometry import Geometry, RamBlock
+from scripts import provenance
 from scripts.bench.figure import Figure, spread
 
 # Beyond these a figure says as much of the machine's other users as of midstream.
@@ -98,11 +99,9 @@ def warnings(noise: dict[str, Any]) -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what this machine is."""
+    """Return what this machine is, with the versions that its line for people names."""
     return {
-        "cpus": os.cpu_count() or 1,
-        "cpu-model": _cpu_model(),
-        "memory-bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        **provenance.machine(),
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
@@ -111,15 +110,6 @@ def machine() -> dict[str, Any]:
 def _relative_spread(figure: Figure) -> float:
     figures = spread(figure.values)
     return (figures["highest"] - figures["lowest"]) / figures["median"]
-
-
-def _cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    try:
-        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.machine()
-    models = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
-    return models[0] if models else platform.machine()
 
 
 def warm_memory(guest_bytes: int) -> None:

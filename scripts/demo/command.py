@@ -13,10 +13,9 @@ import click
 from protocol.errors import MidstreamError
 from scripts.demo.cases import LINK, POLICIES, Case, run_case
 from scripts.demo.story import INTRODUCTION, story
-from scripts.figures.runs import write_json
 from scripts.files import check_fillable, check_writable
 from scripts.named_files import Command, Use, file_option
-from scripts.reports import COMPLETED, STANDARD_OUTPUT, begin_report
+from scripts.reports import COMPLETED, STANDARD_OUTPUT, Report, begin_report, write_report
 from scripts.runtime.folders import temporary_folder
 from scripts.screen.output import print_result, tell
 from scripts.views.outputs import history_of, write_page
@@ -58,7 +57,7 @@ def demo(html: str | None, report: str | None, keep: str | None) -> None:
             [(case.policy, history_of(map(dict, case.events))) for case in cases], Path(html)
         )
     if report is not None:
-        write_json(report, _plain(cases))
+        write_report(report, _plain(cases))
     if is_told:
         print_result(story(cases, command_name(), html))
 
@@ -81,7 +80,7 @@ def _keep(folder: Path, target: Path, policy: str) -> None:
         raise MidstreamError(f"cannot write {error.filename}: {error.strerror}") from error
 
 
-def _plain(cases: Sequence[Case]) -> dict[str, object]:
+def _plain(cases: Sequence[Case]) -> Report:
     return {
         "schema": _SCHEMA,
         "status": COMPLETED,

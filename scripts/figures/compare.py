@@ -21,13 +21,13 @@ from protocol.policy import PRESETS, preset
 from protocol.report import STAGE_WORDS
 from protocol.units import parse_geometry
 from scripts.configure import link_spec, parsed
-from scripts.figures.runs import run_migration, write_json
+from scripts.figures.runs import run_migration
 from scripts.files import check_twice_readable, check_writable
 from scripts.links.link import link_of
 from scripts.links.spec import LinkSpec
 from scripts.named_files import Command, Use, file_option
 from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
-from scripts.reports import COMPLETED, begin_report
+from scripts.reports import COMPLETED, begin_report, write_report
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.interrupts import raise_when_signalled
 from scripts.screen.output import print_result
@@ -129,7 +129,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
                 click.echo(f"{name} ...", err=True)
                 outcomes[name] = _run_qemu(peer, name, folder, shared, spec)
     if report is not None:
-        write_json(report, _plain(outcomes, size, page_size, link, rate, geometry))
+        write_report(report, _plain(outcomes, size, page_size, link, rate, geometry))
     if report != "-":
         print_result(f"{verdicts(outcomes)}\n")
         Console().print(_table(outcomes))
@@ -259,7 +259,7 @@ def _table(outcomes: Mapping[str, Outcome]) -> Table:
             *(f"{figure:.2f}" for figure in figures),
             str(outcome.report["postcopy-blocktime"]),
             # A QEMU does not tell.
-            f"{(own['bytes-sent-twice'] or 0) / (1 << 20):.1f}",
+            f"{own.get('bytes-sent-twice', 0) / (1 << 20):.1f}",
             str(outcome.report["total-time"] - outcome.report["setup-time"]),
         )
     return table

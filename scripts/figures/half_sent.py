@@ -15,7 +15,8 @@ import click
 from protocol import events
 from protocol.errors import MigrationError
 from protocol.limits import VCPU_COUNT_MAX
-from scripts.figures.runs import run_migration, write_json
+from scripts.figures.runs import run_migration
+from scripts.reports import write_report
 from scripts.runtime.folders import temporary_folder
 from scripts.views.saved import read_all
 
@@ -87,7 +88,7 @@ def main(policies: str, requests: str, link: str, report: str | None, picture: P
             waits_ms.setdefault(policy, {})[count] = wait_ms
             click.echo(f"{policy:<20}{count:>6} requests{wait_ms:>10.1f} ms")
     if report is not None:
-        write_json(report, {"link": link, "wait-ms": waits_ms})
+        write_report(report, {"link": link, "wait-ms": waits_ms})
     if picture is not None:
         from scripts.figures.plots import draw_growth, save  # noqa: PLC0415 - takes half a second
 

@@ -1,4 +1,4 @@
-"""Runs of `midstream migrate` by other commands: their reports and events, and the JSON of all."""
+"""Runs of `midstream migrate` by other commands: their reports and events."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Any
 import trio
 
 from guest.exits import wait_exit
-from protocol.errors import MidstreamError, MigrationError
+from protocol.errors import MigrationError
 from scripts.links.link import PROXY
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.looping import run_until_signalled
 from scripts.runtime.parent import PARENT_VARIABLE
 from scripts.runtime.spawn import package_environment
-from scripts.screen.output import print_result, tell
+from scripts.screen.output import tell
 from scripts.screen.table import link_title
 from scripts.views.saved import read_all
 
@@ -87,22 +87,6 @@ async def _run(command: list[str]) -> subprocess.CompletedProcess[bytes] | None:
 def _tell_once(line: str) -> None:
     """Print a line on standard error once; all runs of a comparison would say the same."""
     tell(line)
-
-
-def write_json(target: str, plain: object) -> None:
-    """Write JSON to a file, or to standard output for `-`.
-
-    Raises:
-        MidstreamError: The file cannot be written.
-    """
-    text = json.dumps(plain, indent=2) + "\n"
-    if target == "-":
-        print_result(text)
-        return
-    try:
-        Path(target).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MidstreamError(f"cannot write {target}: {error.strerror}") from error
 
 
 Record = dict[str, Any]

@@ -1,25 +1,25 @@
 """`midstream inject`: runs scripted fault injections and checks what they expect.
 
-Each run leaves its events and its report in a folder of its own; here it is said which of that is
-kept.
+Each run leaves its events and its report in a folder of its own (`scripts/injection/keeping.py`),
+and what came of it in the findings (`scripts/injection/findings.py`).
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from guest.spec import GUEST_CHOICES
 from protocol.errors import MidstreamError, MigrationCancelled
 from protocol.geometry import PageId
-from scripts.files import check_fillable
+from scripts.files import check_fillable, check_writable
 from scripts.injection.actions import Fault
 from scripts.injection.checks import Failure
+from scripts.injection.findings import SCHEMA, Findings
+from scripts.injection.keeping import run_folder
 from scripts.injection.outcome import Outcome
 from scripts.injection.qemu import early_pages
 from scripts.injection.scenario import Scenario, read_scenario
@@ -29,62 +29,9 @@ from scripts.injection.triggers import Received, page_name
 from scripts.named_files import Command, FileArgument, Use, file_option
 from scripts.relay.judging import run_pair
 from scripts.relay.scenario import PairScenario, is_pair, read_pair, with_qemu
-from scripts.runtime.folders import temporary_folder
+from scripts.reports import STANDARD_OUTPUT, begin_report, write_report
 from scripts.runtime.looping import run_until_signalled
 from scripts.screen.output import print_result, tell
-
-_PREFIX = "midstream-inject-"
-
-
-class RunFolder:
-    """The folder of one run; it is gone with the run unless it is kept."""
-
-    def __init__(self, path: Path, target: Path | None) -> None:
-        """Use a folder.
-
-        Args:
-            path: The folder.
-            target: Where it is to be kept; None for a new folder among the temporary ones.
-        """
-        self.path = path
-        self._target = target
-
-    def keep(self) -> Path:
-        """Copy what is there by now; return where to.
-
-        Raises:
-            MidstreamError: It cannot be written.
-        """
-        target = self._target
-        try:
-            if target is None:
-                target = self._target = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            target.mkdir(parents=True, exist_ok=True)
-            for file in self.path.iterdir():
-                if file.is_file():
-                    shutil.copy(file, target)
-        except OSError as error:
-            raise MidstreamError(f"cannot write {error.filename}: {error.strerror}") from error
-        return target
-
-
-@contextmanager
-def run_folder(keep: str | None, name: str) -> Iterator[RunFolder]:
-    """Make a folder for one run.
-
-    Args:
-        keep: Where all runs are kept, each in a folder of its own; None if only some are.
-        name: The name of that folder.
-    """
-    target = Path(keep) / name if keep is not None else None
-    with temporary_folder("inject") as path:
-        folder = RunFolder(path, target)
-        try:
-            yield folder
-        finally:
-            if keep is not None:
-                folder.keep()
-
 
 EXIT_UNMET = 1
 _RUNS_MAX = 10_000
@@ -93,7 +40,7 @@ _RUNS_MAX = 10_000
 _UNCOUNTED_MAX = 4
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, report_schema=SCHEMA)
 @click.argument(
     "scenarios", nargs=-1, required=True, metavar="SCENARIO.toml...", cls=FileArgument, use=Use.READ
 )
@@ -124,7 +71,11 @@ _UNCOUNTED_MAX = 4
     "--qemu", metavar="FILE", use=Use.READ,
     help="Of scenarios between two QEMUs, take this one in the place of those that they name.",
 )  # fmt: skip
-def inject(
+@file_option(
+    "--report", metavar="FILE", use=Use.WRITE,
+    help="Write each run's report and what was not as expected as JSON; - for standard output.",
+)  # fmt: skip
+def inject(  # noqa: PLR0913, PLR0917 - one argument an option
     scenarios: tuple[str, ...],
     repeat: int,
     breaks: int,
@@ -132,6 +83,7 @@ def inject(
     guest: str | None,
     keep: str | None,
     qemu: str | None,
+    report: str | None,
 ) -> int:
     """Run scripted fault injections between a real source and destination.
 
@@ -141,11 +93,18 @@ def inject(
     read = [_read(Path(path), guest, qemu) for path in scenarios]
     if keep is not None:
         _check_kept([scenario.path for scenario in read], Path(keep))
+    if report not in (None, STANDARD_OUTPUT):
+        check_writable("--report", report)
+    breakable = list(_breakable(read)) if breaks else []
+    begin_report(report, SCHEMA)
+    runs = Runs(keep, prints=report != STANDARD_OUTPUT)
     if breaks:
         seeds = range(breaks_seed, breaks_seed + breaks)
-        good = [_storm(scenario, seeds, keep) for scenario in list(_breakable(read))]
+        good = [runs.storm(scenario, seeds) for scenario in breakable]
     else:
-        good = [_run_all(scenario, repeat, keep) for scenario in read]
+        good = [runs.run_all(scenario, repeat) for scenario in read]
+    if report is not None:
+        write_report(report, runs.findings.to_plain())
     return 0 if all(good) else EXIT_UNMET
 
 
@@ -185,47 +144,104 @@ def _breakable(scenarios: Sequence[Scenario | PairScenario]) -> Iterator[Scenari
         yield scenario
 
 
-def _run_all(scenario: Scenario | PairScenario, repeat: int, keep: str | None) -> bool:
-    """Run a scenario so often; print what came of it, return whether all was as expected."""
-    good = 0
-    # What the first good run injected: the others must have injected the same.
-    model: tuple[object, ...] | None = None
-    for number in range(1, repeat + 1):
-        with run_folder(keep, f"{scenario.path.stem}-{number}") as folder:
-            injected, failures = _run_once(scenario, folder.path)
-            if not failures:
-                model = model or injected
-                if injected != model:
-                    failures = [Failure("injections", f"{model} as before", str(injected))]
-            if not failures:
-                good += 1
-                continue
-            lines = [f"FAILED {scenario.name}", *map(_line, failures)]
-            if repeat > 1:
-                lines[0] += f" (run {number} of {repeat})"
-                lines.append(f"  kept in {folder.keep()}")
-            print_result("".join(f"{line}\n" for line in lines))
-    if repeat > 1:
-        word = "ok" if good == repeat else "FAILED"
-        print_result(f"{word} {scenario.name}: {good} of {repeat}\n")
-    elif good:
-        print_result(f"ok {scenario.name}\n")
-    return good == repeat
+class Runs:
+    """Runs of scenarios, one after the other.
+
+    Attributes:
+        findings: What came of them so far.
+    """
+
+    def __init__(self, keep: str | None, *, prints: bool) -> None:
+        """Begin.
+
+        Args:
+            keep: Where all runs are kept; None if only those of repeated runs that fail are.
+            prints: A line a scenario goes to standard output.
+        """
+        self._keep = keep
+        self._print = print_result if prints else _print_nothing
+        self.findings = Findings()
+
+    def run_all(self, scenario: Scenario | PairScenario, repeat: int) -> bool:
+        """Run a scenario so often; print what came of it, return whether all was as expected."""
+        self.findings.begin(scenario.name, scenario.path)
+        good = 0
+        # What the first good run injected: the others must have injected the same.
+        model: tuple[object, ...] | None = None
+        for number in range(1, repeat + 1):
+            with run_folder(self._keep, f"{scenario.path.stem}-{number}") as folder:
+                injected, failures, report = _run_once(scenario, folder.path)
+                if not failures:
+                    model = model or injected
+                    if injected != model:
+                        failures = [Failure("injections", f"{model} as before", str(injected))]
+                self.findings.add(number, failures, report)
+                if not failures:
+                    good += 1
+                    continue
+                lines = [f"FAILED {scenario.name}", *map(_line, failures)]
+                if repeat > 1:
+                    lines[0] += f" (run {number} of {repeat})"
+                    lines.append(f"  kept in {folder.keep()}")
+                self._print("".join(f"{line}\n" for line in lines))
+        if repeat > 1:
+            word = "ok" if good == repeat else "FAILED"
+            self._print(f"{word} {scenario.name}: {good} of {repeat}\n")
+        elif good:
+            self._print(f"ok {scenario.name}\n")
+        return good == repeat
+
+    def storm(self, scenario: Scenario, seeds: range) -> bool:
+        """Break a scenario's connections at random, once a seed; print and return how that went."""
+        self.findings.begin(scenario.name, scenario.path)
+        calm, passages = self._run_storm(broken_at_random(scenario, {}, 0), 0, seeds.start)
+        if calm.fault:
+            self._print(f"FAILED {scenario.name} without a break\n  {calm.fault}\n")
+            return False
+        recovered, good = 0, True
+        for number, seed in enumerate(seeds, 1):
+            broken = broken_at_random(scenario, passages, seed)
+            ending, _ = self._run_storm(broken, number, seed)
+            recovered += ending.recovered
+            if ending.fault:
+                self._print(f"FAILED {scenario.name} (seed {seed})\n  {ending.fault}\n")
+                good = False
+        if good:
+            self._print(f"ok {scenario.name} ({len(seeds)} times, {recovered} of them resumed)\n")
+        return good
+
+    def _run_storm(self, scenario: Scenario, number: int, seed: int) -> tuple[Ending, Passages]:
+        """Run a scenario with what breaks it; of number 0, without a break."""
+        with run_folder(self._keep, f"{scenario.path.stem}-{seed}") as folder:
+            trial = Trial(scenario, folder.path)
+            outcome = run_until_signalled(trial.run)
+        ending = judge_storm(outcome)
+        failures = [Failure("end", "of one guest, whole", ending.fault)] if ending.fault else []
+        if number or failures:
+            self.findings.add(number, failures, outcome.report, seed)
+        return ending, trial.passages
+
+
+def _print_nothing(text: str) -> None:
+    """Leave standard output to a report."""
+
+
+Report = Mapping[str, Any] | None
 
 
 def _run_once(
     scenario: Scenario | PairScenario, folder: Path
-) -> tuple[tuple[object, ...], list[Failure]]:
-    """Run a scenario; return what was injected, and what was not as expected."""
+) -> tuple[tuple[object, ...], list[Failure], Report]:
+    """Run a scenario; return what was injected, what was not as expected, and the report."""
     try:
         if isinstance(scenario, PairScenario):
-            return run_pair(scenario, folder)
+            return *run_pair(scenario, folder), None
         trial, outcome = _run_counted(scenario, folder)
     except MigrationCancelled:
         raise
     except MidstreamError as error:
-        return (), [Failure("run", "one", str(error))]
-    return trial.director.fingerprint(), judge(scenario, outcome)
+        return (), [Failure("run", "one", str(error))], None
+    return trial.director.fingerprint(), judge(scenario, outcome), outcome.report
 
 
 def _run_counted(scenario: Scenario, folder: Path) -> tuple[Trial, Outcome]:
@@ -250,31 +266,6 @@ def _half_sent_steps(scenario: Scenario) -> Iterator[tuple[PageId, tuple[PageId,
     for step in scenario.steps if scenario.qemu is not None else ():
         if isinstance(step.when, Received) and isinstance(step.action, Fault):
             yield step.when.page, step.action.pages
-
-
-def _storm(scenario: Scenario, seeds: range, keep: str | None) -> bool:
-    """Break a scenario's connections at random, once a seed; print and return how that went."""
-    calm, passages = _run_storm(broken_at_random(scenario, {}, 0), seeds.start, keep)
-    if calm.fault:
-        print_result(f"FAILED {scenario.name} without a break\n  {calm.fault}\n")
-        return False
-    recovered, good = 0, True
-    for seed in seeds:
-        ending, _ = _run_storm(broken_at_random(scenario, passages, seed), seed, keep)
-        recovered += ending.recovered
-        if ending.fault:
-            print_result(f"FAILED {scenario.name} (seed {seed})\n  {ending.fault}\n")
-            good = False
-    if good:
-        print_result(f"ok {scenario.name} ({len(seeds)} times, {recovered} of them resumed)\n")
-    return good
-
-
-def _run_storm(scenario: Scenario, seed: int, keep: str | None) -> tuple[Ending, Passages]:
-    with run_folder(keep, f"{scenario.path.stem}-{seed}") as folder:
-        trial = Trial(scenario, folder.path)
-        outcome = run_until_signalled(trial.run)
-    return judge_storm(outcome), trial.passages
 
 
 def judge(scenario: Scenario, outcome: Outcome) -> list[Failure]:

@@ -19,11 +19,10 @@ from protocol.channels import Channel
 from protocol.errors import MidstreamError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.policy import preset
-from scripts.configure import PASSES_DEFAULT
 from scripts.injection.actions import Action, NetworkAction, ProcessAction
 from scripts.injection.scenario_text import Where
 from scripts.injection.triggers import Guest, Passed, Received, Trigger
-from scripts.options import SOURCE, Values
+from scripts.options import PASSES_DEFAULT, SOURCE, Values
 from scripts.qemu.command import ACCELS, QemuSource, qemu_source
 
 _KEYS = ("qemu", "accel", "precopy", "preempt", "running")

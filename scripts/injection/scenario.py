@@ -7,7 +7,7 @@ policy has not) is refused with its line, so that a scenario that passes has don
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,6 +104,8 @@ class Scenario:
         link: What lies between the sides; nothing for plain loopback.
         timeout_ms: When everything is ended if it has not by itself.
         qemu: The source, if it is a QEMU and not midstream's own.
+        values: The options, as the command line would have them.
+        given: The names of those that the file says.
     """
 
     path: Path
@@ -117,6 +119,8 @@ class Scenario:
     steps: tuple[Step, ...]
     expect: Expect
     qemu: QemuSource | None = None
+    values: Values = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
 
     @property
     def geometry(self) -> Geometry:
@@ -175,7 +179,11 @@ def read_scenario(path: Path, guest_kind: str | None = None) -> Scenario:
     if "expect" not in table:
         raise where.wrong("", "a scenario without [expect] shows nothing")
     qemu = read_qemu(terms, values, inside) if terms is not None else None
-    scenario = Scenario(path, name, *read, link, timeout_ms, steps, expect, qemu)
+    scenario = Scenario(
+        path, name, *read, link, timeout_ms, steps, expect, qemu,
+        values={**values, LINK: str(link)},
+        given=frozenset(key.replace("-", "_") for key in table.get("migration", {})),
+    )  # fmt: skip
     if read.access.tls is not None and _needs_proxy(scenario):
         raise inside.wrong("tls-cert", "what passes is encrypted, the proxy finds no page in it")
     for step in scenario.steps:

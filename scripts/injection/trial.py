@@ -12,6 +12,7 @@ import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from scripts.injection.qemu import carriers_told, differing_target_pages
 from scripts.injection.scenario import Scenario, has_proxy, held_pages, wire_marks
 from scripts.injection.storm import Passages
 from scripts.links.link import proxy_of
-from scripts.options import DEST, SOURCE
+from scripts.options import DEST, OPTIONS, SOURCE
 from scripts.processes.child import Child
 from scripts.processes.launcher import END_SECONDS_MAX, LAST_WORDS_SECONDS_MAX, LISTENING
+from scripts.provenance import describe, run_of
 from scripts.qemu.command import QemuRun
-from scripts.reports import Outputs
+from scripts.reports import Outputs, amend_report
 from scripts.run_config import Access, DestRun, SourceRun, to_json, to_plain
 from scripts.runtime.parent import LinkNote, Orders
 from scripts.runtime.spawn import spawn
@@ -73,6 +75,7 @@ class Trial:
         # Each run has its own, or the scenario's.
         self._access = with_secret(scenario.access)
         self._nursery: trio.Nursery | None = None
+        self._run = run_of("inject", OPTIONS, scenario.values, scenario.given)
         self.director = Director(scenario, self, self._start_soon)
 
     async def run(self) -> Outcome:
@@ -243,6 +246,8 @@ class Trial:
 
     def _outcome(self) -> Outcome:
         report = self._folder / "report.json"
+        # A side knows what it is to do, and not what its options were.
+        amend_report(str(report), partial(describe, run=self._run))
         carriers = self._marks.carriers
         if self._scenario.qemu is not None:
             carriers = carriers_told(self._scenario.expect.watched, self._events)

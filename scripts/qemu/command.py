@@ -32,6 +32,9 @@ from scripts.screen.recorder import Recorder
 PROGRAM = "qemu-system-x86_64"
 ACCELS = ("auto", "kvm", "tcg")
 
+# Of a report whose fields are those of query-migrate, but for the object `midstream`.
+SCHEMA = "midstream-qemu/1"
+
 
 @dataclass(frozen=True)
 class QemuSource:
@@ -154,7 +157,8 @@ def migrate_out(source: QemuSource, host: str, port: int, outputs: Outputs) -> N
     """
 
     async def run(recorder: Recorder) -> tuple[dict[str, Any], None]:
-        return await run_qemu(source, host, port, recorder), None
+        told = await run_qemu(source, host, port, recorder)
+        return {**told, "midstream": {"schema": SCHEMA}}, None
 
     run_side(SOURCE, outputs, run, to_text=_line_of)
 

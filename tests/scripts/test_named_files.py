@@ -85,7 +85,7 @@ def test_what_becomes_of_files() -> None:
     }  # fmt: skip
     assert uses("report") == {"files": Use.READ, "--html": Use.WRITE, "--perfetto": Use.WRITE}
     assert uses("inject") == {
-        "scenarios": Use.READ, "--keep": Use.FILL, "--qemu": Use.READ,
+        "scenarios": Use.READ, "--keep": Use.FILL, "--qemu": Use.READ, "--report": Use.WRITE,
     }  # fmt: skip
     assert uses("trace import") == uses("trace cut") == {"file": Use.READ, "--out": Use.WRITE}
     assert uses("trace show") == {"file": Use.READ, "--picture": Use.WRITE}
@@ -269,6 +269,7 @@ def test_a_command_tells_its_report_how_it_ends(tmp_path: Path) -> None:
     assert not path.exists()
     CliRunner().invoke(fail, [f"--report={path}", "--begin"])
     told = json.loads(path.read_text(encoding="utf-8"))
+    assert told.pop("run")["command"] == "fail"
     assert told == {
         "schema": "x/1", "status": "failed",
         "reason": "Invalid value for --report: wrong after all",

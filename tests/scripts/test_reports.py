@@ -103,6 +103,7 @@ def test_the_report_agrees_with_the_exit_status(
     """Whatever it said before; what has been counted stays."""
     path = tmp_path / "report"
     report = {"status": before, "total-time": 7, "midstream": {"schema": "x"}}
+    begin_report(str(path))
     path.write_text(json.dumps(report), encoding="utf-8")
     settle_report(str(path), error)
     assert told(path) == (before if status == "completed" else status, "why")
@@ -155,3 +156,32 @@ def test_a_file_in_a_folder_of_somebody_else(
     path.touch()
     write_report(str(path), {"status": "one"})
     assert json.loads(path.read_text(encoding="utf-8")) == {"status": "one"}
+
+
+def test_json_goes_to_a_file_or_to_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name is a file's, a dash is standard output."""
+    write_report(str(tmp_path / "a.json"), {"a": 1})
+    write_report("-", {"b": 2})
+
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+    assert json.loads(capsys.readouterr().out) == {"b": 2}
+
+
+def test_json_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """The error names the file."""
+    with pytest.raises(MidstreamError, match="cannot write"):
+        write_report(str(tmp_path / "missing" / "a.json"), {})
+
+
+def test_figures_of_an_earlier_run_go_with_it(tmp_path: Path) -> None:
+    """A command that ends before it has begun leaves why, and nothing that another counted."""
+    path = tmp_path / "report"
+    path.write_text(
+        '{"status": "completed", "midstream": {"schema": "x", "recoveries": 3}}', encoding="utf-8"
+    )
+    settle_report(str(path), MigrationCancelled("cancelled by SIGINT"))
+    told = json.loads(path.read_text(encoding="utf-8"))
+    assert told["status"] == "cancelled"
+    assert set(told["midstream"]) == {"schema", "reason"}

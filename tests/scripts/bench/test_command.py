@@ -10,6 +10,7 @@ from scripts.bench import command, stream
 from scripts.bench.command import bench
 from scripts.bench.figure import Figure, LeftOut, Plan
 from scripts.qemu.against import Peer
+from tests.reports import expect_valid, read_report
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_the_report_is_json_alone(plans: list[Plan]) -> None:
     """With `--report -` standard output is one JSON object with every run in it."""
     result = CliRunner().invoke(bench, ["--report=-"])
 
-    report = json.loads(result.stdout)
+    report = expect_valid(json.loads(result.stdout))
     assert report["schema"] == "midstream-bench/2"
     assert report["figures"][0]["values"] == [1.0, 3.0]
     assert f"{stream.YARDSTICK} varied by 100% of its median" in result.stdout
@@ -51,7 +52,7 @@ def test_a_person_gets_lines(plans: list[Plan], tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert result.stdout.splitlines()[1:3] == ["", "stream"]
-    assert json.loads(target.read_text())["figures"][0]["median"] == 2.0
+    assert read_report(target)["figures"][0]["median"] == 2.0
 
 
 def test_a_quick_plan_is_a_small_one(plans: list[Plan]) -> None:

@@ -12,6 +12,7 @@ from scripts.demo.cases import POLICIES, REQUESTS
 from scripts.demo.command import command_name
 from scripts.injection.scenario import read_scenario
 from tests.processes import Lab, read_events
+from tests.reports import read_report
 
 
 def test_it_tells_and_writes_what_came_of_the_page(lab: Lab, tmp_path: Path) -> None:
@@ -24,7 +25,7 @@ def test_it_tells_and_writes_what_came_of_the_page(lab: Lab, tmp_path: Path) -> 
     text = " ".join(done.output.split())
     assert "page 5 was asked for while it lay half-sent" in text
     assert "open page.html in a browser" in text
-    report = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))
+    report = read_report(tmp_path / "demo.json")
     assert (report["schema"], report["status"]) == ("midstream-demo/1", "completed")
     assert list(report["policies"]) == list(POLICIES)
     assert report["policies"]["drop"]["sent-before-it"] == REQUESTS - 1

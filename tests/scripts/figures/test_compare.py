@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from scripts.figures.compare import compare
+from tests.reports import read_report
 
 SMALL = ("--size=16MiB", "--vcpus=2", "--policies=ordered,critical-first")
 
@@ -22,7 +23,7 @@ def test_policies_are_compared_on_one_trace(tmp_path: Path) -> None:
     assert result.exit_code == 0
     rows = [line.split()[0] for line in result.stdout.splitlines() if line.split()]
     assert {"ordered", "critical-first"} <= set(rows)
-    told = json.loads(report.read_text())
+    told = read_report(report)
     assert told["schema"] == "midstream-compare/1"
     for outcome in told["policies"].values():
         own = outcome["report"]["midstream"]

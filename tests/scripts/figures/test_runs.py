@@ -1,6 +1,5 @@
 """Runs of `midstream migrate` by other commands."""
 
-import json
 import signal
 import subprocess
 import threading
@@ -9,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from protocol.errors import MidstreamError, MigrationError
-from scripts.figures.runs import run_migration, write_json
+from protocol.errors import MigrationError
+from scripts.figures.runs import run_migration
 from tests.processes import Lab
 
 
@@ -58,20 +57,3 @@ def test_nothing_is_left_of_a_comparison(lab: Lab, number: signal.Signals) -> No
         assert process.status == 130
         assert not list(folder.glob("midstream-compare-*"))
     lab.expect_nobody()
-
-
-def test_json_goes_to_a_file_or_to_standard_output(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A name is a file's, a dash is standard output."""
-    write_json(str(tmp_path / "a.json"), {"a": 1})
-    write_json("-", {"b": 2})
-
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
-    assert json.loads(capsys.readouterr().out) == {"b": 2}
-
-
-def test_json_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """The error names the file."""
-    with pytest.raises(MidstreamError, match="cannot write"):
-        write_json(str(tmp_path / "missing" / "a.json"), {})

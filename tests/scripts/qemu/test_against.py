@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from scripts.qemu.against import peer_of, run_pair
 from scripts.qemu.command import PROGRAM
 from tests.bounds import bounded, nothing_left
 from tests.qemu_relay import Relay
+from tests.reports import read_report
 
 
 def program(folder: Path, *lines: str) -> Path:
@@ -76,7 +76,7 @@ async def test_a_pair_runs_to_its_end(tmp_path: Path) -> None:
             [f"--program=trace:{trace}", "--vcpus=1", f"--report={report}", f"--html={page}"],
             LOOPBACK,
         )
-    told = json.loads(report.read_text(encoding="utf-8"))
+    told = read_report(report)
     assert told["status"] == "completed"
     assert told["midstream"]["peer"] == "qemu"
     by_kernel = can_stop_at_faults().ok
@@ -98,7 +98,7 @@ async def test_a_migration_that_breaks_twice_is_resumed(tmp_path: Path, preempt:
             ["--access-rate=500", f"--report={report}", f"--save={far}"],
             relay,
         )  # fmt: skip
-    own = json.loads(report.read_text(encoding="utf-8"))["midstream"]
+    own = read_report(report)["midstream"]
     assert own["recoveries"] == 2
     offset = 0
     for block in own["blocks"]:
@@ -127,7 +127,7 @@ async def test_compressed_pages_are_inflated(tmp_path: Path) -> None:
             if "compress" in str(error):
                 pytest.skip(f"{PROGRAM} has no capability compress: {error}")
             raise
-    told = json.loads(report.read_text(encoding="utf-8"))
+    told = read_report(report)
     assert told["midstream"]["channels"]["precopy"] < 8 * MIB
     assert far.read_bytes()[: 16 * MIB] == image.read_bytes()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from scripts.injection.scenario import read_scenario
 from scripts.qemu.command import PROGRAM
 from tests.huge_pages import huge_pages
 from tests.processes import ROOT, Lab, has_state, until
+from tests.reports import read_report
 
 FOLDER = ROOT / "tests" / "scenarios" / "qemu"
 
@@ -93,7 +93,7 @@ def test_a_qemu_that_is_lost_in_postcopy(lab: Lab, number: signal.Signals) -> No
     source.signal(number)
     assert source.wait() == {signal.SIGINT: 130, signal.SIGKILL: -9}[number]
     dest.fail(4, "memory of the guest is lost")
-    told = json.loads(report.read_text(encoding="utf-8"))
+    told = read_report(report)
     assert told["status"] == "failed"
     assert "memory of the guest is lost" in told["midstream"]["reason"]
     assert told["midstream"]["backing"] == "base"

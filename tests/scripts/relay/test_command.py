@@ -20,6 +20,7 @@ from tests import qemu_streams as qemu
 from tests.processes import Lab, Process, read_events, until
 from tests.qemu_streams import TARGET
 from tests.relayed import OPENING, PAGES, SWITCH_OVER, record
+from tests.reports import read_report
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def test_a_migration_is_told(lab: Lab) -> None:
     process.succeed()
     assert "relayed: completed" in process.output
     assert "page requests: 1, unanswered: 0" in process.output
-    report = json.loads(files["report"].read_text(encoding="utf-8"))
+    report = read_report(files["report"])
     assert report["status"] == "completed"
     assert report["requests"]["on-precopy-channel"] == 1
     assert report["latency"]["count"] == 1
@@ -115,7 +116,7 @@ def test_a_relay_is_cancelled(lab: Lab) -> None:
         for end in (source, dest):
             with pytest.raises(ConnectionResetError):
                 end.recv(1)
-    told = json.loads(report.read_text(encoding="utf-8"))
+    told = read_report(report)
     assert told["status"] == "cancelled"
     assert told["bytes"]["precopy"] == len(OPENING)
 
