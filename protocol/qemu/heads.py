@@ -127,7 +127,7 @@ class Heads:
         return 0
 
     def lose(self) -> None:
-        """Forget the records' block: bytes are passed over, and nobody can tell which it is then."""
+        """Forget the records' block: where bytes are passed over, nobody can tell which it is."""
         self._block, self._nameless = None, False
 
     def go_on_at(self, place: Place) -> None:

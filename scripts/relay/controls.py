@@ -45,6 +45,9 @@ _CONTROL_SECONDS_MAX = 120.0
 # include/uapi/linux/tcp.h, struct tcp_info: tcpi_bytes_acked.
 _BYTES_ACKED = struct.Struct("=120xQ")
 
+# The preempt connection has brought a page or two of 4 KiB where the main one has had its package.
+_PREEMPT_BYTES_MAX = 16 << 10
+
 # What is done by then has been heard at the other end.
 _BETWEEN_SECONDS = 0.1
 
@@ -126,6 +129,13 @@ class Direct:
                 sock.shutdown(socket.SHUT_RDWR)
         which = "preempt connection is" if preempt_only else "connections are"
         self.say(f"the source's {which} shut down")
+
+    def end_return_path(self) -> None:
+        """Let the source see the end of file on its main connection, and send on."""
+        for sock in connections_to(self._port, self.source.pid):
+            if _acked_bytes(sock) > _PREEMPT_BYTES_MAX:
+                sock.shutdown(socket.SHUT_RD)
+        self.say("the source's return path ends")
 
     async def watch(self) -> tuple[str, str]:
         """Tell each change of their states, until none comes any more; return the last."""
@@ -243,11 +253,23 @@ async def recovery_breaks(terms: Terms) -> None:
         await pair.end()
 
 
+async def return_path_ends(terms: Terms) -> None:
+    """End the return path at the source, in the middle of postcopy."""
+    async with direct(terms, "8MiB", _BASE) as pair:
+        await pair.begin(4 << 20)
+        await (await pair.touch("ram", 1900))
+        pair.end_return_path()
+        await pair.watch()
+        await pair.recover()
+        await pair.end()
+
+
 CONTROLS: Mapping[str, Callable[[Terms], Awaitable[None]]] = {
     "two-blocks": two_blocks,
     "preempt-dies": preempt_dies,
     "preempt-dies-late": preempt_dies_late,
     "recovery-breaks": recovery_breaks,
+    "return-path-ends": return_path_ends,
 }
 
 

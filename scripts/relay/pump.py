@@ -87,6 +87,13 @@ class Pump:
         self._queue: deque[tuple[float, bytes]] = deque()
         self._queued_bytes = 0
         self._moved = trio.lowlevel.ParkingLot()
+        self._closed = False
+
+    def half_close(self) -> None:
+        """Let the receiver see the end of file here; what still comes goes nowhere."""
+        self._closed = True
+        self._shut_down()
+        self.gate.changed.unpark_all()
 
     async def run(self) -> None:
         """Pass on until the sender's end of file has been; cancelling stops at once.
@@ -116,10 +123,10 @@ class Pump:
             await trio.sleep_until(self._queue[0][0])
             data = self._queue[0][1]
             if not data:
-                while self.gate.shut:
+                while self.gate.shut and not self._closed:
                     await self.gate.changed.park()
-                with suppress(OSError):
-                    self._out.shutdown(socket.SHUT_WR)
+                if not self._closed:
+                    self._shut_down()
                 return
             # What steps spoil is spoiled here.
             await self._pass_on(memoryview(bytearray(data)))
@@ -127,20 +134,28 @@ class Pump:
             self._queued_bytes -= len(data)
             self._moved.unpark_all()
 
+    def _shut_down(self) -> None:
+        with suppress(OSError):
+            self._out.shutdown(socket.SHUT_WR)
+
     async def _pass_on(self, data: memoryview) -> None:
         sent = 0
-        for stop in self._course.feed(data):
-            if stop.at > sent:
-                await self._send(data[sent : stop.at])
-                sent = stop.at
+        for stop in () if self._closed else self._course.feed(data):
+            if stop.at > sent and not await self._send(data[sent : stop.at]):
+                # What has not passed is not told of.
+                return
+            sent = stop.at
             stop.then(time.monotonic_ns())
             if stop.held:
                 await self.gate.changed.park()
 
-    async def _send(self, data: memoryview) -> None:
+    async def _send(self, data: memoryview) -> bool:
+        """Send; return whether all has gone, which it has not where the receiver sees an end."""
         # What the rate has let through and is not with the kernel yet.
         allowed = 0
         while data:
+            if self._closed:
+                return False
             gate = self.gate
             if not self._may_pass(gate):
                 await gate.changed.park()
@@ -158,6 +173,7 @@ class Pump:
             self.passed_bytes += count
             allowed -= count
             data = data[count:]
+        return True
 
     def _may_pass(self, gate: Gate) -> bool:
-        return not (gate.shut or self.stopped) and gate is self.gate
+        return not (gate.shut or self.stopped or self._closed) and gate is self.gate

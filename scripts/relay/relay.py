@@ -249,11 +249,10 @@ class Relay:
         for channel in action.channels:
             for direction in action.directions:
                 self._gates[channel, direction].apply(action, buckets[direction])
-        if action.do == "cut":
-            for connection in self._connections:
-                # A connection that has said nothing yet is the preempt channel.
-                if (connection.role or Channel.POSTCOPY) in action.channels:
-                    connection.cut()
+        for connection in self._connections:
+            # A connection that has said nothing yet is the preempt channel.
+            if (connection.role or Channel.POSTCOPY) in action.channels:
+                connection.act(action)
         if action.for_ms is not None and self._nursery is not None:
             self._nursery.start_soon(self._undo_later, action, action.for_ms / 1000)
 
@@ -313,12 +312,16 @@ class _Connection:
             if pump.gate is not before:
                 before.changed.unpark_all()
 
-    def cut(self) -> None:
-        """End it at both ends, as soon as what went before has arrived."""
-        self._cutting.set()
-        # Before anything else runs: what steps cut ends at that very byte.
-        for pump in self._pumps.values():
-            pump.stopped = True
+    def act(self, action: NetworkAction) -> None:
+        """Do what an action does to a connection as a whole, at that very byte."""
+        if action.do == "cut":
+            # It is ended at both ends, as soon as what went before has arrived.
+            self._cutting.set()
+            for pump in self._pumps.values():
+                pump.stopped = True
+        elif action.do == "half-close":
+            for direction in action.directions:
+                self._pumps[direction].half_close()
 
     async def run(self) -> str:
         """Pass on until both ways have ended; return why it broke, empty if it did not.

@@ -28,6 +28,7 @@ from scripts.injection.scenario_text import Where, read_toml
 # What each action may say besides `do`.
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "cut": ("channel",),
+    "half-close": ("channel", "direction"),
     "stall": ("channel", "direction", "for"),
     "delay": ("channel", "direction", "by", "for"),
     "throttle": ("channel", "direction", "rate", "for"),

@@ -79,6 +79,15 @@ def test_a_recovery_is_broken() -> None:
         assert seen[-2:] == ["source completed, dest completed", "0 bytes of the memories differ"]
 
 
+def test_a_return_path_ends() -> None:
+    """7.2 pauses and is resumed; of later ones it is told what they say."""
+    version = need_qemu()
+    seen = control("return-path-ends")
+    assert "the source's return path ends" in seen
+    if version == 7:
+        assert seen[-2:] == ["source completed, dest completed", "0 bytes of the memories differ"]
+
+
 def test_a_qemu_that_cannot_be_started_is_told() -> None:
     """In one line, which says what there is not."""
     done = run("--qemu=/nowhere/qemu", "preempt-dies")

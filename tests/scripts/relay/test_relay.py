@@ -23,7 +23,17 @@ from scripts.relay.steps import AtByte, Flip, Hold, NamedPage, Release, Requeste
 from tests import qemu_streams as qemu
 from tests.bounds import nothing_left
 from tests.qemu_streams import TARGET
-from tests.relayed import HEAD_BYTES, OPENING, SWITCH_OVER, Link, closings, page, record, relayed
+from tests.relayed import (
+    HEAD_BYTES,
+    OPENING,
+    SWITCH_OVER,
+    Link,
+    closings,
+    page,
+    read,
+    record,
+    relayed,
+)
 
 CUT = NetworkAction("cut", tuple(Channel))
 GARBAGE = b"GET / HTTP/1.1\r\n\r\n" * 5000
@@ -169,6 +179,51 @@ def test_one_connection_can_be_cut_alone() -> None:
             await ends.finish(main)
             await close(main, urgent)
             await ends.ended.wait()
+
+    trio.run(run)
+
+
+@pytest.mark.parametrize("byte", [1, TARGET])
+def test_a_half_close_is_at_its_very_byte(byte: int) -> None:
+    """The receiver sees the end behind so many bytes, and the other way all goes on.
+
+    What still comes goes nowhere, is nothing that has passed, and keeps nobody from the end.
+    """
+    half_close = NetworkAction("half-close", (Channel.PRECOPY,), (Direction.FORWARD,))
+
+    async def run() -> None:
+        async with relayed((AtByte(named(5), byte, None, True), half_close)) as ends:
+            main, urgent = await ends.main(), await ends.connect()
+            data = qemu.part(*map(record, (4, 5, 6)))
+            await main.say(data)
+            passed = data[: data.index(record(5)) + HEAD_BYTES + byte]
+            assert await read(main.dest, len(data)) == passed
+            await main.say(bytes(1 << 20))
+            await main.answer(asking(8))
+            await urgent.say(record(8))
+            await urgent.hears(record(8))
+            await close(main, urgent)
+            while ends.relay.tracker.state is not State.POSTCOPY_PAUSED:
+                await trio.lowlevel.checkpoint()
+            (carried,) = [each for each in closings(ends.told) if each.connection == 1]
+            assert carried.forward_bytes == len(OPENING + SWITCH_OVER + passed)
+
+    with nothing_left():
+        trio.run(run)
+
+
+def test_the_return_path_can_be_half_closed() -> None:
+    """The source sees the end of the return path, of which nothing comes any more."""
+    half_close = NetworkAction("half-close", (Channel.PRECOPY,), (Direction.BACKWARD,))
+
+    async def run() -> None:
+        async with relayed((Requested(named(2)), half_close)) as ends:
+            main = await ends.main()
+            await main.dest.send_all(asking(2, 3))
+            assert await read(main.source, 1) == b""
+            await main.say(qemu.part(record(5)))
+            await main.hears(qemu.part(record(5)))
+            await close(main)
 
     trio.run(run)
 

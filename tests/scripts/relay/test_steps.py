@@ -57,6 +57,10 @@ def test_moments(tmp_path: Path, text: str, when: object) -> None:
         ('do = "cut"', NetworkAction("cut", tuple(Channel))),
         ('do = "cut", channel = "postcopy"', NetworkAction("cut", (Channel.POSTCOPY,))),
         (
+            'do = "half-close", channel = "precopy"',
+            NetworkAction("half-close", (Channel.PRECOPY,), (Direction.FORWARD,)),
+        ),
+        (
             'do = "stall", direction = "backward", for = "2s"',
             NetworkAction("stall", tuple(Channel), (Direction.BACKWARD,), 2000.0),
         ),
