@@ -82,7 +82,7 @@ ELSEWHERE = {
     ),
     "report": Elsewhere(
         "scripts.views.report",
-        "Show runs again from files that --events wrote; each file is a run of its own.",
+        "Say what reports are, and show runs again from their events; each file is one of its own.",
     ),
     "switch-over": Elsewhere(
         "scripts.control", "Switch a running source over to postcopy now.", "switch_over"

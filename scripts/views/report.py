@@ -1,4 +1,4 @@
-"""`midstream report`: saved events made into tables, a page and a trace; runs side by side.
+"""`midstream report`: what reports say, and saved events as tables, a page and a trace.
 
 A file that holds something else than events is told by its kind, so that its user sees the mistake.
 """
@@ -6,33 +6,30 @@ A file that holds something else than events is told by its kind, so that its us
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from guest.latency import summary_of
-from protocol import events
 from protocol.errors import LocalProtocolError
-from protocol.report import STAGES
-from protocol.units import format_bytes
 from scripts.files import check_writable, read_bounded
 from scripts.named_files import Command, FileArgument, Use, file_option
-from scripts.screen.output import tell
-from scripts.screen.words import time_us
-from scripts.views.causes import lost_bytes, percentiles_us, reason_of, status_of
+from scripts.results.reading import NOT_AS_TOLD, Report, holds_events, read_report
+from scripts.results.rows import check_parquet, rows_of, write_csv, write_parquet
+from scripts.results.summary import lines_of
+from scripts.screen.output import print_result, tell
 from scripts.views.facts import verdict_of
-from scripts.views.history import VCPU, History
+from scripts.views.history import History
 from scripts.views.outputs import history_of, write_page, write_trace
+from scripts.views.run_tables import Run, stage_table, summary_table
 from scripts.views.saved import read_saved
 
 # A page has as many colours and dashes to tell runs apart by.
 RUNS_MAX = 4
 
-Run = tuple[str, History]
+T = TypeVar("T")
 
 # A report is some kilobytes, and all others begin as they begin.
 _LOOKED_AT_BYTES_MAX = 1 << 20
@@ -40,48 +37,142 @@ _LOOKED_AT_BYTES_MAX = 1 << 20
 
 @click.command(
     cls=Command,
-    epilog="Exit status: 0 done; 1 a result cannot be written; 2 a file holds no events.",
+    epilog="Exit status: 0 done; 1 a result cannot be written; 2 a file holds neither a report nor "
+    "events, or not what an option is about.",
 )
-@click.argument(
-    "files", nargs=-1, required=True, metavar="EVENTS...", cls=FileArgument, use=Use.READ
-)
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", cls=FileArgument, use=Use.READ)
 @file_option(
-    "--html", metavar="FILE", use=Use.WRITE, help="Write a page about all runs, side by side."
-)
+    "--csv", metavar="FILE", use=Use.WRITE,
+    help="Write reports as a table, a row a migration or figure, a column a field.",
+)  # fmt: skip
 @file_option(
-    "--perfetto",
-    metavar="FILE",
-    use=Use.WRITE,
-    help="Write a trace for the Perfetto UI, of one run.",
-)
-@click.option("--quiet", is_flag=True, help="Print no tables.")
-def report(files: tuple[str, ...], html: str | None, perfetto: str | None, quiet: bool) -> None:
-    """Show runs again from files that --events wrote; each file is a run of its own.
+    "--parquet", metavar="FILE", use=Use.WRITE,
+    help="The same as Parquet; it needs midstream[parquet].",
+)  # fmt: skip
+@file_option(
+    "--html", metavar="FILE", use=Use.WRITE,
+    help="Write a page about all runs, side by side, from their events.",
+)  # fmt: skip
+@file_option(
+    "--perfetto", metavar="FILE", use=Use.WRITE,
+    help="Write a trace for the Perfetto UI, from one run's events.",
+)  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Print nothing.")
+def report(
+    files: tuple[str, ...],
+    csv: str | None,
+    parquet: str | None,
+    html: str | None,
+    perfetto: str | None,
+    quiet: bool,
+) -> None:
+    """Say what reports are, and show runs again from their events; each file is one of its own.
 
-    If the two sides wrote a file each, on one machine, put one behind the other first. An
-    unfinished last line, as a full disk leaves it, is left out, and that is said.
+    Of a report that --report wrote: what was run, how it went, the figures. Of events that --events
+    wrote: tables, a page, a trace. If the two sides wrote a file of events each, on one machine,
+    put one behind the other first. An unfinished last line, as a full disk leaves it, is left out,
+    and that is said.
     """
-    if len(files) > RUNS_MAX:
-        raise click.BadParameter(f"more than {RUNS_MAX} runs", param_hint="EVENTS")
-    if perfetto is not None and len(files) > 1:
-        raise click.BadParameter("a trace is of one run", param_hint="--perfetto")
-    for option, path in (("--html", html), ("--perfetto", perfetto)):
-        if path is not None:
-            check_writable(option, path)
-    runs = [(name, _read(path)) for name, path in zip(_names(files), map(Path, files), strict=True)]
+    outputs = {"--csv": csv, "--parquet": parquet, "--html": html, "--perfetto": perfetto}
+    told, reports = _sort(files)
+    _check(told, reports, outputs)
+    runs = [(name, _read(path)) for name, path in zip(_names(told), map(Path, told), strict=True)]
+    rows = [row for path, held in reports for row in _of(path, held, rows_of)]
+    if csv is not None:
+        write_csv(rows, Path(csv))
+    if parquet is not None:
+        write_parquet(rows, Path(parquet))
     if html is not None:
         write_page(runs, Path(html))
     if perfetto is not None:
         write_trace(runs[0][1], Path(perfetto))
-    if not quiet:
-        console = Console()
-        for name, history in runs:
-            # A file's name is a text, and so is a reason: neither holds markup.
-            title = f"{name}: " if len(runs) > 1 else ""
-            console.print(f"{title}{verdict_of(history).text}", markup=False, highlight=False)
-        console.print(summary_table(runs))
-        if any(history.waits for _, history in runs):
-            console.print(stage_table(runs))
+    if quiet:
+        return
+    for path, held in reports:
+        print_result("".join(f"{line}\n" for line in _of(path, held, lines_of)))
+    if runs:
+        _print_tables(runs)
+
+
+def _print_tables(runs: Sequence[Run]) -> None:
+    console = Console()
+    for name, history in runs:
+        # A file's name is a text, and so is a reason: neither holds markup.
+        title = f"{name}: " if len(runs) > 1 else ""
+        console.print(f"{title}{verdict_of(history).text}", markup=False, highlight=False)
+    console.print(summary_table(runs))
+    if any(history.waits for _, history in runs):
+        console.print(stage_table(runs))
+
+
+def _sort(files: Sequence[str]) -> tuple[list[str], list[tuple[str, Report]]]:
+    """Return the files of events, and those of reports with what they hold.
+
+    Raises:
+        click.BadParameter: One cannot be read, or is neither.
+    """
+    told, reports = [], []
+    for name in files:
+        path = Path(name)
+        try:
+            if holds_events(path):
+                told.append(name)
+            else:
+                reports.append((name, read_report(path)))
+        except LocalProtocolError as error:
+            kind = kind_of(path)
+            # One that lacks what every report has is told as none.
+            hint = f"; the file is {kind}" if kind and not kind.startswith("a report") else ""
+            raise click.BadParameter(f"{error}{hint}", param_hint="FILE") from error
+    return told, reports
+
+
+def _check(
+    told: Sequence[str],
+    reports: Sequence[tuple[str, Report]],
+    outputs: Mapping[str, str | None],
+) -> None:
+    """Refuse results that cannot be made of these files, or could not be written in the end.
+
+    Raises:
+        click.BadParameter: That is so.
+        MidstreamError: What writes them is not installed.
+    """
+    if len(told) > RUNS_MAX:
+        raise click.BadParameter(f"more than {RUNS_MAX} runs", param_hint="FILE")
+    if outputs["--perfetto"] is not None and len(told) > 1:
+        raise click.BadParameter("a trace is of one run", param_hint="--perfetto")
+    of_events = f"{told[0]!r} holds events" if told else ""
+    of_reports = f"{reports[0][0]!r} is a report" if reports else ""
+    wrong = {
+        "--csv": of_events, "--parquet": of_events,
+        "--html": of_reports, "--perfetto": of_reports,
+    }  # fmt: skip
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if wrong[option]:
+            made_of = "reports" if option in {"--csv", "--parquet"} else "what --events writes"
+            reason = f"{wrong[option]}, and it is made of {made_of}"
+            raise click.BadParameter(reason, param_hint=option)
+        check_writable(option, path)
+    if outputs["--parquet"] is not None:
+        check_parquet()
+
+
+def _of(path: str, held: Report, make: Callable[[str, Report], list[T]]) -> list[T]:
+    """Return what is made of a report.
+
+    Raises:
+        click.BadParameter: It is not as the schema says.
+    """
+    try:
+        return make(path, held)
+    except NOT_AS_TOLD as error:
+        raise click.BadParameter(
+            f"{path}: the report is not as its schema says ({type(error).__name__}: {error})",
+            param_hint="FILE",
+        ) from error
 
 
 def _read(path: Path) -> History:
@@ -90,7 +181,7 @@ def _read(path: Path) -> History:
     except LocalProtocolError as error:
         kind = kind_of(path)
         hint = f"; the file is {kind}, and events are what --events writes" if kind else ""
-        raise click.BadParameter(f"{error}{hint}", param_hint="EVENTS") from error
+        raise click.BadParameter(f"{error}{hint}", param_hint="FILE") from error
 
 
 def _names(paths: Sequence[str]) -> list[str]:
@@ -101,109 +192,6 @@ def _names(paths: Sequence[str]) -> list[str]:
     if len(set(paths)) == len(paths):
         return list(paths)
     return [f"{number}: {path}" for number, path in enumerate(paths, 1)]
-
-
-def summary_table(runs: Sequence[Run]) -> Table:
-    """Return what runs came to, a column a run."""
-    table = _table("", [name for name, _ in runs])
-    for title, words in _ROWS:
-        cells = [words(history) for _, history in runs]
-        # Most runs have no reason to tell.
-        if any(cells):
-            table.add_row(title, *cells)
-    for name in percentiles_us(()):
-        figures = [percentiles_us(history.waits)[name] for _, history in runs]
-        table.add_row(
-            f"wait {name}",
-            *(
-                time_us(figure) if history.waits else "none"
-                for figure, (_, history) in zip(figures, runs, strict=True)
-            ),
-        )
-    return table
-
-
-def stage_table(runs: Sequence[Run]) -> Table:
-    """Return mean and 99th percentile of each stage of the waits, two columns a run."""
-    heads = [f"{name}: {figure}" for name, _ in runs for figure in ("mean", "p99")]
-    table = _table("stage of a wait", heads)
-    for number, stage in enumerate(STAGES):
-        cells = []
-        for _, history in runs:
-            summary = summary_of(
-                round(wait.stages_us[number] * 1000) for wait in history.waits if wait.stages_us
-            )
-            figures = (summary.mean_us, summary.p99_us)
-            cells += [time_us(figure) if summary.count else "none" for figure in figures]
-        table.add_row(stage, *cells)
-    return table
-
-
-def _table(first: str, heads: Sequence[str]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column(first, no_wrap=True)
-    for head in heads:
-        # A file's name is a text, and may hold what rich takes for markup.
-        table.add_column(_plain(head), justify="right")
-    return table
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
-
-
-def _guest(history: History) -> str:
-    length = sum(block.length_bytes for block in history.blocks.values())
-    count = history.vcpu_count
-    vcpus = "1 vCPU" if count == 1 else f"{count} vCPUs"
-    if history.waiter != VCPU:
-        vcpus = "seen between the two"
-    return f"{format_bytes(length)}, {vcpus}" if length else _UNKNOWN
-
-
-def _memory(history: History) -> str:
-    if lost := lost_bytes(history):
-        return f"{format_bytes(lost)} lost"
-    if "equal" not in history.verdict:
-        return "not compared"
-    good = history.verdict["equal"] and not history.verdict.get("mismatches")
-    return "verified" if good else "WRONG"
-
-
-def _downtime(history: History) -> str:
-    downtime_us = history.downtime_us
-    return _UNKNOWN if downtime_us is None else time_us(downtime_us)
-
-
-def _by_guests_clock(history: History) -> str:
-    told = history.guest_clock
-    if not told:
-        return "the guest has none"
-    return f"{time_us(told['blackout-us'])}, longest stall {time_us(told['stall-us'])}"
-
-
-def _count(history: History, event: str) -> str:
-    count = history.source_count(event)
-    return _UNKNOWN if count is None else str(count)
-
-
-_UNKNOWN = "not recorded"
-
-
-_ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
-    ("status", status_of),
-    ("reason", lambda history: _plain(reason_of(history))),
-    ("memory", _memory),
-    ("policy", lambda history: _plain(str(history.run.get("policy", _UNKNOWN)))),
-    ("guest", _guest),
-    ("events span", lambda history: time_us((history.last_ns - history.first_ns) / 1000)),
-    ("downtime", _downtime),
-    ("by the guest's clock", _by_guests_clock),
-    ("page requests", lambda history: str(len(history.requests))),
-    ("preempted", lambda history: _count(history, events.Preempt.event)),
-    ("finished early on request", lambda history: _count(history, events.Boost.event)),
-    ("waits", lambda history: str(len(history.all_waits))),
-)
 
 
 _JSON_KINDS: dict[str, Callable[[Any], bool]] = {

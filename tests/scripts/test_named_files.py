@@ -83,7 +83,10 @@ def test_what_becomes_of_files() -> None:
     assert {each for each, use in uses("migrate").items() if use is not Use.READ} == {
         "--save", "--report", "--events", "--perfetto", "--html",
     }  # fmt: skip
-    assert uses("report") == {"files": Use.READ, "--html": Use.WRITE, "--perfetto": Use.WRITE}
+    assert uses("report") == {
+        "files": Use.READ,
+        **dict.fromkeys(("--csv", "--parquet", "--html", "--perfetto"), Use.WRITE),
+    }
     assert uses("inject") == {
         "scenarios": Use.READ, "--keep": Use.FILL, "--qemu": Use.READ, "--report": Use.WRITE,
     }  # fmt: skip
@@ -236,7 +239,7 @@ def test_arguments_are_files_too(tmp_path: Path) -> None:
     events.write_bytes(b"{}")
     result = CliRunner().invoke(midstream, ["report", str(events), "--html", str(events)])
     assert result.exit_code == 2
-    assert "EVENTS and --html name one file" in result.output
+    assert "FILE and --html name one file" in result.output
     assert events.read_bytes() == b"{}"
     paths = [tmp_path / "a" / "x.toml", tmp_path / "b" / "x.toml"]
     for path in paths:

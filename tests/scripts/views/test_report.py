@@ -76,12 +76,18 @@ def test_events_that_were_cut_off_are_shown(
     [
         (["bad"], ["bad, line 2", "no JSON"]),
         (["missing"], ["missing", "No such file"]),
-        (["report"], ["EVENTS", "the file is a report, as --report writes it", "--events"]),
+        (["report"], ["FILE", "report: no report of midstream"]),
+        (["torn"], ["torn: no JSON", "line 2"]),
+        (["edited"], ["edited: the report is not as its schema says"]),
+        (["good", "--csv=table"], ["--csv", "'good' holds events"]),
+        (["good", "--parquet=table"], ["--parquet", "'good' holds events"]),
+        (["whole", "--html=page"], ["--html", "'whole' is a report"]),
+        (["whole", "--csv=missing/table"], ["--csv", "folder"]),
         (["good", "bad"], ["bad, line 2"]),
         (["good", "good", "--perfetto=trace"], ["--perfetto", "one run"]),
-        (["good"] * 5, ["EVENTS", "more than 4"]),
+        (["good"] * 5, ["FILE", "more than 4"]),
         (["good", "--html=missing/page"], ["--html", "folder"]),
-        ([], ["EVENTS"]),
+        ([], ["FILE"]),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(
@@ -97,6 +103,14 @@ def test_what_is_wrong_is_said_in_a_line(
     first = good.index(b"\n") + 1
     (tmp_path / "bad").write_bytes(good[: first + 20] + b"\n" + good[first:])
     (tmp_path / "report").write_text('{"status": "failed",\n"midstream": {}}', encoding="utf-8")
+    whole = json.dumps(assemble_failed("failed", "why"), indent=2)
+    (tmp_path / "whole").write_text(whole, encoding="utf-8")
+    (tmp_path / "torn").write_text("{\n", encoding="utf-8")
+    (tmp_path / "edited").write_text(
+        '{"status": "failed", "midstream": {"schema": "midstream-report/1", "faults": 7}}',
+        encoding="utf-8",
+    )
+    before = {path.name for path in tmp_path.iterdir()}
     assert run(["report", *arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -104,7 +118,7 @@ def test_what_is_wrong_is_said_in_a_line(
     assert line.startswith("midstream: ")
     for word in words:
         assert word in line
-    assert {path.name for path in tmp_path.iterdir()} == {"good", "bad", "report"}
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 EVENT = '{"event":"state","side":"dest","t-ns":1,"state":"active"}\n'
