@@ -369,8 +369,8 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
             "on-postcopy-channel": source.requests_on_postcopy_channel,
         },
         "preemptions": {"count": source.preemptions, "boosted": source.boosted},
-        "prefetch": _prefetch(source.prefetch) if source.prefetch is not None else None,
-        "policy-failure": source.policy_failure or None,
+        **({"prefetch": _prefetch(source.prefetch)} if source.prefetch is not None else {}),
+        **({"policy-failure": source.policy_failure} if source.policy_failure else {}),
         "bytes-sent-twice": source.bytes_sent_twice,
         "bytes-lost": source.bytes_lost,
         "channels": {

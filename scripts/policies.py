@@ -26,6 +26,7 @@ from protocol.policy import POLICY_NAME_CHARS_MAX, PRESETS, Policy
 from protocol.text import did_you_mean, one_line, quoted
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
 
     from source.scheme import Scheme
@@ -71,6 +72,15 @@ def file_of(text: str) -> str:
         return in_a_file["file"]
     name, _, argument = text.partition("=")
     return argument if name in TREE else ""
+
+
+def beside(folder: Path, text: str) -> str:
+    """Return the same policy with its file, if it has one, as seen from a folder."""
+    base, plus, rest = text.partition("+")
+    if plus and base in PRESETS:
+        return f"{base}+{beside(folder, rest)}"
+    file = file_of(text)
+    return text.replace(file, str(folder / file), 1) if file else text
 
 
 def named_policies() -> list[str]:

@@ -1,6 +1,5 @@
 """Somebody's own policies, in a file outside of the tree, between real processes."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.processes import Lab, Process, read_events
+from tests.reports import read_report
 
 # As source/README.md has it: the file is somebody's, and nothing of the tree is changed.
 MINE = """\
@@ -73,7 +73,7 @@ def run(lab: Lab, tmp_path: Path, mine: Path) -> Run:
             "migrate", *GUEST, "--policy", f"{mine}:{name}", "--report", report, "--events", events,
             *options,
         )  # fmt: skip
-        return process, json.loads(report.read_text(encoding="utf-8"))
+        return process, read_report(report)
 
     return migrate
 
@@ -85,7 +85,7 @@ def test_a_prefetcher_of_ones_own_migrates_a_guest(run: Run, tmp_path: Path) -> 
     own = report["midstream"]
     assert own["policy"] == "read-ahead-of-4"
     assert own["verified"]["digest-equal"]
-    assert own["policy-failure"] is None
+    assert "policy-failure" not in own
     prefetch = own["prefetch"]
     picked = read_events(tmp_path / "events.jsonl", "page-start", "source")
     causes = {event.get("cause") for event in picked}
@@ -103,7 +103,7 @@ def test_an_order_of_ones_own_migrates_a_guest(run: Run) -> None:
     process, report = run("newest_first", "--vcpus=4", "--access-rate=0")
     process.succeed()
     assert report["midstream"]["policy"] == "newest-first"
-    assert report["midstream"]["prefetch"] is None
+    assert "prefetch" not in report["midstream"]
 
 
 def test_what_fails_before_the_guest_moves_ends_the_run(run: Run, mine: Path) -> None:
@@ -138,3 +138,61 @@ def line_of(text: str) -> int:
     """Return the number of the line of the file in which a text stands."""
     lines = MINE.splitlines()
     return next(number for number, line in enumerate(lines, 1) if text in line)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """Write a trace of pages in a row, from the guest's middle on."""
+    path = tmp_path / "trace"
+    lines = (
+        f"@{number / 1000:.3f} 0 ram 0x{(1024 + number) * 4096:x} r\n" for number in range(300)
+    )
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def test_policies_of_ones_own_are_compared(lab: Lab, mine: Path, trace: Path) -> None:
+    """Beside one of the tree, with what prefetching was worth; each by its own name."""
+    report = trace.parent / "compare.json"
+    compared = lab.run(
+        "compare", "--policies=no-prefetch", f"--policy={mine}:read_ahead",
+        f"--policy={mine}:newest_first", f"--accesses={trace}", "--size=8MiB", "--page-size=4KiB",
+        "--vcpus=1", "--link=100Mbit/s", f"--report={report}",
+    )  # fmt: skip
+    assert compared.wait() == 0, compared.errors
+    told = read_report(report)["policies"]
+    assert list(told) == ["no-prefetch", "read-ahead-of-4", "newest-first"]
+    prefetch = told["read-ahead-of-4"]["prefetch"]
+    assert prefetch["against"] == "no-prefetch"
+    assert prefetch["useful"] + prefetch["useless"] + prefetch["late"] > 0
+    assert told["no-prefetch"]["prefetch"]["late"] is None
+    assert "useless" in compared.output
+
+
+SCENARIO = """\
+[migration]
+size = "8MiB"
+page-size = "2MiB"
+policy = "{policy}"
+postcopy-after = 0
+
+[[step]]
+when = {{ time = "0ms" }}
+fault = [2, 3, 1]
+
+[expect]
+exit-status = 0
+"""
+
+
+def test_policies_of_ones_own_are_injected_faults(lab: Lab, mine: Path) -> None:
+    """As a scenario names them, seen from where it stands, or as the command line does."""
+    scenario = mine.parent / "scenario.toml"
+    scenario.write_text(SCENARIO.format(policy="mine.py:newest_first"), encoding="utf-8")
+    lab.run("inject", scenario).succeed()
+    lab.run("inject", "--policy", f"{mine}:read_ahead", scenario).succeed()
+    unmet = lab.run("inject", "--policy", f"{mine}:failing", scenario)
+    assert (unmet.wait(), unmet.errors) == (1, "")
+    assert "exit-status" in unmet.output
+    scenario.write_text(SCENARIO.format(policy="mine.py:nobody"), encoding="utf-8")
+    lab.run("inject", scenario).fail(2, "scenario.toml:4: policy: ", "has no 'nobody'")

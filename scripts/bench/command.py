@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -22,12 +23,13 @@ from scripts.bench import (
     stream,
 )
 from scripts.bench.figure import Figure, LeftOut, Plan, lines
-from scripts.configure import link_spec
+from scripts.configure import link_spec, parsed
 from scripts.figures.raw_pair import PIECE_BYTES
 from scripts.files import check_writable
 from scripts.links.link import link_of
 from scripts.named_files import Command, Use, file_option
 from scripts.options import OPTIONS
+from scripts.policies import file_of, policy_of
 from scripts.qemu.against import Peer, peer_of
 from scripts.reports import COMPLETED, begin_report, write_report
 from scripts.runtime.interrupts import raise_when_signalled
@@ -71,6 +73,11 @@ _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
     "--guest", default=PYTHON, show_default=True, type=click.Choice(GUEST_CHOICES), metavar="KIND",
     help="What runs the vCPUs, as in migrate; but for the section startup.",
 )  # fmt: skip
+@file_option(
+    "--policy", "policies", multiple=True, metavar="NAME", use=Use.READ, find=file_of,
+    help="Measure the latency of this one, such as FILE.py:NAME, and of no other; as often as you "
+    "like.",
+)  # fmt: skip
 @click.option("--only", metavar="NAMES", help=f"Sections: {', '.join(SECTIONS)}. [default: all]")
 @file_option(
     "--against", metavar="qemu[=FILE]", use=Use.READ, prefix="qemu=",
@@ -88,6 +95,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
     runs: int | None,
     link: str,
     guest: str,
+    policies: tuple[str, ...],
     only: str | None,
     against: str | None,
     quick: bool,
@@ -95,6 +103,8 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
 ) -> None:
     """Measure streams, latencies and costs, each beside what limits it, on this machine."""
     spec = link_spec(link)
+    for policy in policies:
+        parsed("--policy", partial(policy_of, policy))
     peer = peer_of(against)
     names = _section_names(only, peer)
     length_bytes = _length_bytes(size or (_QUICK_SIZE if quick else _SIZE), page_size)
@@ -109,6 +119,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
             page_sizes=tuple(page_size.split(",")),
             chunk_size=chunk_size,
             guest=guest,
+            policies=policies,
             link=made,
             say=lambda line: click.echo(line, err=True),
             against=peer,

@@ -35,6 +35,7 @@ class Plan:
         say: Tells a person what is under way.
         against: A real QEMU to measure beside midstream; None for none.
         guest: What runs the vCPUs, as in `--guest`.
+        policies: Of the latency, in the place of all others, as in `--policy`.
     """
 
     quick: bool
@@ -46,6 +47,7 @@ class Plan:
     say: Callable[[str], None]
     against: Peer | None = None
     guest: str = PYTHON
+    policies: tuple[str, ...] = ()
 
     @property
     def has_link(self) -> bool:

@@ -92,9 +92,12 @@ class Case:
 def cases(plan: Plan) -> list[Case]:
     """Return what there is to measure: the two policies that matter most in all ways, all in one.
 
-    Of a quick plan it is what is judged.  With a link of the user's own it is that and no other.
+    Of a quick plan it is what is judged, and of one with policies of the user's these.  With a link
+    of the user's own it is that and no other.
     """
     link = plan.link.option if plan.has_link else LINK
+    if plan.policies:
+        return [Case(policy, vcpus, 0, link) for policy in plan.policies for vcpus in (1, 4)]
     if plan.quick:
         return [Case(policy, vcpus, 0, link) for policy, vcpus in _TARGETS]
     best = ("ordered", "critical-first")

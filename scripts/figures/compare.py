@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -17,15 +18,17 @@ from guest.trace import read_trace, write_trace
 from protocol import events
 from protocol.errors import MigrationError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
-from protocol.policy import PRESETS, preset
+from protocol.policy import PRESETS, Policy
 from protocol.report import STAGE_WORDS
 from protocol.units import parse_geometry
 from scripts.configure import link_spec, parsed
+from scripts.figures.prefetch_table import prefetch_figures, prefetch_table
 from scripts.figures.runs import run_migration
 from scripts.files import check_twice_readable, check_writable
 from scripts.links.link import link_of
 from scripts.links.spec import LinkSpec
 from scripts.named_files import Command, Use, file_option
+from scripts.policies import file_of, policy_of
 from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
 from scripts.reports import COMPLETED, begin_report, write_report
 from scripts.runtime.folders import temporary_folder
@@ -56,7 +59,13 @@ class Outcome:
 
 
 @click.command(cls=Command, report_schema=_SCHEMA)
-@click.option("--policies", default=",".join(PRESETS), metavar="NAMES", help="Which, in order.")
+@click.option(
+    "--policies", metavar="NAMES", help=f"Which, in order. [default: {','.join(PRESETS)}]"
+)
+@file_option(
+    "--policy", "more", multiple=True, metavar="NAME", use=Use.READ, find=file_of,
+    help="One more, such as FILE.py:NAME; as often as you like. Without --policies: only these.",
+)  # fmt: skip
 @click.option("--size", default="256MiB", show_default=True, metavar="SIZE", help="Guest memory.")
 @click.option("--page-size", default="2MiB", show_default=True, metavar="SIZE", help="Page size.")
 @click.option("--link", default="0", metavar="RATE[,...]", help="As in migrate; else loopback.")
@@ -85,7 +94,8 @@ class Outcome:
     help="Draw distributions: .png, .svg.",
 )  # fmt: skip
 def compare(  # noqa: PLR0913, PLR0917 - one argument an option
-    policies: str,
+    policies: str | None,
+    more: tuple[str, ...],
     size: str,
     page_size: str,
     link: str,
@@ -102,7 +112,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     Each run begins in postcopy at once.  One vCPU more than --vcpus says faults every 20 ms; the
     others fault without pause.
     """
-    geometry, spec, names = _parse(policies, size, page_size, link)
+    chosen = _policies(policies, more)
+    geometry = parsed("--size or --page-size", lambda: parse_geometry(size, page_size))
+    spec = link_spec(link)
     rate = spec.bytes_per_second
     peer = peer_of(against)
     _check_files(report, picture)
@@ -121,18 +133,26 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
             "guest": guest,
         }  # fmt: skip
         outcomes = {}
-        for name in names:
+        for name, (text, _) in chosen.items():
             click.echo(f"{name} ...", err=True)
-            outcomes[name] = _run(folder, {"policy": name, **shared})
+            outcomes[name] = _run(folder, {"policy": text, **shared})
         if peer is not None:
             for name in ROWS:
                 click.echo(f"{name} ...", err=True)
                 outcomes[name] = _run_qemu(peer, name, folder, shared, spec)
+    reports = {name: outcomes[name].report for name in chosen}
+    prefetched = prefetch_figures({name: each for name, (_, each) in chosen.items()}, reports)
     if report is not None:
-        write_report(report, _plain(outcomes, size, page_size, link, rate, geometry))
+        plain = _plain(outcomes, size, page_size, link, rate, geometry)
+        for name, own in prefetched.items():
+            plain["policies"][name]["prefetch"] = own.to_plain()
+        write_report(report, plain)
     if report != "-":
         print_result(f"{verdicts(outcomes)}\n")
         Console().print(_table(outcomes))
+        if prefetched:
+            Console().print()
+            Console().print(prefetch_table(prefetched))
     if picture is not None:
         _draw(
             outcomes, picture, rate, geometry, f"{size} guest, {page_size} pages, {vcpus} + 1 vCPUs"
@@ -146,15 +166,21 @@ def _check_files(report: str | None, picture: Path | None) -> None:
         check_writable("--picture", str(picture))
 
 
-def _parse(
-    policies: str, size: str, page_size: str, link: str
-) -> tuple[Geometry, LinkSpec, list[str]]:
-    names = [name.strip() for name in policies.split(",") if name.strip()]
-    if not names:
-        raise click.BadParameter("it names no policy", param_hint="--policies")
-    parsed("--policies", lambda: [preset(name) for name in names])
-    geometry = parsed("--size or --page-size", lambda: parse_geometry(size, page_size))
-    return geometry, link_spec(link), names
+def _policies(names: str | None, more: tuple[str, ...]) -> dict[str, tuple[str, Policy]]:
+    """Return the policies in their order, each as it was named; two of one name by that."""
+    if names is None:
+        listed = [] if more else list(PRESETS)
+    else:
+        listed = [name.strip() for name in names.split(",") if name.strip()]
+        if not listed:
+            raise click.BadParameter("it names no policy", param_hint="--policies")
+    found = {text: parsed("--policies", partial(policy_of, text)) for text in listed}
+    found |= {text: parsed("--policy", partial(policy_of, text)) for text in more}
+    known = [policy.name for policy in found.values()]
+    return {
+        policy.name if known.count(policy.name) == 1 else text: (text, policy)
+        for text, policy in found.items()
+    }
 
 
 def _check_trace(trace: Path, geometry: Geometry, vcpus: int) -> None:

@@ -7,6 +7,7 @@ and what came of it in the findings (`scripts/injection/findings.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import click
 from guest.spec import GUEST_CHOICES
 from protocol.errors import MidstreamError, MigrationCancelled
 from protocol.geometry import PageId
+from scripts.configure import parsed
 from scripts.files import check_fillable, check_writable
 from scripts.injection.actions import Fault
 from scripts.injection.checks import Failure
@@ -27,6 +29,7 @@ from scripts.injection.storm import Ending, Passages, broken_at_random, judge_st
 from scripts.injection.trial import Trial
 from scripts.injection.triggers import Received, page_name
 from scripts.named_files import Command, FileArgument, Use, file_option
+from scripts.policies import file_of, policy_of
 from scripts.relay.judging import run_pair
 from scripts.relay.scenario import PairScenario, is_pair, read_pair, with_qemu
 from scripts.reports import STANDARD_OUTPUT, begin_report, write_report
@@ -61,6 +64,10 @@ _UNCOUNTED_MAX = 4
     help="Run each with such a guest, as in migrate, whatever it says.",
 )  # fmt: skip
 @file_option(
+    "--policy", metavar="NAME", use=Use.READ, find=file_of,
+    help="Run each under this policy, as in migrate, whatever it says: FILE.py:NAME for your own.",
+)  # fmt: skip
+@file_option(
     "--keep",
     metavar="DIR",
     use=Use.FILL,
@@ -81,6 +88,7 @@ def inject(  # noqa: PLR0913, PLR0917 - one argument an option
     breaks: int,
     breaks_seed: int,
     guest: str | None,
+    policy: str | None,
     keep: str | None,
     qemu: str | None,
     report: str | None,
@@ -90,7 +98,9 @@ def inject(  # noqa: PLR0913, PLR0917 - one argument an option
     Exit status: 0 all is as expected; 1 something is not; 2 a scenario is wrong.
     """
     # All are read first: a typing error in the last should not cost the time of the others.
-    read = [_read(Path(path), guest, qemu) for path in scenarios]
+    if policy is not None:
+        parsed("--policy", partial(policy_of, policy))
+    read = [_read(Path(path), guest, policy, qemu) for path in scenarios]
     if keep is not None:
         _check_kept([scenario.path for scenario in read], Path(keep))
     if report not in (None, STANDARD_OUTPUT):
@@ -108,7 +118,9 @@ def inject(  # noqa: PLR0913, PLR0917 - one argument an option
     return 0 if all(good) else EXIT_UNMET
 
 
-def _read(path: Path, guest: str | None, qemu: str | None) -> Scenario | PairScenario:
+def _read(
+    path: Path, guest: str | None, policy: str | None, qemu: str | None
+) -> Scenario | PairScenario:
     """Return the scenario of a file, of either kind.
 
     Raises:
@@ -116,7 +128,7 @@ def _read(path: Path, guest: str | None, qemu: str | None) -> Scenario | PairSce
     """
     if is_pair(path):
         return with_qemu(read_pair(path), qemu)
-    return read_scenario(path, guest)
+    return read_scenario(path, guest, policy)
 
 
 def _check_kept(paths: Sequence[Path], keep: Path) -> None:

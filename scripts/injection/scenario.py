@@ -54,6 +54,7 @@ from scripts.links.link import proxy_of
 from scripts.links.spec import LinkSpec, parse_link
 from scripts.named_files import renamed_hint
 from scripts.options import OPTIONS, Values
+from scripts.policies import beside
 from scripts.qemu.command import QemuSource
 from scripts.qemu.configure import qemu_dest_config, qemu_program_of
 from scripts.run_config import Access, Program
@@ -128,11 +129,13 @@ class Scenario:
         return self.source.geometry
 
 
-def read_scenario(path: Path, guest_kind: str | None = None) -> Scenario:
+def read_scenario(path: Path, guest_kind: str | None = None, policy: str | None = None) -> Scenario:
     """Return what a file says.
 
     Args:
         path: The file.
+        policy: As in `--policy`, in the place of what the file says; None for that.  A QEMU has its
+            own.
         guest_kind: As in `--guest`, in the place of what the file says; None for that.  The guest
             of a QEMU is always its own.
 
@@ -149,6 +152,8 @@ def read_scenario(path: Path, guest_kind: str | None = None) -> Scenario:
     options = _table(table, "migration", where)
     if guest_kind is not None and terms is None:
         options["guest"] = guest_kind
+    if policy is not None and terms is None:
+        options["policy"] = beside(Path.cwd(), policy)
     inside = where.inside("migration")
     link = _link(options.pop(LINK, "0"), inside)
     values = _values(options, inside)
@@ -240,6 +245,8 @@ def _beside(path: Path, key: str, value: str) -> str:
     """Return a value with a file's name in it read as seen from the scenario."""
     if key in {"image", "secret-file", "tls-cert", "tls-key", "tls-ca"}:
         return str(path.parent / value)
+    if key == "policy":
+        return beside(path.parent, value)
     if key == "program" and value.startswith("trace:"):
         return f"trace:{path.parent / value.removeprefix('trace:')}"
     return value

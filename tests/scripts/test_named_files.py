@@ -88,7 +88,8 @@ def test_what_becomes_of_files() -> None:
         **dict.fromkeys(("--csv", "--parquet", "--html", "--perfetto"), Use.WRITE),
     }
     assert uses("inject") == {
-        "scenarios": Use.READ, "--keep": Use.FILL, "--qemu": Use.READ, "--report": Use.WRITE,
+        "scenarios": Use.READ, "--policy": Use.READ, "--keep": Use.FILL, "--qemu": Use.READ,
+        "--report": Use.WRITE,
     }  # fmt: skip
     assert uses("trace import") == uses("trace cut") == {"file": Use.READ, "--out": Use.WRITE}
     assert uses("trace show") == {"file": Use.READ, "--picture": Use.WRITE}

@@ -136,3 +136,11 @@ def test_a_case_says_what_it_is() -> None:
     """Policy, vCPUs, their pause and the link stand in its name."""
     assert Case("drop", 1, 50, "0").title == "drop, 1 vCPU every 20 ms, loopback"
     assert Case("drop", 4, 0, "1Gbit/s").title == "drop, 4 vCPUs without pause, 1Gbit/s"
+
+
+def test_policies_of_the_users_own_are_measured_alone(plan: Plan) -> None:
+    """Each with one vCPU and with four, and nothing else."""
+    chosen = cases(replace(plan, quick=False, policies=("mine.py:x", "read-ahead")))
+    assert [(case.policy, case.vcpus) for case in chosen] == [
+        ("mine.py:x", 1), ("mine.py:x", 4), ("read-ahead", 1), ("read-ahead", 4)
+    ]  # fmt: skip
