@@ -27,6 +27,9 @@ except KeyboardInterrupt:
     sys.exit(130)
 
 
+_COMPLETE_VARIABLE = "_MIDSTREAM_COMPLETE"
+
+
 def main() -> None:
     """Run the command line and exit."""
     exit_when_signalled(at_once=False)
@@ -43,7 +46,9 @@ def main() -> None:
             raise
         _fail_early(reason)
 
-    guard_streams()
+    # Of a shell that asks what it can complete, click writes the answer itself.
+    if _COMPLETE_VARIABLE not in os.environ:
+        guard_streams()
     status: int = module.run(sys.argv[1:] if handed is None else handed)
     end_if_signalled()
     ignore_signals()

@@ -19,7 +19,7 @@ from click.core import ParameterSource
 
 from protocol.errors import MidstreamError
 from scripts.named_files import Command
-from scripts.options import DEST, LAUNCH, OPTIONS, QEMU, SOURCE, options_of, with_options
+from scripts.options import DEST, LAUNCH, QEMU, SOURCE, options_of, with_options
 from scripts.runtime.interrupts import EXIT_CANCELLED, ignore_signals
 from scripts.runtime.loading import loading
 from scripts.runtime.parent import follow_parent, take_orders
@@ -133,26 +133,6 @@ class LazyGroup(click.Group):
             formatter.write_dl(sorted(told.items()))
 
 
-class SectionedCommand(Command):
-    """A command whose help shows its options in sections, those of no section first."""
-
-    def format_options(  # type: ignore[explicit-override] # typing.override: from 3.12
-        self, ctx: click.Context, formatter: click.HelpFormatter
-    ) -> None:
-        """Write the options."""
-        sections = {option.name: option.section for option in OPTIONS}
-        records: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                title = sections.get(parameter.name or "", "Options")
-                records.setdefault(title, []).append(record)
-        for title, rows in records.items():
-            with formatter.section(title):
-                # Long options get a line of their own, so that there is room for what they mean.
-                formatter.write_dl(rows, col_max=24)
-
-
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -165,14 +145,15 @@ class SectionedCommand(Command):
 def midstream(context: click.Context) -> None:
     """Move a running guest's memory from one process to another over two TCP sockets.
 
-    Try: midstream migrate
+    Begin with `midstream demo`, then `midstream migrate --html run.html`. Each command's help has
+    examples.
     """
     if context.invoked_subcommand is None:
         tell(context.get_help())
         context.exit(EXIT_USAGE)
 
 
-@midstream.command(cls=SectionedCommand, epilog=_EPILOG)
+@midstream.command(cls=Command, epilog=_EPILOG)
 @with_options(options_of(SOURCE, DEST, LAUNCH))
 def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
     """Migrate a guest between two processes on this machine and report."""
@@ -230,7 +211,7 @@ def migrate(**values: Any) -> None:  # noqa: ANN401 - click's values
         stay_after(servers, spool)
 
 
-@midstream.command(cls=SectionedCommand, epilog=_EPILOG)
+@midstream.command(cls=Command, epilog=_EPILOG)
 @click.option(
     "--connect", required=True, metavar="HOST:PORT",
     help="Where the destination listens; - to read it from standard input.",
@@ -260,7 +241,7 @@ def source(connect: str, resume: str | None, **values: Any) -> None:  # noqa: AN
     run_source(source_config(values, host, port, credentials(values, server=False)), outputs)
 
 
-@midstream.command(cls=SectionedCommand, epilog=_EPILOG)
+@midstream.command(cls=Command, epilog=_EPILOG)
 @click.option(
     "--listen", required=True, metavar="HOST:PORT",
     help="Where to listen, on all addresses of HOST ([::]: of this machine, IPv4 too); port 0 "

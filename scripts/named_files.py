@@ -12,13 +12,16 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
+from protocol.text import did_you_mean
+from scripts.help_text import write_examples, write_options
 from scripts.provenance import begin_run, end_run, run_of
 from scripts.reports import STANDARD_OUTPUT, settled_report
 
@@ -94,6 +97,14 @@ class FileOption(click.Option):
         self.prefix = prefix
         self.find = find
 
+    def shell_complete(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self, ctx: click.Context, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return what a shell completes the value to: names of files, where no other is known."""
+        folders = self.use is Use.FILL
+        kind = "dir" if folders else "file"
+        return super().shell_complete(ctx, incomplete) or [CompletionItem(incomplete, type=kind)]
+
 
 class FileArgument(click.Argument):
     """An argument that names one file or several.
@@ -109,6 +120,12 @@ class FileArgument(click.Argument):
         self.use = use
         self.prefix = ""
         self.find: Callable[[str], str] | None = None
+
+    def shell_complete(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self, ctx: click.Context, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return what a shell completes the value to: names of files."""
+        return super().shell_complete(ctx, incomplete) or [CompletionItem(incomplete, type="file")]
 
 
 class Command(click.Command):
@@ -137,6 +154,8 @@ class Command(click.Command):
         self, ctx: click.Context, args: list[str]
     ) -> list[str]:
         """Read the options; one that has another name now is refused with that."""
+        # The list is used up meanwhile.
+        words = [*args]
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -145,6 +164,24 @@ class Command(click.Command):
                 if new in ours:
                     raise click.UsageError(f"{error.option_name} is {new} now", ctx) from error
             raise
+        except click.BadParameter as error:
+            if error.param is None or not isinstance(error.param.type, click.Choice):
+                raise
+            meant = _meant(error.param, error.param.type, words)
+            raise click.BadParameter(f"{error.message}{meant}", ctx, error.param) from error
+
+    def format_options(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the options in sections."""
+        write_options(ctx, formatter)
+
+    def format_epilog(  # type: ignore[explicit-override] # typing.override: from 3.12
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write examples, and what else there is to say."""
+        write_examples(ctx, formatter)
+        super().format_epilog(ctx, formatter)
 
     def invoke(  # type: ignore[explicit-override] # typing.override: from 3.12
         self, ctx: click.Context
@@ -162,6 +199,14 @@ class Command(click.Command):
 
 def _is_typed(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _meant(parameter: click.Parameter, choice: click.Choice[Any], words: list[str]) -> str:
+    """Return what was probably meant by the value that is none of a choice's."""
+    joined = " ".join(words).replace("=", " ").split()
+    given = [word for name, word in pairwise(joined) if name in parameter.opts]
+    hints = [did_you_mean(word, map(str, choice.choices)) for word in given]
+    return next(filter(None, hints), "")
 
 
 def named_files(command: click.Command, values: dict[str, Any]) -> Iterator[Named]:

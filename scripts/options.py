@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
+from guest.spec import BACKING_CHOICES, DIRTY_LOG_CHOICES, GUEST_CHOICES, PROGRAM_NAMES
+from protocol.policy import PRESETS
+from scripts.help_text import ACCESS, GUEST, MIGRATION, OUTPUT, complete_names
 from scripts.named_files import Use, file_option
 from scripts.policies import file_of, named_policies
 
@@ -24,16 +27,24 @@ LAUNCH = "launch"
 QEMU = "qemu"
 OURS = f"{SOURCE} {QEMU}"
 
-# The sections of a command's help, in their order.
-GUEST = "Guest"
-MIGRATION = "Migration"
-ACCESS = "Who may take part"
-OUTPUT = "Output"
 
 # What `--postcopy-after` is where nobody says anything else.
 PASSES_DEFAULT = "1"
 
 Values = Mapping[str, Any]
+
+# What a shell completes an option's value to.
+_COMPLETED: dict[str, tuple[str, ...]] = {
+    "page_size": ("4KiB", "2MiB", "1GiB"),
+    "backing": BACKING_CHOICES,
+    "guest": GUEST_CHOICES,
+    "program": PROGRAM_NAMES,
+    "policy": tuple(PRESETS),
+    # `dest.config` has them, which takes a moment to load.
+    "placement": ("auto", "userfault", "simulated"),
+    "dirty_log": DIRTY_LOG_CHOICES,
+    "postcopy_after": ("0", "1", "never"),
+}
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -79,6 +90,9 @@ class Option:
             "show_default": self.default is not None,
             "help": self.help,
         }
+        if self.name in _COMPLETED:
+            names = _COMPLETED[self.name]
+            shown["shell_complete"] = lambda _context, _option, text: complete_names(names, text)
         if self.use is None:
             return click.option(self.flag, **shown)(command)
         return file_option(self.flag, use=self.use, prefix=self.prefix, find=self.find, **shown)(

@@ -12,6 +12,7 @@ from protocol import events
 from protocol.errors import LocalProtocolError, MigrationError
 from protocol.events import Emit
 from protocol.states import FINAL, Lifecycle, State
+from protocol.text import did_you_mean
 from protocol.units import format_rate, parse_duration_ms, parse_rate
 from source.config import SourceConfig
 from source.convergence import Convergence, Means
@@ -99,7 +100,8 @@ class Steering:
         self._emit(
             events.Limits(
                 max_bandwidth=self.bandwidth, max_postcopy_bandwidth=self.postcopy_bandwidth,
-                downtime_limit_ms=self.convergence.downtime_ms_max,
+                # One that can never be kept is below 0.
+                downtime_limit_ms=max(self.convergence.downtime_ms_max, 0.0),
             )
         )  # fmt: skip
 
@@ -117,7 +119,10 @@ def parse_limits(words: list[str]) -> dict[str, float]:
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or name not in SETTABLE:
-            raise MigrationError(f"{word!r} is not NAME=VALUE with one of {', '.join(SETTABLE)}")
+            hint = did_you_mean(name, SETTABLE)
+            raise MigrationError(
+                f"{word!r} is not NAME=VALUE with one of {', '.join(SETTABLE)}{hint}"
+            )
         if name in limits:
             raise MigrationError(f"{name} is given twice")
         try:

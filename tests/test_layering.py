@@ -45,6 +45,7 @@ AT_THE_TOP = {
             "configure",
             "credentials",
             "files",
+            "help_text",
             "named_files",
             "options",
             "policies",

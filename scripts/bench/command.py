@@ -10,6 +10,7 @@ import click
 
 from guest.spec import GUEST_CHOICES, PYTHON
 from protocol.errors import LocalProtocolError
+from protocol.text import did_you_mean
 from protocol.units import parse_bytes, parse_geometry
 from scripts.bench import against as qemu
 from scripts.bench import (
@@ -172,7 +173,8 @@ def _section_names(only: str | None, peer: Peer | None) -> list[str]:
             raise click.BadParameter(f"{name} needs --against", param_hint="--only")
         if name not in SECTIONS:
             raise click.BadParameter(
-                f"{name!r} is not one of {', '.join(SECTIONS)}", param_hint="--only"
+                f"{name!r} is not one of {', '.join(SECTIONS)}{did_you_mean(name, SECTIONS)}",
+                param_hint="--only",
             )
     return [name for name in SECTIONS if name in wanted]
 

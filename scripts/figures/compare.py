@@ -25,6 +25,7 @@ from scripts.configure import link_spec, parsed
 from scripts.figures.prefetch_table import prefetch_figures, prefetch_table
 from scripts.figures.runs import run_migration
 from scripts.files import check_twice_readable, check_writable
+from scripts.help_text import complete_names
 from scripts.links.link import link_of
 from scripts.links.spec import LinkSpec
 from scripts.named_files import Command, Use, file_option
@@ -60,8 +61,10 @@ class Outcome:
 
 @click.command(cls=Command, report_schema=_SCHEMA)
 @click.option(
-    "--policies", metavar="NAMES", help=f"Which, in order. [default: {','.join(PRESETS)}]"
-)
+    "--policies", metavar="NAMES",
+    help="Policies to compare, in order, with commas between. Default: all of midstream's own.",
+    shell_complete=lambda _context, _option, text: complete_names(tuple(PRESETS), text),
+)  # fmt: skip
 @file_option(
     "--policy", "more", multiple=True, metavar="NAME", use=Use.READ, find=file_of,
     help="One more, such as FILE.py:NAME; as often as you like. Without --policies: only these.",
