@@ -244,9 +244,8 @@ class InChannel(Connection):
     async def _receive_rest(self, views: list[memoryview], left: int, *, gathered: bool) -> int:
         """Read once of the `left` bytes of a payload; return how many of them came."""
         gathered_bytes = 1
-        if gathered and self._may_gather and left > _UNGATHERED_BYTES_MAX:
-            # Who waits for a page does not wait, too, until a large last piece of it is copied.
-            gathered_bytes = min(left if self.unhurried else left // 2, _GATHERED_BYTES)
+        if gathered and self._may_gather:
+            gathered_bytes = gathered_of(left, unhurried=self.unhurried)
         count = await self._receive_into([*views, self._scratch], gathered_bytes)
         if count > left:
             self._decoder.receive_data(self._scratch[: count - left])
@@ -306,6 +305,19 @@ class InChannel(Connection):
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def gathered_of(left: int, *, unhurried: bool) -> int:
+    """Return how many of the bytes that a payload lacks are to be here before any are read.
+
+    Args:
+        left: How many it lacks.
+        unhurried: Nobody waits for it.
+    """
+    if left <= _UNGATHERED_BYTES_MAX:
+        return 1
+    # Who waits for a page does not wait, too, until a large last piece of it is copied.
+    return min(left if unhurried else left // 2, _GATHERED_BYTES)
 
 
 def _behind(views: list[memoryview], count: int) -> list[memoryview]:

@@ -16,7 +16,7 @@ from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span, new_page_id
 from protocol.pageset import PageSet
-from protocol.policy import HalfSent, Policy
+from protocol.policy import Policy
 from protocol.runs import Runs, Stretch, hull_of, overlap
 
 
@@ -36,7 +36,7 @@ class Claims:
             missing: What has not begun to come; claims go out of it.  Who adds to it what a break
                 made worthless calls `restart` then.
         """
-        self.come_again = policy.half_sent is HalfSent.RESEND
+        self.come_again = policy.sends_again
         self._geometry = geometry
         self._missing = missing
         self._mixes_channels = policy.mixes_channels

@@ -247,13 +247,17 @@ class Executor:
             await path.send(word)
             self.engine.said(word)
 
+    def use(self, path: ReturnPath) -> None:
+        """Say over a connection what goes at once, from now on."""
+        self._failure, self._path = None, path
+
     async def converse(self, path: ReturnPath) -> None:
         """Say things over a connection, until cancelled.
 
         Raises:
             ConnectionLost: It broke.
         """
-        self._failure, self._path = None, path
+        self.use(path)
         try:
             while True:
                 await self.say_all(path)

@@ -72,6 +72,11 @@ class FaultTable:
         return self._is_broken
 
     @property
+    def is_waking(self) -> bool:
+        """Whether a vCPU whose page is placed has yet to say that it runs again."""
+        return bool(self._waking)
+
+    @property
     def waiting_vcpus(self) -> dict[int, Wait]:
         """The waits that go on, by vCPU, in the order of the faults."""
         return dict(self._waiting)

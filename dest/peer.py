@@ -45,7 +45,7 @@ class Plan:
     @property
     def channels(self) -> tuple[Channel, ...]:
         """The connections that pages may come over."""
-        return tuple(Channel) if self.policy.own_channel else (Channel.PRECOPY,)
+        return self.policy.channels
 
 
 class Turns(Protocol):

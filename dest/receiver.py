@@ -27,7 +27,6 @@ from protocol.messages import (
     SwitchOverAhead,
     ZeroData,
 )
-from protocol.policy import HalfSent
 from protocol.runs import unpack_runs
 from protocol.states import Lifecycle, check_receivable
 
@@ -145,7 +144,7 @@ class Receiver:
         await self._channel.receive_payload(
             view,
             self._progress,
-            self._is_waste if self._plan.policy.half_sent is HalfSent.RESEND else None,
+            self._is_waste if self._plan.policy.sends_again else None,
             gathered=self._gathers(),
         )
         await self._end([view])
@@ -166,7 +165,7 @@ class Receiver:
                 f"runs of {data_bytes} bytes came with a payload of {message.payload_bytes}"
             )
         views = self._executor.begin_runs(self._name, runs, is_zero, _urgent(message))
-        if self._plan.policy.half_sent is HalfSent.RESEND:
+        if self._plan.policy.sends_again:
             await self._receive_aside(views)
         elif views:
             await self._channel.receive_scattered(views, self._progress, gathered=self._gathers())
@@ -207,7 +206,7 @@ class Receiver:
         self._channel.unhurried = not in_postcopy
         if not in_postcopy:
             return True
-        return not (self._engine.is_watched or self._plan.policy.half_sent is HalfSent.RESEND)
+        return not (self._engine.is_watched or self._plan.policy.sends_again)
 
     def _is_waste(self) -> bool:
         return self._engine.assembly.is_waste(self._name)

@@ -89,20 +89,27 @@ class Program:
 
         Fewer at the end of a trace, and none for "scripted".
         """
+        return self._accesses(vcpu, *self.touches(vcpu, first_step, count))
+
+    def touches(
+        self, vcpu: int, first_step: int, count: int
+    ) -> tuple[Words, Words, NDArray[np.bool_]]:
+        """Return of such accesses the flat target pages, their versions, and which of them write.
+
+        That is all for who has no memory in which anything could be found.
+        """
         if self._bands is not None:
             visits = self._bands.visits(vcpu, first_step, count)
             keys = chain(self._vcpu_keys[vcpu], visits.flat_pages)
             scaled = visits.rounds * self._ratio + (keys >> _PHASE_SHIFT)
             before, after = scaled >> _RATIO_SHIFT, (scaled + self._ratio) >> _RATIO_SHIFT
-            return self._accesses(vcpu, visits.flat_pages, before, after > before)
+            return visits.flat_pages, before, after > before
         if self._recorded:
             recorded = self._recorded[vcpu]
             part = slice(first_step, first_step + count)
-            return self._accesses(
-                vcpu, recorded.flat_pages[part], recorded.versions[part], recorded.is_write[part]
-            )
+            return recorded.flat_pages[part], recorded.versions[part], recorded.is_write[part]
         nothing = np.zeros(0, dtype=np.uint64)
-        return self._accesses(vcpu, nothing, nothing, nothing.astype(np.bool_))
+        return nothing, nothing, nothing.astype(np.bool_)
 
     def dues_ns(
         self, vcpu: int, first_step: int, step: int, count: int

@@ -7,7 +7,7 @@ in a process that has no guest: it takes neither NumPy nor the kernel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import Geometry
@@ -44,7 +44,8 @@ class ProgramSpec:
 
     Attributes:
         name: One of PROGRAM_NAMES.  "scripted" vCPUs touch only what `GuestHandle.touch` says.
-        vcpu_count: 1 to VCPU_COUNT_MAX.
+        vcpu_count_max: The most that a guest may have.
+        vcpu_count: 1 to that.
         access_rates: Accesses a second, one rate for all vCPUs or one each; 0: without pause.  A
             trace with times has its own.
         write_ratio: The share of accesses that also write, 0 to 1; a trace has its own.
@@ -57,6 +58,8 @@ class ProgramSpec:
     Raises:
         LocalProtocolError: A value that no guest can have.
     """
+
+    vcpu_count_max: ClassVar[int] = VCPU_COUNT_MAX
 
     name: str = "scripted"
     vcpu_count: int = 1
@@ -77,9 +80,9 @@ class ProgramSpec:
             raise LocalProtocolError(f"guest {self.kind!r} is not one of {', '.join(KINDS)}")
         if (self.trace is not None) != (self.name == "trace"):
             raise LocalProtocolError("a trace belongs to the program 'trace' and only to it")
-        if not 1 <= self.vcpu_count <= VCPU_COUNT_MAX:
+        if not 1 <= self.vcpu_count <= self.vcpu_count_max:
             raise LocalProtocolError(
-                f"a guest has 1 to {VCPU_COUNT_MAX} vCPUs, not {self.vcpu_count}"
+                f"a guest has 1 to {self.vcpu_count_max} vCPUs, not {self.vcpu_count}"
             )
         if len(self.access_rates) not in {1, self.vcpu_count}:
             raise LocalProtocolError(

@@ -23,7 +23,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
-from protocol.limits import BLOCK_COUNT_MAX, CHUNK_BYTES_MAX, GUEST_BYTES_MAX, VCPU_COUNT_MAX
+from protocol.limits import (
+    BLOCK_COUNT_MAX,
+    CHUNK_BYTES_MAX,
+    GUEST_BYTES_MAX,
+    MODELLED_VCPU_COUNT_MAX,
+)
 from protocol.report import STAGES
 
 SOURCE: Literal["source"] = "source"
@@ -49,8 +54,8 @@ PageIndex = Annotated[int, _below(GUEST_BYTES_MAX // TARGET_PAGE_BYTES)]
 # As many as one frame carries.
 PageCount = Annotated[int, _below(CHUNK_BYTES_MAX // TARGET_PAGE_BYTES + 1)]
 BlockBytes = Annotated[int, _below(GUEST_BYTES_MAX + 1)]
-VcpuIndex = Annotated[int, _below(VCPU_COUNT_MAX)]
-VcpuCount = Annotated[int, _below(VCPU_COUNT_MAX + 1)]
+VcpuIndex = Annotated[int, _below(MODELLED_VCPU_COUNT_MAX)]
+VcpuCount = Annotated[int, _below(MODELLED_VCPU_COUNT_MAX + 1)]
 # Of a text the whole must be as its pattern says.
 ChannelName = Annotated[str, Meta(pattern="|".join(channel.value for channel in Channel))]
 Way = Annotated[str, Meta(pattern="forward|backward")]

@@ -61,6 +61,9 @@ SESSION_ID_BYTES = 16
 # vCPUs have one 8-byte slot each in every target page, a cache line apart.
 VCPU_COUNT_MAX = 64
 
+# A guest that is only modelled has no slots; the largest machines that anybody rents have so many.
+MODELLED_VCPU_COUNT_MAX = 512
+
 # A digest of 64 bits overlooks one change in 10^19; nobody is to be fooled who means to.
 CHECKSUM_BYTES = 8
 

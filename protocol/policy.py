@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Self
 
+from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
 from protocol.text import did_you_mean, one_line
 
@@ -133,6 +134,21 @@ class Policy:
         flags = [switch for switch, name in _FLAGS.items() if getattr(self, name)]
         answers = f"{_HALF_SENT}{self.half_sent.value}", f"{_PRIORITY}{self.priority.value}"
         return (*flags, *answers)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The connections that its pages may come over."""
+        return tuple(Channel) if self.own_channel else (Channel.PRECOPY,)
+
+    @property
+    def prioritizes(self) -> bool:
+        """Whether the postcopy connection goes first in the queues of its host."""
+        return self.priority is not Priority.NONE
+
+    @property
+    def sends_again(self) -> bool:
+        """Whether a huge page may come over both connections, and one copy is waste."""
+        return self.half_sent is HalfSent.RESEND
 
     @property
     def mixes_channels(self) -> bool:

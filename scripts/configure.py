@@ -76,9 +76,20 @@ def parse_address(text: str, option: str, *, port_min: int = 0) -> tuple[str, in
 
 
 def source_config(
-    values: Values, host: str = "", port: int = 0, credentials: Credentials = NOTHING
+    values: Values,
+    host: str = "",
+    port: int = 0,
+    credentials: Credentials = NOTHING,
+    spec_type: type[ProgramSpec] = ProgramSpec,
 ) -> SourceConfig:
     """Return the source's configuration.
+
+    Args:
+        values: Its options.
+        host: Where the destination listens.
+        port: On which port.
+        credentials: What the source proves itself with.
+        spec_type: What its guest's program is told in.
 
     Raises:
         click.BadParameter: An option's value is none that it can have.
@@ -90,7 +101,7 @@ def source_config(
         geometry=geometry,
         backing=_choice("--backing", values["backing"], BACKING_CHOICES),
         image=_image(values["image"], geometry),
-        spec=parsed("--program", lambda: program_of(values).spec(geometry)),
+        spec=parsed("--program", lambda: program_of(values, spec_type).spec(geometry, spec_type)),
         policy=parsed("--policy", lambda: policy_of(values["policy"])),
         chunk_bytes=_chunk_bytes(values["chunk_size"]),
         rule=_switch_rule(values),
@@ -241,8 +252,12 @@ def _silence_seconds(text: str) -> float:
     return seconds
 
 
-def program_of(values: Values) -> Program:
+def program_of(values: Values, spec_type: type[ProgramSpec] = ProgramSpec) -> Program:
     """Return what a guest's vCPUs do.
+
+    Args:
+        values: Its options.
+        spec_type: What that will be told in.
 
     Raises:
         click.BadParameter: An option's value is none that it can have.
@@ -259,8 +274,8 @@ def program_of(values: Values) -> Program:
     ratio = _number("--write-ratio", values["write_ratio"])
     seed = _whole("--seed", values["seed"])
     # Each for itself, so that a complaint names the option that it is about.
-    parsed("--vcpus", lambda: ProgramSpec(vcpu_count=vcpus))
-    parsed("--access-rate", lambda: ProgramSpec(vcpu_count=vcpus, access_rates=rates))
+    parsed("--vcpus", lambda: spec_type(vcpu_count=vcpus))
+    parsed("--access-rate", lambda: spec_type(vcpu_count=vcpus, access_rates=rates))
     parsed("--write-ratio", lambda: ProgramSpec(write_ratio=ratio))
     parsed("--seed", lambda: ProgramSpec(seed=seed))
     return Program(

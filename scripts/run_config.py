@@ -58,8 +58,12 @@ class Program:
     image: bool
     trace: str | None
 
-    def spec(self, geometry: Geometry) -> ProgramSpec:
+    def spec(self, geometry: Geometry, spec_type: type[ProgramSpec] = ProgramSpec) -> ProgramSpec:
         """Return what the vCPUs of that guest do.
+
+        Args:
+            geometry: The guest's blocks.
+            spec_type: What it is told in.
 
         Raises:
             WrongTrace: The trace is none, or none for it.
@@ -72,7 +76,7 @@ class Program:
                 trace = read_trace(self.trace, geometry, self.vcpu_count)
             except LocalProtocolError as error:
                 raise WrongTrace(str(error)) from error
-        return ProgramSpec(
+        return spec_type(
             self.name, self.vcpu_count, self.access_rates, self.write_ratio, self.seed, self.image,
             trace,
         )  # fmt: skip

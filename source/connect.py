@@ -21,7 +21,7 @@ from protocol.credentials import NOTHING, Credentials
 from protocol.errors import ConnectionLost, RemoteProtocolError
 from protocol.limits import HELLO_SECONDS_MAX, NONCE_BYTES, SESSION_ID_BYTES
 from protocol.messages import PROTOCOL_VERSION, Hello, Resume, Welcome
-from protocol.policy import Policy, Priority
+from protocol.policy import Policy
 from protocol.proof import ANSWER_BYTES, CHALLENGE_BYTES, SourceProof
 from protocol.session_messages import in_force, offer
 from source.channel import OutChannel
@@ -139,17 +139,16 @@ async def connect(
         RemoteProtocolError: What listens there is no midstream destination.
     """
     opening = opening or Opening(new_session())
-    names = list(Channel) if policy.own_channel else [Channel.PRECOPY]
     connections: dict[Channel, Connection] = {}
     reached: str | None = None
     try:
-        for name in names:
+        for name in policy.channels:
             # A name's addresses may be those of several machines: the one that answered it is.
             connections[name] = await connect_channel(
                 host, port, name, opening, credentials, reached=reached, network=network
             )
             reached = connections[name].reached
-        if policy.priority is not Priority.NONE:
+        if policy.prioritizes:
             urgent = connections[Channel.POSTCOPY]
             connections[Channel.POSTCOPY] = replace(urgent, priority=urgent.out.prioritize())
         yield connections

@@ -38,6 +38,15 @@ class Blocks(Protocol):
         """The bytes of each block."""
 
 
+class FrameMaker(Protocol):
+    """Makes the frame of a chunk: `frame_of`, or what makes one of no bytes."""
+
+    def __call__(
+        self, memory: Blocks, chunk: Chunk, queue_us: int, send_us: int, /, *, checked: bool
+    ) -> Frame:
+        """Return the frame."""
+
+
 def frame_of(
     memory: Blocks, chunk: Chunk, queue_us: int, send_us: int, *, checked: bool = False
 ) -> Frame:

@@ -34,7 +34,7 @@ from source.config import SourceConfig
 from source.convergence import NextStep
 from source.engine import SendEngine
 from source.epochs import Epoch, channel_bytes, sent_bytes
-from source.framing import Blocks, frame_of
+from source.framing import Blocks, FrameMaker, frame_of
 from source.meter import Meter
 from source.outlet import Outlet
 from source.pacing import Pacer
@@ -77,6 +77,7 @@ class Phases:
         emit: Emit,
         steering: Steering,
         now_ns: int,
+        make_frame: FrameMaker = frame_of,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -87,6 +88,7 @@ class Phases:
             emit: Takes events.
             steering: What the user says while it goes on.
             now_ns: The time.
+            make_frame: Makes the frame of a chunk, as `frame_of` does.
         """
         self.now = Now(now_ns)
         self.meter = Meter(now_ns, emit)
@@ -96,6 +98,7 @@ class Phases:
         self.announced = False
         self.handed_over = False
         self.memory = memory
+        self._make_frame = make_frame
         self._config = config
         self._lifecycle = lifecycle
         self._emit = emit
@@ -129,8 +132,8 @@ class Phases:
         self._resends.checked = checked
         self._tracker.broke(now_ns)
         sending = SendEngine(
-            self.scheduler, partial(frame_of, self.memory, checked=checked), outlets, self._emit,
-            pacer=self._pacer, tracker=self._tracker if tells else None,
+            self.scheduler, partial(self._make_frame, self.memory, checked=checked), outlets,
+            self._emit, pacer=self._pacer, tracker=self._tracker if tells else None,
             yields=self._config.policy.preempts,
         )  # fmt: skip
         if self._config.policy.priority is Priority.URGENCY:

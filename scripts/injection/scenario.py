@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import click
 
 from dest.config import HostConfig
-from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, MigrationError
 from protocol.geometry import Geometry, PageId
 from protocol.limits import VCPU_COUNT_MAX
@@ -284,7 +283,7 @@ def _guest(source: SourceConfig, terms: QemuTerms | None) -> Guest:
     guest = Guest(
         source.geometry,
         source.policy,
-        tuple(Channel) if source.policy.own_channel else (Channel.PRECOPY,),
+        source.policy.channels,
         scripted=source.spec.name == "scripted",
         postcopy=source.rule.leads_to_postcopy,
         program=source.spec.name,

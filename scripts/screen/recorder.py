@@ -125,6 +125,7 @@ class Recorder:
         append: bool = False,
         at_once: bool = False,
         on_state: Callable[[str], None] | None = None,
+        now_ns: Callable[[], int] | None = None,
     ) -> None:
         """Open the file.
 
@@ -138,6 +139,7 @@ class Recorder:
             at_once: Write each event before anything else happens, whatever that costs, even if it
                 is a pipe: its reader is the one who asked for this.
             on_state: Called with a line for each change of state.
+            now_ns: Tells the time of an event; None for the monotonic clock.
 
         Raises:
             MidstreamError: The file cannot be opened.
@@ -147,6 +149,7 @@ class Recorder:
         self._path = path
         self._lines_max = 1 if at_once else _LINES_MAX
         self._on_state = on_state
+        self._now_ns = now_ns or time.monotonic_ns
         self._lines: list[bytes] = []
         self._outs: list[_Out] = []
         self._given_up: list[_Out] = []
@@ -174,7 +177,7 @@ class Recorder:
 
     def _line(self, event: events.Event) -> bytes:
         # The event's own brace gives way to the time and the side, which come first.
-        return b"%b%d,%b%b\n" % (_BEGIN, time.monotonic_ns(), self._head, _encode(event)[1:])
+        return b"%b%d,%b%b\n" % (_BEGIN, self._now_ns(), self._head, _encode(event)[1:])
 
     @property
     def dropped(self) -> int:
