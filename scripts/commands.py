@@ -84,6 +84,11 @@ ELSEWHERE = {
         "scripts.views.report",
         "Say what reports are, and show runs again from their events; each file is one of its own.",
     ),
+    "simulate": Elsewhere(
+        "scripts.simulate.command",
+        "Simulate a migration in virtual time, with the engines and policies of a real one.",
+        "command",
+    ),
     "switch-over": Elsewhere(
         "scripts.control", "Switch a running source over to postcopy now.", "switch_over"
     ),

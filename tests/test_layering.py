@@ -36,6 +36,7 @@ SCRIPTS_ORDER = (
     "demo",
     "traces",
     "bench",
+    "simulate",
     "doctor",
     "commands",
 )

@@ -32,6 +32,7 @@ def _items(report: Report) -> dict[str, str]:
         **({"guest": _guest(own)} if own["guest"] != PYTHON or own["guest-reason"] else {}),
         **({"link": link_title(own["link"])} if "link" in own else {}),
         "time": _times(report),
+        **({"model": _model(own["simulated"])} if "simulated" in own else {}),
         **_trace(own["switch-over"]),
         "memory": _memory(report),
         "channels": _channels(own["channels"]),
@@ -69,7 +70,7 @@ def _qemu_items(report: Report) -> dict[str, str]:
 
 def link_title(link: dict[str, Any]) -> str:
     """Return what a report says of the link between the sides, for a person."""
-    kinds = {"namespaces": "network namespaces", "proxy": "a proxy"}
+    kinds = {"namespaces": "network namespaces", "proxy": "a proxy", "modelled": "modelled"}
     rate = f"{link['bytes-per-second'] * 8 / 1e6:.6g} Mbit/s"
     # Reports of before said nothing of a queue, and a proxy has no other.
     queue = f", {link['queue']}" if link["kind"] != "proxy" and "queue" in link else ""
@@ -86,6 +87,8 @@ def _item(name: str, text: str) -> str:
 
 def _status(report: Report) -> str:
     verified = report["midstream"]["verified"]
+    if verified is None:
+        return f"{report['status']}, simulated"
     good = verified["digest-equal"] and not verified["mismatches"]
     return f"{report['status']}{', verified' if good else ', but the memory is WRONG'}"
 
@@ -104,6 +107,13 @@ def _guest(own: dict[str, Any]) -> str:
         blackout = time_us(own["guest-blackout-us"])
         lines.append(f"by its own clock: blackout {blackout}, longest stall {stall}")
     return "\n".join([*lines, *wrap(own["guest-reason"], _TEXT_CHARS)])
+
+
+def _model(simulated: dict[str, Any]) -> str:
+    """Return by what model a run was simulated, and what that took here."""
+    took = f"simulated in {simulated['cpu-seconds']:.3g} s of CPU"
+    quiet = "" if simulated["model-quiet"] else "\nof a noisy machine: p99 and beyond not predicted"
+    return f"{simulated['model']}, {took}{quiet}"
 
 
 def _times(report: Report) -> str:
@@ -143,11 +153,15 @@ def _latency(summary: dict[str, Any], one: str, many: str) -> str:
     if not summary["count"]:
         return "none"
     names = ("p50", "p90", "p99", "max")
-    figures = ", ".join(f"{name} {time_us(summary[f'{name}-us'])}" for name in names)
+    # Of a simulated run the rare ones may be left out.
+    told = [name for name in names if summary[f"{name}-us"] is not None]
+    figures = ", ".join(f"{name} {time_us(summary[f'{name}-us'])}" for name in told)
     return f"{figures}\n{counted(summary['count'], one, many)} in postcopy"
 
 
-def _verified(verified: dict[str, Any]) -> str:
+def _verified(verified: dict[str, Any] | None) -> str:
+    if verified is None:
+        return "nothing: no memory was made, and no byte compared"
     reads = counted(verified["reads"], "guest read", "guest reads")
     mismatches = counted(verified["mismatches"], "mismatch", "mismatches")
     pages = counted(verified["pages"], "page", "pages")

@@ -326,7 +326,7 @@ def facts_of(report: Mapping[str, Any]) -> Facts:
     own, ram = report.get("midstream", {}), report.get("ram", {})
     faults = own.get("faults", {})
     count = int(faults.get("count", 0))
-    verified = own.get("verified", {})
+    verified = own.get("verified") or {}
     is_right: bool | None = None
     if own.get("peer") != "qemu" and verified.get("pages"):
         is_right = bool(verified["digest-equal"] and not verified["mismatches"])
@@ -348,7 +348,7 @@ def facts_of(report: Mapping[str, Any]) -> Facts:
         waits=count,
         waited_ms=count * faults.get("mean-us", 0.0) / 1000,
         median_us=faults.get("p50-us", 0.0),
-        longest_us=faults.get("max-us", 0.0),
+        longest_us=faults.get("max-us") or 0.0,
         stage_ms={
             stage: figures["count"] * figures["mean-us"] / 1000
             for stage, figures in own.get("stages", {}).items()

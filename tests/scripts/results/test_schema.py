@@ -40,7 +40,7 @@ UNITS = frozenset(
     {
         *("count", "bytes", "bytes-per-second", "per-second", "milliseconds", "microseconds"),
         *("nanoseconds", "seconds", "megabits-per-second", "share", "share-of-rate"),
-        *("processes", "figure"),
+        *("processes", "figure", "factor"),
     }
 )
 

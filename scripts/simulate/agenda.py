@@ -1,0 +1,168 @@
+"""The clock of a simulated run and what is due, and processors that do one thing after the other.
+
+Pure: the same agenda gives the same run.  A handler runs at the time that it was put in for, and
+what it uses of its processor is added while it runs, so that who looks at the clock sees it pass.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scripts.simulate.model import Model
+
+Handler = Callable[..., None]
+
+# The engines take 0 for "never".
+START_NS = 1_000_000_000
+
+
+class Agenda:
+    """What is to happen when, in nanoseconds from `START_NS` on.
+
+    Attributes:
+        now_ns: When the handler that runs was due.
+        used_ns: What it has used of its processor since.
+        count: How many handlers were put in so far.
+        rng: All chance of the run.
+    """
+
+    __slots__ = ("_heap", "count", "now_ns", "rng", "used_ns")
+
+    def __init__(self, seed: int) -> None:
+        """Begin with nothing to happen.
+
+        Args:
+            seed: Of all chance.
+        """
+        self.now_ns = START_NS
+        self.used_ns = 0
+        self.count = 0
+        self.rng = np.random.default_rng(seed)
+        self._heap: list[tuple[int, int, Handler, tuple[Any, ...]]] = []
+
+    def clock_ns(self) -> int:
+        """Return the time, as whoever looks at a clock sees it."""
+        return self.now_ns + self.used_ns
+
+    def at(self, time_ns: int, do: Handler, *arguments: object) -> None:
+        """Have something done at a time; of two at the same, the one that was said first."""
+        self.count += 1
+        heapq.heappush(self._heap, (time_ns, self.count, do, arguments))
+
+    def run(self, is_over: Callable[[], bool]) -> bool:
+        """Do what is due, in order, until it is over; tell whether that has come."""
+        heap, pop = self._heap, heapq.heappop
+        while not is_over():
+            if not heap:
+                return False
+            self.now_ns, _, do, arguments = pop(heap)
+            self.used_ns = 0
+            do(*arguments)
+        return True
+
+
+class Processor:
+    """The event loop of one side's process: what comes to it waits for what came before.
+
+    Attributes:
+        busy_ns: What was used of it so far.
+    """
+
+    __slots__ = (
+        "_agenda",
+        "_awake_ns",
+        "_free_at_ns",
+        "_late_ns",
+        "_noise_ns",
+        "_used_until_ns",
+        "busy_ns",
+    )
+
+    def __init__(self, agenda: Agenda, *, awake_ns: int, late_ns: int, noise_ns: int) -> None:
+        """Begin with nothing to do.
+
+        Args:
+            agenda: The run's.
+            awake_ns: How long it looks for work before it sleeps.
+            late_ns: How long it takes to be woken.
+            noise_ns: The mean of what other processes take of its time at each wake-up.
+        """
+        self._agenda = agenda
+        self._awake_ns, self._late_ns, self._noise_ns = awake_ns, late_ns, noise_ns
+        self._free_at_ns = 0
+        self._used_until_ns = 0
+        self.busy_ns = 0
+
+    def submit(self, cost_ns: float, do: Handler, *arguments: object) -> None:
+        """Have something done that takes so long, as soon as its turn comes.
+
+        It happens at its end.
+        """
+        agenda = self._agenda
+        now_ns = agenda.now_ns + agenda.used_ns
+        start_ns = self._free_at_ns
+        if start_ns < now_ns:
+            idle_ns = now_ns - start_ns
+            start_ns = now_ns + (self._late_ns if idle_ns > self._awake_ns else 0)
+            if self._noise_ns:
+                start_ns += int(agenda.rng.exponential(self._noise_ns))
+        cost = int(cost_ns)
+        self._free_at_ns = start_ns + cost
+        self.busy_ns += cost
+        agenda.at(self._free_at_ns, self._turn, do, arguments)
+
+    def lag_ns(self, cost_ns: float, since_ns: int) -> int:
+        """Say that something took so long that could be done from a time on; return what is left.
+
+        That is what the time since then, as far as nothing else was done in it, was not enough for.
+        """
+        since_ns = max(self._free_at_ns, since_ns)
+        done_ns = min(int(cost_ns), max(0, self._agenda.now_ns - since_ns))
+        if done_ns:
+            self._free_at_ns = since_ns + done_ns
+            self.busy_ns += done_ns
+        return int(cost_ns) - done_ns
+
+    def use(self, cost_ns: float) -> None:
+        """Say that the handler that runs, one of this processor's, takes so much longer."""
+        cost = int(cost_ns)
+        self._agenda.used_ns += cost
+        self._used_until_ns = self._agenda.now_ns + self._agenda.used_ns
+        self._free_at_ns = max(self._free_at_ns, self._used_until_ns)
+        self.busy_ns += cost
+
+    def _turn(self, do: Handler, arguments: tuple[Any, ...]) -> None:
+        """Do something whose turn has come, unless what was done before it is not over."""
+        agenda = self._agenda
+        if self._used_until_ns > agenda.now_ns:
+            agenda.at(self._used_until_ns, self._turn, do, arguments)
+        else:
+            do(*arguments)
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a side runs on.
+
+    Attributes:
+        agenda: The run's.
+        model: What things take.
+        processor: This side's.
+    """
+
+    agenda: Agenda
+    model: Model
+    processor: Processor
+
+    @classmethod
+    def of(cls, agenda: Agenda, model: Model) -> Host:
+        """Return one with a processor of its own."""
+        processor = Processor(
+            agenda, awake_ns=model.awake_ns, late_ns=model.late_ns, noise_ns=model.noise_ns
+        )
+        return cls(agenda, model, processor)

@@ -1,0 +1,264 @@
+"""What a host's kernel does with a connection's bytes: how many it takes, and what it tells.  Pure.
+
+What was written lies in the send buffer until the other end has acknowledged it.  A bounded buffer
+is never as full as it may be: it is filled again when half of it is free.  What goes of a frame of
+the background piece by piece, each time that there is room, can be told in one step, unless
+somebody interrupts it: the kernel then has what had left by then and a buffer that is filled on
+average (`Model.fill`).
+"""
+
+from __future__ import annotations
+
+from guest.streams.stream import GRANTED, Delivery
+from protocol.fields import PackedRuns
+from protocol.messages import Message, PageData, RunData
+from protocol.runs import Runs
+from protocol.wire import encode
+from scripts.simulate.agenda import Agenda, Handler
+from scripts.simulate.link import Flow, Link
+from scripts.simulate.model import Model
+from source.buffering import UNSENT_SHARE, Buffering
+from source.framing import Blocks
+from source.jobs import Chunk
+from source.outlet import Frame, Outlet
+
+# A socket is writable again when so much of its buffer is in use (sk_stream_is_writeable).
+_WRITABLE = 2 / 3
+
+
+class ModelFrame(Frame):
+    """A frame of which only the lengths are there.
+
+    Attributes:
+        message: Its head.
+        payload: What a message brings that is no page.
+        chunk: What of the guest it brings; None for any other message.
+        start: Where it begins in its stream; -1 before its first byte.
+        begun: How often it was begun: one of which nothing went after all may be begun again.
+        came_ns: When its head was there.
+    """
+
+    __slots__ = ("begun", "came_ns", "chunk", "head_bytes", "message", "payload", "start")
+
+    def __init__(
+        self, message: Message, payload: bytes | memoryview = b"", chunk: Chunk | None = None
+    ) -> None:
+        """Measure it."""
+        self.message = message
+        self.payload = bytes(payload)
+        self.chunk = chunk
+        self.memory_bytes = chunk.span.length if chunk is not None else 0
+        self.payload_bytes = message.payload_bytes
+        self.head_bytes = len(encode(message))
+        self.length = self.head_bytes + self.payload_bytes
+        self.sent = 0
+        self.start = -1
+        self.begun = 0
+        self.came_ns = 0
+
+
+def model_frame(
+    _memory: Blocks,
+    chunk: Chunk,
+    queue_us: int,
+    send_us: int,
+    /,
+    *,
+    checked: bool,  # noqa: ARG001
+) -> Frame:
+    """Make the frame of a chunk, as `source.framing.frame_of` does of memory without zero pages."""
+    span, block = chunk.span, chunk.span.block
+    if isinstance(span, Runs):
+        # Of its runs only the number has a length.
+        packed = PackedRuns(bytes(8 * len(span)))
+        return ModelFrame(
+            RunData(
+                payload_bytes=span.length, block=block, offset=span.offset, runs=packed,
+                urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
+            ),
+            chunk=chunk,
+        )  # fmt: skip
+    return ModelFrame(
+        PageData(
+            payload_bytes=span.length, block=block, offset=span.offset,
+            urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
+        ),
+        chunk=chunk,
+    )  # fmt: skip
+
+
+class ModelOutlet(Outlet):
+    """The sending half of a connection whose stream is a model.
+
+    Attributes:
+        flow: Its bytes on the link.
+    """
+
+    def __init__(
+        self, flow: Flow, link: Link, agenda: Agenda, model: Model, arrive: Handler
+    ) -> None:
+        """Begin with a buffer that nobody has bounded.
+
+        Args:
+            flow: Its bytes.
+            link: Where they go.
+            agenda: The run's.
+            model: What the kernel does.
+            arrive: Called with the flow and each frame of which the first byte goes.
+        """
+        super().__init__(flow.name)
+        self.flow = flow
+        self._link = link
+        self._agenda = agenda
+        self._model = model
+        self._arrive = arrive
+        # What the kernel holds at most: all that is not acknowledged, and what has not left.
+        self._held_bytes = self._unsent_bytes = model.default_buffer_bytes
+        self._fill = 1.0
+        link_bytes = link.bytes_per_ns * max(model.window_ns, 2 * link.rtt_ns)
+        flow.window_bytes = min(model.default_buffer_bytes, int(link_bytes))
+        # Of the frame that goes by itself: from which byte of the stream on, and how many.
+        self._streamed: tuple[int, int] | None = None
+
+    def keep_little_in_the_kernel(self) -> None:
+        """Bound what lies in front of a page request from now on, for postcopy."""
+        self.buffering = Buffering()
+        self._bound(self.buffering)
+
+    def prioritize(self) -> str:
+        """Have it go first in its host's queue; return what a report says of that."""
+        self.flow.has_priority = True
+        return GRANTED
+
+    def delivery(self) -> Delivery:
+        """Return what was taken and not delivered, and how fast it is."""
+        link = self._link
+        link.advance()
+        per_second = int((self.flow.rate or link.bytes_per_ns) * 1e9)
+        return Delivery(int(self._unacknowledged()), per_second, link.rtt_ns // 1000)
+
+    def send(self, frame: ModelFrame, limit: int) -> int:
+        """Hand over what the kernel takes of a frame at once; return how many bytes, maybe none."""
+        self._link.advance()
+        count = min(limit, frame.length - frame.sent, self._room())
+        if count > 0:
+            self._write(frame, count)
+        return max(count, 0)
+
+    def send_whole(self, frame: ModelFrame) -> None:
+        """Hand over all of a message; it waits where the kernel has no room, and nobody asks."""
+        self._link.advance()
+        self._write(frame, frame.length - frame.sent)
+
+    def send_short(self, *messages: Message) -> bool:
+        """Hand over short messages; return False, and nothing has gone, in the midst of a frame."""
+        if self.open_frame is not None:
+            return False
+        for message in messages:
+            self.send_whole(ModelFrame(message))
+        return True
+
+    def wait_room(self, do: Handler, *arguments: object) -> None:
+        """Have something done when the kernel takes bytes again."""
+        self._note_full()
+        self._link.advance()
+        left = 2 * self._fill - 1 if self._fill < 1 else _WRITABLE
+        self._when(left, self.flow.written, do, arguments)
+
+    def stream(self, frame: ModelFrame, do: Handler, *arguments: object) -> None:
+        """Let a frame's rest go as there is room; have something done when all of it was taken."""
+        self._note_full()
+        rest = frame.length - frame.sent
+        start = self.flow.written
+        self._begin(frame)
+        self._streamed = start, rest
+        self._link.write(self.flow, rest)
+        self._when(self._fill, start + rest, do, arguments)
+
+    def settle(self, frame: ModelFrame) -> int:
+        """End a `stream`; return how many bytes the kernel has taken of it by now, maybe none."""
+        if self._streamed is None:
+            return 0
+        link, flow = self._link, self.flow
+        start, rest = self._streamed
+        self._streamed = None
+        link.advance()
+        acknowledged = flow.drained_at(self._agenda.now_ns - link.rtt_ns)
+        most = min(
+            acknowledged + self._held_bytes * self._fill,
+            flow.drained + self._unsent_bytes * self._fill,
+        )
+        taken = min(max(int(most) - start, 0), rest)
+        if taken < rest:
+            link.take_back(flow, rest - taken)
+        self.took(frame, taken)
+        if not frame.sent:
+            # It is as if it had never been begun, and it may never be.
+            frame.start = -1
+            frame.begun += 1
+        return taken
+
+    def _note_full(self) -> None:
+        buffering = self.buffering
+        if buffering is not None and buffering.full(self.bytes_sent, self._agenda.clock_ns()):
+            buffering.resize(self.delivery())
+            self._bound(buffering)
+
+    def _bound(self, buffering: Buffering) -> None:
+        model = self._model
+        factor, self._fill = model.small_buffer_factor, model.fill
+        bound = min(buffering.send_buffer_bytes, model.bounded_bytes_max)
+        self._held_bytes = self.flow.window_bytes = int(bound * factor)
+        self._unsent_bytes = int(min(buffering.unsent_bytes * UNSENT_SHARE, bound) * factor)
+
+    def _unacknowledged(self) -> float:
+        flow = self.flow
+        return flow.written - flow.drained_at(self._agenda.now_ns - self._link.rtt_ns)
+
+    def _room(self) -> int:
+        """Return how many bytes the kernel takes now."""
+        held, unsent = self._held_bytes, self._unsent_bytes
+        room = held - self._unacknowledged()
+        room_unsent = unsent - (self.flow.written - self.flow.drained)
+        if self._fill < 1:
+            # The kernel frees a packet of its own, half of a small buffer, when all of it is there.
+            share = 2 - 2 * self._fill
+            if room < held * share or room_unsent < unsent * share:
+                return 0
+        elif room < min(self._model.packet_bytes, held / 2):
+            # What is acknowledged is freed by the packet.
+            return 0
+        return int(min(room, room_unsent))
+
+    def _begin(self, frame: ModelFrame) -> None:
+        if frame.start < 0:
+            frame.start = self.flow.written
+            frame.begun += 1
+            self._arrive(self.flow, frame)
+
+    def _write(self, frame: ModelFrame, count: int) -> None:
+        self._begin(frame)
+        self.took(frame, count)
+        self._link.write(self.flow, count)
+
+    def _when(self, share: float, end: int, do: Handler, arguments: tuple[object, ...]) -> None:
+        """Have something done when no more is held of the first `end` bytes than such a share."""
+        link, flow = self._link, self.flow
+        acknowledged, left = (
+            end - self._held_bytes * share + 1,
+            end - self._unsent_bytes * share + 1,
+        )
+        now_ns = self._agenda.now_ns
+
+        def then() -> None:
+            since_ns = now_ns if flow.drained < acknowledged else flow.when_drained(acknowledged)
+            if flow.drained >= acknowledged:
+                self._agenda.at(max(self._agenda.now_ns, since_ns + link.rtt_ns), do, *arguments)
+            else:
+                link.mark(flow, acknowledged, link.rtt_ns, do, *arguments)
+
+        if flow.drained >= left:
+            then()
+        else:
+            link.mark(flow, left, 0, then)
+        link.plan()

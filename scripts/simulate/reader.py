@@ -1,0 +1,263 @@
+"""Reads what comes over both connections, in virtual time: frames of pages, and all other messages.
+
+What has come is told to the executor when the destination's processor has come to it, as
+`dest.receiver` does; a page that somebody waits for may be placed in the middle of a frame, when
+the piece of it was read that brings its last byte.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from dest.channel import gathered_of
+from dest.executor import Executor
+from dest.trips import Urgent
+from protocol.channels import Channel
+from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
+from protocol.runs import Runs, Stretch
+from protocol.states import Lifecycle, check_receivable
+from scripts.simulate.agenda import Host
+from scripts.simulate.kernel import ModelFrame
+from scripts.simulate.link import Flow, Link
+from source.config import SourceConfig
+
+
+class Incoming:
+    """One channel as its reader sees it.
+
+    Attributes:
+        frame: The frame of pages that comes now.
+        received: How many bytes of its payload were read.
+        waiting: What the reader has not come to; None while it takes all at once.
+    """
+
+    def __init__(self, flow: Flow) -> None:
+        """Begin with nothing."""
+        self.flow = flow
+        self.frame: ModelFrame | None = None
+        self.received = 0
+        self.waiting: deque[Callable[[], None]] | None = None
+        self.unread_bytes = 0
+        self.has_ended = False
+
+
+class Reader:
+    """The readers of one run's channels.
+
+    Attributes:
+        channels: As their readers see them, by their names.
+        places_early: Pages may be placed in the middle of a frame.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        host: Host,
+        link: Link,
+        executor: Executor,
+        lifecycle: Lifecycle,
+        on_message: Callable[[Incoming, ModelFrame], None],
+    ) -> None:
+        """Prepare; nothing has come.
+
+        Args:
+            config: How pages come.
+            host: What the destination runs on.
+            link: What bytes come over.
+            executor: What pages are told to.
+            lifecycle: For which messages may come when.
+            on_message: Takes what brings no pages.
+        """
+        policy = config.policy
+        self.channels: Mapping[Channel, Incoming] = {
+            name: Incoming(link.flows[name]) for name in policy.channels
+        }
+        self.places_early = any(executor.engine.assembly.units.has_base_pages)
+        self._executor = executor
+        self._engine = executor.engine
+        self._gathers = not policy.sends_again
+        self._agenda, self._model, self._processor = host.agenda, host.model, host.processor
+        self._link = link
+        self._lifecycle = lifecycle
+        self._message = on_message
+
+    def hold(self, incoming: Incoming) -> None:
+        """Read no more of a channel: its reader is busy with what it has read."""
+        incoming.waiting = deque()
+
+    def go_on(self, incoming: Incoming) -> None:
+        """Read on, first what came meanwhile."""
+        waiting, incoming.waiting = incoming.waiting, None
+        for take in waiting or ():
+            take()
+
+    def watch(self, units: Iterable[PageId]) -> None:
+        """Have units placed that somebody waits for when their bytes were read."""
+        for unit in units:
+            for incoming in self.channels.values():
+                self._watch(incoming, unit)
+
+    def expect(self, flow: Flow, frame: ModelFrame) -> None:
+        """Take notice of a frame of which the first byte is about to leave."""
+        incoming, link, begun = self.channels[flow.name], self._link, frame.begun
+        head, end = frame.start + frame.head_bytes, frame.start + frame.length
+        if frame.chunk is not None:
+            link.deliver(flow, head, self._head_comes, incoming, frame, begun)
+        link.deliver(flow, end, self._end_comes, incoming, frame, begun)
+
+    def _head_comes(self, incoming: Incoming, frame: ModelFrame, begun: int) -> None:
+        if frame.begun != begun:
+            # None of it went after all.
+            return
+        frame.came_ns = self._agenda.now_ns
+        self._processor.submit(self._model.head_ns, self._read, incoming, self._head, frame)
+
+    def _end_comes(self, incoming: Incoming, frame: ModelFrame, begun: int) -> None:
+        if frame.begun != begun:
+            return
+        model = self._model
+        incoming.unread_bytes += frame.length
+        self._heed_window(incoming)
+        if frame.chunk is None:
+            cost = model.message_ns + frame.length * model.copy_ns_per_byte
+            self._processor.submit(cost, self._read, incoming, self._message, frame)
+            return
+        left = frame.payload_bytes - (incoming.received if incoming.frame is frame else 0)
+        # What came before was read as it came, as far as nothing else was to be done.
+        piece = gathered_of(left, unhurried=False)
+        last = left if piece == 1 or not self._gathers else piece
+        before = (frame.payload_bytes - last) * model.copy_ns_per_byte
+        self._processor.submit(
+            model.end_ns
+            + last * model.copy_ns_per_byte
+            + self._processor.lag_ns(before, frame.came_ns),
+            self._read,
+            incoming,
+            self._end,
+            frame,
+        )
+
+    def _read(
+        self,
+        incoming: Incoming,
+        take: Callable[[Incoming, ModelFrame], None],
+        frame: ModelFrame,
+    ) -> None:
+        """Have something taken that has come, behind what the reader is busy with."""
+        if incoming.waiting is not None:
+            incoming.waiting.append(lambda: take(incoming, frame))
+        else:
+            take(incoming, frame)
+
+    def _head(self, incoming: Incoming, frame: ModelFrame) -> None:
+        chunk, name = frame.chunk, incoming.flow.name
+        assert chunk is not None
+        check_receivable(self._lifecycle.state, name, frame.message)
+        incoming.frame, incoming.received = frame, 0
+        urgent = None
+        if chunk.urgent:
+            message: Any = frame.message
+            urgent = Urgent(message.queue_us, message.send_us)
+        if isinstance(chunk.span, Runs):
+            self._executor.begin_runs(name, chunk.span, np.zeros(len(chunk.span), np.bool_), urgent)
+        else:
+            self._executor.begin(name, chunk.span, urgent)
+        if self.places_early:
+            for unit in self._engine.faults.requested_pages:
+                self._watch(incoming, unit)
+
+    def _end(self, incoming: Incoming, frame: ModelFrame) -> None:
+        self._progress(incoming, frame, frame.payload_bytes)
+        incoming.frame = None
+        self._executor.end(incoming.flow.name)
+        self.was_read(incoming, frame)
+
+    def _progress(self, incoming: Incoming, frame: ModelFrame, received: int) -> None:
+        if frame is incoming.frame and received > incoming.received:
+            count, incoming.received = received - incoming.received, received
+            self._executor.progress(incoming.flow.name, count)
+
+    def was_read(self, incoming: Incoming, frame: ModelFrame) -> None:
+        """Say that all of a frame was read."""
+        incoming.unread_bytes -= frame.length
+        self._heed_window(incoming)
+
+    def _heed_window(self, incoming: Incoming) -> None:
+        """Close a connection's window when what nobody has read is too much."""
+        is_full = incoming.unread_bytes > self._model.receive_buffer_bytes
+        if is_full is not incoming.flow.is_shut:
+            self._link.advance()
+            incoming.flow.is_shut = is_full
+            self._link.plan()
+
+    # A unit that somebody waits for, in the middle of a frame.
+
+    def _watch(self, incoming: Incoming, unit: PageId) -> None:
+        """Have it placed when its bytes were read, which is before the frame's end."""
+        frame = incoming.frame
+        if frame is None or frame.chunk is None or unit.block != frame.chunk.span.block:
+            return
+        position = _position(frame.chunk.span, unit.index)
+        if position is None:
+            return
+        received = self._read_at(frame.payload_bytes, (position + 1) * TARGET_PAGE_BYTES)
+        if received <= incoming.received or received == frame.payload_bytes:
+            return
+        flow, link = incoming.flow, self._link
+        byte = frame.start + frame.head_bytes + received
+        link.advance()
+        if flow.drained >= byte:
+            at_ns = max(self._agenda.now_ns, flow.when_drained(byte) + link.way_ns)
+            self._agenda.at(at_ns, self._piece_comes, incoming, frame, received)
+        else:
+            link.deliver(flow, byte, self._piece_comes, incoming, frame, received)
+            link.plan()
+
+    def _piece_comes(self, incoming: Incoming, frame: ModelFrame, received: int) -> None:
+        if frame is incoming.frame and received > incoming.received:
+            cost = (received - incoming.received) * self._model.copy_ns_per_byte
+            self._processor.submit(
+                self._model.write_ns + cost, self._progress, incoming, frame, received
+            )
+
+    def _read_at(self, payload_bytes: int, need: int) -> int:
+        """Return behind which of a payload's bytes the read ends that brings so many of them."""
+        at = 0
+        while self._gathers and (piece := gathered_of(payload_bytes - at, unhurried=False)) > 1:
+            at += piece
+            if at >= need:
+                return at
+        return need
+
+    def catch_up(self) -> None:
+        """Count what was read by now, before somebody asks whether a page has come."""
+        self._link.advance()
+        now_ns = self._agenda.now_ns
+        for incoming in self.channels.values():
+            frame = incoming.frame
+            if frame is None:
+                continue
+            came = incoming.flow.drained_at(now_ns - self._link.way_ns)
+            have = int(came) - frame.start - frame.head_bytes
+            at, total = 0, frame.payload_bytes
+            while self._gathers and (piece := gathered_of(total - at, unhurried=False)) > 1:
+                if at + piece > have:
+                    break
+                at += piece
+            else:
+                at = min(max(at, have), total)
+            self._progress(incoming, frame, at)
+
+
+def _position(stretch: Stretch, target_page: int) -> int | None:
+    """Return which one of a stretch's target pages this is, from 0; None if it is none of them."""
+    if isinstance(stretch, Span):
+        position = target_page - stretch.offset // TARGET_PAGE_BYTES
+        return position if 0 <= position < stretch.length // TARGET_PAGE_BYTES else None
+    pages = stretch.target_pages
+    position = int(np.searchsorted(pages, target_page))
+    return position if position < len(pages) and pages[position] == target_page else None
