@@ -17,6 +17,7 @@ from scripts.bench import (
     cost,
     growth,
     latency,
+    links,
     noise,
     relayed,
     source_work,
@@ -42,6 +43,7 @@ SECTIONS: dict[str, Callable[[Plan], list[Figure]]] = {
     stream.SECTION: stream.measure_stream,
     source_work.SCHEDULER: source_work.measure_scheduler,
     latency.SECTION: latency.measure_latency,
+    links.SECTION: links.measure_links,
     qemu.SECTION: qemu.measure_against,
     relayed.SECTION: relayed.measure_relay,
     cost.SECTION: cost.measure_cost,
@@ -52,6 +54,9 @@ SECTIONS: dict[str, Callable[[Plan], list[Figure]]] = {
 
 # Those that take a real QEMU.
 _OF_QEMU = (qemu.SECTION, relayed.SECTION)
+
+# What takes so long that it is measured only where it is named.
+_ONLY_NAMED = frozenset({links.SECTION})
 
 _CHUNK_SIZE = next(option.default for option in OPTIONS if option.flag == "--chunk-size")
 _RUNS, _QUICK_RUNS = 5, 2
@@ -79,7 +84,10 @@ _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
     help="Measure the latency of this one, such as FILE.py:NAME, and of no other; as often as you "
     "like.",
 )  # fmt: skip
-@click.option("--only", metavar="NAMES", help=f"Sections: {', '.join(SECTIONS)}. [default: all]")
+@click.option(
+    "--only", metavar="NAMES",
+    help=f"Sections: {', '.join(SECTIONS)}. [default: all but {', '.join(sorted(_ONLY_NAMED))}]",
+)  # fmt: skip
 @file_option(
     "--against", metavar="qemu[=FILE]", use=Use.READ, prefix="qemu=",
     help=f"Measure a real QEMU, too: sections {' and '.join(_OF_QEMU)}.",
@@ -142,7 +150,9 @@ def _measure(plan: Plan, names: list[str]) -> dict[str, Any]:
             figures += SECTIONS[name](plan)
         except LeftOut as reason:
             left_out.append(f"{name} is left out: {reason}")
-    seen = watch.to_plain([figure for figure in figures if figure.name == stream.YARDSTICK])
+    yardsticks = (stream.YARDSTICK, links.YARDSTICK)
+    seen = watch.to_plain([figure for figure in figures if figure.name in yardsticks])
+    noisy = noise.warnings(seen)
     return {
         "schema": SCHEMA,
         "status": COMPLETED,
@@ -154,8 +164,8 @@ def _measure(plan: Plan, names: list[str]) -> dict[str, Any]:
         "against": plan.against.title if plan.against else None,
         "machine": noise.machine(),
         "noise": seen,
-        "warnings": noise.warnings(seen) + left_out,
-        "figures": [figure.to_plain() for figure in figures],
+        "warnings": noisy + left_out,
+        "figures": [figure.to_plain(is_noisy=bool(noisy)) for figure in figures],
     }
 
 
@@ -166,7 +176,8 @@ def _section_names(only: str | None, peer: Peer | None) -> list[str]:
         click.BadParameter: There is no such section, or no QEMU for it.
     """
     if only is None:
-        return [name for name in SECTIONS if name not in _OF_QEMU or peer is not None]
+        unnamed = _ONLY_NAMED if peer is not None else _ONLY_NAMED.union(_OF_QEMU)
+        return [name for name in SECTIONS if name not in unnamed]
     wanted = [name.strip() for name in only.split(",")]
     for name in wanted:
         if name in _OF_QEMU and peer is None:

@@ -65,6 +65,10 @@ class Plan:
         }
 
 
+# Verdicts on a figure of which something is wanted.
+REACHED, MISSED, INCONCLUSIVE = "reached", "MISSED", "inconclusive"
+
+
 @dataclass(frozen=True)
 class Target:
     """The value that a figure's median should reach.
@@ -117,6 +121,8 @@ class Figure:
         limit: What it stands beside, None if that is nothing.
         target: What it should come to, None if nobody said.
         note: What a reader must know besides.
+        column: Where it stands in a table with a line for all that has the same name up to that;
+            empty for a figure that stands alone.
     """
 
     section: str
@@ -126,6 +132,7 @@ class Figure:
     limit: Limit | None = None
     target: Target | None = None
     note: str = ""
+    column: str = ""
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -145,8 +152,12 @@ class Figure:
             statistics.median(self.ratios if self.target.of_ratio else self.values)
         )
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return all of it as JSON can hold it."""
+    def to_plain(self, *, is_noisy: bool = False) -> dict[str, Any]:
+        """Return all of it as JSON can hold it.
+
+        Args:
+            is_noisy: The machine was not quiet: what is not reached may be its doing.
+        """
         plain: dict[str, Any] = {
             "section": self.section,
             "name": self.name,
@@ -164,8 +175,11 @@ class Figure:
         if self.target is not None:
             plain["target"] = self.target.to_plain()
             plain["met"] = self.is_met
+            plain["verdict"] = REACHED if self.is_met else INCONCLUSIVE if is_noisy else MISSED
         if self.note:
             plain["note"] = self.note
+        if self.column:
+            plain["column"] = self.column
         return plain
 
 
@@ -186,8 +200,12 @@ def lines(report: Plain) -> list[str]:
     shown = [machine_line(report)]
     for section, figures in groupby(report["figures"], key=lambda figure: figure["section"]):
         shown += ["", section]
-        for figure in figures:
-            shown += _figure_lines(figure)
+        for column, group in groupby(figures, key=lambda figure: "column" in figure):
+            if column:
+                shown += _table_lines(list(group))
+            else:
+                for figure in group:
+                    shown += _figure_lines(figure)
     return [*shown, "", *(f"warning: {warning}" for warning in report["warnings"])]
 
 
@@ -220,7 +238,12 @@ def wanted(figure: Plain) -> str:
     target = figure["target"]
     unit = figure["unit"] if target["of"] == "value" else ""
     bound = f"{target['bound'].replace('-', ' ')} {_number(target['value'])} {unit}".rstrip()
-    return f"{bound}: {'reached' if figure['met'] else 'MISSED'}"
+    return f"{bound}: {verdict_on(figure)}"
+
+
+def verdict_on(figure: Plain) -> str:
+    """Return the verdict on a figure; a report of before there were three has two."""
+    return str(figure.get("verdict", REACHED if figure["met"] else MISSED))
 
 
 def _figure_lines(figure: Plain) -> list[str]:
@@ -232,6 +255,39 @@ def _figure_lines(figure: Plain) -> list[str]:
         details.append(amount(limit, figure["unit"]))
     details += filter(None, [wanted(figure), figure.get("note", "")])
     return [first, f"      {'; '.join(details)}"] if details else [first]
+
+
+def _table_lines(figures: Sequence[Plain]) -> list[str]:
+    """Return figures that have columns: a line for each name but for its column.
+
+    A cell has the median, what that is of the limit, and the verdict where something is wanted.
+    """
+    columns = list(dict.fromkeys(figure["column"] for figure in figures))
+    rows: dict[str, dict[str, str]] = {}
+    limits: dict[str, None] = {}
+    for figure in figures:
+        cells = rows.setdefault(figure["name"].removesuffix(f": {figure['column']}"), {})
+        cells[figure["column"]] = _cell(figure)
+        if "limit" in figure:
+            limits[figure["limit"]["name"]] = None
+    table = [["", *columns]]
+    for name, cells in rows.items():
+        table.append([name, *(cells.get(column, "") for column in columns)])
+    widths = [max(map(len, each)) for each in zip(*table, strict=True)]
+    shown = ["  ".join(["", *map(str.ljust, row, widths)]).rstrip() for row in table]
+    return [*shown, *(f"  x: of {name}" for name in limits)]
+
+
+def _cell(figure: Plain) -> str:
+    shown = f"{_number(figure['median'])} {figure['unit']}".rstrip()
+    if "ratio" in figure:
+        shown += f" {_number(figure['ratio']['median'])}x"
+    if "target" in figure:
+        target = figure["target"]
+        sign = ">=" if target["bound"] == "at-least" else "<="
+        unit = "x" if target["of"] == "ratio" else f" {figure['unit']}".rstrip()
+        shown += f" ({sign} {_number(target['value'])}{unit}: {verdict_on(figure)})"
+    return shown
 
 
 def _row(figure: Plain) -> str:

@@ -22,7 +22,7 @@ import click
 
 from scripts.bench import against
 from scripts.bench.command import SCHEMA
-from scripts.bench.figure import amount, machine_line, markdown
+from scripts.bench.figure import MISSED, amount, machine_line, markdown, verdict_on
 
 Plain = Mapping[str, Any]
 
@@ -122,7 +122,7 @@ def _where(report: Plain, *, is_judged: bool) -> list[str]:
 
 def _misses(judged: Sequence[Plain], reasons: Mapping[str, str]) -> list[str]:
     """Return the lines that say what stops the figures that are missed."""
-    missed = [figure for figure in judged if not figure["met"]]
+    missed = [figure for figure in judged if verdict_on(figure) == MISSED]
     if not missed:
         return []
     told = dict.fromkeys(_why(figure["name"], reasons) for figure in missed)

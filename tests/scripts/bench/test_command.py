@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from scripts.bench import command, stream
+from scripts.bench import command, noise, stream
 from scripts.bench.command import bench
-from scripts.bench.figure import Figure, LeftOut, Plan
+from scripts.bench.figure import Figure, LeftOut, Plan, Target
 from scripts.qemu.against import Peer
 from tests.reports import expect_valid, read_report
 
@@ -53,6 +53,29 @@ def test_a_person_gets_lines(plans: list[Plan], tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines()[1:3] == ["", "stream"]
     assert read_report(target)["figures"][0]["median"] == 2.0
+
+
+def test_what_takes_long_is_measured_only_where_it_is_named(
+    plans: list[Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All other sections are measured without their names."""
+    monkeypatch.setitem(command.SECTIONS, "links", lambda _: [Figure("links", "far", "ms", (1.0,))])
+    assert "links" not in CliRunner().invoke(bench, []).stdout
+    assert "links" in CliRunner().invoke(bench, ["--only=links"]).stdout
+
+
+@pytest.mark.parametrize(("load", "verdict"), [(0.0, "MISSED"), (99.0, "inconclusive")])
+def test_a_busy_machine_misses_nothing(
+    plans: list[Plan], monkeypatch: pytest.MonkeyPatch, load: float, verdict: str
+) -> None:
+    """What is not reached while others are busy is no verdict on midstream."""
+    target = Target(2.0, at_least=True, of_ratio=False)
+    figure = Figure("start", "it", "s", (1.0,), target=target)
+    monkeypatch.setitem(command.SECTIONS, "start", lambda _: [figure])
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    monkeypatch.setattr(noise, "read_clocks", lambda: noise.Clocks(0, 0))
+    shown = CliRunner().invoke(bench, ["--only=start"]).stdout
+    assert f"at least 2 s: {verdict}" in shown
 
 
 def test_a_quick_plan_is_a_small_one(plans: list[Plan]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scripts.bench.figure import Figure, Limit, Target, amount, lines, markdown
+from scripts.bench.figure import Figure, Limit, Target, amount, lines, markdown, wanted
 
 
 def test_ratios_are_of_neighbours() -> None:
@@ -67,6 +67,34 @@ def report(*figures: Figure, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
         "warnings": list(warnings),
         "figures": [figure.to_plain() for figure in figures],
     }
+
+
+def test_what_a_noisy_machine_does_not_reach_is_inconclusive() -> None:
+    """What it reaches it has reached; what is missed says so only where the machine was quiet."""
+    assert MISSED.to_plain()["verdict"] == "MISSED"
+    noisy = MISSED.to_plain(is_noisy=True)
+    assert (noisy["met"], noisy["verdict"]) == (False, "inconclusive")
+    assert wanted(noisy) == "at least 100,000 /s: inconclusive"
+    assert REACHED.to_plain(is_noisy=True)["verdict"] == "reached"
+    del noisy["verdict"]
+    assert wanted(noisy).endswith("MISSED"), "as reports of before say"
+    assert "verdict" not in Figure("s", "a", "ms", (1.0,)).to_plain(is_noisy=True)
+
+
+def test_figures_with_columns_make_a_table() -> None:
+    """A line for each name, a cell for each column, one below the other."""
+    figures = [
+        Figure("s", f"{name}: {column}", "ms", (value,), column=column)
+        for name, value in (("one", 1.0), ("another one", 2.0))
+        for column in ("p50", "p99")
+    ]
+    shown = lines(report(Figure("s", "alone", "s", (3.0,)), *figures))
+    start = shown.index("s") + 2
+    assert shown[start : start + 3] == [
+        "               p50   p99",
+        "  one          1 ms  1 ms",
+        "  another one  2 ms  2 ms",
+    ]
 
 
 def test_lines_have_figure_limit_and_verdict() -> None:

@@ -50,6 +50,13 @@ def test_a_miss_without_a_reason_is_refused() -> None:
     assert "stops" not in section([{**PLAIN, "figures": [{**FIGURE, "met": True}]}], {})
 
 
+def test_what_noise_may_have_missed_needs_no_reason() -> None:
+    """It stands there as inconclusive, and nothing is said to stop it."""
+    text = section([{**PLAIN, "figures": [{**FIGURE, "verdict": "inconclusive"}]}], {})
+    assert "inconclusive |" in text
+    assert "stops" not in text
+
+
 def test_a_qemu_has_a_table_of_its_own() -> None:
     """Of each case that stood beside a QEMU there is a line, and what its waits compare with."""
 
