@@ -7,7 +7,7 @@ both sides' events must come from one machine.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from functools import partial
 from typing import Any
@@ -70,6 +70,8 @@ class History:
         self._described: set[str] = set()
         self._asked: list[Event] = []
         self._came: list[Event] = []
+        # When requests passed between two QEMUs, by block and page.
+        self._relayed_ns: dict[tuple[int, int], list[int]] = {}
         self._breaks_ns: list[int] = []
         self._waiting = OpenWaits()
         self._page_counts: dict[int, int] = {}
@@ -236,6 +238,8 @@ class History:
         self._see(event["block"], event["page"] + 1)
         if event["side"] != SOURCE:
             self._asked.append(event)
+            if event["side"] == RELAY:
+                self._relayed_ns.setdefault(page_of(event), []).append(event["t-ns"])
             return
         self._came.append(event)
         if event.get("answer") == "urgent-in-place":
@@ -265,6 +269,10 @@ class History:
             return
         self._see(event["block"], event["page"] + 1)
         start_ns = event["t-ns"] - round(event["latency-us"] * 1000)
+        # The event that told of the request is a moment older than what its latency counts from.
+        asked_ns = self._relayed_ns.get(page_of(event), [])
+        if number := bisect_right(asked_ns, start_ns):
+            start_ns = asked_ns[number - 1]
         self.waits.append(
             Wait(
                 event["lane"], event["block"], event["page"], start_ns, event["t-ns"], None, "",

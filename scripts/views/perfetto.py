@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from protocol.channels import Channel
+from protocol.events import PeerMessage
 from protocol.report import STAGE_WORDS
 from protocol.states import FINAL
 from scripts.views.causes import request_ends, served_by, waiting_over_time
@@ -77,6 +78,11 @@ class TraceWriter:
             yield from self._instant(note)
         yield from self._counters(waits)
 
+    def _page(self, block: int, page: int) -> str:
+        """Return a page's number, with its block's name where there are several."""
+        names = self._history.blocks
+        return f"{names[block].name}:{page}" if len(names) > 1 and block in names else str(page)
+
     def _us(self, time_ns: int) -> float:
         return (time_ns - self._zero_ns) / 1000
 
@@ -121,7 +127,8 @@ class TraceWriter:
             yield self._span(DEST, _GUEST_TID, "blackout", "guest", *self._history.blackout_ns)
 
     def _send(self, send: Send) -> TraceEvent:
-        what = f"page {send.page}" if send.pages == 1 else f"pages {send.page} +{send.pages}"
+        page = self._page(send.block, send.page)
+        what = f"page {page}" if send.pages == 1 else f"pages {page} +{send.pages}"
         event = self._span(
             SOURCE, _CHANNEL_TIDS[send.channel], f"{send.kind} {what}", send.kind,
             send.start_ns, send.end_ns,
@@ -139,13 +146,14 @@ class TraceWriter:
     def _wait(self, wait: Wait) -> Iterator[TraceEvent]:
         tid = _VCPU_TID + wait.vcpu
         end_ns = self._history.last_ns if wait.wake_ns is None else wait.wake_ns
-        name = f"waits for page {wait.page}"
+        name = f"waits for page {self._page(wait.block, wait.page)}"
         event = self._span(DEST, tid, name, "wait", wait.start_ns, end_ns)
         event["args"] = {"block": wait.block, "page": wait.page, "ended": wait.wake_ns is not None}
         if wait.answer:
             event["args"]["answer"] = wait.answer
         if wait.behind:
-            pages = [f"{block}:{page}" for block, page in wait.behind]
+            named = len(self._history.blocks) > 1
+            pages = [self._page(*each) if named else "{}:{}".format(*each) for each in wait.behind]
             event["args"] |= {"behind": " ".join(pages), "behind-count": wait.behind_count}
         yield event
         # Ends are rounded, and not lengths, so that no two overlap.
@@ -161,7 +169,8 @@ class TraceWriter:
     def _arrow(self, number: int, wait: Wait, send: Send) -> Iterator[TraceEvent]:
         """Yield an arrow: touch, send, wake-up; all three lie in the spans that they tie."""
         assert wait.wake_ns is not None
-        common = {"name": f"page {wait.page}", "cat": "fault", "id": number}
+        page = self._page(wait.block, wait.page)
+        common = {"name": f"page {page}", "cat": "fault", "id": number}
         vcpu = {"pid": _PIDS[DEST], "tid": _VCPU_TID + wait.vcpu}
         yield {**common, **vcpu, "ph": "s", "ts": self._us(wait.start_ns)}
         sent_ns = max(send.start_ns, wait.start_ns)
@@ -180,7 +189,7 @@ class TraceWriter:
             end_ns = self._history.last_ns if woke_ns is None else woke_ns
             common = {
                 "cat": "page", "id": f"request-{number}", "pid": _PIDS[SOURCE],
-                "tid": _REQUEST_TID, "name": f"page {request.page}",
+                "tid": _REQUEST_TID, "name": f"page {self._page(request.block, request.page)}",
             }  # fmt: skip
             args = {"block": request.block, "page": request.page, "answer": request.answer}
             yield {**common, "ph": "b", "ts": self._us(request.asked_ns), "args": args}
@@ -193,9 +202,11 @@ class TraceWriter:
         if note.event == "state" or note.side not in _PIDS:
             return
         tid = _CHANNEL_TIDS.get(str(note.fields.get("channel")), _STATE_TID)
-        name = note.event
+        # Between two QEMUs it is a message of theirs, which has a name.
+        name = note.fields["name"] if note.event == PeerMessage.event else note.event
         if "page" in note.fields:
-            name = f"{name} page {note.fields['page']}"
+            page = self._page(note.fields.get("block", 0), note.fields["page"])
+            name = f"{name} page {page}"
         yield {
             "ph": "i", "s": "t", "pid": _PIDS[note.side], "tid": tid, "name": name, "cat": "note",
             "ts": self._us(note.time_ns), "args": note.fields,

@@ -155,12 +155,18 @@ Object.assign(Timeline.prototype, {
       if (wide > 26) {
         pen.fillStyle = "#101214";
         pen.textAlign = "center";
-        pen.fillText(String(sends.page[i]), this.px(sends.start[i]) + wide / 2, y + 11, wide - 4);
+        this.writePage(pen, sends.block[i], sends.page[i], this.px(sends.start[i]) + wide / 2, y + 11, wide - 4);
         // A line between neighbours of one colour.
         pen.fillStyle = colour("--paper");
         pen.fillRect(this.px(sends.end[i]) - 0.5, y, 1, LANE - 4);
       }
     }
+  },
+
+  // A page's number alone says nothing where there are several blocks.
+  writePage(pen, block, page, x, y, wide) {
+    const name = sayPage(this.run, block, page);
+    if (this.run.blocks.length === 1 || pen.measureText(name).width <= wide) pen.fillText(name, x, y, wide);
   },
 
   drawVcpus(pen) {
@@ -180,7 +186,7 @@ Object.assign(Timeline.prototype, {
       if (wide > 26 && lane > 11) {
         pen.fillStyle = "#101214";
         pen.textAlign = "center";
-        pen.fillText(String(waits.page[i]), left + wide / 2, top + lane - 4, wide - 4);
+        this.writePage(pen, waits.block[i], waits.page[i], left + wide / 2, top + lane - 4, wide - 4);
       }
     }
   },
@@ -195,7 +201,7 @@ Object.assign(Timeline.prototype, {
         if (tall) pen.fillRect(this.px(tick), panel.top + panel.height - tall, Math.max(this.px(tick + step) - this.px(tick) + 0.5, 1), tall);
       }
     });
-    this.label(pen, `waiting ${this.run.waiter}s`, LEFT - 6, panel.top + panel.height / 2 + 4);
+    this.label(pen, this.run.waiter === "request" ? "open requests" : `waiting ${this.run.waiter}s`, LEFT - 6, panel.top + panel.height / 2 + 4);
     this.label(pen, `of ${most}`, LEFT + this.wide - 3, panel.top + 11, "right");
   },
 

@@ -227,6 +227,17 @@ def test_between_two_qemus_requests_wait() -> None:
     assert read(half_sent()).waiter == "vCPU"
 
 
+def test_between_two_qemus_a_wait_begins_with_its_request() -> None:
+    """An event is told a moment before the time from which the wait's latency counts."""
+    told = between_two_qemus()
+    for each in told:
+        if each["event"] == "request-served":
+            each["latency-us"] -= 50
+    history = read(told)
+    assert [wait.start_ns for wait in history.waits] == [at(3), at(2)]
+    assert request_ends(history, history.requests) == [at(8), at(6)]
+
+
 def test_between_two_qemus_the_source_is_seen_from_outside() -> None:
     """What a relay tells of the migration's states and breaks stands for what the source would."""
     history = read(between_two_qemus())

@@ -45,6 +45,41 @@ def test_the_rules_can_be_broken(damage: Any) -> None:  # noqa: ANN401 - a lambd
         check_rules(trace)
 
 
+def test_between_two_qemus_pages_and_messages_go_by_their_names() -> None:
+    """A page has its RAMBlock's name where there are several, and a message its own."""
+    told: list[tuple[int, str, dict[str, Any]]] = [
+        (0, "run", {"policy": "qemu", "chunk-bytes": 0, "vcpus": 0, "program": "relay"}),
+        *(
+            (
+                0,
+                "ram-block",
+                {"block": index, "name": name, "length-bytes": 1 << 24, "page-bytes": 1 << 21},
+            )
+            for index, name in enumerate("ab")
+        ),
+        (1, "peer-message", {"connection": 1, "direction": "forward", "name": "package"}),
+        (2, "page-request", {"block": 1, "page": 3}),
+        (
+            5,
+            "request-served",
+            {
+                "block": 1, "page": 3, "channel": "precopy", "latency-us": 2900.0,
+                "begun-bytes": 0, "lane": 0, "behind": "0:4 1:5", "behind-count": 2,
+            },
+        ),
+        (9, "state", {"state": "completed"}),
+    ]  # fmt: skip
+    trace = trace_of(
+        [{"t-ns": ms * 10**6, "side": "relay", "event": name, **more} for ms, name, more in told]
+    )
+    check_rules(trace)
+    (wait,) = [each for each in trace if each["name"].startswith("waits")]
+    assert (wait["name"], wait["args"]["behind"]) == ("waits for page b:3", "a:4 b:5")
+    way = [(each["ph"], each["name"], each["ts"]) for each in trace if each["ph"] in "be"]
+    assert way == [("b", "page b:3", 2000.0), ("e", "page b:3", 5000.0)]
+    assert "package" in [each["name"] for each in trace if each["ph"] == "i"]
+
+
 def test_every_send_is_there_once_and_says_how_urgent_it_was() -> None:
     """Each stretch of a page is one span on its channel, by name, category and colour its kind."""
     trace = trace_of(half_sent())
