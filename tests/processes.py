@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar
@@ -176,12 +176,16 @@ class Lab:
         *arguments: str | Path,
         stdin: IO[bytes] | int = subprocess.DEVNULL,
         environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "scripts"),
     ) -> Process:
-        """Start `midstream ARGUMENTS` as a person would, perhaps with more variables."""
+        """Start `midstream ARGUMENTS` as a person would, perhaps with more variables.
+
+        Or another program in Python, which starts midstream itself.
+        """
         stem = self._stem()
         with stem.with_suffix(".out").open("wb") as out, stem.with_suffix(".err").open("wb") as err:
             popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "scripts", *map(str, arguments)],
+                [sys.executable, "-P", *program, *map(str, arguments)],
                 cwd=self.folder,
                 env=environment_of({**(environment or {}), _MARK: self._value}),
                 stdin=stdin,

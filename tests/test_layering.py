@@ -38,6 +38,8 @@ SCRIPTS_ORDER = (
     "bench",
     "simulate",
     "doctor",
+    "library",
+    "examples",
     "commands",
 )
 AT_THE_TOP = {
