@@ -556,7 +556,7 @@ def ignore(event: Event, /) -> None:
 
 
 def is_heard(emit: Emit) -> bool:
-    """Tell whether anybody may hear of events: if not, those on a fault's way need not be made.
+    """Whether anybody may hear of events: if not, those on a fault's way need not be made.
 
     It holds from the beginning to the end.  An `Emit` that can say so has it as `is_heard`.
     """

@@ -68,7 +68,7 @@ class Run:
 
     @cached_property
     def plain(self) -> Plain:
-        """What a report says of it."""
+        """The part of a report about it."""
         asked = {name: value for name, value in self.values.items() if name not in self.written}
         typed = {name: _text(value) for name, value in self.values.items() if name in self.given}
         return {

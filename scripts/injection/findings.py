@@ -14,7 +14,7 @@ SCHEMA = "midstream-inject/1"
 
 
 class Findings:
-    """What came of the runs of some scenarios, in their order."""
+    """The outcomes of the runs of some scenarios, in their order."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
@@ -22,7 +22,7 @@ class Findings:
         self._run_count = self._unmet_count = 0
 
     def begin(self, name: str, path: Path) -> None:
-        """Have the runs that follow be of the scenario of that name and file."""
+        """Begin the runs of the scenario of that name and file."""
         self._scenarios.append({"name": name, "file": printable(str(path)), "runs": []})
 
     def add(

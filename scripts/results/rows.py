@@ -30,7 +30,7 @@ _RENAMED = {
 
 
 class NoParquet(MidstreamError):
-    """What writes Parquet is not installed."""
+    """The library that writes Parquet is not installed."""
 
 
 def rows_of(name: str, report: Report) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What a report is, in a few lines: what was run, how it went, and the figures that matter."""
+"""A report in a few lines: what was run, how it went, and the figures that matter."""
 
 from __future__ import annotations
 
