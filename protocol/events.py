@@ -228,11 +228,11 @@ class PageSent(PageEvent, frozen=True, kw_only=True):
 
 
 class Preempt(PageEvent, frozen=True, kw_only=True):
-    """A page is broken off."""
+    """A page is interrupted."""
 
 
 class Boost(PageEvent, frozen=True, kw_only=True):
-    """A page that was broken off goes on urgently."""
+    """A page that was interrupted goes on urgently."""
 
 
 class GuestStop(Event, frozen=True, kw_only=True):

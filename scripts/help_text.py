@@ -72,6 +72,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "midstream report drop.jsonl ordered.jsonl --html both.html",
     ),
     "set": ("midstream set max-bandwidth=1Gbit/s downtime-limit=100ms",),
+    "simulate": ("midstream simulate --size 64GiB --link 10Gbit/s,rtt=1ms --report sim.json",),
     "source": (
         "midstream source --connect 127.0.0.1:4444",
         "midstream source --connect 10.0.0.2:4444 --secret-file secret --size 4GiB",

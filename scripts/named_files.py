@@ -164,6 +164,8 @@ class Command(click.Command):
                 if new in ours:
                     raise click.UsageError(f"{error.option_name} is {new} now", ctx) from error
             raise
+        except click.MissingParameter:
+            raise
         except click.BadParameter as error:
             if error.param is None or not isinstance(error.param.type, click.Choice):
                 raise

@@ -161,7 +161,7 @@ OPTIONS = (
         "Who notes what the guest writes to: kvm (with --guest kvm), kernel, software (its vCPUs), "
         "auto.", "auto", "KIND",
     ),
-    Option("--chunk-size", SOURCE, MIGRATION, "The most that one frame carries.", "8MiB", "SIZE"),
+    Option("--chunk-size", SOURCE, MIGRATION, "Maximum frame size.", "8MiB", "SIZE"),
     Option(
         "--postcopy-after", SOURCE, MIGRATION,
         "Precopy passes before postcopy; 0: postcopy at once; never: precopy until it converges. "
@@ -181,7 +181,7 @@ OPTIONS = (
     ),
     Option(
         "--downtime-limit", SOURCE, MIGRATION,
-        "Finish in precopy when the guest would stand still no longer than this.",
+        "Finish in precopy when the downtime would be no longer than this.",
         "300ms", "TIME",
     ),
     Option(
@@ -194,7 +194,7 @@ OPTIONS = (
     ),
     Option(
         "--reconnect-timeout", SOURCE, MIGRATION,
-        "How long a migration that breaks in postcopy is tried to be resumed; 0 for not at all.",
+        "How long to keep trying to resume when postcopy is interrupted; 0 for not at all.",
         "60s", "TIME",
     ),
     Option(
@@ -286,7 +286,7 @@ OPTIONS = (
         "0", "TIME",
     ),
     Option("--quiet", BOTH, OUTPUT, "No progress and no result table.", None, None),
-    Option("--verbose", BOTH, OUTPUT, "Tell each change of state.", None, None),
+    Option("--verbose", BOTH, OUTPUT, "Log every state change.", None, None),
 )  # fmt: skip
 
 

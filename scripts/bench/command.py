@@ -69,7 +69,11 @@ _SIZE, _QUICK_SIZE = "1GiB", "256MiB"
     "--page-size", default="2MiB,4KiB", show_default=True, metavar="SIZES", help="Of the stream."
 )
 @click.option(
-    "--chunk-size", default=_CHUNK_SIZE, show_default=True, metavar="SIZE", help="A frame's most."
+    "--chunk-size",
+    default=_CHUNK_SIZE,
+    show_default=True,
+    metavar="SIZE",
+    help="Maximum frame size.",
 )
 @click.option(
     "--runs", type=click.IntRange(1, 100), metavar="N", help=f"Counted runs. [default: {_RUNS}]"

@@ -140,10 +140,10 @@ def _figures(
     sending, in_all, samplers = zip(*runs, strict=True)
     figures = [
         Figure(
-            SECTION, f"CPU a GiB while sending, {page_size} pages, both sides", "s", sending, limit,
-            Target(_CPU_RATIO),
+            SECTION, f"CPU per GiB while sending, {page_size} pages, both sides", "s", sending,
+            limit, Target(_CPU_RATIO),
         ),
-        Figure(SECTION, f"CPU a GiB in all, {page_size} pages, both sides", "s", in_all),
+        Figure(SECTION, f"CPU per GiB in all, {page_size} pages, both sides", "s", in_all),
     ]  # fmt: skip
     for side in _SIDES:
         peaks = tuple(sampler.peak_bytes(side) / (1 << 20) for sampler in samplers)

@@ -190,6 +190,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 Plain = Mapping[str, Any]
 
+_BOUNDS = {"at-most": "<=", "at-least": ">="}
+
 _NAME_CHARS = 46
 
 MARKDOWN_HEAD = ("| what | measured | beside | ratio | wanted |\n| --- | --- | --- | --- | --- |",)
@@ -237,13 +239,15 @@ def wanted(figure: Plain) -> str:
         return ""
     target = figure["target"]
     unit = figure["unit"] if target["of"] == "value" else ""
-    bound = f"{target['bound'].replace('-', ' ')} {_number(target['value'])} {unit}".rstrip()
-    return f"{bound}: {verdict_on(figure)}"
+    bound = f"{_BOUNDS[target['bound']]} {_number(target['value'])} {unit}".rstrip()
+    return f"target {bound}: {verdict_on(figure)}"
 
 
 def verdict_on(figure: Plain) -> str:
     """Return the verdict on a figure; a report of before there were three has two."""
-    return str(figure.get("verdict", REACHED if figure["met"] else MISSED))
+    told: str = figure.get("verdict", REACHED if figure["met"] else MISSED)
+    # A report says it louder.
+    return told.lower()
 
 
 def _figure_lines(figure: Plain) -> list[str]:

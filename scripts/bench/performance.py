@@ -39,6 +39,14 @@ _NOISE = (
 )
 _NOISE_UNJUDGED = "With such noise take the figures for orders of magnitude."
 
+# Parts of figures' names that were others in reports of before.
+_FORMERLY = {
+    "decisions, each fourth page to be sent": "decisions/s, every 4th page dirty",
+    "memory a page": "memory per page",
+    "CPU a GiB": "CPU per GiB",
+    "a vCPU that faults without pause": "a continuously faulting vCPU",
+}
+
 # What stops a figure, by how its name begins; the longest that fits counts.
 REASONS = {
     "precopy": (
@@ -79,7 +87,7 @@ REASONS = {
         "for each fault, the background's frames among it), and faults wait for their turn; the "
         "longest wait for a page that went in the background and lies in its socket."
     ),
-    "CPU a GiB while sending": (
+    "CPU per GiB while sending": (
         "Processor time while sending: as for precopy, the work for each frame on both sides."
     ),
     "midstream migrate": (
@@ -195,8 +203,17 @@ def read_reports(paths: Sequence[Path]) -> list[Plain]:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain.get("schema") != SCHEMA:
             raise click.ClickException(f"{path} is no report of {SCHEMA}")
+        for figure in plain["figures"]:
+            figure["name"] = _present_name(figure["name"])
         reports.append(plain)
     return reports
+
+
+def _present_name(name: str) -> str:
+    """Return what a figure is called now whose report may be of before."""
+    for former, present in _FORMERLY.items():
+        name = name.replace(former, present)
+    return name
 
 
 if __name__ == "__main__":

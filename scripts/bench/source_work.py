@@ -40,7 +40,7 @@ _BYTES_A_PAGE = Target(8, of_ratio=False)
 _MEASURES = {
     "decisions, all pages to be sent": "background",
     "decisions, each for a page request": "requests",
-    "decisions, each fourth page to be sent": "scattered",
+    "decisions/s, every 4th page dirty": "scattered",
 }
 
 
@@ -60,7 +60,7 @@ def measure_scheduler(plan: Plan, guest_bytes: int = _GUEST_BYTES) -> list[Figur
     held = bench.bytes_a_page()
     return [
         *figures,
-        Figure(SCHEDULER, "memory a page", "B", (held,), target=_BYTES_A_PAGE, note=note),
+        Figure(SCHEDULER, "memory per page", "B", (held,), target=_BYTES_A_PAGE, note=note),
     ]
 
 

@@ -72,7 +72,7 @@ def _figures(plan: Plan, rounds: dict[str, tuple[float, ...]]) -> list[Figure]:
     figures.append(
         Figure(
             SECTION,
-            f"postcopy, {plan.page_sizes[0]} pages, a vCPU that faults without pause",
+            f"postcopy, {plan.page_sizes[0]} pages, a continuously faulting vCPU",
             "s",
             rounds["postcopy"],
             Limit("the plain pair's time", times),

@@ -54,4 +54,4 @@ def _verdict(features: list[Feature]) -> str:
     missing = [feature.name for feature in features if feature.is_needed and not feature.ok]
     if missing:
         return f"midstream does not run here: {', '.join(missing)}"
-    return "midstream runs here; what is to be typed is root's to type"
+    return "midstream runs here; run the commands above as root"

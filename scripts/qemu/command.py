@@ -95,7 +95,7 @@ class QemuSource:
 @click.option("--max-postcopy-bandwidth", default="0", show_default=True, metavar="RATE")
 @click.option(
     "--reconnect-timeout", default="0", show_default=True, metavar="TIME",
-    help="How long a migration that breaks in postcopy is tried to be resumed; 0: not at all.",
+    help="How long to keep trying to resume when postcopy is interrupted; 0: not at all.",
 )  # fmt: skip
 @click.option(
     "--socket-buffer", default="0", show_default=True, metavar="SIZE",
@@ -112,7 +112,7 @@ class QemuSource:
     help="Write its states as they are entered; - for standard output.",
 )
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
-@click.option("--verbose", is_flag=True, help="Tell each change of state.")
+@click.option("--verbose", is_flag=True, help="Log every state change.")
 def qemu(connect: str, **values: Any) -> None:  # noqa: ANN401 - click's values
     """Start a QEMU of its own and migrate its memory to a destination, with postcopy.
 

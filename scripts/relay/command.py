@@ -63,7 +63,7 @@ _NAMED_MAX = 20
     help="Show the run in a browser while it goes on; without a host, to this machine alone.",
 )  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Print nothing when all is well.")
-@click.option("--verbose", is_flag=True, help="Tell each change of state.")
+@click.option("--verbose", is_flag=True, help="Log every state change.")
 def relay(listen: str, connect: tuple[str, ...], **values: Any) -> None:  # noqa: ANN401 - click's
     """Stand between a source and a destination that are QEMUs, and see one migration through.
 

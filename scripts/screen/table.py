@@ -37,7 +37,7 @@ def _items(report: Report) -> dict[str, str]:
         "memory": _memory(report),
         "channels": _channels(own["channels"]),
         "page requests": _requests(own["requests"]),
-        "preemptions": "{count}, of them {boosted} finished urgently".format(**own["preemptions"]),
+        "preemptions": "{count}, {boosted} finished early on request".format(**own["preemptions"]),
         "fault latency": _latency(own["faults"], "wait of a vCPU", "waits of vCPUs"),
         "access latency": _latency(own["accesses"], "access", "accesses"),
         "verified": _verified(own["verified"]),

@@ -211,7 +211,7 @@ def _outcome(facts: Facts) -> tuple[str, str]:
 
 def _say_downtime(facts: Facts) -> Iterator[str]:
     if facts.downtime_ms:
-        yield f"The guest stood still for {time_ms(facts.downtime_ms)} (downtime)."
+        yield f"Downtime: {time_ms(facts.downtime_ms)}."
 
 
 def _say_waits(facts: Facts) -> Iterator[str]:

@@ -270,7 +270,7 @@ def _table(figures: TraceFigures, size: str, page_size: str) -> str:
 
 def _span(figures: TraceFigures) -> str:
     if figures.span_ns is None:
-        return "not told"
+        return "not recorded"
     if not figures.span_ns:
         return "all at once"
     rate = figures.accesses / (figures.span_ns / 1e9)

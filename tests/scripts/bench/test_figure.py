@@ -74,10 +74,10 @@ def test_what_a_noisy_machine_does_not_reach_is_inconclusive() -> None:
     assert MISSED.to_plain()["verdict"] == "MISSED"
     noisy = MISSED.to_plain(is_noisy=True)
     assert (noisy["met"], noisy["verdict"]) == (False, "inconclusive")
-    assert wanted(noisy) == "at least 100,000 /s: inconclusive"
+    assert wanted(noisy) == "target >= 100,000 /s: inconclusive"
     assert REACHED.to_plain(is_noisy=True)["verdict"] == "reached"
     del noisy["verdict"]
-    assert wanted(noisy).endswith("MISSED"), "as reports of before say"
+    assert wanted(noisy).endswith(": missed"), "as reports of before say"
     assert "verdict" not in Figure("s", "a", "ms", (1.0,)).to_plain(is_noisy=True)
 
 
@@ -104,9 +104,9 @@ def test_lines_have_figure_limit_and_verdict() -> None:
     assert shown[0].startswith("2 CPUs (a CPU), 8 GiB, Linux 6.1, Python 3.11")
     assert shown[1:3] == ["", "stream"]
     assert re.fullmatch(r"  precopy +2\.5 GB/s \(2 to 3\)", shown[3])
-    assert "0.625 (0.5 to 0.75) x the plain pair; 4 GB/s; at least 0.5: reached" in shown[4]
+    assert "0.625 (0.5 to 0.75) x the plain pair; 4 GB/s; target >= 0.5: reached" in shown[4]
     assert re.fullmatch(r"  decisions +12,300 /s", shown[7])
-    assert shown[8].strip() == "at least 100,000 /s: MISSED; alone"
+    assert shown[8].strip() == "target >= 100,000 /s: missed; alone"
     assert shown[-1] == "warning: too loud"
 
 
@@ -117,7 +117,7 @@ def test_markdown_has_a_row_a_figure() -> None:
     assert {row.count("|") for row in "\n".join(rows).splitlines()} == {6}
     assert rows[1] == (
         "| precopy | 2.5 GB/s (2 to 3) | the plain pair: 4 GB/s | 0.625 (0.5 to 0.75) "
-        "| at least 0.5: reached |"
+        "| target >= 0.5: reached |"
     )
 
 

@@ -13,6 +13,7 @@ def report(*, mismatches: int = 0, equal: bool = True, **given: Any) -> dict[str
     large: dict[str, Any] = {
         name: 999_999_999.9 if kind == "float" else 99_999_999
         for name, kind in SourcePart.__annotations__.items()
+        if not name.startswith("prefetch")
     }
     source = SourcePart(**{
         **large, "policy": "critical-first", "backing": "hugetlb", "dirty_log": "software",
@@ -107,7 +108,7 @@ def test_figures_stand_with_their_units() -> None:
     assert items["page requests"] == (
         "29: postcopy channel 24, precopy channel 5 already sent 1, duplicate 2, postponed 3"
     )
-    assert items["preemptions"] == "8, of them 2 finished urgently"
+    assert items["preemptions"] == "8, 2 finished early on request"
     assert items["fault latency"] == (
         "p50 12.3 us, p90 1 ms, p99 4.32 ms, max 1.08 min 1 wait of a vCPU in postcopy"
     )

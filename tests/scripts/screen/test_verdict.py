@@ -45,7 +45,7 @@ def test_a_good_run_is_told_whole() -> None:
     assert said(GOOD_RUN) == {
         "outcome": "Verified: the guest has moved, and all 256 MiB of its memory are the same on "
         "both sides.",
-        "downtime": "The guest stood still for 2.86 ms (downtime).",
+        "downtime": "Downtime: 2.86 ms.",
         "waits": "Its 4 vCPUs waited 87 % of the 1.2 s of postcopy: 161 waits, median 70 ms, "
         "longest 90 ms; the largest part of it: waiting for its turn (60 %).",
         "rate": "Memory went at 118 MB/s, 94 % of the link, which was the limit.",
