@@ -15,7 +15,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.events import PageEvent
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span, new_span
 from protocol.pageset import PageSet
-from protocol.runs import Stretch, overlap
+from protocol.runs import Runs, Stretch, overlap
 from source.scheme import Pick
 
 
@@ -105,6 +105,9 @@ class Job:
             unit: A page, or a target page.
             remaining: What no chunk was made of yet.
         """
+        if isinstance(self.span, Runs):
+            # A prefetcher may leave what lies between, which then remains and is no part of it.
+            return overlap(self.span, unit)
         return covers(self.span, unit) and (
             remaining.holds_any(unit) or any(overlap(given, unit) for given in self.given)
         )

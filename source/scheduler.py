@@ -441,8 +441,7 @@ class Scheduler:
         return self._half_sent.is_page(page) or self._remaining.holds_page(page)
 
     def _note(self, event: type[events.PageEvent], job: Job) -> None:
+        cause = job.cause if event is events.PageStart else ""
         self._notices.append(
-            Notice(
-                event, job.page, job.channel, job.requested_ns is not None, job.boosted, job.cause
-            )
+            Notice(event, job.page, job.channel, job.requested_ns is not None, job.boosted, cause)
         )

@@ -271,3 +271,35 @@ def test_a_jumping_scan_sends_all(half_sent: HalfSent) -> None:
     wire = Wire(scheme(Jumper, half_sent=half_sent), MIXED, postcopy=True)
     wire.drain()
     wire.assert_all_sent_once()
+
+
+@pytest.mark.parametrize("page_bytes", [BASE, HUGE])
+def test_the_cause_goes_into_page_start_alone(page_bytes: int) -> None:
+    """What is broken off, goes on urgently or is sent in parts is told without."""
+    geometry = guest((64, BASE)) if page_bytes == BASE else guest((8, HUGE))
+    wire = Wire(scheme(picking((page(6), "why"))), geometry, postcopy=True)
+    assert wire.take().page == page(6)
+    wire.request(page(2))
+    wire.interrupt(begun=True)
+    wire.request(page(6))
+    wire.drain()
+    told = {each.event: each.cause for each in wire.scheduler.take_notices() if each.cause}
+    assert told == {events.PageStart: "why"}
+
+
+@pytest.mark.parametrize("is_out", [True, False], ids=["on-its-way", "half-sent"])
+def test_what_lies_between_picked_pages_is_no_part_of_their_frame(is_out: bool) -> None:
+    """A request for it is queued and served at once, not taken for one of what is being sent."""
+    picks = [(page(index), "why") for index in (4, 30)]
+    wire = Wire(scheme(picking(*picks)), guest((64, BASE)), postcopy=True)
+    assert wire.take().span == runs_of(target_pages(4, 1), target_pages(30, 1))
+    if not is_out:
+        wire.request(page(50))
+        wire.interrupt(begun=True)
+        assert wire.send().page == page(50)
+    assert wire.request(page(10)) is Answer.QUEUED
+    if is_out:
+        wire.interrupt(begun=True)
+    assert wire.send().span == target_pages(10, 1)
+    wire.drain()
+    wire.assert_all_sent_once()

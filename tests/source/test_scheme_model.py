@@ -26,7 +26,7 @@ from protocol.geometry import Geometry, PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import HalfSent, preset
 from protocol.runs import Stretch
-from source.jobs import Chunk, Lane
+from source.jobs import Answer, Chunk, Lane, unit_of
 from source.prefetched import CAUSE_COUNT_MAX
 from source.scheduler import Scheduler
 from source.scheme import Order, Prefetcher, Scheme
@@ -105,6 +105,7 @@ class SchemeMachine(RuleBasedStateMachine):
     def forget(self, due: PageSet) -> None:
         """Begin the ledger: this is due, and nothing lies anywhere."""
         self.due, self.gone = due.copy(), PageSet(self.geometry)
+        self.asked: set[Span] = set()
         self.open_frames: dict[Channel, Stretch] = {}
         self.channels: dict[PageId, set[Channel]] = {}
         self.twice_bytes = 0
@@ -118,7 +119,10 @@ class SchemeMachine(RuleBasedStateMachine):
         block = number % len(blocks)
         page = PageId(block, number // 7 % blocks[block].page_count)
         self.now_ns += 1
-        self.scheduler.request(page, inside % blocks[block].target_pages_per_page, self.now_ns)
+        target_page = inside % blocks[block].target_pages_per_page
+        answer = self.scheduler.request(page, target_page, self.now_ns)
+        if answer in {Answer.QUEUED, Answer.URGENT_IN_PLACE, Answer.DUPLICATE}:
+            self.asked.add(unit_of(self.geometry, page, target_page, self.policy.critical))
 
     @rule(number=st.integers(0, 1))
     def take_or_send(self, number: int) -> None:
@@ -177,6 +181,9 @@ class SchemeMachine(RuleBasedStateMachine):
         if open_frame is not None:
             assert chunk.span == open_frame, "something goes into the middle of a frame"
             return
+        puts_off = self.policy.half_sent is HalfSent.POSTPONE
+        if self.policy.preempts and not (chunk.urgent or puts_off):
+            assert not any(map(self.due.holds_any, self.asked)), "the background goes first"
         again = chunk.span.length - self.due.count_in(chunk.span) * BASE
         assert not again or self.policy.half_sent is HalfSent.RESEND, "given out twice"
         self.due.remove(chunk.span)
