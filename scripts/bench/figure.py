@@ -240,14 +240,12 @@ def wanted(figure: Plain) -> str:
     target = figure["target"]
     unit = figure["unit"] if target["of"] == "value" else ""
     bound = f"{_BOUNDS[target['bound']]} {_number(target['value'])} {unit}".rstrip()
-    return f"target {bound}: {verdict_on(figure)}"
+    return f"target {bound}: {verdict_on(figure).lower()}"
 
 
 def verdict_on(figure: Plain) -> str:
     """Return the verdict on a figure; a report of before there were three has two."""
-    told: str = figure.get("verdict", REACHED if figure["met"] else MISSED)
-    # A report says it louder.
-    return told.lower()
+    return str(figure.get("verdict", REACHED if figure["met"] else MISSED))
 
 
 def _figure_lines(figure: Plain) -> list[str]:
@@ -290,7 +288,7 @@ def _cell(figure: Plain) -> str:
         target = figure["target"]
         sign = ">=" if target["bound"] == "at-least" else "<="
         unit = "x" if target["of"] == "ratio" else f" {figure['unit']}".rstrip()
-        shown += f" ({sign} {_number(target['value'])}{unit}: {verdict_on(figure)})"
+        shown += f" ({sign} {_number(target['value'])}{unit}: {verdict_on(figure).lower()})"
     return shown
 
 
