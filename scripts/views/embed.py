@@ -90,6 +90,8 @@ class _Embedding:
             "blocks": self._blocks(),
             "vcpus": history.vcpu_count,
             "waiter": history.waiter,
+            # Bytes a second of the link that lies between the sides, where that is known.
+            "link_rate": history.link_rate,
             "states": {side: self._states(side) for side in (SOURCE, DEST)},
             "blackout": None if blackout is None else [self._tick(each) for each in blackout],
             "downtime_us": history.downtime_us,

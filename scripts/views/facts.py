@@ -26,7 +26,7 @@ def facts_of_events(history: History) -> Facts:
     summary = summary_of(wait.wake_ns - wait.start_ns for wait in waits if wait.wake_ns is not None)
     postcopy_ns = _postcopy_ns(history)
     told = history.verdict
-    limits, link = _last(history, events.Limits.event), _last(history, events.Link.event)
+    limits = _last(history, events.Limits.event)
     return Facts(
         status=status,
         reason=reason_of(history),
@@ -45,7 +45,7 @@ def facts_of_events(history: History) -> Facts:
         policy=str(history.run.get("policy", "")),
         page_bytes=max((block.page_bytes for block in history.blocks.values()), default=0),
         bytes_per_second=told.get("mbps", 0.0) * 1e6 / 8,
-        link_bytes_per_second=link.get("bytes-per-second", 0),
+        link_bytes_per_second=history.link_rate,
         limits=(limits.get("max-bandwidth", 0), limits.get("max-postcopy-bandwidth", 0)),
         source=_busy(told, SOURCE),
         dest=_busy(told, DEST),

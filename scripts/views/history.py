@@ -183,6 +183,12 @@ class History:
         return None if span is None else (span[1] - span[0]) / 1000
 
     @property
+    def link_rate(self) -> int:
+        """Bytes a second of the link between the sides; 0 where nobody knows them."""
+        links = (note.fields for note in self.notes if note.event == events.Link.event)
+        return int(next(links, {}).get("bytes-per-second", 0))
+
+    @property
     def postcopy_ns(self) -> int | None:
         """When postcopy began, on the side that says so first; None if it did not."""
         active = State.POSTCOPY_ACTIVE.value

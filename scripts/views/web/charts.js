@@ -1,40 +1,4 @@
-// The worst waits by stage, and the distribution of all of them.
-
-const WORST = 30;
-
-function waterfall(run, number, select) {
-  const { waits } = run;
-  const order = Array.from({ length: waits.count }, (_, index) => index).sort((one, other) => waits.latency[other] - waits.latency[one]).slice(0, WORST);
-  const most = order.length ? waits.latency[order[0]] : 1;
-  const rows = order.map((i) => {
-    const told = partsOf(run, i);
-    let left = 0;
-    const parts = (told ?? [[null, waits.latency[i]]]).map(([at, value]) => {
-      const part = make("i", { style: { left: `${left / most * 100}%`, width: `${value / most * 100}%`, background: `var(--${at === null ? "wait" : `s${at}`})` } });
-      left += value;
-      return part;
-    });
-    const page = sayPage(run, waits.block[i], waits.page[i]);
-    const words = describeWait(run, i);
-    return make("button", {
-      type: "button", class: "fall", "data-run": number, "data-wait": i, "data-page": page, "aria-label": words.replaceAll("\n", ", "),
-      onclick: () => select(run, waits.block[i], waits.page[i], true, i),
-      onpointermove: (event) => showTip(words, event.clientX, event.clientY),
-      onpointerleave: () => showTip(""),
-      onfocus: (event) => { const box = event.target.getBoundingClientRect(); if (event.target.matches(":focus-visible")) showTip(words, box.left + 200, box.bottom - 10); },
-      onblur: () => showTip(""),
-    }, make("span", {}, `page ${page}, ${run.waiter} ${waits.vcpu[i]}`), make("span", { class: "lane" }, ...parts), make("span", { class: "figure" }, sayTime(waits.latency[i])));
-  });
-  const axis = [0, 0.25, 0.5, 0.75, 1].map((share) => make("span", { style: { position: "absolute", left: `${share * 100}%`, transform: `translateX(-${share * 100}%)` } }, sayTime(most * share)));
-  return make("div", {},
-    make("h3", {}, run.name),
-    rows.length ? make("div", { class: "falls" }, ...rows) : make("p", {}, `No ${run.waiter} waited for a page.`),
-    rows.length ? make("div", { class: "fall hint", "aria-hidden": "true" }, make("span", {}, `time since the ${run.waiter === "request" ? "request" : "touch"}`), make("span", { style: { position: "relative", height: "1.2rem" } }, ...axis), make("span")) : null);
-}
-
-function stageLegend(run) {
-  return make("ul", { class: "legend" }, ...run.stages.map((stage, at) => make("li", {}, make("i", { style: { background: `var(--s${at})` } }), `${stage}: ${run.stage_words[at]}`)));
-}
+// How long the waits were: the distribution of all of them, and what they came to.
 
 function distribution(runs) {
   const shown = runs.filter((run) => run.distribution_us.length);

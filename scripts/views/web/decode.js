@@ -83,6 +83,8 @@ const sayRate = (bytes) => {
   return bytes >= 1e3 ? `${(bytes / 1e3).toFixed(0)} kB/s` : `${bytes.toFixed(0)} B/s`;
 };
 const sayDigits = (value) => (value < 100 ? +value.toPrecision(2) : sayCount(Math.round(value)));
+// Of what is not all or nothing neither is said.
+const sayShare = (share) => (share > 0 && share < 0.01 ? "under 1 %" : share >= 0.995 && share < 1 ? "over 99 %" : `${Math.round(share * 100)} %`);
 const sayMany = (count, one, many = `${one}s`) => `${sayCount(count)} ${count === 1 ? one : many}`;
 const sayCount = (count) => String(count).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 

@@ -71,7 +71,7 @@ function timelineSection(runs, select) {
         button("+", () => line.zoom(0.6), "zoom in on time"), button("−", () => line.zoom(1.6), "zoom out of time"),
         button("pages +", () => { line.zoom(0.5, null, true); }), button("pages −", () => { line.zoom(2, null, true); }),
         make("label", {}, "find page", wanted), button("show", go)),
-      line.canvas, line.note);
+      line.why, line.canvas, line.note);
     return line.figure;
   };
   return [lines, make("section", { id: "timeline", "aria-labelledby": "h-timeline" },
@@ -81,37 +81,35 @@ function timelineSection(runs, select) {
 
 function begin() {
   const runs = JSON.parse(document.getElementById("data").textContent).runs.map(decodeRun);
-  const detail = make("div", { class: "detail", "aria-live": "polite", id: "story" }, make("p", {}, "Choose a page: click it, find it by number, or take one of the worst waits below."));
-  let lines = [];
+  const detail = make("div", { class: "detail", "aria-live": "polite", id: "story" }, make("p", {}, "Choose a page: click it, find it by number, or choose one of the waits below."));
+  let lines = [], tables = [];
   // Tells of a page, or of one wait for it (its number in the run), and shows it in its run's timeline.
   function select(run, block, page, zoom, wait = null) {
     detail.replaceChildren(...detailOf(run, block, page, wait));
     for (const line of lines) {
       if (line.run === run) line.choose(block, page, zoom, wait);
       else if (line.run.blocks[block]?.pages > page) line.choose(block, page, false);
+      line.why.textContent = line.run === run && wait !== null ? whyOf(run, wait) : "";
     }
-    const [number, name] = [String(runs.indexOf(run)), sayPage(run, block, page)];
-    for (const fall of document.querySelectorAll(".fall[data-page]")) {
-      const is = fall.dataset.run === number && (wait === null ? fall.dataset.page === name : fall.dataset.wait === String(wait));
-      fall.setAttribute("aria-pressed", String(is));
-    }
+    for (const each of tables) each.choose(each.run === run ? { page: sayPage(run, block, page), wait } : null);
     if (zoom) lines.find((line) => line.run === run).figure.scrollIntoView({ block: "start" });
   }
   const section = (id, title, ...parts) => make("section", { id, "aria-labelledby": `h-${id}` }, make("h2", { id: `h-${id}` }, title), ...parts);
   let timeline;
   [lines, timeline] = timelineSection(runs, select);
+  tables = waitTables(runs, select);
   document.getElementById("subtitle").textContent = runs.map((run) => `${run.name}: ${run.run.policy ?? "unknown policy"}, ${run.status}`).join("; ");
   document.getElementById("main").append(
     section("verdict", "Verdict", verdicts(runs)),
     section("summary", "Summary", summary(runs)),
     timeline,
     section("page", "One page's story", detail),
-    section("faults", "The worst waits, by stage", stageLegend(runs[0]), make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...runs.map((run, number) => waterfall(run, number, select)))),
+    section("faults", "Waits", stageLegend(runs[0]), make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...tables.map((each) => each.element))),
     section("latency", "How long the waits were", distribution(runs), percentileTable(runs)),
     section("standstill", "Blackout and brownout", standstill(runs)),
     section("events", "Events", eventTable(runs, select)));
   document.body.append(tip);
-  window.midstream = { runs, lines };
+  window.midstream = { runs, lines, tables };
   const again = () => lines.forEach((line) => line.soon());
   themeButton(again);
   onPrint((width) => lines.forEach((line) => { line.paperWidth = width; line.draw(); }));

@@ -92,6 +92,7 @@ function detailOf(run, block, page, wait = null) {
   const cells = (row) => row.map((value, at) => make("td", at < 2 ? { class: "n" } : {}, value));
   return [
     make("p", { class: "key" }, `Page ${sayPage(run, block, page)} of ${run.name}`),
+    wait === null ? null : make("p", { class: "why" }, whyOf(run, wait)),
     wait === null ? null : make("p", { class: "wait" }, describeWait(run, wait)),
     moments.length
       ? make("div", { class: "scroll" }, make("table", {},

@@ -19,6 +19,7 @@ class Timeline {
         + "Arrow keys move, plus and minus zoom, 0 shows the whole migration.",
     });
     this.note = make("figcaption");
+    this.why = make("p", { class: "why" });
     this.listen();
     new ResizeObserver(() => this.draw()).observe(this.canvas);
   }

@@ -2,7 +2,6 @@
 
 import re
 import zlib
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from scripts.views.embed import embed
 from scripts.views.live import LiveState
 from scripts.views.outputs import history_of, run_page
 from scripts.views.serve import Server
-from tests.browser import Tab, find_browser, open_tab
+from tests.browser import Tab
+from tests.run_pages import page_of, press
 from tests.stories import PAGE_BYTES, ZERO_NS, Story, half_sent
 
 # Where in the timeline's canvas a page is at a time (ms), and the colour that is there.
@@ -36,16 +36,6 @@ COLOUR = """(name) => {
 ROWS = "Array.from(document.querySelectorAll('#events tbody tr'), (row) => row.innerText)"
 SHOW = "Array.from(document.querySelectorAll('button')).find((one) => one.innerText === 'show')"
 TIP = "document.getElementById('tip').textContent"
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    """A tab of a browser that all tests of this module share."""
-    browser = find_browser()
-    if browser is None:
-        pytest.skip("this machine has no Chromium")
-    with open_tab(browser, tmp_path_factory.mktemp("profile")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +119,6 @@ def test_events_are_filtered(tab: Tab, address: str) -> None:
     assert tab.errors == []
 
 
-def page_of(folder: Path, *runs: list[dict[str, Any]]) -> str:
-    """Write a page about runs; return its address."""
-    plain = [embed(history_of(events), f"run {number}") for number, events in enumerate(runs, 1)]
-    path = folder / "runs.html"
-    path.write_text(run_page(plain, "runs"), encoding="utf-8")
-    return path.as_uri()
-
-
 def waits_twice(first_ms: float) -> list[dict[str, Any]]:
     """Return the story of a vCPU that waits for one page twice, seconds apart."""
     story = Story()
@@ -151,16 +133,6 @@ def waits_twice(first_ms: float) -> list[dict[str, Any]]:
         story.wake(ms + 10, 0, 3, 10)
     story.state(9000, "completed")
     return story.events
-
-
-def press(tab: Tab, find: str) -> None:
-    """Press what an expression finds."""
-    box = tab.run(
-        f"(() => {{ const found = {find}; found.scrollIntoView({{ block: 'center' }});"
-        "const box = found.getBoundingClientRect();"
-        "return [box.left + 5, box.top + box.height / 2]; })()"
-    )
-    tab.point(*box, click=True)
 
 
 def test_a_wait_that_is_pressed_is_shown(tab: Tab, tmp_path: Path) -> None:
