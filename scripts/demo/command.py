@@ -12,16 +12,17 @@ import click
 
 from protocol.errors import MidstreamError
 from scripts.demo.cases import LINK, POLICIES, Case, run_case
-from scripts.demo.story import INTRODUCTION, story
+from scripts.demo.story import WIDTH, introduction, story
 from scripts.files import check_fillable, check_writable
 from scripts.named_files import Command, Use, file_option
 from scripts.reports import COMPLETED, STANDARD_OUTPUT, Report, begin_report, write_report
 from scripts.runtime.folders import temporary_folder
-from scripts.screen.output import print_result, tell
+from scripts.screen.output import output_columns, print_result, tell
 from scripts.views.outputs import history_of, write_page
 
 _SCHEMA = "midstream-demo/1"
 _NAME = "midstream"
+_WIDTH_MIN = 32
 
 
 @click.command(cls=Command, report_schema=_SCHEMA)
@@ -49,8 +50,10 @@ def demo(html: str | None, report: str | None, keep: str | None) -> None:
         check_fillable("--keep", keep)
     begin_report(report, _SCHEMA)
     is_told = report != STANDARD_OUTPUT
+    # At least as wide as a bar needs.
+    width = max(min((output_columns() or WIDTH + 1) - 1, WIDTH), _WIDTH_MIN)
     if is_told:
-        print_result(f"{INTRODUCTION}\n\n")
+        print_result(f"{introduction(width)}\n\n")
     cases = [_run(policy, number, keep) for number, policy in enumerate(POLICIES, 1)]
     if html is not None:
         write_page(
@@ -59,7 +62,7 @@ def demo(html: str | None, report: str | None, keep: str | None) -> None:
     if report is not None:
         write_report(report, _plain(cases))
     if is_told:
-        print_result(story(cases, command_name(), html))
+        print_result(story(cases, command_name(), html, width))
 
 
 def _run(policy: str, number: int, keep: str | None) -> Case:

@@ -12,22 +12,24 @@ from protocol.units import format_bytes
 from scripts.demo.cases import FIRST, HALF_SENT, LINK, LINK_WORDS, PAGE_BYTES, REQUESTS, SHARE, Case
 from scripts.screen.words import time_us
 
-_COLUMNS = 79
+WIDTH = 79
 _NAME_CHARS = 16
 _TIME_CHARS = 9
-_BAR_CHARS = _COLUMNS - _NAME_CHARS - _TIME_CHARS - 2
 
 _SHARES = {0.25: "a quarter"}
 
-INTRODUCTION = fill(
-    "A virtual machine is being moved, from one process to another on this machine, and already "
-    f"runs at its new place while its memory follows in pages of {format_bytes(PAGE_BYTES)}. It "
-    f"needs page {FIRST} now: that goes first, and page {HALF_SENT}, of which "
-    f"{_SHARES[SHARE]} was sent, is left half-sent. Next it needs that very page {HALF_SENT}, and "
-    f"{REQUESTS - 2} others. How long it waits for page {HALF_SENT} depends on what the sender "
-    "does with that request:",
-    _COLUMNS,
-)
+
+def introduction(width: int = WIDTH) -> str:
+    """Return what is printed before the runs, in lines of at most so many characters."""
+    return fill(
+        "A virtual machine is being moved, from one process to another on this machine, and "
+        f"already runs at its new place while its memory follows in pages of "
+        f"{format_bytes(PAGE_BYTES)}. It needs page {FIRST} now: that goes first, and page "
+        f"{HALF_SENT}, of which {_SHARES[SHARE]} was sent, is left half-sent. Next it needs that "
+        f"very page {HALF_SENT}, and {REQUESTS - 2} others. How long it waits for page "
+        f"{HALF_SENT} depends on what the sender does with that request:",
+        width,
+    )
 
 
 def _fate(case: Case) -> str:
@@ -43,16 +45,18 @@ def _pages(count: int) -> str:
     return f"{count} other {'page' if count == 1 else 'pages'}"
 
 
-def bars(cases: Sequence[Case]) -> str:
+def bars(cases: Sequence[Case], width: int = WIDTH) -> str:
     """Return the wait of each case as a bar, on one scale, and why it was so long."""
     most = max(case.wait_us for case in cases)
+    bar_chars = max(width - _NAME_CHARS - _TIME_CHARS - 2, 1)
+    indent = " " * _NAME_CHARS
     lines = []
     for case in cases:
         # Nothing that was waited for has no bar.
-        bar = "#" * max(1, round(case.wait_us / most * _BAR_CHARS))
+        bar = "#" * max(1, round(case.wait_us / most * bar_chars))
         lines += [
             f"  {case.policy:<{_NAME_CHARS - 2}}{time_us(case.wait_us):>{_TIME_CHARS}}  {bar}",
-            f"{'':<{_NAME_CHARS}}{_fate(case)}",
+            fill(_fate(case), width, initial_indent=indent, subsequent_indent=indent),
         ]
     return "\n".join(lines)
 
@@ -116,10 +120,10 @@ def small_print(cases: Sequence[Case]) -> str:
     )
 
 
-def story(cases: Sequence[Case], command: str, page: str | None = None) -> str:
+def story(cases: Sequence[Case], command: str, page: str | None = None, width: int = WIDTH) -> str:
     """Return all that is printed when the runs are over; arguments as of `sentences`."""
     told = "\n\n".join(
-        fill(text, _COLUMNS, break_on_hyphens=False, break_long_words=False)
+        fill(text, width, break_on_hyphens=False, break_long_words=False)
         for text in (*sentences(cases, command, page), small_print(cases))
     )
-    return f"{bars(cases)}\n\n{told}\n"
+    return f"{bars(cases, width)}\n\n{told}\n"

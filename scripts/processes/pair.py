@@ -30,6 +30,7 @@ from scripts.run_config import Access, DestRun, SourceRun, to_json
 from scripts.runtime.interrupts import hold_signals, release_signals
 from scripts.runtime.parent import Orders
 from scripts.runtime.spawn import Spawned, spawn
+from scripts.screen.output import output_columns
 from scripts.views.spool import Spool
 
 P = TypeVar("P", bound=str | Path | None)
@@ -93,8 +94,9 @@ def both_sides(
 
                 start(DEST, to_json(DEST, dest), common, capture=True)
                 orders = replace(
-                    common, link=link.note, prints_table=wanted.events != STANDARD_OUTPUT
-                )
+                    common, link=link.note, prints_table=wanted.events != STANDARD_OUTPUT,
+                    columns=output_columns(),
+                )  # fmt: skip
                 start(SOURCE, to_json(SOURCE, source), orders, capture=watched or is_printed)
         except MidstreamError as error:
             _report(error, wanted.report)

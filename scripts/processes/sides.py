@@ -23,7 +23,7 @@ from scripts.reports import (
 )
 from scripts.runtime.interrupts import SIGNALS, end_at_once, insists
 from scripts.runtime.parent import has_heir, leave_to_parent, orders
-from scripts.screen.output import print_result, tell
+from scripts.screen.output import output_columns, print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
 from scripts.screen.verdict import put_verdict
@@ -39,7 +39,7 @@ def run_side(
     outputs: Outputs,
     run: Callable[[Recorder], Awaitable[Outcome]],
     report_failure: Callable[[str, str], Report] = assemble_failed,
-    to_text: Callable[[Report], str] = table,
+    to_text: Callable[[Report], str] | None = None,
 ) -> None:
     """Run a side to its end; print and write what came of it.
 
@@ -50,7 +50,7 @@ def run_side(
         outputs: What of it is wanted.
         run: Runs the side; takes who takes its events.
         report_failure: Makes the report of a run that failed, of its status and the reason.
-        to_text: Makes what is printed of the report.
+        to_text: Makes what is printed of the report; None for the table.
 
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory, or something cannot be
@@ -58,7 +58,10 @@ def run_side(
     """
     report, problem = _record(side, outputs, run, report_failure)
     if not (outputs.quiet or outputs.has_standard_output):
-        print_result(to_text(report))
+        # A terminal that another process prints on is known to that one.
+        columns = orders().columns or output_columns()
+        printed = to_text(report) if to_text else table(report, columns or 80)
+        print_result(printed)
     # What is wrong in spite of that is said last.
     if problem is not None:
         raise problem

@@ -71,6 +71,7 @@ class Orders:
         shares_events: Its events file has another writer: it appends to it.
         tells_at_once: It writes each event before it does anything else, whoever reads.
         prints_table: It says at its end what came of it.
+        columns: How wide the terminal is that this goes to; 0 if it is none that anybody knows of.
         link: What lies between the sides; None for nothing.
         spool: The path of a file where its events go, too, for whoever watches.
     """
@@ -78,6 +79,7 @@ class Orders:
     shares_events: bool = False
     tells_at_once: bool = False
     prints_table: bool = True
+    columns: int = 0
     link: LinkNote | None = None
     spool: str | None = None
 

@@ -211,6 +211,15 @@ def is_behind(stream: IO[str]) -> bool:
     return isinstance(stream, Messages) and stream.is_behind
 
 
+def output_columns() -> int:
+    """Return how wide the terminal is that results go to; 0 if they go to none."""
+    stream: TextIO | None = sys.stdout
+    with contextlib.suppress(OSError):
+        if stream is not None and stream.isatty():
+            return os.get_terminal_size(stream.fileno()).columns
+    return 0
+
+
 def print_result(text: str) -> None:
     """Write to standard output, now.
 

@@ -12,16 +12,25 @@ from scripts.screen.words import counted, time_ms, time_us
 
 Report = dict[str, Any]
 
+_COLUMNS = 80
+# On a terminal that is narrower than this, lines wrap as it likes.
+_WIDTH_MIN = 30
 _NAME_CHARS = 16
-_TEXT_CHARS = 79 - _NAME_CHARS
+_TEXT_CHARS = _COLUMNS - 1 - _NAME_CHARS
 
 
-def table(report: Report) -> str:
-    """Return what matters of a report."""
+def table(report: Report, columns: int = _COLUMNS) -> str:
+    """Return what matters of a report.
+
+    Args:
+        report: The report.
+        columns: How wide the terminal is; 80 is as wide as it gets.
+    """
+    width = max(min(columns, _COLUMNS) - 1, _WIDTH_MIN)
     own = report["midstream"]
     items = _qemu_items(report) if own.get("peer") == "qemu" else _items(report)
-    lines = "".join(_item(name, text) for name, text in items.items())
-    return f"{judge(facts_of(report)).text}\n{lines}"
+    lines = "".join(_item(name, text, width) for name, text in items.items())
+    return f"{judge(facts_of(report)).in_lines(width)}\n{lines}"
 
 
 def _items(report: Report) -> dict[str, str]:
@@ -79,10 +88,12 @@ def link_title(link: dict[str, Any]) -> str:
     return f"link of {rate}{queue}{rtt}{loss} ({kinds[link['kind']]})"
 
 
-def _item(name: str, text: str) -> str:
+def _item(name: str, text: str, width: int) -> str:
     """Return an item's lines: its name stands before the first, the others below that."""
+    room = width - _NAME_CHARS
+    lines = [line for whole in text.split("\n") for line in wrap(whole, room)] or [""]
     indent = "\n" + " " * _NAME_CHARS
-    return f"{name:<{_NAME_CHARS}}{text.replace(chr(10), indent)}\n"
+    return f"{name:<{_NAME_CHARS}}{indent.join(lines)}\n"
 
 
 def _status(report: Report) -> str:

@@ -154,10 +154,14 @@ class Verdict:
     @property
     def text(self) -> str:
         """All of it for a terminal, in lines of less than 80 characters."""
+        return self.in_lines(79)
+
+    def in_lines(self, width: int) -> str:
+        """Return all of it in lines of at most so many characters."""
         first, *others = (sentence.text for sentence in self.sentences)
-        lines = [fill(first, 79, break_on_hyphens=False)]
+        lines = [fill(first, width, break_on_hyphens=False)]
         lines += [
-            fill(text, 79, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+            fill(text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
             for text in others
         ]
         return "".join(f"{line}\n" for line in lines)

@@ -51,6 +51,14 @@ def test_no_figure_makes_a_line_too_long() -> None:
     assert not any(line.endswith(" ") for line in lines)
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_a_narrow_terminal_gets_narrow_lines(columns: int) -> None:
+    """No word is torn at its edge; one that is wider than 80 gets no longer lines."""
+    text = table(report(), columns)
+    assert max(map(len, text.splitlines())) < min(columns, 80)
+    assert " ".join(text.split()) == " ".join(table(report()).split())
+
+
 def test_a_trace_that_ended_too_early_is_told() -> None:
     """With nothing left at the switch-over it has a line; with something, or no trace, none."""
     for left in (None, 1):
