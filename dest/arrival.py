@@ -12,7 +12,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, Span
 from protocol.limits import HELD_COUNT_MAX
 from protocol.missing import HeldParts, span_of_part
-from protocol.runs import Runs, Stretch, overlap, overlap_bytes
+from protocol.runs import Runs, Stretch, overlap, overlap_bytes, position_in
 
 
 @dataclass(slots=True)
@@ -27,6 +27,8 @@ class Arrival:
         waste: Its page comes, or came, over the other channel: what is still to come is not
             written.
         early: Target pages of it that were placed before its end, because a vCPU waited for them.
+        late: Those of them whose bytes came over the other channel: what this frame brings of them
+            is not written.
     """
 
     span: Stretch
@@ -35,6 +37,7 @@ class Arrival:
     held: int = 0
     waste: bool = False
     early: set[int] = field(default_factory=set)
+    late: set[int] = field(default_factory=set)
 
     @property
     def data_bytes(self) -> int:
@@ -53,13 +56,15 @@ class Arrival:
         return is_zero_span or self.received == self.data_bytes
 
     def has_come(self, block: int, target_page: int) -> bool:
-        """Return whether a target page is one of its, and here."""
+        """Return whether a target page is one of its, and in memory by it."""
         span = self.span
-        if block != span.block or not span.offset <= target_page * TARGET_PAGE_BYTES < span.end:
+        if self.waste or target_page in self.late or block != span.block:
             return False
-        if _position(span, target_page) is None:
+        if not span.offset <= target_page * TARGET_PAGE_BYTES < span.end:
             return False
-        position = _position(self.data, target_page) if self.data is not None else None
+        if position_in(span, target_page) is None:
+            return False
+        position = position_in(self.data, target_page) if self.data is not None else None
         # Zeros came with the head.
         return position is None or position < self.received // TARGET_PAGE_BYTES
 
@@ -69,8 +74,14 @@ class Arrival:
             return False
         if not self.early:
             return overlap(self.span, span)
-        early_count = sum(_position(span, page) is not None for page in self.early)
+        early_count = sum(position_in(span, page) is not None for page in self.early)
         return overlap_bytes(self.span, span) > early_count * TARGET_PAGE_BYTES
+
+    def give_up(self, target_pages: Iterable[int]) -> None:
+        """Leave target pages to the other channel, over which they came, or are coming."""
+        pages = set(target_pages)
+        self.early |= pages
+        self.late |= pages
 
     def due(self) -> Stretch | None:
         """Return what is to be placed at its end, None if all of it was before."""
@@ -82,9 +93,33 @@ class Arrival:
 
     def unreceived_in(self, span: Span) -> int:
         """Return how many bytes of a span lie in the part that has not come; zeros came at once."""
-        if self.waste or self.data is None:
+        if self.waste or self.data is None or self.data.block != span.block:
             return 0
-        return overlap_bytes(self.data, span, self.received)
+        unreceived_bytes = overlap_bytes(self.data, span, self.received)
+        for page in self.late:
+            position = position_in(self.data, page)
+            if position is not None and position_in(span, page) is not None:
+                left_bytes = (position + 1) * TARGET_PAGE_BYTES - self.received
+                unreceived_bytes -= min(max(left_bytes, 0), TARGET_PAGE_BYTES)
+        return unreceived_bytes
+
+    @property
+    def late_bytes(self) -> int:
+        """How many bytes have come of target pages that came over the other channel, too."""
+        if self.data is None or not self.late:
+            return 0
+        come = self.received - np.arange(self.data.length // TARGET_PAGE_BYTES) * TARGET_PAGE_BYTES
+        is_late = np.isin(np.r_[self.data.target_pages], list(self.late))
+        return int(np.clip(come[is_late], 0, TARGET_PAGE_BYTES).sum())
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are in memory of the target page that has come in part."""
+        count = self.received % TARGET_PAGE_BYTES
+        if not count or self.data is None or not self.late:
+            return count
+        page = int(np.r_[self.data.target_pages][self.received // TARGET_PAGE_BYTES])
+        return 0 if page in self.late else count
 
     def divided(self, *, aside: bool = False) -> tuple[list[Span], Runs | None]:
         """Return what has come in whole target pages and is not placed, and the rest.
@@ -99,6 +134,8 @@ class Arrival:
             rest = pages[:0]
         else:
             rest = np.r_[self.data.target_pages][self.received // TARGET_PAGE_BYTES :]
+        if self.late:
+            rest = rest[~np.isin(rest, list(self.late))]
         kept = pages[~np.isin(pages, np.r_[rest, list(self.early)])]
         block = self.span.block
         return (
@@ -151,14 +188,13 @@ class Parts:
         """
         # Scattered bytes of a page that may come again are not written before all have come.
         aside = come_again and isinstance(arrival.span, Runs)
-        dropped_bytes = arrival.received
+        dropped_bytes = arrival.received if aside or checked else arrival.held_bytes
         if checked:
+            dropped_bytes -= arrival.late_bytes
             arrival.received = 0
         kept, rest = arrival.divided(aside=aside)
-        if not (aside or checked):
-            dropped_bytes %= TARGET_PAGE_BYTES
-            if rest is not None and not come_again:
-                dropped_bytes -= self._hold(rest, dropped_bytes)
+        if not (aside or checked or come_again) and rest is not None:
+            dropped_bytes -= self._hold(rest, dropped_bytes)
         self.dropped_bytes += dropped_bytes
         return kept, rest
 
@@ -237,13 +273,3 @@ class NonZero:
 def any_open_in(arrivals: Iterable[Arrival], span: Span) -> bool:
     """Return whether a span has bytes of any of some frames that wait for its end."""
     return any(arrival.is_open_in(span) for arrival in arrivals)
-
-
-def _position(stretch: Stretch, target_page: int) -> int | None:
-    """Return which one of a stretch's target pages this is, from 0; None if it is none of them."""
-    if isinstance(stretch, Span):
-        position = target_page - stretch.offset // TARGET_PAGE_BYTES
-        return position if 0 <= position < stretch.length // TARGET_PAGE_BYTES else None
-    pages = stretch.target_pages
-    position = int(np.searchsorted(pages, target_page))
-    return position if position < len(pages) and pages[position] == target_page else None

@@ -109,8 +109,10 @@ class Assembly:
         flags = self._missing.pages_with_members(block)
         for arrival in self._arriving.values():
             if arrival.span.block == block and not arrival.waste:
-                flags[np.r_[arrival.span.target_pages] // unit_pages] = True
-                flags[list(arrival.early)] = False
+                pages = np.r_[arrival.span.target_pages]
+                if arrival.early:
+                    pages = pages[~np.isin(pages, list(arrival.early))]
+                flags[pages // unit_pages] = True
         for first, stop in runs_of(flags):
             yield Span(block, first * unit_bytes, (stop - first) * unit_bytes)
 
@@ -146,14 +148,17 @@ class Assembly:
                 f"{span.length} bytes at {span.offset} of block {span.block} are outside the guest "
                 "or no whole target pages"
             )
-        waste = False
+        waste: Stretch | None = None
         if self._missing is not None:
             self._parts.forget(span)
             waste = self._claims.claim(channel, span, self._arriving)
         elif channel is not Channel.PRECOPY:
             raise RemoteProtocolError(f"page bytes on the {channel.value} channel in precopy")
         data = span.where(~is_zero) if isinstance(span, Runs) and is_zero is not None else span
-        self._arriving[channel] = Arrival(span, data, waste=waste)
+        is_waste = waste is not None and waste.length == span.length
+        self._arriving[channel] = arrival = Arrival(span, data, waste=is_waste)
+        if waste is not None and not is_waste:
+            arrival.give_up(np.r_[waste.target_pages].tolist())
 
     def begin_rest(self, channel: Channel, block: int, offset: int, length: int) -> None:
         """Admit a frame with the rest of a target page that a break left half-received.
@@ -189,6 +194,10 @@ class Assembly:
     def is_waste(self, channel: Channel) -> bool:
         """Return whether what comes of the channel's frame must not be written; ask each time."""
         return self._arrival(channel).waste
+
+    def late_pages(self, channel: Channel) -> set[int]:
+        """Return which target pages of the channel's frame came over the other channel."""
+        return self._arrival(channel).late
 
     def page_of(self, channel: Channel) -> PageId:
         """Return the page that the channel's frame is of, or the first of several base pages."""
@@ -232,11 +241,15 @@ class Assembly:
         """Say that the channel's frame is whole; return the units that now are, if any.
 
         The stretch is one huge page, or the units that the frame held and that were not taken
-        early.  In precopy, where pages may still change, nothing is ever whole.
+        early.  In precopy, where pages may still change, nothing is ever whole.  Of a frame that
+        `is_waste` it is a target page that the other channel's frame under way has not brought yet:
+        the bytes that came are to be written after all.
         """
         arrival = self._take_whole(channel)
-        if self._missing is None or arrival.waste:
+        if self._missing is None:
             return None
+        if arrival.waste:
+            return self._overtaken_by(arrival) if channel is Channel.POSTCOPY else None
         if self._places_target_pages[arrival.span.block]:
             return arrival.due()
         page = self._geometry.page_of(arrival.span.block, arrival.span.offset // TARGET_PAGE_BYTES)
@@ -318,6 +331,17 @@ class Assembly:
     def channel_of(self, page: PageId) -> Channel | None:
         """Return the channel that a huge page not yet whole comes over, None if either may do."""
         return self._claims.channel_of(page)
+
+    def _overtaken_by(self, copy: Arrival) -> Span | None:
+        """Return what a copy has brought before the frame under way that it is a copy of."""
+        span = hull_of(copy.span)
+        if self._claims.copies is None:
+            return None
+        for arrival in self._arriving.values():
+            if arrival.is_open_in(span):
+                arrival.give_up([span.offset // TARGET_PAGE_BYTES])
+                return span
+        return None
 
     def _brings(self, arrival: Arrival, unit: PageId) -> bool:
         return self._places_target_pages[unit.block] and arrival.has_come(*unit)

@@ -10,11 +10,13 @@ frame costs no system call of its own for its header.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol, TypeVar
 
 import trio
 
 from dest.connection import Connection
+from dest.landing import Landing
 from guest import clock
 from guest.streams.stream import UNTURNED_NS_MAX, Stream
 from protocol.channels import Channel
@@ -135,7 +137,7 @@ class InChannel(Connection):
             due = decoder.header_bytes_due
             # The head of a frame of runs is long, and nothing that follows it is to be copied.
             place = memoryview(bytearray(due)) if due > len(self._scratch) else self._scratch
-            count = await self._receive_into([place])
+            count = await self._receive_into(partial(list, (place,)))
             decoder.receive_data(place[:count])
         return message
 
@@ -170,34 +172,32 @@ class InChannel(Connection):
             have = stop
             if have == len(view):
                 return
-            count = await self._receive_rest([place[have:]], len(view) - have, gathered=gathered)
+            rest = Landing([place[have:]]).rest
+            count = await self._receive_rest(rest, len(view) - have, gathered=gathered)
 
     async def receive_scattered(
-        self, views: list[memoryview], progress: Callable[[int], None], *, gathered: bool = False
+        self, landing: Landing, progress: Callable[[int], None], *, gathered: bool = False
     ) -> None:
-        """Read the last message's payload into several views, one behind the other.
+        """Read the last message's payload into several places, one behind the other.
 
         Args:
-            views: Where the bytes belong, as many as one recvmsg takes; none empty.
+            landing: Where the bytes belong; asked each time some have come.
             progress: As for `receive_payload`.
             gathered: As for `receive_payload`.
 
         Raises:
             ConnectionLost: The source closed the connection, or it broke.
         """
-        left = sum(map(len, views))
-        start = self._decoder.take_payload_start(left)
+        start = self._decoder.take_payload_start(landing.left)
         count = len(start)
-        _copy(start, views)
-        rest = views
+        landing.put(start)
         while True:
-            left -= count
-            rest = _behind(rest, count)
             if count:
                 progress(count)
-            if not left:
+            if not landing.left:
                 return
-            count = await self._receive_rest(rest, left, gathered=gathered)
+            count = await self._receive_rest(landing.rest, landing.left, gathered=gathered)
+            landing.took(count)
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
         """Send a message backward, whole; several tasks may.
@@ -241,23 +241,32 @@ class InChannel(Connection):
         if not self._send_lock.locked():
             await self.send(Ping())
 
-    async def _receive_rest(self, views: list[memoryview], left: int, *, gathered: bool) -> int:
+    async def _receive_rest(
+        self, rest: Callable[[memoryview], list[memoryview]], left: int, *, gathered: bool
+    ) -> int:
         """Read once of the `left` bytes of a payload; return how many of them came."""
         gathered_bytes = 1
         if gathered and self._may_gather:
             gathered_bytes = gathered_of(left, unhurried=self.unhurried)
-        count = await self._receive_into([*views, self._scratch], gathered_bytes)
+        count = await self._receive_into(partial(rest, self._scratch), gathered_bytes)
         if count > left:
             self._decoder.receive_data(self._scratch[: count - left])
         return min(count, left)
 
-    async def _receive_into(self, buffers: list[memoryview], gathered_bytes: int = 1) -> int:
-        """Read once, when so many bytes are here or no more will come; return how many."""
+    async def _receive_into(
+        self, places: Callable[[], list[memoryview]], gathered_bytes: int = 1
+    ) -> int:
+        """Read once, when so many bytes are here or no more will come; return how many.
+
+        Args:
+            places: Where to; asked when there is something to read, not before it is waited for.
+            gathered_bytes: How many must be here.
+        """
         self.on_idle()
         self._wake_at(gathered_bytes)
         self.listening = True
         try:
-            count = await self._read(buffers, at_once=gathered_bytes == 1)
+            count = await self._read(places, at_once=gathered_bytes == 1)
         except OSError as error:
             raise self._lost(error) from error
         finally:
@@ -272,26 +281,26 @@ class InChannel(Connection):
             self._stream.wake_at(count)
             self._waking_bytes = count
 
-    async def _read(self, buffers: list[memoryview], *, at_once: bool) -> int:
+    async def _read(self, places: Callable[[], list[memoryview]], *, at_once: bool) -> int:
         """Read once when the stream says so, or what is here now, but that not twice in a row.
 
         The second piece of a small frame, which is often here with the first, then costs no turn
         of the event loop; and who always finds something here keeps nobody else from his turn.
 
         Args:
-            buffers: Where to.
+            places: Where to.
             at_once: Nothing is gathered, so what is here will do.
         """
         count = None
         if at_once and self._may_read_at_once:
             self._may_read_at_once = False
-            count = self._stream.try_read_into(buffers)
+            count = self._stream.try_read_into(places())
         elif not at_once and self.unhurried and await self._is_readable_soon():
-            count = self._stream.try_read_into(buffers)
+            count = self._stream.try_read_into(places())
         while count is None:
             await self._stream.wait_readable()
             self._may_read_at_once = True
-            count = self._stream.try_read_into(buffers)
+            count = self._stream.try_read_into(places())
         return count
 
     async def _is_readable_soon(self) -> bool:
@@ -318,21 +327,3 @@ def gathered_of(left: int, *, unhurried: bool) -> int:
         return 1
     # Who waits for a page does not wait, too, until a large last piece of it is copied.
     return min(left if unhurried else left // 2, _GATHERED_BYTES)
-
-
-def _behind(views: list[memoryview], count: int) -> list[memoryview]:
-    """Return what of some views lies behind so many bytes."""
-    for index, view in enumerate(views):
-        if count < len(view):
-            return [view[count:], *views[index + 1 :]]
-        count -= len(view)
-    return []
-
-
-def _copy(data: bytes, views: list[memoryview]) -> None:
-    """Copy bytes into the first of some views, and on into the next."""
-    for view in views:
-        if not data:
-            return
-        part, data = data[: len(view)], data[len(view) :]
-        view[: len(part)] = part

@@ -4,14 +4,18 @@ Of base pages each comes once, over whichever channel.  Of huge pages the policy
 may come over which: all over one; or any over either; or the page over the precopy channel, in
 part, and whole over the postcopy channel.  In that last case the two connections may overtake each
 other, and one copy is *waste*: a vCPU may have written to the page by then, so its bytes are
-counted and never written to memory.
+counted and never written to memory.  So it is where single target pages may come twice, one over
+each channel (`dest/copies.py`); then a part of a frame may be waste.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from dest.arrival import Arrival, any_open_in
+from dest.copies import Copies
 from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span, new_page_id
@@ -25,6 +29,7 @@ class Claims:
 
     Attributes:
         come_again: Huge pages may come over both channels, and one copy is waste.
+        copies: Single target pages may, and this knows which did; None where none does.
     """
 
     def __init__(self, geometry: Geometry, policy: Policy, missing: PageSet) -> None:
@@ -37,6 +42,7 @@ class Claims:
                 made worthless calls `restart` then.
         """
         self.come_again = policy.sends_again
+        self.copies = Copies(geometry) if policy.overtakes else None
         self._geometry = geometry
         self._missing = missing
         self._mixes_channels = policy.mixes_channels
@@ -52,11 +58,15 @@ class Claims:
         """Let what is missing now come over either channel, as if nothing had come before."""
         self._owner.clear()
         self._mended.clear()
+        if self.copies is not None:
+            self.copies.restart()
         if self.come_again:
             self._due = {channel: self._missing.copy() for channel in Channel}
 
-    def claim(self, channel: Channel, span: Stretch, arriving: Mapping[Channel, Arrival]) -> bool:
-        """Remove a frame's bytes from what is missing; return whether they are waste.
+    def claim(
+        self, channel: Channel, span: Stretch, arriving: Mapping[Channel, Arrival]
+    ) -> Stretch | None:
+        """Remove a frame's bytes from what is missing; return which are waste, None for none.
 
         Args:
             channel: Where it comes.
@@ -75,15 +85,17 @@ class Claims:
                 )
             page = new_page_id((span.block, pages.start))
             if self.come_again:
-                return self._claim_again(channel, span, page, arriving)
+                return span if self._claim_again(channel, span, page, arriving) else None
             if not self._mixes_channels:
                 _check_all_in(self._missing, span)
                 self._bind(channel, page)
                 self._missing.remove(span)
-                return False
+                return None
+        if self.copies is not None:
+            return self._claim_copy(channel, span, self.copies)
         if not self._missing.remove_whole(span):
             raise _came_again(span)
-        return False
+        return None
 
     def reopen(self, runs: Runs) -> None:
         """Add what came changed to what is missing again.
@@ -91,6 +103,8 @@ class Claims:
         The rest of a huge page may then come over both channels, in which order the source likes.
         """
         self._missing.add(runs)
+        if self.copies is not None:
+            self.copies.reopen(runs)
         for due in self._due.values():
             due.add(runs)
         if not self._has_base_pages[runs.block]:
@@ -105,6 +119,23 @@ class Claims:
     def channel_of(self, page: PageId) -> Channel | None:
         """Return the channel that a huge page not yet whole comes over, None if either may do."""
         return self._owner.get(page)
+
+    def _claim_copy(self, channel: Channel, span: Stretch, copies: Copies) -> Stretch | None:
+        """Claim target pages each of which may come over both channels."""
+        missing = self._missing
+        if missing.remove_whole(span):
+            copies.came(channel, span)
+            return None
+        pages = np.r_[span.target_pages]
+        is_missing = missing.members(span.block)[pages]
+        if channel is Channel.POSTCOPY and len(pages) > 1:
+            # What goes again goes by itself.
+            raise _came_again(span)
+        copies.come_again(channel, span.block, pages[~is_missing])
+        if not is_missing.any():
+            return span
+        missing.remove(Runs.of_target_pages(span.block, pages[is_missing]))
+        return Runs.of_target_pages(span.block, pages[~is_missing])
 
     def _bind(self, channel: Channel, page: PageId) -> None:
         """Bind a huge page to the channel that its first bytes come over."""

@@ -136,6 +136,8 @@ class Engine:
         # Of waste nothing is zeroed: vCPUs may have written there since.
         if zeros is not None and not self.assembly.is_waste(channel):
             stale = self._nonzero.take(zeros)
+            if late := self.assembly.late_pages(channel):
+                stale = stale[~np.isin(stale, list(late))]
         if data is not None:
             self._nonzero.mark(data)
         return stale

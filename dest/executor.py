@@ -15,6 +15,7 @@ import trio
 from numpy.typing import NDArray
 
 from dest.engine import Engine
+from dest.landing import Landing
 from dest.placement import Placement
 from dest.steps import Place, Release
 from dest.trips import Urgent
@@ -24,7 +25,7 @@ from guest.memory import GuestMemory
 from protocol.channels import Channel
 from protocol.errors import ConnectionLost
 from protocol.geometry import TARGET_PAGE_BYTES, Span
-from protocol.runs import Flags, Runs
+from protocol.runs import Flags, Runs, Stretch
 
 # Requests that go as one: below a segment's length, and what a connection takes of them it takes
 # whole.
@@ -88,6 +89,8 @@ class Executor:
         self._is_unsettled = False
         self._unsaid = trio.lowlevel.ParkingLot()
         self._incomplete = trio.lowlevel.ParkingLot()
+        # Of frames under way some of which may come otherwise, too.
+        self._landings: dict[Channel, Landing] = {}
 
     # Bytes come.
 
@@ -124,7 +127,23 @@ class Executor:
         """
         stale = self.engine.begin(channel, span, self._now_ns(), urgent, is_zero=True)
         self._zero(span.block, stale)
-        self.end(channel)
+        if self.engine.assembly.is_waste(channel):
+            self.end_copy(channel, b"")
+        else:
+            self.end(channel)
+
+    def land(self, channel: Channel, data: Stretch | None, views: list[memoryview]) -> Landing:
+        """Return where the payload of a frame that has begun goes, as long as it is under way.
+
+        Args:
+            channel: Where it comes.
+            data: The target pages that it is of.
+            views: Their places in memory.
+        """
+        self._landings[channel] = landing = Landing(views, data)
+        for page in self.engine.assembly.late_pages(channel):
+            landing.divert(page)
+        return landing
 
     def progress(self, channel: Channel, count: int) -> None:
         """Count so many more bytes of the channel's frame as in memory."""
@@ -156,11 +175,30 @@ class Executor:
             self._hear()
             self._settle()
 
+    def end_copy(self, channel: Channel, payload: memoryview | bytes) -> None:
+        """End the channel's frame, whose bytes were read aside: they count if they came first.
+
+        Args:
+            channel: Where it came.
+            payload: What it brought; nothing of zeros.
+        """
+        last_byte_ns = self._now_ns()
+        self.settle()
+        self._hear()
+        for place in self.engine.end(channel):
+            span = place.span
+            for landing in self._landings.values():
+                landing.divert(span.offset // TARGET_PAGE_BYTES)
+            self._memory.views[span.block][span.offset : span.end] = payload or bytes(span.length)
+            self._place(place, last_byte_ns)
+        self._settle()
+
     def refuse(self, channel: Channel) -> None:
         """Refuse the channel's frame, which came changed; `say_all` what is to come again."""
         last_byte_ns = self._now_ns()
         self.settle()
         self._hear()
+        self._landings.pop(channel, None)
         for place in self.engine.refuse(channel, last_byte_ns):
             self._place(place, last_byte_ns)
 
@@ -172,6 +210,7 @@ class Executor:
         """
         self.settle()
         self._hear()
+        self._landings.clear()
         for place in self.engine.interrupt():
             self._place(place, self._now_ns())
         self.engine.broke(self._now_ns() if since_ns is None else since_ns)
@@ -274,6 +313,7 @@ class Executor:
             self.fault(vcpu, flat, self._now_ns())
 
     def _end(self, channel: Channel, last_byte_ns: int) -> None:
+        self._landings.pop(channel, None)
         self._due += [(place, last_byte_ns) for place in self.engine.end(channel)]
         self._is_unsettled = True
 

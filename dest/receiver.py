@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dest.channel import InChannel
 from dest.executor import Executor
+from dest.landing import Landing
 from dest.peer import Plan, Turns
 from dest.trips import Urgent
 from guest import clock
@@ -27,7 +28,7 @@ from protocol.messages import (
     SwitchOverAhead,
     ZeroData,
 )
-from protocol.runs import unpack_runs
+from protocol.runs import Stretch, unpack_runs
 from protocol.states import Lifecycle, check_receivable
 
 # So many urgent target pages are read and placed together: who waits for the first of them does not
@@ -141,6 +142,9 @@ class Receiver:
         self._check_length(message.payload_bytes)
         span = Span(message.block, message.offset, message.payload_bytes)
         view = self._executor.begin(self._name, span, _urgent(message))
+        if self._may_be_late():
+            await self._receive_beside(span, [view])
+            return
         await self._channel.receive_payload(
             view,
             self._progress,
@@ -165,11 +169,34 @@ class Receiver:
                 f"runs of {data_bytes} bytes came with a payload of {message.payload_bytes}"
             )
         views = self._executor.begin_runs(self._name, runs, is_zero, _urgent(message))
+        if self._may_be_late():
+            await self._receive_beside(runs.where(~is_zero), views)
+            return
         if self._plan.policy.sends_again:
             await self._receive_aside(views)
         elif views:
-            await self._channel.receive_scattered(views, self._progress, gathered=self._gathers())
+            landing = Landing(views)
+            await self._channel.receive_scattered(landing, self._progress, gathered=self._gathers())
         await self._end(views)
+
+    async def _receive_beside(self, data: Stretch | None, views: list[memoryview]) -> None:
+        """Receive what may have come over the other channel, or may come over it meanwhile.
+
+        Args:
+            data: Which target pages the payload is of.
+            views: Their places in memory.
+        """
+        if not self._is_waste():
+            landing = self._executor.land(self._name, data, views)
+            await self._channel.receive_scattered(landing, self._progress, gathered=self._gathers())
+            await self._end(landing.pieces)
+            return
+        copy = memoryview(bytearray(sum(map(len, views))))
+        await self._channel.receive_payload(copy, self._progress)
+        if self._check.is_right([copy]):
+            self._executor.end_copy(self._name, copy)
+        else:
+            self._executor.refuse(self._name)
 
     async def _end(self, views: list[memoryview]) -> None:
         """End a frame that has come; ask for its bytes again if they changed."""
@@ -207,6 +234,15 @@ class Receiver:
         if not in_postcopy:
             return True
         return not (self._engine.is_watched or self._plan.policy.sends_again)
+
+    def _may_be_late(self) -> bool:
+        """Return whether a part of the frame came over the other channel, or may before its end.
+
+        What comes over the postcopy channel is late as a whole, or not at all.
+        """
+        if not self._plan.policy.overtakes:
+            return False
+        return self._name is Channel.PRECOPY or self._is_waste()
 
     def _is_waste(self) -> bool:
         return self._engine.assembly.is_waste(self._name)

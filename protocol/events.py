@@ -235,6 +235,10 @@ class Boost(PageEvent, frozen=True, kw_only=True):
     """A page that was interrupted goes on urgently."""
 
 
+class Overtake(PageEvent, frozen=True, kw_only=True):
+    """A target page that lies in the precopy connection goes again over the postcopy channel."""
+
+
 class GuestStop(Event, frozen=True, kw_only=True):
     """The guest is about to be stopped."""
 
@@ -519,7 +523,7 @@ class ReadAgain(Event, frozen=True, kw_only=True):
 
 
 # All that happens to a page on its way.
-PAGE_EVENTS = (PageStart, PartSent, PageSent, Preempt, Boost)
+PAGE_EVENTS = (PageStart, PartSent, PageSent, Preempt, Boost, Overtake)
 
 # Every event by its name.
 KINDS: Mapping[str, type[Event]] = {

@@ -21,8 +21,10 @@ ALREADY_SENT = "already-sent"
 POSTPONED = "postponed"
 # It was being sent for another request already.
 DUPLICATE = "duplicate"
+# It lay in the precopy connection behind other bytes, and went again over the postcopy channel.
+SENT_AGAIN = "sent-again"
 
-ANSWERS = (QUEUED, BOOSTED, URGENT_IN_PLACE, ALREADY_SENT, POSTPONED, DUPLICATE)
+ANSWERS = (QUEUED, BOOSTED, URGENT_IN_PLACE, ALREADY_SENT, POSTPONED, DUPLICATE, SENT_AGAIN)
 
 
 class PageData(Message, frozen=True, kw_only=True, tag=6):

@@ -23,6 +23,7 @@ _FLAGS = {
     "locality": "locality",
     "concurrent": "concurrent",
     "critical": "critical",
+    "overtakes": "overtakes",
 }
 _HALF_SENT, _PRIORITY = "half-sent=", "priority="
 
@@ -68,6 +69,9 @@ class Policy:
         critical: Only the target page that was touched is urgent; what is left of its page becomes
             background, the newest first, and may come over both channels.
         priority: What goes first in the queues of the source's host.
+        overtakes: A target page, or a page of that size, that is asked for when its bytes lie in
+            the precopy connection behind others goes again over the postcopy connection; the copy
+            that comes first counts.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Policy:
     concurrent: bool = False
     critical: bool = False
     priority: Priority = Priority.NONE
+    overtakes: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a combination in which an urgent page could split a frame of another.
@@ -91,6 +96,8 @@ class Policy:
             raise LocalProtocolError("what is sent concurrently needs no preemption but a channel")
         if self.priority is not Priority.NONE and not self.own_channel:
             raise LocalProtocolError("a policy with a priority needs a channel of its own")
+        if self.overtakes and not (self.preempts and self.half_sent is HalfSent.FINISH):
+            raise LocalProtocolError("what overtakes preempts, and what is half-sent is finished")
 
     @classmethod
     def from_switches(cls, name: str, switches: Sequence[str]) -> Self:
@@ -180,7 +187,7 @@ PRESETS = {
         Policy("resend", half_sent=HalfSent.RESEND, priority=_BY_URGENCY),
         Policy("split", half_sent=HalfSent.SPLIT, priority=_BY_URGENCY),
         # The destination can map a target page of a huge page as soon as it is there.
-        Policy("critical-first", critical=True, priority=_BY_URGENCY),
+        Policy("critical-first", critical=True, priority=_BY_URGENCY, overtakes=True),
     )
 }
 

@@ -109,6 +109,7 @@ class SourcePart:
         normal_pages: Pages sent with their bytes, each time; `duplicate_pages`: as all zero.
         data_bytes: Page bytes sent.
         bytes_sent_twice: Page bytes that went again though the destination had them.
+        pages_sent_twice: Target pages among these that went again to overtake what they lay behind.
         bytes_lost: Page bytes that went again because a break had lost them on their way.
         recoveries: How often the migration was resumed after a break.
         switch_over_reason: What ended precopy: the name of the option or the command that did, or
@@ -187,6 +188,7 @@ class SourcePart:
     trace_left: int | None = None
     prefetch: PrefetchPart | None = None
     policy_failure: str = ""
+    pages_sent_twice: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,6 +374,7 @@ def _of_source(source: SourcePart) -> dict[str, Any]:
         **({"prefetch": _prefetch(source.prefetch)} if source.prefetch is not None else {}),
         **({"policy-failure": source.policy_failure} if source.policy_failure else {}),
         "bytes-sent-twice": source.bytes_sent_twice,
+        "pages-sent-twice": source.pages_sent_twice,
         "bytes-lost": source.bytes_lost,
         "channels": {
             "precopy": source.precopy_channel_bytes,

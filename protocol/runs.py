@@ -229,6 +229,16 @@ def overlap_bytes(stretch: Stretch, span: Span, received: int = 0) -> int:
     return max(0, min(stretch.end, span.end) - max(stretch.offset + received, span.offset))
 
 
+def position_in(stretch: Stretch, target_page: int) -> int | None:
+    """Return which one of a stretch's target pages this is, from 0; None if it is none of them."""
+    if isinstance(stretch, Span):
+        position = target_page - stretch.offset // TARGET_PAGE_BYTES
+        return position if 0 <= position < stretch.length // TARGET_PAGE_BYTES else None
+    pages = stretch.target_pages
+    position = int(np.searchsorted(pages, target_page))
+    return position if position < len(pages) and pages[position] == target_page else None
+
+
 def hull_of(stretch: Stretch) -> Span:
     """Return a stretch with all that lies between its first byte and its last."""
     return stretch if isinstance(stretch, Span) else stretch.hull

@@ -18,14 +18,15 @@ from guest.streams.stream import Delivery
 from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
-from protocol.geometry import PageId
+from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.messages import RequestAnswer
 from source.buffering import Backlog
 from source.commands import REQUEST, TURN, Command, Look, Room, Tell, Until, Wait, Write
 from source.frames import Frames
-from source.jobs import Answer, Chunk, Lane
+from source.jobs import Answer, Chunk, Lane, Lies
 from source.leaving import Leaving
 from source.outlet import Frame, Outlet
+from source.overtaking import Overtaking
 from source.pacing import Pacer
 from source.scheduler import Scheduler
 from source.telling import Telling
@@ -79,7 +80,10 @@ class SendEngine:
         self.telling = Telling(scheduler, outlets, tracker)
         self.serving_lane = scheduler.lanes[0]
         self.scheduler = scheduler
-        self._frames = Frames(scheduler, make_frame, outlets, emit, self.telling)
+        # Knows what may be overtaken; None where the policy overtakes nothing.
+        self._overtaking = Overtaking(outlets[_PRECOPY]) if scheduler.policy.overtakes else None
+        self._is_sending = False
+        self._frames = Frames(scheduler, make_frame, outlets, emit, self.telling, self._overtaking)
         self._outlets = outlets
         self._emit = emit
         self._is_heard = events.is_heard(emit)
@@ -94,7 +98,7 @@ class SendEngine:
         self._backlog = Backlog()
         self._leaving: Leaving | None = None
         # Who wants to know what is looked at.
-        self._looking: Backlog | Leaving = self._backlog
+        self._looking: Backlog | Leaving | Overtaking = self._backlog
         # What the lane waits for while urgent bytes leave.
         self._held: Until | None = None
 
@@ -123,9 +127,11 @@ class SendEngine:
         # That the guest is handed over, and what a break has left of pages, went before.
         self._outlets[_PRECOPY].await_sent()
         self.stop()
+        self._is_sending = True
 
     def stop(self) -> None:
         """Say that no lane's task waits any more, however it ended."""
+        self._is_sending = False
         self._waits.clear()
 
     def wait_of(self, lane: Lane) -> Wait | None:
@@ -142,8 +148,10 @@ class SendEngine:
         for lane in [lane for lane, wait in self._waits.items() if type(wait) is Until]:
             del self._waits[lane]
 
-    def request(self, page: PageId, target_page: int, now_ns: int) -> Answer:
+    def request(self, page: PageId, target_page: int, now_ns: int) -> Answer | Look:
         """Take a page request of the destination; when all that have come are taken, ask `serve`.
+
+        A `Look` is to be done first; then the same is asked again.
 
         Args:
             page: The page that a vCPU waits for.
@@ -153,7 +161,10 @@ class SendEngine:
         Raises:
             RemoteProtocolError: The guest has no such page.
         """
-        answer = self.scheduler.request(page, target_page, now_ns)
+        lies = self._find(page, target_page)
+        if isinstance(lies, Look):
+            return lies
+        answer = self.scheduler.request(page, target_page, now_ns, lies)
         if (tracker := self.telling.tracker) is not None:
             breaks_off = self.scheduler.wants_preemption
             tracker.asked(page, target_page, answer, now_ns, breaks_off=breaks_off)
@@ -164,8 +175,23 @@ class SendEngine:
             self.reconsider()
         elif answer is Answer.ALREADY_SENT:
             # It may lie in the socket, behind all that goes first.
-            self._outlets[_PRECOPY].await_sent()
+            awaited_bytes = self._overtaking.awaited_bytes if self._overtaking else None
+            self._outlets[_PRECOPY].await_sent(awaited_bytes)
         return answer
+
+    def _find(self, page: PageId, target_page: int) -> Lies | Look | None:
+        """Return where what is requested lies, as far as that matters; or look first."""
+        overtaking, scheduler = self._overtaking, self.scheduler
+        # When all was sent, nobody sends anything again.
+        if overtaking is None or not self._is_sending:
+            return None
+        unit = scheduler.unit_of(page, target_page)
+        if unit.length != TARGET_PAGE_BYTES or scheduler.remaining.holds_any(unit):
+            return None
+        if overtaking.is_unknown(unit):
+            self._looking = overtaking
+            return _LOOK_BELOW
+        return overtaking.find(unit)
 
     def next(self, lane: Lane, now_ns: int) -> Command | None:
         """Return what the task of a lane is to do now, None when it has sent what it has.
@@ -331,6 +357,8 @@ class SendEngine:
         if lane is _URGENT and not self._is_background_done:
             self._waits[lane] = REQUEST
             return REQUEST
+        # With two lanes nothing is overtaken.
+        self._is_sending = False
         if lane is _BACKGROUND:
             self._is_background_done = True
             if self._waits.get(_URGENT) is REQUEST:

@@ -17,6 +17,7 @@ from protocol.geometry import TARGET_PAGE_BYTES
 from source.commands import Write
 from source.jobs import Chunk, Lane
 from source.outlet import Frame, Outlet
+from source.overtaking import Overtaking
 from source.scheduler import Scheduler
 from source.telling import Telling
 
@@ -38,6 +39,7 @@ class Frames:
         outlets: Mapping[Channel, Outlet],
         emit: Emit,
         telling: Telling,
+        overtaking: Overtaking | None,
     ) -> None:
         """Begin with none.
 
@@ -47,6 +49,7 @@ class Frames:
             outlets: Where it goes.
             emit: Takes events.
             telling: Hears what becomes of requests.
+            overtaking: Hears of the frames on the precopy channel, where some may be overtaken.
         """
         self.writes: dict[Lane, Write] = {}
         self._scheduler = scheduler
@@ -55,6 +58,7 @@ class Frames:
         self._emit = emit
         self._is_heard = events.is_heard(emit)
         self._telling = telling
+        self._overtaking = overtaking
         # When the request being served came, and when its first urgent frame was made.
         self._urgent_since_ns = (0, 0)
 
@@ -72,6 +76,8 @@ class Frames:
                 self._outlets[_PRECOPY].pause()
             if outlet.open_frame is None:
                 outlet.open_frame = self._make_frame(chunk, *self._waited_us(chunk, now_ns))
+                if self._overtaking is not None and chunk.channel is _PRECOPY:
+                    self._overtaking.begun(chunk, outlet.open_frame)
             write = self.writes[lane] = Write(chunk, outlet, outlet.open_frame)
             if not write.frame.done:
                 return write
@@ -94,6 +100,8 @@ class Frames:
         write = self.writes.pop(lane)
         chunk, outlet = write.chunk, write.outlet
         outlet.open_frame = None
+        if self._overtaking is not None and chunk.channel is _PRECOPY:
+            self._overtaking.sent()
         outlet.target_pages_sent += chunk.span.length // TARGET_PAGE_BYTES
         outlet.data_bytes_sent += write.frame.payload_bytes
         scheduler = self._scheduler

@@ -19,6 +19,15 @@ from protocol.runs import Runs, Stretch, overlap
 from source.scheme import Pick
 
 
+class Lies(Enum):
+    """Where the bytes of a target page lie that is in a frame on the precopy channel."""
+
+    # With the stream, and soonest there by it.
+    NEAR = "near"
+    # Behind so much that it goes again, and overtakes that.
+    FAR = "far"
+
+
 class Lane(Enum):
     """Who asks for chunks: one user for everything, or one each for requests and background."""
 
@@ -66,6 +75,7 @@ class Job:
         chunk: Given out and neither sent nor taken back.
         picks: What a prefetcher picked of it; empty for what a request or the scan is about.
         cause: Why, in the words of a user's prefetcher; empty for all else.
+        is_copy: What it is to send is in a frame on the precopy channel, and goes again.
         given: The spans of all its chunks so far.
         first: What its first chunk is to be, where whoever made the job has found that out already.
     """
@@ -73,6 +83,7 @@ class Job:
     boosted: bool = False
     begun: bool = False
     postponed: bool = False
+    is_copy: bool = False
     chunk: Chunk | None = None
     picks: tuple[Pick, ...] = ()
     cause: str = ""
@@ -155,6 +166,7 @@ class Answer(Enum):
     ALREADY_SENT = answers.ALREADY_SENT
     URGENT_IN_PLACE = answers.URGENT_IN_PLACE
     POSTPONED = answers.POSTPONED
+    SENT_AGAIN = answers.SENT_AGAIN
 
 
 @dataclass(slots=True)
@@ -190,6 +202,8 @@ class SchedulerCounts:
     on_postcopy_channel: int = 0
     preemptions: int = 0
     boosted: int = 0
+    # Target pages that went again to overtake what they lay behind, and are among the resent bytes.
+    copies: int = 0
     # Bytes of guest memory that went a second time though the destination had them: of what went
     # when a page was broken off, or of target pages that a break left half-received.
     resent_bytes: int = 0

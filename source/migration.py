@@ -223,7 +223,8 @@ class Migration:
 
     def _on_request(self, request: PageRequest) -> None:
         self.busy_poll.prolong()
-        self.phases.request(request, self._now_ns())
+        while (look := self.phases.request(request, self._now_ns())) is not None:
+            self._sender.look(look)
         self._sender.note_untold()
 
     def _serve(self) -> None:

@@ -129,9 +129,9 @@ class Outlet:
         frame.sent += count
         self.bytes_sent += count
 
-    def await_sent(self) -> None:
-        """Say that somebody waits for the last of what was sent by now."""
-        self.awaited_bytes = self.bytes_sent
+    def await_sent(self, count: int | None = None) -> None:
+        """Say that somebody waits for the last of what was sent by now, or of so much of it."""
+        self.awaited_bytes = max(self.awaited_bytes, self.bytes_sent if count is None else count)
 
     def pause(self) -> None:
         """Say that what is sent next does not follow at once on what was sent before."""

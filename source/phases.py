@@ -30,6 +30,7 @@ from protocol.policy import Priority
 from protocol.session_messages import ANSWERS, CHECKSUM
 from protocol.states import Event, Lifecycle, State
 from source import handshakes
+from source.commands import Look
 from source.config import SourceConfig
 from source.convergence import NextStep
 from source.engine import SendEngine
@@ -175,8 +176,11 @@ class Phases:
 
     # What happens while a phase goes on.
 
-    def request(self, request: PageRequest, now_ns: int) -> None:
+    def request(self, request: PageRequest, now_ns: int) -> Look | None:
         """Take a page request; when all that have come are taken, have them served.
+
+        Returns:
+            What is to be looked at first; then the same is asked again.
 
         Raises:
             RemoteProtocolError: No vCPU can wait for that.
@@ -187,7 +191,9 @@ class Phases:
                 f"PageRequest came in state {self._lifecycle.state.value}, no vCPU runs there"
             )
         self.resumption.see_there()
-        self.epoch.sending.request(PageId(request.block, request.page), request.target_page, now_ns)
+        page = PageId(request.block, request.page)
+        answer = self.epoch.sending.request(page, request.target_page, now_ns)
+        return answer if isinstance(answer, Look) else None
 
     def hear(self, channel: Channel, received: Received[Message]) -> None:
         """Take any other message that came back; it is kept until a phase waits for it.

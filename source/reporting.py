@@ -105,6 +105,7 @@ def source_part(
         preemptions=counts.preemptions,
         boosted=counts.boosted,
         bytes_sent_twice=counts.resent_bytes,
+        pages_sent_twice=counts.copies,
         bytes_lost=counts.lost_bytes,
         recoveries=counts.recoveries,
         checked=config.checksum,

@@ -69,6 +69,7 @@ class Resumption:
         self.runs_there = False
         self._geometry = geometry
         self._goes_twice = treatment(policy).goes_twice
+        self._overtakes = policy.overtakes
         self._scheduler = scheduler
         # A destination has said that it runs the guest, or a vCPU there has needed a page.
         self._seen_there = False
@@ -194,6 +195,11 @@ class Resumption:
                     )
                 )  # fmt: skip
 
+    @property
+    def _may_have_copies(self) -> bool:
+        """Whether what came changed and goes again may be there by its other copy."""
+        return self._overtakes and self._scheduler.counts.changed_frames > 0
+
     def _lost_bytes(self, lacking: Lacking) -> int:
         """Return how many bytes went and did not arrive.
 
@@ -202,7 +208,7 @@ class Resumption:
         """
         return lost_bytes(
             self._left_to_miss, self._scheduler.remaining, self.rests, lacking,
-            goes_twice=self._goes_twice or self._handed_over_again,
+            goes_twice=self._goes_twice or self._handed_over_again or self._may_have_copies,
         )  # fmt: skip
 
 

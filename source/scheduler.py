@@ -20,7 +20,10 @@ The rules:
    an older request is about to break that page off, it waits for its turn behind it.
 7. Where the policy is critical, "page" in these rules is the one target page that was touched; what
    is left of its page is background that comes before the scan, the newest request's first.
-8. Where the policy is concurrent, requests and background each have a lane, and no page is in both;
+8. Where the policy overtakes, what rules 2, 5 and 6 say of a single target page holds only as long
+   as it lies behind little: else it goes again, by itself and in its turn, over the postcopy
+   channel.  So it goes twice, and never more often.
+9. Where the policy is concurrent, requests and background each have a lane, and no page is in both;
    a request for the page that the background is in the middle of is left to it.
 
 The scheduler has no clock and no socket.  Its user asks for `next_chunk()`, sends it, and says what
@@ -39,7 +42,7 @@ from protocol.policy import Policy
 from protocol.runs import Runs, Stretch
 from source.background import Background
 from source.halfsent import treatment
-from source.jobs import Answer, Chunk, Cutter, Job, Lane, Notice, SchedulerCounts, unit_of
+from source.jobs import Answer, Chunk, Cutter, Job, Lane, Lies, Notice, SchedulerCounts, unit_of
 from source.prefetched import Prefetched
 from source.prefetching import Prefetching
 from source.request_queue import RequestQueue
@@ -73,7 +76,7 @@ class Scheduler:
         self.counts = SchedulerCounts()
         self.lanes = (Lane.URGENT, Lane.BACKGROUND) if policy.concurrent else (Lane.ALL,)
         self._geometry = geometry
-        self._policy = policy
+        self.policy = policy
         self._remaining = PageSet(geometry)
         self._cutter = Cutter(self._remaining, chunk_bytes)
         self._prefetching = Prefetching(policy, self._remaining)
@@ -84,6 +87,8 @@ class Scheduler:
         self._queue = RequestQueue(policy)
         self._current: dict[Lane, Job] = {}
         self._half_sent = treatment(policy)(self._remaining, self.counts)
+        # The target pages that went twice.
+        self._copied: set[Span] = set()
         self._notices: list[Notice] = []
         self._is_failure_told = not isinstance(policy, Scheme)
 
@@ -158,7 +163,7 @@ class Scheduler:
     @property
     def wants_preemption(self) -> bool:
         """Whether what is being sent now should be broken off for a request."""
-        if not (self._queue and self._current and self._policy.preempts):
+        if not (self._queue and self._current and self.policy.preempts):
             return False
         current = self._current.get(Lane.ALL)
         return current is not None and current.requested_ns is None
@@ -214,6 +219,7 @@ class Scheduler:
         self._queue.clear()
         self._current.clear()
         self._half_sent.forget()
+        self._copied.clear()
         self._notices.clear()
         self._remaining.replace(missing)
         self._background.restart(postcopy=True, across_pages=False)
@@ -222,44 +228,60 @@ class Scheduler:
         """Take for not sent what came changed; who waits for it asks for it anew."""
         self._remaining.add(stretch)
 
+    def unit_of(self, page: PageId, target_page: int) -> Span:
+        """Return what a request makes urgent.
+
+        Raises:
+            RemoteProtocolError: The guest has no such page.
+        """
+        return unit_of(self._geometry, page, target_page, self.policy.critical)
+
     @property
     def remaining(self) -> PageSet:
         """What no chunk was made of yet; not to be changed."""
         return self._remaining
 
-    def request(self, page: PageId, target_page: int, now_ns: int) -> Answer:
+    def request(
+        self, page: PageId, target_page: int, now_ns: int, lies: Lies | None = None
+    ) -> Answer:
         """Take a page request; afterwards look at `wants_preemption`.
 
         Args:
             page: The page that a vCPU waits for.
             target_page: Which target page of it was touched, from 0.
             now_ns: The time, by whatever clock the chunks' user compares it with.
+            lies: Of a policy that overtakes, and a target page of which nothing remains: where it
+                lies; None where it is not known to lie anywhere.
 
         Raises:
             RemoteProtocolError: The guest has no such page.
             LocalProtocolError: What is being sent was added as what nobody can wait for.
         """
-        unit = unit_of(self._geometry, page, target_page, self._policy.critical)
-        answer = self._answer(page, unit, now_ns)
+        unit = self.unit_of(page, target_page)
+        answer = self._answer(page, unit, now_ns, lies)
         if self._prefetching.hears:
             self._prefetching.requested(page, target_page, now_ns, answer.value)
         return answer
 
-    def _answer(self, page: PageId, unit: Span, now_ns: int) -> Answer:
+    def _answer(self, page: PageId, unit: Span, now_ns: int, lies: Lies | None) -> Answer:
         if self._background.across_pages:
             raise LocalProtocolError("there are no page requests while no vCPU runs there")
         self.counts.received += 1
         under_way = self._under_way(unit) if self._current else None
-        if under_way is not None:
+        if under_way is not None and (lies is None or under_way.urgent):
             answer = self._answer_under_way(under_way, page, unit, now_ns)
             if answer is not None:
                 return answer
         if unit in self._queue:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
+        if lies is Lies.FAR and unit not in self._copied:
+            self._queue[unit] = job = Job(unit, page, self._urgent_channel, now_ns)
+            job.is_copy = True
+            return Answer.SENT_AGAIN
         half_sent = self._half_sent
         lies_here = under_way is not None or (half_sent.job is not None and half_sent.holds(unit))
-        if not lies_here and not self._remaining.holds_any(unit):
+        if lies is not None or not (lies_here or self._remaining.holds_any(unit)):
             self.counts.already_sent += 1
             return Answer.ALREADY_SENT
         self._queue[unit] = Job(unit, page, self._urgent_channel, now_ns)
@@ -306,7 +328,8 @@ class Scheduler:
         if sent.span is not job.span and self._remaining.holds_any(job.span):
             return 0
         del self._current[lane]
-        page_count = self._pages_ended(sent)
+        # A page that is sent once is told of once.
+        page_count = 0 if job.is_copy else self._pages_ended(sent)
         if not page_count:
             self._note(events.PartSent, job)
         elif self._prefetching.hears and not self._background.across_pages:
@@ -343,7 +366,7 @@ class Scheduler:
         if self._geometry.has_base_pages[sent.page.block]:
             return sent.span.length // TARGET_PAGE_BYTES
         if not self._background.across_pages:
-            return 0 if self._policy.critical and self._is_partial(sent.page) else 1
+            return 0 if self.policy.critical and self._is_partial(sent.page) else 1
         if isinstance(sent.span, Runs):
             count = sent.span.page_count(block.target_pages_per_page)
         else:
@@ -396,6 +419,8 @@ class Scheduler:
 
     def _urgent_job(self, unit: Span, request: Job) -> Job | None:
         """Return the job that serves a request, or None if nothing is to be sent for it now."""
+        if request.is_copy:
+            return self._copy_job(unit, request)
         half_sent = self._half_sent
         if half_sent.job is not None and half_sent.holds(unit):
             return self._half_sent_job(unit, request)
@@ -408,6 +433,21 @@ class Scheduler:
         if request.first is None:
             self.counts.already_sent += 1
             return None
+        self._begin_urgent(request, request.page, unit)
+        return request
+
+    def _copy_job(self, unit: Span, request: Job) -> Job:
+        """Return the job for a target page that was found to lie behind much."""
+        # Of a frame that was broken off before its first byte it was taken back.
+        request.first = self._cutter.take_first(unit)
+        if request.first is None:
+            request.first = unit
+            self._copied.add(unit)
+            self.counts.copies += 1
+            self.counts.resent_bytes += unit.length
+            self._note(events.Overtake, request)
+        else:
+            request.is_copy = False
         self._begin_urgent(request, request.page, unit)
         return request
 

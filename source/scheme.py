@@ -146,7 +146,8 @@ class Prefetcher(Protocol):
             page: The page that a vCPU waits for.
             target_page: Which target page of it was touched, from 0.
             now_ns: When it came.
-            answer: What it leads to: queued, duplicate, already-sent, urgent-in-place, postponed.
+            answer: What it leads to: queued, duplicate, already-sent, sent-again, urgent-in-place,
+                postponed.
         """
         return
 

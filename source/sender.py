@@ -82,6 +82,10 @@ class Sender:
             self._carry_out(engine.serving_lane, command)
         self.rouse()
 
+    def look(self, command: Look) -> None:
+        """Look how a channel delivers, as the engine says, and tell it."""
+        self.engine.delivers(self._channels[command.channel].delivery())
+
     def note_untold(self) -> None:
         """Have `tell` look whether there is something to tell of requests."""
         if self._untold and self.engine.telling.untold_count:
@@ -132,7 +136,7 @@ class Sender:
         elif isinstance(command, Tell):
             self._tell(command)
         else:
-            self.engine.delivers(self._channels[command.channel].delivery())
+            self.look(command)
 
     def _tell(self, command: Tell) -> None:
         channels = (self._channels[name] for name in command.channels)

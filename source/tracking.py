@@ -15,7 +15,7 @@ from itertools import islice
 
 import msgspec
 
-from protocol.geometry import Geometry, PageId, Span
+from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, Span
 from protocol.limits import BEHIND_COUNT_MAX, VCPU_COUNT_MAX
 from protocol.messages import RequestAnswer
 from protocol.page_messages import BOOSTED, POSTPONED, QUEUED
@@ -178,7 +178,8 @@ class RequestTracker:
         if not self._open:
             return
         for unit, opened in self._open_in(chunk.span):
-            if not lacks(unit):
+            # What goes again may lack its first copy.
+            if unit.length == TARGET_PAGE_BYTES or not lacks(unit):
                 self._go(unit, opened, None, now_ns)
                 del self._open[unit]
                 self._untold.append(self._told_of(opened))

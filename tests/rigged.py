@@ -3,6 +3,8 @@
     stop-at EVENT PAGE   stop this process (SIGSTOP) at an event, once its file has it
     hold-page PAGE BLOCK REQUESTED   the source's background stands a quarter through a page of the
                          first block until a page of a block is requested
+    hold-frame BYTES     of each frame of the source's background so many bytes go, and no more
+                         until the limit of its bandwidth is lifted; there has to be one
     lose-page            the source takes a target page that the guest has written to for clean
     misplace-chunk       the destination writes a chunk's bytes to where the chunk before belongs
     place-early          the destination lets vCPUs touch pages that have not come
@@ -52,7 +54,7 @@ from scripts.links import namespaces
 from scripts.screen.recorder import Recorder
 from source import buffering
 from source.channel import OutChannel
-from source.commands import Write
+from source.commands import Look, Write
 from source.engine import SendEngine
 from source.jobs import Answer
 from source.migration import Migration
@@ -94,7 +96,7 @@ def hold_page(index: str, block: str, requested: str) -> None:
     allowance, take_request = SendEngine.allowance, SendEngine.request
     was_requested = False
 
-    def request(self: SendEngine, page: PageId, target_page: int, now_ns: int) -> Answer:
+    def request(self: SendEngine, page: PageId, target_page: int, now_ns: int) -> Answer | Look:
         nonlocal was_requested
         if page == key and not was_requested:
             was_requested = True
@@ -111,6 +113,19 @@ def hold_page(index: str, block: str, requested: str) -> None:
 
     SendEngine.request = request  # type: ignore[method-assign]
     SendEngine.allowance = allowance_unless_held  # type: ignore[method-assign]
+
+
+def hold_frame(count: str) -> None:
+    """Rig the source."""
+    allowance = SendEngine.allowance
+
+    def allowance_at_first(self: SendEngine, write: Write, now_ns: int) -> tuple[int, int]:
+        if not self.pacer.bytes_per_second:
+            return allowance(self, write, now_ns)
+        left_bytes = int(count) - write.frame.sent
+        return (left_bytes, 0) if left_bytes > 0 else (0, _HELD_NS_MAX)
+
+    SendEngine.allowance = allowance_at_first  # type: ignore[method-assign]
 
 
 def lose_page() -> None:
@@ -286,6 +301,7 @@ def unprivileged() -> None:
 RIGS: dict[str, Callable[..., None]] = {
     "stop-at": stop_at,
     "hold-page": hold_page,
+    "hold-frame": hold_frame,
     "lose-page": lose_page,
     "misplace-chunk": misplace_chunk,
     "place-early": place_early,

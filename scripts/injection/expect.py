@@ -41,6 +41,7 @@ COUNTS = (
     "mismatches",
     "recoveries",
     "bytes-sent-twice",
+    "pages-sent-twice",
     "bytes-lost",
     "changed",
     "postponed",

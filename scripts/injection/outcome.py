@@ -126,6 +126,7 @@ class Outcome:
                 "mismatches": own["verified"]["mismatches"],
                 "recoveries": own["recoveries"],
                 "bytes-sent-twice": own["bytes-sent-twice"],
+                "pages-sent-twice": own["pages-sent-twice"],
                 "bytes-lost": own["bytes-lost"],
                 "changed": own["checksums"]["changed"],
                 "postponed": own["requests"]["postponed"],
@@ -134,6 +135,7 @@ class Outcome:
         # Without a whole report, what was told on the way still counts.
         told = {
             "boosted": events.Boost.event,
+            "pages-sent-twice": events.Overtake.event,
             "preemptions": events.Preempt.event,
             "mismatches": events.Mismatch.event,
             "recoveries": events.Recovered.event,

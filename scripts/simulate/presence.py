@@ -23,6 +23,9 @@ class Bytes:
         """Return what is as good."""
         return self
 
+    def __setitem__(self, _: object, value: object, /) -> None:
+        """Write nothing."""
+
 
 class Presence:
     """Which units vCPUs may touch, and which vCPU is stopped at which; stands in for the kernel.

@@ -173,7 +173,10 @@ class Reader:
     def _end(self, incoming: Incoming, frame: ModelFrame) -> None:
         self._progress(incoming, frame, frame.payload_bytes)
         incoming.frame = None
-        self._executor.end(incoming.flow.name)
+        if self._engine.assembly.is_waste(incoming.flow.name):
+            self._executor.end_copy(incoming.flow.name, b"")
+        else:
+            self._executor.end(incoming.flow.name)
         self.was_read(incoming, frame)
 
     def _progress(self, incoming: Incoming, frame: ModelFrame, received: int) -> None:

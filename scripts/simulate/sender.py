@@ -110,7 +110,11 @@ class Sender:
         elif isinstance(command, Tell):
             self._tell(command)
         else:
-            self._engine.delivers(self._outlets[command.channel].delivery())
+            self.look(command)
+
+    def look(self, command: Look) -> None:
+        """Look how a channel delivers, as the engine says, and tell it."""
+        self._engine.delivers(self._outlets[command.channel].delivery())
 
     def _wait(self, lane: Lane, wait: Wait) -> None:
         """Wait as the engine says, or until it says otherwise."""

@@ -132,7 +132,8 @@ class SourceSide:
         now_ns = self._agenda.clock_ns()
         self._sender.settle()
         if isinstance(message, PageRequest):
-            self.phases.request(message, now_ns)
+            while (look := self.phases.request(message, now_ns)) is not None:
+                self._sender.look(look)
             self._sender.serve()
             return
         self.phases.hear(channel, Received(message, payload, now_ns))

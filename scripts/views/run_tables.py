@@ -116,5 +116,6 @@ _ROWS: tuple[tuple[str, Callable[[History], str]], ...] = (
     ("page requests", lambda history: str(len(history.requests))),
     ("preempted", lambda history: _count(history, events.Preempt.event)),
     ("finished early on request", lambda history: _count(history, events.Boost.event)),
+    ("sent again to overtake", lambda history: _count(history, events.Overtake.event)),
     ("waits", lambda history: str(len(history.all_waits))),
 )

@@ -27,7 +27,7 @@ from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId, RamBlock, Span
 from protocol.policy import HalfSent, Policy, preset
-from protocol.runs import Flags, Runs, Stretch
+from protocol.runs import Flags, Runs, Stretch, hull_of
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
 
@@ -52,11 +52,13 @@ class Frame:
     waste: bool = False
     # What was placed before the frame's end.
     early: set[tuple[int, int]] = field(default_factory=set)
+    # What came over the other channel.
+    late: set[tuple[int, int]] = field(default_factory=set)
 
     @property
     def open(self) -> frozenset[tuple[int, int]]:
         """What waits for the frame's end to be placed."""
-        return target_pages_of(self.span) - self.early
+        return target_pages_of(self.span) - self.early - self.late
 
     @property
     def left(self) -> int:
@@ -66,7 +68,7 @@ class Frame:
     def unreceived_in(self, page: Span) -> int:
         """Count the bytes of a page that have not come."""
         left = [max(0, min(BASE, (at + 1) * BASE - self.received)) for at in range(len(self.data))]
-        inside = target_pages_of(page)
+        inside = target_pages_of(page) - self.late
         return sum(each for each, at in zip(left, self.data, strict=True) if at in inside)
 
 
@@ -80,6 +82,9 @@ class Model:
         self.resends = policy.half_sent is HalfSent.RESEND
         # Where pages may come again: what may come over each channel.
         self.due: dict[Channel, set[tuple[int, int]]] = {}
+        # Where single target pages may: those that came over the postcopy channel, and over both.
+        self.by_postcopy: set[tuple[int, int]] = set()
+        self.twice: set[tuple[int, int]] = set()
         self.stale: set[tuple[int, int]] = set()
         self.missing: set[tuple[int, int]] | None = None
         self.frames: dict[Channel, Frame] = {}
@@ -122,14 +127,26 @@ class Model:
         if self.missing is None or not inside:
             return inside and channel is Channel.PRECOPY
         if self.geometry.blocks[span.block].page_bytes == BASE:
-            return target_pages_of(span) <= self.missing
+            return self.may_come(channel, span)
         touched = self.pages_of(span)
         if len(touched) > 1:
             return False
+        if self.policy.mixes_channels:
+            return self.may_come(channel, span)
         if self.resends:
             return target_pages_of(span) <= self.due[channel]
         bound = self.owner.get(touched[0], channel) is channel
         return target_pages_of(span) <= self.missing and bound
+
+    def may_come(self, channel: Channel, span: Stretch) -> bool:
+        """Tell whether target pages may come that no channel has for itself."""
+        assert self.missing is not None
+        again = target_pages_of(span) - self.missing
+        if not again or not self.policy.overtakes:
+            return not again
+        if channel is Channel.PRECOPY:
+            return again <= self.by_postcopy - self.twice
+        return len(target_pages_of(span)) == 1 and again.isdisjoint(self.by_postcopy | self.twice)
 
     def begin(self, channel: Channel, span: Stretch, zeros: Iterable[Span]) -> None:
         """Let an admissible frame begin."""
@@ -139,6 +156,13 @@ class Model:
             if self.geometry.blocks[span.block].page_bytes != BASE:
                 frame.waste = self.begin_huge(channel, self.pages_of(span)[0])
             self.due[channel] -= target_pages_of(span)
+            if self.policy.overtakes:
+                again = target_pages_of(span) - self.missing
+                self.twice |= again
+                if channel is Channel.POSTCOPY:
+                    self.by_postcopy |= target_pages_of(span) - again
+                frame.late = set(again)
+                frame.waste = again == target_pages_of(span)
             if not frame.waste:
                 self.missing -= target_pages_of(span)
         self.frames[channel] = frame
@@ -170,11 +194,14 @@ class Model:
             target_pages + frame.span.length // BASE,
             data_bytes + frame.received,
         )
-        if self.missing is None or frame.waste:
+        if self.missing is None:
             return None
+        if frame.waste:
+            return self.overtaken_by(frame) if channel is Channel.POSTCOPY else None
         if self.unit_bytes(frame.span.block) == BASE:
-            if not frame.early or not frame.open:
-                return None if frame.early else frame.span
+            placed = frame.early | frame.late
+            if not placed or not frame.open:
+                return None if placed else frame.span
             return Runs.of_target_pages(
                 frame.span.block, np.array(sorted(page for _, page in frame.open))
             )
@@ -183,6 +210,14 @@ class Model:
             return None
         self.owner.pop(page, None)
         return self.geometry.page_span(page)
+
+    def overtaken_by(self, copy: Frame) -> Stretch | None:
+        """Let a copy count that ends before the frame brings the target page that began with it."""
+        for frame in self.frames.values():
+            if copy.late and not frame.waste and copy.late <= frame.open:
+                frame.late |= copy.late
+                return hull_of(copy.span)
+        return None
 
     def is_whole(self, span: Span) -> bool:
         """Tell whether nothing of a stretch is missing or under way, which never is in precopy."""
@@ -200,8 +235,8 @@ class Model:
             return None
         for channel, frame in self.frames.items():
             come = frame.data[: frame.received // BASE]
-            here = target_pages_of(frame.span) - set(frame.data[len(come) :])
-            if frame.left and frame.data and (unit.block, unit.index) in here:
+            here = target_pages_of(frame.span) - set(frame.data[len(come) :]) - frame.late
+            if frame.left and not frame.waste and frame.data and (unit.block, unit.index) in here:
                 frame.early.add((unit.block, unit.index))
                 return channel
         return None
@@ -329,6 +364,7 @@ class AssemblyMachine(RuleBasedStateMachine):
         wanted = self.model.missing
         if self.model.resends and self.model.due and chance.random() < 0.5:
             wanted = chance.choice([self.model.due[channel] for channel in Channel])
+        wanted = self.some_again(chance) or wanted
         blocks = self.geometry.blocks
         if wanted and chance.random() < 0.8:
             block, first = chance.choice(sorted(wanted))
@@ -347,12 +383,28 @@ class AssemblyMachine(RuleBasedStateMachine):
         block += len(blocks) * (chance.random() < 0.03)
         return Runs.of_target_pages(block, np.array(chosen))
 
+    def some_again(self, chance: Random) -> set[tuple[int, int]]:
+        """Return what may come again where the policy overtakes, with what is missing; or nothing.
+
+        Most of it is under way.
+        """
+        model = self.model
+        if not model.policy.overtakes or model.missing is None or chance.random() < 0.5:
+            return set()
+        under_way = [set(target_pages_of(frame.span)) for frame in model.frames.values()]
+        if under_way and chance.random() < 0.7:
+            return set().union(*under_way)
+        return model.missing | model.by_postcopy
+
     def some_span(self, chance: Random) -> Span:
         """Return a span that often is missing, sometimes is off by a little, or is anything."""
         wanted = self.model.missing
         if self.model.resends and self.model.due and chance.random() < 0.5:
             # Also what came over the other channel.
             wanted = chance.choice([self.model.due[channel] for channel in Channel])
+        if (again := self.some_again(chance)) and chance.random() < 0.7:
+            block, first = chance.choice(sorted(again))
+            return Span(block, first * BASE, BASE * chance.choice([1, 1, 1, 2]))
         if wanted and chance.random() < 0.7:
             block, first = chance.choice(sorted(wanted))
             per_page = self.geometry.blocks[block].target_pages_per_page

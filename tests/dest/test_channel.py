@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from dest.channel import InChannel
+from dest.landing import Landing
 from guest.streams.exchange import receive_exactly, send_all
 from guest.streams.tcp import TcpStream
 from protocol.channels import Channel
@@ -153,7 +154,7 @@ async def test_scattered_bytes_go_to_their_places_in_any_pieces(piece: int) -> N
                     await wait_all_tasks_blocked()
 
             assert await channel.receive() == message
-            await channel.receive_scattered(places, told.append)
+            await channel.receive_scattered(Landing(places), told.append)
             assert await channel.receive() == End(target_pages=3, data_bytes=4)
     assert b"".join(places) == payload
     assert sum(told) == len(payload)
@@ -202,10 +203,10 @@ async def test_the_next_head_comes_along_with_a_payload() -> None:
         reads = 0
         receive_into = channel._receive_into
 
-        async def count(buffers: list[memoryview], gathered_bytes: int = 1) -> int:
+        async def count(places: Callable[[], list[memoryview]], gathered_bytes: int = 1) -> int:
             nonlocal reads
             reads += 1
-            return await receive_into(buffers, gathered_bytes)
+            return await receive_into(places, gathered_bytes)
 
         channel._receive_into = count  # type: ignore[method-assign]
         for _ in range(frames):
@@ -520,7 +521,7 @@ async def test_scattered_bytes_come_over_tls_too(tmp_path: Path) -> None:
                 assert await channel.receive() == PAGE_DATA
                 with trio.fail_after(10):
                     await channel.receive_scattered(
-                        [view[:KIB], view[KIB:]], counts.append, gathered=True
+                        Landing([view[:KIB], view[KIB:]]), counts.append, gathered=True
                     )
                 assert bytes(view) == PAGE
             assert await channel.receive() == Ready()

@@ -662,7 +662,7 @@ async def test_a_stale_frame_that_comes_late_is_never_written() -> None:
         assert bytes(rig.memory.views[0][:HUGE]) == WRITTEN
 
 
-@pytest.mark.parametrize("policy", ["ordered", "split", "critical-first", "parallel"])
+@pytest.mark.parametrize("policy", ["ordered", "split", "parallel"])
 async def test_a_stale_frame_is_refused_where_pages_come_once(policy: str) -> None:
     """Where no page comes again, a second copy is refused before a byte of it is read."""
     async with make_rig(PRE, TO_POSTCOPY, policy) as rig:

@@ -32,8 +32,9 @@ def test_presets(
     priority = Priority.URGENCY if own_channel and not concurrent else Priority.NONE
     priority = Priority.CHANNEL if name == "priority-by-channel" else priority
     expected = Policy(
-        name, own_channel, preempts, half_sent, locality, concurrent, critical, priority
-    )
+        name, own_channel, preempts, half_sent, locality, concurrent, critical, priority,
+        overtakes=critical,
+    )  # fmt: skip
     assert expected == actual
 
 
@@ -67,11 +68,13 @@ def test_every_field_is_a_switch() -> None:
     """No two policies that differ in anything but their names say the same."""
     said = {policy.switches for policy in PRESETS.values()}
     assert len(said) == len(PRESETS)
-    base = Policy("mine", preempts=False)
     for field in dataclasses.fields(Policy):
         if field.type == "bool":
+            # What preempts needs a channel of its own, and only what preempts overtakes.
+            base = Policy("mine", preempts=field.name == "overtakes")
             change: dict[str, Any] = {field.name: not getattr(base, field.name)}
             assert base.switches != dataclasses.replace(base, **change).switches
+    base = Policy("mine")
     changed = {dataclasses.replace(base, half_sent=each).switches for each in HalfSent}
     changed |= {dataclasses.replace(base, priority=each).switches for each in Priority}
     assert len(changed) == len(HalfSent) + len(Priority) - 1
@@ -92,6 +95,8 @@ def test_every_field_is_a_switch() -> None:
         (("priority=high",), "the unknown switch 'priority=high'"),
         (("preempts", "locality"), "needs a channel of its own"),
         (("priority=channel",), "a policy with a priority needs a channel of its own"),
+        (("own-channel", "overtakes"), "what overtakes preempts"),
+        (("own-channel", "preempts", "overtakes", "half-sent=resend"), "is finished"),
     ],
 )
 def test_switches_that_make_no_sense_are_refused(switches: tuple[str, ...], reason: str) -> None:

@@ -15,7 +15,7 @@ from protocol.events import Emit
 from protocol.geometry import Geometry, PageId, Span
 from protocol.messages import PageData, RequestAnswer, RunData
 from protocol.pageset import PageSet
-from protocol.policy import preset
+from protocol.policy import Policy, preset
 from protocol.runs import Stretch, unpack_runs
 from protocol.wire import Decoder
 from source.commands import Command, Look, Room, Tell, Turn, Until, Wait, Write
@@ -96,7 +96,7 @@ class Stage:
 
     def __init__(
         self,
-        policy: str = "ordered",
+        policy: str | Policy = "ordered",
         *,
         rate: int = 0,
         tracks: bool = False,
@@ -109,7 +109,7 @@ class Stage:
         self.memory = small_memory()
         geometry = self.memory.geometry
         self.events = Recorder()
-        self.policy = preset(policy)
+        self.policy = preset(policy) if isinstance(policy, str) else policy
         self.scheduler = Scheduler(geometry, self.policy, chunk_bytes)
         self.outlets = {channel: Outlet(channel) for channel in Channel}
         self.pipes = {channel: Pipe() for channel in Channel}
@@ -153,11 +153,15 @@ class Stage:
 
     def request(self, *indices: int, block: int = 0, target_page: int = 0) -> list[Answer]:
         """Have pages requested at once, and served; return what that leads to."""
-        answers = [
-            self.engine.request(PageId(block, index), target_page, self.now_ns) for index in indices
-        ]
+        answers = [self.ask(PageId(block, index), target_page) for index in indices]
         self.serve()
         return answers
+
+    def ask(self, page: PageId, target_page: int) -> Answer:
+        """Have a page requested beside others, which are served together."""
+        while isinstance(answer := self.engine.request(page, target_page, self.now_ns), Look):
+            self._carry_out(self.engine.serving_lane, answer)
+        return answer
 
     def serve(self) -> None:
         """Do what the engine wants done for requests."""

@@ -52,7 +52,7 @@ def test_every_figure_is_where_it_belongs() -> None:
     counts.received, counts.duplicate, counts.already_sent = 9, 1, 2
     counts.on_precopy_channel, counts.on_postcopy_channel = 3, 2
     counts.postponed, counts.preemptions, counts.boosted = 1, 5, 4
-    counts.resent_bytes = 12288
+    counts.resent_bytes, counts.copies = 12288, 2
 
     around = Surroundings("thp", "kernel", 77, 42, 1, 0.5, "granted", 12)
     part = source_part(CONFIG, phases, around, START_NS, comparison)
@@ -74,7 +74,8 @@ def test_every_figure_is_where_it_belongs() -> None:
     assert (part.requests_received, part.requests_duplicate) == (9, 1)
     assert (part.requests_already_sent, part.requests_postponed) == (2, 1)
     assert (part.requests_on_precopy_channel, part.requests_on_postcopy_channel) == (3, 2)
-    assert (part.preemptions, part.boosted, part.bytes_sent_twice) == (5, 4, 12288)
+    assert (part.preemptions, part.boosted) == (5, 4)
+    assert (part.bytes_sent_twice, part.pages_sent_twice) == (12288, 2)
     assert (part.reads, part.mismatches) == (42, 1)
     assert part.pages_compared == 4 + 32
     assert not part.digest_equal

@@ -30,7 +30,7 @@ from protocol.pageset import PageSet
 from protocol.policy import PRESETS, HalfSent, Policy, preset
 from protocol.runs import Runs, Stretch
 from source.background import POSTCOPY_RUN_BYTES_MIN
-from source.jobs import Answer, Chunk, Lane, SchedulerCounts
+from source.jobs import Answer, Chunk, Lane, Lies, SchedulerCounts
 from source.scheduler import Scheduler
 
 BASE, HUGE = TARGET_PAGE_BYTES, 2 << 20
@@ -48,9 +48,11 @@ GEOMETRIES = tuple(
 # The first is smaller than most runs of base pages in these guests, the last is half a huge page.
 CHUNKS = (16 * BASE, 64 * BASE, 128 * BASE, 256 * BASE)
 
-# The presets, and two that do not follow the requests with their scan.
+# The presets, two that do not follow the requests with their scan, and one that overtakes where
+# pages are small.
 POLICIES = (
     *PRESETS.values(),
+    replace(preset("ordered"), name="ordered-overtakes", overtakes=True),
     *(
         replace(preset(name), name=f"{name}-no-locality", locality=False)
         for name in ("ordered", "critical-first")
@@ -76,6 +78,8 @@ class Stream:
     boosted: bool = False
     begun: bool = False
     put_off: bool = False
+    # It went before, and goes once more.
+    copy: bool = False
     # Given out and not yet whole on the wire, and where.
     out: list[int] = field(default_factory=list)
     out_channel: Channel = Channel.PRECOPY
@@ -101,6 +105,9 @@ class Model:
                 self.flats_of[page] = list(range(first, len(self.page_at)))
         self.owed: set[int] = set()
         self.queue: list[tuple[PageId, list[int], int]] = []
+        # What of the queue lay in a connection behind much, and what went twice for that.
+        self.far: set[int] = set()
+        self.copied: set[int] = set()
         self.streams: dict[Lane, Stream] = {}
         self.half_sent: Stream | None = None
         # A frame that must still end, of a page that went again whole.
@@ -137,17 +144,29 @@ class Model:
         flats = self.flats_of[page]
         return [flats[target_page]] if self.policy.critical else flats
 
-    def request(self, page: PageId, target_page: int, now_ns: int) -> Answer:
-        """Rules 5, 6 and 7."""
+    def request(
+        self, page: PageId, target_page: int, now_ns: int, lies: Lies | None = None
+    ) -> Answer:
+        """Rules 5 to 8."""
         self.counts.received += 1
         unit = self.unit(page, target_page)
         stream = self.under_way(unit)
-        if stream is not None and (answer := self.met_under_way(stream, page, unit, now_ns)):
+        heeds = stream is not None and (lies is None or stream.requested_ns is not None)
+        if (
+            stream is not None
+            and heeds
+            and (answer := self.met_under_way(stream, page, unit, now_ns))
+        ):
             return answer
         if unit in [queued for _, queued, _ in self.queue]:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
-        if stream or travels(unit, self.half_sent) or self.owed.intersection(unit):
+        if lies is Lies.FAR and unit[0] not in self.copied:
+            self.queue.append((page, unit, now_ns))
+            self.far.add(unit[0])
+            return Answer.SENT_AGAIN
+        is_here = stream or travels(unit, self.half_sent) or self.owed.intersection(unit)
+        if is_here and lies is None:
             self.queue.append((page, unit, now_ns))
             puts_off = self.policy.half_sent is HalfSent.POSTPONE
             return Answer.POSTPONED if puts_off and travels(unit, self.half_sent) else Answer.QUEUED
@@ -192,7 +211,7 @@ class Model:
             self.streams[lane] = picked
         stream = self.streams[lane]
         if not stream.out:
-            left = [flat for flat in stream.flats if flat in self.owed]
+            left = [flat for flat in stream.flats if flat in self.owed or stream.copy]
             stream.out = left[: self.chunk_pages]
             stream.out_channel = stream.channel
             stream.given += stream.out
@@ -211,6 +230,8 @@ class Model:
         if self.owed.intersection(stream.flats):
             return 0
         del self.streams[lane]
+        if stream.copy:
+            return 0
         pages = {self.page_at[flat] for flat in gone}
         if self.half_sent is not None and self.policy.critical:
             pages.discard(self.half_sent.page)
@@ -246,6 +267,10 @@ class Model:
         while self.queue:
             page, unit, requested_ns = self.queue.pop(0)
             postpones = self.policy.half_sent is HalfSent.POSTPONE
+            if unit[0] in self.far:
+                stream = self.again(page, unit)
+                self.hurry(stream, page, unit, requested_ns)
+                return stream
             if self.under_way(unit) or (postpones and travels(unit, self.half_sent)):
                 self.counts.postponed += 1
                 continue
@@ -260,6 +285,17 @@ class Model:
             self.hurry(stream, page, unit, requested_ns)
             return stream
         return None
+
+    def again(self, page: PageId, unit: list[int]) -> Stream:
+        """Return what goes for a target page that lies behind much, if it still does."""
+        self.far.remove(unit[0])
+        stream = Stream(unit, page, Channel.POSTCOPY)
+        stream.copy = not self.owed.intersection(unit)
+        if stream.copy:
+            self.copied.add(unit[0])
+            self.counts.copies += 1
+            self.counts.resent_bytes += BASE
+        return stream
 
     def half_sent_one(self) -> Stream:
         """Return what goes for a request that the half-sent page meets."""
@@ -420,7 +456,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             with pytest.raises(LocalProtocolError):
                 self.scheduler.request(*request)
             return
-        assert self.scheduler.request(*request) is self.model.request(*request)
+        lies = self.lies(flat)
+        assert self.scheduler.request(*request, lies) is self.model.request(*request, lies)
+
+    def lies(self, flat: int) -> Lies | None:
+        """Return where a target page lies that was given out: anywhere, or nobody knows."""
+        page = self.model.page_at[flat]
+        is_small = self.policy.critical or len(self.model.flats_of[page]) == 1
+        if not (self.policy.overtakes and is_small) or flat in self.model.owed:
+            return None
+        return (Lies.FAR, Lies.NEAR, None, Lies.FAR)[self.now_ns % 4]
 
     @rule(seed=st.integers(0, 1 << 32), count=st.integers(50, 150))
     def storm(self, seed: int, count: int) -> None:
@@ -473,7 +518,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def take(self, lane: Lane) -> None:
         """Take a chunk, and compare it with what the rules say."""
-        resent_bytes = self.scheduler.counts.resent_bytes
+        resent_bytes, copies = self.scheduler.counts.resent_bytes, self.scheduler.counts.copies
         chunk = self.scheduler.next_chunk(lane)
         stream = self.model.next(lane)
         assert (chunk is None) == (stream is None)
@@ -483,7 +528,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.stretch_of(stream.out), stream.page, stream.out_channel,
             stream.requested_ns is not None, stream.boosted, stream.requested_ns,
         )  # fmt: skip
-        if self.scheduler.counts.resent_bytes != resent_bytes:
+        if self.scheduler.counts.copies != copies:
+            self.due |= set(self.flats_of(chunk.span))
+        elif self.scheduler.counts.resent_bytes != resent_bytes:
             again = self.background.pop(chunk.page)
             resent_bytes += len(again) * TARGET_PAGE_BYTES
             assert self.scheduler.counts.resent_bytes == resent_bytes
@@ -663,7 +710,8 @@ def test_the_scheduler_follows_the_rules_through_long_storms(policy: Policy) -> 
         machine.teardown()
         for name, value in asdict(machine.scheduler.counts).items():
             setattr(seen, name, getattr(seen, name) + value)
-    resends = policy.half_sent is HalfSent.RESEND
+    resends = policy.half_sent is HalfSent.RESEND or policy.overtakes
+    assert (seen.copies > 10) == policy.overtakes
     assert (seen.preemptions > 30) == policy.preempts
     # Where pages go again or are split, runs of base pages are finished all the same.
     assert (seen.boosted > 2) == (policy.preempts and policy.half_sent is not HalfSent.POSTPONE)

@@ -25,6 +25,7 @@ from protocol.policy import preset
 from protocol.runs import Runs, Stretch, unpack_runs
 from source.buffering import SLACK_BYTES
 from source.channel import OutChannel
+from source.commands import Look
 from source.engine import SendEngine
 from source.framing import frame_of
 from source.jobs import Answer, Lane
@@ -102,7 +103,8 @@ class Rig:
 
     def ask(self, page: PageId, target_page: int = 0) -> Answer:
         """Request a page beside others, which are served together."""
-        answer = self.engine.request(page, target_page, trio_ns())
+        while isinstance(answer := self.engine.request(page, target_page, trio_ns()), Look):
+            self.sender.look(answer)
         self.sender.note_untold()
         return answer
 

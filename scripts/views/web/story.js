@@ -27,6 +27,7 @@ function momentsOf(run, block, page, wait = null) {
   }
   for (let i = 0; i < placed.count; i += 1) if (holds(placed, i, placed.pages[i])) tell(placed.time[i], "placed", "placed");
   for (const [tick, , event, fields] of run.notes) {
+    if (event === "overtake" && fields.block === block && fields.page === page) tell(tick, "a target page of it lies behind others: it goes again, postcopy channel", "boost");
     if (event === "boost" && fields.block === block && fields.page === page) tell(tick, "boosted: goes on urgently where it stopped", "boost");
   }
   return moments.sort((one, other) => one.tick - other.tick);

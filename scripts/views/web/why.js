@@ -9,6 +9,7 @@ const ANSWER_WORDS = {
   queued: (behind) => (behind ? `it was sent in its turn, ${behind}` : "it was sent as soon as the request came, with nothing ahead of it"),
   boosted: (behind) => `it lay half-sent when the request came, and its rest was sent on request, ${behind || "with nothing ahead of it"}`,
   "urgent-in-place": () => "it was being sent in the background when the request came, and became urgent on its way",
+  "sent-again": () => "it lay in the precopy connection behind other bytes when the request came, and went once more over the postcopy connection",
   "already-sent": () => "all of it was with the socket before the request came, so nothing had to be sent",
   postponed: (behind) => `it lay half-sent when the request came, and the policy put the request off${behind ? `, ${behind}` : ""}`,
   duplicate: () => "it was already being sent for another request",

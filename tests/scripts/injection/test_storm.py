@@ -62,6 +62,7 @@ def report(recoveries: int = 0, mismatches: int = 0, *, equal: bool = True) -> d
             "verified": {"mismatches": mismatches, "digest-equal": equal},
             "recoveries": recoveries,
             "bytes-sent-twice": 0,
+            "pages-sent-twice": 0,
             "bytes-lost": 0,
             "checksums": {"changed": 0},
             "requests": {"postponed": 0},
