@@ -13,6 +13,7 @@ import subprocess
 
 import pytest
 
+from guest import libc
 from scripts.qemu.command import PROGRAM
 
 VARIABLE = "MIDSTREAM_TEST_QEMU"
@@ -37,8 +38,20 @@ def need_qemu() -> int:
     return version
 
 
+def need_dest() -> int:
+    """Return the version of the one on PATH; skip a test where it can be no destination."""
+    version = need_qemu()
+    try:
+        # As 7.2 asks for it: for faults in the kernel, too.
+        os.close(libc.userfaultfd(os.O_CLOEXEC))
+    except OSError as error:
+        pytest.skip(f"no postcopy into a QEMU of this user's: {error} (unprivileged_userfaultfd)")
+    return version
+
+
 def qemu_of(first: int, last: int) -> str:
     """Return one of a version from the first to the last; skip a test where there is none."""
+    need_dest()
     there = {program: version_of(program) for program in (PROGRAM, os.environ.get(VARIABLE, ""))}
     for program, version in there.items():
         if first <= version <= last:

@@ -11,7 +11,7 @@ import pytest
 from tests.bounds import nothing_left
 from tests.huge_pages import huge_pages
 from tests.processes import ROOT
-from tests.qemus import need_qemu
+from tests.qemus import need_dest
 
 # MiB of both sides together, of those that need huge pages.
 HUGE_PAGES = {"two-blocks": 12, "preempt-dies-late": 64}
@@ -39,7 +39,7 @@ def control(name: str) -> list[str]:
 
 def test_a_page_of_the_number_of_another_blocks_is_asked_for() -> None:
     """All pages that are touched come, those of 7.2 in the order in which they were touched."""
-    version = need_qemu()
+    version = need_dest()
     came = [line for line in control("two-blocks") if line.endswith("has come")]
     order = [f"page {index} of b has come" for index in (2, 0, 1, 3)]
     assert sorted(came) == sorted(order)
@@ -48,7 +48,7 @@ def test_a_page_of_the_number_of_another_blocks_is_asked_for() -> None:
 
 def test_a_preempt_connection_is_broken() -> None:
     """Both pause and are resumed, and no memory is lost."""
-    need_qemu()
+    need_dest()
     seen = control("preempt-dies")
     assert "the source's preempt connection is shut down" in seen
     assert "source postcopy-paused, dest postcopy-paused" in seen
@@ -57,7 +57,7 @@ def test_a_preempt_connection_is_broken() -> None:
 
 def test_a_preempt_connection_is_broken_late() -> None:
     """The destination pauses; of the source it is told what it says, and whether it resumes."""
-    need_qemu()
+    need_dest()
     seen = control("preempt-dies-late")
     after = seen[seen.index("the source's preempt connection is shut down") :]
     assert any(line.endswith("dest postcopy-paused") for line in after)
@@ -68,7 +68,7 @@ def test_a_preempt_connection_is_broken_late() -> None:
 
 def test_a_recovery_is_broken() -> None:
     """7.2's destination is killed by it; later ones pause once more, and no memory is lost."""
-    version = need_qemu()
+    version = need_dest()
     if version == 8:
         pytest.skip("it was mended in the course of QEMU 8")
     seen = control("recovery-breaks")
@@ -81,7 +81,7 @@ def test_a_recovery_is_broken() -> None:
 
 def test_a_return_path_ends() -> None:
     """7.2 pauses and is resumed; of later ones it is told what they say."""
-    version = need_qemu()
+    version = need_dest()
     seen = control("return-path-ends")
     assert "the source's return path ends" in seen
     if version == 7:

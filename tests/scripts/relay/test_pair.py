@@ -16,7 +16,7 @@ from scripts.relay.scenario import PairScenario, read_pair
 from scripts.views.saved import read_all
 from tests.huge_pages import huge_pages
 from tests.processes import ROOT, Lab
-from tests.qemus import need_qemu, qemu_of
+from tests.qemus import need_dest, qemu_of
 
 FOLDER = ROOT / "tests" / "scenarios" / "pair"
 HUGE = 2 << 20
@@ -52,7 +52,7 @@ def test_another_qemu_is_taken(lab: Lab) -> None:
 
 def test_a_qemu_of_another_version_is_told(lab: Lab) -> None:
     """A scenario that is about other versions is not run, and says so."""
-    need_qemu()
+    need_dest()
     path = lab.folder / "old.toml"
     text = (FOLDER / "one-bit.toml").read_text(encoding="utf-8")
     path.write_text(f'versions = "2"\n{text}', encoding="utf-8")
@@ -63,7 +63,7 @@ def test_a_qemu_of_another_version_is_told(lab: Lab) -> None:
 
 def test_what_happened_is_kept(lab: Lab) -> None:
     """The relay's events of a run are kept where they are wanted."""
-    need_qemu()
+    need_dest()
     kept = lab.folder / "kept"
     process = lab.run("inject", f"--keep={kept}", FOLDER / "one-bit.toml")
     assert process.status == 0, process.output

@@ -16,7 +16,7 @@ from scripts.qemu.machine import MachineSpec
 from scripts.relay.side import differing_bytes, two_sides
 from scripts.relay.steps import NamedPage
 from tests.bounds import bounded, nothing_left
-from tests.qemus import need_qemu
+from tests.qemus import need_dest
 
 GUEST = Geometry((RamBlock("a", 1 << 20, 4096), RamBlock("b", 2 << 20, 4096)))
 SPEC = MachineSpec(program=PROGRAM)
@@ -24,7 +24,7 @@ SPEC = MachineSpec(program=PROGRAM)
 
 async def test_all_memory_crosses_and_pages_come_when_they_are_touched() -> None:
     """Both say what they come into; a page is where its block says; the memories are equal then."""
-    need_qemu()
+    need_dest()
     with nothing_left(), bounded():
         async with two_sides(GUEST, 7, SPEC, SPEC) as (source, dest, _):
             assert differing_bytes(source.memory, dest.memory) > GUEST.length_bytes // 2
@@ -48,7 +48,7 @@ async def test_all_memory_crosses_and_pages_come_when_they_are_touched() -> None
 
 async def test_a_block_that_is_not_there_is_told() -> None:
     """A page of a RAMBlock that the guest has not is nowhere."""
-    need_qemu()
+    need_dest()
     with nothing_left(), bounded():
         async with two_sides(GUEST, 0, SPEC, SPEC) as (_, dest, _):
             with pytest.raises(MigrationError, match="there is no RAMBlock c"):
@@ -58,7 +58,7 @@ async def test_a_block_that_is_not_there_is_told() -> None:
 
 async def test_a_killed_qemu_is_told_and_the_other_goes_on() -> None:
     """Who asks it for anything hears how it has ended, and so does who waits for it."""
-    need_qemu()
+    need_dest()
     with nothing_left(), bounded():
         async with two_sides(GUEST, 0, SPEC, SPEC) as (source, dest, nursery):
             heard: list[str] = []
