@@ -154,6 +154,7 @@ CORE_MODULES = frozenset(
         "scripts.screen.verdict",
         "scripts.screen.words",
         "scripts.views.causes",
+        "scripts.views.curves",
         "scripts.views.embed",
         "scripts.views.facts",
         "scripts.views.history",

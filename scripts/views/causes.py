@@ -14,7 +14,7 @@ from guest.latency import summary_of
 from protocol import events
 from protocol.states import State
 from scripts.views.history import History
-from scripts.views.records import DEST, SOURCE, Request, Wait
+from scripts.views.records import DEST, RELAY, SOURCE, Request, Wait
 
 # States that no run ends well from, and what its end is called.
 _BAD_ENDS = {
@@ -123,6 +123,33 @@ def lost_bytes(history: History) -> int:
     """Return how much memory the destination says is lost."""
     lost = (note for note in history.notes if note.event == events.MemoryLost.event)
     return sum(note.fields.get("bytes", 0) for note in lost)
+
+
+def breaks_ns(history: History) -> list[tuple[int, int | None]]:
+    """Return each break: when a connection was lost, and when the run went on; None if it did not.
+
+    The source's account counts, or the destination's where that is alone.
+    """
+    lost = _times(history, events.ChannelLost.event)
+    breaks: list[tuple[int, int | None]] = []
+    since_ns = 0
+    for recovered_ns in _times(history, events.Recovered.event):
+        # Two connections break, and each is told; the first counts.
+        first_ns = next((at for at in lost if since_ns <= at <= recovered_ns), recovered_ns)
+        breaks.append((first_ns, recovered_ns))
+        since_ns = recovered_ns
+    last_ns = next((at for at in lost if at >= since_ns), None)
+    return breaks if last_ns is None else [*breaks, (last_ns, None)]
+
+
+def _times(history: History, event: str) -> list[int]:
+    """Return when the source told of something, or the destination where that is alone."""
+    of: dict[str, list[int]] = {SOURCE: [], DEST: []}
+    for note in history.notes:
+        side = SOURCE if note.side == RELAY else note.side
+        if note.event == event and side in of:
+            of[side].append(note.time_ns)
+    return of[SOURCE] or of[DEST]
 
 
 def percentiles_us(waits: Iterable[Wait]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.report import STAGE_WORDS, STAGES
 from protocol.states import State
 from scripts.views.causes import (
+    breaks_ns,
     lost_bytes,
     percentiles_us,
     reason_of,
@@ -27,6 +28,7 @@ from scripts.views.causes import (
     waited_us,
     waiting_over_time,
 )
+from scripts.views.curves import Point, left_curve, missing_curve, thinned
 from scripts.views.facts import verdict_of
 from scripts.views.history import History
 from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Send, Wait
@@ -42,6 +44,8 @@ REQUESTS_MAX = 50_000
 PLACED_MAX = 250_000
 # How many stretches of time a line over time has: fewer than a screen has pixels.
 POINTS_MAX = 600
+# A curve's points: it only falls, or does so pass by pass, and loses nothing that is seen.
+CURVE_POINTS_MAX = 20_000
 
 _TICKS_END = 1 << 32
 # Stands for a moment that never came.
@@ -117,7 +121,9 @@ class _Embedding:
             "placed": self._placed(),
             "notes": self._notes(),
             "waiting": self._waiting(waits),
-            "rates": self._rates(),
+            "missing": self._curve(missing_curve(history)),
+            "left": self._curve(left_curve(history)),
+            "breaks": self._breaks(),
             "counts": dict(history.counts),
             "pages_per_bar": pages_per_bar,
             "left_out": self._left_out(too_many, len(waits)),
@@ -255,21 +261,19 @@ class _Embedding:
             for edge, mean in zip(edges[:-1], np.diff(total) / widths, strict=True)
         ]
 
-    def _rates(self) -> Plain:
-        """Return each channel's bytes a second in equal stretches of time."""
-        begin, end = self._tick(self._begin_ns()), self._tick(self._history.last_ns)
-        rates: Plain = {}
-        for channel in CHANNELS:
-            marks = [mark for mark in self._history.marks if mark.channel == channel]
-            if not marks:
-                continue
-            edges = np.linspace(begin, max(end, begin + 1), min(POINTS_MAX, 4 * len(marks)) + 1)
-            times = [self._tick(mark.time_ns) for mark in marks]
-            carried = [mark.channel_bytes for mark in marks]
-            seconds = np.diff(edges) * self._tick_ns / 1e9
-            rate = np.diff(np.interp(edges, times, carried)) / seconds
-            rates[channel] = [round(float(each)) for each in rate]
-        return {"edges": [begin, end], **rates}
+    def _curve(self, points: Sequence[Point]) -> Plain:
+        """Return a curve as when it came to which value."""
+        shown = thinned(points, CURVE_POINTS_MAX)
+        return {
+            "time": self._ticks([point.time_ns for point in shown]),
+            "bytes": _column([point.bytes for point in shown], "f8"),
+        }
+
+    def _breaks(self) -> list[list[int | None]]:
+        return [
+            [self._tick(lost), None if back is None else self._tick(back)]
+            for lost, back in breaks_ns(self._history)
+        ]
 
     def _left_out(self, too_many: int, wait_count: int) -> Plain:
         history = self._history

@@ -10,7 +10,7 @@ from protocol import events
 from protocol.report import STAGES
 from protocol.states import State
 from scripts.screen.verdict import Busy, Facts, Verdict, judge
-from scripts.views.causes import lost_bytes, reason_of, status_of
+from scripts.views.causes import breaks_ns, lost_bytes, reason_of, status_of
 from scripts.views.history import VCPU, History
 from scripts.views.records import DEST, SOURCE, Wait
 
@@ -26,6 +26,7 @@ def facts_of_events(history: History) -> Facts:
     summary = summary_of(wait.wake_ns - wait.start_ns for wait in waits if wait.wake_ns is not None)
     postcopy_ns = _postcopy_ns(history)
     told = history.verdict
+    breaks = [(lost, back) for lost, back in breaks_ns(history) if back is not None]
     limits = _last(history, events.Limits.event)
     return Facts(
         status=status,
@@ -49,23 +50,14 @@ def facts_of_events(history: History) -> Facts:
         limits=(limits.get("max-bandwidth", 0), limits.get("max-postcopy-bandwidth", 0)),
         source=_busy(told, SOURCE),
         dest=_busy(told, DEST),
-        breaks=len(_times(history, events.Recovered.event)),
-        paused_ms=_paused_ns(history) / 1e6,
+        breaks=len(breaks),
+        paused_ms=sum(back - lost for lost, back in breaks) / 1e6,
     )
 
 
 def _last(history: History, event: str) -> Mapping[str, Any]:
     """Return the fields of the last event of a name, none where there is none."""
     return next((note.fields for note in reversed(history.notes) if note.event == event), {})
-
-
-def _times(history: History, event: str) -> list[int]:
-    """Return when the source told of something, or the destination where that is alone."""
-    of: dict[str, list[int]] = {SOURCE: [], DEST: []}
-    for note in history.notes:
-        if note.event == event and note.side in of:
-            of[note.side].append(note.time_ns)
-    return of[SOURCE] or of[DEST]
 
 
 def _postcopy_ns(history: History) -> int:
@@ -85,18 +77,6 @@ def _postcopy_ns(history: History) -> int:
         if state == State.COMPLETED.value
     ]
     return max(min(ends) - runs[0], 0) if runs and ends else 0
-
-
-def _paused_ns(history: History) -> int:
-    """Return how long a connection was gone, over all breaks that the run got over."""
-    lost, paused_ns = _times(history, events.ChannelLost.event), 0
-    since_ns = 0
-    for recovered_ns in _times(history, events.Recovered.event):
-        # Two connections break, and each is told; the first counts.
-        first_ns = next((at for at in lost if since_ns <= at <= recovered_ns), recovered_ns)
-        paused_ns += recovered_ns - first_ns
-        since_ns = recovered_ns
-    return paused_ns
 
 
 def _stages(waits: list[Wait]) -> dict[str, float]:

@@ -57,6 +57,8 @@ class History:
         self.waits: list[Wait] = []
         self.placed: list[Placed] = []
         self.notes: list[Note] = []
+        # As they were told: which pages the destination lacked when the guest began to run there.
+        self.missing: list[Event] = []
         self.counts: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
         self._traffic = Traffic(self.left_out, self._see)
@@ -86,6 +88,7 @@ class History:
             events.Preempt.event: self._traffic.take_end,
             events.ChannelLost.event: self._take_lost,
             events.PagePlaced.event: self._take_placed,
+            events.Missing.event: self.missing.append,
             events.VcpuWait.event: self._take_wait,
             events.VcpuWake.event: self._take_wake,
             events.RequestServed.event: self._take_served,

@@ -6,8 +6,6 @@ little out of order among each other; what was placed in postcopy stays placed.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from protocol import events
 from protocol.channels import Channel
 from protocol.report import Summary
 from protocol.states import FINAL, POSTCOPY, State
+from scripts.views.curves import missing_pages
 from scripts.views.records import DEST, SOURCE, OpenWaits, fault_ns
 
 Event = dict[str, Any]
@@ -277,15 +276,9 @@ class LiveState:
         block = self.blocks.get(event["block"])
         if block is None:
             return
-        try:
-            packed = np.frombuffer(base64.b64decode(event["bits"], validate=True), dtype=np.uint8)
-        except (binascii.Error, ValueError):
+        missing = missing_pages(event, np.arange(len(block.status)) * block.shared)
+        if not len(missing):
             return
-        bits = np.unpackbits(packed, bitorder="little")
-        wide = np.arange(len(block.status)) * block.shared // max(event["pages-per-bit"], 1)
-        if not len(wide) or wide[-1] >= len(bits):
-            return
-        missing = bits[wide].astype(np.bool_)
         self.knows_pages = True
         block.status[~missing] = HERE
         block.final = ~missing

@@ -28,7 +28,8 @@ from scripts.views.saved import parse_spooled
 from scripts.views.spool import Spool
 
 _SCRIPTS = (
-    *("decode.js", "theme.js", "story.js", "why.js", "timeline.js", "panels.js"),
+    *("decode.js", "theme.js", "story.js", "why.js", "patterns.js"),
+    *("timeline.js", "panels.js", "page_map.js", "curves.js"),
     *("waits.js", "charts.js", "events.js", "main.js"),
 )
 _LIVE_SCRIPTS = ("decode.js", "theme.js", "live.js")

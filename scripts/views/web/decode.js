@@ -25,6 +25,7 @@ function decodeRun(plain) {
   });
   run.requests = columns(plain.requests, { ...place, asked: Uint32Array, came: Uint32Array });
   run.placed = columns(plain.placed, { ...place, time: Uint32Array, pages: Uint32Array });
+  for (const name of ["missing", "left"]) run[name] = columns(plain[name], { time: Uint32Array, bytes: Float64Array });
   let base = 0;
   run.bases = run.blocks.map((block) => {
     const mine = base;
@@ -40,13 +41,14 @@ const kindOf = (bits) => bits & 3;
 const channelOf = (bits) => (bits >> 2) & 1;
 const endOf = (bits) => bits >> 3;
 
-// How a send is drawn: by urgency and channel together.
+// How a send is drawn: by urgency and channel together.  What a colour tells a pattern or its lightness
+// tells too.
 const BARS = [
-  { name: "background", colour: "--background", words: "background, precopy channel" },
-  { name: "urgent", colour: "--urgent", words: "sent on request, postcopy channel" },
-  { name: "boosted", colour: "--boosted", words: "rest of a half-sent page, sent on request, precopy channel" },
-  { name: "in place", colour: "--inplace", words: "sent on request, precopy channel" },
-  { name: "other", colour: "--other", words: "background, postcopy channel" },
+  { name: "background", colour: "--background", pattern: null, words: "background, precopy channel" },
+  { name: "urgent", colour: "--urgent", pattern: null, words: "sent on request, postcopy channel" },
+  { name: "boosted", colour: "--boosted", pattern: "hatch", words: "rest of a half-sent page, sent on request, precopy channel" },
+  { name: "in place", colour: "--inplace", pattern: "dots", words: "sent on request, precopy channel" },
+  { name: "other", colour: "--other", pattern: "lines", words: "background, postcopy channel" },
 ];
 function barOf(bits) {
   const [kind, channel] = [kindOf(bits), channelOf(bits)];

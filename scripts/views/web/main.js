@@ -39,11 +39,12 @@ const sayOwn = (us) => (us === null ? "the guest has none" : sayTime(us));
 const sayBlackout = (run) => sayOwn(run.guest_blackout_us);
 const sayStall = (run) => sayOwn(run.guest_stall_us);
 
-function legend() {
-  const item = (style, words) => make("li", {}, make("i", { style }), words);
+function legend(runs) {
+  const item = (style, words, name = "") => make("li", {}, make("i", { style, class: name }), words);
   return make("ul", { class: "legend" },
-    ...BARS.slice(0, 4).map((bar) => item({ background: `var(${bar.colour})` }, bar.words)),
+    ...BARS.filter((_, at) => at < 4 || runs.some((run) => run.sends.kind.some((bits) => barOf(bits) === at))).map((bar) => item({ backgroundColor: `var(${bar.colour})` }, bar.words, bar.pattern ?? "")),
     item({ background: "var(--cut)", width: ".2rem" }, "interrupted here (preempted)"),
+    runs.some((run) => run.breaks.length) ? item({ outline: "1px solid var(--cut)" }, "no connection", "stage8") : null,
     item({ background: "var(--wait)", outline: "1px solid var(--waitedge)" }, "a vCPU waits, or a request"));
 }
 
@@ -75,7 +76,7 @@ function timelineSection(runs, select) {
     return line.figure;
   };
   return [lines, make("section", { id: "timeline", "aria-labelledby": "h-timeline" },
-    make("h2", { id: "h-timeline" }, "Pages over time"), legend(), ...lines.map(part),
+    make("h2", { id: "h-timeline" }, "Pages over time"), legend(runs), ...lines.map(part),
     make("p", { class: "hint" }, "Drag to move; Ctrl and wheel zooms time, Shift and wheel zooms pages; a click on a page tells its story."))];
 }
 

@@ -82,68 +82,6 @@ Object.assign(Timeline.prototype, {
     });
   },
 
-  drawPages(pen) {
-    const { sends, waits, bases, blocks } = this.run;
-    const [from, to] = this.x;
-    // Background first, so that what was asked for lies above it.
-    for (const layer of [0, 1]) {
-      for (let i = 0; i < sends.count; i += 1) {
-        const bar = barOf(sends.kind[i]);
-        if ((bar === 0 || bar === 4 ? 0 : 1) !== layer) continue;
-        if (sends.end[i] < from || sends.start[i] > to) continue;
-        const size = blocks[sends.block[i]].page_bytes;
-        const base = bases[sends.block[i]] + sends.page[i] * size;
-        const top = this.py(base), tall = this.py(base + sends.pages[i] * size) - top;
-        if (top + tall < this.panels.pages.top || top > this.panels.pages.top + this.panels.pages.height) continue;
-        this.drawBar(pen, i, bar, top, Math.max(tall - (tall > 6 ? 1 : 0), layer ? 2.5 : 1));
-      }
-    }
-    pen.strokeStyle = colour("--waitedge");
-    for (let i = 0; i < waits.count; i += 1) {
-      const wake = this.wakeOf(i);
-      if (wake < from || waits.start[i] > to) continue;
-      const size = blocks[waits.block[i]].page_bytes;
-      const middle = this.py(bases[waits.block[i]] + (waits.page[i] + 0.5) * size);
-      const [left, right] = [this.px(waits.start[i]), this.px(wake)];
-      // Where waits are many and short, what was sent for them is seen better without them.
-      if (right - left < 4) continue;
-      pen.lineWidth = 1.5;
-      pen.beginPath();
-      pen.moveTo(left, middle - 4); pen.lineTo(left, middle + 4);
-      pen.moveTo(left, middle); pen.lineTo(right, middle);
-      pen.moveTo(right, middle - 4); pen.lineTo(right, middle + 4);
-      pen.stroke();
-    }
-    if (this.chosen) this.drawChosen(pen);
-  },
-
-  drawBar(pen, i, bar, top, tall, least = 1.5) {
-    const { sends } = this.run;
-    const left = this.px(sends.start[i]), wide = Math.max(this.px(sends.end[i]) - left, least);
-    pen.fillStyle = this.colours[bar];
-    pen.fillRect(left, top, wide, tall);
-    if (sends.urgent[i] !== NEVER) {
-      const since = this.px(sends.urgent[i]);
-      pen.fillStyle = this.colours[0];
-      pen.fillRect(left, top, Math.max(since - left, 0), tall);
-    }
-    if (endOf(sends.kind[i]) % 2 && (wide > 5 || !this.manyCuts)) {
-      // Broken off, or lost with its connection: a dark edge where it stopped.
-      pen.fillStyle = colour("--cut");
-      pen.fillRect(left + wide - 1, top - 2, wide > 5 ? 2.5 : 1, tall + 4);
-    }
-  },
-
-  drawChosen(pen) {
-    const { block, page } = this.chosen;
-    const size = this.run.blocks[block].page_bytes;
-    const top = this.py(this.run.bases[block] + page * size);
-    const tall = this.py(this.run.bases[block] + (page + 1) * size) - top;
-    pen.strokeStyle = colour("--accent");
-    pen.lineWidth = 1.5;
-    pen.strokeRect(LEFT - 2, top - 3, this.wide + 4, Math.max(tall, 2) + 6);
-  },
-
   drawChannels(pen) {
     const { sends } = this.run, top = this.panels.channels.top;
     for (let i = 0; i < sends.count; i += 1) {
@@ -191,47 +129,6 @@ Object.assign(Timeline.prototype, {
     }
   },
 
-  drawWaiting(pen) {
-    const panel = this.panels.waiting, points = this.run.waiting, most = Math.max(this.run.vcpus, 1);
-    const step = points.length > 1 ? points[1][0] - points[0][0] : 1;
-    this.clip(pen, panel, () => {
-      pen.fillStyle = colour("--wait");
-      for (const [tick, mean] of points) {
-        const tall = mean / most * panel.height;
-        if (tall) pen.fillRect(this.px(tick), panel.top + panel.height - tall, Math.max(this.px(tick + step) - this.px(tick) + 0.5, 1), tall);
-      }
-    });
-    this.label(pen, this.run.waiter === "request" ? "open requests" : `waiting ${this.run.waiter}s`, LEFT - 6, panel.top + panel.height / 2 + 4);
-    this.label(pen, `of ${most}`, LEFT + this.wide - 3, panel.top + 11, "right");
-  },
-
-  drawRates(pen) {
-    const panel = this.panels.rate, rates = this.run.rates;
-    const names = this.run.channels.filter((name) => rates[name]);
-    const most = Math.max(1, ...names.flatMap((name) => rates[name]));
-    this.clip(pen, panel, () => names.forEach((name) => {
-      const step = (rates.edges[1] - rates.edges[0]) / rates[name].length;
-      pen.beginPath();
-      rates[name].forEach((rate, index) => {
-        const y = panel.top + panel.height - rate / most * (panel.height - 4) - 1;
-        pen.lineTo(this.px(rates.edges[0] + index * step), y);
-        pen.lineTo(this.px(rates.edges[0] + (index + 1) * step), y);
-      });
-      pen.strokeStyle = colour(name === "precopy" ? "--background" : "--urgent");
-      pen.lineWidth = 2;
-      pen.setLineDash(name === "precopy" ? [] : [5, 3]);
-      pen.stroke();
-      pen.setLineDash([]);
-    }));
-    this.label(pen, "rate", LEFT - 6, panel.top + panel.height / 2 + 4);
-    if (!names.length) return;
-    const words = `peak: ${sayRate(most)}${this.wide > 500 ? "; precopy solid, postcopy dashed" : ""}`;
-    const wide = pen.measureText(words).width;
-    pen.fillStyle = colour("--lane");
-    pen.fillRect(LEFT + this.wide - wide - 6, panel.top, wide + 6, 15);
-    this.label(pen, words, LEFT + this.wide - 3, panel.top + 11, "right");
-  },
-
   drawBlackout(pen) {
     if (!this.run.blackout) return;
     const [left, right] = this.run.blackout.map((tick) => this.px(tick));
@@ -250,7 +147,8 @@ Object.assign(Timeline.prototype, {
       if (x < LEFT - 1) continue;
       pen.fillStyle = colour("--line");
       pen.fillRect(x, 8, 1, y - 8);
-      this.label(pen, String(+value.toPrecision(8)), x, y + 12, "center");
+      // At the very edge there is no room on both sides.
+      this.label(pen, String(+value.toPrecision(8)), Math.min(x, LEFT + this.wide + RIGHT - 14), y + 12, "center");
     }
     this.label(pen, `${words} since ${run.since}`, LEFT + this.wide / 2, y + 28, "center");
   },
@@ -262,9 +160,10 @@ Object.assign(Timeline.prototype, {
     const stands = row > size ? `1 px = ${sayBytes(row)} (${sayDigits(row / size)} pages)` : `1 page (${sayBytes(size)}) = ${sayDigits(size / row)} px`;
     const joined = run.pages_per_bar > 1 ? ` Background that goes on from page to page is drawn as one bar of up to ${run.pages_per_bar} pages.` : "";
     const down = run.blackout ? " Grey from top to bottom: downtime." : "";
+    const together = this.paperWidth === null && run.blocks.some((block) => this.isTogether(block)) ? ` Each row stands for ${sayDigits(TOGETHER_PX * row / size)} pages; where several were sent in one place, what was sent on request is shown.` : "";
     const left = Object.entries(run.left_out).filter(([, count]) => count).map(([name, count]) => `${sayCount(count)} ${name}`);
     // Paper has its own scale.
-    this.note.textContent = `${this.paperWidth === null ? `Here ${stands}.` : ""}${joined}`
+    this.note.textContent = `${this.paperWidth === null ? `Here ${stands}.` : ""}${together}${joined}`
       + `${left.length ? ` Too many to show, and left out: ${left.join(", ")}.` : ""}${down}`;
   },
 });

@@ -2,6 +2,8 @@
 
 const LEFT = 106, RIGHT = 10, GAP = 16, LANE = 18;
 
+const largestOf = (...columns) => columns.reduce((most, column) => column.reduce((one, other) => Math.max(one, other), most), 1);
+
 class Timeline {
   constructor(run, select) {
     this.run = run;
@@ -11,6 +13,10 @@ class Timeline {
     this.migration = [Math.max(0, run.begin - margin), run.end + margin];
     this.x = [...this.migration];
     this.y = [0, Math.max(run.bytes, 1)];
+    // Those that are drawn to one scale with this one.
+    this.peers = [this];
+    // What the curves are drawn against; several runs are given the same.
+    this.scale = { missing: largestOf(run.missing.bytes, run.left.bytes) };
     this.chosen = null;
     this.paperWidth = null;
     this.canvas = make("canvas", {
@@ -32,8 +38,9 @@ class Timeline {
       { name: "pages", height: 300 },
       { name: "channels", height: 2 * LANE + 4 },
       { name: "vcpus", height: Math.max(vcpus, 1) * (vcpus > 8 ? 10 : 14) },
+      { name: "missing", height: 64 },
       { name: "waiting", height: 46 },
-      { name: "rate", height: 56 },
+      { name: "rate", height: 64 },
     ];
     let top = 8;
     for (const panel of panels) { panel.top = top; top += panel.height + GAP; }
@@ -74,9 +81,11 @@ class Timeline {
     this.clip(pen, this.panels.pages, () => this.drawPages(pen));
     this.clip(pen, this.panels.channels, () => this.drawChannels(pen));
     this.clip(pen, this.panels.vcpus, () => this.drawVcpus(pen));
+    this.drawMissing(pen);
     this.drawWaiting(pen);
     this.drawRates(pen);
     this.drawBlackout(pen);
+    this.drawBreaks(pen);
     this.say();
   }
 

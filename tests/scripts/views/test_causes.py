@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from scripts.views.causes import lost_bytes, reason_of, status_of
+from scripts.views.causes import breaks_ns, lost_bytes, reason_of, status_of
 from scripts.views.embed import embed
 from scripts.views.outputs import history_of
-from tests.stories import Story, half_sent
+from tests.stories import MS, ZERO_NS, Story, broken_once, half_sent
 
 
 def states(*told: tuple[str, str]) -> list[dict[str, Any]]:
@@ -95,3 +95,17 @@ def test_what_only_the_source_tells_is_not_counted_without_it() -> None:
     plain = embed(history_of(alone), "a run")
     assert (plain["preempted"], plain["boosted"]) == (None, None)
     assert plain["since"] == "the first event"
+
+
+def test_a_break_lasts_until_the_run_goes_on() -> None:
+    """From the first connection that the source lost; the last break may have no end."""
+    at_ns = [ZERO_NS + ms * MS for ms in (51, 102, 300)]
+    assert breaks_ns(history_of(half_sent())) == []
+    assert breaks_ns(history_of(broken_once())) == [(at_ns[0], at_ns[1])]
+    story = Story()
+    story.events = broken_once()
+    for ms, channel in ((300, "postcopy"), (301, "precopy")):
+        story.tell(ms, "source", "channel-lost", channel=channel, reason="again")
+    assert breaks_ns(history_of(story.events)) == [(at_ns[0], at_ns[1]), (at_ns[2], None)]
+    alone = [event for event in broken_once() if event["side"] == "dest"]
+    assert breaks_ns(history_of(alone)) == [(ZERO_NS + 50 * MS, None)]

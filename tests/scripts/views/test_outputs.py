@@ -14,7 +14,7 @@ from scripts.views import embed as module
 from scripts.views.embed import embed
 from scripts.views.outputs import fill, history_of, run_page
 from scripts.views.records import BACKGROUND, Send
-from tests.stories import MS, PAGE_BYTES, Story, broken_once, half_sent
+from tests.stories import MS, PAGE_BYTES, Story, half_sent
 
 Plain = dict[str, Any]
 
@@ -82,26 +82,11 @@ def test_the_waits_come_with_their_stages_longest_first() -> None:
 
 
 def test_lines_over_time_have_the_right_area() -> None:
-    """The mean number of waiting vCPUs over all stretches, and the rates, sum up to the totals."""
+    """The mean number of waiting vCPUs over all stretches sums up to the total."""
     plain = story()
     points = np.array(plain["waiting"])
     width = points[1, 0] - points[0, 0]
     assert points[:, 1].sum() * width == pytest.approx(plain["waited_us"], rel=1e-3)
-    begin, end = plain["rates"]["edges"]
-    rates = plain["rates"]["postcopy"]
-    carried = sum(rates) / len(rates) * (end - begin) / 1e6
-    assert carried == pytest.approx(PAGE_BYTES, rel=1e-3)
-
-
-@pytest.mark.parametrize("counts_anew", [False, True])
-def test_a_break_is_no_spike_in_the_rates(counts_anew: bool) -> None:
-    """No channel is faster than its fastest page, and what it carries is what there was."""
-    plain = embed(history_of(broken_once(counts_anew=counts_anew)), "broken")
-    rates = plain["rates"]["precopy"]
-    assert min(rates) >= 0
-    assert max(rates) <= PAGE_BYTES / 0.036 * 1.01
-    begin, end = plain["rates"]["edges"]
-    assert sum(rates) / len(rates) * (end - begin) / 1e6 == pytest.approx(2 * PAGE_BYTES, rel=1e-3)
 
 
 def test_what_is_too_much_for_a_page_is_put_together_or_left_out(
