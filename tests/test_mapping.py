@@ -181,6 +181,111 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/steps.py": Elsewhere(
         "tests/source/test_handshakes.py", "what phases want done, and hear in its time"
     ),
+    "scripts/examples/events.py": Elsewhere(
+        "tests/scripts/library/test_library.py", "an example, which is run there"
+    ),
+    "scripts/examples/in_a_loop.py": Elsewhere(
+        "tests/scripts/library/test_library.py", "an example, which is run there"
+    ),
+    "scripts/examples/links.py": Elsewhere(
+        "tests/scripts/library/test_library.py", "an example, which is run there"
+    ),
+    "scripts/injection/findings.py": Elsewhere(
+        "tests/scripts/injection/test_inject.py", "the report of what was run"
+    ),
+    "scripts/injection/keeping.py": Elsewhere(
+        "tests/scripts/injection/test_inject.py", "the files of runs that are kept"
+    ),
+    "scripts/library/midstream/options.py": Elsewhere(
+        "tests/scripts/library/test_library.py", "how the library spells a command"
+    ),
+    "scripts/library/midstream/results.py": Elsewhere(
+        "tests/scripts/library/test_library.py", "what the library returns"
+    ),
+    "scripts/library/midstream/running.py": Elsewhere(
+        "tests/scripts/library/test_library.py", "how the library runs a command"
+    ),
+    "scripts/results/reading.py": Elsewhere(
+        "tests/scripts/results/test_rows.py", "the reports that rows are made of"
+    ),
+    "scripts/results/summary.py": Elsewhere(
+        "tests/scripts/views/test_report.py", "a report in a few lines, as its command prints them"
+    ),
+    "scripts/simulate/against.py": Elsewhere(
+        "tests/scripts/simulate/test_command.py", "what the command prints beside real runs"
+    ),
+    "scripts/simulate/model_files.py": Elsewhere(
+        "tests/scripts/simulate/test_command.py", "models that the command is given"
+    ),
+    "scripts/simulate/model.py": Elsewhere(
+        "tests/scripts/simulate/test_command.py", "the values of a model: no code"
+    ),
+    "scripts/simulate/agenda.py": Elsewhere(
+        "tests/scripts/simulate/test_run.py", "a part of what is simulated together"
+    ),
+    "scripts/simulate/dest.py": Elsewhere(
+        "tests/scripts/simulate/test_run.py", "a part of what is simulated together"
+    ),
+    "scripts/simulate/kernel.py": Elsewhere(
+        "tests/scripts/simulate/test_run.py", "a part of what is simulated together"
+    ),
+    "scripts/simulate/link.py": Elsewhere(
+        "tests/scripts/simulate/test_run.py", "a part of what is simulated together"
+    ),
+    "scripts/simulate/presence.py": Elsewhere(
+        "tests/scripts/simulate/test_run.py", "a part of what is simulated together"
+    ),
+    "scripts/simulate/reader.py": Elsewhere(
+        "tests/scripts/simulate/test_run.py", "a part of what is simulated together"
+    ),
+    "scripts/simulate/sender.py": Elsewhere(
+        "tests/scripts/simulate/test_run.py", "a part of what is simulated together"
+    ),
+    "scripts/simulate/source.py": Elsewhere(
+        "tests/scripts/simulate/test_run.py", "a part of what is simulated together"
+    ),
+    "scripts/simulate/vcpus.py": Elsewhere(
+        "tests/scripts/simulate/test_run.py", "a part of what is simulated together"
+    ),
+    "scripts/views/columns.py": Elsewhere(
+        "tests/scripts/library/test_library.py", "events as columns, which the library returns"
+    ),
+    "scripts/views/run_tables.py": Elsewhere(
+        "tests/scripts/views/test_report.py", "tables of the runs that its command is given"
+    ),
+    "source/prefetched.py": Elsewhere(
+        "tests/source/test_prefetching.py", "what became of the pages that were fetched ahead"
+    ),
+    "source/prefetchers/bubbling.py": Elsewhere(
+        "tests/source/test_prefetchers.py", "a prefetcher among the others"
+    ),
+    "source/prefetchers/demotion.py": Elsewhere(
+        "tests/source/test_prefetchers.py", "a prefetcher among the others"
+    ),
+    "source/prefetchers/locality.py": Elsewhere(
+        "tests/source/test_prefetchers.py", "a prefetcher among the others"
+    ),
+    "source/prefetchers/read_ahead.py": Elsewhere(
+        "tests/source/test_prefetchers.py", "a prefetcher among the others"
+    ),
+    "source/prefetchers/recorded.py": Elsewhere(
+        "tests/source/test_prefetchers.py", "a prefetcher among the others"
+    ),
+    "source/prefetchers/schemes.py": Elsewhere(
+        "tests/source/test_prefetchers.py", "a prefetcher among the others"
+    ),
+    "source/prefetchers/streams.py": Elsewhere(
+        "tests/source/test_prefetchers.py", "a prefetcher among the others"
+    ),
+    "source/prefetchers/stride.py": Elsewhere(
+        "tests/source/test_prefetchers.py", "a prefetcher among the others"
+    ),
+    "source/request_queue.py": Elsewhere(
+        "tests/source/test_scheduler.py", "whose turn it is, as the scheduler says"
+    ),
+    "source/scheme.py": Elsewhere(
+        "tests/source/test_prefetching.py", "a policy with what a user adds to it"
+    ),
 }
 
 

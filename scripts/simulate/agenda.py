@@ -22,7 +22,7 @@ START_NS = 1_000_000_000
 
 
 class Agenda:
-    """What is to happen when, in nanoseconds from `START_NS` on.
+    """Events to come, by their time in nanoseconds from `START_NS` on.
 
     Attributes:
         now_ns: When the handler that runs was due.
@@ -50,7 +50,7 @@ class Agenda:
         return self.now_ns + self.used_ns
 
     def at(self, time_ns: int, do: Handler, *arguments: object) -> None:
-        """Have something done at a time; of two at the same, the one that was said first."""
+        """Schedule something; of two at the same time the one that was scheduled first goes first."""
         self.count += 1
         heapq.heappush(self._heap, (time_ns, self.count, do, arguments))
 
@@ -99,7 +99,7 @@ class Processor:
         self.busy_ns = 0
 
     def submit(self, cost_ns: float, do: Handler, *arguments: object) -> None:
-        """Have something done that takes so long, as soon as its turn comes.
+        """Queue something that takes so long; it is done as soon as its turn comes.
 
         It happens at its end.
         """
@@ -147,7 +147,7 @@ class Processor:
 
 @dataclass(frozen=True)
 class Host:
-    """What a side runs on.
+    """A processor, which a side runs on.
 
     Attributes:
         agenda: The run's.

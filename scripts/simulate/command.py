@@ -146,7 +146,7 @@ def run(point: Point, outputs: Outputs) -> Report:
 
 @contextmanager
 def _told(agenda: Agenda, outputs: Outputs, spool: Spool | None) -> Iterator[Told]:
-    """Have both sides' events written, in the order of their time."""
+    """Write both sides' events, in the order of their time."""
     path, spooled = outputs.events_file, spool.path if spool is not None else None
     if path is None and spooled is None and not outputs.verbose:
         yield NOBODY

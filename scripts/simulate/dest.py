@@ -154,7 +154,7 @@ class DestSide:
     # Words of the source.
 
     def _message(self, incoming: Incoming, frame: ModelFrame) -> None:
-        """Take a message that brings no pages."""
+        """Handle a message that brings no pages."""
         message, name = frame.message, incoming.flow.name
         self._reader.was_read(incoming, frame)
         if isinstance(message, Setup):
@@ -240,7 +240,7 @@ class DestSide:
         self._perform(steps, then, self._agenda.clock_ns())
 
     def _touch(self, vcpu: int, flat: int, unit: int) -> None:
-        """Have the kernel stop a vCPU, and tell of it."""
+        """Stop a vCPU as the kernel would, and report it."""
         now_ns = self._agenda.now_ns
         self.presence.touch(vcpu, flat, unit, now_ns)
         told_ns = now_ns + self._model.detect_ns

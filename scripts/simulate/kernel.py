@@ -1,4 +1,4 @@
-"""What a host's kernel does with a connection's bytes: how many it takes, and what it tells.  Pure.
+"""A host's kernel: how many of a connection's bytes it takes, and what it tells.  Pure.
 
 What was written lies in the send buffer until the other end has acknowledged it.  A bounded buffer
 is never as full as it may be: it is filled again when half of it is free.  What goes of a frame of
@@ -126,7 +126,7 @@ class ModelOutlet(Outlet):
         self._bound(self.buffering)
 
     def prioritize(self) -> str:
-        """Have it go first in its host's queue; return what a report says of that."""
+        """Let it go first in its host's queue; return what a report says of that."""
         self.flow.has_priority = True
         return GRANTED
 
@@ -159,7 +159,7 @@ class ModelOutlet(Outlet):
         return True
 
     def wait_room(self, do: Handler, *arguments: object) -> None:
-        """Have something done when the kernel takes bytes again."""
+        """Call something when the kernel takes bytes again."""
         self._note_full()
         self._link.advance()
         left = 2 * self._fill - 1 if self._fill < 1 else _WRITABLE
@@ -242,7 +242,7 @@ class ModelOutlet(Outlet):
         self._link.write(self.flow, count)
 
     def _when(self, share: float, end: int, do: Handler, arguments: tuple[object, ...]) -> None:
-        """Have something done when no more is held of the first `end` bytes than such a share."""
+        """Call something when no more is held of the first `end` bytes than such a share."""
         link, flow = self._link, self.flow
         acknowledged, left = (
             end - self._held_bytes * share + 1,

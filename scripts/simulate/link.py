@@ -97,7 +97,7 @@ class Flow:
         return self._history[0][0]
 
     def change_rate(self, rate: float, now_ns: int, kept_ns: int) -> None:
-        """Have it go at another rate from now on; forget what was so long ago."""
+        """Set its rate from now on; forget what was so long ago."""
         self.rate = rate
         self._history.append((now_ns, self.drained, rate))
         if len(self._history) > _HISTORY_MAX:
@@ -152,16 +152,16 @@ class Link:
         self.plan()
 
     def take_back(self, flow: Flow, count: int) -> None:
-        """Take back the last bytes that a flow was given, which have not left."""
+        """Withdraw the last bytes that a flow was given, which have not left."""
         flow.written -= count
         self.plan()
 
     def mark(self, flow: Flow, byte: float, later_ns: int, do: Handler, *arguments: object) -> None:
-        """Have something done so long after a flow's byte has left; then `plan`."""
+        """Call something so long after a flow's byte has left; then `plan`."""
         self._mark(flow, byte, later_ns, False, do, arguments)
 
     def deliver(self, flow: Flow, byte: float, do: Handler, *arguments: object) -> None:
-        """Have something done when a flow's byte is there, and all before it; then `plan`."""
+        """Call something when a flow's byte is there, and all before it; then `plan`."""
         self._mark(flow, byte, self.way_ns, True, do, arguments)
 
     def advance(self) -> None:
@@ -224,7 +224,7 @@ class Link:
             self.plan()
 
     def _begin_behind(self, flow: Flow) -> None:
-        """Have a flow that was idle wait for what lies in its way."""
+        """Delay a flow that was idle by what lies in its way."""
         other = self._second if flow is self._first else self._first
         # Nothing of this one is in front of the other any more.
         other.held_until = None

@@ -1,4 +1,4 @@
-"""What vCPUs may touch, and which of them are stopped: in the place of the kernel's map."""
+"""The pages that vCPUs may touch, and who is stopped: in the place of the kernel's map."""
 
 from __future__ import annotations
 

@@ -96,13 +96,13 @@ class Reader:
             take()
 
     def watch(self, units: Iterable[PageId]) -> None:
-        """Have units placed that somebody waits for when their bytes were read."""
+        """Place units that somebody waits for when their bytes were read."""
         for unit in units:
             for incoming in self.channels.values():
                 self._watch(incoming, unit)
 
     def expect(self, flow: Flow, frame: ModelFrame) -> None:
-        """Take notice of a frame of which the first byte is about to leave."""
+        """Note a frame of which the first byte is about to leave."""
         incoming, link, begun = self.channels[flow.name], self._link, frame.begun
         head, end = frame.start + frame.head_bytes, frame.start + frame.length
         if frame.chunk is not None:
@@ -147,7 +147,7 @@ class Reader:
         take: Callable[[Incoming, ModelFrame], None],
         frame: ModelFrame,
     ) -> None:
-        """Have something taken that has come, behind what the reader is busy with."""
+        """Queue something that has come, behind what the reader is busy with."""
         if incoming.waiting is not None:
             incoming.waiting.append(lambda: take(incoming, frame))
         else:
@@ -200,7 +200,7 @@ class Reader:
     # A unit that somebody waits for, in the middle of a frame.
 
     def _watch(self, incoming: Incoming, unit: PageId) -> None:
-        """Have it placed when its bytes were read, which is before the frame's end."""
+        """Place it when its bytes were read, which is before the frame's end."""
         frame = incoming.frame
         if frame is None or frame.chunk is None or unit.block != frame.chunk.span.block:
             return

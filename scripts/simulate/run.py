@@ -33,7 +33,7 @@ MODELLED_LINK = "modelled"
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """Who takes the events of either side."""
+    """The recorder of either side's events."""
 
     source: Emit
     dest: Emit
@@ -44,7 +44,7 @@ NOBODY = Told(source=ignore, dest=ignore)
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What is simulated.
+    """The migration that is simulated.
 
     Attributes:
         config: As of a real source.
@@ -91,7 +91,7 @@ def simulate(point: Point, told: Callable[[Agenda], Told] = lambda _: NOBODY) ->
 
 
 def withhold_tails(report: Report) -> None:
-    """Take out of a report what a model of a noisy machine cannot tell: what happens rarely."""
+    """Remove from a report what a model of a noisy machine cannot tell: what happens rarely."""
     own = report["midstream"]
     for summary in (own["faults"], own["accesses"], *own["stages"].values()):
         for name in ("p99-us", "p999-us", "max-us"):

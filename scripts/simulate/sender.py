@@ -67,7 +67,7 @@ class Sender:
         self._tell_untold()
 
     def settle(self) -> None:
-        """Have the engine know what the kernel has taken by now of what goes by itself."""
+        """Inform the engine of what the kernel has taken by now of what goes by itself."""
         lane = self._streams
         if lane is None:
             return
@@ -148,7 +148,7 @@ class Sender:
         self._send(lane)
 
     def _end_stream(self, lane: Lane) -> None:
-        """Tell the engine how much was taken of what went by itself."""
+        """Inform the engine how much was taken of what went by itself."""
         self._streams = None
         write = self._writes[lane]
         assert isinstance(write.frame, ModelFrame)
@@ -172,7 +172,7 @@ class Sender:
         return waiting is not None and waiting[1] == number
 
     def _tell_untold(self) -> None:
-        """Tell the destination of requests that no lane comes to."""
+        """Inform the destination of requests that no lane comes to."""
         if self._tells_at is not None or not self._engine.telling.untold_count:
             return
         while (command := self._engine.tell_by_itself(self._agenda.clock_ns())) is not None:

@@ -114,7 +114,7 @@ class SourceSide:
         self._return_bytes += len(encode(message)) + len(payload)
 
     def hear(self, channel: Channel, message: Message, payload: bytes) -> None:
-        """Take a message of the destination."""
+        """Handle a message of the destination."""
         model = self._model
         cost_ns = model.request_ns if isinstance(message, PageRequest) else model.message_ns
         self._processor.submit(cost_ns, self._take, channel, message, payload)

@@ -77,7 +77,7 @@ class Report:
 
     @property
     def own(self) -> dict[str, Any]:
-        """What QEMU has no name for: the object `midstream`."""
+        """The part that QEMU has no name for: the object `midstream`."""
         own: dict[str, Any] = self.data["midstream"]
         return own
 
@@ -111,7 +111,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Comparison(Mapping[str, Report]):
-    """What `compare` returns: by the policy's name, its report.
+    """The reports of `compare`, by the policy's name.
 
     Attributes:
         data: All of it, as `--report` writes it.
@@ -139,7 +139,7 @@ class Comparison(Mapping[str, Report]):
 
 @dataclass(frozen=True)
 class Findings:
-    """What `inject` returns.
+    """The outcome of `inject`.
 
     Attributes:
         data: All of it, as `--report` writes it.
@@ -154,7 +154,7 @@ class Findings:
 
     @property
     def failures(self) -> list[dict[str, str]]:
-        """What was not as expected: `what`, `expected`, `seen`, and the `scenario`."""
+        """The expectations that were not met: `what`, `expected`, `seen`, and the `scenario`."""
         return [
             {"scenario": scenario["name"], **failure}
             for scenario in self.data["scenarios"]
