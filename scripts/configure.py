@@ -33,7 +33,7 @@ from protocol.text import did_you_mean, quoted
 from protocol.units import parse_bytes, parse_duration_ms, parse_geometry, parse_rate
 from scripts.files import check_readable, check_savable, check_twice_readable, check_writable
 from scripts.links.spec import LinkSpec, parse_link
-from scripts.options import Values, postcopy_after_of
+from scripts.options import Values, postcopy_after_of, program_text
 from scripts.policies import policy_of
 from scripts.reports import Outputs
 from scripts.run_config import Program
@@ -169,7 +169,7 @@ def check_program(values: Values) -> None:
     Raises:
         click.BadParameter: That is so.
     """
-    program, _, path = values["program"].partition(":")
+    program, _, path = program_text(values).partition(":")
     if program == "trace" and path:
         check_twice_readable("--program", path)
 
@@ -262,7 +262,7 @@ def program_of(values: Values, spec_type: type[ProgramSpec] = ProgramSpec) -> Pr
     Raises:
         click.BadParameter: An option's value is none that it can have.
     """
-    name, _, path = values["program"].partition(":")
+    name, _, path = program_text(values).partition(":")
     if (name == "trace") != bool(path):
         raise click.BadParameter(
             f"{quoted(values['program'])} is not a program's name or trace:FILE",

@@ -28,7 +28,7 @@ from scripts.reports import STANDARD_OUTPUT, settled_report
 # The options for which that is standard output.
 _STREAMED = ("--report", "--events")
 
-# By what an option was called before, what it is called now: the one that a command has.
+# By what an option was called before, what it is called now: those that a command has.
 _RENAMED = {
     "--hold": ("--start-paused",),
     "--only-from": ("--allow-from",),
@@ -160,9 +160,10 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             ours = {name for parameter in self.params for name in parameter.opts}
-            for new in _RENAMED.get(error.option_name, ()):
-                if new in ours:
-                    raise click.UsageError(f"{error.option_name} is {new} now", ctx) from error
+            names = [new for new in _RENAMED.get(error.option_name, ()) if new in ours]
+            if names:
+                known = " or ".join(names)
+                raise click.UsageError(f"{error.option_name} is {known} now", ctx) from error
             raise
         except click.MissingParameter:
             raise

@@ -30,6 +30,7 @@ OURS = f"{SOURCE} {QEMU}"
 
 # What `--postcopy-after` is where nobody says anything else.
 PASSES_DEFAULT = "1"
+PROGRAM_DEFAULT = "uniform"
 
 Values = Mapping[str, Any]
 
@@ -126,7 +127,12 @@ OPTIONS = (
     Option(
         "--program", OURS, GUEST,
         "How vCPUs access memory: uniform, sequential, zipf, hotspot, trace:FILE, scripted.",
-        "uniform", "NAME", use=Use.READ, prefix="trace:",
+        PROGRAM_DEFAULT, "NAME", use=Use.READ, prefix="trace:",
+    ),
+    Option(
+        "--accesses", OURS, GUEST,
+        "Replay this trace of accesses; short for --program trace:FILE.", None, "FILE",
+        use=Use.READ,
     ),
     Option(
         "--access-rate", OURS, GUEST,
@@ -288,6 +294,22 @@ OPTIONS = (
     Option("--quiet", BOTH, OUTPUT, "No progress and no result table.", None, None),
     Option("--verbose", BOTH, OUTPUT, "Log every state change.", None, None),
 )  # fmt: skip
+
+
+def program_text(values: Values) -> str:
+    """Return what vCPUs do, as `--program` says it, or by the trace that `--accesses` names.
+
+    Raises:
+        click.BadParameter: Both are there.
+    """
+    program, accesses = str(values["program"]), values.get("accesses")
+    if accesses is None:
+        return program
+    if program != PROGRAM_DEFAULT:
+        raise click.BadParameter(
+            f"it is a program by itself, and --program says {program!r}", param_hint="--accesses"
+        )
+    return f"trace:{accesses}"
 
 
 def postcopy_after_of(values: Values) -> str:

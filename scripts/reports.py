@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guest.whole_file import WholeFile, is_regular_target, own_descriptor, write_all
+from guest.whole_file import is_regular_target, own_descriptor
 from protocol.errors import (
     MidstreamError,
     MigrationCancelled,
@@ -239,7 +239,7 @@ def write_report(target: str, report: Report) -> None:
         print_result(text)
         return
     try:
-        _replace(target, text.encode())
+        write_output(target, text.encode())
     except OSError as error:
         raise MidstreamError(f"cannot write {target}: {error.strerror}") from error
 
@@ -249,16 +249,6 @@ def tell_of_link(report: dict[str, Any]) -> None:
     link = orders().link
     if link is not None and "midstream" in report:
         report["midstream"]["link"] = link.to_plain()
-
-
-def _replace(target: str, data: bytes) -> None:
-    if is_report_file(target):
-        # A folder may be another user's, and a file in it this one's.
-        with suppress(PermissionError), WholeFile(target) as file:
-            write_all(file.fd, data)
-            file.publish(lasting=False)
-            return
-    write_output(target, data)
 
 
 def is_report_file(target: str) -> bool:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from protocol.errors import MidstreamError
+from scripts.screen.outlet import write_output
 
 # What text and axes are drawn with, and what becomes of it on a dark page.
 INK, _LIGHT_INK = "#1f2328", "#e6edf3"
@@ -128,7 +129,7 @@ def format_ms(time_ms: float) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as what the file's ending says.
+    """Write a figure as what the file's ending says, as PNG where it has none.
 
     Raises:
         MidstreamError: The file cannot be written, or its ending means nothing.
@@ -139,9 +140,12 @@ def save(figure: Figure, path: Path) -> None:
             if path.suffix == ".svg":
                 text = io.StringIO()
                 figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-                path.write_text(_with_dark_page(text.getvalue()), encoding="utf-8")
+                data = _with_dark_page(text.getvalue()).encode()
             else:
-                figure.savefig(path, dpi=120)
+                image = io.BytesIO()
+                figure.savefig(image, format=path.suffix.removeprefix(".") or "png", dpi=120)
+                data = image.getvalue()
+        write_output(path, data)
     except (OSError, ValueError) as error:
         raise MidstreamError(f"cannot write {path}: {error}") from error
 

@@ -52,7 +52,7 @@ from scripts.injection.triggers import (
 from scripts.links.link import proxy_of
 from scripts.links.spec import LinkSpec, parse_link
 from scripts.named_files import renamed_hint
-from scripts.options import OPTIONS, Values
+from scripts.options import OPTIONS, PROGRAM_DEFAULT, Values
 from scripts.policies import beside
 from scripts.qemu.command import QemuSource
 from scripts.qemu.configure import qemu_dest_config, qemu_program_of
@@ -237,12 +237,14 @@ def _values(options: Mapping[str, Any], where: Where) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise where.wrong(key, f"{key} is neither a text nor a number")
         values[option.name] = _beside(where.path, key, str(value))
+    if "accesses" in options and "program" not in options:
+        values["program"] = PROGRAM_DEFAULT
     return values
 
 
 def _beside(path: Path, key: str, value: str) -> str:
     """Return a value with a file's name in it read as seen from the scenario."""
-    if key in {"image", "secret-file", "tls-cert", "tls-key", "tls-ca"}:
+    if key in {"image", "secret-file", "tls-cert", "tls-key", "tls-ca", "accesses"}:
         return str(path.parent / value)
     if key == "policy":
         return beside(path.parent, value)

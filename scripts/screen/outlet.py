@@ -24,10 +24,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from guest.whole_file import open_named, own_descriptor
+from guest.whole_file import WholeFile, is_regular_target, open_named, own_descriptor
 
 # Some ten thousand events.  A reader that is only late finds them all.
 BYTES_MAX = 2 << 20
@@ -234,9 +235,18 @@ def may_block(fd: int) -> bool:
 def write_output(path: str | Path, data: bytes) -> None:
     """Write what there is of a run in the end; a reader that has stopped reading is given up.
 
+    A regular file appears, or is replaced, when it is whole: what a full disk would cut off leaves
+    the old one as it was.
+
     Raises:
         OSError: It cannot be written, or nobody takes it.
     """
+    if own_descriptor(path) is None and is_regular_target(path):
+        # A folder may be another user's, and a file in it this one's.
+        with suppress(PermissionError), WholeFile(path) as file:
+            write_all(file.fd, data)
+            file.publish(lasting=False)
+            return
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     is_fifo = own_descriptor(path) is None and Path(path).is_fifo()
     output = partial(open_named, path, flags) if is_fifo else open_named(path, flags)

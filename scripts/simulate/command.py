@@ -23,13 +23,14 @@ from scripts.screen.table import table
 from scripts.screen.verdict import put_verdict
 from scripts.simulate.agenda import Agenda
 from scripts.simulate.model import REFERENCE
-from scripts.simulate.model_files import Chosen, choose_model
+from scripts.simulate.model_files import Chosen, choose_model, model_file
 from scripts.simulate.run import NOBODY, Point, Report, Told, simulate
 from scripts.views.spool import Spool, viewed
 
 # Of `migrate`'s options, those that say something of a guest and a link of which there is a model.
 _FLAGS = (
-    "--size", "--page-size", "--vcpus", "--program", "--access-rate", "--write-ratio",
+    "--size", "--page-size", "--vcpus", "--program", "--accesses", "--access-rate",
+    "--write-ratio",
     "--start-paused", "--seed", "--policy", "--chunk-size", "--postcopy-after",
     "--postcopy-after-time", "--downtime-limit", "--max-bandwidth", "--max-postcopy-bandwidth",
     "--link", "--report", "--events", "--perfetto", "--html", "--quiet", "--verbose",
@@ -75,8 +76,8 @@ def point_of(values: Mapping[str, Any], chosen: Chosen, changes: Sequence[str] =
 
 @click.command("simulate", cls=Command)
 @with_options(SIMULATED)
-@click.option(
-    "--model", default=None, metavar="NAME|FILE",
+@file_option(
+    "--model", default=None, metavar="NAME|FILE", use=Use.READ, find=model_file,
     help="What machine and kernel take: this-machine (as `midstream calibrate` left it; the "
     f"default where it has), {REFERENCE} (the default elsewhere), native (compiled code), or a "
     "TOML file.",

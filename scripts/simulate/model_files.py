@@ -40,6 +40,13 @@ def this_machine_path() -> Path:
     return Path(base, "midstream", "model.toml")
 
 
+def model_file(text: str) -> str:
+    """Return the file that is read for a model of that name, empty for none."""
+    if text in BUILT_IN:
+        return ""
+    return str(this_machine_path()) if text == THIS_MACHINE else text
+
+
 def choose_model(text: str | None) -> Chosen:
     """Return the model that `--model` says, or the default.
 

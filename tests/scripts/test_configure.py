@@ -14,6 +14,7 @@ from scripts.configure import (
     dest_config,
     outputs_of,
     parse_address,
+    program_of,
     source_config,
 )
 from scripts.options import OPTIONS
@@ -239,3 +240,14 @@ def test_where_a_run_is_served(tmp_path: Path) -> None:
     assert caught.value.param_hint == "--serve"
     events = str(tmp_path / "e")
     assert outputs_of({"events": events, "quiet": True}) == Outputs(events=events, quiet=True)
+
+
+def test_accesses_are_a_program(tmp_path: Path) -> None:
+    """A trace by its own option is `trace:FILE`; it does not go with another program."""
+    trace = tmp_path / "trace"
+    trace.write_text("0 ram 0 r\n", encoding="utf-8")
+    values = {option.name: option.default for option in OPTIONS}
+    by_name = program_of({**values, "program": f"trace:{trace}"})
+    assert program_of({**values, "accesses": str(trace)}) == by_name
+    with pytest.raises(click.BadParameter, match="'zipf'"):
+        program_of({**values, "accesses": str(trace), "program": "zipf"})

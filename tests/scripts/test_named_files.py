@@ -25,7 +25,7 @@ from scripts.named_files import (
 NO_FILES = {
     "ADDRESS", "DSCP", "HOST", "HOST:PORT", "KIND", "N", "NAME", "NAME=VALUE...", "NAMES", "RATE",
     "LIST", "MEANING=HEADER", "PLACE", "RATE[,...]", "RATIO", "SESSION", "SIZE", "SIZES", "TIME",
-    None,
+    "NAME=VALUE", None,
 }  # fmt: skip
 
 
@@ -97,21 +97,35 @@ def test_what_becomes_of_files() -> None:
     assert uses("qemu")["--save"] is uses("dest")["--save"] is Use.SAVE
 
 
-# Every command with what it needs, so that only its files can be wrong.
+# Every command that writes files, with what it needs, so that only its files can be wrong.
 COMMANDS = {
-    "migrate": ["migrate"],
-    "source": ["source", "--connect=127.0.0.1:1"],
-    "dest": ["dest", "--listen=127.0.0.1:0"],
-    "qemu": ["qemu", "--connect=127.0.0.1:1"],
-    "compare": ["compare"],
-    "bench": ["bench"],
+    "migrate": (),
+    "source": ("--connect=127.0.0.1:1",),
+    "dest": ("--listen=127.0.0.1:0",),
+    "qemu": ("--connect=127.0.0.1:1",),
+    "relay": ("--listen=127.0.0.1:0", "--connect=127.0.0.1:1"),
+    "compare": (),
+    "bench": (),
+    "demo": (),
+    "simulate": (),
+    "inject": (),
+    "report": (),
+    "trace import": ("--from=csv",),
+    "trace show": (),
+    "trace cut": (),
 }
 
 
+def test_every_command_that_writes_is_tried() -> None:
+    """One that is added, or that begins to write, is among those below."""
+    writing = {name for name, _ in commands() if set(uses(name).values()) - {Use.READ}}
+    assert writing == set(COMMANDS)
+
+
 def pairs() -> Iterator[tuple[str, str, str]]:
-    """Yield every two options of a command of which one is written."""
+    """Yield every two options or arguments of a command of which one is written."""
     for name in COMMANDS:
-        known = uses(name)
+        known = {each: use for each, use in uses(name).items() if use is not Use.FILL}
         for one, use in known.items():
             for other, its in known.items():
                 is_harmless = {use, its} == {Use.READ} or {one, other} == {"--image", "--save"}
@@ -119,31 +133,56 @@ def pairs() -> Iterator[tuple[str, str, str]]:
                     yield name, one, other
 
 
-def given(option: str, path: str, name: str) -> str:
-    """Return an option with a file in its value."""
-    command = midstream.get_command(click.Context(midstream), name)
-    assert command is not None
-    (parameter,) = (each for each in command.params if option in each.opts)
-    assert isinstance(parameter, FileOption)
-    # What finds a file in a value finds the one that a recording is in.
-    return f"{option}={'recorded=' if parameter.find else parameter.prefix}{path}"
+def typed(name: str, files: dict[str, str]) -> list[str]:
+    """Return a command line in which options and arguments name these files."""
+    needed = []
+    for parameter in dict(commands())[name].params:
+        if not isinstance(parameter, (FileOption, FileArgument)):
+            continue
+        path = files.get(parameter.opts[0])
+        if isinstance(parameter, FileArgument):
+            needed.append(path or "other")
+        elif path is not None or parameter.required:
+            # What finds a file in a value finds the one that a recording is in.
+            before = "recorded=" if "--policy" in parameter.opts else parameter.prefix
+            needed.append(f"{parameter.opts[0]}={before}{path or 'another'}")
+    return [*name.split(), *COMMANDS[name], *needed]
 
 
-@pytest.mark.parametrize(("name", "one", "other"), list(pairs()))
-def test_two_options_of_one_file_are_refused(
-    name: str, one: str, other: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+def shown(name: str, option: str) -> str:
+    """Return how a complaint calls an option or argument."""
+    (parameter,) = (each for each in dict(commands())[name].params if option in each.opts)
+    is_argument = isinstance(parameter, FileArgument)
+    return str(parameter.metavar).rstrip(".") if is_argument else parameter.opts[0]
+
+
+# The other name of the file that both name.
+NAMES = ("file", "./file", "link", "hard")
+
+
+@pytest.mark.parametrize("alias", NAMES)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_two_names_of_one_file_are_refused(
+    name: str, alias: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Whichever two they are: exit status 2, both are named, and the file is as it was."""
+    """Of every pair: exit status 2, both are named, and the file is as it was, whoever names it."""
     monkeypatch.setattr("scripts.commands.ignore_signals", lambda: None)
-    file = tmp_path / "file"
-    file.write_bytes(b"kept")
-    status = run([*COMMANDS[name], given(one, str(file), name), given(other, str(file), name)])
-    told = capsys.readouterr().err
-    assert status == 2
-    assert f"{one} and {other} name one file" in told or f"{other} and {one} name one" in told
-    assert file.read_bytes() == b"kept"
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_bytes(b"kept")
+    Path("link").symlink_to("file")
+    os.link("file", "hard")
+    before = sorted(tmp_path.iterdir())
+    tried = [(one, other) for command, one, other in pairs() if command == name]
+    assert tried
+    for one, other in tried:
+        for first, second in ((one, other), (other, one)):
+            assert run(typed(name, {first: "file", second: alias})) == 2
+            told = capsys.readouterr().err
+            both = [shown(name, each) for each in (one, other)]
+            assert any(f"{a} and {b} name one file" in told for a, b in (both, both[::-1])), told
+            assert Path("file").read_bytes() == b"kept"
+            assert sorted(tmp_path.iterdir()) == before
 
 
 def named(use: Use, path: str | Path, option: str = "--x") -> Named:
@@ -285,7 +324,7 @@ def test_a_command_tells_its_report_how_it_ends(tmp_path: Path) -> None:
     [
         ("migrate", "--hold", "--start-paused"),
         ("migrate", "--silence-limit=5s", "--keepalive-timeout"),
-        ("migrate", "--trace=t", "--perfetto"),
+        ("migrate", "--trace=t", "--perfetto or --accesses"),
         ("source", "--reconnect-for=5s", "--reconnect-timeout"),
         ("dest", "--wait-for-resume=5s", "--recover-timeout"),
         ("dest", "--only-from=::1", "--allow-from"),

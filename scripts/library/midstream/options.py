@@ -31,6 +31,7 @@ class MigrateOptions(TypedDict, total=False):
     guest: Choice
     vcpus: int
     program: str
+    accesses: Path
     access_rate: Number | Sequence[Number]
     write_ratio: Number
     start_paused: bool

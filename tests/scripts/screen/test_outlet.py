@@ -1,5 +1,6 @@
 """An outlet keeps nobody waiting, drops what does not fit, and counts it."""
 
+import errno
 import fcntl
 import os
 import pty
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.screen.outlet import PIECE_BYTES_MAX, Outlet, may_block, write_all
+from scripts.screen.outlet import PIECE_BYTES_MAX, Outlet, may_block, write_all, write_output
 from tests.bounds import nothing_left
 from tests.processes import until
 
@@ -232,3 +233,22 @@ def test_what_may_block(tmp_path: Path) -> None:
             assert not may_block(full.fileno())
     os.close(ours)
     os.close(theirs)
+
+
+def test_what_is_not_whole_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that gets full in the midst of a page leaves that of the run before, and no part."""
+    path = tmp_path / "page"
+    write_output(path, b"new")
+    assert path.read_bytes() == b"new"
+
+    def fill_up(fd: int, data: bytes) -> None:
+        os.write(fd, data[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("scripts.screen.outlet.write_all", fill_up)
+    with pytest.raises(OSError, match="No space left"):
+        write_output(path, b"newer")
+    assert path.read_bytes() == b"new"
+    assert [each.name for each in tmp_path.iterdir()] == ["page"]
