@@ -102,20 +102,20 @@ class Direct:
         """Return how much the source has sent, as it says."""
         return int((await self.source.call("query-migrate"))["ram"]["transferred"])
 
-    async def touch(self, block: str, index: int) -> Awaitable[float]:
-        """Touch a page; return what waits until it has come, and says when."""
+    async def touch(self, block: str, index: int) -> trio.Event:
+        """Touch a page; return what is set when it has come."""
         address = await self.dest.address_of(NamedPage(block, index))
-        send, receive = trio.open_memory_channel[float](1)
+        came = trio.Event()
 
         async def wait() -> None:
             if await self.dest.touch(address):
                 self.say(f"page {index} of {block} has come")
-                send.send_nowait(trio.current_time())
+                came.set()
 
         self.say(f"page {index} of {block} is touched")
         self._nursery.start_soon(wait)
         await trio.sleep(_BETWEEN_SECONDS)
-        return receive.receive()
+        return came
 
     def break_connections(self, *, preempt_only: bool) -> None:
         """Shut the source's connections down; the preempt one is that which has sent the least."""
@@ -207,16 +207,16 @@ async def two_blocks(terms: Terms) -> None:
         await pair.begin(1 << 20)
         while await pair.sent_bytes() < 1 << 18:  # noqa: ASYNC110 - QEMU tells nobody
             await trio.sleep(_POLL_SECONDS)
-        waits = [await pair.touch("b", index) for index in (2, 0, 1, 3)]
-        for wait in waits:
-            await wait
+        touched = [await pair.touch("b", index) for index in (2, 0, 1, 3)]
+        for came in touched:
+            await came.wait()
 
 
 async def preempt_dies(terms: Terms) -> None:
     """Break the preempt connection alone; the main one has a section for each tenth of a second."""
     async with direct(terms, "8MiB", _BASE) as pair:
         await pair.begin(2 << 20)
-        await (await pair.touch("ram", 1900))
+        await (await pair.touch("ram", 1900)).wait()
         pair.break_connections(preempt_only=True)
         await pair.watch()
         await pair.recover()
@@ -227,7 +227,7 @@ async def preempt_dies_late(terms: Terms) -> None:
     """Break it in the main connection's last section: the only one, where a page takes 31 ms."""
     async with direct(terms, "64MiB", _HUGE) as pair:
         await pair.begin(64 << 20)
-        await (await pair.touch("ram", 28))
+        await (await pair.touch("ram", 28)).wait()
         pair.break_connections(preempt_only=True)
         await pair.watch()
         await pair.recover()
@@ -239,7 +239,7 @@ async def recovery_breaks(terms: Terms) -> None:
     async with direct(terms, "8MiB", _BASE) as pair:
         await pair.begin(2 << 20)
         # Before that the destination may not have loaded its devices, and gives up.
-        await (await pair.touch("ram", 1900))
+        await (await pair.touch("ram", 1900)).wait()
         pair.break_connections(preempt_only=False)
         await pair.watch()
         await pair.recover(stopped=True)
@@ -254,11 +254,12 @@ async def recovery_breaks(terms: Terms) -> None:
 
 
 async def return_path_ends(terms: Terms) -> None:
-    """End the return path at the source, in the middle of postcopy."""
+    """End the return path at the source, in the middle of postcopy, and ask for a page then."""
     async with direct(terms, "8MiB", _BASE) as pair:
         await pair.begin(4 << 20)
-        await (await pair.touch("ram", 1900))
+        await (await pair.touch("ram", 1900)).wait()
         pair.end_return_path()
+        await pair.touch("ram", 1800)
         await pair.watch()
         await pair.recover()
         await pair.end()
