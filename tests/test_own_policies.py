@@ -6,33 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.processes import Lab, Process, read_events
+from tests.processes import ROOT, Lab, Process, read_events
 from tests.reports import read_report
 
-# As source/README.md has it: the file is somebody's, and nothing of the tree is changed.
-MINE = """\
-from collections import deque
-
-from source.scheme import Order, PageId, Prefetcher, Scheme
-
-
-class ReadAhead(Prefetcher):
-    def __init__(self):
-        self.wanted = deque()
-
-    def requested(self, page, target_page, now_ns, answer):
-        self.wanted = deque(PageId(page.block, page.index + n) for n in range(1, 5))
-
-    def next(self, remaining):
-        while self.wanted:
-            if remaining.holds(page := self.wanted.popleft()):
-                return page, "read ahead"
-
-
-class NewestFirst(Order):
-    def pick(self, queue, half_sent):
-        return len(queue) - 1
-
+README = (ROOT / "source" / "README.md").read_text(encoding="utf-8")
+# What source/README.md tells somebody to put into a file, and two that fail.
+EXAMPLE = README.partition("```python\n")[2].partition("```")[0]
+MINE = (
+    EXAMPLE
+    + """
 
 class Failing(ReadAhead):
     def sent(self, page, channel):
@@ -44,11 +26,10 @@ class AtOnce(ReadAhead):
         raise ValueError("not today")
 
 
-read_ahead = Scheme("read-ahead-of-4", locality=False, prefetcher=ReadAhead)
-newest_first = Scheme("newest-first", order=NewestFirst)
 failing = Scheme("failing", prefetcher=Failing)
 at_once = Scheme("at-once", prefetcher=AtOnce)
 """
+)
 
 GUEST = ("--size=8MiB", "--page-size=4KiB", "--postcopy-after=0", "--start-paused", "--quiet")
 

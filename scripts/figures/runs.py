@@ -30,20 +30,23 @@ _RUN_SECONDS_MAX = 1800.0
 _END_SECONDS_MAX = 5.0
 
 
-def run_migration(options: Mapping[str, str], folder: Path) -> dict[str, Any]:
+def run_migration(
+    options: Mapping[str, str], folder: Path, command: str = "migrate"
+) -> dict[str, Any]:
     """Migrate a guest and return the report.
 
     Args:
         options: As `midstream migrate` has them, without dashes; a switch has an empty value.
         folder: Where the report may be written.
+        command: Another that takes these options: `simulate` has no processes and no link.
 
     Raises:
         MigrationError: It did not end with exit status 0.
     """
     report = folder / "report.json"
-    command = [sys.executable, "-P", "-m", "scripts", "migrate", "--quiet", f"--report={report}"]
-    command += [f"--{name}={value}" if value else f"--{name}" for name, value in options.items()]
-    done = run_until_signalled(partial(_run, command))
+    words = [sys.executable, "-P", "-m", "scripts", command, "--quiet", f"--report={report}"]
+    words += [f"--{name}={value}" if value else f"--{name}" for name, value in options.items()]
+    done = run_until_signalled(partial(_run, words))
     if done is None:
         raise MigrationError(f"a run has not ended in {_RUN_SECONDS_MAX:g} s")
     if done.returncode:
