@@ -107,6 +107,27 @@ class Tab:
                 "Input.dispatchMouseEvent", type=what, x=x, y=y, button="left", clickCount=1
             )  # fmt: skip
 
+    def drag(self, x: float, y: float, to_x: float, to_y: float, *, shift: bool = False) -> None:
+        """Press the button at one place, and let it go at another."""
+        held: Plain = {"button": "left", "buttons": 1, "clickCount": 1, "modifiers": 8 * shift}
+        where = {"x": x, "y": y}
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", **where)
+        self.send("Input.dispatchMouseEvent", type="mousePressed", **where, **held)
+        for share in (0.5, 1.0):
+            where = {"x": x + share * (to_x - x), "y": y + share * (to_y - y)}
+            self.send("Input.dispatchMouseEvent", type="mouseMoved", **where, **held)
+        self.send(
+            "Input.dispatchMouseEvent", type="mouseReleased", **where, **held | {"buttons": 0}
+        )
+
+    def key(self, name: str) -> None:
+        """Press a key, by its name or by the sign that it writes."""
+        # What the browser itself heeds it knows by the number.
+        said: Plain = {"key": name, "windowsVirtualKeyCode": {"Escape": 27}.get(name, 0)}
+        text = {"text": name} if len(name) == 1 else {}
+        self.send("Input.dispatchKeyEvent", type="keyDown", **said, **text)
+        self.send("Input.dispatchKeyEvent", type="keyUp", **said)
+
     def print(self) -> bytes:
         """Print the page, with only those grounds that it asks for itself; return the PDF."""
         printed = self.send("Page.printToPDF", printBackground=False)

@@ -74,6 +74,7 @@ class _Embedding:
         history = self._history
         waits = sorted(history.all_waits, key=self._length_ns, reverse=True)
         shown = waits[:WAITS_MAX]
+        staged = [wait.stages_us for wait in history.waits if wait.stages_us]
         bars, pages_per_bar = _thinned(history.sends)
         too_many = max(len(bars) - BARS_MAX, 0)
         bars = bars[:BARS_MAX]
@@ -109,6 +110,8 @@ class _Embedding:
             "percentiles_us": percentiles_us(waits),
             "wait_count": len(waits),
             "waited_us": waited_us(waits),
+            "staged_waits": len(staged),
+            "stage_totals_us": [sum(each) for each in zip(*staged, strict=True)],
             "distribution_us": _points(sorted(wait.latency_us for wait in history.waits)),
             "stages": list(STAGES),
             "stage_words": list(STAGE_WORDS.values()),

@@ -29,8 +29,9 @@ from scripts.views.spool import Spool
 
 _SCRIPTS = (
     *("decode.js", "theme.js", "story.js", "why.js", "patterns.js"),
-    *("timeline.js", "panels.js", "page_map.js", "curves.js"),
-    *("waits.js", "charts.js", "events.js", "main.js"),
+    *("timeline.js", "panels.js", "page_map.js", "navigate.js", "curves.js"),
+    *("copy.js", "waits.js", "charts.js", "differences.js", "events.js"),
+    *("help.js", "address.js", "main.js"),
 )
 _LIVE_SCRIPTS = ("decode.js", "theme.js", "live.js")
 

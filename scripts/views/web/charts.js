@@ -36,7 +36,10 @@ function waitWords(runs) {
 function percentileTable(runs) {
   const names = Object.keys(runs[0].percentiles_us);
   return table(`Waits, each a ${waitWords(runs)}; the percentile is the time that so many did not exceed`,
-    ["run", "waits", ...names], runs.map((run) => [run.name, sayCount(run.wait_count), ...names.map((name) => (run.wait_count ? sayTime(run.percentiles_us[name]) : "none"))]));
+    ["run", "waits", ...names], [
+      ...runs.map((run) => [run.name, sayCount(run.wait_count), ...names.map((name) => (run.wait_count ? sayTime(run.percentiles_us[name]) : "none"))]),
+      ...differenceHead(runs).map((head) => [head, ...differenceCell(runs, (run) => run.wait_count, sayCount), ...names.flatMap((name) => differenceCell(runs, (run) => (run.wait_count ? run.percentiles_us[name] : null), sayTime))]),
+    ]);
 }
 
 // Downtime: nobody ran. Brownout: it ran, and vCPUs waited for pages.

@@ -67,7 +67,8 @@ function eventTable(runs, select) {
   filter();
   const label = (words, field) => make("label", {}, words, field);
   return make("div", {},
-    make("div", { class: "bar" }, label("event", kind), label("page", page), label("text", text), label("without background", urgent), before, after),
+    make("div", { class: "bar" }, label("event", kind), label("page", page), label("text", text), label("without background", urgent), before, after,
+      copyButton(() => csvOf(["run", "time_us", "side", "event", "block", "page", "what"], hits.map((row) => [row.run.name, (at_us(row)).toFixed(3), row.side, row.what, row.block === null ? "" : row.run.blocks[row.block]?.name ?? row.block, row.page ?? "", row.words])))),
     found,
     make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Events" }, make("table", {},
       make("caption", {}, "Events in the order of time; a page's number shows it in the timeline"),

@@ -12,17 +12,19 @@ function summary(runs) {
     ["policy", (run) => run.run.policy ?? "?"],
     ["guest", (run) => `${sayBytes(run.bytes)}, ${run.waiter === "request" ? "seen between the two" : sayMany(run.vcpus, "vCPU")}, ${run.run.program ?? "?"}`],
     ["pages", (run) => run.blocks.map((block) => `${block.name}: ${sayCount(block.pages)}${block.known ? ` of ${sayBytes(block.page_bytes)}` : ""}`).join(", ")],
-    ["to the end", (run) => `${sayTime((run.end - run.begin) * run.tick_us)} from ${run.since}`],
-    ["downtime", sayDowntime],
+    ["to the end", (run) => `${sayTime((run.end - run.begin) * run.tick_us)} from ${run.since}`, (run) => (run.end - run.begin) * run.tick_us, sayTime],
+    ["downtime", sayDowntime, (run) => run.downtime_us, sayTime],
     ...(runs.some((run) => run.guest_blackout_us !== null) ? [["downtime by the guest's clock", sayBlackout], ["longest stall by its clock", sayStall]] : []),
-    ["page requests", (run) => sayCount(run.requests.count + run.left_out.requests)],
-    ["preempted pages", (run) => sayKnown(run.preempted)],
-    ["finished early on request", (run) => sayKnown(run.boosted)],
-    ["waits", (run) => sayCount(run.wait_count)],
-    ["median wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.p50) : "none")],
-    ["longest wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.max) : "none")],
+    ["page requests", (run) => sayCount(requestsOf(run)), requestsOf, sayCount],
+    ["preempted pages", (run) => sayKnown(run.preempted), (run) => run.preempted, sayCount],
+    ["finished early on request", (run) => sayKnown(run.boosted), (run) => run.boosted, sayCount],
+    ["waits", (run) => sayCount(run.wait_count), (run) => run.wait_count, sayCount],
+    ["all waits together", (run) => sayTime(run.waited_us), (run) => run.waited_us, sayTime],
+    ["median wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.p50) : "none"), (run) => (run.wait_count ? run.percentiles_us.p50 : null), sayTime],
+    ["longest wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.max) : "none"), (run) => (run.wait_count ? run.percentiles_us.max : null), sayTime],
   ];
-  return table("What was migrated, and what came of it", ["", ...runs.map((run) => run.name)], rows.map(([name, value]) => [name, ...runs.map(value)]));
+  return table("What was migrated, and what came of it", ["", ...runs.map((run) => run.name), ...differenceHead(runs)],
+    rows.map(([name, value, number, say]) => [name, ...runs.map(value), ...differenceCell(runs, number, say)]));
 }
 
 // Of each run the verdict: how it ended, in a banner, and below it what it cost and what to try.
@@ -32,6 +34,7 @@ function verdicts(runs) {
     ...run.sentences.map(([kind, text]) => make("p", { class: kind }, text)))));
 }
 
+const requestsOf = (run) => run.requests.count + run.left_out.requests;
 const sayKnown = (count) => (count === null ? "not recorded" : sayCount(count));
 const sayDowntime = (run) => (run.downtime_us === null ? "not recorded" : sayTime(run.downtime_us));
 
@@ -72,48 +75,84 @@ function timelineSection(runs, select) {
         button("+", () => line.zoom(0.6), "zoom in on time"), button("−", () => line.zoom(1.6), "zoom out of time"),
         button("pages +", () => { line.zoom(0.5, null, true); }), button("pages −", () => { line.zoom(2, null, true); }),
         make("label", {}, "find page", wanted), button("show", go)),
-      line.why, line.canvas, line.note);
+      line.why, make("div", { class: "panels" }, line.canvas, line.over), line.note);
     return line.figure;
   };
   return [lines, make("section", { id: "timeline", "aria-labelledby": "h-timeline" },
-    make("h2", { id: "h-timeline" }, "Pages over time"), legend(runs), ...lines.map(part),
-    make("p", { class: "hint" }, "Drag to move; Ctrl and wheel zooms time, Shift and wheel zooms pages; a click on a page tells its story."))];
+    make("h2", { id: "h-timeline" }, "Pages over time"), legend(runs),
+    runs.length > 1 ? make("label", { class: "bar" }, make("input", { type: "checkbox", id: "together", checked: "" }), "show the same time of all runs") : null, ...lines.map(part),
+    make("p", { class: "hint" }, "Drag to zoom, Shift and drag to move, a click on a page tells its story; ? has all keys."))];
+}
+
+// Gives the timelines of several runs the same scales, and has them show the same time together.
+function link(lines, isLinked) {
+  const spans = lines.map((line) => line.migration.map((tick) => line.us(tick)));
+  const missing = Math.max(...lines.map((line) => line.scale.missing));
+  for (const line of lines) {
+    line.peers = lines;
+    line.scale.missing = missing;
+    const low = Math.min(...spans.map((span) => span[0])), high = Math.max(...spans.map((span) => span[1]));
+    line.migration = [low, high].map((us) => us / line.run.tick_us + line.run.begin);
+    line.x = [...line.migration];
+  }
+  return (moved) => { if (isLinked()) for (const line of lines) if (line !== moved) line.follow(moved); };
 }
 
 function begin() {
   const runs = JSON.parse(document.getElementById("data").textContent).runs.map(decodeRun);
-  const detail = make("div", { class: "detail", "aria-live": "polite", id: "story" }, make("p", {}, "Choose a page: click it, find it by number, or choose one of the waits below."));
-  let lines = [], tables = [];
+  const nothing = () => make("p", {}, "Choose a page: click it, find it by number, or choose one of the waits below.");
+  const detail = make("div", { class: "detail", "aria-live": "polite", id: "story" }, nothing());
+  const view = { runs, lines: [], tables: [], chosen: null, select, clear, linked: () => document.getElementById("together")?.checked ?? true };
+  let changed = () => {};
   // Tells of a page, or of one wait for it (its number in the run), and shows it in its run's timeline.
   function select(run, block, page, zoom, wait = null) {
+    view.chosen = { run, block, page, wait };
     detail.replaceChildren(...detailOf(run, block, page, wait));
-    for (const line of lines) {
+    for (const line of view.lines) {
       if (line.run === run) line.choose(block, page, zoom, wait);
       else if (line.run.blocks[block]?.pages > page) line.choose(block, page, false);
       line.why.textContent = line.run === run && wait !== null ? whyOf(run, wait) : "";
     }
-    for (const each of tables) each.choose(each.run === run ? { page: sayPage(run, block, page), wait } : null);
-    if (zoom) lines.find((line) => line.run === run).figure.scrollIntoView({ block: "start" });
+    for (const each of view.tables) each.choose(each.run === run ? { page: sayPage(run, block, page), wait } : null);
+    if (zoom) view.lines.find((line) => line.run === run).figure.scrollIntoView({ block: "start" });
+    changed();
+  }
+  function clear() {
+    view.chosen = null;
+    detail.replaceChildren(nothing());
+    for (const line of view.lines) { line.chosen = null; line.why.textContent = ""; line.soon(); }
+    for (const each of view.tables) each.choose(null);
+    changed();
   }
   const section = (id, title, ...parts) => make("section", { id, "aria-labelledby": `h-${id}` }, make("h2", { id: `h-${id}` }, title), ...parts);
-  let timeline;
-  [lines, timeline] = timelineSection(runs, select);
-  tables = waitTables(runs, select);
+  const [lines, timeline] = timelineSection(runs, select);
+  view.lines = lines;
+  view.tables = waitTables(runs, select);
   document.getElementById("subtitle").textContent = runs.map((run) => `${run.name}: ${run.run.policy ?? "unknown policy"}, ${run.status}`).join("; ");
   document.getElementById("main").append(
     section("verdict", "Verdict", verdicts(runs)),
     section("summary", "Summary", summary(runs)),
     timeline,
     section("page", "One page's story", detail),
-    section("faults", "Waits", stageLegend(runs[0]), make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...tables.map((each) => each.element))),
+    section("faults", "Waits", stageLegend(runs[0]), make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...view.tables.map((each) => each.element)), stageTable(runs)),
     section("latency", "How long the waits were", distribution(runs), percentileTable(runs)),
     section("standstill", "Blackout and brownout", standstill(runs)),
     section("events", "Events", eventTable(runs, select)));
   document.body.append(tip);
-  window.midstream = { runs, lines, tables };
+  window.midstream = view;
+  const along = link(lines, view.linked);
+  let last = lines[0];
+  for (const line of lines) {
+    line.onmove = (moved) => { along(moved); changed(); };
+    line.onpoint = (pointed) => { last = pointed; };
+    line.oncursor = (us) => { for (const each of lines) if (each === line || view.linked()) each.drawCursor(us); };
+  }
+  listenToKeys(() => last, { "?": helpDialog(), Escape: clear });
   const again = () => lines.forEach((line) => line.soon());
   themeButton(again);
   onPrint((width) => lines.forEach((line) => { line.paperWidth = width; line.draw(); }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
   lines.forEach((line) => line.draw());
+  changed = keepAddress(view);
+  for (const each of view.tables) each.onsort = changed;
 }

@@ -22,8 +22,11 @@ class Timeline {
     this.canvas = make("canvas", {
       tabindex: "0", role: "img",
       "aria-label": `Page map, channels and waiting ${run.waiter}s of ${run.name} over time. `
-        + "Arrow keys move, plus and minus zoom, 0 shows the whole migration.",
+        + "Arrow keys move, W and S zoom, 0 shows the whole migration, question mark tells more.",
     });
+    // The cursor lies above, so that it moves without all below it being drawn anew.
+    this.over = make("canvas", { class: "over", "aria-hidden": "true" });
+    this.cursor = null;
     this.note = make("figcaption");
     this.why = make("p", { class: "why" });
     this.listen();
@@ -53,6 +56,7 @@ class Timeline {
     const panel = this.panels.pages;
     return panel.top + (byte - this.y[0]) / (this.y[1] - this.y[0]) * panel.height;
   }
+  get leastTicks() { return 10 / this.run.tick_us; }
   us(tick) { return (tick - this.run.begin) * this.run.tick_us; }
 
   soon() {
@@ -87,6 +91,8 @@ class Timeline {
     this.drawBlackout(pen);
     this.drawBreaks(pen);
     this.say();
+    this.over.style.height = canvas.style.height;
+    this.drawCursor(this.cursor);
   }
 
   // How many edges there would be to draw: very many would hide what they are edges of.
@@ -181,7 +187,7 @@ class Timeline {
   zoom(factor, centre = null, vertical = false) {
     const axis = vertical ? this.y : this.x;
     const at = centre ?? (axis[0] + axis[1]) / 2;
-    const least = vertical ? 4096 : 10 / this.run.tick_us;
+    const least = vertical ? 4096 : this.leastTicks;
     if ((axis[1] - axis[0]) * factor < least && factor < 1) return;
     axis[0] = at - (at - axis[0]) * factor;
     axis[1] = at + (axis[1] - at) * factor;
@@ -196,67 +202,27 @@ class Timeline {
   }
 
   bound() {
-    const end = this.run.end * 1.05 + 10;
+    // Of several runs the longest says how far it goes.
+    const end = Math.max(this.run.end * 1.05 + 10, this.migration[1]);
     const wide = Math.min(this.x[1] - this.x[0], end), tall = Math.min(this.y[1] - this.y[0], this.run.bytes || 1);
     const left = Math.min(Math.max(this.x[0], 0), end - wide), top = Math.min(Math.max(this.y[0], 0), (this.run.bytes || 1) - tall);
     this.x = [left, left + wide];
     this.y = [top, top + tall];
-    this.soon();
+    this.moved();
   }
 
-  show(range) { this.x = [...range]; this.y = [0, Math.max(this.run.bytes, 1)]; this.soon(); }
+  show(range) { this.x = [...range]; this.y = [0, Math.max(this.run.bytes, 1)]; this.moved(); }
 
-  listen() {
-    const canvas = this.canvas;
-    let drag = null;
-    canvas.addEventListener("wheel", (event) => {
-      // A page that is scrolled past should not zoom: only with Ctrl or Shift.
-      if (!event.ctrlKey && !event.shiftKey) return;
-      event.preventDefault();
-      const amount = event.deltaY || event.deltaX;
-      const factor = Math.exp(Math.max(-300, Math.min(300, amount)) / 400);
-      const box = canvas.getBoundingClientRect();
-      if (event.shiftKey) {
-        const panel = this.panels.pages;
-        const at = this.y[0] + (event.clientY - box.top - panel.top) / panel.height * (this.y[1] - this.y[0]);
-        this.zoom(factor, at, true);
-      } else {
-        this.zoom(factor, this.x[0] + (event.clientX - box.left - LEFT) / this.wide * (this.x[1] - this.x[0]));
-      }
-    }, { passive: false });
-    canvas.addEventListener("pointerdown", (event) => { drag = { x: event.clientX, y: event.clientY, moved: false }; });
-    canvas.addEventListener("pointermove", (event) => {
-      const box = canvas.getBoundingClientRect();
-      if (drag && event.buttons) {
-        const [dx, dy] = [event.clientX - drag.x, event.clientY - drag.y];
-        if (drag.moved || Math.hypot(dx, dy) > 4) {
-          drag = { x: event.clientX, y: event.clientY, moved: true };
-          this.move(-dx / this.wide, -dy / this.panels.pages.height);
-          showTip("");
-          return;
-        }
-      }
-      const found = this.find(event.clientX - box.left, event.clientY - box.top);
-      showTip(found ? describe(this.run, found) : "", event.clientX, event.clientY);
-    });
-    canvas.addEventListener("pointerleave", () => { drag = null; showTip(""); });
-    canvas.addEventListener("pointerup", (event) => {
-      const box = canvas.getBoundingClientRect();
-      const found = drag && !drag.moved ? this.find(event.clientX - box.left, event.clientY - box.top) : null;
-      drag = null;
-      if (!found) return;
-      const part = found.wait === undefined ? this.run.sends : this.run.waits;
-      const index = found.wait === undefined ? found.send : found.wait;
-      this.select(this.run, part.block[index], part.page[index], false, found.wait ?? null);
-    });
-    canvas.addEventListener("keydown", (event) => {
-      const act = {
-        ArrowLeft: () => this.move(-0.15, 0), ArrowRight: () => this.move(0.15, 0),
-        ArrowUp: () => this.move(0, -0.15), ArrowDown: () => this.move(0, 0.15),
-        "+": () => this.zoom(0.7), "=": () => this.zoom(0.7), "-": () => this.zoom(1.4),
-        "0": () => this.show(this.migration),
-      }[event.key];
-      if (act) { event.preventDefault(); act(); }
-    });
+  // Something else is shown now: whoever goes along with it is told.
+  moved() {
+    this.soon();
+    this.onmove?.(this);
+  }
+
+  // Shows the time that another timeline shows, and the same memory where there is as much.
+  follow(other) {
+    this.x = other.x.map((tick) => other.us(tick) / this.run.tick_us + this.run.begin);
+    if (this.run.bytes === other.run.bytes) this.y = [...other.y];
+    this.soon();
   }
 }

@@ -42,7 +42,7 @@ class WaitTable {
         make("thead", {}, make("tr", {}, ...this.heads)),
         this.body,
         make("tfoot", { "aria-hidden": "true" }, make("tr", {}, make("td", { colspan: "4" }, ""), make("td", { class: "axis" }, make("div", {}, ...axis)), make("td"))))),
-      make("div", { class: "bar" }, this.earlier, this.later, this.found));
+      make("div", { class: "bar" }, this.earlier, this.later, copyButton(() => waitsCsv(this.run, this.order)), this.found));
   }
 
   // Sorts by a column: the other way round if it already was.
@@ -58,6 +58,7 @@ class WaitTable {
       else head.removeAttribute("aria-sort");
     });
     this.page(0);
+    this.onsort?.();
   }
 
   page(at) {
