@@ -222,7 +222,14 @@ class Assembly:
         arrival = self._arrival(channel)
         if self._missing is None or self._claims.come_again or arrival.may_end:
             return []
-        return [unit for unit in units if self._brings(arrival, unit)]
+        block, offset, end = arrival.span.block, arrival.span.offset, arrival.span.end
+        first, stop = offset // TARGET_PAGE_BYTES, end // TARGET_PAGE_BYTES
+        # Hundreds of vCPUs may wait, of which few do for something in one frame.
+        return [
+            unit
+            for unit in units
+            if first <= unit[1] < stop and unit[0] == block and self._brings(arrival, unit)
+        ]
 
     def take_early(self, unit: PageId) -> Channel | None:
         """Count a unit that has `come_early` as whole; return its channel, None if it has not.

@@ -125,6 +125,9 @@ class DestSide:
             host.agenda.clock_ns,
         )
         self.executor.use(ReturnPath(reply))
+        # The vCPUs of whose faults was just heard.
+        self._heard: list[int] = []
+        self.executor.on_fault = self._heard.append
         self._reader = Reader(config, host, link, self.executor, self._lifecycle, self._message)
         self.expect = self._reader.expect
         terms = Terms(
@@ -229,15 +232,15 @@ class DestSide:
     def _take_over(self, steps: Generator[Step, Any, None], then: Callable[[], None]) -> None:
         model, presence = self._model, self.presence
         self._vcpus = [
-            Vcpu(
-                accesses, self._agenda, self._latencies, self._touch, presence.unit_of,
-                presence.present,
-            )
+            Vcpu(accesses, self._agenda, self._latencies, self._touch, presence, self._is_whole)
             for accesses in vcpus_of(self._steps, self._program, model.access_ns)
         ]  # fmt: skip
         for vcpu in self._vcpus:
             vcpu.begin()
         self._perform(steps, then, self._agenda.clock_ns())
+
+    def _is_whole(self) -> bool:
+        return self.engine.assembly.complete
 
     def _touch(self, vcpu: int, flat: int, unit: int) -> None:
         """Stop a vCPU as the kernel would, and report it."""
@@ -251,9 +254,10 @@ class DestSide:
             self.executor.hear_faults()
             return
         self._reader.catch_up()
-        asked = set(self.engine.faults.requested_pages)
+        self._heard.clear()
         self.executor.hear_faults()
-        self._reader.watch(unit for unit in self.engine.faults.requested_pages if unit not in asked)
+        waits = self.engine.faults.waiting_vcpus
+        self._reader.watch({waits[vcpu].page for vcpu in self._heard if vcpu in waits})
 
     def _wakes(self, vcpu: int, since_ns: int) -> None:
         woke_ns = self._agenda.clock_ns() + self._model.wake_ns

@@ -24,6 +24,8 @@ from source.outlet import Frame, Outlet
 
 # A socket is writable again when so much of its buffer is in use (sk_stream_is_writeable).
 _WRITABLE = 2 / 3
+# Bytes that are a matter of rounding, of times to nanoseconds.
+_ROUNDING = 64
 
 
 class ModelFrame(Frame):
@@ -223,7 +225,7 @@ class ModelOutlet(Outlet):
         if self._fill < 1:
             # The kernel frees a packet of its own, half of a small buffer, when all of it is there.
             share = 2 - 2 * self._fill
-            if room < held * share or room_unsent < unsent * share:
+            if room + _ROUNDING < held * share or room_unsent + _ROUNDING < unsent * share:
                 return 0
         elif room < min(self._model.packet_bytes, held / 2):
             # What is acknowledged is freed by the packet.
@@ -253,7 +255,9 @@ class ModelOutlet(Outlet):
         def then() -> None:
             since_ns = now_ns if flow.drained < acknowledged else flow.when_drained(acknowledged)
             if flow.drained >= acknowledged:
-                self._agenda.at(max(self._agenda.now_ns, since_ns + link.rtt_ns), do, *arguments)
+                # Later than now, so that time passes whatever is rounded.
+                at_ns = max(self._agenda.now_ns, since_ns + link.rtt_ns) + 1
+                self._agenda.at(at_ns, do, *arguments)
             else:
                 link.mark(flow, acknowledged, link.rtt_ns, do, *arguments)
 

@@ -156,19 +156,22 @@ class Reader:
     def _head(self, incoming: Incoming, frame: ModelFrame) -> None:
         chunk, name = frame.chunk, incoming.flow.name
         assert chunk is not None
+        span = chunk.span
         check_receivable(self._lifecycle.state, name, frame.message)
         incoming.frame, incoming.received = frame, 0
         urgent = None
         if chunk.urgent:
             message: Any = frame.message
             urgent = Urgent(message.queue_us, message.send_us)
-        if isinstance(chunk.span, Runs):
-            self._executor.begin_runs(name, chunk.span, np.zeros(len(chunk.span), np.bool_), urgent)
+        if isinstance(span, Runs):
+            self._executor.begin_runs(name, span, np.zeros(len(span), np.bool_), urgent)
         else:
-            self._executor.begin(name, chunk.span, urgent)
+            self._executor.begin(name, span, urgent)
         if self.places_early:
+            first, stop = span.offset // TARGET_PAGE_BYTES, span.end // TARGET_PAGE_BYTES
             for unit in self._engine.faults.requested_pages:
-                self._watch(incoming, unit)
+                if first <= unit[1] < stop:
+                    self._watch(incoming, unit)
 
     def _end(self, incoming: Incoming, frame: ModelFrame) -> None:
         self._progress(incoming, frame, frame.payload_bytes)

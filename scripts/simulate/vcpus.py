@@ -17,6 +17,7 @@ from guest.states import VcpuState, encode_states
 from protocol.geometry import Geometry
 from protocol.report import Summary
 from scripts.simulate.agenda import Agenda
+from scripts.simulate.presence import Presence
 
 Times = NDArray[np.int64]
 
@@ -173,6 +174,10 @@ class Latencies:
         if self._count > _GATHERED:
             self._sort_in()
 
+    def add_alike(self, latency_ns: int, count: int) -> None:
+        """Count some that took as long as each other."""
+        self._histogram.record_value(latency_ns, count)
+
     def summary(self) -> Summary:
         """Return their figures."""
         self._sort_in()
@@ -194,8 +199,8 @@ class Vcpu:
         agenda: Agenda,
         latencies: Latencies,
         touch: Callable[[int, int, int], None],
-        unit_of: Callable[[NDArray[np.int64]], NDArray[np.int64]],
-        present: NDArray[np.bool_],
+        presence: Presence,
+        is_whole: Callable[[], bool],
     ) -> None:
         """Prepare; `begin` lets it run.
 
@@ -204,16 +209,17 @@ class Vcpu:
             agenda: The run's.
             latencies: Takes how long they took.
             touch: Called with the number, a flat target page and its unit: it is missing.
-            unit_of: Returns the units of flat target pages.
-            present: By unit, what is not missing.
+            presence: What is not missing.
+            is_whole: Tells whether nothing is.
         """
         self._accesses = accesses
         self._number, self._access_ns = accesses.vcpu, accesses.access_ns
         self._agenda = agenda
         self._latencies = latencies
         self._touch = touch
-        self._unit_of = unit_of
-        self._present = present
+        self._unit_of = presence.unit_of
+        self._present = presence.present
+        self._is_whole = is_whole
         self._flat = self._units = np.zeros(0, np.int64)
         self._dues_ns: Times | None = None
         # The next access of the batch, and since when it can be made.
@@ -277,6 +283,9 @@ class Vcpu:
         if self._is_over:
             return
         self._count(len(self._made_ns))
+        if self._is_whole():
+            # Nothing stops it any more.
+            return
         if self._at < len(self._flat) and not self._present[self._units[self._at]]:
             self._touch(self._number, int(self._flat[self._at]), int(self._units[self._at]))
         else:
@@ -284,7 +293,9 @@ class Vcpu:
 
     def _count(self, count: int) -> None:
         """Count the first of the accesses that nothing has stopped."""
-        if count:
+        if count and self._dues_ns is None:
+            self._latencies.add_alike(self._access_ns, count)
+        elif count:
             made_ns, due_ns = self._made_ns[:count], self._were_due_ns[:count]
             self._latencies.add(made_ns + self._access_ns - due_ns)
         self._made_ns = self._made_ns[:0]
