@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from textwrap import wrap
@@ -11,9 +10,8 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from guest.spec import GUEST_CHOICES, PYTHON
+from guest.spec import GUEST_CHOICES, PROGRAM_NAMES, PYTHON
 from guest.trace import read_trace, write_trace
 from protocol import events
 from protocol.errors import MigrationError
@@ -22,16 +20,27 @@ from protocol.policy import PRESETS, Policy
 from protocol.report import STAGE_WORDS
 from protocol.units import parse_geometry
 from scripts.configure import link_spec, parsed
+from scripts.figures.compared import (
+    EVENTS,
+    SCHEMA,
+    Outcome,
+    latencies_ms,
+    plain_of,
+    range_table,
+    run_keeper,
+    table,
+)
 from scripts.figures.prefetch_table import prefetch_figures, prefetch_table
 from scripts.figures.runs import run_migration
-from scripts.files import check_twice_readable, check_writable
+from scripts.figures.workload import Workload
+from scripts.files import check_fillable, check_twice_readable, check_writable
 from scripts.help_text import complete_names
 from scripts.links.link import link_of
 from scripts.links.spec import LinkSpec
 from scripts.named_files import Command, Use, file_option
 from scripts.policies import file_of, policy_of
 from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
-from scripts.reports import COMPLETED, begin_report, write_report
+from scripts.reports import begin_report, write_report
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.interrupts import raise_when_signalled
 from scripts.screen.output import print_result
@@ -39,27 +48,11 @@ from scripts.screen.verdict import facts_of
 from scripts.screen.words import counted, percent, time_us
 from scripts.views.saved import read_all
 
-_SCHEMA = "midstream-compare/1"
-
-# Beside the vCPUs that fault without pause there is one that faults every 20 ms: the one that is
-# hurt by what the others do.
-_SLOW_RATE = 50
+# The trace of a comparison that is given none.
+_TRACE = "trace.txt"
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """The figures of one policy.
-
-    Attributes:
-        report: The migration's own.
-        latencies_us: Every fault's latency.
-    """
-
-    report: dict[str, Any]
-    latencies_us: tuple[float, ...]
-
-
-@click.command(cls=Command, report_schema=_SCHEMA)
+@click.command(cls=Command, report_schema=SCHEMA)
 @click.option(
     "--policies", metavar="NAMES",
     help="Policies to compare, in order, with commas between. Default: all of midstream's own.",
@@ -87,7 +80,36 @@ class Outcome:
     "--guest", default=PYTHON, show_default=True, type=click.Choice(GUEST_CHOICES), metavar="KIND",
     help="What runs the vCPUs, as in migrate.",
 )  # fmt: skip
+@click.option(
+    "--program", metavar="NAME",
+    help="Let --vcpus vCPUs access memory so, as in migrate, instead of by the trace.",
+    shell_complete=lambda _context, _option, text: complete_names(PROGRAM_NAMES, text),
+)  # fmt: skip
+@click.option(
+    "--access-rate", metavar="N",
+    help="Accesses a second of each vCPU, or N,N,... Default: without pause, and one of 50; with "
+    "--program as in migrate.",
+)  # fmt: skip
+@click.option(
+    "--write-ratio", metavar="RATIO",
+    help="Share of accesses that write. Default: 0; with --program as in migrate.",
+)  # fmt: skip
+@click.option(
+    "--postcopy-after", default="0", show_default=True, metavar="N",
+    help="Precopy passes before postcopy, as in migrate; 0: vCPUs begin on the destination.",
+)  # fmt: skip
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the trace.")
+@click.option(
+    "--repeats", default=1, show_default=True, type=click.IntRange(1, 1000), metavar="N",
+    help="Run each so often, all in turn; figures are medians then, with their range.",
+)  # fmt: skip
+@file_option(
+    "--keep", metavar="DIR", use=Use.FILL, help="Leave each run's report and events there."
+)
+@file_option(
+    "--html", metavar="FILE", use=Use.WRITE,
+    help="Write a page: figures, differences from the first row, distributions on one scale.",
+)  # fmt: skip
 @file_option(
     "--report", metavar="FILE", use=Use.WRITE,
     help="Write all figures as JSON; - for standard output.",
@@ -107,64 +129,97 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     accesses: Path | None,
     guest: str,
     seed: int,
+    repeats: int,
+    keep: str | None,
+    html: str | None,
     report: str | None,
     picture: Path | None,
+    **values: str | None,
 ) -> None:
     """Run one guest and one access trace under several policies.
 
     Each run begins in postcopy at once.  One vCPU more than --vcpus says faults every 20 ms; the
-    others fault without pause.
+    others fault without pause.  A program, rates, a share of writes and precopy before it can be
+    asked for instead.
     """
     chosen = _policies(policies, more)
     geometry = parsed("--size or --page-size", lambda: parse_geometry(size, page_size))
     spec = link_spec(link)
-    rate = spec.bytes_per_second
     peer = peer_of(against)
-    _check_files(report, picture)
+    workload = Workload.of(values, vcpus, traced=accesses is not None)
+    workload.check(size, page_size, seed, guest)
+    _check_files(report, picture, html, keep)
     if accesses is not None:
-        _check_trace(accesses, geometry, vcpus + 1)
-    begin_report(report, _SCHEMA)
+        _check_trace(accesses, geometry, workload.vcpu_count)
+    begin_report(report, SCHEMA)
     with raise_when_signalled(), temporary_folder("compare") as folder:
-        if accesses is None:
-            accesses = folder / "trace.txt"
-            write_trace(accesses, geometry, vcpus + 1, seed)
+        if accesses is None and workload.program is None:
+            write_trace(folder / _TRACE, geometry, workload.vcpu_count, seed)
+        trace = folder / _TRACE if accesses is None else accesses
         shared = {
-            "size": size, "page-size": page_size, "link": link,
-            "program": f"trace:{accesses}", "vcpus": str(vcpus + 1),
-            "access-rate": ",".join(["0"] * vcpus + [str(_SLOW_RATE)]),
-            "write-ratio": "0", "postcopy-after": "0", "seed": str(seed), "start-paused": "",
-            "guest": guest,
+            "size": size, "page-size": page_size, "link": link, "seed": str(seed), "guest": guest,
+            **workload.options(trace),
         }  # fmt: skip
-        outcomes = {}
-        for name, (text, _) in chosen.items():
-            click.echo(f"{name} ...", err=True)
-            outcomes[name] = _run(folder, {"policy": text, **shared})
-        if peer is not None:
-            for name in ROWS:
-                click.echo(f"{name} ...", err=True)
-                outcomes[name] = _run_qemu(peer, name, folder, shared, spec)
+        runs: dict[str, list[Outcome]] = {}
+        for number in range(1, repeats + 1):
+            # In turn: what else the machine does then is met by all of them.
+            for name, run in _rows(chosen, peer, spec).items():
+                click.echo(f"{name} ..." if repeats == 1 else f"{name} ({number}) ...", err=True)
+                kept = run_keeper(keep, name, number)
+                runs.setdefault(name, []).append(run(folder, shared))
+                kept(folder)
+    outcomes = {name: each[0] for name, each in runs.items()}
     reports = {name: outcomes[name].report for name in chosen}
     prefetched = prefetch_figures({name: each for name, (_, each) in chosen.items()}, reports)
+    wire_ms = _wire_ms(spec.bytes_per_second, geometry)
+    title = f"{size} guest, {page_size} pages, {workload.title}"
     if report is not None:
-        plain = _plain(outcomes, size, page_size, link, rate, geometry)
+        plain = plain_of(runs, size, page_size, link, wire_ms, peer)
         for name, own in prefetched.items():
             plain["policies"][name]["prefetch"] = own.to_plain()
         write_report(report, plain)
     if report != "-":
         print_result(f"{verdicts(outcomes)}\n")
-        Console().print(_table(outcomes))
+        Console().print(table(runs))
+        if repeats > 1:
+            Console().print()
+            Console().print(range_table(runs))
         if prefetched:
             Console().print()
             Console().print(prefetch_table(prefetched))
+    if html is not None:
+        # Imported late, as below: it takes half a second, and few want it.
+        from scripts.figures.compare_page import write_comparison  # noqa: PLC0415
+
+        write_comparison(Path(html), title, link, runs, wire_ms)
     if picture is not None:
-        _draw(
-            outcomes, picture, rate, geometry, f"{size} guest, {page_size} pages, {vcpus} + 1 vCPUs"
-        )
+        from scripts.figures.plots import draw_distributions, save  # noqa: PLC0415
+
+        save(draw_distributions(latencies_ms(runs), wire_ms, title), picture)
 
 
-def _check_files(report: str | None, picture: Path | None) -> None:
+Row = Callable[[Path, Mapping[str, str]], Outcome]
+
+
+def _rows(
+    chosen: Mapping[str, tuple[str, Policy]], peer: Peer | None, spec: LinkSpec
+) -> dict[str, Row]:
+    """Return what runs each row once, in a folder and with the options that all share."""
+    rows: dict[str, Row] = {name: partial(_run, text) for name, (text, _) in chosen.items()}
+    if peer is not None:
+        rows |= {name: partial(_run_qemu, peer, name, spec) for name in ROWS}
+    return rows
+
+
+def _check_files(
+    report: str | None, picture: Path | None, html: str | None, keep: str | None
+) -> None:
     if report not in (None, "-"):
         check_writable("--report", report)
+    if html is not None:
+        check_writable("--html", html)
+    if keep is not None:
+        check_fillable("--keep", keep)
     if picture is not None:
         check_writable("--picture", str(picture))
 
@@ -192,15 +247,17 @@ def _check_trace(trace: Path, geometry: Geometry, vcpus: int) -> None:
     parsed("--accesses", lambda: read_trace(trace, geometry, vcpus))
 
 
-def _run(folder: Path, options: Mapping[str, str]) -> Outcome:
-    told = folder / "events.jsonl"
-    return _outcome(run_migration({**options, "events": str(told)}, folder), told)
+def _run(policy: str, folder: Path, options: Mapping[str, str]) -> Outcome:
+    told = folder / EVENTS
+    options = {"policy": policy, **options, "events": str(told)}
+    return _outcome(run_migration(options, folder), told)
 
 
 def _run_qemu(
-    peer: Peer, row: str, folder: Path, options: Mapping[str, str], spec: LinkSpec
+    peer: Peer, row: str, spec: LinkSpec, folder: Path, options: Mapping[str, str]
 ) -> Outcome:
-    told = folder / "qemu-events.jsonl"
+    told = folder / EVENTS
+    told.unlink(missing_ok=True)
     with link_of(spec) as link:
         report = run_qemu(peer, row, {**options, "events": str(told)}, folder, link)
     return _outcome(report, told)
@@ -212,7 +269,16 @@ def _outcome(report: dict[str, Any], told: Path) -> Outcome:
     ]
     if len(latencies_us) != report["midstream"]["faults"]["count"]:
         raise MigrationError("the events and the report tell different numbers of faults")
+    _forget(report["midstream"].get("run", {}).get("options", {}), told.parent)
     return Outcome(report, tuple(latencies_us))
+
+
+def _forget(options: Mapping[str, dict[str, Any]], folder: Path) -> None:
+    """Leave the folder's name out of options: equal comparisons have equal ones, in another."""
+    for told in options.values():
+        program = told.get("program")
+        if isinstance(program, str):
+            told["program"] = program.replace(f"{folder}/", "")
 
 
 def verdicts(outcomes: Mapping[str, Outcome]) -> str:
@@ -245,24 +311,6 @@ def verdicts(outcomes: Mapping[str, Outcome]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _plain(
-    outcomes: Mapping[str, Outcome], size: str, page_size: str, link: str, rate: int,
-    geometry: Geometry,
-) -> dict[str, Any]:  # fmt: skip
-    return {
-        "schema": _SCHEMA,
-        "status": COMPLETED,
-        "size": size,
-        "page-size": page_size,
-        "link": link,
-        "wire-ms": _wire_ms(rate, geometry),
-        "policies": {
-            name: {"report": outcome.report, "fault-latencies-us": outcome.latencies_us}
-            for name, outcome in outcomes.items()
-        },
-    }
-
-
 def _wire_ms(rate: int, geometry: Geometry) -> dict[str, float]:
     """Return what the wire alone needs for a page and for a target page; nothing without a rate."""
     if not rate:
@@ -270,38 +318,3 @@ def _wire_ms(rate: int, geometry: Geometry) -> dict[str, float]:
     page_bytes = max(block.page_bytes for block in geometry.blocks)
     sizes = {"a page": page_bytes, "4 KiB": TARGET_PAGE_BYTES}
     return {name: count / rate * 1000 for name, count in sizes.items()}
-
-
-def _table(outcomes: Mapping[str, Outcome]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("policy", no_wrap=True)
-    for column in ("faults", "mean", "p50", "p90", "p99", "max", "blocked", "twice", "total"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_row("", "", *["ms"] * 6, "MiB", "ms", style="dim")
-    for name, outcome in outcomes.items():
-        own = outcome.report["midstream"]
-        faults = own["faults"]
-        figures = [faults[f"{key}-us"] / 1000 for key in ("mean", "p50", "p90", "p99", "max")]
-        table.add_row(
-            name,
-            str(faults["count"]),
-            *(f"{figure:.2f}" for figure in figures),
-            str(outcome.report["postcopy-blocktime"]),
-            # A QEMU does not tell.
-            f"{own.get('bytes-sent-twice', 0) / (1 << 20):.1f}",
-            str(outcome.report["total-time"] - outcome.report["setup-time"]),
-        )
-    return table
-
-
-def _draw(
-    outcomes: Mapping[str, Outcome], path: Path, rate: int, geometry: Geometry, title: str
-) -> None:
-    # Imported late: it takes half a second, and only this needs it.
-    from scripts.figures.plots import draw_distributions, save  # noqa: PLC0415
-
-    latencies_ms = {
-        name: [latency_us / 1000 for latency_us in outcome.latencies_us]
-        for name, outcome in outcomes.items()
-    }
-    save(draw_distributions(latencies_ms, _wire_ms(rate, geometry), title), path)

@@ -135,19 +135,24 @@ def save(figure: Figure, path: Path) -> None:
         MidstreamError: The file cannot be written, or its ending means nothing.
     """
     try:
-        # Without a date and with fixed ids, the same figures give the same file.
-        with mpl.rc_context({"svg.hashsalt": "midstream", "svg.fonttype": "none"}):
-            if path.suffix == ".svg":
-                text = io.StringIO()
-                figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-                data = _with_dark_page(text.getvalue()).encode()
-            else:
-                image = io.BytesIO()
-                figure.savefig(image, format=path.suffix.removeprefix(".") or "png", dpi=120)
-                data = image.getvalue()
+        if path.suffix == ".svg":
+            data = svg_of(figure).encode()
+        else:
+            image = io.BytesIO()
+            figure.savefig(image, format=path.suffix.removeprefix(".") or "png", dpi=120)
+            data = image.getvalue()
         write_output(path, data)
     except (OSError, ValueError) as error:
         raise MidstreamError(f"cannot write {path}: {error}") from error
+
+
+def svg_of(figure: Figure) -> str:
+    """Return a figure as SVG, for light pages and dark ones."""
+    text = io.StringIO()
+    # Without a date and with fixed ids, the same figures give the same file.
+    with mpl.rc_context({"svg.hashsalt": "midstream", "svg.fonttype": "none"}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return _with_dark_page(text.getvalue())
 
 
 def _with_dark_page(svg: str) -> str:

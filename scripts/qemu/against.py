@@ -116,7 +116,7 @@ async def _run(
 ROWS = {"qemu": "--no-preempt", "qemu-preempt": "--preempt"}
 
 # What a migration's options say of its source, and of its destination.
-_OF_SOURCE = ("size", "page-size", "seed")
+_OF_SOURCE = ("size", "page-size", "seed", "postcopy-after")
 _OF_DEST = ("program", "vcpus", "access-rate", "events")
 
 # It prints a line and loads no machine.

@@ -76,7 +76,8 @@ def _comparison(report: Report) -> Iterator[Row]:
     if "policies" not in report:
         yield flat(report)
     for name, outcome in report.get("policies", {}).items():
-        yield {"row": name, **flat(outcome["report"])}
+        for number, each in enumerate(outcome.get("runs", [outcome]), 1):
+            yield {"row": name, "number": number, **flat(each["report"])}
 
 
 def _benchmark(report: Report) -> Iterator[Row]:

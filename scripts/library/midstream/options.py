@@ -74,5 +74,12 @@ class CompareOptions(TypedDict, total=False):
     against: str
     accesses: Path
     guest: Choice
+    program: str
+    access_rate: Number | Sequence[Number]
+    write_ratio: Number
+    postcopy_after: int | str
     seed: int
+    repeats: int
+    keep: Path
+    html: Path
     picture: Path

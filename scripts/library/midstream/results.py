@@ -128,6 +128,11 @@ class Comparison(Mapping[str, Report]):
     def __len__(self) -> int:  # type: ignore[explicit-override]
         return len(self.data["policies"])
 
+    def runs(self, name: str) -> list[Report]:
+        """Return the reports of all runs under a policy."""
+        row = self.data["policies"][name]
+        return [Report(each["report"]) for each in row.get("runs", [row])]
+
     def latencies_us(self, name: str) -> list[float]:
         """Return every fault's latency under a policy."""
         return list(self.data["policies"][name]["fault-latencies-us"])

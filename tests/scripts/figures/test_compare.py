@@ -56,6 +56,13 @@ def test_policies_are_compared_with_another_guest(tmp_path: Path) -> None:
         ("--link=1kbit/s", "64kbit/s"),
         ("--link=1Gbit/s,queue=lifo", "pfifo_fast"),
         ("--guest=vmware", "'vmware' is not one of"),
+        ("--program=chess", "'chess' is not one of"),
+        ("--access-rate=often", "is not a number"),
+        ("--write-ratio=2", ""),
+        ("--postcopy-after=late", "is not a whole number"),
+        ("--repeats=0", ""),
+        ("--html=/nowhere/page", "folder does not exist"),
+        ("--keep=/dev/null/kept", ""),
         ("--vcpus=0", ""),
         ("--against=qemu=/nowhere/qemu", "/nowhere/qemu"),
         ("--accesses=/nowhere/trace", "No such file"),
@@ -86,3 +93,59 @@ def test_a_wrong_trace_is_refused_by_its_line(tmp_path: Path) -> None:
         assert result.exit_code == 2
         assert "--accesses" in result.stderr
         assert words.replace(" ", "") in "".join(result.stderr.split()).replace("│", "")
+
+
+def test_repeated_runs_have_a_spread_and_are_kept(tmp_path: Path) -> None:
+    """A program with precopy before, in turn: medians and ranges, each run's files, and a page."""
+    report, page, kept = (tmp_path / name for name in ("report.json", "page.html", "kept"))
+    options = (
+        "--size=4MiB", "--vcpus=1", "--policies=ordered,split", "--program=uniform",
+        "--access-rate=300", "--write-ratio=0.5", "--postcopy-after=1", "--repeats=2",
+    )  # fmt: skip
+    outputs = (f"--report={report}", f"--html={page}", f"--keep={kept}")
+    result = CliRunner().invoke(compare, [*options, *outputs], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert [line for line in result.stderr.splitlines() if line.endswith("...")] == [
+        "ordered (1) ...", "split (1) ...", "ordered (2) ...", "split (2) ...",
+    ]  # fmt: skip
+    assert "lowest to highest" in result.stdout
+    told = read_report(report)
+    for name, row in told["policies"].items():
+        runs = row["runs"]
+        assert [row["report"], 2] == [runs[0]["report"], len(runs)]
+        asked = [run["report"]["midstream"]["run"]["options"] for run in runs]
+        assert asked[0] == asked[1]
+        assert asked[0]["resolved"]["program"] == "uniform"
+        assert asked[0]["resolved"]["postcopy-after"] == 1
+        p99 = [run["report"]["midstream"]["faults"]["p99-us"] for run in runs]
+        assert row["spread"]["p99-us"] == [min(p99), min(p99), max(p99)]
+        for number, run in enumerate(runs, 1):
+            assert read_report(kept / f"{name}-{number}.json")["status"] == "completed"
+            assert (kept / f"{name}-{number}.jsonl").stat().st_size
+            assert run["report"]["midstream"]["verified"]["digest-equal"]
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg") == 1
+    assert "difference from ordered" in text
+    assert "Medians of 2 runs" in text
+
+
+def test_a_trace_of_its_own_is_no_option(tmp_path: Path) -> None:
+    """Two comparisons asked the same have equal options, wherever their trace was."""
+    told = []
+    for name in ("one", "other"):
+        report = tmp_path / name
+        arguments = ["--size=4MiB", "--vcpus=1", "--policies=ordered", f"--report={report}"]
+        assert CliRunner().invoke(compare, arguments, catch_exceptions=False).exit_code == 0
+        own = read_report(report)["policies"]["ordered"]["report"]["midstream"]
+        told.append(own["run"]["options"])
+    assert told[0] == told[1]
+    assert told[0]["given"]["program"] == "trace:trace.txt"
+
+
+def test_a_program_is_no_trace(tmp_path: Path) -> None:
+    """Only one of them says what vCPUs do."""
+    trace = tmp_path / "trace"
+    trace.write_text("0 ram 0 r\n", encoding="utf-8")
+    result = CliRunner().invoke(compare, [f"--accesses={trace}", "--program=zipf"])
+    assert result.exit_code == 2
+    assert "--program" in result.stderr
