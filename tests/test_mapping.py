@@ -286,6 +286,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/scheme.py": Elsewhere(
         "tests/source/test_prefetching.py", "a policy with what a user adds to it"
     ),
+    "scripts/figures/prefetching.py": Elsewhere(
+        "tests/test_examples.py", "runs that a document shows, of code that has its own tests"
+    ),
 }
 
 

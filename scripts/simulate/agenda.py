@@ -50,7 +50,7 @@ class Agenda:
         return self.now_ns + self.used_ns
 
     def at(self, time_ns: int, do: Handler, *arguments: object) -> None:
-        """Schedule something; of two at the same time the one that was scheduled first goes first."""
+        """Schedule something; of two at the same time the first one scheduled goes first."""
         self.count += 1
         heapq.heappush(self._heap, (time_ns, self.count, do, arguments))
 

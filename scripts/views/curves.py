@@ -1,4 +1,4 @@
-"""What is missing over time: bytes that the destination lacks, and bytes left to send.  Pure."""
+"""Missing bytes over time: those that the destination lacks, and those left to send.  Pure."""
 
 from __future__ import annotations
 
