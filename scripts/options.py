@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import click
 
 from guest.spec import BACKING_CHOICES, DIRTY_LOG_CHOICES, GUEST_CHOICES, PROGRAM_NAMES
-from protocol.policy import PRESETS
 from scripts.help_text import ACCESS, GUEST, MIGRATION, OUTPUT, complete_names
 from scripts.named_files import Use, file_option
 from scripts.policies import file_of, named_policies
@@ -40,7 +39,7 @@ _COMPLETED: dict[str, tuple[str, ...]] = {
     "backing": BACKING_CHOICES,
     "guest": GUEST_CHOICES,
     "program": PROGRAM_NAMES,
-    "policy": tuple(PRESETS),
+    "policy": tuple(named_policies()),
     # `dest.config` has them, which takes a moment to load.
     "placement": ("auto", "userfault", "simulated"),
     "dirty_log": DIRTY_LOG_CHOICES,

@@ -277,10 +277,14 @@ def _blocks(values: Mapping[str, Any]) -> Plain:
 
 def _switches(policy: object) -> Plain:
     """Return what a policy's name stands for: another version may mean something else by it."""
-    from protocol.policy import PRESETS  # noqa: PLC0415
+    from scripts.policies import WrongPolicy, policy_of  # noqa: PLC0415
 
-    known = PRESETS.get(policy) if isinstance(policy, str) else None
-    return {} if known is None else {"policy-switches": list(known.switches)}
+    try:
+        return (
+            {"policy-switches": list(policy_of(policy).switches)} if isinstance(policy, str) else {}
+        )
+    except WrongPolicy:
+        return {}
 
 
 def _seed(value: object) -> int | None:

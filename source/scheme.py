@@ -184,14 +184,16 @@ class Order(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme(Policy):
-    """A policy with a prefetcher, an order, or both.
+    """A policy with a prefetcher, an order, or both; its switches are at first those of `ordered`.
 
     Attributes:
+        priority: As of `Policy`.
         prefetcher: Makes one, without arguments: its class, or a function.
         order: Likewise; None for first come, first served.
         origin: What `--policy` said, so that another process finds it, too; set by who found it.
     """
 
+    priority: Priority = Priority.URGENCY
     prefetcher: Callable[[], Prefetcher] | None = None
     order: Callable[[], Order] | None = None
     origin: str = ""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.processes import ROOT, Lab, Process, read_events
-from tests.reports import read_report
+from tests.reports import read_report, run_of
 
 README = (ROOT / "source" / "README.md").read_text(encoding="utf-8")
 # What source/README.md tells somebody to put into a file, and two that fail.
@@ -65,6 +65,10 @@ def test_a_prefetcher_of_ones_own_migrates_a_guest(run: Run, tmp_path: Path) -> 
     process.succeed()
     own = report["midstream"]
     assert own["policy"] == "read-ahead-of-4"
+    asked_for = run_of(report)["options"]["resolved"]
+    assert asked_for["policy-switches"] == [
+        "own-channel", "preempts", "half-sent=finish", "priority=urgency"
+    ]  # fmt: skip
     assert own["verified"]["digest-equal"]
     assert "policy-failure" not in own
     prefetch = own["prefetch"]

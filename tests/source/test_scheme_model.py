@@ -67,7 +67,8 @@ def scheme(base: str, prefetcher: type[Prefetcher] | None, order: type[Order] | 
     policy = preset(base)
     return Scheme(
         f"my-{base}", policy.own_channel, policy.preempts, policy.half_sent, False,
-        policy.concurrent, policy.critical, policy.priority, prefetcher=prefetcher, order=order,
+        policy.concurrent, policy.critical, priority=policy.priority,
+        prefetcher=prefetcher, order=order,
     )  # fmt: skip
 
 
