@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
 
 import click
 import pytest
@@ -16,7 +18,9 @@ from tests.examples import (
     named_options,
     scenarios,
 )
-from tests.processes import Lab
+from tests.processes import ROOT, Lab
+
+README_WORDS_MAX = 1500
 
 SCENARIOS = scenarios()
 # A sentence that names a command without an option shows no command line.
@@ -80,6 +84,32 @@ def test_options_that_documents_name_are_there() -> None:
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
     assert {each for each in named_options() if each[1] not in known} == set()
+
+
+def test_the_readme_is_read_in_ten_minutes() -> None:
+    """It leads, and what is long lies in the documents of the packages."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len([word for word in text.split() if re.search(r"\w", word)]) <= README_WORDS_MAX
+    assert text.count("](scripts/pictures/") <= 3
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    """A document that is linked is there, and so is the heading that a link names."""
+    wrong = []
+    for path in documents():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:\s]*(?:#[^)\s]*)?)\)", text):
+            name, _, heading = target.partition("#")
+            linked = (ROOT / path.parent / name).resolve() if name else ROOT / path
+            found = linked.exists() and (not heading or heading in headings(linked))
+            wrong += [] if found else [f"{path}: {target}"]
+    assert wrong == []
+
+
+def headings(path: Path) -> set[str]:
+    """Return the headings of a document, as links name them."""
+    lines = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
 def test_commands_that_take_but_a_moment_are_run(lab: Lab) -> None:
