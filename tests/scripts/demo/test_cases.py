@@ -19,8 +19,11 @@ from scripts.demo.cases import (
     scenario_text,
 )
 from scripts.injection.actions import Fault
+from scripts.injection.inject import judge
 from scripts.injection.outcome import Outcome
 from scripts.injection.scenario import read_scenario
+from scripts.injection.trial import Trial
+from scripts.runtime.looping import run_until_signalled
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -96,3 +99,18 @@ def test_why_a_side_failed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(NoCase, match="dest: page 7 is wrong") as caught:
         run_case("drop", tmp_path)
     assert caught.value.exit_status == 3
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_machine_without_the_kernels_help_comes_to_the_case(tmp_path: Path, policy: str) -> None:
+    """Base pages, no userfaultfd, writes logged by the vCPUs: the order is the same."""
+    poor = 'placement = "simulated"\nbacking = "base"\ndirty-log = "software"\nlink = '
+    path = tmp_path / "poor.toml"
+    path.write_text(scenario_text(policy).replace("link = ", poor), encoding="utf-8")
+    scenario = read_scenario(path)
+    outcome = run_until_signalled(Trial(scenario, tmp_path).run)
+    assert judge(scenario, outcome) == []
+    assert outcome.report is not None
+    own = outcome.report["midstream"]
+    assert (own["placement"], own["backing"], own["dirty-log"]) == ("simulated", "base", "software")
+    assert case_of(policy, outcome).wait_us > 0
