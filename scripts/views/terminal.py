@@ -51,7 +51,7 @@ _LOOKS = {
 _COLUMNS_MIN = 20
 # A page of a small guest has several cells beside each other, up to so many.
 _CELL_COLUMNS_MAX = 8
-_CELL_ROWS_MAX = 3
+_CELL_ROWS_MAX = 5
 _WAITERS_MAX = 16
 # Lines beside the map and the waiting vCPUs, and one that stays free.
 _OTHER_LINES = 11
