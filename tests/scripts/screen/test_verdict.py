@@ -259,3 +259,16 @@ def test_a_failed_report_has_one_too() -> None:
     own = report["midstream"]["verdict"]
     assert own["sentences"] == ["FAILED: no route to host."]
     assert (own["tone"], own["verified"], own["bound"]) == ("bad", None, None)
+
+
+@pytest.mark.parametrize(("share", "bound"), [(0.85, "link"), (0.84, ""), (0.5, "")])
+def test_a_link_is_the_limit_from_a_share_on(share: float, bound: str) -> None:
+    """Of what a link carries some percent are heads of packets; much less is not all of it."""
+    assert replace(GOOD_RUN, bytes_per_second=share * 125_000_000).bound == bound
+
+
+@pytest.mark.parametrize(("waiting", "bound"), [(0.3, "dest"), (0.29, "")])
+def test_a_processor_is_the_limit_from_a_share_on(waiting: float, bound: str) -> None:
+    """To wait for a processor counts as to have one; the busier side is named."""
+    slow = replace(GOOD_RUN, bytes_per_second=1e6, source=Busy(0.79, 0.0))
+    assert replace(slow, dest=Busy(0.5, waiting)).bound == bound
