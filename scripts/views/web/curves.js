@@ -104,7 +104,7 @@ Object.assign(Timeline.prototype, {
           pen.lineTo(this.px(from + step * (to - from) / rates.length), y(rate));
           pen.lineTo(this.px(from + (step + 1) * (to - from) / rates.length), y(rate));
         });
-        pen.strokeStyle = colour(channel === 0 ? "--precopy" : "--postcopy");
+        pen.strokeStyle = colour("--ink");
         pen.lineWidth = 2;
         pen.setLineDash(channel === 0 ? [] : [5, 3]);
         pen.stroke();

@@ -84,6 +84,8 @@ const sayRate = (bytes) => {
   if (bytes >= 1e5) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB/s`;
   return bytes >= 1e3 ? `${(bytes / 1e3).toFixed(0)} kB/s` : `${bytes.toFixed(0)} B/s`;
 };
+// A number and its unit stay on one line.
+const keepUnits = (text) => text.replace(/(\d) (?=(?:us|µs|ms|s|min|h|%|B|[KMGT]iB|[kMG]?B\/s|vCPUs?)\b|%)/g, "$1\u00a0");
 const sayDigits = (value) => (value < 100 ? +value.toPrecision(2) : sayCount(Math.round(value)));
 // Of what is not all or nothing neither is said.
 const sayShare = (share) => (share > 0 && share < 0.01 ? "under 1 %" : share >= 0.995 && share < 1 ? "over 99 %" : `${Math.round(share * 100)} %`);

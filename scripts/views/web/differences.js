@@ -6,7 +6,7 @@ function sayDifference(first, second, say) {
   if (first === second) return "the same";
   const size = say(Math.abs(second - first)), times = first > 0 && second > 0 ? second / first : null;
   const factor = times === null ? "" : ` (${times >= 99.5 || times < 0.01 ? times.toPrecision(2) : threeDigits(times)} times)`;
-  return `${second > first ? "+" : "−"}${size}${factor}`.replace(/(\.\d*?)0+ times/, "$1 times").replace(". times", " times");
+  return `${second > first ? "+" : "−"}${size}${factor}`.replace(/(\.\d*?)0+ times/, "$1 times").replace(". times", " times").replaceAll(" ", "\u00a0");
 }
 
 // The head of a column of differences, where there are two runs.

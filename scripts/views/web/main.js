@@ -19,7 +19,7 @@ function summary(runs) {
     ["preempted pages", (run) => sayKnown(run.preempted), (run) => run.preempted, sayCount],
     ["finished early on request", (run) => sayKnown(run.boosted), (run) => run.boosted, sayCount],
     ["waits", (run) => sayCount(run.wait_count), (run) => run.wait_count, sayCount],
-    ["all waits together", (run) => sayTime(run.waited_us), (run) => run.waited_us, sayTime],
+    ["all waits together", (run) => (run.wait_count ? sayTime(run.waited_us) : "none"), (run) => run.waited_us, sayTime],
     ["median wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.p50) : "none"), (run) => (run.wait_count ? run.percentiles_us.p50 : null), sayTime],
     ["longest wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.max) : "none"), (run) => (run.wait_count ? run.percentiles_us.max : null), sayTime],
   ];
@@ -31,7 +31,7 @@ function summary(runs) {
 function verdicts(runs) {
   return make("div", { class: "verdicts" }, ...runs.map((run) => make("div", { class: `verdict ${run.tone}`, ...(run.tone === "bad" ? { role: "alert" } : {}) },
     runs.length > 1 ? make("h3", {}, run.name) : null,
-    ...run.sentences.map(([kind, text]) => make("p", { class: kind }, text)))));
+    ...run.sentences.map(([kind, text]) => make("p", { class: kind }, keepUnits(text))))));
 }
 
 const requestsOf = (run) => run.requests.count + run.left_out.requests;
@@ -111,7 +111,7 @@ function begin() {
     for (const line of view.lines) {
       if (line.run === run) line.choose(block, page, zoom, wait);
       else if (line.run.blocks[block]?.pages > page) line.choose(block, page, false);
-      line.why.textContent = line.run === run && wait !== null ? whyOf(run, wait) : "";
+      line.why.textContent = line.run === run && wait !== null ? keepUnits(whyOf(run, wait)) : "";
     }
     for (const each of view.tables) each.choose(each.run === run ? { page: sayPage(run, block, page), wait } : null);
     if (zoom) view.lines.find((line) => line.run === run).figure.scrollIntoView({ block: "start" });

@@ -73,7 +73,7 @@ Object.assign(Timeline.prototype, {
       const middle = this.py(bases[waits.block[i]] + (waits.page[i] + 0.5) * size);
       const [left, right] = [this.px(waits.start[i]), this.px(wake)];
       // Where waits are many and short, what was sent for them is seen better without them.
-      if (right - left < 4) continue;
+      if (right - left < (this.isTogether(blocks[waits.block[i]]) ? this.wide / 40 : 4)) continue;
       pen.lineWidth = 1.5;
       pen.beginPath();
       pen.moveTo(left, middle - 4); pen.lineTo(left, middle + 4);

@@ -91,9 +91,7 @@ Object.assign(Timeline.prototype, {
       this.drawBar(pen, i, bar, y, LANE - 4, 0.1);
       const wide = this.px(sends.end[i]) - this.px(sends.start[i]);
       if (wide > 26) {
-        pen.fillStyle = "#101214";
-        pen.textAlign = "center";
-        this.writePage(pen, sends.block[i], sends.page[i], this.px(sends.start[i]) + wide / 2, y + 11, wide - 4);
+        this.writePage(pen, sends.block[i], sends.page[i], this.px(sends.start[i]) + wide / 2, y + 11, wide - 4, this.colours[bar]);
         // A line between neighbours of one colour.
         pen.fillStyle = colour("--paper");
         pen.fillRect(this.px(sends.end[i]) - 0.5, y, 1, LANE - 4);
@@ -102,9 +100,16 @@ Object.assign(Timeline.prototype, {
   },
 
   // A page's number alone says nothing where there are several blocks.
-  writePage(pen, block, page, x, y, wide) {
-    const name = sayPage(this.run, block, page);
-    if (this.run.blocks.length === 1 || pen.measureText(name).width <= wide) pen.fillText(name, x, y, wide);
+  writePage(pen, block, page, x, y, wide, ground) {
+    const name = sayPage(this.run, block, page), long = pen.measureText(name).width;
+    if (this.run.blocks.length > 1 && long > wide) return;
+    // On its bar's own colour: a pattern under it would make it hard to read.
+    const room = Math.min(long + 4, wide);
+    pen.fillStyle = ground;
+    pen.fillRect(x - room / 2, y - 10, room, 12);
+    pen.fillStyle = readableOn(ground);
+    pen.textAlign = "center";
+    pen.fillText(name, x, y, wide);
   },
 
   drawVcpus(pen) {
@@ -122,9 +127,7 @@ Object.assign(Timeline.prototype, {
       pen.lineWidth = 1;
       if (wide > 3 && lane > 6) pen.strokeRect(left + 0.5, top + 0.5, wide - 1, lane - 3);
       if (wide > 26 && lane > 11) {
-        pen.fillStyle = "#101214";
-        pen.textAlign = "center";
-        this.writePage(pen, waits.block[i], waits.page[i], left + wide / 2, top + lane - 4, wide - 4);
+        this.writePage(pen, waits.block[i], waits.page[i], left + wide / 2, top + lane - 4, wide - 4, colour("--wait"));
       }
     }
   },
@@ -163,7 +166,7 @@ Object.assign(Timeline.prototype, {
     const together = this.paperWidth === null && run.blocks.some((block) => this.isTogether(block)) ? ` Each row stands for ${sayDigits(TOGETHER_PX * row / size)} pages; where several were sent in one place, what was sent on request is shown.` : "";
     const left = Object.entries(run.left_out).filter(([, count]) => count).map(([name, count]) => `${sayCount(count)} ${name}`);
     // Paper has its own scale.
-    this.note.textContent = `${this.paperWidth === null ? `Here ${stands}.` : ""}${together}${joined}`
+    this.note.textContent = `${this.paperWidth === null ? `${stands}.` : ""}${together}${joined}`
       + `${left.length ? ` Too many to show, and left out: ${left.join(", ")}.` : ""}${down}`;
   },
 });

@@ -10,7 +10,7 @@ function momentsOf(run, block, page, wait = null) {
   for (let i = 0; i < sends.count; i += 1) {
     if (!holds(sends, i, sends.pages[i])) continue;
     const words = `${BARS[barOf(sends.kind[i])].words}`;
-    const end = ["all of it is sent", "broken off: preempted", "a part is sent", "the connection is lost"][endOf(sends.kind[i])];
+    const end = ["all of it is sent", "interrupted (preempted)", "a part is sent", "the connection is lost"][endOf(sends.kind[i])];
     tell(sends.start[i], `send begins (${words})`, "send");
     if (sends.urgent[i] !== NEVER) tell(sends.urgent[i], "becomes urgent on its way", "urgent");
     tell(sends.end[i], `${end}${sends.bytes[i] ? `, ${sayBytes(sends.bytes[i])}` : ""}, ${run.channels[channelOf(sends.kind[i])]} channel`, "send");
@@ -63,7 +63,7 @@ function describe(run, found) {
     `${pages}: ${bar.words}`,
     `${since(run, sends.start[i])} to ${since(run, sends.end[i])}, ${sayTime((sends.end[i] - sends.start[i]) * run.tick_us)}`,
     sends.bytes[i] ? `${sayBytes(sends.bytes[i])} went` : "",
-    ["", "broken off for a request", "more of the page goes by itself", "the connection was lost"][endOf(sends.kind[i])],
+    ["", "interrupted for a request", "more of the page goes by itself", "the connection was lost"][endOf(sends.kind[i])],
   ].filter(Boolean).join("\n");
 }
 
@@ -93,7 +93,7 @@ function detailOf(run, block, page, wait = null) {
   const cells = (row) => row.map((value, at) => make("td", at < 2 ? { class: "n" } : {}, value));
   return [
     make("p", { class: "key" }, `Page ${sayPage(run, block, page)} of ${run.name}`),
-    wait === null ? null : make("p", { class: "why" }, whyOf(run, wait)),
+    wait === null ? null : make("p", { class: "why" }, keepUnits(whyOf(run, wait))),
     wait === null ? null : make("p", { class: "wait" }, describeWait(run, wait)),
     moments.length
       ? make("div", { class: "scroll" }, make("table", {},

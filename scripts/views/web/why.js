@@ -6,12 +6,12 @@ const NAMED_MAX = 3;
 
 // What became of a request, by the source's answer; `behind` is what went before the page.
 const ANSWER_WORDS = {
-  queued: (behind) => (behind ? `it was sent in its turn, ${behind}` : "it was sent as soon as the request came, with nothing ahead of it"),
-  boosted: (behind) => `it lay half-sent when the request came, and its rest was sent on request, ${behind || "with nothing ahead of it"}`,
+  queued: (behind) => (behind ? `it was sent in its turn, ${behind}` : "it was sent on request, and no other page went before it"),
+  boosted: (behind) => `it lay half-sent when the request came, and its rest was sent on request, ${behind || "and no other page went before it"}`,
   "urgent-in-place": () => "it was being sent in the background when the request came, and became urgent on its way",
   "sent-again": () => "it lay in the precopy connection behind other bytes when the request came, and went once more over the postcopy connection",
   "already-sent": () => "all of it was with the socket before the request came, so nothing had to be sent",
-  postponed: (behind) => `it lay half-sent when the request came, and the policy put the request off${behind ? `, ${behind}` : ""}`,
+  postponed: (behind) => `the background had begun it when the request came, and the policy put the request off${behind ? `, ${behind}` : ""}`,
   duplicate: () => "it was already being sent for another request",
 };
 
@@ -29,7 +29,7 @@ function leadOf(run, wait) {
 }
 
 function causeOf(run, wait) {
-  const { waits, sends } = run, answer = waits.answers[wait], behind = behindOf(run, wait);
+  const { waits, sends } = run, answer = waits.answers[wait], behind = behindOf(run, wait) || (answer === "postponed" ? overtakenBy(run, wait) : "");
   if (answer in ANSWER_WORDS) return ANSWER_WORDS[answer](behind);
   if (behind) return `it came ${behind}`;
   const send = waits.send[wait];
@@ -46,6 +46,17 @@ function behindOf(run, wait) {
   const more = count - named.length;
   const last = more ? `${sayCount(more)} more` : named.pop();
   return `behind ${sayCount(count)} pages (${named.join(", ")} and ${last})`;
+}
+
+// How many pages were sent on request while a request was put off: the source does not tell of those.
+function overtakenBy(run, wait) {
+  const { waits, sends } = run, served = waits.send[wait];
+  if (served === NEVER) return "";
+  const pages = new Set();
+  for (let i = 0; i < sends.count; i += 1) {
+    if (kindOf(sends.kind[i]) && sends.end[i] > waits.start[wait] && sends.start[i] < sends.start[served]) pages.add(`${sends.block[i]}:${sends.page[i]}`);
+  }
+  return pages.size ? `until ${sayMany(pages.size, "other page")} had been sent on request` : "";
 }
 
 // What became of a wait that went through stages twice: its connection broke, or its bytes changed.

@@ -131,7 +131,12 @@ def test_what_is_missing_is_told_at_each_moment(tab: Tab, tmp_path: Path) -> Non
     for ms, pages in ((5, 400), (11, 399), (110.5, 300), (410, 0)):
         told = tab.run(f"missingAt(midstream.runs[0], {ms * 1000})")
         assert told == {"bytes": pages * PAGE_BYTES, "words": "missing at the destination"}
-    assert tab.run(f"({COUNT})('missing', '--ink')") > 500
+    for dark in (False, True):
+        tab.run(f"document.documentElement.dataset.theme = '{'dark' if dark else 'light'}'")
+        tab.run("midstream.lines[0].draw()")
+        for panel in ("missing", "rate"):
+            assert tab.run(f"({COUNT})('{panel}', '--ink')") > 500, (panel, dark)
+    tab.run("delete document.documentElement.dataset.theme")
     # Before the guest runs there, what is left to send; and nothing that nobody told.
     assert tab.run("missingAt(midstream.runs[0], 1000)") is None
     tab.open(page_of(tmp_path, half_sent()))

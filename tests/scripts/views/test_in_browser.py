@@ -80,7 +80,7 @@ def test_the_half_sent_page_is_found(tab: Tab, address: str) -> None:
     story = "document.getElementById('story').innerText"
     tab.until(f"{story}.includes('Page 5')")
     words = tab.run(story)
-    order = ["broken off: preempted", "boosted: goes on urgently", "all of it is sent", "placed"]
+    order = ["interrupted (preempted)", "boosted: goes on urgently", "all of it is sent", "placed"]
     assert [words.index(each) for each in order] == sorted(words.index(each) for each in order)
     # Of that wait alone, in whole microseconds, and how long after the line before.
     rows = "Array.from(document.querySelectorAll('#story tbody tr'), (row) => row.innerText)"

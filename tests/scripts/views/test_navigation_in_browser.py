@@ -249,7 +249,7 @@ def test_differences_of_two_runs(tab: Tab, tmp_path: Path) -> None:
     """What the second came to against the first, and how many times as much; alike is said."""
     tab.open(page_of(tmp_path, half_sent(), broken_once()))
     rows = {
-        row[0]: row[-1]
+        row[0]: row[-1].replace("\u00a0", " ")
         for row in tab.run(
             "Array.from(document.querySelectorAll('#summary tr, #faults tr'), (row) =>"
             " Array.from(row.cells, (cell) => cell.innerText))"
