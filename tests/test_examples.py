@@ -77,9 +77,10 @@ def test_a_command_line_of_a_document_is_understood(line: CommandLine) -> None:
 
 def test_options_that_documents_name_are_there() -> None:
     """Whatever a document calls an option, some command has."""
+    modules = [_command(line.words)[0] for line in LINES if line.words[0] == "python"]
     known = {"--help"} | {
         name
-        for command in (*COMMANDS.values(), *INNER.values())
+        for command in (*COMMANDS.values(), *INNER.values(), *modules)
         for parameter in command.params
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
