@@ -106,6 +106,21 @@ def test_what_the_kernel_has_not_is_refused_by_name(
         pass
 
 
+def test_fq_codel_is_used_where_the_kernel_has_it_and_refused_in_one_line_elsewhere(
+    lab: Lab, joined: Link
+) -> None:
+    """What this kernel does with it is what is said of it; nothing less takes its place."""
+    try:
+        with namespaces_link(LinkSpec(RATE, FQ_CODEL)) as made:
+            for prefix in made.prefixes.values():
+                assert [each["kind"] for each in queues(prefix)] == ["tbf", "fq_codel"]
+            assert made.queue == FQ_CODEL
+    except MigrationError:
+        # Which it says itself, and not that something else is missing.
+        process = lab.fork("migrate", "--size=4MiB", f"--link={RATE}B/s,queue=fq_codel")
+        process.fail(1, "the link cannot have queue=fq_codel here", "modprobe sch_fq_codel")
+
+
 def test_one_side_reaches_the_other(joined: Link) -> None:
     """A connection from the source's namespace arrives in the destination's."""
     listen = (
