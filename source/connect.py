@@ -51,8 +51,8 @@ class Connection:
 
     @property
     def bytes_sent(self) -> int:
-        """All that this side sent."""
-        return self.out.bytes_sent
+        """All that this side sent and the peer's kernel has: what lies here is no sign of life."""
+        return self.out.bytes_sent - self.out.delivery().unacknowledged_bytes
 
     @property
     def arrived_bytes(self) -> int:

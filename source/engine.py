@@ -240,8 +240,8 @@ class SendEngine:
                 # All of the background was asked for: no limit holds up the end.
                 self.reconsider()
             return command
-        waits_for_room = wait is self._rooms[write.outlet.name]
-        return _hurried(write) if scheduler.urgent(lane) and not waits_for_room else None
+        waits = wait is self._rooms[write.outlet.name] or wait is self._held
+        return _hurried(write) if scheduler.urgent(lane) and not waits else None
 
     def took(self, lane: Lane, count: int, now_ns: int) -> None:
         """Say how many bytes the stream took of what a lane was to write, perhaps none."""
@@ -348,9 +348,13 @@ class SendEngine:
 
     def _go_on(self, lane: Lane, write: Write, now_ns: int) -> Command:
         """Return a lane's write with what may go of it now, or what to wait for."""
-        if self.scheduler.urgent(lane):
-            return _hurried(write)
-        return self._background(lane, write, now_ns)
+        if not self.scheduler.urgent(lane):
+            return self._background(lane, write, now_ns)
+        leaving = self._leaving
+        # On a slow line one frame takes longer than a peer may be silent.
+        if leaving is not None and leaving.owes_sign:
+            return self._hold(leaving, lane, now_ns) or _hurried(write)
+        return _hurried(write)
 
     def _end(self, lane: Lane) -> Wait | None:
         """Return what a lane does that has nothing to send now."""

@@ -47,6 +47,11 @@ class Leaving:
         return self._outlet.awaited_bytes > self._left_bytes or self._outlet.owes_sign
 
     @property
+    def owes_sign(self) -> bool:
+        """Whether a sign of life may be there: that is waited for in the middle of a frame, too."""
+        return self._outlet.owes_sign
+
+    @property
     def is_unknown(self) -> bool:
         """Whether it is to be looked how the channel delivers, and said in `delivers`."""
         return self._delivery is None

@@ -21,7 +21,7 @@ class KeptAlive(Protocol):
 
     @property
     def bytes_sent(self) -> int:
-        """All that this side sent."""
+        """All that this side sent, as far as it knows that it can be there."""
 
     @property
     def listening(self) -> bool:
