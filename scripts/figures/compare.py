@@ -147,7 +147,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     spec = link_spec(link)
     peer = peer_of(against)
     workload = Workload.of(values, vcpus, traced=accesses is not None)
-    workload.check(size, page_size, seed, guest)
+    workload.check(size, page_size, seed, guest, with_qemu=peer is not None)
     _check_files(report, picture, html, keep)
     if accesses is not None:
         _check_trace(accesses, geometry, workload.vcpu_count)

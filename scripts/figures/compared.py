@@ -156,8 +156,14 @@ def cell(key: str, value: float) -> str:
 
 
 def range_of(key: str, spread: Spread) -> str:
-    """Return the lowest and the highest of a figure."""
-    return f"{cell(key, spread.lowest)}-{cell(key, spread.highest)}"
+    """Return the lowest and the highest of a figure, in three digits, for a narrow column."""
+    scale = 1000 if key.endswith("-us") else 1 << 20 if key.endswith("-bytes") else 1
+    lowest, highest = (_three_digits(each / scale) for each in (spread.lowest, spread.highest))
+    return f"{lowest}-{highest}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def run_keeper(keep: str | None, name: str, number: int) -> Callable[[Path], None]:

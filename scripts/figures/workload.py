@@ -65,12 +65,16 @@ class Workload:
         title = f"{vcpus} + 1 vCPUs"
         return cls(None, vcpus + 1, rate or rates, ratio or "0", after, title)
 
-    def check(self, size: str, page_size: str, seed: int, guest: str) -> None:
-        """Refuse what the first run would refuse.
+    def check(self, size: str, page_size: str, seed: int, guest: str, *, with_qemu: bool) -> None:
+        """Refuse what the first run would refuse, or that of a QEMU.
 
         Raises:
             click.BadParameter: An option's value is none that it can have.
         """
+        if with_qemu and not self.postcopy_after.isdigit():
+            raise click.BadParameter(
+                "a QEMU's postcopy has to come after a number of passes", param_hint="--against"
+            )
         source_config(
             {
                 **_DEFAULTS, "size": size, "page_size": page_size, "guest": guest,

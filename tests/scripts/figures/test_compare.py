@@ -1,6 +1,7 @@
 """`midstream compare`: several policies on one trace."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,12 @@ def test_a_program_is_no_trace(tmp_path: Path) -> None:
     result = CliRunner().invoke(compare, [f"--accesses={trace}", "--program=zipf"])
     assert result.exit_code == 2
     assert "--program" in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="no qemu-system-x86_64")
+def test_a_qemu_is_not_waited_for_in_vain() -> None:
+    """One that would never switch over is refused before the first run."""
+    result = CliRunner().invoke(compare, ["--against=qemu", "--postcopy-after=never"])
+    assert result.exit_code == 2
+    assert "..." not in result.stderr
+    assert "--against" in result.stderr
