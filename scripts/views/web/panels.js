@@ -89,14 +89,20 @@ Object.assign(Timeline.prototype, {
       const y = top + channelOf(sends.kind[i]) * (LANE + 4) + 2;
       const bar = barOf(sends.kind[i]);
       this.drawBar(pen, i, bar, y, LANE - 4, 0.1);
-      const wide = this.px(sends.end[i]) - this.px(sends.start[i]);
+      const [middle, wide] = this.seenOf(sends.start[i], sends.end[i]);
       if (wide > 26) {
-        this.writePage(pen, sends.block[i], sends.page[i], this.px(sends.start[i]) + wide / 2, y + 11, wide - 4, this.colours[bar]);
+        this.writePage(pen, sends.block[i], sends.page[i], middle, y + 11, wide - 4, this.colours[bar]);
         // A line between neighbours of one colour.
         pen.fillStyle = colour("--paper");
         pen.fillRect(this.px(sends.end[i]) - 0.5, y, 1, LANE - 4);
       }
     }
+  },
+
+  // The middle and the width of that part of a bar that is seen, so that no number is cut off at an edge.
+  seenOf(start, end) {
+    const left = Math.max(this.px(start), LEFT), right = Math.min(this.px(end), LEFT + this.wide);
+    return [(left + right) / 2, right - left];
   },
 
   // A page's number alone says nothing where there are several blocks.
@@ -106,7 +112,7 @@ Object.assign(Timeline.prototype, {
     // On its bar's own colour: a pattern under it would make it hard to read.
     const room = Math.min(long + 4, wide);
     pen.fillStyle = ground;
-    pen.fillRect(x - room / 2, y - 10, room, 12);
+    pen.fillRect(x - room / 2, y - 9, room, 10);
     pen.fillStyle = readableOn(ground);
     pen.textAlign = "center";
     pen.fillText(name, x, y, wide);
@@ -126,8 +132,9 @@ Object.assign(Timeline.prototype, {
       pen.strokeStyle = colour("--waitedge");
       pen.lineWidth = 1;
       if (wide > 3 && lane > 6) pen.strokeRect(left + 0.5, top + 0.5, wide - 1, lane - 3);
-      if (wide > 26 && lane > 11) {
-        this.writePage(pen, waits.block[i], waits.page[i], left + wide / 2, top + lane - 4, wide - 4, colour("--wait"));
+      const [middle, seen] = this.seenOf(waits.start[i], wake);
+      if (seen > 26 && lane > 11) {
+        this.writePage(pen, waits.block[i], waits.page[i], middle, top + lane - 4, seen - 4, colour("--wait"));
       }
     }
   },

@@ -80,6 +80,7 @@ function onTheLink(run, wait, stage) {
   const send = run.waits.send[wait];
   if (!run.link_rate || send === NEVER || !["send", "receive"].includes(stage)) return "";
   const bytes = run.sends.bytes[send];
-  if (!bytes || run.sends.pages[send] !== 1) return "";
+  // Of a page that went in parts nobody knows which of them was waited for.
+  if (run.sends.pages[send] !== 1 || bytes < run.blocks[run.waits.block[wait]].page_bytes) return "";
   return `, of which the link needs ${sayTime(bytes / run.link_rate * 1e6)} for ${sayBytes(bytes)}`;
 }

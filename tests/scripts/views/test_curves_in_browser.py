@@ -145,6 +145,28 @@ def test_what_is_missing_is_told_at_each_moment(tab: Tab, tmp_path: Path) -> Non
     assert tab.errors == []
 
 
+def test_a_bars_number_is_not_cut_off_at_the_edge(tab: Tab, tmp_path: Path) -> None:
+    """It stands in the middle of what is seen of the bar, whatever part of it that is."""
+    tab.open(page_of(tmp_path, half_sent()))
+    written = """(() => {
+      const line = midstream.lines[0], places = [], own = line.writePage;
+      line.writePage = (pen, block, page, x, y, wide, ...more) => {
+        places.push([page, x - wide / 2 - LEFT, x + wide / 2 - LEFT - line.wide]);
+        own.call(line, pen, block, page, x, y, wide, ...more);
+      };
+      line.draw();
+      delete line.writePage;
+      return places;
+    })()"""
+    # Page 9 goes from 16 to 30 ms, and is waited for from 15 to 32.
+    for shown in ([26_000, 40_000], [1_000, 20_000], [20_000, 25_000]):
+        tab.run(f"midstream.lines[0].show({shown})")
+        places = tab.run(written)
+        assert 9 in [page for page, _, _ in places]
+        assert all(left >= 0 and beyond <= 0 for _, left, beyond in places), (shown, places)
+    assert tab.errors == []
+
+
 # How colours look to eyes without the cones for green: G. Machado, M. Oliveira and L. Fernandes,
 # 2009, at full severity, on linear light.
 DEUTERANOPIA = np.array(

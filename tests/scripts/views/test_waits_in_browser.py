@@ -112,6 +112,17 @@ def test_why_an_already_sent_wait_was_long(tab: Tab, tmp_path: Path) -> None:
     )
 
 
+def test_the_link_is_not_blamed_for_a_part_of_a_page(tab: Tab, tmp_path: Path) -> None:
+    """Where a page went in parts nobody knows which was waited for, so no part is timed."""
+    events = one_wait("already-sent", 20, **stages(detect=1, receive=19))
+    for event in events:
+        if event["event"] == "page-sent":
+            event["channel-bytes"] //= 2
+    link = {"t-ns": ZERO_NS, "side": "source", "event": "link", "kind": "shaped"}
+    said = sentence(tab, tmp_path, [*events, {**link, "bytes-per-second": 125_000_000}], 4)
+    assert said.endswith("remaining transfer (19.0 ms, 95 %).")
+
+
 def test_why_a_broken_wait_was_long(tab: Tab, tmp_path: Path) -> None:
     """A connection broke: for how long there was none, and what came of the second request."""
     events = retold(broken_once(), 3, detect=0.1, request=1.9, broken=60, queue=35)
