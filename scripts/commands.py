@@ -62,6 +62,11 @@ ELSEWHERE = {
         "scripts.bench.command",
         "Measure streams, latencies and costs, each beside what limits it, on this machine.",
     ),
+    "calibrate": Elsewhere(
+        "scripts.simulate.calibrate",
+        "Measure on this machine what simulate needs to know of it.",
+        "command",
+    ),
     "compare": Elsewhere(
         "scripts.figures.compare", "Run one guest and one access trace under several policies."
     ),
