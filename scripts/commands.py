@@ -94,6 +94,11 @@ ELSEWHERE = {
         "Simulate a migration in virtual time, with the engines and policies of a real one.",
         "command",
     ),
+    "sweep": Elsewhere(
+        "scripts.sweep.command",
+        "Run each combination of options that a TOML file names, real or in virtual time.",
+        "command",
+    ),
     "switch-over": Elsewhere(
         "scripts.control", "Switch a running source over to postcopy now.", "switch_over"
     ),

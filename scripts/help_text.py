@@ -31,7 +31,7 @@ _SECTION_OF = {
     **dict.fromkeys(
         (
             *("runs", "repeat", "breaks", "breaks_seed", "only", "quick", "against", "qemu"),
-            *("first", "last", "vcpus_kept"),
+            *("first", "last", "vcpus_kept", "workers"),
         ),
         RUNS,
     ),
@@ -77,6 +77,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "midstream source --connect 127.0.0.1:4444",
         "midstream source --connect 10.0.0.2:4444 --secret-file secret --size 4GiB",
     ),
+    "sweep": ("midstream sweep sweep.toml --out sweep",),
     "switch-over": ("midstream switch-over",),
     "trace": ("midstream trace show accesses.trace",),
     "trace import": ("midstream trace import --from perf perf.txt --out accesses.trace",),

@@ -37,6 +37,7 @@ SCRIPTS_ORDER = (
     "traces",
     "bench",
     "simulate",
+    "sweep",
     "doctor",
     "library",
     "examples",

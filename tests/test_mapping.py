@@ -211,6 +211,15 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/results/summary.py": Elsewhere(
         "tests/scripts/views/test_report.py", "a report in a few lines, as its command prints them"
     ),
+    "scripts/sweep/running.py": Elsewhere(
+        "tests/scripts/sweep/test_processes.py", "what each worker does, beside the same done here"
+    ),
+    "scripts/sweep/worker.py": Elsewhere(
+        "tests/scripts/sweep/test_processes.py", "the process that is lost there"
+    ),
+    "scripts/sweep/tables.py": Elsewhere(
+        "tests/scripts/sweep/test_command.py", "the tables that the command leaves"
+    ),
     "scripts/simulate/against.py": Elsewhere(
         "tests/scripts/simulate/test_command.py", "what the command prints beside real runs"
     ),

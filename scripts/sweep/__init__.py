@@ -1,0 +1,1 @@
+"""Sweeps: many runs, one for each point of a grid of options, real or in virtual time."""
