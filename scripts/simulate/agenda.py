@@ -7,6 +7,7 @@ what it uses of its processor is added while it runs, so that who looks at the c
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -77,8 +78,10 @@ class Processor:
         "_agenda",
         "_awake_ns",
         "_free_at_ns",
+        "_is_due",
         "_late_ns",
         "_noise_ns",
+        "_queue",
         "_used_until_ns",
         "busy_ns",
     )
@@ -96,6 +99,8 @@ class Processor:
         self._awake_ns, self._late_ns, self._noise_ns = awake_ns, late_ns, noise_ns
         self._free_at_ns = 0
         self._used_until_ns = 0
+        self._queue: deque[tuple[int, Handler, tuple[Any, ...]]] = deque()
+        self._is_due = False
         self.busy_ns = 0
 
     def submit(self, cost_ns: float, do: Handler, *arguments: object) -> None:
@@ -114,7 +119,8 @@ class Processor:
         cost = int(cost_ns)
         self._free_at_ns = start_ns + cost
         self.busy_ns += cost
-        agenda.at(self._free_at_ns, self._turn, do, arguments)
+        self._queue.append((self._free_at_ns, do, arguments))
+        self._schedule()
 
     def lag_ns(self, cost_ns: float, since_ns: int) -> int:
         """Say that something took so long that could be done from a time on; return what is left.
@@ -136,13 +142,19 @@ class Processor:
         self._free_at_ns = max(self._free_at_ns, self._used_until_ns)
         self.busy_ns += cost
 
-    def _turn(self, do: Handler, arguments: tuple[Any, ...]) -> None:
+    def _turn(self) -> None:
         """Do something whose turn has come, unless what was done before it is not over."""
-        agenda = self._agenda
-        if self._used_until_ns > agenda.now_ns:
-            agenda.at(self._used_until_ns, self._turn, do, arguments)
-        else:
+        self._is_due = False
+        if self._used_until_ns <= self._agenda.now_ns:
+            _, do, arguments = self._queue.popleft()
             do(*arguments)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """Be there for the first in the queue: only that one is on the agenda."""
+        if self._queue and not self._is_due:
+            self._is_due = True
+            self._agenda.at(max(self._queue[0][0], self._used_until_ns), self._turn)
 
 
 @dataclass(frozen=True)
