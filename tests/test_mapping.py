@@ -298,6 +298,18 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "scripts/figures/prefetching.py": Elsewhere(
         "tests/test_examples.py", "runs that a document shows, of code that has its own tests"
     ),
+    "scripts/figures/compared.py": Elsewhere(
+        "tests/scripts/figures/test_compare.py", "what is compared, which its table shows"
+    ),
+    "scripts/figures/workload.py": Elsewhere(
+        "tests/scripts/figures/test_compare.py", "the accesses of the runs that are compared"
+    ),
+    "scripts/simulate/growth.py": Elsewhere(
+        "tests/test_examples.py", "runs that a document shows, of code that has its own tests"
+    ),
+    "scripts/simulate/probes.py": Elsewhere(
+        "tests/scripts/simulate/test_calibrate.py", "what a calibration tries"
+    ),
 }
 
 

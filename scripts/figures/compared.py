@@ -41,7 +41,7 @@ class Outcome:
 
     @property
     def figures(self) -> dict[str, float]:
-        """What is compared, by its name with its unit."""
+        """The figures that are compared, by name with unit."""
         own = self.report["midstream"]
         return {
             **{key: own["faults"][key] for key in COLUMNS if key in own["faults"]},

@@ -21,7 +21,7 @@ _DEFAULTS = {option.name: option.default for option in OPTIONS}
 
 @dataclass(frozen=True)
 class Workload:
-    """What a guest's vCPUs do in every run of a comparison.
+    """The accesses of a guest's vCPUs in every run of a comparison.
 
     Attributes:
         program: As in migrate; None for a trace.

@@ -41,7 +41,7 @@ Plain = dict[str, Any]
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured.
+    """The measured values.
 
     Attributes:
         kernel: What `probes` found on the link.

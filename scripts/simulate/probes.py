@@ -1,4 +1,4 @@
-"""What the kernel of this machine does with connections, tried on a link of one's own.
+"""Probes of what this machine's kernel does with connections, on a link of their own.
 
 One process reads and another writes, at the two ends of a link; `midstream calibrate` starts both.
 Nothing of a migration takes part: these are sockets that are bounded as a source bounds its own.
