@@ -295,9 +295,6 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/scheme.py": Elsewhere(
         "tests/source/test_prefetching.py", "a policy with what a user adds to it"
     ),
-    "scripts/figures/prefetching.py": Elsewhere(
-        "tests/test_examples.py", "runs that a document shows, of code that has its own tests"
-    ),
     "scripts/figures/compared.py": Elsewhere(
         "tests/scripts/figures/test_compare.py", "what is compared, which its table shows"
     ),
