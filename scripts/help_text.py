@@ -31,7 +31,7 @@ _SECTION_OF = {
     **dict.fromkeys(
         (
             *("runs", "repeat", "breaks", "breaks_seed", "only", "quick", "against", "qemu"),
-            *("first", "last", "vcpus_kept", "workers"),
+            *("first", "last", "vcpus_kept", "workers", "engine", "scheduler"),
         ),
         RUNS,
     ),

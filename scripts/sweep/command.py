@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,11 +17,14 @@ from scripts.runtime.interrupts import raise_when_signalled
 from scripts.screen.output import print_result, tell
 from scripts.screen.words import counted
 from scripts.sweep.asked import Sweep, read_sweep
+from scripts.sweep.kinds import Job
 from scripts.sweep.lines import Lines, open_lines
-from scripts.sweep.processes import run_on_processes
+from scripts.sweep.processes import Take, Tick, run_on_processes
 from scripts.sweep.progress import counted_runs
 from scripts.sweep.running import Line
 from scripts.sweep.tables import rows_of, write_tables
+
+Engine = Callable[[Sequence[Job], int, Take, Tick], None]
 
 # So many failures are told one by one; the lines have them all.
 _TOLD_MAX = 3
@@ -37,23 +42,34 @@ _TOLD_MAX = 3
     help="Where lines, tables and the page go; runs that are there already are not run again.",
 )  # fmt: skip
 @click.option(
+    "--engine", type=click.Choice(["processes", "dask"]), default="processes", show_default=True,
+    metavar="KIND", help="Who runs: processes of this machine, or a Dask cluster (dask).",
+)  # fmt: skip
+@click.option(
+    "--scheduler", metavar="ADDRESS",
+    help="Of the Dask cluster, such as tcp://10.0.0.1:8786; else one is made on this machine.",
+)  # fmt: skip
+@click.option(
     "--workers", type=click.IntRange(1, 1024), metavar="N",
     help="Runs at a time. Default: as many as there are processors; of real runs one.",
 )  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No progress, and no summary.")
-def command(file: str, out: str, workers: int | None, *, quiet: bool) -> None:
+def command(
+    file: str, out: str, engine: str, scheduler: str | None, workers: int | None, *, quiet: bool
+) -> None:
     """Run each combination of options that a TOML file names, real or in virtual time.
 
     Options of all runs are in [options], those that change from run to run in [axes]. All are
     looked at before anything runs. Each run is a line of JSON in DIR/runs.jsonl.
     """
     check_fillable("--out", out)
+    run = _engine_of(engine, scheduler)
     sweep = read_sweep(Path(file))
     folder = Path(out)
     with raise_when_signalled(), open_lines(folder) as lines:
         if lines.mended and not quiet:
             tell(f"midstream: {lines.path}: the last line was torn, and is cut off")
-        ran = _run(sweep, lines, workers or _workers_of(sweep), quiet=quiet)
+        ran = _run(sweep, lines, run, workers or _workers_of(sweep), quiet=quiet)
         missing = write_tables(rows_of(sweep, lines), folder)
     failed = [line for job in sweep.jobs if not _is_done(line := lines.get(job.key))]
     if missing and not quiet:
@@ -68,12 +84,30 @@ def command(file: str, out: str, workers: int | None, *, quiet: bool) -> None:
         raise MidstreamError(_complaint([line for line in failed if line is not None]))
 
 
+def _engine_of(engine: str, scheduler: str | None) -> Engine:
+    """Return who runs jobs.
+
+    Raises:
+        click.BadParameter: A scheduler is named that nobody asks.
+        MidstreamError: Dask is not installed.
+    """
+    if engine == "processes":
+        if scheduler is not None:
+            raise click.BadParameter("it is for --engine dask", param_hint="--scheduler")
+        return run_on_processes
+    # Imported late: few have a cluster.
+    from scripts.sweep.dask_engine import check_dask, run_on_dask  # noqa: PLC0415
+
+    check_dask()
+    return partial(run_on_dask, scheduler=scheduler)
+
+
 def _workers_of(sweep: Sweep) -> int:
     """Return how many runs at a time say what each would say alone."""
     return len(os.sched_getaffinity(0)) if sweep.kind.more else 1
 
 
-def _run(sweep: Sweep, lines: Lines, workers: int, *, quiet: bool) -> int:
+def _run(sweep: Sweep, lines: Lines, run: Engine, workers: int, *, quiet: bool) -> int:
     """Run what is not there yet; return how many runs that were."""
     jobs = [job for job in sweep.jobs if not lines.has(job.key)]
     with counted_runs(len(jobs), quiet=quiet) as progress:
@@ -82,7 +116,7 @@ def _run(sweep: Sweep, lines: Lines, workers: int, *, quiet: bool) -> int:
             lines.add(line)
             progress.took()
 
-        run_on_processes(jobs, workers, take, progress.tick)
+        run(jobs, workers, take, progress.tick)
     return len(jobs)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Job:
         values: All that is not a default, by the options' names in Python.
         model: The model's name, whether it is of a quiet machine, and its values; None for a real
             run.
+        files: Hashes of the files that it reads, by the options that name them.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Job:
     point: Mapping[str, Any]
     values: Mapping[str, Any]
     model: Mapping[str, Any] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def to_plain(self) -> dict[str, Any]:
         """Return it as JSON has it."""
@@ -127,16 +129,17 @@ class Kind:
         if chosen is not None:
             held = chosen.model.to_plain()
             model = {"name": chosen.name, "quiet": chosen.quiet, "values": held}
+        files = {name: _hash_of(file) for name, file in self._read(values)}
         about = {
             "command": self.command,
             "point": dict(point),
-            "files": {name: _hash_of(file) for name, file in self._read(values)},
+            "files": files,
             "model": model,
             "code": code_hash(),
         }
         text = json.dumps(about, sort_keys=True)
         key = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_KEY_CHARS]
-        return Job(key, self.command, dict(point), values, model)
+        return Job(key, self.command, dict(point), values, model, files)
 
     def _read(self, values: Values) -> Iterator[tuple[str, str]]:
         """Yield the files that are read, by the options that name them."""

@@ -83,7 +83,7 @@ def logging(clock_s: Callable[[], float]) -> Callable[[Counted], None]:
 
     def show(now: Counted) -> None:
         nonlocal said
-        if clock_s() - said < _LOG_SECONDS or not now.done:
+        if clock_s() - said < _LOG_SECONDS or now.done in {0, now.count}:
             return
         said = clock_s()
         left = time_ms((said - began) / now.done * (now.count - now.done) * 1000)
