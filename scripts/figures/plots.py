@@ -70,7 +70,7 @@ def draw_distributions(
         median = format_ms(ordered[count // 2])
         axes.plot(
             *(ordered, shares),
-            **_look(name, number),
+            **look_of(name, number),
             drawstyle="steps-pre",
             markevery=[-1],
             markersize=5,
@@ -102,7 +102,7 @@ def draw_growth(waits_ms: Mapping[str, Mapping[int, float]], title: str) -> Figu
     figure, axes = _new(title)
     for number, (name, waits) in enumerate(waits_ms.items()):
         counts = sorted(waits)
-        look = _look(name, number)
+        look = look_of(name, number)
         axes.plot(counts, [waits[count] for count in counts], **look, markersize=6)
         axes.annotate(
             f"{name}: {format_ms(waits[counts[-1]])}", (counts[-1], waits[counts[-1]]),
@@ -161,7 +161,8 @@ def _with_dark_page(svg: str) -> str:
     return head + _DARK_PAGE + defs + rest.replace("fill: #000000", f"fill: {INK}")
 
 
-def _look(name: str, number: int) -> dict[str, Any]:
+def look_of(name: str, number: int) -> dict[str, Any]:
+    """Return the colour, dash and marker of a policy, or of what is the number-th otherwise."""
     place = _KNOWN.index(name) if name in _KNOWN else number
     return {
         "color": _COLOURS[place % len(_COLOURS)],

@@ -70,7 +70,12 @@ def command(
         if lines.mended and not quiet:
             tell(f"midstream: {lines.path}: the last line was torn, and is cut off")
         ran = _run(sweep, lines, run, workers or _workers_of(sweep), quiet=quiet)
-        missing = write_tables(rows_of(sweep, lines), folder)
+        rows = rows_of(sweep, lines)
+        missing = write_tables(rows, folder)
+        # Imported late: matplotlib takes its time, and a sweep that is wrong says so at once.
+        from scripts.sweep.page import write_page  # noqa: PLC0415
+
+        write_page(rows, sweep.axes, folder)
     failed = [line for job in sweep.jobs if not _is_done(line := lines.get(job.key))]
     if missing and not quiet:
         tell(f"midstream: {missing}")

@@ -81,6 +81,7 @@ def test_runs_are_lines_and_rows(lab: Lab) -> None:
     table = parquet.read_table(lab.folder / "out" / "runs.parquet")
     assert table.num_rows == 8
     assert table.column_names == list(rows[0])
+    assert "fault p99 over rtt" in (lab.folder / "out" / "index.html").read_text(encoding="utf-8")
     second = lab.run("sweep", path, "--out=out").succeed()
     assert second.output == "8 runs, 8 of them there already: out/runs.jsonl\n"
     assert (lab.folder / "out" / "runs.jsonl").read_bytes() == told
