@@ -42,7 +42,10 @@ LINK, MODEL, SET = "link", "model", "set"
 _ROOMS = ("protocol", "guest", "source", "dest", "scripts")
 _ROOT = Path(__file__).resolve().parents[2]
 # What is shown of runs changes none.
-_NO_RUN_IN = ("scripts/sweep/page", "scripts/views/", "scripts/figures/plots", "scripts/bench/")
+_NO_RUN_IN = (
+    *("scripts/sweep/page", "scripts/sweep/pictures", "scripts/sweep/tables"),
+    *("scripts/sweep/progress", "scripts/views/", "scripts/figures/plots", "scripts/bench/"),
+)
 _KEY_CHARS = 20
 
 Values = dict[str, Any]

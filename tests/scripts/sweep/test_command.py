@@ -128,3 +128,14 @@ def test_real_runs_are_lines_too(lab: Lab) -> None:
     for line in told:
         assert line["report"]["status"] == "completed"
         assert line["report"]["midstream"]["verified"]["mismatches"] == 0
+
+
+def test_a_real_run_that_is_cancelled_leaves_nobody(lab: Lab) -> None:
+    """Its two sides end in order, and there is no line of it."""
+    slow = REAL.replace('"8MiB"', '"64MiB"\nmax-bandwidth = "1MB/s"')
+    process = lab.start("sweep", write(lab, slow), "--out=out", "--quiet")
+    lab.pid_of("-m scripts migrate")
+    process.signal(signal.SIGINT)
+    process.fail(130, "cancelled by SIGINT")
+    lab.expect_nobody()
+    assert lines(lab) == []

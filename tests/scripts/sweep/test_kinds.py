@@ -85,6 +85,8 @@ def test_a_job_has_its_model(tmp_path: Path) -> None:
     chosen = chosen_of(job.model)
     assert (chosen.name, chosen.quiet) == ("m.toml of 2026-01-01", False)
     assert chosen.model.noise_ns == 7
+    (tmp_path / "m.toml").write_text(f'schema = "{SCHEMA}"\n[model]\n', encoding="utf-8")
+    assert key_of(tmp_path, model="m.toml") != job.key
     built_in = KINDS["simulate"].job({"model": "native"}, tmp_path).model
     assert built_in is not None
     assert chosen_of(built_in).model == BUILT_IN["native"]
