@@ -54,7 +54,7 @@ def test_every_figure_is_where_it_belongs() -> None:
     counts.postponed, counts.preemptions, counts.boosted = 1, 5, 4
     counts.resent_bytes, counts.copies = 12288, 2
 
-    around = Surroundings("thp", "kernel", 77, 42, 1, 0.5, "granted", 12)
+    around = Surroundings("thp", "kernel", 77, 42, 1, 0.5, "granted", trace_left=12)
     part = source_part(CONFIG, phases, around, START_NS, comparison)
 
     assert (part.policy, part.backing, part.dirty_log) == ("ordered", "thp", "kernel")

@@ -64,7 +64,7 @@ def test_an_unfinished_last_line_is_left_out() -> None:
     [
         (text_of(WAIT), "no line before it tells of block 1"),
         (text_of(BLOCK, {**WAIT, "page": 2}), "page 2 is outside RAMBlock 'rom'"),
-        (text_of(BLOCK, {**WAIT, "vcpu": 64}), "'vcpu' cannot be 64"),
+        (text_of(BLOCK, {**WAIT, "vcpu": 512}), "'vcpu' cannot be 512"),
         (text_of({"event": "state"}), "'side' is missing"),
         ("[]\n", "no JSON object"),
         ("perf\n", "no JSON"),

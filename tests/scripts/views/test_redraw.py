@@ -118,7 +118,8 @@ def test_a_terminal_of_another_size_shows_one_picture(tmp_path: Path) -> None:
         for columns, rows in SIZES:
             pane.tmux("resize-window", "-x", str(columns), "-y", str(rows))
 
-            wanted = [line.rstrip() for line in lines_of(midway(), columns, rows)]
+            wanted = "\n".join(lines_of(midway(), columns, rows)).rstrip().splitlines()
+            wanted = [line.rstrip() for line in wanted]
             deadline = time.monotonic() + SECONDS_MAX
             while (seen := pane.lines()) != wanted and time.monotonic() < deadline:
                 time.sleep(0.05)
