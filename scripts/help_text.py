@@ -42,6 +42,7 @@ _SECTION_OF = {
 # By a command's words behind `midstream`.
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench": ("midstream bench --quick --only stream,latency --report bench.json",),
+    "calibrate": ("midstream calibrate --link 1Gbit/s",),
     "compare": (
         "midstream compare --link 1Gbit/s --policies drop,ordered,critical-first",
         "midstream compare --link 1Gbit/s,rtt=10ms --picture compare.svg",

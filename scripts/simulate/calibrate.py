@@ -66,9 +66,10 @@ class Findings:
     help="Where the model goes; default: where `simulate --model this-machine` finds it.",
 )  # fmt: skip
 def command(link: str, out: str | None) -> None:
-    """Measure what `midstream simulate` needs to know of this machine; takes half a minute.
+    """Measure on this machine what simulate needs to know of it.
 
-    Sockets on a link of one's own, processes that wake each other, and two short migrations.
+    It takes half a minute: sockets on a link of one's own, processes that wake each other, and two
+    short migrations.
     """
     spec = link_spec(link)
     if not spec:

@@ -114,14 +114,14 @@ COMMANDS = {
     "trace show": (),
     "trace cut": (),
 }
-# Those that write into a folder alone, under names of their own.
-INTO_A_FOLDER = {"sweep"}
+# Those that write one file alone, or into a folder, under names of their own.
+ALONE = {"calibrate", "sweep"}
 
 
 def test_every_command_that_writes_is_tried() -> None:
     """One that is added, or that begins to write, is among those below."""
     writing = {name for name, _ in commands() if set(uses(name).values()) - {Use.READ}}
-    assert writing == set(COMMANDS) | INTO_A_FOLDER
+    assert writing == set(COMMANDS) | ALONE
 
 
 def pairs() -> Iterator[tuple[str, str, str]]:
