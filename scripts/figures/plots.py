@@ -88,7 +88,8 @@ def draw_distributions(
     axes.set_xlabel("fault latency, from the touch until the vCPU runs again")
     axes.set_ylabel("faults that waited at least so long")
     axes.set_ylim(top=115)
-    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=2)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=2)
     return figure
 
 

@@ -36,6 +36,12 @@ def test_a_fault_in_a_hundred_is_seen() -> None:
     assert line.get_markevery() == [-1]
 
 
+def test_a_run_without_a_fault_has_a_picture(tmp_path: Path) -> None:
+    """One with axes, and with no legend of nothing."""
+    save(draw_distributions({"ordered": []}, {}, "a title"), tmp_path / "a.svg")
+    assert "a title" in (tmp_path / "a.svg").read_text()
+
+
 @pytest.mark.parametrize(
     ("time_ms", "text"),
     [(17892, "17.9 s"), (43.2, "43.2 ms"), (875, "875 ms"), (0.0328, "32.8 µs"), (0, "0 µs")],
