@@ -49,7 +49,10 @@ async def test_postcopy_at_once(policy: str, placement: str) -> None:
     sent = report["ram"]["normal"] + report["ram"]["duplicate"]
     twice_bytes = report["midstream"]["bytes-sent-twice"]
     assert sent == GEOMETRY.target_page_count + twice_bytes // TARGET_PAGE_BYTES
-    assert policy == "resend" or not twice_bytes
+    # What lies in the socket, and how much of it, is the machine's affair.
+    overtaken_bytes = report["midstream"]["pages-sent-twice"] * TARGET_PAGE_BYTES
+    assert not overtaken_bytes or preset(policy).overtakes
+    assert policy == "resend" or twice_bytes == overtaken_bytes
     requests = report["midstream"]["requests"]
     assert requests["received"] > 0
     assert report["ram"]["postcopy-requests"] == requests["received"]
