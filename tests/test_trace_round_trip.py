@@ -60,6 +60,6 @@ def test_a_trace_that_leaves_nothing_for_the_destination_is_told(lab: Lab, tmp_p
     told = lab.run("migrate", *size, "--program=trace:empty").succeed().output
     assert "trace           used up before the switch-over" in told
     assert left(tmp_path / "report") == 0
-    assert "used up" not in lab.run("migrate", *size).succeed().output
+    assert "used up before" not in lab.run("migrate", *size).succeed().output
     report = json.loads((tmp_path / "report").read_text(encoding="utf-8"))
     assert "trace-accesses-left" not in report["midstream"]["switch-over"]
