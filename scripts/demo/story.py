@@ -55,7 +55,7 @@ def bars(cases: Sequence[Case], width: int = WIDTH) -> str:
         # Nothing that was waited for has no bar.
         bar = "#" * max(1, round(case.wait_us / most * bar_chars))
         lines += [
-            f"  {case.policy:<{_NAME_CHARS - 2}}{time_us(case.wait_us):>{_TIME_CHARS}}  {bar}",
+            f"  {case.policy:<{_NAME_CHARS - 2}} {time_us(case.wait_us):>{_TIME_CHARS - 1}}  {bar}",
             fill(_fate(case), width, initial_indent=indent, subsequent_indent=indent),
         ]
     return "\n".join(lines)

@@ -48,8 +48,8 @@ def test_the_threads_own_clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     while time.thread_time_ns() < begun + 20_000_000:
         pass
     after = read_thread()
-    # The kernel's own figure is brought up to date once a tick.
-    assert 5_000_000 < after.ran_ns - before.ran_ns <= after.at_ns - before.at_ns
+    # The kernel's own figure is brought up to date once a tick, which is 10 ms at most.
+    assert 5_000_000 < after.ran_ns - before.ran_ns <= after.at_ns - before.at_ns + 10_000_000
     monkeypatch.setattr(processor, "_SCHEDSTAT", tmp_path / "none")
     told = read_thread()
     assert told.ran_ns > 0
