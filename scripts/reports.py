@@ -93,6 +93,19 @@ class Outputs:
 _begun: set[str] = set()
 
 
+def check_report(target: str | None) -> None:
+    """Refuse a `--report` that could not be written later; standard output can.
+
+    Raises:
+        click.BadParameter: As `check_writable`.
+    """
+    # Sides, which are told what was checked, load this module and not that.
+    from scripts.files import check_writable  # noqa: PLC0415
+
+    if target not in {None, STANDARD_OUTPUT}:
+        check_writable("--report", str(target))
+
+
 def begin_report(target: str | None, schema: str | None = None) -> None:
     """Say in the report, if it is a file, that the command has begun and not ended.
 

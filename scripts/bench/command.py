@@ -27,13 +27,12 @@ from scripts.bench import (
 from scripts.bench.figure import Figure, LeftOut, Plan, lines
 from scripts.configure import link_spec, parsed
 from scripts.figures.raw_pair import PIECE_BYTES
-from scripts.files import check_writable
 from scripts.links.link import link_of
 from scripts.named_files import Command, Use, file_option
 from scripts.options import OPTIONS
 from scripts.policies import file_of, policy_of
 from scripts.qemu.against import Peer, peer_of
-from scripts.reports import COMPLETED, begin_report, write_report
+from scripts.reports import COMPLETED, begin_report, check_report, write_report
 from scripts.runtime.interrupts import raise_when_signalled
 
 SCHEMA = "midstream-bench/2"
@@ -121,8 +120,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one argument an option
     peer = peer_of(against)
     names = _section_names(only, peer)
     length_bytes = _length_bytes(size or (_QUICK_SIZE if quick else _SIZE), page_size)
-    if report is not None and report != "-":
-        check_writable("--report", report)
+    check_report(report)
     begin_report(report, SCHEMA)
     with raise_when_signalled(), link_of(spec) as made:
         plan = Plan(

@@ -15,7 +15,14 @@ from scripts.demo.cases import LINK, POLICIES, Case, run_case
 from scripts.demo.story import WIDTH, introduction, story
 from scripts.files import check_fillable, check_writable
 from scripts.named_files import Command, Use, file_option
-from scripts.reports import COMPLETED, STANDARD_OUTPUT, Report, begin_report, write_report
+from scripts.reports import (
+    COMPLETED,
+    STANDARD_OUTPUT,
+    Report,
+    begin_report,
+    check_report,
+    write_report,
+)
 from scripts.runtime.folders import temporary_folder
 from scripts.screen.output import output_columns, print_result, tell
 from scripts.views.outputs import history_of, write_page
@@ -44,8 +51,7 @@ def demo(html: str | None, report: str | None, keep: str | None) -> None:
     """
     if html is not None:
         check_writable("--html", html)
-    if report not in {None, STANDARD_OUTPUT}:
-        check_writable("--report", str(report))
+    check_report(report)
     if keep is not None:
         check_fillable("--keep", keep)
     begin_report(report, _SCHEMA)

@@ -40,7 +40,7 @@ from scripts.links.spec import LinkSpec
 from scripts.named_files import Command, Use, file_option
 from scripts.policies import file_of, policy_of
 from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
-from scripts.reports import begin_report, write_report
+from scripts.reports import begin_report, check_report, write_report
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.interrupts import raise_when_signalled
 from scripts.screen.output import print_result
@@ -214,8 +214,7 @@ def _rows(
 def _check_files(
     report: str | None, picture: Path | None, html: str | None, keep: str | None
 ) -> None:
-    if report not in (None, "-"):
-        check_writable("--report", report)
+    check_report(report)
     if html is not None:
         check_writable("--html", html)
     if keep is not None:

@@ -17,7 +17,7 @@ from guest.spec import GUEST_CHOICES
 from protocol.errors import MidstreamError, MigrationCancelled
 from protocol.geometry import PageId
 from scripts.configure import parsed
-from scripts.files import check_fillable, check_writable
+from scripts.files import check_fillable
 from scripts.injection.actions import Fault
 from scripts.injection.checks import Failure
 from scripts.injection.findings import SCHEMA, Findings
@@ -32,7 +32,7 @@ from scripts.named_files import Command, FileArgument, Use, file_option
 from scripts.policies import file_of, policy_of
 from scripts.relay.judging import run_pair
 from scripts.relay.scenario import PairScenario, is_pair, read_pair, with_qemu
-from scripts.reports import STANDARD_OUTPUT, begin_report, write_report
+from scripts.reports import STANDARD_OUTPUT, begin_report, check_report, write_report
 from scripts.runtime.looping import run_until_signalled
 from scripts.screen.output import print_result, tell
 
@@ -103,8 +103,7 @@ def inject(  # noqa: PLR0913, PLR0917 - one argument an option
     read = [_read(Path(path), guest, policy, qemu) for path in scenarios]
     if keep is not None:
         _check_kept([scenario.path for scenario in read], Path(keep))
-    if report not in (None, STANDARD_OUTPUT):
-        check_writable("--report", report)
+    check_report(report)
     breakable = list(_breakable(read)) if breaks else []
     begin_report(report, SCHEMA)
     runs = Runs(keep, prints=report != STANDARD_OUTPUT)

@@ -17,8 +17,8 @@ from dest.channel import gathered_of
 from dest.executor import Executor
 from dest.trips import Urgent
 from protocol.channels import Channel
-from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
-from protocol.runs import Runs, Stretch
+from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.runs import Runs, position_in
 from protocol.states import Lifecycle, check_receivable
 from scripts.simulate.agenda import Host
 from scripts.simulate.kernel import ModelFrame
@@ -207,7 +207,7 @@ class Reader:
         frame = incoming.frame
         if frame is None or frame.chunk is None or unit.block != frame.chunk.span.block:
             return
-        position = _position(frame.chunk.span, unit.index)
+        position = position_in(frame.chunk.span, unit.index)
         if position is None:
             return
         received = self._read_at(frame.payload_bytes, (position + 1) * TARGET_PAGE_BYTES)
@@ -257,13 +257,3 @@ class Reader:
             else:
                 at = min(max(at, have), total)
             self._progress(incoming, frame, at)
-
-
-def _position(stretch: Stretch, target_page: int) -> int | None:
-    """Return which one of a stretch's target pages this is, from 0; None if it is none of them."""
-    if isinstance(stretch, Span):
-        position = target_page - stretch.offset // TARGET_PAGE_BYTES
-        return position if 0 <= position < stretch.length // TARGET_PAGE_BYTES else None
-    pages = stretch.target_pages
-    position = int(np.searchsorted(pages, target_page))
-    return position if position < len(pages) and pages[position] == target_page else None
