@@ -18,6 +18,7 @@ from protocol.limits import VCPU_COUNT_MAX
 from scripts.figures.runs import run_migration
 from scripts.reports import write_report
 from scripts.runtime.folders import temporary_folder
+from scripts.screen.words import time_ms
 from scripts.views.saved import read_all
 
 _HALF_SENT, _FIRST = 5, 10
@@ -86,7 +87,7 @@ def main(policies: str, requests: str, link: str, report: str | None, picture: P
         for count in counts:
             wait_ms = measure_wait_ms(policy, count, link)
             waits_ms.setdefault(policy, {})[count] = wait_ms
-            click.echo(f"{policy:<20}{count:>6} requests{wait_ms:>10.1f} ms")
+            click.echo(f"{policy:<20}{count:>6} requests{time_ms(wait_ms):>10}")
     if report is not None:
         write_report(report, {"link": link, "wait-ms": waits_ms})
     if picture is not None:

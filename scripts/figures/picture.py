@@ -20,6 +20,7 @@ from matplotlib.patches import Patch
 from protocol import events
 from protocol.errors import LocalProtocolError
 from scripts.figures.plots import INK, save
+from scripts.screen.words import time_ms
 from scripts.views.history import History
 from scripts.views.outputs import history_of
 from scripts.views.records import BACKGROUND, BOOSTED, URGENT
@@ -144,7 +145,7 @@ def _draw_wait(axes: Axes, run: Run, page: int, end_ms: float) -> None:
     axes.plot(run.wait_ms, (0, 0), color=_COLOURS[BOOSTED], lw=2, marker="|", ms=9)
     fits_beside = stop_ms < end_ms / 2
     axes.annotate(
-        f"the vCPU on page {page} waits {stop_ms - start_ms:.0f} ms",
+        f"the vCPU on page {page} waits {time_ms(stop_ms - start_ms)}",
         (stop_ms if fits_beside else (start_ms + stop_ms) / 2, 0),
         textcoords="offset points", xytext=(6, -3) if fits_beside else (0, -12),
         ha="left" if fits_beside else "center", fontsize=9,

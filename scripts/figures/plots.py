@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from protocol.errors import MidstreamError
 from scripts.screen.outlet import write_output
+from scripts.screen.words import time_ms
 
 # What text and axes are drawn with, and what becomes of it on a dark page.
 INK, _LIGHT_INK = "#1f2328", "#e6edf3"
@@ -42,7 +43,6 @@ _KNOWN = (
 )
 
 _INCHES = (9.0, 5.0)
-_UNITS_MS = (("s", 1e3), ("ms", 1.0), ("µs", 1e-3))
 
 
 def draw_distributions(
@@ -67,19 +67,19 @@ def draw_distributions(
             continue
         count = len(ordered)
         shares = [100 * (count - rank) / count for rank in range(count)]
-        median = format_ms(ordered[count // 2])
+        median = time_ms(ordered[count // 2])
         axes.plot(
             *(ordered, shares),
             **look_of(name, number),
             drawstyle="steps-pre",
             markevery=[-1],
             markersize=5,
-            label=f"{name}: median {median}, longest {format_ms(ordered[-1])}, {count} faults",
+            label=f"{name}: median {median}, longest {time_ms(ordered[-1])}, {count} faults",
         )
-    for name, time_ms in wire_ms.items():
-        axes.axvline(time_ms, color="#7f7f7f", linewidth=1, linestyle=(0, (2, 3)))
+    for name, needed_ms in wire_ms.items():
+        axes.axvline(needed_ms, color="#7f7f7f", linewidth=1, linestyle=(0, (2, 3)))
         axes.annotate(
-            f"wire: {name}, {format_ms(time_ms)}", (time_ms, 0.02),
+            f"wire: {name}, {time_ms(needed_ms)}", (needed_ms, 0.02),
             xycoords=("data", "axes fraction"), textcoords="offset points", xytext=(-3, 0),
             color="#7f7f7f", rotation=90, va="bottom", ha="right", fontsize=8, zorder=0,
         )  # fmt: skip
@@ -106,7 +106,7 @@ def draw_growth(waits_ms: Mapping[str, Mapping[int, float]], title: str) -> Figu
         look = look_of(name, number)
         axes.plot(counts, [waits[count] for count in counts], **look, markersize=6)
         axes.annotate(
-            f"{name}: {format_ms(waits[counts[-1]])}", (counts[-1], waits[counts[-1]]),
+            f"{name}: {time_ms(waits[counts[-1]])}", (counts[-1], waits[counts[-1]]),
             textcoords="offset points", xytext=(8, 0), va="center", fontsize=9,
             color=INK, annotation_clip=False,
         )  # fmt: skip
@@ -120,13 +120,6 @@ def draw_growth(waits_ms: Mapping[str, Mapping[int, float]], title: str) -> Figu
     axes.set_ylabel("wait of the vCPU on the half-sent page")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def format_ms(time_ms: float) -> str:
-    """Return a time in the unit in which its figures are few: `17.9 s`, `43 ms`, `280 µs`."""
-    unit, each_ms = next((each for each in _UNITS_MS if time_ms >= each[1]), _UNITS_MS[-1])
-    value = time_ms / each_ms
-    return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -173,7 +166,7 @@ def look_of(name: str, number: int) -> dict[str, Any]:
 
 
 def _in_time(axis: Axis) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda time_ms, _: format_ms(time_ms)))
+    axis.set_major_formatter(FuncFormatter(lambda value_ms, _: time_ms(value_ms)))
     axis.set_minor_formatter(NullFormatter())
 
 

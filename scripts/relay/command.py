@@ -21,6 +21,7 @@ from scripts.relay.steps import Step, read_relay_steps
 from scripts.reports import Report
 from scripts.screen.outlet import write_output
 from scripts.screen.recorder import Recorder
+from scripts.screen.words import time_us
 
 SIDE = "relay"
 SCHEMA = "midstream-relay/1"
@@ -162,8 +163,8 @@ def line_of(report: Report) -> str:
     )
     if latency["count"]:
         text += (
-            f"; from one to the last byte of its page {latency['p50-us'] / 1000:.2f} ms (median), "
-            f"at most {latency['max-us'] / 1000:.2f} ms, as seen here: the guest waits longer"
+            f"; from one to the last byte of its page {time_us(latency['p50-us'])} (median), "
+            f"at most {time_us(latency['max-us'])}, as seen here: the guest waits longer"
         )
     if report["unread"]:
         text += f"\npassed on unread in {report['unread']} places, see --events"

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+# Units of time, each up to a little below the next one: rounding would lead there.
+_UNITS_US = (
+    *((999.5, "us", 1.0), (999.5e3, "ms", 1e3), (59.95e6, "s", 1e6), (3597e6, "min", 60e6)),
+    (float("inf"), "h", 3600e6),
+)
+
 
 def time_us(microseconds: float) -> str:
-    """Return a time with three digits and the unit that fits."""
-    # A little below the next unit, or rounding would make 1e+03 of it.
-    scales = ((999.5, "us", 1.0), (999.5e3, "ms", 1e3), (59.95e6, "s", 1e6), (3597e6, "min", 60e6))
-    for limit, unit, scale in scales:
-        if microseconds < limit:
-            return f"{microseconds / scale:.3g} {unit}"
-    return f"{microseconds / 3600e6:.4g} h"
+    """Return a time for people: `17.9 s`, `43 ms`, `280 us`.
+
+    In the unit that fits, with three digits, or all that stand before the point, and no zeros at
+    the end; to the nanosecond at most.  The pages say it the same way (`sayTime` in
+    `views/web/decode.js`), and so do pictures.
+    """
+    size = abs(microseconds)
+    unit, scale = next((unit, scale) for limit, unit, scale in _UNITS_US if size < limit)
+    value = microseconds / scale
+    if abs(value) >= 99.95:
+        return f"{value:.0f} {unit}"
+    # What rounds to nothing has no sign.
+    return f"{value if size >= 1 else round(value, 3) + 0.0:.3g} {unit}"
 
 
 def time_ms(milliseconds: float) -> str:

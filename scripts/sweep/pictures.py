@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from scripts.figures.plots import INK, format_ms, look_of
+from scripts.figures.plots import INK, look_of
 from scripts.results.rows import Row
+from scripts.screen.words import time_ms
 
 POLICY, SEED = "policy", "seed"
 # The one line of a sweep that has no policies to compare.
@@ -114,7 +115,7 @@ def draw_effects(rows: Sequence[Row], axes: Axis) -> Figure:
             if any(found.values()):
                 panel.set_yscale("log")
                 panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_ms(value)))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: time_ms(value)))
             panel.yaxis.set_minor_formatter(NullFormatter())
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
@@ -169,12 +170,12 @@ def draw_winners(rows: Sequence[Row], axes: Axis) -> Figure:
         for place, winner in winners(rows, measure, names).items():
             column = across.index(place[0])
             row = up.index(place[1]) if len(place) > 1 else 0
-            told = f"{winner.policy[:_NAME_CHARS_MAX]}\n{format_ms(winner.value_ms)}"
+            told = f"{winner.policy[:_NAME_CHARS_MAX]}\n{time_ms(winner.value_ms)}"
             if winner.ahead >= _AHEAD_MIN:
                 colour = look_of(winner.policy, policies.index(winner.policy))["color"]
                 told += f"\nnext {winner.ahead:.3g} times"
             else:
-                colour, told = "none", f"no winner\n{format_ms(winner.value_ms)}"
+                colour, told = "none", f"no winner\n{time_ms(winner.value_ms)}"
             panel.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, alpha=0.45))
             panel.text(
                 column + 0.5, row + 0.5, told, ha="center", va="center", fontsize=6, color=INK

@@ -11,7 +11,7 @@ function distribution(runs) {
   const svg = make("svg", { viewBox: `0 0 ${wide} ${tall}`, width: "100%", role: "img", "aria-label": `Cumulative distribution of waits. ${shown.map((run) => `${run.name}: half waited up to ${sayTime(run.percentiles_us.p50)}, the longest ${sayTime(run.percentiles_us.max)}`).join("; ")}` });
   for (let power = low; power <= high; power += 1) {
     svg.append(make("line", { x1: x(10 ** power), x2: x(10 ** power), y1: 12, y2: tall - bottom, stroke: "var(--line)" }));
-    svg.append(make("text", { x: x(10 ** power), y: tall - bottom + 16, "text-anchor": "middle", class: "soft" }, sayTime(10 ** power).replace(/\.0+ /, " ")));
+    svg.append(make("text", { x: x(10 ** power), y: tall - bottom + 16, "text-anchor": "middle", class: "soft" }, sayTime(10 ** power)));
   }
   for (const share of [0, 0.25, 0.5, 0.75, 0.9, 1]) {
     svg.append(make("line", { x1: left, x2: wide - 20, y1: y(share), y2: y(share), stroke: "var(--line)" }));

@@ -57,16 +57,14 @@ function barOf(bits) {
   return channel === 0 ? 0 : 4;
 }
 
-// Three digits, or all that stand before the point; never an exponent.
-const threeDigits = (value) => (Math.abs(value) >= 99.95 ? value.toFixed(0) : value.toPrecision(3));
+// Three digits, or all that stand before the point; no zeros at the end, never an exponent.
+const threeDigits = (value) => (Math.abs(value) >= 99.95 ? value.toFixed(0) : String(Number(value.toPrecision(3))));
+// A time as everywhere (time_us in scripts/screen/words.py): 17.9 s, 43 ms, 280 us.
+const UNITS_US = [[999.5, "us", 1], [999.5e3, "ms", 1e3], [59.95e6, "s", 1e6], [3597e6, "min", 60e6], [Infinity, "h", 3600e6]];
 function sayTime(us) {
   if (!isFinite(us)) return "?";
-  const size = Math.abs(us);
-  if (size >= 59.95e6) return `${threeDigits(us / 60e6)} min`;
-  if (size >= 999.5e3) return `${threeDigits(us / 1e6)} s`;
-  if (size >= 999.5) return `${threeDigits(us / 1e3)} ms`;
-  if (size < 0.05) return "0 µs";
-  return `${size >= 9.95 ? us.toFixed(0) : us.toFixed(1)} µs`;
+  const size = Math.abs(us), [, unit, scale] = UNITS_US.find(([limit]) => size < limit);
+  return `${threeDigits(size < 1 ? Number(us.toFixed(3)) : us / scale)} ${unit}`;
 }
 // A moment, all alike in a column: milliseconds, to the microsecond.
 const sayMoment = (us) => {
@@ -85,7 +83,7 @@ const sayRate = (bytes) => {
   return bytes >= 1e3 ? `${(bytes / 1e3).toFixed(0)} kB/s` : `${bytes.toFixed(0)} B/s`;
 };
 // A number and its unit stay on one line.
-const keepUnits = (text) => text.replace(/(\d) (?=(?:us|µs|ms|s|min|h|%|B|[KMGT]iB|[kMG]?B\/s|vCPUs?)\b|%)/g, "$1\u00a0");
+const keepUnits = (text) => text.replace(/(\d) (?=(?:us|ms|s|min|h|%|B|[KMGT]iB|[kMG]?B\/s|vCPUs?)\b|%)/g, "$1\u00a0");
 const sayDigits = (value) => (value < 100 ? +value.toPrecision(2) : sayCount(Math.round(value)));
 // Of what is not all or nothing neither is said.
 const sayShare = (share) => (share > 0 && share < 0.01 ? "under 1 %" : share >= 0.995 && share < 1 ? "over 99 %" : `${Math.round(share * 100)} %`);

@@ -98,7 +98,7 @@ function detailOf(run, block, page, wait = null) {
     moments.length
       ? make("div", { class: "scroll" }, make("table", {},
         make("caption", {}, wait === null ? "All that happened to the page" : "What happened to the page during this wait"),
-        make("thead", {}, make("tr", {}, ...["\u00b5s since the first page", "\u00b5s later", "what"].map((name, at) => make("th", { scope: "col", ...(at < 2 ? { class: "n" } : {}) }, name)))),
+        make("thead", {}, make("tr", {}, ...["microseconds since the first page", "later by", "what"].map((name, at) => make("th", { scope: "col", ...(at < 2 ? { class: "n" } : {}) }, name)))),
         make("tbody", {}, ...rows.map((row) => make("tr", {}, ...cells(row))))))
       : make("p", {}, "Nothing happened to this page."),
     wait === null ? null : make("button", { type: "button", onclick: (event) => event.target.parentElement.replaceChildren(...detailOf(run, block, page)) }, "the whole story of the page"),

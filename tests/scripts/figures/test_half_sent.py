@@ -39,7 +39,7 @@ def test_all_waits_are_printed_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
 
     lines = [line.split() for line in result.stdout.splitlines()]
     assert lines == [
-        ["drop", "3", "requests", "30.0", "ms"],
-        ["drop", "4", "requests", "40.0", "ms"],
+        ["drop", "3", "requests", "30", "ms"],
+        ["drop", "4", "requests", "40", "ms"],
     ]
     assert "page requests in the trace" in picture.read_text()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from protocol.errors import MidstreamError
-from scripts.figures.plots import draw_distributions, draw_growth, format_ms, save
+from scripts.figures.plots import draw_distributions, draw_growth, save
 
 
 def test_distributions_have_units_and_a_legend(tmp_path: Path) -> None:
@@ -40,15 +40,6 @@ def test_a_run_without_a_fault_has_a_picture(tmp_path: Path) -> None:
     """One with axes, and with no legend of nothing."""
     save(draw_distributions({"ordered": []}, {}, "a title"), tmp_path / "a.svg")
     assert "a title" in (tmp_path / "a.svg").read_text()
-
-
-@pytest.mark.parametrize(
-    ("time_ms", "text"),
-    [(17892, "17.9 s"), (43.2, "43.2 ms"), (875, "875 ms"), (0.0328, "32.8 µs"), (0, "0 µs")],
-)
-def test_times_have_the_unit_that_suits_them(time_ms: float, text: str) -> None:
-    """Nobody has to count zeros."""
-    assert format_ms(time_ms) == text
 
 
 def test_a_policy_looks_the_same_in_each_picture() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.screen.words import counted, percent, time_ms
+from scripts.screen.words import counted, percent, time_ms, time_us
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,21 @@ def test_one_thing_and_several() -> None:
     ]  # fmt: skip
 
 
-def test_milliseconds_have_the_unit_that_fits() -> None:
-    """A time is told with three digits, whatever it was counted in."""
+@pytest.mark.parametrize(
+    ("us", "text"),
+    [
+        (0, "0 us"), (0.0004, "0 us"), (-0.0004, "0 us"), (0.0421, "0.042 us"), (0.06, "0.06 us"),
+        (9.96, "9.96 us"), (99.96, "100 us"), (999.4, "999 us"), (999.6, "1 ms"),
+        (43_200, "43.2 ms"), (99_960, "100 ms"), (999_400, "999 ms"), (999_600, "1 s"),
+        (17_892_000, "17.9 s"), (59.94e6, "59.9 s"), (60e6, "1 min"), (3.6e9, "1 h"),
+        (6e10, "16.7 h"), (3.6e13, "10000 h"), (-68_300, "-68.3 ms"), (-5e6, "-5 s"),
+    ],
+)  # fmt: skip
+def test_times_have_the_unit_that_fits(us: float, text: str) -> None:
+    """Nobody counts zeros: three digits, in the next unit where rounding leads there."""
+    assert time_us(us) == text
+
+
+def test_milliseconds_are_said_as_microseconds_are() -> None:
+    """A time is told the same way, whatever it was counted in."""
     assert [time_ms(each) for each in (0.0421, 2.857, 1304.0)] == ["42.1 us", "2.86 ms", "1.3 s"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from scripts.screen.words import time_us
 from scripts.views.embed import embed
 from scripts.views.live import LiveState
 from scripts.views.outputs import history_of, run_page
@@ -73,7 +74,7 @@ def test_the_half_sent_page_is_found(tab: Tab, address: str) -> None:
     told = tab.run(TIP)
     assert told.startswith("vCPU 1 waits for page 5: 28.8 ms")
     assert "served by: rest of a half-sent page" in told
-    assert all(f"{stage}: 3.20 ms" in told for stage in ("detect", "queue", "send", "wake"))
+    assert all(f"{stage}: 3.2 ms" in told for stage in ("detect", "queue", "send", "wake"))
     assert "answered: boosted, behind page 9" in told
     # And one that is chosen tells the page's story.
     tab.point(*box, click=True)
@@ -202,19 +203,16 @@ def test_times_in_the_events_are_alike_and_in_order(tab: Tab, tmp_path: Path) ->
     assert min(values) < 0 < max(values)
 
 
-@pytest.mark.parametrize(
-    ("us", "words"),
-    [
-        (0, "0 µs"), (0.04, "0 µs"), (0.06, "0.1 µs"), (9.94, "9.9 µs"), (9.96, "10 µs"),
-        (999.4, "999 µs"), (999.6, "1.00 ms"), (99_960, "100 ms"), (999_400, "999 ms"),
-        (999_600, "1.00 s"), (59.94e6, "59.9 s"), (60e6, "1.00 min"), (6e10, "1000 min"),
-    ],
-)  # fmt: skip
-def test_times_are_said_in_three_digits(tab: Tab, address: str, us: float, words: str) -> None:
-    """Without a power of ten, and in the next unit where rounding leads there."""
-    if tab.run("typeof sayTime") != "function":
-        tab.open(address)
-    assert tab.run(f"sayTime({us})") == words
+def test_times_are_said_as_everywhere(tab: Tab, address: str) -> None:
+    """The page's script and the sentences that it is given write a time alike."""
+    times_us = [
+        *(0, 0.0004, -0.0004, 0.0421, 0.06, 0.9996, 1, 9.94, 9.96, 99.94, 99.96, 280, 999.4, 999.6),
+        *(1234, 43_200, 99_960, 999_400, 999_600, 17_892_000, 59.94e6, 60e6, 3.59e9, 3.6e9, 6e10),
+        *(3.6e13, -68_300, -5e6),
+    ]
+    tab.open(address)
+    said = tab.run(f"{times_us}.map(sayTime)")
+    assert said == [time_us(each) for each in times_us]
 
 
 def test_counts_of_one_are_singular(tab: Tab, tmp_path: Path) -> None:
