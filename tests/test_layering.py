@@ -152,8 +152,11 @@ CORE_MODULES = frozenset(
         "scripts.traces.found",
         "scripts.traces.perf_script",
         "scripts.traces.qemu_log",
+        "scripts.screen.facts",
+        "scripts.screen.sentences",
         "scripts.screen.verdict",
         "scripts.screen.words",
+        "scripts.views.bars",
         "scripts.views.causes",
         "scripts.views.curves",
         "scripts.views.embed",
@@ -164,6 +167,7 @@ CORE_MODULES = frozenset(
         "scripts.views.records",
         "scripts.views.redraw",
         "scripts.views.traffic",
+        "scripts.views.typed_arrays",
     }
 )
 

@@ -43,8 +43,8 @@ from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
 from scripts.reports import begin_report, check_report, write_report
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.interrupts import raise_when_signalled
+from scripts.screen.facts import facts_of
 from scripts.screen.output import print_result
-from scripts.screen.verdict import facts_of
 from scripts.screen.words import counted, percent, time_us
 from scripts.views.saved import read_all
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from scripts.results.reading import Report, run_of, schema_of
+from scripts.screen.facts import facts_of
 from scripts.screen.table import link_title
-from scripts.screen.verdict import facts_of, judge
+from scripts.screen.verdict import judge
 from scripts.screen.words import counted, time_us
 
 # Options that were typed are shown so far; the file has them all.

@@ -7,7 +7,8 @@ from typing import Any
 
 from guest.spec import PYTHON
 from protocol.units import format_bytes
-from scripts.screen.verdict import facts_of, judge
+from scripts.screen.facts import facts_of
+from scripts.screen.verdict import judge
 from scripts.screen.words import counted, time_ms, time_us
 
 Report = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Missing bytes over time: those that the destination lacks, and those left to send.  Pure."""
+"""Curves over time: bytes that the destination lacks, bytes left to send, means of steps.  Pure."""
 
 from __future__ import annotations
 
@@ -93,3 +93,22 @@ def thinned(points: Sequence[Point], most: int) -> Sequence[Point]:
     if len(points) <= most:
         return points
     return [points[int(at)] for at in np.linspace(0, len(points) - 1, most)]
+
+
+def means(
+    steps: Sequence[tuple[float, float]], edges: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the mean of a curve of steps in each stretch between neighbouring edges.
+
+    Args:
+        steps: (time, value from then on), ascending, at least one; zero before the first.
+        edges: Ascending, in the same unit of time; one more than there are stretches.
+    """
+    times = np.array([at for at, _ in steps], dtype=np.float64)
+    values = np.array([value for _, value in steps], dtype=np.float64)
+    area = np.concatenate([[0.0], np.cumsum(np.diff(times) * values[:-1])])
+    # What the curve is worth after its last step is that step's value.
+    total = np.interp(edges, times, area, left=0.0)
+    total += np.maximum(edges - times[-1], 0.0) * values[-1]
+    result: npt.NDArray[np.float64] = np.diff(total) / np.maximum(np.diff(edges), 1e-9)
+    return result

@@ -1,13 +1,12 @@
-"""A run as a page's script wants it: a small object, its long columns as base64 of typed arrays.
+"""A run as a page's script wants it: a small object with long columns.
 
 However long the run, what is embedded is bounded: stretches of background are put together until
 they are few enough, and of the waits the longest are kept.  What was put together or left out is in
-the object, and the page says it.  Times are ticks of `tick_us` microseconds from the first event.
+the object, and the page says it.  Times are ticks (`typed_arrays`) from the first event.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from protocol.channels import Channel
 from protocol.geometry import TARGET_PAGE_BYTES
 from protocol.report import STAGE_WORDS, STAGES
 from protocol.states import State
+from scripts.views.bars import few_bars
 from scripts.views.causes import (
     breaks_ns,
     lost_bytes,
@@ -28,10 +28,11 @@ from scripts.views.causes import (
     waited_us,
     waiting_over_time,
 )
-from scripts.views.curves import Point, left_curve, missing_curve, thinned
+from scripts.views.curves import Point, left_curve, means, missing_curve, thinned
 from scripts.views.facts import verdict_of
 from scripts.views.history import History
 from scripts.views.records import BACKGROUND, BOOSTED, DEST, SOURCE, URGENT, Send, Wait
+from scripts.views.typed_arrays import NEVER, Ticks, column
 
 Plain = dict[str, Any]
 
@@ -46,10 +47,6 @@ PLACED_MAX = 250_000
 POINTS_MAX = 600
 # A curve's points: it only falls, or does so pass by pass, and loses nothing that is seen.
 CURVE_POINTS_MAX = 20_000
-
-_TICKS_END = 1 << 32
-# Stands for a moment that never came.
-NEVER = _TICKS_END - 1
 
 KINDS = (BACKGROUND, URGENT, BOOSTED)
 ENDS = ("page-sent", "preempt", "part-sent", "channel-lost")
@@ -66,16 +63,14 @@ class _Embedding:
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._zero_ns = history.first_ns
-        span_ns = max(history.last_ns - history.first_ns, 0)
-        self._tick_ns = 1000 * (1 + span_ns // 1000 // (_TICKS_END - 2))
+        self._ticks = Ticks(history.first_ns, history.last_ns)
 
     def plain(self, name: str) -> Plain:
         history = self._history
         waits = sorted(history.all_waits, key=self._length_ns, reverse=True)
         shown = waits[:WAITS_MAX]
         staged = [wait.stages_us for wait in history.waits if wait.stages_us]
-        bars, pages_per_bar = _thinned(history.sends)
+        bars, pages_per_bar = few_bars(history.sends, BARS_MAX)
         too_many = max(len(bars) - BARS_MAX, 0)
         bars = bars[:BARS_MAX]
         blackout, postcopy_ns = history.blackout_ns, history.postcopy_ns
@@ -89,20 +84,20 @@ class _Embedding:
             "run": history.run,
             "verdict": history.verdict,
             "accesses": history.accesses,
-            "tick_us": self._tick_ns / 1000,
-            "end": self._tick(history.last_ns),
-            "begin": self._tick(self._begin_ns()),
+            "tick_us": self._ticks.tick_us,
+            "end": self._ticks.at(history.last_ns),
+            "begin": self._ticks.at(self._begin_ns()),
             "blocks": self._blocks(),
             "vcpus": history.vcpu_count,
             "waiter": history.waiter,
             # Bytes a second of the link that lies between the sides, where that is known.
             "link_rate": history.link_rate,
             "states": {side: self._states(side) for side in (SOURCE, DEST)},
-            "blackout": None if blackout is None else [self._tick(each) for each in blackout],
+            "blackout": None if blackout is None else [self._ticks.at(each) for each in blackout],
             "downtime_us": history.downtime_us,
             "guest_blackout_us": history.guest_clock.get("blackout-us"),
             "guest_stall_us": history.guest_clock.get("stall-us"),
-            "postcopy": None if postcopy_ns is None else self._tick(postcopy_ns),
+            "postcopy": None if postcopy_ns is None else self._ticks.at(postcopy_ns),
             "since": "the first page" if history.sends else "the first event",
             "lost_bytes": lost_bytes(history),
             "preempted": history.source_count(events.Preempt.event),
@@ -132,12 +127,6 @@ class _Embedding:
             "left_out": self._left_out(too_many, len(waits)),
         }
 
-    def _tick(self, time_ns: int) -> int:
-        return int(min(max((time_ns - self._zero_ns) // self._tick_ns, 0), NEVER - 1))
-
-    def _ticks(self, times_ns: Sequence[int | None]) -> str:
-        return _column([NEVER if each is None else self._tick(each) for each in times_ns], "u4")
-
     def _length_ns(self, wait: Wait) -> int:
         end_ns = self._history.last_ns if wait.wake_ns is None else wait.wake_ns
         return end_ns - wait.start_ns
@@ -146,7 +135,7 @@ class _Embedding:
         """Return when pages began to be sent: what comes before is set-up."""
         active = [at for at, state in self._history.states(SOURCE) if state == State.ACTIVE.value]
         starts = [self._history.sends[0].start_ns] if self._history.sends else []
-        return min([*active, *starts], default=self._zero_ns)
+        return min([*active, *starts], default=self._history.first_ns)
 
     def _blocks(self) -> list[Plain]:
         blocks = []
@@ -164,7 +153,7 @@ class _Embedding:
         return blocks
 
     def _states(self, side: str) -> list[list[Any]]:
-        return [[self._tick(at), state] for at, state in self._history.states(side)]
+        return [[self._ticks.at(at), state] for at, state in self._history.states(side)]
 
     def _sends(self, bars: Sequence[Send]) -> Plain:
         kinds = [
@@ -175,14 +164,14 @@ class _Embedding:
         ]  # fmt: skip
         return {
             "count": len(bars),
-            "start": self._ticks([bar.start_ns for bar in bars]),
-            "end": self._ticks([bar.end_ns for bar in bars]),
-            "block": _column([bar.block for bar in bars], "u1"),
-            "page": _column([bar.page for bar in bars], "f8"),
-            "pages": _column([bar.pages for bar in bars], "u4"),
-            "kind": _column(kinds, "u1"),
-            "bytes": _column([bar.bytes or 0 for bar in bars], "f4"),
-            "urgent": self._ticks([bar.urgent_ns for bar in bars]),
+            "start": self._ticks.column([bar.start_ns for bar in bars]),
+            "end": self._ticks.column([bar.end_ns for bar in bars]),
+            "block": column([bar.block for bar in bars], "u1"),
+            "page": column([bar.page for bar in bars], "f8"),
+            "pages": column([bar.pages for bar in bars], "u4"),
+            "kind": column(kinds, "u1"),
+            "bytes": column([bar.bytes or 0 for bar in bars], "f4"),
+            "urgent": self._ticks.column([bar.urgent_ns for bar in bars]),
         }
 
     def _waits(self, waits: Sequence[Wait], bars: Sequence[Send]) -> Plain:
@@ -196,14 +185,14 @@ class _Embedding:
         stages = [wait.stages_us or untold for wait in waits]
         return {
             "count": len(waits),
-            "start": self._ticks([wait.start_ns for wait in waits]),
-            "wake": self._ticks([wait.wake_ns for wait in waits]),
-            "vcpu": _column([wait.vcpu for wait in waits], "u1"),
-            "block": _column([wait.block for wait in waits], "u1"),
-            "page": _column([wait.page for wait in waits], "f8"),
-            "latency": _column([self._length_ns(wait) / 1000 for wait in waits], "f4"),
-            "stages": _column(np.array(stages, dtype="f4").ravel(), "f4"),
-            "send": _column(served, "u4"),
+            "start": self._ticks.column([wait.start_ns for wait in waits]),
+            "wake": self._ticks.column([wait.wake_ns for wait in waits]),
+            "vcpu": column([wait.vcpu for wait in waits], "u1"),
+            "block": column([wait.block for wait in waits], "u1"),
+            "page": column([wait.page for wait in waits], "f8"),
+            "latency": column([self._length_ns(wait) / 1000 for wait in waits], "f4"),
+            "stages": column(np.array(stages, dtype="f4").ravel(), "f4"),
+            "send": column(served, "u4"),
             "answers": [wait.answer for wait in waits],
             # Of few of the waits; by the wait's number.
             "behind": {
@@ -223,10 +212,10 @@ class _Embedding:
         answers = sorted({request.answer for request in requests})
         return {
             "count": len(requests),
-            "asked": self._ticks([request.asked_ns for request in requests]),
-            "came": self._ticks([request.came_ns for request in requests]),
-            "block": _column([request.block for request in requests], "u1"),
-            "page": _column([request.page for request in requests], "f8"),
+            "asked": self._ticks.column([request.asked_ns for request in requests]),
+            "came": self._ticks.column([request.came_ns for request in requests]),
+            "block": column([request.block for request in requests], "u1"),
+            "page": column([request.page for request in requests], "f8"),
             "answer": [answers.index(request.answer) for request in requests],
             "answers": answers,
         }
@@ -235,15 +224,15 @@ class _Embedding:
         placed = self._history.placed[:PLACED_MAX]
         return {
             "count": len(placed),
-            "time": self._ticks([each.time_ns for each in placed]),
-            "block": _column([each.block for each in placed], "u1"),
-            "page": _column([each.page for each in placed], "f8"),
-            "pages": _column([each.pages for each in placed], "u4"),
+            "time": self._ticks.column([each.time_ns for each in placed]),
+            "block": column([each.block for each in placed], "u1"),
+            "page": column([each.page for each in placed], "f8"),
+            "pages": column([each.pages for each in placed], "u4"),
         }
 
     def _notes(self) -> list[list[Any]]:
         return [
-            [self._tick(note.time_ns), note.side, note.event, note.fields]
+            [self._ticks.at(note.time_ns), note.side, note.event, note.fields]
             for note in self._history.notes[:NOTES_MAX]
         ]
 
@@ -252,29 +241,26 @@ class _Embedding:
         steps = waiting_over_time(waits, self._history.last_ns)
         if not steps:
             return []
-        times = np.array([self._tick(at) for at, _ in steps], dtype=float)
-        counts = np.array([0, *(count for _, count in steps)], dtype=float)
-        begin, end = self._tick(self._begin_ns()), self._tick(self._history.last_ns)
-        edges = np.linspace(begin, max(end, begin + 1), POINTS_MAX + 1)
-        area = np.concatenate([[0.0], np.cumsum(np.diff(times) * counts[1:-1])])
-        total = np.interp(edges, times, area, left=0.0)
-        widths = np.maximum(np.diff(edges), 1e-9)
+        begin = self._ticks.at(self._begin_ns())
+        end = max(self._ticks.at(self._history.last_ns), begin + 1)
+        edges = np.linspace(begin, end, POINTS_MAX + 1)
+        of_each = means([(self._ticks.at(at), count) for at, count in steps], edges)
         return [
             [round(float(edge), 1), round(float(mean), 4)]
-            for edge, mean in zip(edges[:-1], np.diff(total) / widths, strict=True)
+            for edge, mean in zip(edges[:-1], of_each, strict=True)
         ]
 
     def _curve(self, points: Sequence[Point]) -> Plain:
         """Return a curve as when it came to which value."""
         shown = thinned(points, CURVE_POINTS_MAX)
         return {
-            "time": self._ticks([point.time_ns for point in shown]),
-            "bytes": _column([point.bytes for point in shown], "f8"),
+            "time": self._ticks.column([point.time_ns for point in shown]),
+            "bytes": column([point.bytes for point in shown], "f8"),
         }
 
     def _breaks(self) -> list[list[int | None]]:
         return [
-            [self._tick(lost), None if back is None else self._tick(back)]
+            [self._ticks.at(lost), None if back is None else self._ticks.at(back)]
             for lost, back in breaks_ns(self._history)
         ]
 
@@ -290,11 +276,6 @@ class _Embedding:
         return {name: count + history.left_out[name] for name, count in kept.items()}
 
 
-def _column(values: Sequence[float] | np.ndarray[Any, Any], kind: str) -> str:
-    """Return numbers as base64 of little-endian items of a NumPy kind."""
-    return base64.b64encode(np.asarray(values).astype(f"<{kind}").tobytes()).decode()
-
-
 def _points(ordered: Sequence[float]) -> list[list[float]]:
     """Return a distribution as (value, share of all at or below it), ascending, ends included."""
     count = len(ordered)
@@ -302,42 +283,3 @@ def _points(ordered: Sequence[float]) -> list[list[float]]:
     # The tail is what people look for, so the last hundred are all there.
     ranks = sorted({*ranks, *range(max(1, count - 99), count + 1)}) if count else []
     return [[round(ordered[rank - 1], 3), rank / count] for rank in ranks]
-
-
-def _thinned(sends: Sequence[Send]) -> tuple[Sequence[Send], int]:
-    """Return bars, few enough for a page, and how many pages one of background may span.
-
-    Background that goes on from page to page is put together in ever larger bars, and only that: a
-    page that was asked for, or was broken off, keeps bars of its own.  That may not be enough.
-    """
-    pages_per_bar = 1
-    bars: Sequence[Send] = sends
-    while len(bars) > BARS_MAX and pages_per_bar < 1 << 30:
-        pages_per_bar *= 8
-        bars = _joined(bars, pages_per_bar)
-    return bars, pages_per_bar
-
-
-def _joined(sends: Sequence[Send], pages_per_bar: int) -> list[Send]:
-    bars: list[Send] = []
-    for send in sends:
-        last = bars[-1] if bars else None
-        if last is not None and _continues(last, send, pages_per_bar):
-            carried = None if last.bytes is None or send.bytes is None else last.bytes + send.bytes
-            bars[-1] = last._replace(
-                pages=last.pages + send.pages, end_ns=send.end_ns, bytes=carried
-            )
-        else:
-            bars.append(send)
-    return bars
-
-
-def _continues(last: Send, send: Send, pages_per_bar: int) -> bool:
-    plain = (BACKGROUND, "page-sent", None)
-    return (
-        (last.kind, last.ended, last.urgent_ns) == plain
-        and (send.kind, send.ended, send.urgent_ns) == plain
-        and (last.block, last.channel) == (send.block, send.channel)
-        and last.page + last.pages == send.page
-        and last.page // pages_per_bar == send.page // pages_per_bar
-    )

@@ -9,7 +9,8 @@ from guest.latency import summary_of
 from protocol import events
 from protocol.report import STAGES
 from protocol.states import State
-from scripts.screen.verdict import Busy, Facts, Verdict, judge
+from scripts.screen.facts import Busy, Facts
+from scripts.screen.verdict import Verdict, judge
 from scripts.views.causes import breaks_ns, lost_bytes, reason_of, status_of
 from scripts.views.history import VCPU, History
 from scripts.views.records import DEST, SOURCE, Wait

@@ -6,7 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts.views.curves import Point, left_curve, missing_curve, missing_pages, thinned
+from scripts.views.curves import (
+    Point,
+    left_curve,
+    means,
+    missing_curve,
+    missing_pages,
+    thinned,
+)
 from scripts.views.outputs import history_of
 from tests.stories import MS, PAGE_BYTES, ZERO_NS, Story, half_sent
 
@@ -85,3 +92,12 @@ def test_few_points_of_many() -> None:
     assert (some[0], some[-1]) == (points[0], points[-1])
     assert list(some) == sorted(some)
     assert thinned(points, 100) == points
+
+
+def test_a_stretch_has_the_mean_of_what_lies_in_it() -> None:
+    """Nothing before the first step, and the last step's value from there on."""
+    steps = [(1, 2.0), (3, 0.0), (4, 1.0)]
+    edges = np.array([0, 2, 4, 6], dtype=np.float64)
+    assert means(steps, edges).tolist() == [1.0, 1.0, 1.0]
+    assert means(steps, edges[:2]).tolist() == [1.0]
+    assert means([(0, 3.0)], np.array([5.0, 7.0])).tolist() == [3.0]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from protocol.report import STAGES
-from scripts.screen.verdict import facts_of
+from scripts.screen.facts import facts_of
 from scripts.views.facts import facts_of_events, verdict_of
 from scripts.views.history import History
 from scripts.views.outputs import history_of

@@ -13,8 +13,7 @@ import pytest
 from scripts.views import embed as module
 from scripts.views.embed import embed
 from scripts.views.outputs import fill, history_of, run_page
-from scripts.views.records import BACKGROUND, Send
-from tests.stories import MS, PAGE_BYTES, Story, half_sent
+from tests.stories import PAGE_BYTES, Story, half_sent
 
 Plain = dict[str, Any]
 
@@ -158,18 +157,3 @@ def test_what_events_say_ends_no_element() -> None:
 def test_a_template_is_filled_once() -> None:
     """What is put in is not looked at again."""
     assert fill("a @@X@@ b @@Y@@", {"X": "@@Y@@", "Y": "y"}) == "a @@Y@@ b y"
-
-
-def test_bars_that_do_not_go_on_stay_apart() -> None:
-    """A gap in the pages, another channel or a row's end begins a new bar."""
-
-    def send(page: int, channel: str = "precopy") -> Send:
-        return Send(
-            0, page, 1, channel, BACKGROUND, page * MS, (page + 1) * MS, "page-sent", 1, None
-        )
-
-    sends = [send(0), send(1), send(3), send(4, "postcopy"), send(7), send(8)]
-    bars = module._joined(sends, 8)
-    assert [(bar.page, bar.pages, bar.bytes) for bar in bars] == [
-        (0, 2, 2), (3, 1, 1), (4, 1, 1), (7, 1, 1), (8, 1, 1)
-    ]  # fmt: skip
