@@ -108,7 +108,7 @@ class SendEngine:
         So nothing urgent goes over the postcopy channel before those on the precopy channel have
         left.
         """
-        self._leaving = Leaving(self._outlets[_PRECOPY])
+        self._leaving = Leaving(self._outlets[_PRECOPY], self._outlets[_POSTCOPY])
 
     @property
     def remaining_bytes(self) -> int:
@@ -337,10 +337,10 @@ class SendEngine:
         held = self._held
         if held is not None and self._waits.get(lane) is held and now_ns < held.at_ns:
             return held
-        if leaving.is_unknown:
+        if leaving.is_unknown or (pause_ns := leaving.pause_ns(now_ns)) is None:
             self._looking = leaving
-            return _LOOK_BELOW
-        if not (pause_ns := leaving.pause_ns(now_ns)):
+            return Look(leaving.looks_at)
+        if not pause_ns:
             return None
         self._outlets[_PRECOPY].pause()
         held = self._held = self._waits[lane] = Until(now_ns + pause_ns)

@@ -92,6 +92,7 @@ class Stage:
     Attributes:
         story: Every command that was carried out, as a word.
         waits: What the task of each lane waits for; a lane whose task has ended is not in it.
+        delivery: How the channels deliver, but for those in `deliveries`.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Stage:
             self.engine.keep_behind()
         self.now_ns = 1000
         self.delivery = Delivery()
+        self.deliveries: dict[Channel, Delivery] = {}
         self.story: list[str] = []
         self.waits: dict[Lane, Wait] = {}
         pages = PageSet(geometry)
@@ -207,7 +209,7 @@ class Stage:
             self.engine.told(went=bool(takers))
         elif isinstance(command, Look):
             self.story.append(f"look {command.channel.value}")
-            self.engine.delivers(self.delivery)
+            self.engine.delivers(self.deliveries.get(command.channel, self.delivery))
         elif isinstance(command, Turn):
             self.story.append("turn")
         else:

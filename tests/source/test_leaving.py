@@ -168,15 +168,40 @@ def test_who_asks_meanwhile_wakes_nobody() -> None:
 def test_a_connection_that_does_not_move_holds_up_nobody_for_long() -> None:
     """What is held up further on is not in this host's queues, and may never come."""
     stage = busy()
-    stage.delivery = Delivery(1)
+    stage.deliveries[PRE] = Delivery(1)
     stage.request(0, 3)
     stage.run()
     began_ns = stage.now_ns
-    while len(sent(stage)) < 3:
-        assert isinstance(stage.wait, Until)
-        stage.now_ns = max(stage.wait.at_ns, stage.now_ns + MS)
-        stage.over()
+    wait_on(stage)
     assert STALL_NS <= stage.now_ns - began_ns < STALL_NS + 10 * MS
+
+
+def test_while_bytes_that_go_first_leave_nothing_else_can() -> None:
+    """On a slow line what the other socket holds takes longer: then nobody is stalled."""
+    stage = busy()
+    stage.deliveries[PRE] = Delivery(1)
+    stage.request(0, 3)
+    stage.run()
+    for unacknowledged in range(100_000, 0, -20_000):
+        stage.deliveries[POST] = Delivery(unacknowledged)
+        wait_on(stage, STALL_NS)
+        assert len(sent(stage)) == 2
+    began_ns = stage.now_ns
+    wait_on(stage)
+    assert stage.now_ns - began_ns < STALL_NS + 10 * MS
+
+
+@pytest.mark.parametrize(("unacknowledged", "times"), [(0, 1), (1, 2)])
+def test_two_that_do_not_move_hold_up_nobody_for_long(unacknowledged: int, times: int) -> None:
+    """What goes first is held up, too: the first look at it cannot tell, the second can."""
+    stage = busy()
+    stage.deliveries[PRE] = Delivery(1)
+    stage.deliveries[POST] = Delivery(unacknowledged)
+    stage.request(0, 3)
+    stage.run()
+    began_ns = stage.now_ns
+    wait_on(stage)
+    assert times * STALL_NS <= stage.now_ns - began_ns < times * (STALL_NS + 10 * MS)
 
 
 def test_progress_is_waited_for() -> None:
@@ -239,4 +264,13 @@ def make(sent_bytes: int) -> tuple[Leaving, Outlet]:
     outlet = Outlet(PRE)
     outlet.bytes_sent = sent_bytes
     outlet.await_sent()
-    return Leaving(outlet), outlet
+    return Leaving(outlet, Outlet(POST)), outlet
+
+
+def wait_on(stage: Stage, for_ns: int = PLENTY) -> None:
+    """Let time pass until the next page has been sent, or for so long."""
+    until_ns, before = stage.now_ns + for_ns, len(sent(stage))
+    while len(sent(stage)) == before and stage.now_ns < until_ns:
+        assert isinstance(stage.wait, Until)
+        stage.now_ns = max(stage.wait.at_ns, stage.now_ns + MS)
+        stage.over()
