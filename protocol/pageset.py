@@ -110,6 +110,13 @@ class PageSet:
 
     def copy_into(self, other: PageSet, within: Span) -> None:
         """Make those members of this set that lie in a span members of another, too."""
+        if within.length == TARGET_PAGE_BYTES:
+            target_page = within.offset // TARGET_PAGE_BYTES
+            mine_raw, theirs_raw = self._raw[within.block], other._raw[within.block]
+            if mine_raw[target_page] > theirs_raw[target_page]:
+                theirs_raw[target_page] = 1
+                other._count += 1
+            return
         mine = self._member[within.block][within.target_pages]
         theirs = other._member[within.block][within.target_pages]
         before = int(np.count_nonzero(theirs))
@@ -134,7 +141,11 @@ class PageSet:
 
     def holds_page(self, page: PageId) -> bool:
         """Return whether any target page of a page is a member."""
-        return self.holds_any(self.geometry.page_span(page))
+        block, index = page
+        raw, per_page = self._raw[block], self.geometry.blocks[block].target_pages_per_page
+        if per_page == 1:
+            return raw[index] == 1
+        return raw.find(1, index * per_page, (index + 1) * per_page) >= 0
 
     def discard(self, block: int, target_page: int) -> bool:
         """Remove one target page of a block; tell whether it was a member."""

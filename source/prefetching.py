@@ -95,7 +95,7 @@ class Prefetching:
 
     def sent(self, stretch: Stretch, channel: Channel) -> None:
         """Tell a user's prefetcher of the pages of a stretch, which are whole with a connection."""
-        if self._users is None:
+        if self._users is None or not self._users.hears_sent:
             return
         for span in (stretch,) if isinstance(stretch, Span) else stretch.spans():
             for index in self._geometry.pages_of(span):

@@ -98,8 +98,12 @@ class Remaining:
 
     def holds(self, page: PageId) -> bool:
         """Tell whether anything of a page is still to be sent; of no page of the guest it is."""
-        pages = self._pages
-        return pages.geometry.has_page(page) and pages.holds_page(page)
+        # Prefetchers of small pages ask this many times a page.
+        pages, (block, index) = self._pages, page
+        blocks = pages.geometry.blocks
+        if not (0 <= block < len(blocks) and 0 <= index < blocks[block].page_count):
+            return False
+        return pages.holds_page(page)
 
     def first_from(self, page: PageId, target_page: int = 0) -> tuple[PageId, int] | None:
         """Return the first place at or after a page of which anything is still to be sent.

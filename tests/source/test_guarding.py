@@ -4,7 +4,7 @@ import pytest
 
 from protocol.errors import PolicyFailed
 from source.guarding import GuardedOrder, GuardedPrefetcher
-from source.scheme import Order, PageId, Prefetcher, Remaining, Request, Scheme
+from source.scheme import Order, PageId, Pick, Prefetcher, Remaining, Request, Scheme
 from tests.scheduled import HUGE, MIXED, Wire, guest, page, set_of
 from tests.schemes import (
     HERE,
@@ -36,6 +36,51 @@ def test_a_wrong_answer_is_refused_with_its_place(answer: object, reason: str) -
     assert failure.startswith(f"policy mine: {HERE}:")
     assert reason in failure
     assert failure.isprintable()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Pick(PageId(0, 0), "why"),
+        Pick(PageId(0, -1), "why"),
+        Pick(PageId(0, 8), "why"),
+        Pick(PageId(1, 0), "why"),
+        Pick(PageId(0, True), "why"),
+        Pick(PageId(0, 2), "why", 512),
+        Pick(PageId(0, 2), ""),
+        Pick((0, 2.0), "why"),  # type: ignore[arg-type]
+        Pick(PageId(0, 2), "why", 0.0),  # type: ignore[arg-type]
+        Pick(PageId(0, 2), None),  # type: ignore[arg-type]
+        Pick(None, "why"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_was_right_before_is_looked_at_again(wrong: Pick) -> None:
+    """One answer after the other may be of one kind and for one reason; each has to be right."""
+    answers = [Pick(PageId(0, 0), "why"), Pick(PageId(0, 1), "why"), wrong]
+
+    class Repeating(Prefetcher):
+        def next(self, remaining: Remaining) -> Pick | None:
+            return answers.pop(0) if answers else None
+
+    wire = wire_of(Repeating)
+    wire.drain()
+    wire.assert_all_sent_once()
+    assert "next returned" in wire.scheduler.policy_failure or " is not " in (
+        wire.scheduler.policy_failure
+    )
+    assert not answers
+
+
+def test_who_does_not_hear_of_sent_pages_is_not_told() -> None:
+    """To tell of each small page costs more than what most do with it."""
+    assert not GuardedPrefetcher("mine", answering(None)).hears_sent
+    assert GuardedPrefetcher("mine", type("Own", (ReadAhead,), {"sent": print})).hears_sent
+
+    class Late(Prefetcher):
+        def __init__(self) -> None:
+            self.sent = print  # type: ignore[assignment]
+
+    assert GuardedPrefetcher("mine", Late).hears_sent
 
 
 @pytest.mark.parametrize(("prefetcher", "reason"), RAISING, ids=lambda each: str(each)[-24:])

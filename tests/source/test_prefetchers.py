@@ -11,7 +11,7 @@ import pytest
 
 from protocol.geometry import Geometry, PageId
 from protocol.policy import PRESETS, Policy
-from source.prefetchers.bubbling import PIVOT_COUNT_MAX, Bubbling
+from source.prefetchers.bubbling import PIVOT_COUNT_MAX, TURN_BYTES, Bubbling
 from source.prefetchers.read_ahead import ReadAhead
 from source.prefetchers.recorded import Recorded
 from source.prefetchers.schemes import bubbling, no_prefetch, on_no_prefetch, read_ahead, stride
@@ -19,7 +19,7 @@ from source.prefetchers.streams import STREAM_COUNT_MAX, WINDOW_PAGES_MAX
 from source.prefetchers.stride import STRIDE_PAGES_MAX, Stride
 from source.scheme import Prefetcher, Remaining, Scheme
 from tests.prefetch_model import PAGE_COUNTS, Ran, run, touches_of
-from tests.scheduled import BASE, MIXED, Wire, guest, page, set_of, target_pages
+from tests.scheduled import BASE, HUGE, MIXED, Wire, guest, page, set_of, target_pages
 
 PAGES = guest((1000, BASE), (10, BASE))
 
@@ -160,29 +160,53 @@ def test_what_is_far_apart_makes_no_stride() -> None:
     assert asked.picks() == []
 
 
+# Base pages in a bubble's turn.
+TURN = TURN_BYTES // BASE
+
+
 def test_a_bubble_grows_to_both_sides() -> None:
     """Upwards and downwards in turn; where one side has ended the other goes on."""
-    asked = Asked(Bubbling(), sent=(5,))
+    asked = Asked(Bubbling(), sent=(105,))
+    asked.request(103)
+    up = [104, *range(106, 105 + TURN)]
+    down = [*range(102, 102 - TURN, -1)]
+    assert asked.picks(2 * TURN) == up + down
+    asked = Asked(Bubbling())
     asked.request(3)
-    assert asked.picks(7) == [4, 2, 6, 1, 7, 0, 8]
-    assert asked.picks(2) == [9, 10]
+    up = [*range(4, 4 + TURN)]
+    assert asked.picks(TURN + 3 + TURN + 2) == [*up, 2, 1, 0, *range(4 + TURN, 6 + 2 * TURN)]
+
+
+def test_a_bubble_of_huge_pages_turns_after_each() -> None:
+    """One is more than a turn has."""
+    geometry = guest((32, HUGE))
+    left = set_of(geometry, [target_pages(0, 32 * HUGE // BASE)])
+    prefetcher, view = Bubbling(), Remaining(left)
+    prefetcher.restart(geometry, view)
+    prefetcher.requested(page(9), 0, 0, "queued")
+    picked = [prefetcher.next(view) for _ in range(4)]
+    assert [pick.page.index for pick in picked if pick is not None] == [10, 8, 11, 7]
 
 
 def test_bubbles_grow_in_turn_the_newest_first() -> None:
-    """Each fault is a pivot."""
+    """Each fault is a pivot; a new one does not wait for the end of another's turn."""
     asked = Asked(Bubbling())
     asked.request(100, 500)
-    assert asked.picks(5) == [501, 101, 499, 99, 502]
+    assert asked.picks(TURN) == [*range(501, 501 + TURN)]
+    assert asked.picks(TURN) == [*range(101, 101 + TURN)]
+    assert asked.picks(2) == [499, 498]
     asked.request(900)
-    assert asked.picks(3) == [901, 102, 498]
+    assert asked.picks(TURN) == [*range(901, 901 + TURN)]
+    assert asked.picks(TURN - 2) == [*range(497, 499 - TURN, -1)]
+    assert asked.picks(1) == [99]
 
 
 def test_there_are_only_so_many_pivots() -> None:
     """One more takes the place of that whose turn would have come last."""
     asked = Asked(Bubbling())
     asked.request(*range(50, 50 + 100 * (PIVOT_COUNT_MAX + 1), 100))
-    picked = asked.picks(PIVOT_COUNT_MAX)
-    assert sorted(picked) == [151 + 100 * number for number in range(PIVOT_COUNT_MAX)]
+    picked = asked.picks(PIVOT_COUNT_MAX * TURN)
+    assert sorted(picked[::TURN]) == [151 + 100 * number for number in range(PIVOT_COUNT_MAX)]
 
 
 def test_a_bubble_ends_where_another_has_been() -> None:
