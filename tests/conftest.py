@@ -42,6 +42,14 @@ def pytest_pyfunc_call() -> Generator[None, object, object]:
         raise
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep out what the user of this machine has told midstream, or has had measured of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def dispositions() -> Iterator[None]:
     """What signals do to this process: a command that ran in it and has failed ignores them.

@@ -122,12 +122,15 @@ def compared(predicted: Report, measured: Sequence[Report]) -> str:
     rows: list[tuple[str, ...]] = [("", "predicted", "measured", "from", "to", "off by")]
     for figure in FIGURES:
         values = [value for value in map(figure.of, measured) if value is not None]
+        if not values:
+            # Nobody waited in any of them.
+            rows.append((figure.name, _told(figure, predicted), "none", "", "", ""))
+            continue
         real = median(values)
         row = [figure.shown(each) for each in (real, min(values), max(values))]
         value = figure.of(predicted)
         off = "" if value is None or not real else f"{value / real - 1:+.0%}"
-        told = "not predicted" if value is None else figure.shown(value)
-        rows.append((figure.name, told, *row, off))
+        rows.append((figure.name, _told(figure, predicted), *row, off))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
@@ -136,6 +139,11 @@ def compared(predicted: Report, measured: Sequence[Report]) -> str:
     model = predicted["midstream"]["simulated"]["model"]
     runs = "1 real run" if len(measured) == 1 else f"{len(measured)} real runs"
     return "\n".join([f"{predicted['midstream']['policy']}, model {model}, {runs}", *lines]) + "\n"
+
+
+def _told(figure: Figure, predicted: Report) -> str:
+    value = figure.of(predicted)
+    return "not predicted" if value is None else figure.shown(value)
 
 
 def _wrong(reason: str) -> click.BadParameter:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -29,10 +30,15 @@ from scripts.runtime.parent import PARENT_VARIABLE
 from scripts.runtime.spawn import package_environment
 from scripts.screen.output import print_result, tell
 from scripts.simulate import probes
+from scripts.simulate.fitting import fit_costs, fit_crowding
 from scripts.simulate.model import BUILT_IN, REFERENCE, SCHEMA, Model
 from scripts.simulate.model_files import this_machine_path
 
 _PROBE_SECONDS_MAX = 60.0
+# So many runs of one kind: the typical fault of one may be a fifth off that of another.
+_PARTS_RUNS = 3
+# Of how many vCPUs they are.
+_ONE, _SEVERAL = 1, 4
 # A woken process that is this late in one of a hundred cases has others before it.
 _LATE_NS_MAX = 1_000_000
 
@@ -47,13 +53,13 @@ class Findings:
         kernel: What `probes` found on the link.
         late_ns: How late woken processes ran.
         whole: The report of a run whose pages go whole.
-        parts: That of one whose faults are served by 4 KiB.
+        parts: By the number of vCPUs, those of runs whose faults are served by 4 KiB.
     """
 
     kernel: Mapping[str, float]
     late_ns: Sequence[int]
     whole: Plain
-    parts: Plain
+    parts: Mapping[int, Sequence[Plain]]
 
 
 @click.command("calibrate", cls=Command)
@@ -68,8 +74,8 @@ class Findings:
 def command(link: str, out: str | None) -> None:
     """Measure on this machine what simulate needs to know of it.
 
-    It takes half a minute: sockets on a link of one's own, processes that wake each other, and two
-    short migrations.
+    It takes a minute or two: sockets on a link of one's own, processes that wake each other, a few
+    short migrations, and simulated ones until they take as long.
     """
     spec = link_spec(link)
     if not spec:
@@ -80,7 +86,8 @@ def command(link: str, out: str | None) -> None:
     noise = Noise()
     found = measure(spec)
     reasons = too_noisy(warnings(noise.to_plain([])), found.late_ns)
-    text = to_toml(model_from(found, spec), link, reasons)
+    model = fitted(model_from(found, spec), found, spec)
+    text = to_toml(model, link, reasons)
     try:
         if out is None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,16 +109,50 @@ def measure(spec: LinkSpec) -> Findings:
     """
     with link_of(spec) as link:
         kernel = _probe(link)
-    common = {
-        "size": "64MiB", "postcopy-after": "0", "vcpus": "1", "access-rate": "0",
+    with temporary_folder("calibrate") as folder:
+        whole = run_migration({**_run_options(spec), "policy": "ordered"}, folder)
+        parts = {
+            count: [run_migration(_parts_options(spec, count), folder) for _ in range(_PARTS_RUNS)]
+            for count in (_ONE, _SEVERAL)
+        }
+    return Findings(kernel, probes.late_ns(), whole, parts)
+
+
+def _run_options(spec: LinkSpec, vcpu_count: int = 1) -> dict[str, str]:
+    return {
+        "size": "64MiB", "postcopy-after": "0", "vcpus": str(vcpu_count), "access-rate": "0",
         "write-ratio": "0", "start-paused": "", "link": str(spec),
     }  # fmt: skip
+
+
+def _parts_options(spec: LinkSpec, vcpu_count: int) -> dict[str, str]:
+    return {**_run_options(spec, vcpu_count), "policy": "critical-first"}
+
+
+def fitted(model: Model, found: Findings, spec: LinkSpec) -> Model:
+    """Return the model with processor costs with which simulated runs are like the measured ones.
+
+    Raises:
+        MidstreamError: A run fails.
+    """
     with temporary_folder("calibrate") as folder:
-        reports = [
-            run_migration({**common, "policy": policy}, folder)
-            for policy in ("ordered", "critical-first")
-        ]
-    return Findings(kernel, probes.late_ns(), *reports)
+        path = folder / "model.toml"
+
+        def simulate(vcpu_count: int, tried: Model) -> Plain:
+            path.write_text(to_toml(tried, str(spec), []), encoding="utf-8")
+            options = {**_parts_options(spec, vcpu_count), "model": str(path)}
+            report: Plain = run_migration(options, folder, "simulate")["midstream"]
+            return report
+
+        one, several = (_typical(found.parts[count]) for count in (_ONE, _SEVERAL))
+        model = fit_costs(model, one, partial(simulate, _ONE))
+        return fit_crowding(model, several, partial(simulate, _SEVERAL))
+
+
+def _typical(reports: Sequence[Plain]) -> Plain:
+    """Return the one of several runs whose typical fault is in the middle."""
+    parts: list[Plain] = [report["midstream"] for report in reports]
+    return sorted(parts, key=lambda part: float(part["faults"]["p50-us"]))[len(parts) // 2]
 
 
 def _probe(link: Link) -> dict[str, float]:
@@ -146,17 +187,13 @@ def _probe(link: Link) -> dict[str, float]:
 
 
 def model_from(found: Findings, spec: LinkSpec) -> Model:
-    """Return the model that measurements make; what none of them tells is `reference`'s."""
+    """Return the model that measurements make; what none of them tells is `reference`'s.
+
+    What processors take of a fault is still to be `fitted`.
+    """
     base, kernel = BUILT_IN[REFERENCE], found.kernel
     full, writable = kernel["small-full-bytes"], kernel["small-writable-bytes"]
-    whole, parts = found.whole["midstream"], found.parts["midstream"]
-    faults = max(parts["faults"]["count"], 1)
-    # Where a fault's time goes inside a process nobody measures here: it is divided as before.
-    dest = parts["cpu-seconds"]["dest"] * 1e9 / faults
-    source = parts["cpu-seconds"]["source"] * 1e9 / faults
-    dest_scale = dest / (base.fault_ns + base.head_ns + base.end_ns + base.woke_ns)
-    source_scale = source / (base.request_ns + base.frame_ns + base.write_ns)
-    dest_scale, source_scale = min(dest_scale, 1.0), min(source_scale, 1.0)
+    whole, parts = found.whole["midstream"], _typical(found.parts[_ONE])
     late = sorted(found.late_ns)
     typical = int(median(late))
     values: dict[str, float] = {
@@ -164,19 +201,13 @@ def model_from(found: Findings, spec: LinkSpec) -> Model:
         "round-trip-ns": max(kernel["round-trip-ns"] - spec.rtt_us * 1000, 1000),
         "small-buffer-factor": full / probes.SMALL_BYTES,
         "fill": min(max((full + writable) / (2 * full), 0.51), 1.0),
+        "bounded-share": kernel["share-of-small"],
         "default-buffer-bytes": kernel["default-full-bytes"],
         "copy-bytes-per-second": 1e9 / max(kernel["copy-ns-per-byte"], 0.01),
         "map-ns": whole["stages"]["place"]["p50-us"] * 1000 / 512,
         "wake-ns": parts["stages"]["wake"]["p50-us"] * 1000,
         "late-ns": typical,
         "noise-ns": max(mean(late) - typical, 0),
-        "fault-ns": base.fault_ns * dest_scale,
-        "head-ns": base.head_ns * dest_scale,
-        "end-ns": base.end_ns * dest_scale,
-        "woke-ns": base.woke_ns * dest_scale,
-        "request-ns": base.request_ns * source_scale,
-        "frame-ns": base.frame_ns * source_scale,
-        "write-ns": base.write_ns * source_scale,
         "takeover-ns": max(whole["downtime-ms"] * 1e6 - base.stop_ns, 1000),
     }
     plain = base.to_plain()

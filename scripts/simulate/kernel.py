@@ -208,6 +208,7 @@ class ModelOutlet(Outlet):
 
     def _bound(self, buffering: Buffering) -> None:
         model = self._model
+        self.flow.is_bounded = True
         factor, self._fill = model.small_buffer_factor, model.fill
         bound = min(buffering.send_buffer_bytes, model.bounded_bytes_max)
         self._held_bytes = self.flow.window_bytes = int(bound * factor)

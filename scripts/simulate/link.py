@@ -2,9 +2,9 @@
 
 Each connection is a *flow*: what its host's kernel was given, and what of that has left.  Which of
 two flows goes, and how fast, the queue says: `pfifo_fast` lets the urgent one go first, `fq_codel`
-gives each a half, and in a plain FIFO both wait for what lies there already and then share it like
-their windows.  Nothing happens between two changes of that but a rate, so an event a change will
-do, however many bytes go.
+gives each a half, and in a plain FIFO both wait for what lies there already and then share it: one
+whose send buffer is bounded has what `Model.bounded_share` says.  Nothing happens between two
+changes of that but a rate, so an event a change will do, however many bytes go.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Flow:
     Attributes:
         name: Which.
         has_priority: It has priority, where the queue heeds that.
+        is_bounded: Its send buffer is.
         window_bytes: What may be under way at once.
         written: What the kernel was given so far.
         drained: What of it has left.
@@ -51,6 +52,7 @@ class Flow:
         "floor_ns",
         "has_priority",
         "held_until",
+        "is_bounded",
         "is_shut",
         "looked_byte",
         "marks",
@@ -63,7 +65,7 @@ class Flow:
     def __init__(self, name: Channel, now_ns: int) -> None:
         """Begin with nothing written."""
         self.name = name
-        self.has_priority = False
+        self.has_priority = self.is_bounded = False
         self.window_bytes = 0
         self.written = 0
         self.drained = 0.0
@@ -131,6 +133,7 @@ class Link:
         self._loss = spec.loss
         self.queue = spec.queue or QUEUE_DEFAULT
         self._ahead_bytes = model.fifo_bytes
+        self._bounded_share = model.bounded_share
         self._overtaken_bytes = model.packet_bytes // 2
         self._last_ns = agenda.now_ns
         self._version = 0
@@ -261,8 +264,8 @@ class Link:
             share_two = min(rate, most_two)
             return min(rate - share_two, most_one), share_two
         weight = 0.5
-        if self.queue != FQ_CODEL:
-            weight = one.window_bytes / (one.window_bytes + two.window_bytes)
+        if self.queue != FQ_CODEL and one.is_bounded is not two.is_bounded:
+            weight = self._bounded_share if one.is_bounded else 1 - self._bounded_share
         share_one = min(rate * weight, most_one)
         share_two = min(rate - share_one, most_two)
         return min(rate - share_two, most_one), share_two

@@ -19,6 +19,10 @@ SCHEMA = "midstream-model/1"
 REFERENCE, NATIVE, THIS_MACHINE = "reference", "native", "this-machine"
 CONGESTION_CONTROLS = ("bbr", "cubic", "reno")
 
+# Each side's processor costs for a fault; what copies bytes and maps pages is apart.
+SOURCE_COSTS = ("request_ns", "frame_ns", "write_ns")
+DEST_COSTS = ("detect_ns", "fault_ns", "head_ns", "end_ns", "woke_ns")
+
 
 @dataclass(frozen=True)
 class Model:
@@ -35,6 +39,8 @@ class Model:
         small_buffer_factor: What the kernel holds of a send buffer that was bounded, as a multiple
             of the bound; it doubles what it is told.
         fill: How full such a buffer is on average: it is filled again when half of it is free.
+        bounded_share: Of two connections of one priority in one queue, which share of the link that
+            one has whose send buffer was bounded, while the other's was not.
         default_buffer_bytes: What the kernel takes of a connection that was not bounded
             (net.ipv4.tcp_wmem).
         bounded_bytes_max: The most that a send buffer may be bounded to (net.core.wmem_max).
@@ -58,6 +64,8 @@ class Model:
         frame_ns: Its processor to make a frame.
         write_ns: Its processor for a system call that writes, and a turn of its event loop.
         message_ns: Either side's processor for any other message.
+        crowding: How much longer all that takes with very many vCPUs, in shares: they, both sides
+            and the kernel have the machine's processors together.
         takeover_ns: Until vCPUs run, when they are told to.
         stop_ns: Until they stand still.
     """
@@ -68,6 +76,7 @@ class Model:
     congestion_control: str = "bbr"
     small_buffer_factor: float = 2.0
     fill: float = 0.75
+    bounded_share: float = 0.5
     default_buffer_bytes: int = 4 << 20
     bounded_bytes_max: int = 4 << 20
     receive_buffer_bytes: int = 8 << 20
@@ -90,6 +99,7 @@ class Model:
     frame_ns: int = 60_000
     write_ns: int = 15_000
     message_ns: int = 20_000
+    crowding: float = 0.0
     takeover_ns: int = 3_000_000
     stop_ns: int = 1_000_000
 
@@ -110,11 +120,23 @@ class Model:
                 raise LocalProtocolError(f"{_typed(name)} cannot be {value:g}")
         if not 0.5 < self.fill <= 1:
             raise LocalProtocolError(f"fill is from 0.5 to 1, not {self.fill:g}")
+        if not 0 < self.bounded_share < 1:
+            raise LocalProtocolError(
+                f"bounded-share is between 0 and 1, not {self.bounded_share:g}"
+            )
 
     @property
     def copy_ns_per_byte(self) -> float:
         """Either side's processor for a byte from or to a socket."""
         return 1e9 / self.copy_bytes_per_second
+
+    def beside(self, vcpu_count: int) -> Model:
+        """Return the model with the processor costs that so many vCPUs make."""
+        factor = 1 + self.crowding * (1 - 1 / vcpu_count)
+        if factor == 1:
+            return self
+        names = (*SOURCE_COSTS, *DEST_COSTS, "message_ns")
+        return replace(self, **{name: round(getattr(self, name) * factor) for name in names})
 
     def with_changes(self, changes: Iterable[str]) -> Model:
         """Return the model with some values changed, each given as NAME=VALUE.

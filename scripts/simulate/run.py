@@ -109,7 +109,7 @@ class Run:
 
     def __init__(self, point: Point, told: Callable[[Agenda], Told]) -> None:
         """Put everything together; nothing happens yet."""
-        config, model = point.config, point.model
+        config, model = point.config, point.model.beside(point.config.spec.vcpu_count)
         self.agenda = agenda = Agenda(config.spec.seed)
         emits = told(agenda)
         self._point = point

@@ -1,6 +1,7 @@
 """`midstream calibrate`: what it makes of what it measures, and what it says of a noisy machine."""
 
 import tomllib
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,15 @@ KERNEL = {
 
 
 def found(late_ns: list[int]) -> Findings:
-    """Return measurements of a machine, of which half the reference's processor is needed."""
-    whole, parts = simulated(vcpus="1"), simulated(vcpus="1", policy="critical-first")
-    faults = parts["midstream"]["faults"]["count"]
-    parts["midstream"]["cpu-seconds"] = {
-        "dest": faults * 95_000 / 1e9, "source": faults * 67_500 / 1e9,
-    }  # fmt: skip
-    return Findings(KERNEL, late_ns, whole, parts)
+    """Return measurements of a machine, the middle one of whose runs is like the reference's."""
+    whole, part = simulated(vcpus="1"), simulated(vcpus="1", policy="critical-first")
+    parts = [part]
+    for factor in (0.5, 2):
+        other = deepcopy(part)
+        other["midstream"]["faults"]["p50-us"] *= factor
+        other["midstream"]["stages"]["wake"]["p50-us"] *= factor
+        parts.append(other)
+    return Findings(KERNEL, late_ns, whole, {1: parts, 4: parts})
 
 
 def test_a_model_is_made_of_what_was_measured(tmp_path: Path) -> None:
@@ -39,7 +42,8 @@ def test_a_model_is_made_of_what_was_measured(tmp_path: Path) -> None:
     assert (model.late_ns, model.noise_ns) == (20_000, 1000)
     assert model.copy_bytes_per_second == 4_000_000_000
     assert model.map_ns == pytest.approx(Model().map_ns, rel=0.01)
-    assert (model.fault_ns, model.request_ns) == (40_000, 30_000)
+    assert model.wake_ns == pytest.approx(Model().wake_ns, rel=0.01)
+    assert model.bounded_share == 0.3
     assert model.access_ns == Model().access_ns
     path = tmp_path / "model.toml"
     path.write_text(to_toml(model, "1Gbit/s", []))

@@ -149,6 +149,18 @@ def test_predicted_stands_beside_measured(tmp_path: Path) -> None:
     assert "3 real runs" in result.output
 
 
+def test_what_no_run_has_measured_is_said(tmp_path: Path) -> None:
+    """Where nobody waited, or a machine was too noisy to tell, there is nothing to stand beside."""
+    path = real(tmp_path / "one")
+    report = json.loads(path.read_text())
+    report["midstream"]["faults"]["p99-us"] = None
+    path.write_text(json.dumps(report))
+    result = invoke(*SMALL, f"--against={path}")
+    assert result.exit_code == 0, result.output
+    line = next(each for each in result.output.splitlines() if each.startswith("fault p99"))
+    assert line.split()[-1] == "none"
+
+
 def test_runs_of_something_else_are_refused(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

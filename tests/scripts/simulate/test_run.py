@@ -108,7 +108,7 @@ def test_a_round_trip_is_in_every_request() -> None:
 
 
 def test_the_policies_differ_as_they_are_to() -> None:
-    """A page's own 16.8 ms on the wire, twice that behind another, a part of one in less."""
+    """A page's own 16.8 ms on the wire, twice that behind or beside another, a part in less."""
     p50_ms = {
         policy: simulated(policy=policy, vcpus="1", size="64MiB")["midstream"]["faults"]["p50-us"]
         / 1000
@@ -116,7 +116,7 @@ def test_the_policies_differ_as_they_are_to() -> None:
     }
     assert 17 < p50_ms["ordered"] < 21
     assert 1.6 * p50_ms["ordered"] < p50_ms["vanilla"] < 2.2 * p50_ms["ordered"]
-    assert 1.2 * p50_ms["ordered"] < p50_ms["parallel"] < 1.8 * p50_ms["ordered"]
+    assert 1.6 * p50_ms["ordered"] < p50_ms["parallel"] < 2.2 * p50_ms["ordered"]
     assert p50_ms["critical-first"] < p50_ms["ordered"] / 10
 
 
