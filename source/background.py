@@ -29,6 +29,7 @@ class Background:
 
     Attributes:
         across_pages: Whether several huge pages, or scattered parts of them, go together.
+        in_parts: Whether huge pages go a run at a time.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Background:
         self._geometry = remaining.geometry
         self._chunk_pages = chunk_bytes // TARGET_PAGE_BYTES
         self._run_pages = self._chunk_pages
-        self._in_parts = in_parts
+        self.in_parts = in_parts
         self.across_pages = False
         # Base pages go as many together as a chunk holds: one frame for one page of 4 KiB would
         # spend more time on its header than on its bytes.
@@ -117,7 +118,7 @@ class Background:
         """Return the job for a page of which something remains."""
         if self._goes_in_runs[pick.page.block]:
             job = self._gathered_job(pick)
-        elif self._in_parts:
+        elif self.in_parts:
             job = self._part_job(pick)
             if is_users and self._remaining.holds_page(pick.page):
                 self._prefetching.put_back((pick,))
@@ -168,7 +169,7 @@ class Background:
             page = self._geometry.page_of(block_index, target_page)
             whole = self._geometry.page_span(page)
             stop = whole.target_pages.stop
-            if not self._in_parts:
+            if not self.in_parts:
                 self._cursor = block_index, stop
                 return Job(whole, page, _PRECOPY)
         job = self._run_job(block_index, target_page, stop)

@@ -17,6 +17,9 @@ class RequestQueue(OrderedDict[Span, Job]):
 
     A *unit* is what is urgent of a page: all, or its touched target page.  The job is what would
     serve the request were the page untouched.
+
+    Attributes:
+        copied: Target pages that went twice to overtake what they lay behind, and do not again.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -26,6 +29,7 @@ class RequestQueue(OrderedDict[Span, Job]):
             PolicyFailed: A user's order cannot be made.
         """
         super().__init__()
+        self.copied: set[Span] = set()
         self._order: GuardedOrder | None = None
         if isinstance(policy, Scheme) and policy.order is not None:
             self._order = GuardedOrder(policy.name, policy.order)
@@ -34,6 +38,11 @@ class RequestQueue(OrderedDict[Span, Job]):
     def failure(self) -> str:
         """What was wrong with a user's order, which is not asked any more; empty if nothing."""
         return self._order.failure if self._order is not None else ""
+
+    def forget(self) -> None:
+        """Have neither requests nor what went twice: after a break they come again."""
+        self.clear()
+        self.copied.clear()
 
     def take(self, half_sent: HalfSentPage) -> tuple[Span, Job]:
         """Take out the request whose turn it is: the oldest, where no order says otherwise.

@@ -289,6 +289,15 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/prefetchers/stride.py": Elsewhere(
         "tests/source/test_prefetchers.py", "a prefetcher among the others"
     ),
+    "source/answering.py": Elsewhere(
+        "tests/source/test_scheduler.py", "what a request leads to, as the scheduler answers"
+    ),
+    "source/in_flight.py": Elsewhere(
+        "tests/source/test_scheduler.py", "what the scheduler has given out"
+    ),
+    "source/work.py": Elsewhere(
+        "tests/source/test_scheduler.py", "what there is to send, over which the scheduler decides"
+    ),
     "source/request_queue.py": Elsewhere(
         "tests/source/test_scheduler.py", "whose turn it is, as the scheduler says"
     ),
