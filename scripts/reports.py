@@ -206,7 +206,9 @@ def put_reason(path: Path, error: MidstreamError) -> bool:
             return False
         own["reason"] = one_line(str(error))
         # Memory that is wrong has arrived all the same, and so has a guest without its policy.
-        if error.exit_status not in {WrongMemory.exit_status, PolicySwitchedOff.exit_status}:
+        moved = {WrongMemory.exit_status, PolicySwitchedOff.exit_status}
+        # Who made several migrations has not done what it was to do.
+        if not ("midstream" in report and error.exit_status in moved):
             report["status"] = _status_of(error)
         if "midstream" in report:
             from scripts.screen.verdict import put_verdict  # noqa: PLC0415 - only who fails waits

@@ -5,48 +5,39 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from textwrap import wrap
-from typing import Any
 
 import click
 from rich.console import Console
 
 from guest.spec import GUEST_CHOICES, PROGRAM_NAMES, PYTHON
 from guest.trace import read_trace, write_trace
-from protocol import events
-from protocol.errors import MigrationError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.policy import PRESETS, Policy
-from protocol.report import STAGE_WORDS
 from protocol.units import parse_geometry
 from scripts.configure import link_spec, parsed
 from scripts.figures.compared import (
-    EVENTS,
     SCHEMA,
     Outcome,
+    good,
     latencies_ms,
     plain_of,
     range_table,
     run_keeper,
     table,
 )
+from scripts.figures.compared_runs import Row, rows_of
+from scripts.figures.compared_verdict import problem_of, verdicts
 from scripts.figures.prefetch_table import prefetch_figures, prefetch_table
-from scripts.figures.runs import run_migration
 from scripts.figures.workload import Workload
 from scripts.files import check_fillable, check_twice_readable, check_writable
 from scripts.help_text import complete_names
-from scripts.links.link import link_of
-from scripts.links.spec import LinkSpec
 from scripts.named_files import Command, Use, file_option
 from scripts.policies import file_of, policy_of
-from scripts.qemu.against import ROWS, Peer, peer_of, run_qemu
+from scripts.qemu.against import peer_of
 from scripts.reports import begin_report, check_report, write_report
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.interrupts import raise_when_signalled
-from scripts.screen.facts import facts_of
 from scripts.screen.output import print_result
-from scripts.screen.words import counted, percent, time_us
-from scripts.views.saved import read_all
 
 # The trace of a comparison that is given none.
 _TRACE = "trace.txt"
@@ -141,6 +132,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     Each run begins in postcopy at once.  One vCPU more than --vcpus says faults every 20 ms; the
     others fault without pause.  A program, rates, a share of writes and precopy before it can be
     asked for instead.
+
+    A run that fails does not end the others; it has no figures, and the exit status is its.
     """
     chosen = _policies(policies, more)
     geometry = parsed("--size or --page-size", lambda: parse_geometry(size, page_size))
@@ -160,26 +153,22 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
             "size": size, "page-size": page_size, "link": link, "seed": str(seed), "guest": guest,
             **workload.options(trace),
         }  # fmt: skip
-        runs: dict[str, list[Outcome]] = {}
-        for number in range(1, repeats + 1):
-            # In turn: what else the machine does then is met by all of them.
-            for name, run in _rows(chosen, peer, spec).items():
-                click.echo(f"{name} ..." if repeats == 1 else f"{name} ({number}) ...", err=True)
-                kept = run_keeper(keep, name, number)
-                runs.setdefault(name, []).append(run(folder, shared))
-                kept(folder)
-    outcomes = {name: each[0] for name, each in runs.items()}
-    reports = {name: outcomes[name].report for name in chosen}
+        rows = rows_of(chosen, peer, spec)
+        runs = _run_in_turn(rows, repeats, partial(run_keeper, keep), folder, shared)
+    reports = {name: [each.report for each in good(runs[name])] for name in chosen}
     prefetched = prefetch_figures({name: each for name, (_, each) in chosen.items()}, reports)
     wire_ms = _wire_ms(spec.bytes_per_second, geometry)
+    problem = problem_of(runs)
     title = f"{size} guest, {page_size} pages, {workload.title}"
     if report is not None:
         plain = plain_of(runs, size, page_size, link, wire_ms, peer)
+        if problem is not None:
+            plain["reason"] = str(problem)
         for name, own in prefetched.items():
             plain["policies"][name]["prefetch"] = own.to_plain()
         write_report(report, plain)
     if report != "-":
-        print_result(f"{verdicts(outcomes)}\n")
+        print_result(f"{verdicts(runs)}\n")
         Console().print(table(runs))
         if repeats > 1:
             Console().print()
@@ -196,19 +185,26 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
         from scripts.figures.plots import draw_distributions, save  # noqa: PLC0415
 
         save(draw_distributions(latencies_ms(runs), wire_ms, title), picture)
+    if problem is not None:
+        raise problem
 
 
-Row = Callable[[Path, Mapping[str, str]], Outcome]
-
-
-def _rows(
-    chosen: Mapping[str, tuple[str, Policy]], peer: Peer | None, spec: LinkSpec
-) -> dict[str, Row]:
-    """Return what runs each row once, in a folder and with the options that all share."""
-    rows: dict[str, Row] = {name: partial(_run, text) for name, (text, _) in chosen.items()}
-    if peer is not None:
-        rows |= {name: partial(_run_qemu, peer, name, spec) for name in ROWS}
-    return rows
+def _run_in_turn(
+    rows: Mapping[str, Row],
+    repeats: int,
+    keeper: Callable[[str, int], Callable[[Path], None]],
+    folder: Path,
+    options: Mapping[str, str],
+) -> dict[str, list[Outcome]]:
+    """Run all rows so often, in turn: what else the machine does then is met by all of them."""
+    runs: dict[str, list[Outcome]] = {name: [] for name in rows}
+    for number in range(1, repeats + 1):
+        for name, run in rows.items():
+            click.echo(f"{name} ..." if repeats == 1 else f"{name} ({number}) ...", err=True)
+            keep = keeper(name, number)
+            runs[name].append(run(folder, options))
+            keep(folder)
+    return runs
 
 
 def _check_files(
@@ -244,70 +240,6 @@ def _check_trace(trace: Path, geometry: Geometry, vcpus: int) -> None:
     """Refuse a trace that the first of all runs would refuse."""
     check_twice_readable("--accesses", str(trace))
     parsed("--accesses", lambda: read_trace(trace, geometry, vcpus))
-
-
-def _run(policy: str, folder: Path, options: Mapping[str, str]) -> Outcome:
-    told = folder / EVENTS
-    options = {"policy": policy, **options, "events": str(told)}
-    return _outcome(run_migration(options, folder), told)
-
-
-def _run_qemu(
-    peer: Peer, row: str, spec: LinkSpec, folder: Path, options: Mapping[str, str]
-) -> Outcome:
-    told = folder / EVENTS
-    told.unlink(missing_ok=True)
-    with link_of(spec) as link:
-        report = run_qemu(peer, row, {**options, "events": str(told)}, folder, link)
-    return _outcome(report, told)
-
-
-def _outcome(report: dict[str, Any], told: Path) -> Outcome:
-    latencies_us = [
-        event["latency-us"] for event in read_all(told) if event["event"] == events.VcpuWake.event
-    ]
-    if len(latencies_us) != report["midstream"]["faults"]["count"]:
-        raise MigrationError("the events and the report tell different numbers of faults")
-    _forget(report["midstream"].get("run", {}).get("options", {}), told.parent)
-    return Outcome(report, tuple(latencies_us))
-
-
-def _forget(options: Mapping[str, dict[str, Any]], folder: Path) -> None:
-    """Leave the folder's name out of options: equal comparisons have equal ones, in another."""
-    for told in options.values():
-        program = told.get("program")
-        if isinstance(program, str):
-            told["program"] = program.replace(f"{folder}/", "")
-
-
-def verdicts(outcomes: Mapping[str, Outcome]) -> str:
-    """Return how good all runs were, which policy had the shortest waits, and a line for each."""
-    facts = {name: facts_of(outcome.report) for name, outcome in outcomes.items()}
-    wrong = [name for name, each in facts.items() if each.verified is False]
-    unknown = [name for name, each in facts.items() if each.verified is None]
-    right = len(facts) - len(wrong) - len(unknown)
-    lines = [f"{right} of {counted(len(facts), 'run', 'runs')} verified."]
-    if wrong:
-        lines[0] += f" WRONG MEMORY with {', '.join(wrong)}."
-    if unknown:
-        lines[0] += f" Nobody compared the memory of {', '.join(unknown)}."
-    waited = {name: each for name, each in facts.items() if each.waits}
-    if len(waited) > 1:
-        best = min(waited, key=lambda name: waited[name].longest_us)
-        worst = max(waited, key=lambda name: waited[name].longest_us)
-        lines[0] += (
-            f" The longest wait was shortest with {best} ({time_us(waited[best].longest_us)}) and "
-            f"longest with {worst} ({time_us(waited[worst].longest_us)})."
-        )
-    lines[:1] = wrap(lines[0], 79)
-    width = max(map(len, facts))
-    for name, each in facts.items():
-        stage, share = each.waited_for, each.waiting_share
-        told = [f"waited {percent(share)} of postcopy" if share is not None else "no wait told"]
-        told += [f"{STAGE_WORDS[stage[0]]} {percent(stage[1])}"] if stage is not None else []
-        told += [f"link used {percent(each.link_share)}"] if each.link_share is not None else []
-        lines.append(f"  {name:<{width}}  {', '.join(told)}")
-    return "".join(f"{line}\n" for line in lines)
 
 
 def _wire_ms(rate: int, geometry: Geometry) -> dict[str, float]:

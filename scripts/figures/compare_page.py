@@ -7,7 +7,17 @@ from html import escape
 from pathlib import Path
 
 from protocol.errors import MidstreamError
-from scripts.figures.compared import COLUMNS, Outcome, Runs, cell, latencies_ms, range_of, spreads
+from scripts.figures.compared import (
+    COLUMNS,
+    Outcome,
+    Runs,
+    cell,
+    good,
+    latencies_ms,
+    range_of,
+    spreads,
+)
+from scripts.figures.compared_verdict import failures_of, outcome_of
 from scripts.figures.plots import draw_distributions, svg_of
 from scripts.screen.outlet import write_output
 
@@ -26,6 +36,8 @@ th:first-child { text-align: left }
 small { display: block; opacity: .7 }
 .less { color: #1a7f37 } .more { color: #b35900 }
 @media (prefers-color-scheme: dark) { .less { color: #56d364 } .more { color: #f0a35e } }
+.failed { color: #c4291c; font-weight: 600 } .failed li { font-weight: 400 }
+@media (prefers-color-scheme: dark) { .failed { color: #ff8074 } }
 svg { max-width: 100%; height: auto }
 """
 
@@ -53,6 +65,7 @@ def write_comparison(
         f"<title>midstream compare: {escape(title)}</title><style>{_STYLE}</style>",
         f"<h1>{escape(title)}</h1>",
         f"<p>Link: {escape(link if link != '0' else 'plain loopback')}. {_about(runs)}</p>",
+        *_ends(runs),
         *_rows(runs),
         "<h2>Fault latency</h2>",
         "<p>All rows on the same axes: the share of faults that waited at least so long.</p>",
@@ -65,10 +78,23 @@ def write_comparison(
         raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
 
 
+def _ends(runs: Runs) -> list[str]:
+    """Return how good all runs were; where some were not, in red and with the reasons."""
+    failures = failures_of(runs)
+    if not failures:
+        return [f"<p>{escape(outcome_of(runs))}"]
+    return [
+        f"<div class='failed'><p>{escape(outcome_of(runs))}",
+        "What failed has no part in the figures.<ul>",
+        *(f"<li>{escape(line)}" for line in failures),
+        "</ul></div>",
+    ]
+
+
 def _about(runs: Runs) -> str:
-    first, count = next(iter(runs)), max(map(len, runs.values()))
+    first, count = next(iter(runs)), max(len(good(each)) for each in runs.values())
     told = f"Below each figure: its difference from {escape(first)}."
-    return told if count == 1 else f"Medians of {count} runs each, with their range. {told}"
+    return told if count <= 1 else f"Medians of {count} runs each, with their range. {told}"
 
 
 def _rows(runs: Runs) -> list[str]:
@@ -78,9 +104,12 @@ def _rows(runs: Runs) -> list[str]:
     base = spreads(next(iter(runs.values())))
     for number, (name, outcomes) in enumerate(runs.items()):
         own = spreads(outcomes)
+        if not own:
+            lines.append(f"<tr><th>{escape(name)}{'<td>-' * len(COLUMNS)}")
+            continue
         cells = [
             f"<td>{cell(key, own[key].median)}{_range(key, outcomes)}"
-            f"{_difference(own[key].median, base[key].median) if number else ''}"
+            f"{_difference(own[key].median, base[key].median) if number and base else ''}"
             for key in COLUMNS
         ]
         lines.append(f"<tr><th>{escape(name)}{''.join(cells)}")
@@ -92,7 +121,9 @@ def _unit(key: str) -> str:
 
 
 def _range(key: str, outcomes: Sequence[Outcome]) -> str:
-    return f"<small>{range_of(key, spreads(outcomes)[key])}</small>" if len(outcomes) > 1 else ""
+    return (
+        f"<small>{range_of(key, spreads(outcomes)[key])}</small>" if len(good(outcomes)) > 1 else ""
+    )
 
 
 def _difference(value: float, base: float) -> str:

@@ -1,24 +1,30 @@
-"""Outcomes of a comparison: one run or several of each row, and their figures."""
+"""Outcomes of a comparison: one run or several of each row, and their figures.
+
+A run that did not end well has none: what it measured was another guest, or another policy.  It is
+counted and told all the same, here and by whoever shows a comparison.
+"""
 
 from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.table import Table
 
 from protocol.errors import MidstreamError
-from scripts.qemu.against import Peer
-from scripts.reports import COMPLETED
+from scripts.qemu.against import REPORT as QEMU_REPORT
+from scripts.qemu.against import ROWS, Peer
+from scripts.reports import COMPLETED, FAILED
+from scripts.screen.facts import facts_of
 
 SCHEMA = "midstream-compare/1"
 
-# Where a run leaves its events, in the comparison's folder.
-EVENTS = "events.jsonl"
+# Where a run leaves its events, in the comparison's folder, and where its report.
+EVENTS, REPORT = "events.jsonl", "report.json"
 
 # The figures that have a spread, and their columns.
 COLUMNS = {
@@ -26,22 +32,34 @@ COLUMNS = {
     "max-us": "max", "blocked-ms": "blocked", "sent-twice-bytes": "twice", "total-ms": "total",
 }  # fmt: skip
 
+# A cell of a row without a run that ended well.
+_NOTHING = "-"
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """The figures of one run.
+    """The outcome of one run.
 
     Attributes:
-        report: The migration's own.
-        latencies_us: Every fault's latency.
+        report: The migration's own; of one that left none, no more than that it failed.
+        latencies_us: Every fault's latency; none of a run that did not end well.
+        failure: Why it did not; empty if it did.
+        exit_status: The one that goes with that.
     """
 
     report: dict[str, Any]
     latencies_us: tuple[float, ...]
+    failure: str = ""
+    exit_status: int = 0
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether its memory was compared and is right; None if nobody compared it."""
+        return facts_of(self.report).verified
 
     @property
     def figures(self) -> dict[str, float]:
-        """The figures that are compared, by name with unit."""
+        """The figures that are compared, by name with unit; only of a run that ended well."""
         own = self.report["midstream"]
         return {
             **{key: own["faults"][key] for key in COLUMNS if key in own["faults"]},
@@ -51,8 +69,38 @@ class Outcome:
             "total-ms": self.report["total-time"] - self.report["setup-time"],
         }
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return it for a report."""
+        plain: dict[str, Any] = {
+            "report": self.report, "fault-latencies-us": self.latencies_us,
+        }  # fmt: skip
+        if self.failure:
+            plain |= {"failure": self.failure, "exit-status": self.exit_status}
+        return plain
+
 
 Runs = Mapping[str, Sequence[Outcome]]
+
+
+class Failed(NamedTuple):
+    """A run that did not end well: of which row, which of its runs, from 1, and its outcome."""
+
+    row: str
+    number: int
+    outcome: Outcome
+
+
+def good(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the runs of a row that ended well."""
+    return [outcome for outcome in outcomes if not outcome.failure]
+
+
+def failed(runs: Runs) -> Iterator[Failed]:
+    """Yield all runs that did not end well."""
+    for name, outcomes in runs.items():
+        for number, outcome in enumerate(outcomes, 1):
+            if outcome.failure:
+                yield Failed(name, number, outcome)
 
 
 @dataclass(frozen=True)
@@ -68,9 +116,9 @@ class Spread:
 
 
 def spreads(outcomes: Sequence[Outcome]) -> dict[str, Spread]:
-    """Return each figure's spread over the runs of a row."""
-    told = [outcome.figures for outcome in outcomes]
-    columns = {key: [figures[key] for figures in told] for key in told[0]}
+    """Return each figure's spread over the runs of a row; none if no run ended well."""
+    told = [outcome.figures for outcome in good(outcomes)]
+    columns = {key: [figures[key] for figures in told] for key in told[0]} if told else {}
     return {
         key: Spread(statistics.median_low(values), min(values), max(values))
         for key, values in columns.items()
@@ -93,30 +141,39 @@ def plain_of(
     wire_ms: Mapping[str, float],
     peer: Peer | None,
 ) -> dict[str, Any]:
-    """Return the report; a row's own `report` is that of its first run."""
+    """Return the report; a row's own `report` is that of the first run that ended well."""
+    failures = [
+        {
+            "row": each.row, "number": each.number, "reason": each.outcome.failure,
+            "exit-status": each.outcome.exit_status,
+        }
+        for each in failed(runs)
+    ]  # fmt: skip
+    outcomes = [outcome for each in runs.values() for outcome in each]
     return {
         "schema": SCHEMA,
-        "status": COMPLETED,
+        "status": FAILED if failures else COMPLETED,
         "size": size,
         "page-size": page_size,
         "link": link,
         "against": peer.title if peer is not None else None,
         "wire-ms": dict(wire_ms),
-        "policies": {name: _row_of(outcomes) for name, outcomes in runs.items()},
+        "run-count": len(outcomes),
+        "verified-count": sum(each.verified is True and not each.failure for each in outcomes),
+        "failures": failures,
+        "policies": {name: _row_of(each) for name, each in runs.items()},
     }
 
 
 def _row_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    plain = [
-        {"report": outcome.report, "fault-latencies-us": outcome.latencies_us}
-        for outcome in outcomes
-    ]
+    shown = next(iter(good(outcomes)), outcomes[0]).to_plain()
     if len(outcomes) == 1:
-        return plain[0]
+        return shown
     spread = {
         key: [each.median, each.lowest, each.highest] for key, each in spreads(outcomes).items()
     }
-    return {**plain[0], "runs": plain, "spread": spread}
+    told = {"spread": spread} if spread else {}
+    return {**shown, "runs": [outcome.to_plain() for outcome in outcomes], **told}
 
 
 def table(runs: Runs) -> Table:
@@ -128,7 +185,8 @@ def table(runs: Runs) -> Table:
     shown.add_row("", "", *["ms"] * 6, "MiB", "ms", style="dim")
     for name, outcomes in runs.items():
         each = spreads(outcomes)
-        shown.add_row(name, *(cell(key, each[key].median) for key in COLUMNS))
+        cells = (cell(key, each[key].median) if each else _NOTHING for key in COLUMNS)
+        shown.add_row(name, *cells)
     return shown
 
 
@@ -144,7 +202,8 @@ def range_table(runs: Runs) -> Table:
         shown.add_column(COLUMNS[key], justify="right", no_wrap=True)
     for name, outcomes in runs.items():
         each = spreads(outcomes)
-        shown.add_row(name, *(range_of(key, each[key]) for key in _RANGED))
+        cells = (range_of(key, each[key]) if each else _NOTHING for key in _RANGED)
+        shown.add_row(name, *cells)
     return shown
 
 
@@ -169,6 +228,8 @@ def _three_digits(value: float) -> str:
 def run_keeper(keep: str | None, name: str, number: int) -> Callable[[Path], None]:
     """Return what copies a run's report and events out of the comparison's folder, if wanted.
 
+    Of a run that failed there may be less, and that is copied.
+
     Args:
         keep: The folder where all are kept; None for none.
         name: The row.
@@ -180,15 +241,13 @@ def run_keeper(keep: str | None, name: str, number: int) -> Callable[[Path], Non
             return
         # A policy of a file has its folders in its name.
         stem = f"{name.replace('/', '-')}-{number}"
-        told = folder / ("report.json" if name not in {"qemu", "qemu-preempt"} else _QEMU_REPORT)
+        report = QEMU_REPORT if name in ROWS else REPORT
         try:
             Path(keep).mkdir(parents=True, exist_ok=True)
-            shutil.copy(told, Path(keep, f"{stem}.json"))
-            shutil.copy(folder / EVENTS, Path(keep, f"{stem}.jsonl"))
+            for told, end in ((report, ".json"), (EVENTS, ".jsonl")):
+                if (folder / told).exists():
+                    shutil.copy(folder / told, Path(keep, f"{stem}{end}"))
         except OSError as error:
             raise MidstreamError(f"cannot write {error.filename}: {error.strerror}") from error
 
     return copy
-
-
-_QEMU_REPORT = "qemu-report.json"

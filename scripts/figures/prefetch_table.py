@@ -2,11 +2,13 @@
 
 A fault *over the network* is a page request.  How many a prefetcher *avoids* no single run tells:
 it is the difference to the same switches, or else to the first policy that was run, without one.
+Of several runs each figure is the median.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Prefetching:
-    """Figures of one policy.
+    """Figures of one policy, over all its runs.
 
     Attributes:
         network_faults: Page requests.
@@ -49,19 +51,19 @@ class Prefetching:
 
 
 def prefetch_figures(
-    policies: Mapping[str, Policy], reports: Mapping[str, Report]
+    policies: Mapping[str, Policy], reports: Mapping[str, Sequence[Report]]
 ) -> dict[str, Prefetching]:
     """Return the figures of all policies, in their order; of none where none has a prefetcher.
 
     Args:
         policies: By the names under which they were run.
-        reports: Of these runs, by the same names.
+        reports: Of all these runs, by the same names; a policy without any is left out.
     """
     if not any(map(_prefetches, policies.values())):
         return {}
+    there = {name: policy for name, policy in policies.items() if reports[name]}
     return {
-        name: _figures(name, reports, _baseline(policy, policies))
-        for name, policy in policies.items()
+        name: _figures(name, reports, _baseline(policy, there)) for name, policy in there.items()
     }
 
 
@@ -78,23 +80,41 @@ def _baseline(policy: Policy, policies: Mapping[str, Policy]) -> str | None:
     return next(alike, next(iter(without), None))
 
 
-def _figures(name: str, reports: Mapping[str, Report], against: str | None) -> Prefetching:
-    own = reports[name]["midstream"]
-    count: int = own["requests"]["received"]
-    before = reports[against]["midstream"]["requests"]["received"] if against is not None else None
-    prefetch = own.get("prefetch") or dict.fromkeys(("late", "useful", "useless", "useless-bytes"))
+def _figures(
+    name: str, reports: Mapping[str, Sequence[Report]], against: str | None
+) -> Prefetching:
+    own = reports[name]
+    count = _median(own, _network_faults)
+    before = _median(reports[against], _network_faults) if against is not None else None
     return Prefetching(
         network_faults=count,
         avoided=None if before is None else before - count,
         against=against,
-        p50_ms=own["faults"]["p50-us"] / 1000,
-        p99_ms=own["faults"]["p99-us"] / 1000,
-        blocked_ms=reports[name]["postcopy-blocktime"],
-        late=prefetch["late"],
-        useful=prefetch["useful"],
-        useless=prefetch["useless"],
-        useless_bytes=prefetch["useless-bytes"],
+        p50_ms=_median(own, lambda report: report["midstream"]["faults"]["p50-us"]) / 1000,
+        p99_ms=_median(own, lambda report: report["midstream"]["faults"]["p99-us"]) / 1000,
+        blocked_ms=_median(own, lambda report: report["postcopy-blocktime"]),
+        late=_prefetched(own, "late"),
+        useful=_prefetched(own, "useful"),
+        useless=_prefetched(own, "useless"),
+        useless_bytes=_prefetched(own, "useless-bytes"),
     )
+
+
+def _network_faults(report: Report) -> int:
+    count: int = report["midstream"]["requests"]["received"]
+    return count
+
+
+def _median(reports: Sequence[Report], figure: Callable[[Report], Any]) -> Any:  # noqa: ANN401
+    """Return the median of a figure; of two in the middle the lower: it was measured."""
+    return statistics.median_low(map(figure, reports))
+
+
+def _prefetched(reports: Sequence[Report], name: str) -> int | None:
+    """Return the median of what a prefetcher's figure is; None if a run does not know it."""
+    told = [(report["midstream"].get("prefetch") or {}).get(name) for report in reports]
+    known = [count for count in told if count is not None]
+    return statistics.median_low(known) if len(known) == len(told) else None
 
 
 def prefetch_table(figures: Mapping[str, Prefetching]) -> Table:

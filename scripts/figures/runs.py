@@ -30,6 +30,24 @@ _RUN_SECONDS_MAX = 1800.0
 _END_SECONDS_MAX = 5.0
 
 
+class RunFailed(MigrationError):
+    """A run did not end with exit status 0.
+
+    Attributes:
+        reason: Why, in its own words.
+        exit_status: Its own; 1 where it has none, as of what a signal ended.
+        report: What it has reported by then; None for nothing.
+    """
+
+    def __init__(self, reason: str, status: int, report: dict[str, Any] | None) -> None:
+        """Say why, and with which status it ended; negative for a signal."""
+        reason = reason or (f"signal {-status} ended it" if status < 0 else f"status {status}")
+        super().__init__(f"a run failed: {reason}")
+        self.reason = reason
+        self.exit_status = max(status, MigrationError.exit_status)
+        self.report = report
+
+
 def run_migration(
     options: Mapping[str, str], folder: Path, command: str = "migrate"
 ) -> dict[str, Any]:
@@ -41,9 +59,12 @@ def run_migration(
         command: Another that takes these options: `simulate` has no processes and no link.
 
     Raises:
-        MigrationError: It did not end with exit status 0.
+        RunFailed: It did not end with exit status 0.
+        MigrationError: It has not ended at all, or its user ended it.
     """
     report = folder / "report.json"
+    # What another run has left is not this one's.
+    report.unlink(missing_ok=True)
     words = [sys.executable, "-P", "-m", "scripts", command, "--quiet", f"--report={report}"]
     words += [f"--{name}={value}" if value else f"--{name}" for name, value in options.items()]
     done = run_until_signalled(partial(_run, words))
@@ -51,12 +72,21 @@ def run_migration(
         raise MigrationError(f"a run has not ended in {_RUN_SECONDS_MAX:g} s")
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().removeprefix("midstream: ")
-        raise MigrationError(f"a run failed: {reason}")
+        raise RunFailed(reason, done.returncode, _report_in(report))
     result: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     link = result["midstream"].get("link")
     if link is not None and link["kind"] == PROXY:
         _tell_once(f"midstream: each run has a {link_title(link)}, not network namespaces")
     return result
+
+
+def _report_in(path: Path) -> dict[str, Any] | None:
+    """Return the report that a run that failed has left, if it came so far."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return report if isinstance(report, dict) and "midstream" in report else None
 
 
 async def _run(command: list[str]) -> subprocess.CompletedProcess[bytes] | None:

@@ -119,6 +119,9 @@ ROWS = {"qemu": "--no-preempt", "qemu-preempt": "--preempt"}
 _OF_SOURCE = ("size", "page-size", "seed", "postcopy-after")
 _OF_DEST = ("program", "vcpus", "access-rate", "events")
 
+# Where a run leaves its report, in the folder that it is given.
+REPORT = "qemu-report.json"
+
 # It prints a line and loads no machine.
 _VERSION_SECONDS_MAX = 30.0
 
@@ -168,7 +171,7 @@ def run_qemu(
     Raises:
         MigrationError: One of the two has failed.
     """
-    report = folder / "qemu-report.json"
+    report = folder / REPORT
     arguments = (
         [f"--qemu={peer.program}", ROWS[row], *_arguments(options, _OF_SOURCE)],
         [f"--report={report}", *_arguments(options, _OF_DEST)],

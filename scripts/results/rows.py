@@ -77,7 +77,8 @@ def _comparison(report: Report) -> Iterator[Row]:
         yield flat(report)
     for name, outcome in report.get("policies", {}).items():
         for number, each in enumerate(outcome.get("runs", [outcome]), 1):
-            yield {"row": name, "number": number, **flat(each["report"])}
+            ended = {key: each[key] for key in ("failure", "exit-status") if key in each}
+            yield {"row": name, "number": number, **ended, **flat(each["report"])}
 
 
 def _benchmark(report: Report) -> Iterator[Row]:

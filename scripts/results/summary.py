@@ -88,8 +88,24 @@ def _ended(report: Report) -> Iterator[str]:
 
 def _comparison(report: Report) -> Iterator[str]:
     yield from _ended(report)
-    for name, outcome in report.get("policies", {}).items():
-        yield f"{name}: {_latency(outcome['report']['midstream']['faults'])}"
+    for name, row in report.get("policies", {}).items():
+        runs = row.get("runs", [row])
+        failures = {n: run["failure"] for n, run in enumerate(runs, 1) if "failure" in run}
+        if len(failures) < len(runs):
+            yield f"{name}: {_repeated(row, len(runs) - len(failures))}"
+        yield from (
+            f"{name}{f' ({number})' if len(runs) > 1 else ''}: FAILED: {reason}"
+            for number, reason in failures.items()
+        )
+
+
+def _repeated(row: Mapping[str, Any], count: int) -> str:
+    """Return the waits of a row: of one run, or the medians of several."""
+    if "spread" not in row:
+        return _latency(row["report"]["midstream"]["faults"])
+    medians = {key: values[0] for key, values in row["spread"].items()}
+    told = _latency(medians)
+    return told if count == 1 else f"medians of {count} runs: {told}"
 
 
 def _benchmark(report: Report) -> Iterator[str]:

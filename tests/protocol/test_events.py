@@ -152,7 +152,7 @@ def test_ignoring_is_listening() -> None:
 READERS = (
     *("views/history.py", "views/live.py", "views/records.py", "views/causes.py"),
     *("injection/director.py", "injection/outcome.py", "injection/qemu.py"),
-    *("injection/trial.py", "figures/compare.py", "figures/half_sent.py"),
+    *("injection/trial.py", "figures/compared_runs.py", "figures/half_sent.py"),
 )
 
 

@@ -13,6 +13,7 @@ from protocol.errors import (
     MemoryLost,
     MidstreamError,
     MigrationCancelled,
+    PolicySwitchedOff,
     WrongMemory,
 )
 from scripts.reports import (
@@ -108,6 +109,16 @@ def test_the_report_agrees_with_the_exit_status(
     settle_report(str(path), error)
     assert told(path) == (before if status == "completed" else status, "why")
     assert json.loads(path.read_text(encoding="utf-8"))["total-time"] == 7
+
+
+@pytest.mark.parametrize("error", [WrongMemory("why"), PolicySwitchedOff("why")])
+def test_a_report_of_several_migrations_has_failed(tmp_path: Path, error: MidstreamError) -> None:
+    """Of one the guest has moved all the same; a comparison has not done what it was to do."""
+    path = str(tmp_path / "report")
+    begin_report(path, "midstream-compare/1")
+    settle_report(path, error, "midstream-compare/1")
+    report = json.loads((tmp_path / "report").read_text(encoding="utf-8"))
+    assert (report["status"], report["reason"]) == ("failed", "why")
 
 
 def test_a_bug_leaves_no_old_report(tmp_path: Path) -> None:

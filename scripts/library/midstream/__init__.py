@@ -56,17 +56,18 @@ def migrate(*, check: bool = True, **options: Unpack[MigrateOptions]) -> Report:
     return Report.of_run(run_command("migrate", (), dict(options), check=check))
 
 
-def compare(*policies: str, **options: Unpack[CompareOptions]) -> Comparison:
+def compare(*policies: str, check: bool = True, **options: Unpack[CompareOptions]) -> Comparison:
     """Run one guest and one access trace under several policies, and return all their reports.
 
     Args:
         policies: Their names, in order, or `FILE.py:NAME`; all of midstream's own without any.
+        check: Raise if any run does not end well; else `failures` has those that did not.
         options: As of `midstream compare`.
 
     Raises:
-        RunFailed: A run did not end well, or an option is wrong.
+        RunFailed: A run did not end well, or an option is wrong, which always raises.
     """
-    done = run_command("compare", (), dict(options), check=True, repeated={"policy": policies})
+    done = run_command("compare", (), dict(options), check=check, repeated={"policy": policies})
     return Comparison(done.report)
 
 

@@ -28,7 +28,7 @@ class RunFailed(Exception):
 
     Attributes:
         exit_status: Its exit status: 1 failed or refused, 2 a wrong option, 3 wrong memory, 4
-            memory lost, 130 cancelled.
+            memory lost, 5 all well but a policy of the user's own, 130 cancelled.
         report: What it had reported by then; None if it had not begun.
     """
 
@@ -134,8 +134,14 @@ class Comparison(Mapping[str, Report]):
         return [Report(each["report"]) for each in row.get("runs", [row])]
 
     def latencies_us(self, name: str) -> list[float]:
-        """Return every fault's latency under a policy."""
-        return list(self.data["policies"][name]["fault-latencies-us"])
+        """Return every fault's latency under a policy, of all runs that ended well."""
+        row = self.data["policies"][name]
+        return [us for run in row.get("runs", [row]) for us in run["fault-latencies-us"]]
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """The runs that did not end well: `row`, `number`, `reason` and `exit-status`."""
+        return list(self.data.get("failures", []))
 
     def rows(self) -> list[Row]:
         """Return a row a run, for a table; its column `row` is the policy."""

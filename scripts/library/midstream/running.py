@@ -18,7 +18,7 @@ from scripts.runtime.parent import PARENT_VARIABLE
 from scripts.runtime.spawn import package_environment
 
 # The statuses with which a command has done what it was told, however that came out.
-_DONE = frozenset({0, 1, 3, 4})
+_DONE = frozenset({0, 1, 3, 4, 5})
 
 _NONE: Mapping[str, Sequence[str]] = MappingProxyType({})
 

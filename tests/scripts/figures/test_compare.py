@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from scripts.figures.compare import compare
-from tests.reports import read_report
+from tests.processes import Lab
+from tests.reports import expect_valid, read_report
 
 SMALL = ("--size=16MiB", "--vcpus=2", "--policies=ordered,critical-first")
 
@@ -159,3 +160,93 @@ def test_a_qemu_is_not_waited_for_in_vain() -> None:
     assert result.exit_code == 2
     assert "..." not in result.stderr
     assert "--against" in result.stderr
+
+
+# Of each policy the second run fails, before the guest is handed over or after it.
+_FAILING = """
+from pathlib import Path
+
+from source.scheme import Prefetcher, Scheme
+
+
+class Early(Prefetcher):
+    def restart(self, geometry, remaining):
+        count(self, 2)
+
+
+class Late(Prefetcher):
+    def __init__(self):
+        self.is_new = True
+
+    def sent(self, page, channel):
+        if self.is_new:
+            self.is_new = False
+            count(self, 2)
+
+
+def count(who, bad):
+    with Path(__file__).with_name(type(who).__name__).open("a+") as runs:
+        runs.write("run\\n")
+        runs.seek(0)
+        if len(runs.readlines()) == bad:
+            raise ValueError(f"run {bad} is bad")
+
+
+early = Scheme("early", prefetcher=Early)
+late = Scheme("late", prefetcher=Late)
+"""
+
+
+def test_a_repeat_that_fails_is_seen_everywhere(lab: Lab) -> None:
+    """In the text, the exit status, the report, the page, the table of runs and what is kept.
+
+    The runs after it are made all the same, and the figures are of those that ended well.
+    """
+    mine, folder = lab.folder / "mine.py", lab.folder
+    mine.write_text(_FAILING, encoding="utf-8")
+    process = lab.run(
+        "compare", "--size=4MiB", "--page-size=4KiB", "--vcpus=1", "--policies=ordered",
+        f"--policy={mine}:early", f"--policy={mine}:late", "--repeats=3",
+        f"--report={folder / 'c.json'}", f"--html={folder / 'c.html'}", f"--keep={folder / 'kept'}",
+    )  # fmt: skip
+    assert process.wait() == 1, process.errors
+    last = process.errors.splitlines()[-1]
+    assert last.startswith("midstream: 2 of 9 runs did not end well; early (2): ")
+    assert last.endswith("run 2 is bad")
+    outcome = "7 of 9 runs verified. FAILED: early (2), late (2)."
+    assert outcome in " ".join(process.output.split())
+    assert outcome in (folder / "c.html").read_text(encoding="utf-8")
+    assert sum(line.startswith("  FAILED ") for line in process.output.splitlines()) == 2
+
+    told = read_report(folder / "c.json")
+    assert (told["status"], told["run-count"], told["verified-count"]) == ("failed", 9, 7)
+    assert "early (2)" in told["reason"]
+    failures = [(each["row"], each["number"], each["exit-status"]) for each in told["failures"]]
+    assert failures == [("early", 2, 1), ("late", 2, 5)]
+    for name in ("early", "late"):
+        runs = told["policies"][name]["runs"]
+        assert ["failure" in run for run in runs] == [False, True, False]
+        good = [runs[n]["report"]["midstream"]["faults"]["count"] for n in (0, 2)]
+        assert told["policies"][name]["spread"]["count"] == [min(good), min(good), max(good)]
+        assert (
+            "run 2 is bad" in read_report(folder / "kept" / f"{name}-2.json")["midstream"]["reason"]
+        )
+
+    summary = lab.run("report", folder / "c.json", f"--csv={folder / 'c.csv'}").succeed().output
+    assert "early (2): FAILED: " in summary
+    assert "early: medians of 2 runs: " in summary
+    assert "failure" in (folder / "c.csv").read_text(encoding="utf-8").partition("\n")[0]
+
+
+def test_a_report_on_standard_output_says_why(lab: Lab) -> None:
+    """Nobody adds to it what nobody can take back."""
+    mine = lab.folder / "mine.py"
+    mine.write_text(_FAILING.replace("count(self, 2)", "count(self, 1)"), encoding="utf-8")
+    process = lab.run(
+        "compare", "--size=4MiB", "--page-size=4KiB", "--vcpus=1", f"--policy={mine}:early",
+        "--report=-",
+    )  # fmt: skip
+    assert process.wait() == 1, process.errors
+    told = expect_valid(json.loads(process.output))
+    assert (told["status"], told["verified-count"]) == ("failed", 0)
+    assert "1 of 1 run did not end well; early: " in told["reason"]

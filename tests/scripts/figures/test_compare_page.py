@@ -1,20 +1,15 @@
 """The page of a comparison: figures beside those of the first row, all on one scale."""
 
 from pathlib import Path
-from typing import Any
 
 from scripts.figures.compare_page import write_comparison
 from scripts.figures.compared import Outcome
+from tests import compared
 
 
 def outcome(p99_us: float, blocked_ms: int) -> Outcome:
     """Return a run with these figures."""
-    faults = dict.fromkeys(("mean-us", "p50-us", "p90-us", "max-us"), p99_us)
-    own: dict[str, Any] = {"faults": {"count": 2, "p99-us": p99_us, **faults}}
-    report = {
-        "midstream": own, "postcopy-blocktime": blocked_ms, "total-time": 30, "setup-time": 10,
-    }  # fmt: skip
-    return Outcome(report, (p99_us, p99_us / 2))
+    return compared.outcome(p99_us=p99_us, blocked_ms=blocked_ms, waits=2)
 
 
 def test_rows_are_held_against_the_first(tmp_path: Path) -> None:
@@ -35,3 +30,23 @@ def test_rows_are_held_against_the_first(tmp_path: Path) -> None:
     # The first row's own, and those of what it has none of.
     assert text.count("class='less'") == 5
     assert text.count("class='more'") == 5
+
+
+def test_runs_that_failed_are_seen(tmp_path: Path) -> None:
+    """How many were verified, which failed and why; a row without a good run has no figures."""
+    path = tmp_path / "page.html"
+    runs = {
+        "a": [compared.outcome("no <room>", 1)],
+        "b": [outcome(1000, 5), compared.outcome("gone", 4), outcome(3000, 5)],
+    }
+    write_comparison(path, "a guest", "0", runs, {})
+    text = path.read_text(encoding="utf-8")
+    assert "2 of 4 runs verified. FAILED: a, b (2)." in text
+    assert "<li>a: no &lt;room&gt;" in text
+    assert "<li>b (2): gone" in text
+    assert "<tr><th>a<td>-<td>-" in text
+    assert "Medians of 2 runs" in text
+    write_comparison(path, "a guest", "0", {"b": runs["b"][:1]}, {})
+    text = path.read_text(encoding="utf-8")
+    assert "1 of 1 run verified." in text
+    assert "<li>" not in text

@@ -9,15 +9,15 @@ from scripts.figures.prefetch_table import prefetch_figures, prefetch_table
 from source.prefetchers.schemes import no_prefetch, read_ahead, stride
 
 
-def report(requests: int, **prefetch: int | None) -> dict[str, Any]:
-    """Return what matters here of a report."""
+def report(requests: int, **prefetch: int | None) -> list[dict[str, Any]]:
+    """Return what matters here of the report of a policy's only run."""
     own: dict[str, Any] = {
         "requests": {"received": requests},
         "faults": {"p50-us": 1500.0, "p99-us": 2500.0},
     }
     if prefetch:
         own["prefetch"] = {name.replace("_", "-"): count for name, count in prefetch.items()}
-    return {"postcopy-blocktime": 7, "midstream": own}
+    return [{"postcopy-blocktime": 7, "midstream": own}]
 
 
 PICKED = {"late": 3, "useful": 40, "useless": 5, "useless_bytes": 5 << 20}
@@ -64,3 +64,21 @@ def test_the_table_says_what_is_not_known() -> None:
     assert lines[0][0] == "policy"
     assert lines[2] == ["none", "100", "-", "1.50", "2.50", "7", "-", "-", "-", "-"]
     assert lines[3] == ["ahead", "30", "70", "1.50", "2.50", "7", "3", "-", "-", "-"]
+
+
+def test_all_runs_count() -> None:
+    """Each figure is the median of all runs, what is avoided of these; without a run there is none.
+
+    Of what one run does not know the others say nothing.
+    """
+    policies = {"none": no_prefetch, "ahead": read_ahead, "stride": stride}
+    ahead = [*report(10, **PICKED), *report(50, **PICKED | {"late": 9}), *report(30, **PICKED)]
+    reports = {"none": [*report(900), *report(100), *report(110)], "ahead": ahead, "stride": []}
+    figures = prefetch_figures(policies, reports)
+    assert list(figures) == ["none", "ahead"]
+    assert (figures["ahead"].network_faults, figures["ahead"].avoided) == (30, 80)
+    assert (figures["ahead"].late, figures["ahead"].useful) == (3, 40)
+    reports["ahead"] = [*ahead, *report(30, **PICKED | {"useful": None})]
+    assert prefetch_figures(policies, reports)["ahead"].useful is None
+    reports["none"] = []
+    assert prefetch_figures(policies, reports)["ahead"].against is None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import MigrationError
-from scripts.figures.runs import run_migration
+from scripts.figures.runs import RunFailed, run_migration
 from tests.processes import Lab
 
 
@@ -36,9 +36,30 @@ def test_a_run_is_this_threads_child(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_failing_run_gives_its_reason(tmp_path: Path) -> None:
-    """A migration that fails raises with the line that it printed."""
-    with pytest.raises(MigrationError, match="no-such-policy"):
+    """A migration that fails raises with the line that it printed, and its exit status."""
+    # Of another run, which is not taken for this one's.
+    (tmp_path / "report.json").write_text('{"midstream": {}}', encoding="utf-8")
+    with pytest.raises(MigrationError, match="no-such-policy") as raised:
         run_migration({"size": "8MiB", "policy": "no-such-policy"}, tmp_path)
+    assert isinstance(raised.value, RunFailed)
+    assert (raised.value.exit_status, raised.value.report) == (2, None)
+    assert raised.value.reason.endswith(raised.value.reason.removeprefix("a run failed: "))
+
+
+def test_a_failing_run_gives_its_report(tmp_path: Path) -> None:
+    """What it has reported until it failed is not lost."""
+    options = {
+        "size": "8MiB",
+        "give-up-after": "1ms",
+        "postcopy-after": "never",
+        "program": "uniform",
+    }
+    with pytest.raises(RunFailed) as raised:
+        run_migration({**options, "max-bandwidth": "1MB/s"}, tmp_path)
+    assert raised.value.exit_status == 1
+    assert not raised.value.cancelled
+    assert raised.value.report is not None
+    assert raised.value.report["midstream"]["reason"] in raised.value.reason
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

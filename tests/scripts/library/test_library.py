@@ -75,6 +75,41 @@ def test_a_comparison_is_a_mapping() -> None:
     assert pd.DataFrame(compared.rows())["row"].tolist() == ["ordered", "split"]
 
 
+_FAILS_LATER = """
+from source.scheme import Prefetcher, Scheme
+
+class Late(Prefetcher):
+    def sent(self, page, channel):
+        raise ValueError("not today")
+
+late = Scheme("late", prefetcher=Late)
+"""
+
+
+def test_a_comparison_has_all_runs(tmp_path: Path) -> None:
+    """Latencies of every repeat, not of the first; a run that failed, where it is let through."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(_FAILS_LATER, encoding="utf-8")
+    policies = ("ordered", f"{mine}:late")
+    options: midstream.CompareOptions = {"size": "4MiB", "vcpus": 1, "repeats": 2}
+    compared = midstream.compare(*policies, check=False, **options)
+    expect_valid(compared.data)
+    counts = [report.faults["count"] for report in compared.runs("ordered")]
+    assert len(counts) == 2
+    assert len(compared.latencies_us("ordered")) == sum(counts)
+    assert compared.latencies_us("late") == []
+    failures = [(each["row"], each["number"], each["exit-status"]) for each in compared.failures]
+    assert failures == [("late", 1, 5), ("late", 2, 5)]
+    assert [row.get("exit-status") for row in compared.rows()] == [None, None, 5, 5]
+    with pytest.raises(midstream.RunFailed, match="2 of 2 runs did not end well") as failed:
+        midstream.compare(policies[1], **options)
+    assert failed.value.exit_status == 5
+    assert failed.value.report is not None
+    once = midstream.migrate(check=False, **small(policy=policies[1], postcopy_after=0))
+    assert (once.status, once.verified) == ("completed", True)
+    assert "not today" in once.reason
+
+
 def test_an_injection_tells_what_was_not_as_expected(tmp_path: Path) -> None:
     """A scenario of the tree is met; one that expects something else is not, and says what."""
     scenario = ROOT / "tests" / "scenarios" / "blocks.toml"

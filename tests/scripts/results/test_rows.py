@@ -51,6 +51,28 @@ REPORTS: dict[str, tuple[dict[str, Any], list[str | None], list[str]]] = {
         ["drop", "split"],
         ["drop: 2 waits of vCPUs", "split: 2 waits of vCPUs"],
     ),
+    "comparison with a run that failed": (
+        {
+            "schema": "midstream-compare/1", "status": "failed", "reason": "1 of 4 runs",
+            "policies": {
+                "drop": {
+                    "report": migration("drop"), "fault-latencies-us": [1.0],
+                    "runs": [
+                        {"report": migration("drop"), "fault-latencies-us": [1.0]},
+                        {"report": assemble_failed("failed", "no room"), "fault-latencies-us": [],
+                         "failure": "no room", "exit-status": 1},
+                    ],
+                    "spread": {key: [value, value, value] for key, value in FAULTS.items()},
+                },
+                "split": {
+                    "report": assemble_failed("failed", "gone"), "fault-latencies-us": [],
+                    "failure": "gone", "exit-status": 4,
+                },
+            },
+        },
+        ["drop", "drop", "split"],
+        ["drop: 2 waits of vCPUs", "drop (2): FAILED: no room", "split: FAILED: gone"],
+    ),
     "benchmark": (
         {
             "schema": "midstream-bench/2", "status": "completed",
@@ -141,8 +163,8 @@ def test_many_runs_are_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     table = parquet.read_table(paths[1])
     assert table.column_names == list(rows[0])
     frame = pd.read_csv(paths[0])
-    assert frame["faults.p50-us"].dropna().tolist() == 4 * [1500.0]
-    assert table.column("faults.p50-us").to_pylist().count(None) == count - 4
+    assert frame["faults.p50-us"].dropna().tolist() == 5 * [1500.0]
+    assert table.column("faults.p50-us").to_pylist().count(None) == count - 5
     assert {row["met"] for row in rows} == {"", "true", "false"}
 
 
