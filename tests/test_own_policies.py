@@ -69,6 +69,9 @@ def test_a_prefetcher_of_ones_own_migrates_a_guest(run: Run, tmp_path: Path) -> 
     assert asked_for["policy-switches"] == [
         "own-channel", "preempts", "half-sent=finish", "priority=urgency"
     ]  # fmt: skip
+    definition = asked_for["policy-definition"]
+    assert (definition["name"], definition["locality"]) == ("read-ahead-of-4", False)
+    assert definition["prefetcher"] == {"name": "ReadAhead", "options": {}}
     assert own["verified"]["digest-equal"]
     assert "policy-failure" not in own
     prefetch = own["prefetch"]
@@ -181,3 +184,16 @@ def test_policies_of_ones_own_are_injected_faults(lab: Lab, mine: Path) -> None:
     assert "exit-status" in unmet.output
     scenario.write_text(SCENARIO.format(policy="mine.py:nobody"), encoding="utf-8")
     lab.run("inject", scenario).fail(2, "scenario.toml:4: policy: ", "has no 'nobody'")
+
+
+def test_a_changed_file_is_seen(run: Run, mine: Path) -> None:
+    """Runs that were asked the same have equal options; not if their policy's file has changed."""
+    told = [run_of(run("read_ahead")[1])["options"] for _ in range(2)]
+    assert told[0] == told[1]
+    mine.write_text(f"{MINE}\n# Another.\n", encoding="utf-8")
+    changed = run_of(run("read_ahead")[1])["options"]
+    assert changed["given"] == told[0]["given"]
+    assert changed["resolved"]["files-sha256"].keys() == {"policy"}
+    assert changed["resolved"]["files-sha256"] != told[0]["resolved"]["files-sha256"]
+    del changed["resolved"]["files-sha256"], told[0]["resolved"]["files-sha256"]
+    assert changed == told[0]

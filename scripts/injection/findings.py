@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.injection.checks import Failure
-from scripts.provenance import printable
 from scripts.reports import COMPLETED, FAILED
+from scripts.resolved import printable
 
 SCHEMA = "midstream-inject/1"
 

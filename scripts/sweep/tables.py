@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.options import OPTIONS
-from scripts.provenance import resolved
+from scripts.resolved import resolved
 from scripts.results.rows import NoParquet, Row, flat, write_csv, write_parquet
 from scripts.sweep.asked import Sweep
 from scripts.sweep.kinds import Job

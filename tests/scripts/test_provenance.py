@@ -1,25 +1,18 @@
-"""What a report says was run: options in one unit a kind, versions, and where it stands."""
+"""What a report says was run: the command, its options and files, versions, and where it stands."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from scripts.commands import midstream
 from scripts.options import OPTIONS
-from scripts.provenance import begin_run, describe, end_run, resolved, run_of, versions
+from scripts.provenance import begin_run, describe, end_run, run_of, versions
 from scripts.reports import amend_report, begin_report, cancel_report
-from tests.reports import read_report
+from tests.reports import expect_valid, read_report
 from tests.reports import run_of as told_run
 
 VALUES = {option.name: option.default for option in OPTIONS}
-KINDS = {option.name: option.metavar or "" for option in OPTIONS}
-
-
-def said(**values: Any) -> dict[str, Any]:  # noqa: ANN401 - an option's value
-    """Return what a report says of options, those of default with these changed."""
-    return resolved({**VALUES, **values}, KINDS)
 
 
 @pytest.fixture
@@ -28,43 +21,6 @@ def running() -> Iterator[None]:
     begin_run(run_of("migrate", OPTIONS, {**VALUES, "size": "8MiB"}, {"size", "report"}))
     yield
     end_run()
-
-
-@pytest.mark.parametrize(
-    ("values", "key", "told"),
-    [
-        ({"size": "1MiB"}, "size-bytes", 1 << 20),
-        ({"size": "a=4MiB@2MiB,b=4KiB@4KiB"}, "size-bytes", (4 << 20) + 4096),
-        ({"page_size": "4KiB"}, "page-size-bytes", 4096),
-        ({"max_bandwidth": "1Gbit/s"}, "max-bandwidth-bytes-per-second", 125_000_000),
-        ({"downtime_limit": "0.5s"}, "downtime-limit-ms", 500),
-        ({"reconnect_timeout": "0"}, "reconnect-timeout-ms", 0),
-        ({"access_rate": "0,50"}, "access-rate-per-second", [0, 50]),
-        ({"write_ratio": "0.25"}, "write-ratio", 0.25),
-        ({"postcopy_after": "never"}, "postcopy-after", "never"),
-        ({}, "postcopy-after", 1),
-        ({"postcopy_after_time": "2s"}, "postcopy-after", "never"),
-        ({"link": "0"}, "link", None),
-        ({"seed": "7"}, "seed", 7),
-        ({"image": b"a\xff".decode(errors="surrogateescape")}, "image", "a\ufffd"),
-        # What is refused anyway stays as it was typed.
-        ({"chunk_size": "much"}, "chunk-size-bytes", "much"),
-    ],
-)  # fmt: skip
-def test_a_kind_of_value_has_one_unit(values: dict[str, Any], key: str, told: object) -> None:
-    """Whatever unit was typed, the report has bytes, bytes a second or milliseconds."""
-    assert said(**values)[key] == told
-
-
-def test_what_a_name_stands_for_is_told() -> None:
-    """A policy's switches and a guest's blocks; of what has none of them, nothing."""
-    told = said(size="a=4MiB@2MiB,b=4KiB@4KiB", policy="drop")
-    assert "half-sent=postpone" in told["policy-switches"]
-    assert told["blocks"][1] == {"name": "b", "length-bytes": 4096, "page-bytes": 4096}
-    assert "policy-switches" not in said(policy="another")
-    assert said(link="1Gbit/s,rtt=2ms")["link"] == {
-        "bytes-per-second": 125_000_000, "queue": "auto", "rtt-ms": 2, "loss": 0,
-    }  # fmt: skip
 
 
 @pytest.mark.usefixtures("running")
@@ -107,15 +63,46 @@ def test_versions_are_those_that_are_installed(
     assert told["kernel"]
 
 
-def test_every_kind_of_value_is_known() -> None:
-    """A size, rate or time of a command that is added is not left as it was typed."""
-    context = midstream.make_context("midstream", ["migrate"])
-    for name in ("migrate", "source", "dest", "qemu", "compare", "bench", "relay"):
-        command = midstream.get_command(context, name)
-        assert command is not None
-        for parameter in command.params:
-            metavar = getattr(parameter, "metavar", None) or ""
-            ends = {"SIZE": "-bytes", "SIZES": "-bytes", "RATE": "-bytes-per-second", "TIME": "-ms"}
-            if metavar in ends and parameter.name is not None:
-                (key,) = resolved({parameter.name: None}, {parameter.name: metavar})
-                assert key.endswith(ends[metavar]), (name, key)
+def test_options_have_the_names_that_are_typed(tmp_path: Path) -> None:
+    """Whatever Python calls them; of a file that is read the digest stands with it."""
+    path = tmp_path / "mine.py"
+    path.write_text(_POLICY, encoding="utf-8")
+    context = midstream.make_context("midstream", ["compare"])
+    compare = midstream.get_command(context, "compare")
+    assert compare is not None
+    values = {"policies": "ordered,split", "more": (f"{path}:mine",), "report": "x"}
+    run = run_of("compare", compare.params, values, set(values))
+    options = run.plain["options"]
+    assert options["given"] == {"policies": "ordered,split", "policy": [f"{path}:mine"]}
+    assert options["resolved"]["policies"] == ["ordered", "split"]
+    definitions = options["resolved"]["policy-definitions"]
+    assert list(definitions) == ["ordered", "split", f"{path}:mine"]
+    assert definitions[f"{path}:mine"]["locality"] is False
+    assert len(options["resolved"]["files-sha256"]["policy"]) == 1
+    expect_valid({"schema": "midstream-compare/1", "status": "setup", "run": run.plain})
+
+
+_POLICY = """
+from source.scheme import Scheme
+
+mine = Scheme("mine", locality=False)
+"""
+
+
+def test_files_are_looked_at_when_a_run_begins(tmp_path: Path) -> None:
+    """A report that is written in the end has what was read, not what has become of it."""
+    path = tmp_path / "steps"
+    path.write_text("one", encoding="utf-8")
+    values = {**VALUES, "steps": str(path), "report": "-"}
+    told = []
+    try:
+        for text in ("one", "two"):
+            path.write_text(text, encoding="utf-8")
+            begin_run(run_of("migrate", OPTIONS, values, {"steps", "report"}))
+            path.write_text("three", encoding="utf-8")
+            told.append(told_run(describe({"status": "failed"}))["options"])
+    finally:
+        end_run()
+    one, two = told
+    assert one["given"] == two["given"]
+    assert one["resolved"]["files-sha256"] != two["resolved"]["files-sha256"]
