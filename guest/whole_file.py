@@ -27,6 +27,9 @@ from typing import Self
 # What is kept of a long name in a hidden one, which may have 255 bytes like any other.
 _NAME_BYTES_MAX = 200
 
+# What is copied at once.
+_COPIED_BYTES = 1 << 20
+
 _PRIVATE_MODE = 0o600
 _PUBLIC_MODE = 0o666
 
@@ -135,6 +138,18 @@ def is_regular_target(path: str | Path) -> bool:
         return stat.S_ISREG(Path(path).stat().st_mode)
     except FileNotFoundError:
         return True
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file; what stands under the other name is replaced when all of it is there.
+
+    Raises:
+        OSError: It cannot be read, or not be written.
+    """
+    with source.open("rb") as file, WholeFile(target) as copy:
+        while data := file.read(_COPIED_BYTES):
+            write_all(copy.fd, data)
+        copy.publish(lasting=False)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

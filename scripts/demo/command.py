@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from guest.whole_file import copy_whole
 from protocol.errors import MidstreamError
 from scripts.demo.cases import LINK, POLICIES, Case, run_case
 from scripts.demo.story import WIDTH, introduction, story
@@ -83,8 +84,8 @@ def _run(policy: str, number: int, keep: str | None) -> Case:
 def _keep(folder: Path, target: Path, policy: str) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / f"{policy}.toml", target)
-        shutil.copy(folder / "events.jsonl", target / f"{policy}.jsonl")
+        copy_whole(folder / f"{policy}.toml", target / f"{policy}.toml")
+        copy_whole(folder / "events.jsonl", target / f"{policy}.jsonl")
     except OSError as error:
         raise MidstreamError(f"cannot write {error.filename}: {error.strerror}") from error
 

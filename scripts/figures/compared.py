@@ -6,7 +6,6 @@ counted and told all the same, here and by whoever shows a comparison.
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from guest.whole_file import copy_whole
 from protocol.errors import MidstreamError
 from scripts.qemu.against import REPORT as QEMU_REPORT
 from scripts.qemu.against import ROWS, Peer
@@ -246,7 +246,7 @@ def run_keeper(keep: str | None, name: str, number: int) -> Callable[[Path], Non
             Path(keep).mkdir(parents=True, exist_ok=True)
             for told, end in ((report, ".json"), (EVENTS, ".jsonl")):
                 if (folder / told).exists():
-                    shutil.copy(folder / told, Path(keep, f"{stem}{end}"))
+                    copy_whole(folder / told, Path(keep, f"{stem}{end}"))
         except OSError as error:
             raise MidstreamError(f"cannot write {error.filename}: {error.strerror}") from error
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from guest.whole_file import copy_whole
 from protocol.errors import MidstreamError
 from scripts.runtime.folders import temporary_folder
 
@@ -40,7 +40,7 @@ class RunFolder:
             target.mkdir(parents=True, exist_ok=True)
             for file in self.path.iterdir():
                 if file.is_file():
-                    shutil.copy(file, target)
+                    copy_whole(file, target / file.name)
         except OSError as error:
             raise MidstreamError(f"cannot write {error.filename}: {error.strerror}") from error
         return target

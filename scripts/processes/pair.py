@@ -6,6 +6,7 @@ while this process has not begun itself: what is imported here is what reading o
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from scripts.run_config import Access, DestRun, SourceRun, to_json
 from scripts.runtime.interrupts import hold_signals, release_signals
 from scripts.runtime.parent import Orders
 from scripts.runtime.spawn import Spawned, spawn
+from scripts.screen.earlier import holds_earlier
 from scripts.screen.output import output_columns
 from scripts.views.spool import Spool
 
@@ -63,13 +65,15 @@ def both_sides(
     hold_signals()
     try:
         try:
-            _clear_outputs(wanted.report, events)
+            begin_report(wanted.report)
+            holds_events = _holds_events(events)
             # What is no file can be written only once, when all is known.
             is_printed = wanted.report is not None and not is_report_file(wanted.report)
             with Handed() as handed:
                 events = handed.path(events)
                 common = Orders(
                     shares_events=events is not None,
+                    holds_events=holds_events,
                     spool=handed.path_of(spool.fd) if spool is not None else None,
                 )
                 # It is verbose so that this process hears when it meets a source.
@@ -185,12 +189,16 @@ class Handed:
         self._copies.clear()
 
 
-def _clear_outputs(report: str | None, events: str | None) -> None:
-    """Let no file of an earlier run be taken for one of this."""
-    begin_report(report)
-    # What was opened before is for who opened it to begin anew, or not.
-    if events is not None and own_descriptor(events) is None and Path(events).is_file():
-        try:
-            os.truncate(events, 0)
-        except OSError as error:
-            raise MidstreamError(f"cannot write {events}: {error.strerror}") from error
+def _holds_events(path: str | None) -> bool:
+    """Return whether the file of events holds those of an earlier run.
+
+    What was opened before this process is for who opened it to begin anew, or not.
+
+    Raises:
+        MidstreamError: It cannot be written.
+    """
+    if path is None or not holds_earlier(Path(path)):
+        return False
+    if not os.access(path, os.W_OK):
+        raise MidstreamError(f"cannot write {path}: {os.strerror(errno.EACCES)}")
+    return True

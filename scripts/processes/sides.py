@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import trio
 
+from protocol import events
 from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, root_cause
 from protocol.report import assemble_failed
 from scripts.processes.losses import losses_here
@@ -23,6 +24,7 @@ from scripts.reports import (
 )
 from scripts.runtime.interrupts import SIGNALS, end_at_once, insists
 from scripts.runtime.parent import has_heir, leave_to_parent, orders
+from scripts.screen.earlier import Earlier, tell_left
 from scripts.screen.output import output_columns, print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
@@ -88,8 +90,8 @@ def _record(
     with viewed(outputs, live=bool(watchers)) as spool:
         recorder = Recorder(
             side, outputs.events_file,
-            spool=_spool_path(spool),
-            append=orders().shares_events, at_once=orders().tells_at_once, on_state=on_state,
+            spool=_spool_path(spool), earlier=earlier_for(side),
+            at_once=orders().tells_at_once, on_state=on_state,
         )  # fmt: skip
 
         def report_losses(status: str, reason: str) -> Report:
@@ -115,6 +117,9 @@ def _record(
             with recorder:
                 report, problem = trio.run(until_signalled, run_recorded, leave)
         except MidstreamError as error:
+            # A destination that was started says it to nobody.
+            if recorder.is_held and not (orders().shares_events and side == events.DEST):
+                tell_left(str(outputs.events))
             report_error(error, report_losses, outputs.report)
             raise
         losses = losses_here(watchers, recorder)
@@ -129,6 +134,18 @@ def _record(
     elif problem is None:
         problem = recorder.failure
     return report, problem
+
+
+def earlier_for(side: str) -> Earlier:
+    """Return what becomes of the events that an earlier run has left.
+
+    Of two sides that share a file the destination removes them: it begins first.
+    """
+    if not orders().shares_events:
+        return Earlier.REPLACED
+    if not orders().holds_events:
+        return Earlier.KEPT
+    return Earlier.REPLACED if side == events.DEST else Earlier.AWAITED
 
 
 async def until_signalled(

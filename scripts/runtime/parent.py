@@ -69,6 +69,7 @@ class Orders:
 
     Attributes:
         shares_events: Its events file has another writer: it appends to it.
+        holds_events: That holds an earlier run's, which stay until this one has begun.
         tells_at_once: It writes each event before it does anything else, whoever reads.
         prints_table: It says at its end what came of it.
         columns: How wide the terminal is that this goes to; 0 if it is none that anybody knows of.
@@ -77,6 +78,7 @@ class Orders:
     """
 
     shares_events: bool = False
+    holds_events: bool = False
     tells_at_once: bool = False
     prints_table: bool = True
     columns: int = 0

@@ -8,7 +8,6 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import trio
@@ -16,6 +15,8 @@ import trio
 from guest.whole_file import open_named, own_descriptor
 from protocol import events
 from protocol.errors import MidstreamError, MigrationCancelled
+from scripts.screen.beginning import Held, Out, begins
+from scripts.screen.earlier import Earlier, holds_earlier
 from scripts.screen.outlet import PIECE_BYTES_MAX, Outlet, may_block, write_all
 from scripts.screen.output import tell
 
@@ -36,24 +37,6 @@ _PATIENCE_CANCELLED = (0.25, 0.5)
 
 _encode = msgspec.json.Encoder().encode
 _BEGIN = b'{"t-ns":'
-
-
-class _Out(Protocol):
-    """Something that lines go to."""
-
-    @property
-    def dropped(self) -> int:
-        """How many lines it did not get."""
-
-    @property
-    def failure(self) -> OSError | None:
-        """Why it gets none any more, if that is so."""
-
-    def write(self, lines: list[bytes]) -> None:
-        """Write whole lines, or drop them."""
-
-    def close(self, *, hurry: bool) -> None:
-        """Close it; if there is a hurry, with less time for a reader to take what waits."""
 
 
 class _File:
@@ -122,7 +105,7 @@ class Recorder:
         path: Path | None,
         *,
         spool: Path | None = None,
-        append: bool = False,
+        earlier: Earlier = Earlier.GONE,
         at_once: bool = False,
         on_state: Callable[[str], None] | None = None,
         now_ns: Callable[[], int] | None = None,
@@ -133,9 +116,9 @@ class Recorder:
             side: "source" or "dest".
             path: Where events go; None for nowhere.
             spool: Where they go, too, for views of the run; a regular file, and appended to.
-            append: Keep what the file holds.  Each write is of whole lines, at the file's end, so
-                two processes may share a file, or a pipe; its lines are then only nearly in order
-                of time.
+            earlier: What becomes of the events that the file holds.  Each write is of whole lines,
+                at the file's end, so two processes may share a file, or a pipe; its lines are then
+                only nearly in order of time.
             at_once: Write each event before anything else happens, whatever that costs, even if it
                 is a pipe: its reader is the one who asked for this.
             on_state: Called with a line for each change of state.
@@ -151,13 +134,15 @@ class Recorder:
         self._on_state = on_state
         self._now_ns = now_ns or time.monotonic_ns
         self._lines: list[bytes] = []
-        self._outs: list[_Out] = []
-        self._given_up: list[_Out] = []
+        self._outs: list[Out] = []
+        self._given_up: list[Out] = []
+        self._held: Held | None = None
+        self._has_begun = True
         self._dropped = 0
         self.failure: MidstreamError | None = None
         try:
             if path is not None:
-                self._outs.append(self._open(path, append=append, wait=at_once))
+                self._outs.append(self._open(path, earlier, wait=at_once))
             if spool is not None:
                 fd = _open_file(spool, append=True)
                 self._outs.append(_File(fd, SPOOL_BYTES_MAX))
@@ -172,7 +157,9 @@ class Recorder:
         if not self._outs:
             return
         self._lines.append(self._line(event))
-        if len(self._lines) >= self._lines_max or isinstance(event, events.State):
+        if not self._has_begun and begins(self._side, event):
+            self._begin()
+        elif len(self._lines) >= self._lines_max or isinstance(event, events.State):
             self.flush()
 
     def _line(self, event: events.Event) -> bytes:
@@ -183,6 +170,11 @@ class Recorder:
     def dropped(self) -> int:
         """How many lines of `path` were lost; while it is open, so far."""
         return self._outs[0].dropped if self._outs and self._path is not None else self._dropped
+
+    @property
+    def is_held(self) -> bool:
+        """Whether `path` is as it was before: the migration has not begun, or never has."""
+        return self._held is not None and self._held.is_held
 
     @property
     def is_heard(self) -> bool:
@@ -207,23 +199,37 @@ class Recorder:
         return self
 
     def __exit__(self, _: object, error: object, __: object) -> None:
-        """Write the rest and close the file."""
+        """Write the rest and close the file; what ends well has begun."""
+        if error is None:
+            self._begin()
         self.flush()
         self._close(hurry=isinstance(error, MigrationCancelled))
 
-    def _open(self, path: Path, *, append: bool, wait: bool) -> _Out:
+    def _open(self, path: Path, earlier: Earlier, *, wait: bool) -> Out:
         if not wait and _is_fifo(path):
             # Opening it would wait for its reader.
-            return _Watched(lambda: _open_file(path, append=append), self._gap)
-        fd = _open_file(path, append=append)
+            return _Watched(lambda: _open_file(path, append=earlier.appends), self._gap)
+        if earlier is Earlier.AWAITED or (earlier is Earlier.REPLACED and holds_earlier(path)):
+            # That it cannot be written is said now.
+            os.close(_open_file(path, append=True))
+            self._held = Held(lambda: _File(_open_file(path, append=earlier.appends)))
+            self._has_begun = False
+            return self._held
+        fd = _open_file(path, append=earlier.appends)
         if not wait and may_block(fd):
             return _Watched(fd, self._gap)
         return _File(fd)
 
+    def _begin(self) -> None:
+        self._has_begun = True
+        if self._held is not None:
+            self._held.begin()
+        self.flush()
+
     def _gap(self, count: int) -> bytes:
         return self._line(events.EventsDropped(count=count))
 
-    def _tell_failure(self, out: _Out) -> None:
+    def _tell_failure(self, out: Out) -> None:
         if out.failure is not None and out not in self._given_up:
             self._given_up.append(out)
             tell(f"{self._side}: from here on events are lost: {out.failure.strerror}")
@@ -236,9 +242,9 @@ class Recorder:
             self._sum_up(self._outs[0], self._path)
         self._outs.clear()
 
-    def _sum_up(self, out: _Out, path: Path) -> None:
+    def _sum_up(self, out: Out, path: Path) -> None:
         self._dropped = out.dropped
-        if isinstance(out, _File) and out.failure is not None:
+        if isinstance(out, (_File, Held)) and out.failure is not None:
             self.failure = MidstreamError(f"cannot write {path}: {out.failure.strerror}")
         elif out.dropped and out.failure is None:
             tell(f"{self._side}: {out.dropped} events were dropped: {path} is not read fast enough")

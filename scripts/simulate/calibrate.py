@@ -28,6 +28,7 @@ from scripts.named_files import Command, Use, file_option
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.parent import PARENT_VARIABLE
 from scripts.runtime.spawn import package_environment
+from scripts.screen.outlet import write_output
 from scripts.screen.output import print_result, tell
 from scripts.simulate import probes
 from scripts.simulate.fitting import fit_costs, fit_crowding
@@ -91,7 +92,7 @@ def command(link: str, out: str | None) -> None:
     try:
         if out is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_output(path, text.encode())
     except OSError as error:
         raise MidstreamError(f"cannot write {path}: {error.strerror}") from error
     for reason in reasons:

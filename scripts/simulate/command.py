@@ -17,6 +17,7 @@ from scripts.configure import link_spec, outputs_of, parsed, source_config
 from scripts.named_files import Command, Use, file_option
 from scripts.options import OPTIONS, with_options
 from scripts.reports import Outputs, begin_report, report_error, write_report
+from scripts.screen.earlier import Earlier
 from scripts.screen.output import print_result, tell
 from scripts.screen.recorder import Recorder
 from scripts.screen.table import table
@@ -159,6 +160,6 @@ def _told(agenda: Agenda, outputs: Outputs, spool: Spool | None) -> Iterator[Tol
     }  # fmt: skip
     with (
         Recorder("source", path, **kept) as source,
-        Recorder("dest", path, append=True, **kept) as dest,
+        Recorder("dest", path, earlier=Earlier.KEPT, **kept) as dest,
     ):
         yield Told(source=source, dest=dest)

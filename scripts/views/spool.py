@@ -12,11 +12,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from protocol.errors import MidstreamError
 from scripts.reports import Outputs
+from scripts.screen.earlier import holds_earlier, tell_left
 from scripts.screen.output import tell
 
 if TYPE_CHECKING:
@@ -84,7 +86,8 @@ def viewed(outputs: Outputs, *, live: bool = False) -> Iterator[Spool | None]:
     """Make a spool if anything is to see a run's events; write the views that options ask for.
 
     They are written when the block is left, also when the run failed: then its failure is what
-    counts, and that a view could not be written is only told.
+    counts, and that a view could not be written is only told.  One that was refused before it had
+    begun leaves those of an earlier run.
 
     Args:
         outputs: What of it is wanted.
@@ -101,11 +104,28 @@ def viewed(outputs: Outputs, *, live: bool = False) -> Iterator[Spool | None]:
             yield spool
         except BaseException:
             try:
-                _write_views(spool, outputs)
+                _write_views(spool, _spared(spool, outputs))
             except MidstreamError as error:
                 tell(f"midstream: {error}")
             raise
         _write_views(spool, outputs)
+
+
+def _spared(spool: Spool, outputs: Outputs) -> Outputs:
+    """Return what is wanted of a run that failed, without what an earlier one has left better."""
+    wanted = (outputs.perfetto, outputs.html)
+    earlier = [path for path in wanted if path is not None and holds_earlier(Path(path))]
+    if earlier:
+        # Imported late, as below.
+        from scripts.screen.beginning import has_begun  # noqa: PLC0415
+        from scripts.views.saved import parse_spooled  # noqa: PLC0415
+
+        if not has_begun(parse_spooled(spool.read_all())):
+            for path in earlier:
+                tell_left(path)
+            perfetto, html = (None if path in earlier else path for path in wanted)
+            return replace(outputs, perfetto=perfetto, html=html)
+    return outputs
 
 
 def _wants_files(outputs: Outputs) -> bool:

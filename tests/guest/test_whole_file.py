@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from guest import whole_file
-from guest.whole_file import WholeFile, open_named, own_descriptor, write_all
+from guest.whole_file import WholeFile, copy_whole, open_named, own_descriptor, write_all
 from tests.bounds import nothing_left
 
 
@@ -53,6 +53,21 @@ def test_a_file_that_is_dropped_leaves_nothing(tmp_path: Path) -> None:
         fill_disk(file.fd)
     assert names(tmp_path) == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
+
+
+@pytest.mark.usefixtures("kind")
+def test_a_copy_appears_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it replaces stays where the disk is full."""
+    (tmp_path / "from").write_bytes(b"new" * 1_000_000)
+    (tmp_path / "file").write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(whole_file, "write_all", lambda fd, _: fill_disk(fd))
+        with pytest.raises(OSError, match="No space left"):
+            copy_whole(tmp_path / "from", tmp_path / "file")
+    assert names(tmp_path) == ["file", "from"]
+    assert (tmp_path / "file").read_bytes() == b"old"
+    copy_whole(tmp_path / "from", tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"new" * 1_000_000
 
 
 @pytest.mark.usefixtures("kind")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from guest.whole_file import own_descriptor
-from protocol.errors import MigrationError
+from protocol.errors import MidstreamError, MigrationError
 from scripts.configure import dest_config, program_of, source_config
 from scripts.links.link import LOOPBACK
 from scripts.options import OPTIONS
@@ -132,10 +132,24 @@ def test_a_descriptor_that_is_not_open_is_an_error() -> None:
 
 
 def test_what_was_opened_before_is_not_begun_anew(tmp_path: Path) -> None:
-    """A file of an earlier run is emptied; one that the user's shell has opened is the user's."""
+    """A file of an earlier run waits for this one; what the user's shell has opened is the user's.
+
+    Neither is touched by who starts the sides.
+    """
     (tmp_path / "events").write_text("of before", encoding="utf-8")
-    (tmp_path / "out").write_text("of before", encoding="utf-8")
-    with (tmp_path / "out").open("a", encoding="utf-8") as out:
-        pair._clear_outputs(f"/dev/fd/{out.fileno()}", str(tmp_path / "events"))
-    assert (tmp_path / "events").read_text(encoding="utf-8") == ""
-    assert (tmp_path / "out").read_text(encoding="utf-8") == "of before"
+    with (tmp_path / "events").open("a", encoding="utf-8") as out:
+        told = [
+            pair._holds_events(path)
+            for path in (str(tmp_path / "events"), f"/dev/fd/{out.fileno()}", None, "/dev/null")
+        ]
+    assert told == [True, False, False, False]
+    assert (tmp_path / "events").read_text(encoding="utf-8") == "of before"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything")
+def test_events_that_cannot_be_replaced_are_refused_at_once(tmp_path: Path) -> None:
+    """And not when the migration has begun."""
+    (tmp_path / "events").write_text("of before", encoding="utf-8")
+    (tmp_path / "events").chmod(0o400)
+    with pytest.raises(MidstreamError, match=r"cannot write .*events: Permission denied"):
+        pair._holds_events(str(tmp_path / "events"))

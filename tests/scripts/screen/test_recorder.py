@@ -12,6 +12,7 @@ import trio
 
 from protocol import events
 from protocol.errors import MidstreamError, MigrationCancelled
+from scripts.screen.earlier import Earlier
 from scripts.screen.recorder import Recorder
 from tests.bounds import nothing_left
 from tests.processes import until
@@ -89,17 +90,91 @@ async def test_a_reader_need_not_wait_for_the_next_event(tmp_path: Path) -> None
 
 
 def test_two_sides_share_a_file(tmp_path: Path) -> None:
-    """With `append` neither truncates the file or overwrites the other's lines."""
+    """Where what is there is kept, neither truncates the file or overwrites the other's lines."""
     path = tmp_path / "events"
     path.write_text("of yesterday\n", encoding="utf-8")
     with Recorder("source", path) as one:
         one(events.State(state="setup"))
-        with Recorder("dest", path, append=True) as two:
+        with Recorder("dest", path, earlier=Earlier.KEPT) as two:
             for _ in range(2):
                 two(events.State(state="active"))
                 one(events.State(state="active"))
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line["side"] for line in lines] == ["source", "dest", "source", "dest", "source"]
+
+
+def read_sides(path: Path) -> list[str]:
+    """Return whose the lines of a file are, which are all events."""
+    return [json.loads(line)["side"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_events_of_an_earlier_run_stay_until_this_has_begun(tmp_path: Path) -> None:
+    """Then they are gone, and all that was told before is there; what never begins leaves them."""
+    path = tmp_path / "events"
+    path.write_text("of yesterday\n", encoding="utf-8")
+    told = Recorder("source", path, earlier=Earlier.REPLACED)
+    told(events.State(state="setup"))
+    told(events.State(state="failed", reason="nobody listens"))
+    told.__exit__(None, MidstreamError("nobody listens"), None)
+    assert path.read_text(encoding="utf-8") == "of yesterday\n"
+    assert told.is_held
+    assert told.failure is None
+    with Recorder("source", path, earlier=Earlier.REPLACED) as told:
+        told(events.State(state="setup"))
+        assert path.read_text(encoding="utf-8") == "of yesterday\n"
+        told(events.State(state="active"))
+        assert not told.is_held
+        assert read_sides(path) == ["source", "source"]
+        told(events.State(state="completed"))
+        assert read_sides(path) == ["source", "source", "source"]
+
+
+def test_what_ends_well_has_begun(tmp_path: Path) -> None:
+    """Whatever it has told."""
+    path = tmp_path / "events"
+    path.write_text("of yesterday\n", encoding="utf-8")
+    with Recorder("dest", path, earlier=Earlier.REPLACED) as told:
+        told(sent(1))
+    assert read_sides(path) == ["dest"]
+
+
+@pytest.mark.parametrize("text", ["", None])
+def test_a_new_file_has_events_at_once(tmp_path: Path, text: str | None) -> None:
+    """There is nothing to lose, and somebody may follow it."""
+    path = tmp_path / "events"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with Recorder("source", path, earlier=Earlier.REPLACED) as told:
+        told(events.State(state="setup"))
+        assert not told.is_held
+        assert read_sides(path) == ["source"]
+
+
+def test_of_two_sides_one_replaces_an_earlier_run(tmp_path: Path) -> None:
+    """The destination, which begins first; the source waits, and its lines are added."""
+    path = tmp_path / "events"
+    path.write_text("of yesterday\n", encoding="utf-8")
+    run = events.Run(policy="ordered", chunk_bytes=1, vcpus=1, program="uniform", blocks=1)
+    with Recorder("source", path, earlier=Earlier.AWAITED) as one:
+        one(run)
+        with Recorder("dest", path, earlier=Earlier.REPLACED) as two:
+            two(events.State(state="setup"))
+            assert path.read_text(encoding="utf-8") == "of yesterday\n"
+            two(run)
+            assert read_sides(path) == ["dest"] * 2
+            one(events.State(state="active"))
+            assert read_sides(path) == ["dest"] * 2 + ["source"] * 2
+
+
+def test_a_file_that_is_gone_by_then_is_made_anew(tmp_path: Path) -> None:
+    """Whoever has put the earlier run aside meanwhile keeps it there."""
+    path = tmp_path / "events"
+    path.write_text("of yesterday\n", encoding="utf-8")
+    with Recorder("source", path, earlier=Earlier.REPLACED) as told:
+        path.rename(tmp_path / "kept")
+        told(events.State(state="active"))
+    assert read_sides(path) == ["source"]
+    assert (tmp_path / "kept").read_text(encoding="utf-8") == "of yesterday\n"
 
 
 def test_a_pipe_gets_pieces_that_cannot_mix(tmp_path: Path) -> None:
