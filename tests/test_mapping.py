@@ -53,6 +53,26 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "protocol/page_messages.py": Elsewhere(
         "tests/protocol/test_messages.py", "some of the messages, which it takes all together"
     ),
+    "protocol/events/event.py": Elsewhere(
+        "tests/protocol/test_events.py", "the shape of an event, which each of them has"
+    ),
+    "protocol/events/connections.py": Elsewhere(
+        "tests/protocol/test_events.py", "fields and no code"
+    ),
+    "protocol/events/pages.py": Elsewhere("tests/protocol/test_events.py", "fields and no code"),
+    "protocol/events/passing.py": Elsewhere("tests/protocol/test_events.py", "fields and no code"),
+    "protocol/events/run.py": Elsewhere(
+        "tests/protocol/test_events.py", "fields, and how a run is told"
+    ),
+    "protocol/events/states.py": Elsewhere("tests/protocol/test_events.py", "fields and no code"),
+    "protocol/events/waits.py": Elsewhere("tests/protocol/test_events.py", "fields and no code"),
+    "protocol/report/latency.py": Elsewhere(
+        "tests/protocol/test_report.py", "figures that a report has: no code"
+    ),
+    "protocol/report/parts.py": Elsewhere("tests/protocol/test_report.py", "fields and no code"),
+    "protocol/report/whole.py": Elsewhere(
+        "tests/protocol/test_report.py", "the report that both parts make"
+    ),
     "protocol/channels.py": Elsewhere(
         "tests/protocol/test_messages.py", "two names, which are the roles of Hello"
     ),

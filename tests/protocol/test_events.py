@@ -1,4 +1,4 @@
-"""Tests of protocol/events.py."""
+"""Tests of protocol/events/."""
 
 import ast
 import dataclasses

@@ -1,4 +1,4 @@
-"""Tests of protocol/records.py, and that the records of protocol/report.py and report.py cross."""
+"""Tests of protocol/records.py, and that the records of protocol/report/ cross."""
 
 import dataclasses
 import struct

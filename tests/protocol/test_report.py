@@ -1,4 +1,4 @@
-"""Tests of protocol/report.py: the names, the units and the places of all that is reported."""
+"""Tests of protocol/report/: the names, the units and the places of all that is reported."""
 
 import dataclasses
 import json
