@@ -46,8 +46,8 @@ class Leaving:
         self.looks_at: Channel = outlet.name
         self._outlet = outlet
         self._ahead = ahead
-        # How far the channel had come when a sign of life was first looked for.
-        self._sign_from: int | None = None
+        # How far the channel will have come when the sign of life that is owed has left.
+        self._sign_end: int | None = None
         # All before this has left, or is not waited for any more.
         self._left_bytes = 0
         self._delivery: Delivery | None = None
@@ -91,7 +91,7 @@ class Leaving:
             self._progress = self._progress[0], now_ns
             return None
         left_bytes = self._outlet.bytes_sent - delivery.unacknowledged_bytes
-        lacks_bytes = self._lacks(left_bytes, delivery)
+        lacks_bytes = self._lacks(left_bytes)
         if lacks_bytes <= 0:
             return self._is_over()
         if self._is_stalled(left_bytes, now_ns):
@@ -102,18 +102,20 @@ class Leaving:
     def _is_over(self) -> int:
         """Take all that was awaited for left; return that there is nothing to wait for."""
         self._left_bytes, self._outlet.owes_sign = self._outlet.awaited_bytes, False
-        self._progress = self._sign_from = None
+        self._progress = self._sign_end = None
         return 0
 
-    def _lacks(self, left_bytes: int, delivery: Delivery) -> int:
+    def _lacks(self, left_bytes: int) -> int:
         """Return how many bytes are still to leave."""
         awaited_bytes = self._outlet.awaited_bytes
         if awaited_bytes > self._left_bytes:
             return awaited_bytes - left_bytes
-        # Any byte is a sign of life: on a slow line all that lies here would take seconds.
-        if self._sign_from is None:
-            self._sign_from = left_bytes
-        return min(self._sign_from + 1 - left_bytes, delivery.unacknowledged_bytes)
+        # Any byte is a sign of life; but what tells that the peer's own signs have come lies behind
+        # all of them, and until it has heard that, its kernel says nothing new.  With a byte a
+        # second, 84 KiB that lay here at 20 Mbit/s kept it silent for 4 s.
+        if self._sign_end is None:
+            self._sign_end = self._outlet.bytes_sent
+        return self._sign_end - left_bytes
 
     def _is_stalled(self, left_bytes: int, now_ns: int) -> bool:
         if self._progress is None or left_bytes > self._progress[0]:

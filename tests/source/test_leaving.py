@@ -218,21 +218,22 @@ def test_progress_is_waited_for() -> None:
     assert not leaving.is_pending
 
 
-def test_any_byte_is_a_sign_of_life() -> None:
-    """What is owed is that the peer hears something, and not all that lies here."""
+def test_a_sign_of_life_is_waited_for_with_all_before_it() -> None:
+    """What acknowledges the peer's signs lies behind that; what is sent later is no matter."""
     leaving, outlet = make(sent_bytes=0)
     outlet.bytes_sent, outlet.owes_sign = 64_000, True
     assert leaving.is_pending
-    for unacknowledged in (60_000, 60_000):
+    for unacknowledged in (60_000, 59_000, 1):
         leaving.delivers(Delivery(unacknowledged))
         assert leaving.pause_ns(0)
-    leaving.delivers(Delivery(59_000))
-    assert not leaving.pause_ns(0)
+    outlet.bytes_sent += 7000
+    leaving.delivers(Delivery(7000))
+    assert leaving.pause_ns(0) == 0
     assert not outlet.owes_sign
     # Where all has left there is nothing to hold back for.
     outlet.owes_sign = True
     leaving.delivers(Delivery(0))
-    assert not leaving.pause_ns(0)
+    assert leaving.pause_ns(0) == 0
 
 
 def test_what_was_sent_behind_it_is_not_waited_for() -> None:
