@@ -227,13 +227,14 @@ class Broadcast:
             if not self._clients:
                 self._gone.set()
 
-    async def farewell(self) -> None:
+    async def farewell(self, *, stays: bool = False) -> None:
         """Send all clients the end of the run, and wait until they have it.
 
-        Cancelled, it counts those who have not as dropped.
+        With `stays` they are told that the whole run can be had here a moment later.  Cancelled, it
+        counts those who have not heard it as dropped.
         """
         self._over = True
-        self._send("end", {})
+        self._send("end", {"stays": stays})
         if not self._clients:
             return
         self._gone = trio.Event()

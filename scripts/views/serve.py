@@ -198,7 +198,7 @@ class Server:
     async def farewell(self) -> None:
         """Send browsers the end of the run; bounded."""
         with trio.move_on_after(FAREWELL_SECONDS_MAX):
-            await self._broadcast.farewell()
+            await self._broadcast.farewell(stays=bool(self._seconds_after))
 
     def stay(self, spool: Spool) -> None:
         """Serve the page about the whole run for as long as is wanted, or until a signal comes."""

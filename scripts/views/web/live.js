@@ -171,7 +171,12 @@ function begin() {
   const source = new EventSource("/events");
   source.addEventListener("whole", (event) => { takeWhole(JSON.parse(event.data)); draw(); });
   source.addEventListener("changes", (event) => { takeChanges(JSON.parse(event.data)); draw(); });
-  source.addEventListener("end", () => { view.over = true; source.close(); draw(); offerWhole(); });
+  source.addEventListener("end", (event) => {
+    view.over = true;
+    source.close();
+    draw();
+    if (JSON.parse(event.data).stays) offerWhole();
+  });
   source.addEventListener("error", () => {
     if (!view.over) document.getElementById("subtitle").textContent = "the connection is lost; trying again";
   });

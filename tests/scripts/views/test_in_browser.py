@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,32 @@ async def test_what_one_side_cannot_know_is_not_said(tab: Tab) -> None:
                 await wait(tab.until, "midstream.over")
                 nursery.cancel_scope.cancel()
         assert tab.errors == []
+
+
+@pytest.mark.parametrize("stays", [False, True])
+async def test_the_whole_run_is_asked_for_where_it_is_to_come(tab: Tab, *, stays: bool) -> None:
+    """A page does not look for a server that said it goes; one that stays is offered."""
+    state = LiveState()
+    for event in half_sent():
+        state.take(event)
+    server = Server("127.0.0.1", 0, seconds_after=60 if stays else 0)
+    # What is to stay is closed by who has it stay.
+    with trio.fail_after(60), closing(server._socket), server:
+        server.show(state, ZERO_NS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+            wait = trio.to_thread.run_sync
+            await wait(tab.open, f"http://{server.address}/")
+            await wait(tab.until, "midstream.frame !== null")
+            # Each look is counted, finds the page, and is not waited for.
+            found = "new Response('<script id=\"data\">')"
+            await wait(tab.run, "window.setTimeout = (act) => act(); window.looks = 0; 0")
+            await wait(tab.run, f"window.fetch = async () => {{ looks += 1; return {found}; }}; 0")
+            await server.farewell()
+            await wait(tab.until, "midstream.over")
+            assert await wait(tab.run, "looks") == int(stays)
+            assert await wait(tab.run, "document.getElementById('whole') !== null") is stays
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_run_is_followed(tab: Tab) -> None:
