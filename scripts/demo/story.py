@@ -6,11 +6,10 @@ Who reads it has seen nothing of the project yet: a term that is not explained h
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 
 from protocol.units import format_bytes
 from scripts.demo.cases import FIRST, HALF_SENT, LINK, LINK_WORDS, PAGE_BYTES, REQUESTS, SHARE, Case
-from scripts.screen.words import time_us
+from scripts.screen.words import counted, time_us, wrapped
 
 WIDTH = 79
 _NAME_CHARS = 16
@@ -21,28 +20,34 @@ _SHARES = {0.25: "a quarter"}
 
 def introduction(width: int = WIDTH) -> str:
     """Return what is printed before the runs, in lines of at most so many characters."""
-    return fill(
-        "A virtual machine is being moved, from one process to another on this machine, and "
-        f"already runs at its new place while its memory follows in pages of "
-        f"{format_bytes(PAGE_BYTES)}. It needs page {FIRST} now: that goes first, and page "
-        f"{HALF_SENT}, of which {_SHARES[SHARE]} was sent, is left half-sent. Next it needs that "
-        f"very page {HALF_SENT}, and {REQUESTS - 2} others. How long it waits for page "
-        f"{HALF_SENT} depends on what the sender does with that request:",
+    lines = wrapped(
+        "A running virtual machine is being moved between two processes on this machine. It "
+        f"already runs in the new one while its memory follows, in pages of "
+        f"{format_bytes(PAGE_BYTES)}. It touches page {FIRST}, which has not arrived yet: the "
+        f"sender leaves page {HALF_SENT}, of which {_SHARES[SHARE]} is sent, and sends page "
+        f"{FIRST} first. Then the machine touches that half-sent page {HALF_SENT}, and "
+        f"{REQUESTS - 2} others. How long it waits for page {HALF_SENT} depends on what the "
+        "sender does with that request:",
         width,
     )
+    return "\n".join(lines)
 
 
 def _fate(case: Case) -> str:
     """Return what became of the request for the half-sent page."""
     return {
-        "drop": f"forgets it until no other request is left, after {_pages(case.ahead)}",
-        "ordered": f"finishes the page at once, in its turn, after {_pages(case.ahead)}",
+        "drop": f"forgets it until no other request is left: {_first(case.ahead)}",
+        "ordered": f"finishes the page when its turn comes: {_first(case.ahead)}",
         "critical-first": "sends just the 4 KiB that are needed, and the rest later",
     }[case.policy]
 
 
 def _pages(count: int) -> str:
-    return f"{count} other {'page' if count == 1 else 'pages'}"
+    return counted(count, "other page", "other pages")
+
+
+def _first(count: int) -> str:
+    return f"{_pages(count)} {'goes' if count == 1 else 'go'} first"
 
 
 def bars(cases: Sequence[Case], width: int = WIDTH) -> str:
@@ -56,7 +61,7 @@ def bars(cases: Sequence[Case], width: int = WIDTH) -> str:
         bar = "#" * max(1, round(case.wait_us / most * bar_chars))
         lines += [
             f"  {case.policy:<{_NAME_CHARS - 2}} {time_us(case.wait_us):>{_TIME_CHARS - 1}}  {bar}",
-            fill(_fate(case), width, initial_indent=indent, subsequent_indent=indent),
+            *wrapped(_fate(case), width, indent),
         ]
     return "\n".join(lines)
 
@@ -79,24 +84,24 @@ def sentences(cases: Sequence[Case], command: str, page: str | None) -> tuple[st
 
 def _what_happened(of: Mapping[str, Case]) -> str:
     return (
-        f"What happened: page {HALF_SENT} was asked for while it lay half-sent; `drop` put that "
-        f"request off until {_pages(of['drop'].ahead)} had gone, `ordered` sent "
+        f"What happened: page {HALF_SENT} was requested while it was half-sent; `drop` put that "
+        f"request off until {_pages(of['drop'].ahead)} had been sent, `ordered` sent "
         f"{_pages(of['ordered'].ahead)} and then the rest of this one, from the byte where it had "
-        "stopped, and `critical-first` sent the missing 4 KiB alone."
+        "stopped, and `critical-first` sent only the 4 KiB that were needed."
     )
 
 
 def _what_it_cost(of: Mapping[str, Case]) -> str:
     drop, ordered, critical = (of[name].wait_us for name in ("drop", "ordered", "critical-first"))
     times = drop / max(ordered, 1.0)
-    longer = f"{times:.3g} times as long" if times > 1 else "here no longer"
+    longer = f"{times:.3g} times as long as" if times > 1 else "no longer than"
     twice = sum(case.bytes_sent_twice for case in of.values())
-    nothing = f"{format_bytes(twice)} went twice" if twice else "nothing was sent twice"
+    nothing = f"{format_bytes(twice)} were sent twice" if twice else "nothing was sent twice"
     return (
-        f"What it cost: with `drop` the processor that needed the page stood still for "
-        f"{time_us(drop)}, {longer} as with `ordered` ({time_us(ordered)}; `critical-first`: "
-        f"{time_us(critical)}), and it would be longer still with more requests behind it; "
-        f"{nothing}."
+        f"What it cost: the processor that needed page {HALF_SENT} stood still for "
+        f"{time_us(drop)} with `drop`, {longer} with `ordered` ({time_us(ordered)}), and for "
+        f"{time_us(critical)} with `critical-first`; each further request would add to the wait "
+        f"with `drop`; {nothing}."
     )
 
 
@@ -112,7 +117,7 @@ def small_print(cases: Sequence[Case]) -> str:
     return (
         f"Measured in this run: the times, each from when the sender had the request for page "
         f"{HALF_SENT} until the processor went on; the order of the pages; and that all "
-        f"{format_bytes(compared)} of memory were the same on both sides in the end, in each of "
+        f"{format_bytes(compared)} of memory was the same on both sides in the end, in each of "
         f"the {len(cases)} runs. Arranged: which pages are needed and when (everything stands "
         f"still at byte {round(SHARE * PAGE_BYTES):,} of page {HALF_SENT} until the sender has "
         f"all {REQUESTS} requests); the link of {LINK_WORDS}, which this program makes; and the "
@@ -123,7 +128,7 @@ def small_print(cases: Sequence[Case]) -> str:
 def story(cases: Sequence[Case], command: str, page: str | None = None, width: int = WIDTH) -> str:
     """Return all that is printed when the runs are over; arguments as of `sentences`."""
     told = "\n\n".join(
-        fill(text, width, break_on_hyphens=False, break_long_words=False)
+        "\n".join(wrapped(text, width, break_long_words=False))
         for text in (*sentences(cases, command, page), small_print(cases))
     )
     return f"{bars(cases, width)}\n\n{told}\n"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from textwrap import wrap
 
 from protocol.errors import MemoryLost, MigrationError, PolicySwitchedOff, WrongMemory
 from protocol.report import STAGE_WORDS
 from protocol.text import one_line
 from scripts.figures.compared import Outcome, Runs, failed, good
 from scripts.screen.facts import Facts, facts_of
-from scripts.screen.words import counted, percent, time_us
+from scripts.screen.words import counted, percent, time_us, wrapped
 
 # The worst first: which exit status a comparison has whose runs ended with several.
 _WORST = (
@@ -126,7 +125,7 @@ def verdicts(runs: Runs) -> str:
             f" The longest wait was shortest with {best} ({time_us(longest_us[best])}) and "
             f"longest with {worst} ({time_us(longest_us[worst])})."
         )
-    lines = wrap(text, 79)
+    lines = wrapped(text, 79)
     width = max(map(len, runs))
     lines += [f"  {name:<{width}}  {', '.join(_told(told))}" for name, told in facts.items()]
     lines += [f"  FAILED {line}" for line in failures_of(runs)]
@@ -139,17 +138,18 @@ def _told(facts: Sequence[Facts]) -> Iterator[str]:
         yield "no run ended well"
         return
     waiting = _median(each.waiting_share for each in facts)
-    yield f"waited {percent(waiting)} of postcopy" if waiting is not None else "no wait told"
+    waited = f"waited {percent(waiting)} of postcopy" if waiting is not None else "no wait recorded"
     stage_ms = {
         stage: sum(each.stage_ms.get(stage, 0.0) for each in facts) for stage in STAGE_WORDS
     }
     total_ms = sum(stage_ms.values())
     if total_ms:
         stage = max(stage_ms, key=lambda name: stage_ms[name])
-        yield f"{STAGE_WORDS[stage]} {percent(stage_ms[stage] / total_ms)}"
+        waited += f" ({percent(stage_ms[stage] / total_ms)} of that: {STAGE_WORDS[stage]})"
+    yield waited
     used = _median(each.link_share for each in facts)
     if used is not None:
-        yield f"link used {percent(used)}"
+        yield f"used {percent(used)} of the link"
 
 
 def _median(shares: Iterable[float | None]) -> float | None:

@@ -36,16 +36,19 @@ def outcome_of(facts: Facts) -> tuple[str, str]:
     place = _PLACES.get(facts.guest_side, "")
     why = f": {facts.reason}" if facts.reason else ""
     if facts.lost_bytes:
-        return BAD, f"MEMORY LOST: {format_bytes(facts.lost_bytes)} of the guest are gone{why}."
+        return (
+            BAD,
+            f"MEMORY LOST: {format_bytes(facts.lost_bytes)} of the guest's memory is gone{why}.",
+        )
     if facts.verified is False:
         return BAD, f"WRONG MEMORY: what arrived is not what was sent{why}."
     if facts.status == COMPLETED and facts.verified:
-        return GOOD, f"Verified: the guest has moved, and all {memory} are the same on both sides."
+        return GOOD, f"Verified: the guest has moved, and all {memory} is the same on both sides."
     if facts.status == COMPLETED:
-        return OPEN, f"Completed, not verified: nobody here compared all {memory}."
+        return OPEN, f"Completed, but not verified: not all {memory} was compared here."
     if facts.status in {FAILED, CANCELLED}:
         return BAD, f"{facts.status.upper()}{why}. {place}".strip()
-    return OPEN, f"Not finished{why}: the last state told is {facts.status}."
+    return OPEN, f"Not finished{why}: the last recorded state is {facts.status}."
 
 
 def _say_downtime(facts: Facts) -> Iterator[str]:
@@ -56,7 +59,7 @@ def _say_downtime(facts: Facts) -> Iterator[str]:
 def _say_waits(facts: Facts) -> Iterator[str]:
     if not facts.has_postcopy:
         if facts.status == COMPLETED:
-            yield "All of it went in precopy: no vCPU waited for a page."
+            yield "All memory was sent in precopy: no vCPU waited for a page."
         return
     if not facts.waits:
         yield "No vCPU waited for a page."
@@ -66,14 +69,14 @@ def _say_waits(facts: Facts) -> Iterator[str]:
     waits += time_us(facts.longest_us)
     mostly = ""
     if stage is not None:
-        mostly = f"; the largest part of it: {STAGE_WORDS[stage[0]]} ({percent(stage[1])})"
+        mostly = f"; the largest part: {STAGE_WORDS[stage[0]]} ({percent(stage[1])})"
     if share is None:
         yield f"Pages were waited for: {waits}{mostly}."
         return
     who = "Its vCPU" if facts.vcpus == 1 else f"Its {facts.vcpus} vCPUs"
     yield (
-        f"{who} waited {percent(share)} of the {time_ms(facts.postcopy_ms)} of postcopy: "
-        f"{waits}{mostly}."
+        f"{who} spent {percent(share)} of the {time_ms(facts.postcopy_ms)} of postcopy waiting "
+        f"for pages: {waits}{mostly}."
     )
 
 
@@ -83,27 +86,27 @@ _SIDES = {"source": "the source's", "dest": "the destination's"}
 def _say_rate(facts: Facts) -> Iterator[str]:
     if not facts.bytes_per_second:
         return
-    rate = f"Memory went at {facts.bytes_per_second / 1e6:.3g} MB/s"
+    rate = f"Memory was sent at {facts.bytes_per_second / 1e6:.3g} MB/s"
     if facts.link_share is not None:
         rate += f", {percent(facts.link_share)} of the link"
     bound = facts.bound
     if bound == "link":
-        yield f"{rate}, which was the limit."
+        yield f"{rate}: the link was the limit."
     elif bound == "limit":
-        yield f"{rate}; the user's limits were {_limits(facts)}."
+        yield f"{rate}, with {_limits(facts)}."
     elif bound:
         busy = facts.source if bound == "source" else facts.dest
         assert busy is not None
         waited = (
-            f" and waited for a processor {percent(busy.waiting)} of it" if busy.waiting else ""
+            f" and waited for a processor another {percent(busy.waiting)}" if busy.waiting else ""
         )
         yield (
-            f"{rate}; {_SIDES[bound]} processor was the limit: it ran "
+            f"{rate}; {_SIDES[bound]} processor was the limit: its thread ran "
             f"{percent(busy.running)} of the time{waited}."
         )
     elif facts.source is not None and facts.dest is not None:
         yield (
-            f"{rate}; nothing that is measured was used up (processors: source "
+            f"{rate}; no limit that is measured was reached (processors: source "
             f"{percent(facts.source.total)}, destination {percent(facts.dest.total)})."
         )
     else:
@@ -126,8 +129,8 @@ def _say_breaks(facts: Facts) -> Iterator[str]:
     if facts.paused_ms:
         costs.append(f"{time_ms(facts.paused_ms)} without a connection")
     if facts.resent_bytes:
-        costs.append(f"{format_bytes(facts.resent_bytes)} that went again")
-    cost = f", which cost {' and '.join(costs)}" if costs else ""
+        costs.append(f"{format_bytes(facts.resent_bytes)} sent again")
+    cost = f": {', '.join(costs)}" if costs else ""
     yield f"It was interrupted and resumed {counted(facts.breaks, 'time', 'times')}{cost}."
 
 
@@ -141,14 +144,14 @@ def _say_try(facts: Facts) -> Iterator[str]:
     if stage[0] == "postponed":
         yield "Try --policy ordered: it serves each request in its turn."
     elif stage[0] == "broken":
-        yield "Try a network that does not break: most of the waiting was for a connection."
+        yield "Try a more reliable network: most of the waiting was for a connection."
     elif stage[0] in {"queue", "send", "receive"}:
         if facts.policy != "critical-first" and facts.page_bytes > 4096:
-            yield "Try --policy critical-first: it sends the 4 KiB that a vCPU needs first."
+            yield "Try --policy critical-first: it first sends the 4 KiB that the vCPU touched."
         elif facts.bound == "link":
-            yield "Try a faster link: with all pages as small as can be it is what is left."
+            yield "Try a faster link: what is sent on request is as small as it can be."
     elif facts.bound in _SIDES:
-        yield f"Try again with less on this machine: {_SIDES[facts.bound]} processor was busy."
+        yield f"Try again with less load on this machine: {_SIDES[facts.bound]} processor was busy."
 
 
 def sentences_on(facts: Facts) -> Iterator[Sentence]:

@@ -9,7 +9,7 @@ from guest.spec import PYTHON
 from protocol.units import format_bytes
 from scripts.screen.facts import facts_of
 from scripts.screen.verdict import judge
-from scripts.screen.words import counted, time_ms, time_us
+from scripts.screen.words import counted, time_ms, time_us, wrapped
 
 Report = dict[str, Any]
 
@@ -40,7 +40,7 @@ def _items(report: Report) -> dict[str, str]:
         "status": _status(report),
         "policy": _policy(own),
         **({"guest": _guest(own)} if own["guest"] != PYTHON or own["guest-reason"] else {}),
-        **({"link": link_title(own["link"])} if "link" in own else {}),
+        **({"link": link_words(own["link"])} if "link" in own else {}),
         "time": _times(report),
         **({"model": _model(own["simulated"])} if "simulated" in own else {}),
         **_trace(own["switch-over"]),
@@ -68,7 +68,7 @@ def _qemu_items(report: Report) -> dict[str, str]:
         "status": report["status"],
         "source": f"QEMU, machine {own['machine']}",
         "policy": f"{own['policy']}, placement {own['placement']}, backing {own['backing']}",
-        "time": f"{total}, of it setup {setup}",
+        "time": f"{total}, including setup {setup}",
         "memory": f"{guest} guest, {came} of pages came at {ram['mbps'] / 8:.0f} MB/s",
         "channels": _channels(own["channels"]),
         "page requests": requests if own["requests"]["received"] else "none",
@@ -79,20 +79,26 @@ def _qemu_items(report: Report) -> dict[str, str]:
 
 
 def link_title(link: dict[str, Any]) -> str:
-    """Return what a report says of the link between the sides, for a person."""
+    """Return what a report says of the link between the sides, in a sentence."""
+    return f"link of {link_words(link)}"
+
+
+def link_words(link: dict[str, Any]) -> str:
+    """Return the rate of a link and what else a report says of it, for a person."""
     kinds = {"namespaces": "network namespaces", "proxy": "a proxy", "modelled": "modelled"}
-    rate = f"{link['bytes-per-second'] * 8 / 1e6:.6g} Mbit/s"
+    mbits = link["bytes-per-second"] * 8 / 1e6
+    rate = f"{mbits / 1000:g} Gbit/s" if mbits >= 1000 else f"{mbits:.6g} Mbit/s"
     # Reports of before said nothing of a queue, and a proxy has no other.
     queue = f", {link['queue']}" if link["kind"] != "proxy" and "queue" in link else ""
     rtt = f", RTT {link['rtt-ms']:g} ms" if "rtt-ms" in link else ""
     loss = f", loss {link['loss']:.3g}" if "loss" in link else ""
-    return f"link of {rate}{queue}{rtt}{loss} ({kinds[link['kind']]})"
+    return f"{rate}{queue}{rtt}{loss} ({kinds[link['kind']]})"
 
 
 def _item(name: str, text: str, width: int) -> str:
     """Return an item's lines: its name stands before the first, the others below that."""
     room = width - _NAME_CHARS
-    lines = [line for whole in text.split("\n") for line in wrap(whole, room)] or [""]
+    lines = [line for whole in text.split("\n") for line in wrapped(whole, room)] or [""]
     indent = "\n" + " " * _NAME_CHARS
     return f"{name:<{_NAME_CHARS}}{indent.join(lines)}\n"
 
@@ -130,7 +136,9 @@ def _model(simulated: dict[str, Any]) -> str:
 
 def _times(report: Report) -> str:
     total, setup = time_ms(report["total-time"]), time_ms(report["setup-time"])
-    return f"{total}, of it setup {setup}, downtime {time_ms(report['midstream']['downtime-ms'])}"
+    return (
+        f"{total}, including setup {setup}; downtime {time_ms(report['midstream']['downtime-ms'])}"
+    )
 
 
 def _trace(switch_over: dict[str, Any]) -> dict[str, str]:

@@ -7,11 +7,11 @@ All views say the same because all take it from here: `facts` has what a verdict
 from __future__ import annotations
 
 from dataclasses import dataclass
-from textwrap import fill
 from typing import Any
 
 from scripts.screen.facts import Facts, facts_of
 from scripts.screen.sentences import Sentence, outcome_of, sentences_on
+from scripts.screen.words import wrapped
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,9 @@ class Verdict:
     def in_lines(self, width: int) -> str:
         """Return all of it in lines of at most so many characters."""
         first, *others = (sentence.text for sentence in self.sentences)
-        lines = [fill(first, width, break_on_hyphens=False)]
-        lines += [
-            fill(text, width, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-            for text in others
-        ]
+        lines = wrapped(first, width)
+        for text in others:
+            lines += wrapped(text, width, "  ")
         return "".join(f"{line}\n" for line in lines)
 
     def to_plain(self) -> dict[str, Any]:

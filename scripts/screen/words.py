@@ -1,6 +1,9 @@
-"""Figures as people read them: times, shares, numbers of things."""
+"""Figures as people read them: times, shares, numbers of things, and lines that hold them."""
 
 from __future__ import annotations
+
+import re
+from textwrap import wrap
 
 # Units of time, each up to a little below the next one: rounding would lead there.
 _UNITS_US = (
@@ -40,5 +43,18 @@ def percent(share: float) -> str:
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """Return so many of something, such as `1 page` or `2 pages`."""
-    return f"{number} {one if number == 1 else many}"
+    """Return so many of something, such as `1 page` or `2,520 pages`."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
+# Between a number and its unit.
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:us|ms|s|min|h|B|[KMGT]iB|[kMG]?B/s|[kMG]?bit/s)\b|%)")
+
+
+def wrapped(text: str, width: int, indent: str = "", *, break_long_words: bool = True) -> list[str]:
+    """Return a text in lines of at most so many characters, each number with its unit."""
+    lines = wrap(
+        _BEFORE_UNIT.sub("\u00a0", text), width, initial_indent=indent, subsequent_indent=indent,
+        break_on_hyphens=False, break_long_words=break_long_words,
+    )  # fmt: skip
+    return [line.replace("\u00a0", " ") for line in lines]

@@ -15,6 +15,14 @@ from scripts.views.causes import breaks_ns, lost_bytes, reason_of, status_of
 from scripts.views.history import VCPU, History
 from scripts.views.records import DEST, SOURCE, Wait
 
+# States after which a side tells no more, or waits to go on.
+_ENDS = frozenset(
+    {
+        *(State.COMPLETED.value, State.FAILED.value, State.CANCELLED.value),
+        State.POSTCOPY_PAUSED.value,
+    }
+)
+
 
 def verdict_of(history: History) -> Verdict:
     """Return the verdict on a run."""
@@ -32,6 +40,7 @@ def facts_of_events(history: History) -> Facts:
     return Facts(
         status=status,
         reason=reason_of(history),
+        guest_side=_guest_side(history),
         verified=bool(told["equal"] and not told["mismatches"]) if told else None,
         ram_bytes=sum(block.length_bytes for block in history.blocks.values()),
         lost_bytes=lost_bytes(history),
@@ -54,6 +63,23 @@ def facts_of_events(history: History) -> Facts:
         breaks=len(breaks),
         paused_ms=sum(back - lost for lost, back in breaks) / 1e6,
     )
+
+
+def _guest_side(history: History) -> str:
+    """Return which side has the guest in the end; empty where that is not certain.
+
+    The destination says when it runs it, and a source that never stopped it has it still.  One that
+    has not told how it ended may be gone, and the guest with it.
+    """
+    told = {(note.side, note.event) for note in history.notes}
+    if (DEST, events.GuestRun.event) in told:
+        side = DEST
+    elif (SOURCE, events.GuestStop.event) in told:
+        side = SOURCE if (SOURCE, events.GuestRun.event) in told else ""
+    else:
+        side = SOURCE
+    states = history.states(side) if side else []
+    return side if states and states[-1][1] in _ENDS else ""
 
 
 def _last(history: History, event: str) -> Mapping[str, Any]:

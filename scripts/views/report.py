@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 # A report is some kilobytes, and all others begin as they begin.
 _LOOKED_AT_BYTES_MAX = 1 << 20
+# On a terminal that is narrower than this, lines wrap as it likes.
+_WIDTH_MIN = 30
 
 
 @click.command(
@@ -98,8 +100,9 @@ def _print_tables(runs: Sequence[Run]) -> None:
     console = Console()
     for name, history in runs:
         # A file's name is a text, and so is a reason: neither holds markup.
-        title = f"{name}: " if len(runs) > 1 else ""
-        console.print(f"{title}{verdict_of(history).text}", markup=False, highlight=False)
+        title = f"{name}:\n" if len(runs) > 1 else ""
+        verdict = verdict_of(history).in_lines(max(min(console.width, 80) - 1, _WIDTH_MIN))
+        console.print(f"{title}{verdict}", markup=False, highlight=False)
     console.print(summary_table(runs))
     if any(history.waits for _, history in runs):
         console.print(stage_table(runs))

@@ -23,7 +23,7 @@ def test_it_tells_and_writes_what_came_of_the_page(lab: Lab, tmp_path: Path) -> 
         f"run {number} of 3: {policy}" for number, policy in enumerate(POLICIES, 1)
     ]
     text = " ".join(done.output.split())
-    assert "page 5 was asked for while it lay half-sent" in text
+    assert "page 5 was requested while it was half-sent" in text
     assert "open page.html in a browser" in text
     report = read_report(tmp_path / "demo.json")
     assert (report["schema"], report["status"]) == ("midstream-demo/1", "completed")

@@ -47,10 +47,10 @@ def test_the_first_screen_has_no_jargon_and_no_line_that_is_too_long(width: int)
 def test_each_policy_is_told_with_its_wait_and_what_it_did() -> None:
     """The output alone says that a half-sent page was asked for, and what became of it."""
     text = " ".join(story(cases(9e5, 3e4, 5e3), "midstream").split())
-    assert "page 5 was asked for while it lay half-sent" in text
-    assert "`drop` put that request off until 39 other pages had gone" in text
+    assert "page 5 was requested while it was half-sent" in text
+    assert "`drop` put that request off until 39 other pages had been sent" in text
     assert "`ordered` sent 1 other page and then the rest of this one" in text
-    assert "stood still for 900 ms, 30 times as long as with `ordered` (30 ms" in text
+    assert "stood still for 900 ms with `drop`, 30 times as long as with `ordered` (30 ms" in text
 
 
 def test_what_to_try_next_is_how_this_user_types_it() -> None:

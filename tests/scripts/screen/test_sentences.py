@@ -29,7 +29,7 @@ def said(facts: Facts) -> dict[str, str]:
         ({"verified": False}, BAD, "WRONG MEMORY: what arrived is not what was sent."),
         (
             {"verified": None}, OPEN,
-            "Completed, not verified: nobody here compared all 256 MiB of its memory.",
+            "Completed, but not verified: not all 256 MiB of its memory was compared here.",
         ),
         (
             {"status": "failed", "verified": None, "reason": "no route", "guest_side": "source"},
@@ -41,11 +41,11 @@ def said(facts: Facts) -> dict[str, str]:
         ),
         (
             {"status": "failed", "lost_bytes": 3 << 20, "reason": "the source is gone"}, BAD,
-            "MEMORY LOST: 3 MiB of the guest are gone: the source is gone.",
+            "MEMORY LOST: 3 MiB of the guest's memory is gone: the source is gone.",
         ),
         (
             {"status": "postcopy-active", "verified": None}, OPEN,
-            "Not finished: the last state told is postcopy-active.",
+            "Not finished: the last recorded state is postcopy-active.",
         ),
     ],
 )  # fmt: skip
@@ -61,21 +61,21 @@ def test_what_bounded_it() -> None:
     """A full link, the user's limits, a processor that was used up or waited for, or nothing."""
     slow = replace(GOOD_RUN, bytes_per_second=60e6)
     assert (
-        "nothing that is measured was used up (processors: source 40 %, destination 20 %)"
+        "no limit that is measured was reached (processors: source 40 %, destination 20 %)"
         in (said(slow)["rate"])
     )
     busy = replace(slow, dest=Busy(0.5, 0.4))
     assert said(busy)["rate"] == (
-        "Memory went at 60 MB/s, 48 % of the link; the destination's processor was the limit: it "
-        "ran 50 % of the time and waited for a processor 40 % of it."
+        "Memory was sent at 60 MB/s, 48 % of the link; the destination's processor was the limit: "
+        "its thread ran 50 % of the time and waited for a processor another 40 %."
     )
     assert "the source's processor was the limit" in said(
         replace(busy, source=Busy(0.95, 0.0))
     )["rate"]  # fmt: skip
     limited = replace(busy, limits=(50_000_000, 0))
-    assert said(limited)["rate"].endswith("; the user's limits were --max-bandwidth 50 MB/s.")
+    assert said(limited)["rate"].endswith(", with --max-bandwidth 50 MB/s.")
     unknown = replace(slow, source=None, dest=None, link_bytes_per_second=0)
-    assert said(unknown)["rate"] == "Memory went at 60 MB/s."
+    assert said(unknown)["rate"] == "Memory was sent at 60 MB/s."
     assert "rate" not in said(replace(slow, bytes_per_second=0.0))
 
 
@@ -83,8 +83,7 @@ def test_what_breaks_cost() -> None:
     """How often, for how long, and what went again; what is not known is not said."""
     broken = replace(GOOD_RUN, breaks=2, paused_ms=1500.0, resent_bytes=3 << 20)
     assert said(broken)["breaks"] == (
-        "It was interrupted and resumed 2 times, which cost 1.5 s without a connection and 3 MiB "
-        "that went again."
+        "It was interrupted and resumed 2 times: 1.5 s without a connection, 3 MiB sent again."
     )
     once = replace(GOOD_RUN, breaks=1)
     assert said(once)["breaks"] == "It was interrupted and resumed 1 time."
@@ -93,11 +92,13 @@ def test_what_breaks_cost() -> None:
 def test_precopy_alone_and_postcopy_without_waits() -> None:
     """Nobody waits for what has come before; where somebody could have and did not, it is said."""
     assert said(replace(GOOD_RUN, has_postcopy=False, waits=0))["waits"] == (
-        "All of it went in precopy: no vCPU waited for a page."
+        "All memory was sent in precopy: no vCPU waited for a page."
     )
     assert said(replace(GOOD_RUN, waits=0))["waits"] == "No vCPU waited for a page."
     one = said(replace(GOOD_RUN, vcpus=1, waits=1, stage_ms={}))["waits"]
-    assert one.startswith("Its vCPU waited 100 % of the 1.2 s of postcopy: 1 wait, median")
+    assert one.startswith(
+        "Its vCPU spent 100 % of the 1.2 s of postcopy waiting for pages: 1 wait, "
+    )
     # Between two QEMUs requests are seen, and no vCPUs.
     assert said(replace(GOOD_RUN, vcpus=0))["waits"].startswith("Pages were waited for: 161 waits")
 
@@ -106,12 +107,12 @@ def test_precopy_alone_and_postcopy_without_waits() -> None:
     ("changes", "words"),
     [
         ({"stage_ms": {"postponed": 1.0}, "policy": "drop"}, "--policy ordered"),
-        ({"stage_ms": {"broken": 1.0}}, "a network that does not break"),
+        ({"stage_ms": {"broken": 1.0}}, "a more reliable network"),
         ({"policy": "critical-first"}, "a faster link"),
         ({"policy": "critical-first", "bytes_per_second": 1e6}, ""),
         (
             {"stage_ms": {"detect": 1.0}, "bytes_per_second": 1e6, "dest": Busy(0.5, 0.5)},
-            "less on this machine",
+            "less load on this machine",
         ),
         ({"waited_ms": 1.0}, ""),
         ({"status": "failed"}, ""),

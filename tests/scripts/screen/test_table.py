@@ -75,10 +75,10 @@ def test_a_link_of_its_own_is_told(kind: str, words: str) -> None:
     told = report()
     assert "link" not in rows(table(told))
     told["midstream"]["link"] = {"kind": kind, "bytes-per-second": 125_000_000, "queue": "fifo"}
-    assert rows(table(told))["link"] == f"link of 1000 Mbit/s{words}"
+    assert rows(table(told))["link"] == f"1 Gbit/s{words}"
     # Those who wrote a report before there was a choice said nothing of a queue.
     del told["midstream"]["link"]["queue"]
-    assert rows(table(told))["link"] == f"link of 1000 Mbit/s{words.replace(', fifo', '')}"
+    assert rows(table(told))["link"] == f"1 Gbit/s{words.replace(', fifo', '')}"
 
 
 def test_a_guest_of_another_kind_is_told() -> None:
@@ -110,7 +110,7 @@ def test_figures_stand_with_their_units() -> None:
     }  # fmt: skip
     items = rows(table(good))
     assert items["status"] == "completed, verified"
-    assert items["time"] == "331 ms, of it setup 198 ms, downtime 2.04 ms"
+    assert items["time"] == "331 ms, including setup 198 ms; downtime 2.04 ms"
     assert items["memory"] == "64 MiB guest, 65 MiB of pages sent at 100 MB/s 1 precopy pass"
     assert items["channels"] == "precopy 1 MiB, postcopy 2 KiB, return path 3 B"
     assert items["page requests"] == (

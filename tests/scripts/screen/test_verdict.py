@@ -20,13 +20,13 @@ def test_a_good_run_is_told_whole() -> None:
     """Verified, downtime, waits and what they were for, what bounded it, what to try."""
     assert judge(GOOD_RUN).tone == GOOD
     assert dict(judge(GOOD_RUN).sentences) == {
-        "outcome": "Verified: the guest has moved, and all 256 MiB of its memory are the same on "
+        "outcome": "Verified: the guest has moved, and all 256 MiB of its memory is the same on "
         "both sides.",
         "downtime": "Downtime: 2.86 ms.",
-        "waits": "Its 4 vCPUs waited 87 % of the 1.2 s of postcopy: 161 waits, median 70 ms, "
-        "longest 90 ms; the largest part of it: waiting for its turn (60 %).",
-        "rate": "Memory went at 118 MB/s, 94 % of the link, which was the limit.",
-        "try": "Try --policy critical-first: it sends the 4 KiB that a vCPU needs first.",
+        "waits": "Its 4 vCPUs spent 87 % of the 1.2 s of postcopy waiting for pages: 161 waits, "
+        "median 70 ms, longest 90 ms; the largest part: waiting for its turn (60 %).",
+        "rate": "Memory was sent at 118 MB/s, 94 % of the link: the link was the limit.",
+        "try": "Try --policy critical-first: it first sends the 4 KiB that the vCPU touched.",
     }
 
 
@@ -81,7 +81,7 @@ def test_no_sentence_says_more_than_its_figures(facts: Facts) -> None:
         assert facts.verified
         assert not facts.lost_bytes
     rate = told.get("rate", "")
-    if ", which was the limit" in rate:
+    if ": the link was the limit" in rate:
         assert facts.bytes_per_second >= LINK_FULL * facts.link_bytes_per_second > 0
     for name, busy in (("source", facts.source), ("destination", facts.dest)):
         if f"the {name}'s processor was the limit" in rate:
@@ -94,9 +94,9 @@ def test_no_sentence_says_more_than_its_figures(facts: Facts) -> None:
         assert any(
             STAGE_WORDS[name] in waits and facts.stage_ms[name] == stage for name in facts.stage_ms
         )
-    if " of postcopy: " in waits:
+    if " of postcopy waiting " in waits:
         share = facts.waited_ms / (facts.vcpus * facts.postcopy_ms)
-        assert f"waited {percent(min(share, 1.0))} of the {time_ms(facts.postcopy_ms)}" in waits
+        assert f"spent {percent(min(share, 1.0))} of the {time_ms(facts.postcopy_ms)}" in waits
         assert f"longest {time_us(facts.longest_us)}" in waits
     assert ("breaks" in told) == (facts.breaks > 0)
     if "try" in told:
@@ -105,7 +105,7 @@ def test_no_sentence_says_more_than_its_figures(facts: Facts) -> None:
     assert all(len(line) < 80 for line in verdict.text.splitlines())
     # What is said in numbers for machines is what is said in words.
     plain = verdict.to_plain()
-    assert (plain["bound"] == "link") == (", which was the limit" in rate)
+    assert (plain["bound"] == "link") == (": the link was the limit" in rate)
     assert plain["sentences"] == [text for _, text in verdict.sentences]
     assert not re.search(r"None|nan|inf\b", verdict.text)
 

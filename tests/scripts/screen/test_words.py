@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.screen.words import counted, percent, time_ms, time_us
+from scripts.screen.words import counted, percent, time_ms, time_us, wrapped
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,19 @@ def test_times_have_the_unit_that_fits(us: float, text: str) -> None:
 def test_milliseconds_are_said_as_microseconds_are() -> None:
     """A time is told the same way, whatever it was counted in."""
     assert [time_ms(each) for each in (0.0421, 2.857, 1304.0)] == ["42.1 us", "2.86 ms", "1.3 s"]
+
+
+def test_many_things_are_grouped_by_thousands() -> None:
+    """Nobody counts digits."""
+    assert counted(2520, "wait", "waits") == "2,520 waits"
+
+
+def test_a_number_stays_with_its_unit() -> None:
+    """No line ends between the two, none within a word's hyphen, and none is too long."""
+    text = "page 5 is half-sent: 73 % of 104 MiB in 1.2 s at 91 MB/s, 3 pages"
+    for width in range(12, len(text) + 3):
+        lines = wrapped(text, width, "  ")
+        assert " ".join(line.strip() for line in lines) == text
+        assert max(map(len, lines)) <= width
+        for kept in ("half-sent:", "73 %", "104 MiB", "1.2 s", "91 MB/s"):
+            assert any(kept in line for line in lines), (width, kept)

@@ -116,7 +116,7 @@ def test_a_story_is_told_by_its_events_alone() -> None:
     assert facts.source is None
     assert facts.bytes_per_second == 0
     assert "rate" not in told
-    assert told["waits"].startswith(f"Its {facts.vcpus} vCPUs waited ")
+    assert told["waits"].startswith(f"Its {facts.vcpus} vCPUs spent ")
 
 
 def test_what_was_told_last_counts_where_events_end_too_soon() -> None:
@@ -126,7 +126,9 @@ def test_what_was_told_last_counts_where_events_end_too_soon() -> None:
         event for event in events
         if (event["event"], event.get("state")) != ("state", "completed")
     ]  # fmt: skip
-    assert dict(verdict_of_events(cut))["outcome"].startswith("Not finished: the last state told ")
+    assert dict(verdict_of_events(cut))["outcome"].startswith(
+        "Not finished: the last recorded state "
+    )
     assert verdict_of(History()).tone == "open"
 
 
@@ -147,3 +149,31 @@ def test_two_connections_of_one_break_are_one_pause() -> None:
     facts = facts_from(events)
     assert facts.breaks == 2
     assert facts.paused_ms == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("told", "place"),
+    [
+        ([("source", "state", "failed")], "source"),
+        ([("source", "state", "active"), ("dest", "state", "failed")], ""),
+        ([("source", "guest-stop", ""), ("source", "state", "failed")], ""),
+        (
+            [
+                ("source", "guest-stop", ""), ("source", "guest-run", ""),
+                ("source", "state", "failed"),
+            ],
+            "source",
+        ),
+        ([("dest", "guest-run", ""), ("dest", "state", "postcopy-paused")], "dest"),
+        ([("dest", "guest-run", ""), ("dest", "state", "postcopy-active")], ""),
+    ],
+)  # fmt: skip
+def test_where_the_guest_is_is_said_where_it_is_certain(
+    told: list[tuple[str, str, str]], place: str
+) -> None:
+    """A side that told how it ended has it, or not; of one that fell silent nobody knows."""
+    events = [
+        {"t-ns": number, "side": side, "event": event, **({"state": state} if state else {})}
+        for number, (side, event, state) in enumerate(told)
+    ]
+    assert facts_from(events).guest_side == place

@@ -26,7 +26,7 @@ def test_two_runs_stand_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run(["report", *map(str, paths), f"--html={page}"]) == 0
     # The verdicts, a paragraph each, and then the tables; two blanks and more are between columns.
     *verdicts, tables = capsys.readouterr().out.split("\n\n")
-    assert [text.partition(" the")[0] for text in verdicts] == ["a: Verified:", "b: Verified:"]
+    assert [text.partition(" the")[0] for text in verdicts] == ["a:\nVerified:", "b:\nVerified:"]
     lines = [re.split(r"\s{2,}", line.strip()) for line in tables.splitlines()]
     rows = {name: cells for name, *cells in lines}
     assert lines[0] == ["a", "b"]
