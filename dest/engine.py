@@ -234,7 +234,9 @@ class Engine:
             now_ns: The time.
         """
         block, units = place.span.block, self._units.pages_of(place.span)
-        return self.faults.placed(block, units, last_byte_ns=last_byte_ns, now_ns=now_ns)
+        return self.faults.placed(
+            block, units, last_byte_ns=last_byte_ns, now_ns=now_ns, channel=place.channel
+        )
 
     def completed(self, place: Place) -> Span | None:
         """Report the pages that are whole with a `Place`, once vCPUs were woken; return them.

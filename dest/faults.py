@@ -16,6 +16,7 @@ from enum import Enum
 from itertools import repeat
 
 from dest.trips import Said, Trip, Urgent, Wait
+from protocol.channels import Channel
 from protocol.geometry import PageId, new_page_id
 
 # Waits of which the source has yet to say how their pages were asked for: a peer that never does
@@ -197,7 +198,15 @@ class FaultTable:
             request.urgent_ns = now_ns
         request.queue_us, request.send_us = urgent
 
-    def placed(self, block: int, pages: range, *, last_byte_ns: int, now_ns: int) -> list[int]:
+    def placed(
+        self,
+        block: int,
+        pages: range,
+        *,
+        last_byte_ns: int,
+        now_ns: int,
+        channel: Channel | None = None,
+    ) -> list[int]:
         """Say that pages are placed; return the vCPUs to wake, in the order in which they came.
 
         Args:
@@ -205,6 +214,7 @@ class FaultTable:
             pages: Page indices in the block; a run of base pages may be long, those waited for few.
             last_byte_ns: When the last of their bytes had come.
             now_ns: The time: they are placed.
+            channel: Over which channel that came.
         """
         here = self._requested_in(block, pages)
         if not here:
@@ -216,6 +226,7 @@ class FaultTable:
             wait.last_byte_ns, wait.placed_ns = last_byte_ns, now_ns
             self._waking.setdefault(wait.vcpu, []).append(self._waiting.pop(wait.vcpu))
         for page, trip in here.items():
+            trip.channel = channel
             del self._requests[page]
             is_due = self.is_told and trip.asked_ns is not None and trip.said is None
             if is_due and len(self._untold) < UNTOLD_COUNT_MAX:

@@ -7,7 +7,8 @@ here.  `place` and `wake`: as they say.  `broken`: from a break until the page i
 
 The source tells how long a request was in each of its stages, and when it came by its own clock
 (`dest.waits` says what that is here); what is left is on the way.  So no stage needs a clock that
-both sides share, but for where `request` ends and `receive` begins.
+both sides share, but for where `request` ends and `receive` begins.  Of what it sent twice it tells
+that, too, of the first copy, and what it tells of the copy that is sooner here counts.
 
 None is negative and together they are the wait: what happened before the vCPU touched the page, or
 was noted only after it ran again, takes none of its time.  Pure.
@@ -15,11 +16,13 @@ was noted only after it ran again, takes none of its time.  Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
+from protocol.channels import Channel
 from protocol.geometry import PageId
+from protocol.page_messages import SENT_AGAIN
 from protocol.report import STAGES
 
 Part = tuple[str, int]
@@ -52,6 +55,8 @@ class Said:
         sending_ns: How long its bytes were being handed to the socket.
         behind: The pages that went before it; the first of them, if many.
         behind_count: How many those are in all.
+        first_queued_ns: Of what went again, how long its first copy had waited by then; 0 where it
+            was with the socket before.
     """
 
     answer: str
@@ -61,6 +66,7 @@ class Said:
     sending_ns: int = 0
     behind: tuple[PageId, ...] = ()
     behind_count: int = 0
+    first_queued_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -89,6 +95,7 @@ class Trip:
         urgent_ns: When the first frame came that was sent because of it.
         queue_us: How long it waited at the source, as the head of such a frame says.
         send_us: How long these frames had been on their way to the socket, likewise.
+        channel: Over which channel the last of the page came; None until it has.
         was_asked: The request has gone out at least once.
     """
 
@@ -98,7 +105,18 @@ class Trip:
     urgent_ns: int | None = None
     queue_us: int = 0
     send_us: int = 0
+    channel: Channel | None = None
     was_asked: bool = field(default=False, compare=False)
+
+    @property
+    def said_of_copy(self) -> Said | None:
+        """Word of the source on the copy that came: of two, the first may have been sooner."""
+        said = self.said
+        if said is None or said.answer != SENT_AGAIN or self.channel is not Channel.PRECOPY:
+            return said
+        if said.first_queued_ns:
+            return replace(said, queued_ns=said.first_queued_ns, sending_ns=0)
+        return replace(said, queued_ns=0, sending_ns=0, behind=(), behind_count=0)
 
     def asked(self, now_ns: int) -> None:
         """Note that the request goes out."""
@@ -195,12 +213,12 @@ def _last_round(wait: Wait, begin_ns: int, end_ns: int) -> list[Part]:
     trip = wait.trip
     if trip is None:
         return [("receive", end_ns - begin_ns)]
-    if trip.said is None:
+    if (said := trip.said_of_copy) is None:
         return _in_frames(begin_ns, end_ns, trip.urgent_ns, trip.queue_us, trip.send_us)
-    if trip.said.came_ns >= end_ns:
+    if said.came_ns >= end_ns:
         # The page was here before the source could know that it was asked for.
         return [("receive", end_ns - begin_ns)]
-    return _said(begin_ns, end_ns, trip.said)
+    return _said(begin_ns, end_ns, said)
 
 
 def _said(begin_ns: int, end_ns: int, said: Said) -> list[Part]:

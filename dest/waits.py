@@ -233,13 +233,13 @@ class Waits:
         lengths_us = [length_ns / 1000 for length_ns in stages_ns.values()]
         fields: dict[str, Any] = dict(zip(_STAGES_US, lengths_us, strict=True))
         trip = wait.trip
-        if trip is not None and trip.said is not None:
-            fields["answer"] = trip.said.answer
-            if trip.said.behind_count:
-                fields["behind_count"] = trip.said.behind_count
+        if trip is not None and (said := trip.said_of_copy) is not None:
+            fields["answer"] = said.answer
+            if said.behind_count:
+                fields["behind_count"] = said.behind_count
             # A source that many pages went by knows how many, and of none any more which.
-            if trip.said.behind:
-                behind = (f"{page.block}:{page.index}" for page in trip.said.behind)
+            if said.behind:
+                behind = (f"{page.block}:{page.index}" for page in said.behind)
                 fields["behind"] = " ".join(behind)
         if trip is not None and trip.rounds:
             # What was asked for more than once went through its stages more than once.
@@ -276,6 +276,7 @@ class Waits:
             message.answer, self._offset.here(message.came_ns), message.queued_ns,
             message.postponed_ns, message.sending_ns,
             tuple(PageId(*page) for page in message.behind), message.behind_count,
+            message.first_queued_ns,
         )  # fmt: skip
         for wait in self._faults.said(unit, said, interrupted=message.interrupted):
             self.tell(wait)

@@ -164,10 +164,13 @@ class RequestAnswer(Message, frozen=True, kw_only=True, tag=30):
         queued_ns: How long it then waited for its turn, behind older requests.
         postponed_ns: How long it waited because the policy put it off.
         sending_ns: How long bytes of the page were being handed to the socket.
+            Of what goes again these two are of the second copy.
         told_ns: When this was written.
         interrupted: The connection broke before the page was sent, or may have lost it.
         behind: The pages that went before it, as (block, page); the first of them, if many.
         behind_count: How many those are in all.
+        first_queued_ns: Of what goes again, how long its first copy had waited by then; 0 where
+            that was with the socket before the request came.
     """
 
     block: Count
@@ -182,6 +185,7 @@ class RequestAnswer(Message, frozen=True, kw_only=True, tag=30):
     interrupted: bool = False
     behind: Pages = ()
     behind_count: Count = 0
+    first_queued_ns: Count = 0
 
 
 class SourceTime(Message, frozen=True, kw_only=True, tag=31):

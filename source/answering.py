@@ -76,7 +76,8 @@ class Answering:
         if unit in self._queue:
             self._counts.duplicate += 1
             return Answer.DUPLICATE
-        if lies is Lies.FAR and unit not in self._queue.copied:
+        goes_again = lies is not None and lies is not Lies.NEAR
+        if goes_again and unit not in self._queue.copied:
             self._queue[unit] = job = Job(unit, page, self._channel, now_ns)
             job.is_copy = True
             return Answer.SENT_AGAIN

@@ -167,7 +167,7 @@ class SendEngine:
         answer = self.scheduler.request(page, target_page, now_ns, lies)
         if (tracker := self.telling.tracker) is not None:
             breaks_off = self.scheduler.wants_preemption
-            tracker.asked(page, target_page, answer, now_ns, breaks_off=breaks_off)
+            tracker.asked(page, target_page, answer, now_ns, breaks_off=breaks_off, lies=lies)
         if self._is_heard:
             self._emit(events.PageRequest(block=page.block, page=page.index, answer=answer.value))
         if answer is Answer.URGENT_IN_PLACE:

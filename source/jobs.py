@@ -24,8 +24,10 @@ class Lies(Enum):
 
     # With the stream, and soonest there by it.
     NEAR = "near"
-    # Behind so much that it goes again, and overtakes that.
+    # With it, behind so much that it goes again, and overtakes that.
     FAR = "far"
+    # Not with it yet: it goes again, likewise.
+    UNSENT = "unsent"
 
 
 class Lane(Enum):

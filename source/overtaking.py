@@ -80,7 +80,7 @@ class Overtaking:
         if end is None:
             return None
         if end > sent_bytes:
-            return Lies.FAR
+            return Lies.UNSENT
         assert delivery is not None, "it was not said how the channel delivers"
         rate = delivery.bytes_per_second
         # What is on the wire is in nobody's way.

@@ -20,7 +20,7 @@ from protocol.limits import BEHIND_COUNT_MAX, VCPU_COUNT_MAX
 from protocol.messages import RequestAnswer
 from protocol.page_messages import BOOSTED, POSTPONED, QUEUED
 from protocol.runs import Stretch, overlap
-from source.jobs import Answer, Chunk, Lane, unit_of
+from source.jobs import Answer, Chunk, Lane, Lies, unit_of
 
 # The pages that are remembered as having gone before others; beyond that they are only counted.
 _PAGES_KEPT_MAX = 64
@@ -43,6 +43,8 @@ class _Open:
         sending_ns: How long its bytes have been being handed over.
         since_ns: Since when it is in its present state.
         lane: Where bytes of its page are being handed over, None while it waits.
+        first_waits: It goes again, and its first copy is not with the socket either.  That goes on
+            when no request is queued, so not before the second has gone.
     """
 
     page: PageId
@@ -55,6 +57,7 @@ class _Open:
     sending_ns: int
     since_ns: int
     lane: Lane | None
+    first_waits: bool = False
 
     def go(self, lane: Lane | None, now_ns: int) -> None:
         """Change the state: bytes are handed over in a lane from now on, or it waits."""
@@ -95,7 +98,14 @@ class RequestTracker:
         return len(self._untold)
 
     def asked(
-        self, page: PageId, target_page: int, answer: Answer, now_ns: int, *, breaks_off: bool
+        self,
+        page: PageId,
+        target_page: int,
+        answer: Answer,
+        now_ns: int,
+        *,
+        breaks_off: bool,
+        lies: Lies | None = None,
     ) -> None:
         """Take a request and the scheduler's answer to it.
 
@@ -105,6 +115,7 @@ class RequestTracker:
             answer: What it leads to.
             now_ns: The time.
             breaks_off: What is being sent is about to be broken off for it.
+            lies: Where what goes again lies for the first time.
         """
         unit = unit_of(self._geometry, page, target_page, self._critical)
         if unit in self._open:
@@ -121,6 +132,7 @@ class RequestTracker:
             page, target_page, answer.value, now_ns, first_behind,
             self._page_count if lane is not None else None, 0, 0, now_ns, lane,
         )  # fmt: skip
+        opened.first_waits = answer is Answer.SENT_AGAIN and lies is Lies.UNSENT
         if answer is Answer.ALREADY_SENT:
             opened.behind_end = first_behind
             self._untold.append(self._told_of(opened))
@@ -245,4 +257,5 @@ class RequestTracker:
             told_ns=0,
             behind=tuple((page.block, page.index) for page in islice(pages, BEHIND_COUNT_MAX)),
             behind_count=len(pages) + max(forgotten_count, 0),
+            first_queued_ns=opened.waited_ns + opened.sending_ns if opened.first_waits else 0,
         )

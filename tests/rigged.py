@@ -3,8 +3,14 @@
     stop-at EVENT PAGE   stop this process (SIGSTOP) at an event, once its file has it
     hold-page PAGE BLOCK REQUESTED   the source's background stands a quarter through a page of the
                          first block until a page of a block is requested
-    hold-frame BYTES     of each frame of the source's background so many bytes go, and no more
-                         until the limit of its bandwidth is lifted; there has to be one
+    hold-frame BYTES [PAGES]   of each frame of the source's background so many bytes go, and no
+                         more until the limit of its bandwidth is lifted; there has to be one; so
+                         many target pages go before that
+    stand-at EVENT PAGE FILE TEXT   this process stands at an event until the other side's events
+                         have such a line
+    hold-precopy FILE TEXT   the destination takes no frame on the precopy channel but the first
+                         until the source's events have such a line, and somewhat longer
+    overtake-all         the source takes all that lies in its socket to lie behind much
     lose-page            the source takes a target page that the guest has written to for clean
     misplace-chunk       the destination writes a chunk's bytes to where the chunk before belongs
     place-early          the destination lets vCPUs touch pages that have not come
@@ -40,6 +46,7 @@ import trio
 
 from dest.executor import Executor
 from dest.placement import SimulatedPlacement, UserfaultPlacement
+from dest.receiver import Receiver
 from dest.steps import Place
 from dest.trips import Urgent
 from guest import saving
@@ -47,12 +54,12 @@ from protocol.channels import Channel
 from protocol.errors import ConnectionLost
 from protocol.events import Event
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
-from protocol.messages import PageRequest
+from protocol.messages import PageData, PageRequest, RunData
 from protocol.pageset import PageSet
 from protocol.runs import overlap
 from scripts.links import namespaces
 from scripts.screen.recorder import Recorder
-from source import buffering
+from source import buffering, overtaking
 from source.channel import OutChannel
 from source.commands import Look, Write
 from source.engine import SendEngine
@@ -69,6 +76,8 @@ DELAY_SECONDS = 0.3
 _NOBODY = 65534
 # Far more than a test takes.
 _HELD_NS_MAX = 600 * 10**9
+# More than there is before anything.
+_FAR_BYTES = 1 << 40
 # <linux/prctl.h>
 _PR_SET_DUMPABLE = 4
 
@@ -115,12 +124,56 @@ def hold_page(index: str, block: str, requested: str) -> None:
     SendEngine.allowance = allowance_unless_held  # type: ignore[method-assign]
 
 
-def hold_frame(count: str) -> None:
+def stand_at(event_name: str, page: str, file: str, text: str) -> None:
+    """Rig the recorder, as `stop_at` does."""
+    record = Recorder.__call__
+    is_due = True
+
+    def record_and_stand(self: Recorder, event: Event, /) -> None:
+        nonlocal is_due
+        record(self, event)
+        is_it = event.event == event_name and getattr(event, "page", None) == int(page)
+        if is_it and is_due:
+            is_due = False
+            self.flush()
+            _wait_for(file, text.encode())
+
+    Recorder.__call__ = record_and_stand  # type: ignore[method-assign]
+
+
+def hold_precopy(file: str, text: str) -> None:
+    """Rig the destination."""
+    is_due = True
+
+    def late(name: str) -> None:
+        receive = getattr(Receiver, name)
+
+        async def receive_late(self: Receiver, message: PageData | RunData) -> None:
+            nonlocal is_due
+            if is_due and self._name is Channel.PRECOPY and message.offset:
+                is_due = False
+                await trio.to_thread.run_sync(_wait_for, file, text.encode())
+                await trio.sleep(DELAY_SECONDS)
+            await receive(self, message)
+
+        setattr(Receiver, name, receive_late)
+
+    late("_receive_page")
+    late("_receive_runs")
+
+
+def overtake_all() -> None:
+    """Rig the source."""
+    overtaking.BEHIND_BYTES_MAX = -_FAR_BYTES
+
+
+def hold_frame(count: str, pages: str = "0") -> None:
     """Rig the source."""
     allowance = SendEngine.allowance
 
     def allowance_at_first(self: SendEngine, write: Write, now_ns: int) -> tuple[int, int]:
-        if not self.pacer.bytes_per_second:
+        goes = write.outlet.target_pages_sent < int(pages)
+        if goes or not self.pacer.bytes_per_second:
             return allowance(self, write, now_ns)
         left_bytes = int(count) - write.frame.sent
         return (left_bytes, 0) if left_bytes > 0 else (0, _HELD_NS_MAX)
@@ -302,6 +355,9 @@ RIGS: dict[str, Callable[..., None]] = {
     "stop-at": stop_at,
     "hold-page": hold_page,
     "hold-frame": hold_frame,
+    "stand-at": stand_at,
+    "hold-precopy": hold_precopy,
+    "overtake-all": overtake_all,
     "lose-page": lose_page,
     "misplace-chunk": misplace_chunk,
     "place-early": place_early,

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from protocol.report import STAGES
-from tests.processes import Lab, read_events
+from tests.processes import Lab, read_events, until
 from tests.rigged import DELAY_SECONDS
+from tests.test_half_sent_page import PATIENT, step
 from tests.true_stages import read, truths
 
 # The background is slow: most pages are asked for.
@@ -74,19 +75,74 @@ def test_a_delay_is_in_its_stage(lab: Lab, stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", ["ordered", "vanilla", "own-channel", "drop", "parallel", "split", "resend"]
+    ("policy", "page_size"),
+    [
+        *(
+            (policy, "2MiB")
+            for policy in (
+                "ordered",
+                "vanilla",
+                "own-channel",
+                "drop",
+                "parallel",
+                "split",
+                "resend",
+            )
+        ),
+        # Of what goes again an event tells by its page.
+        ("critical-first", "4KiB"),
+    ],
 )
-def test_stages_end_where_the_events_say(lab: Lab, policy: str) -> None:
+def test_stages_end_where_the_events_say(lab: Lab, policy: str, page_size: str) -> None:
     """Between what both sides told before and after: on one machine they have one clock."""
     file = lab.folder / "events"
     lab.run(
         "migrate", "--size=24MiB", "--vcpus=6", "--access-rate=0", "--postcopy-after=0",
-        f"--policy={policy}", "--chunk-size=256KiB", f"--events={file}", "--quiet",
+        f"--policy={policy}", f"--page-size={page_size}", "--chunk-size=256KiB",
+        f"--events={file}", "--quiet",
     ).succeed()  # fmt: skip
     events = read(file)
     check_sums([event for event in events if event["event"] == "vcpu-wake"])
     found = list(truths(events))
     assert [words for truth in found for words in truth.misplaced()] == []
+
+
+# It goes again, and its first copy is in the second frame of the background.
+TWICE = 20
+
+
+def test_a_wait_that_the_first_of_two_copies_ends_has_the_stages_of_that(lab: Lab) -> None:
+    """It was on its way when it was asked for, and comes late; its copy has not gone by then."""
+    source_file, dest_file = (lab.folder / f"{side}.jsonl" for side in ("source", "dest"))
+    script = lab.folder / "steps.toml"
+    script.write_text(step("page = 0, received = 1", [TWICE]), encoding="utf-8")
+    # The first two frames go whole, and the third stays under way.
+    source, dest = lab.start_pair(
+        "--policy=critical-first", "--size=1MiB", "--page-size=4KiB", "--chunk-size=64KiB",
+        "--program=scripted", "--postcopy-after=0", "--max-postcopy-bandwidth=1GB/s", "--vcpus=1",
+        *PATIENT, f"--events={source_file}",
+        dest_arguments=(f"--steps={script}", f"--events={dest_file}", *PATIENT),
+        source_rig="overtake-all; hold-frame 10000 32; "
+        f'stand-at page-request {TWICE} {dest_file} "page-placed","block":0,"page":(16|{TWICE}),',
+        dest_rig=f'stand-at vcpu-wait {TWICE} {source_file} "page-sent","block":0,"page":16,; '
+        f'hold-precopy {source_file} "page-request","block":0,"page":{TWICE},',
+    )  # fmt: skip
+    until(lambda: read_events(source_file, "overtake"))
+    (session,) = read_events(source_file, "session")
+    lab.run("set", "max-postcopy-bandwidth=0", f"--session={session['session']}").succeed()
+    source.succeed()
+    assert dest.wait() == 0, dest.errors
+    (wake,) = read_events(dest_file, "vcpu-wake")
+    check_sums([wake])
+    assert (wake["page"], wake["answer"]) == (TWICE, "sent-again")
+    assert wake["receive-us"] >= DELAY_SECONDS * 1e6
+    assert wake["queue-us"] == wake["send-us"] == 0
+    (truth,) = truths([*read(source_file), *read(dest_file)])
+    assert truth.channel == "precopy"
+    assert truth.misplaced() == []
+    # Were it said to have waited for the turn of its copy, the events would not agree.
+    truth.wake["queue-us"], truth.wake["receive-us"] = truth.wake["receive-us"], 0.0
+    assert truth.misplaced()
 
 
 def test_a_stage_that_is_wrong_is_found(lab: Lab) -> None:

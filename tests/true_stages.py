@@ -30,7 +30,7 @@ from protocol.report import STAGES
 Event = dict[str, Any]
 
 # Told together, once something was decided.
-_NOTICES = frozenset({"page-start", "part-sent", "preempt", "boost"})
+_NOTICES = frozenset({"page-start", "part-sent", "preempt", "boost", "overtake"})
 
 # A stage may be off by so much: of the wait, or in microseconds.
 SHARE_MAX = 0.05
@@ -49,6 +49,10 @@ RUNS: dict[str, tuple[str, ...]] = {
         "--policy=ordered", "--size=4MiB", "--page-size=4KiB", "--vcpus=4", "--link=100Mbit/s",
     ),
     answers.POSTPONED: ("--policy=drop", "--size=16MiB", "--vcpus=7", "--link=400Mbit/s"),
+    answers.SENT_AGAIN: (
+        "--policy=critical-first", "--size=16MiB", "--page-size=4KiB", "--vcpus=7",
+        "--link=100Mbit/s",
+    ),
     "parallel": ("--policy=parallel", "--size=16MiB", "--vcpus=7", "--link=400Mbit/s"),
 }  # fmt: skip
 
@@ -59,10 +63,12 @@ class Truth:
 
     Attributes:
         wake: The wait's last event, with its stages.
+        channel: Over which channel its page came; None where nobody told.
         marks_ns: By the stage that ends there, (not before, not after).
     """
 
     wake: Event
+    channel: str | None = None
     marks_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -142,6 +148,7 @@ def _mark_dest(truth: Truth, dest: Sequence[Event], number: int) -> None:
     placed = [at for at in range(number) if _places(dest[at], wake)]
     if placed:
         truth.marks_ns["place"] = _between(dest, placed[-1])
+        truth.channel = dest[placed[-1]]["channel"]
 
 
 def _mark_source(truth: Truth, source: Sequence[Event], came: int) -> bool:
@@ -154,7 +161,21 @@ def _mark_source(truth: Truth, source: Sequence[Event], came: int) -> bool:
     if source[came]["t-ns"] >= ends["receive"]:
         # It was here by then, and nothing of this is in the wait.
         return False
-    if truth.answer != answers.ALREADY_SENT:
+    if truth.answer == answers.SENT_AGAIN and truth.channel == "postcopy":
+        copy = [at for at in range(came, len(source)) if _is_of_copy(source[at], page)]
+        ended = [at for at in copy if source[at]["event"] == "part-sent"]
+        if not ended:
+            return False
+        begun = max(at for at in copy if at < ended[0])
+        marks["queue"] = _between(source, begun)
+        # It is told of with what goes next.
+        marks["send"] = source[begun]["t-ns"], source[ended[0]]["t-ns"]
+    elif truth.answer in (answers.ALREADY_SENT, answers.SENT_AGAIN):
+        # Of a frame that was not whole by then it may have been with the socket, or not.
+        if not before:
+            return False
+        marks["queue"] = marks["send"] = marks["request"]
+    else:
         if not after:
             return False
         started = [
@@ -171,8 +192,6 @@ def _mark_source(truth: Truth, source: Sequence[Event], came: int) -> bool:
             marks[waits] = _between(source, started[-1])
         # Else it was being sent and put off by turns: neither has an end of its own.
         marks["send"] = _between(source, after[0])
-    elif not before:
-        return False
     # Who joins a wait late has nothing of what was before, and the last byte may be here before the
     # source's thread goes on to say that it has gone.
     first, last = ends["detect"], ends["receive"]
@@ -209,6 +228,11 @@ def _places(event: Event, wake: Event) -> bool:
 
 def _sends(event: Event, page: tuple[int, int]) -> bool:
     return event["event"] == "page-sent" and _holds(event, page)
+
+
+def _is_of_copy(event: Event, page: tuple[int, int]) -> bool:
+    is_it = event["event"] in ("page-start", "part-sent") and event["channel"] == "postcopy"
+    return is_it and _page(event) == page
 
 
 def _holds(event: Event, page: tuple[int, int]) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dest.trips import Round, Said, Trip, Wait, parts_of, stages_ns
 from dest.waits import Latencies
 from guest.latency import new_histogram, summarize
+from protocol.channels import Channel
 from protocol.geometry import PageId
 from protocol.report import LATENCY_BIN_COUNT, STAGES, Summary
 
@@ -216,6 +217,35 @@ def test_a_page_that_is_here_before_its_request_is_there_was_on_its_way() -> Non
     assert lengths(staged_wait(Trip(asked_ns=20, said=said))) == ENDS | {"receive": 990}
 
 
+@pytest.mark.parametrize(
+    ("channel", "first_queued_ns", "expected"),
+    [
+        # The copy that was sent again is sooner.
+        (Channel.POSTCOPY, 0, {"queue": 300, "send": 400, "receive": 240}),
+        (Channel.POSTCOPY, 700, {"queue": 300, "send": 400, "receive": 240}),
+        # The first one is, which had been with the socket before.
+        (Channel.PRECOPY, 0, {"receive": 940}),
+        # Or was sent only when the other had been.
+        (Channel.PRECOPY, 700, {"queue": 700, "receive": 240}),
+    ],
+)
+def test_the_copy_that_is_sooner_here_has_its_own_stages(
+    channel: Channel, first_queued_ns: int, expected: dict[str, int]
+) -> None:
+    """What came twice waited as the copy did that ended the wait, and not as the other one."""
+    said = Said(
+        "sent-again", 60, queued_ns=300, sending_ns=400, behind=(PageId(0, 7),), behind_count=1,
+        first_queued_ns=first_queued_ns,
+    )  # fmt: skip
+    trip = Trip(asked_ns=20, said=said, channel=channel)
+    assert lengths(staged_wait(trip)) == ENDS | {"request": 50} | expected
+    assert trip.said_of_copy is not None
+    assert trip.said_of_copy.behind_count == ("queue" in expected)
+    # What comes over that channel without having gone again is as the source says.
+    plain = Trip(asked_ns=20, said=Said("boosted", 60, queued_ns=300), channel=channel)
+    assert lengths(staged_wait(plain)) == ENDS | {"request": 50, "queue": 300, "receive": 640}
+
+
 def test_the_source_cannot_claim_more_time_than_there_was() -> None:
     """What it says ends where the last byte is here, and begins where the engine knew."""
     said = Said("queued", -500, queued_ns=600, sending_ns=5000)
@@ -293,11 +323,12 @@ TIMES = st.integers(-(10**7), 10**7)
 STAGE_LENGTHS = st.integers(0, 10**7)
 SAID = st.builds(
     Said,
-    st.just("queued"),
+    st.sampled_from(["queued", "sent-again"]),
     TIMES,
     queued_ns=STAGE_LENGTHS,
     postponed_ns=STAGE_LENGTHS,
     sending_ns=STAGE_LENGTHS,
+    first_queued_ns=STAGE_LENGTHS,
 )
 TRIPS = st.builds(
     Trip,
@@ -307,6 +338,7 @@ TRIPS = st.builds(
     urgent_ns=st.none() | TIMES,
     queue_us=st.integers(0, 10**5),
     send_us=st.integers(0, 10**5),
+    channel=st.none() | st.sampled_from(Channel),
 )
 
 

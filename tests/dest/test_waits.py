@@ -7,6 +7,7 @@ import pytest
 from dest.faults import FaultTable
 from dest.waits import Waits
 from protocol import events
+from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry, PageId
 from protocol.messages import RequestAnswer, SourceTime
@@ -52,10 +53,18 @@ class Rig:
         }  # fmt: skip
         self.waits.take_word(RequestAnswer(**(said | fields)), now_ns)
 
-    def end(self, unit: PageId, vcpu: int = 0, now_ns: int = 2_900_000) -> None:
+    def end(
+        self,
+        unit: PageId,
+        vcpu: int = 0,
+        now_ns: int = 2_900_000,
+        channel: Channel = Channel.POSTCOPY,
+    ) -> None:
         """Have a unit here, placed 20 us and its vCPU running 50 us later."""
         index = range(unit.index, unit.index + 1)
-        self.faults.placed(unit.block, index, last_byte_ns=now_ns, now_ns=now_ns + 20_000)
+        self.faults.placed(
+            unit.block, index, last_byte_ns=now_ns, now_ns=now_ns + 20_000, channel=channel
+        )
         wait = self.faults.woke(vcpu, now_ns + 50_000)
         if wait is not None:
             self.waits.tell(wait)
@@ -94,6 +103,25 @@ def test_a_wait_has_the_stages_that_the_source_says(ahead_ns: int) -> None:
     assert (event["block"], event["page"], event["vcpu"]) == (0, 1, 0)
     assert "parts_us" not in event
     assert rig.waits.latencies.faults.count == 1
+
+
+def test_a_wait_is_told_as_of_the_copy_that_ended_it() -> None:
+    """Where the first copy is sooner here, nothing went before it, and it waited for nothing."""
+    rig = Rig()
+    word: dict[str, Any] = {"answer": "sent-again", "behind": ((1, 7),), "behind_count": 1}
+    rig.fault(PAGE)
+    rig.end(PAGE, channel=Channel.PRECOPY)
+    rig.answer(**word)
+    rig.fault(PAGE, now_ns=4_000_000)
+    rig.end(PAGE, now_ns=4_900_000)
+    rig.answer(now_ns=5_000_000, came_ns=AHEAD_NS + 4_105_000, **word)
+    first, second = rig.told()
+    plain = {"detect": 10, "request": 105, "place": 20, "wake": 30}
+    assert stages(first) == pytest.approx(plain | {"receive": 795}, abs=2)
+    assert (first["answer"], "behind" in first) == ("sent-again", False)
+    sent = {"queue": 200, "send": 300, "receive": 295}
+    assert stages(second) == pytest.approx(plain | sent, abs=2)
+    assert (second["answer"], second["behind"]) == ("sent-again", "1:7")
 
 
 def test_how_many_went_before_is_told_where_nobody_knows_which() -> None:

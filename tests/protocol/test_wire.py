@@ -230,12 +230,13 @@ FRAMES: list[tuple[Message, bytes]] = [
             block=1, page=300, target_page=5, answer="boosted",
             came_ns=1 << 32, queued_ns=7, postponed_ns=0, sending_ns=200, told_ns=2,
             interrupted=True, behind=((0, 9), (1, 300)), behind_count=2,
+            first_queued_ns=3,
         ),
         joined(
-            b"\x00\x00\x00\x29",
-            b"\x9e\x1e\x00", b"\x01\xcd\x01\x2c\x05", b"\xa7boosted",
+            b"\x00\x00\x00\x2a",
+            b"\x9f\x1e\x00", b"\x01\xcd\x01\x2c\x05", b"\xa7boosted",
             b"\xcf\x00\x00\x00\x01\x00\x00\x00\x00", b"\x07\x00\xcc\xc8\x02",
-            b"\xc3", b"\x92\x92\x00\x09\x92\x01\xcd\x01\x2c", b"\x02",
+            b"\xc3", b"\x92\x92\x00\x09\x92\x01\xcd\x01\x2c", b"\x02\x03",
         ),
     ),
     (

@@ -78,6 +78,23 @@ def test_it_is_told_of_as_what_it_is() -> None:
     assert (told.answer, told.page, told.target_page) == ("sent-again", 0, 10)
 
 
+@pytest.mark.parametrize("with_socket", [False, True])
+def test_its_first_copy_is_told_of_too(*, with_socket: bool) -> None:
+    """That may be sooner there: it waited until its frame went on, or was on its way already."""
+    stage = begun(room=2 * CHUNK, tracks=True)
+    stage.delivery = Delivery(PLENTY)
+    stage.ask(PageId(0, 2), 7)
+    unit = PAGES_PER_CHUNK - 1 if with_socket else 2 * PAGES_PER_CHUNK - 1
+    assert stage.ask(PageId(0, 0), unit) is Answer.SENT_AGAIN
+    stage.now_ns += 500
+    stage.serve()
+    told = [each for each in stage.engine.last_answers(stage.now_ns) if each.page == 0]
+    assert [(each.answer, each.queued_ns, each.sending_ns) for each in told] == [
+        ("sent-again", 500, 0)
+    ]
+    assert told[0].first_queued_ns == (0 if with_socket else 500)
+
+
 def test_what_was_taken_back_does_not_go_twice() -> None:
     """A frame of which no byte has gone is taken back, and with it what was asked for."""
     stage = begun(room=CHUNK + 100)

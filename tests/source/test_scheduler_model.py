@@ -161,7 +161,7 @@ class Model:
         if unit in [queued for _, queued, _ in self.queue]:
             self.counts.duplicate += 1
             return Answer.DUPLICATE
-        if lies is Lies.FAR and unit[0] not in self.copied:
+        if lies in (Lies.FAR, Lies.UNSENT) and unit[0] not in self.copied:
             self.queue.append((page, unit, now_ns))
             self.far.add(unit[0])
             return Answer.SENT_AGAIN
@@ -465,7 +465,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         is_small = self.policy.critical or len(self.model.flats_of[page]) == 1
         if not (self.policy.overtakes and is_small) or flat in self.model.owed:
             return None
-        return (Lies.FAR, Lies.NEAR, None, Lies.FAR)[self.now_ns % 4]
+        return (Lies.FAR, Lies.NEAR, None, Lies.UNSENT)[self.now_ns % 4]
 
     @rule(seed=st.integers(0, 1 << 32), count=st.integers(50, 150))
     def storm(self, seed: int, count: int) -> None:
