@@ -23,6 +23,10 @@ _WORST = (
 # So many runs that failed are told on a terminal, and on a page; the report has all.
 _TOLD_MAX = 20
 
+_COLUMNS = 79
+# However long the names of rows are.
+_ROOM_MIN = 30
+
 
 class RunsFailed(MigrationError):
     """Runs of a comparison did not end well.
@@ -125,9 +129,12 @@ def verdicts(runs: Runs) -> str:
             f" The longest wait was shortest with {best} ({time_us(longest_us[best])}) and "
             f"longest with {worst} ({time_us(longest_us[worst])})."
         )
-    lines = wrapped(text, 79)
+    lines = wrapped(text, _COLUMNS)
     width = max(map(len, runs))
-    lines += [f"  {name:<{width}}  {', '.join(_told(told))}" for name, told in facts.items()]
+    for name, told in facts.items():
+        first, *others = wrapped(", ".join(_told(told)), max(_COLUMNS - width - 4, _ROOM_MIN))
+        lines.append(f"  {name:<{width}}  {first}")
+        lines += [f"{'':{width + 4}}{other}" for other in others]
     lines += [f"  FAILED {line}" for line in failures_of(runs)]
     return "".join(f"{line}\n" for line in lines)
 
@@ -138,15 +145,20 @@ def _told(facts: Sequence[Facts]) -> Iterator[str]:
         yield "no run ended well"
         return
     waiting = _median(each.waiting_share for each in facts)
-    waited = f"waited {percent(waiting)} of postcopy" if waiting is not None else "no wait recorded"
     stage_ms = {
         stage: sum(each.stage_ms.get(stage, 0.0) for each in facts) for stage in STAGE_WORDS
     }
     total_ms = sum(stage_ms.values())
+    mostly = ""
     if total_ms:
         stage = max(stage_ms, key=lambda name: stage_ms[name])
-        waited += f" ({percent(stage_ms[stage] / total_ms)} of that: {STAGE_WORDS[stage]})"
-    yield waited
+        mostly = f"{percent(stage_ms[stage] / total_ms)} of {{}}: {STAGE_WORDS[stage]}"
+    if waiting is not None:
+        more = f" ({mostly.format('that')})" if mostly else ""
+        yield f"waited {percent(waiting)} of postcopy{more}"
+    else:
+        # Of a QEMU's run nobody knows how long it had been in postcopy.
+        yield mostly.format("the waits") or "no wait recorded"
     used = _median(each.link_share for each in facts)
     if used is not None:
         yield f"used {percent(used)} of the link"

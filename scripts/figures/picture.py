@@ -2,8 +2,9 @@
 
     python -m scripts.figures.picture --page 5 --out picture.svg ordered=a.jsonl drop=b.jsonl
 
-One panel a run, all on the same time axis, which starts shortly before the page is first
-preempted.
+`scripts/pictures/half-sent-page.toml` is the scenario of such runs (`midstream inject --keep`), to
+be run once with each policy.  One panel a run, all on the same time axis, which starts shortly
+before the page is first preempted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import click
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter
 
 from protocol import events
 from protocol.errors import LocalProtocolError
@@ -46,6 +48,8 @@ _MARGIN_MS = 20.0
 _GAP_MS = 0.4
 # A page's number takes so much of the width.
 _NUMBER_SHARE = 0.022
+# One beside others takes more, so that they are not read as one number.
+_REQUEST_SHARE = 0.032
 
 
 class Run(NamedTuple):
@@ -99,11 +103,14 @@ def draw(runs: Sequence[Run], page: int) -> Figure:
         axes.spines["bottom"].set_color(INK)
         axes.tick_params(color=INK)
         axes.set_xlim(-_MARGIN_MS, end_ms)
-        axes.set_ylim(-0.5, len(_NAMES) - 0.4)
+        axes.set_ylim(-0.8, len(_NAMES) - 0.4)
         _draw_sends(axes, run, end_ms)
         _draw_requests(axes, run, page, end_ms)
         _draw_wait(axes, run, page, end_ms)
-    panels[-1].set_xlabel("milliseconds since the preemption")
+    panels[-1].xaxis.set_major_formatter(
+        FuncFormatter(lambda at_ms, _: time_ms(at_ms) if at_ms else "0")
+    )
+    panels[-1].set_xlabel(f"since page {page} was interrupted")
     legend = [Patch(color=_COLOURS[kind], label=words) for kind, words in _WORDS.items()]
     figure.legend(handles=legend, loc="outside upper center", ncols=3, frameon=False)
     return figure
@@ -133,7 +140,7 @@ def _draw_requests(axes: Axes, run: Run, page: int, end_ms: float) -> None:
         axes.plot((at_ms, at_ms), (_REQUEST_LANE - 0.55, _REQUEST_LANE), color="#8a8a8a", lw=1)
         # Requests that come together stand side by side.
         left_ms = max(at_ms, free_ms)
-        free_ms = left_ms + _NUMBER_SHARE * (end_ms + _MARGIN_MS)
+        free_ms = left_ms + _REQUEST_SHARE * (end_ms + _MARGIN_MS)
         weight = "bold" if request.page == page else "normal"
         axes.text(
             left_ms, _REQUEST_LANE + 0.1, str(request.page), ha="center", fontsize=9, weight=weight
@@ -147,7 +154,7 @@ def _draw_wait(axes: Axes, run: Run, page: int, end_ms: float) -> None:
     axes.annotate(
         f"the vCPU on page {page} waits {time_ms(stop_ms - start_ms)}",
         (stop_ms if fits_beside else (start_ms + stop_ms) / 2, 0),
-        textcoords="offset points", xytext=(6, -3) if fits_beside else (0, -12),
+        textcoords="offset points", xytext=(6, -3) if fits_beside else (0, -13),
         ha="left" if fits_beside else "center", fontsize=9,
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from protocol.errors import MidstreamError
+from scripts.qemu.against import ROWS
 from scripts.screen.outlet import write_output
 from scripts.screen.words import time_ms
 
@@ -33,13 +34,13 @@ _DARK_PAGE = f"""<style>@media (prefers-color-scheme: dark) {{
 # told apart without colours, too.  A policy has the same ones in each picture.
 _COLOURS = (
     *("#7f7f7f", "#e69f00", "#d55e00", "#0072b2"),
-    *("#cc79a7", "#56b4e9", "#882255", "#999933", "#009e73"),
+    *("#cc79a7", "#56b4e9", "#882255", "#999933", "#009e73", "#aa4499", "#997700"),
 )
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
-_MARKERS = "osD^vPX<>"
+_MARKERS = "osD^vPX<>ph"
 _KNOWN = (
     *("vanilla", "own-channel", "drop", "ordered", "priority-by-channel"),
-    *("parallel", "resend", "split", "critical-first"),
+    *("parallel", "resend", "split", "critical-first", *ROWS),
 )
 
 _INCHES = (9.0, 5.0)
@@ -157,7 +158,7 @@ def _with_dark_page(svg: str) -> str:
 
 def look_of(name: str, number: int) -> dict[str, Any]:
     """Return the colour, dash and marker of a policy, or of what is the number-th otherwise."""
-    place = _KNOWN.index(name) if name in _KNOWN else number
+    place = _KNOWN.index(name) if name in _KNOWN else len(_KNOWN) + number
     return {
         "color": _COLOURS[place % len(_COLOURS)],
         "linestyle": _DASHES[place % len(_DASHES)],

@@ -96,3 +96,29 @@ def test_the_report_counts_them_too() -> None:
     assert plain["policies"]["drop"]["failure"] == "no room"
     fine = plain_of({"drop": [outcome()]}, "16MiB", "2MiB", "0", {}, None)
     assert (fine["status"], fine["failures"]) == ("completed", [])
+
+
+def made_of(**means_us: float) -> dict[str, dict[str, float]]:
+    """Return what a report says of the stages of one wait."""
+    return {stage: {"count": 1, "mean-us": mean_us} for stage, mean_us in means_us.items()}
+
+
+def test_no_line_is_too_long() -> None:
+    """What a row waited for is told below its first line where it does not fit."""
+    stages = made_of(queue=600, receive=400)
+    runs = {
+        name: [outcome(waits=1, p99_us=9e5, vcpus=1, postcopy_ms=1000.0, stages=stages)]
+        for name in ("vanilla", "priority-by-channel")
+    }
+    lines = verdicts(runs).splitlines()
+    assert max(map(len, lines)) < 80
+    text = " ".join(" ".join(lines).split())
+    assert "waited 90 % of postcopy (60 % of that: waiting for its turn)" in text
+
+
+def test_a_row_of_which_no_postcopy_is_known_tells_its_waits() -> None:
+    """What they were made of, and no share of a time that nobody measured."""
+    runs = {"qemu": [outcome(waits=2, stages=made_of(request=750, receive=250))]}
+    text = verdicts(runs)
+    assert "75 % of the waits: travelling to the source" in text
+    assert "no wait recorded" in verdicts({"qemu": [outcome()]})

@@ -72,7 +72,7 @@ def test_the_picture_says_all(saved: Path, tmp_path: Path) -> None:
     assert {"background page", "requested page", "9", "5"} <= words
     assert {"ordered", "again", "precopy channel", "postcopy channel"} <= words
     assert "the vCPU on page 5 waits 20 ms" in words
-    assert "milliseconds since the preemption" in words
+    assert "since page 5 was interrupted" in words
 
 
 @pytest.mark.parametrize("content", ["", "no json\n", "[]\n", '{"event": "state"}\n'])

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from protocol.errors import MidstreamError
-from scripts.figures.plots import draw_distributions, draw_growth, save
+from protocol.policy import PRESETS
+from scripts.figures.plots import draw_distributions, draw_growth, look_of, save
+from scripts.qemu.against import ROWS
 
 
 def test_distributions_have_units_and_a_legend(tmp_path: Path) -> None:
@@ -48,6 +50,13 @@ def test_a_policy_looks_the_same_in_each_picture() -> None:
     beside = draw_growth({"drop": {10: 2.0}, "ordered": {10: 1.0}}, "").axes[0].lines[1]
     assert alone.get_color() == beside.get_color()
     assert alone.get_marker() == beside.get_marker()
+
+
+def test_no_two_rows_look_the_same() -> None:
+    """Neither a QEMU's nor that of a policy of one's own is taken for one that is known."""
+    names = [*PRESETS, *ROWS, *(f"mine-{number}" for number in range(20))]
+    looks = [look_of(name, number) for number, name in enumerate(names)]
+    assert len({(look["color"], look["linestyle"], look["marker"]) for look in looks}) == len(names)
 
 
 def test_a_picture_can_be_read_on_a_dark_page(tmp_path: Path) -> None:
