@@ -1,8 +1,10 @@
 """What holds for all tests."""
 
+import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,7 +14,12 @@ from tests.processes import Lab, Zygote
 
 # A deadline measures the machine that the tests share, not the code. All else stays as hypothesis
 # chose it, which repeats the same examples where the environment says that this is CI.
-settings.register_profile("midstream", settings(deadline=None))
+#
+# What fails is kept where the tests are begun, and tried first the next time; in a checkout that
+# cannot be written to hypothesis would only warn, and each warning here is an error.
+_KEEPS = "HYPOTHESIS_STORAGE_DIRECTORY" in os.environ or os.access(".", os.W_OK)
+_KEPT: dict[str, Any] = {} if _KEEPS else {"database": None}
+settings.register_profile("midstream", settings(deadline=None, **_KEPT))
 settings.load_profile("midstream")
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import SECONDS_MAX, environment_of
+from tests.processes import ROOT, SECONDS_MAX, environment_of
 
 NOBODY = 65534
 SMALL = ("--size=4MiB", "--page-size=4KiB", "--quiet")
@@ -116,3 +116,14 @@ def test_a_user_who_may_not_use_kvm_is_told_so(folder: Path) -> None:
     report = (folder / "report.json").read_text(encoding="utf-8")
     reason = line.removeprefix("midstream: --guest kvm: ")
     assert f'"guest-reason": "kvm: {reason}' in report
+
+
+def test_tests_need_no_place_to_keep_anything(folder: Path) -> None:
+    """They run from a folder that cannot be written to, as a read-only checkout is one."""
+    folder.chmod(0o555)
+    test_file = ROOT / "tests" / "protocol" / "test_text.py"
+    options = ("-q", "-p", "no:cacheprovider", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT)
+    words = [interpreter(), "-P", "-m", "pytest", *map(str, options), str(test_file)]
+    done = as_user(words, folder)
+    assert done.returncode == 0, done.stdout.decode()
+    assert not list(folder.iterdir())

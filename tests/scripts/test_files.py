@@ -28,12 +28,14 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         assert str(path) in caught.value.format_message()
 
 
-def test_what_can_be_written_is_taken(tmp_path: Path) -> None:
+def test_what_can_be_written_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file to be made, one to be replaced, a device, and a link to no file yet are all fine."""
     old = tmp_path / "old"
     old.write_bytes(b"kept")
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "new")
+    # A name without a folder is one in the present folder, which may be a read-only checkout.
+    monkeypatch.chdir(tmp_path)
     for path in ("relative", str(tmp_path / "new"), str(old), str(link), "/dev/null"):
         check_writable("--report", path)
         check_writable("--save", path, beside=True)
