@@ -133,5 +133,5 @@ def _difference(value: float, base: float) -> str:
     share = value / base - 1
     kind = "less" if share < 0 else "more"
     # A multiple says more than thousands of percent.
-    told = f"{share:+.0%}" if share < 9.995 else f"{value / base:.0f} times"
+    told = f"{share * 100:+.0f} %" if share < 9.995 else f"{value / base:.0f} times"
     return f"<small class='{kind}'>{told}</small>"

@@ -3,10 +3,10 @@
 function distribution(runs) {
   const shown = runs.filter((run) => run.distribution_us.length);
   if (!shown.length) return make("p", {}, "No wait ended.");
-  const [wide, tall, left, bottom] = [860, 300, 58, 46];
+  const [wide, tall, left, right, bottom] = [860, 300, 58, 30, 46];
   const all = shown.flatMap((run) => run.distribution_us.map(([value]) => Math.max(value, 0.1)));
   const low = Math.floor(Math.log10(Math.min(...all))), high = Math.ceil(Math.log10(Math.max(...all) * 1.0001));
-  const x = (us) => left + (Math.log10(Math.max(us, 0.1)) - low) / Math.max(high - low, 1) * (wide - left - 20);
+  const x = (us) => left + (Math.log10(Math.max(us, 0.1)) - low) / Math.max(high - low, 1) * (wide - left - right);
   const y = (share) => 12 + (1 - share) * (tall - 12 - bottom);
   const svg = make("svg", { viewBox: `0 0 ${wide} ${tall}`, width: "100%", role: "img", "aria-label": `Cumulative distribution of waits. ${shown.map((run) => `${run.name}: half waited up to ${sayTime(run.percentiles_us.p50)}, the longest ${sayTime(run.percentiles_us.max)}`).join("; ")}` });
   for (let power = low; power <= high; power += 1) {
@@ -14,7 +14,7 @@ function distribution(runs) {
     svg.append(make("text", { x: x(10 ** power), y: tall - bottom + 16, "text-anchor": "middle", class: "soft" }, sayTime(10 ** power)));
   }
   for (const share of [0, 0.25, 0.5, 0.75, 0.9, 1]) {
-    svg.append(make("line", { x1: left, x2: wide - 20, y1: y(share), y2: y(share), stroke: "var(--line)" }));
+    svg.append(make("line", { x1: left, x2: wide - right, y1: y(share), y2: y(share), stroke: "var(--line)" }));
     svg.append(make("text", { x: left - 6, y: y(share) + 4, "text-anchor": "end", class: "soft" }, `${share * 100} %`));
   }
   svg.append(make("text", { x: (left + wide) / 2, y: tall - 8, "text-anchor": "middle", class: "soft" }, `${waitWords(runs)} (logarithmic)`));
@@ -25,7 +25,7 @@ function distribution(runs) {
     svg.append(make("path", { d: path, fill: "none", stroke: `var(--run${number % 4})`, "stroke-width": 2.2, "stroke-dasharray": ["", "7 4", "2 3", "9 3 2 3"][number % 4] }));
   });
   const legend = make("ul", { class: "legend" }, ...shown.map((run) => make("li", {}, make("i", { style: { background: `var(--run${runs.indexOf(run) % 4})` } }), run.name)));
-  return make("div", {}, runs.length > 1 ? legend : null, svg);
+  return make("div", {}, make("p", { class: "hint" }, "The share of waits that took at most so long"), runs.length > 1 ? legend : null, svg);
 }
 
 // What a wait is: between two QEMUs nobody knows of vCPUs, only of requests and their pages.
@@ -35,7 +35,7 @@ function waitWords(runs) {
 
 function percentileTable(runs) {
   const names = Object.keys(runs[0].percentiles_us);
-  return table(`Waits, each a ${waitWords(runs)}; the percentile is the time that so many did not exceed`,
+  return table(`Percentiles of the waits, each a ${waitWords(runs)}: nine in ten took at most p90`,
     ["run", "waits", ...names], [
       ...runs.map((run) => [run.name, sayCount(run.wait_count), ...names.map((name) => (run.wait_count ? sayTime(run.percentiles_us[name]) : "none"))]),
       ...differenceHead(runs).map((head) => [head, ...differenceCell(runs, (run) => run.wait_count, sayCount), ...names.flatMap((name) => differenceCell(runs, (run) => (run.wait_count ? run.percentiles_us[name] : null), sayTime))]),
@@ -54,6 +54,6 @@ function standstill(runs) {
   };
   const us = (run, name) => (run.accesses.count ? sayTime(run.accesses[`${name}-us`]) : "none");
   return table("Downtime (blackout): the guest runs nowhere. Brownout: it runs on the destination, from there until the last vCPU woke; accesses are measured from when each was due",
-    ["run", "downtime", "brownout", "of the vCPUs' time waited", "accesses", "p50", "p99", "p99.9", "longest"],
+    ["run", "downtime", "brownout", "vCPUs' time spent waiting", "accesses", "p50", "p99", "p99.9", "longest"],
     runs.map((run) => [run.name, sayDowntime(run), ...brown(run), run.accesses.count ? sayCount(run.accesses.count) : "none", us(run, "p50"), us(run, "p99"), us(run, "p999"), us(run, "max")]));
 }

@@ -73,7 +73,7 @@ Object.assign(Timeline.prototype, {
     });
     this.label(pen, "missing", LEFT - 6, panel.top + panel.height / 2 + 4);
     if (!missing.time.length && !left.time.length) { this.label(pen, "not recorded", LEFT + 6, panel.top + panel.height / 2 + 4, "left"); return; }
-    this.words(pen, panel, `of ${sayBytes(most)}${this.wide > 500 && left.time.length ? "; solid: missing at the destination, dotted: left to send" : ""}`);
+    this.words(pen, panel, `0 to ${sayBytes(most)}${this.wide > 500 && left.time.length ? "; solid: missing at the destination, dotted: left to send" : ""}`);
   },
 
   drawWaiting(pen) {
@@ -87,7 +87,7 @@ Object.assign(Timeline.prototype, {
       }
     });
     this.label(pen, `waiting ${this.run.waiter}s`, LEFT - 6, panel.top + panel.height / 2 + 4);
-    this.words(pen, panel, `of ${most}`);
+    this.words(pen, panel, `0 to ${most}`);
   },
 
   drawRates(pen) {
@@ -133,21 +133,29 @@ Object.assign(Timeline.prototype, {
 
   // Where a connection was gone: a hatched stretch over all panels, from the break until the run went on.
   drawBreaks(pen) {
-    const top = this.panels.pages.top, tall = this.height - 34 - top - GAP;
+    const panels = Object.values(this.panels).filter((panel) => panel !== this.panels.state), top = this.panels.pages.top;
+    // Where the words in each of some rows end: of breaks that follow each other closely the next one's go below.
+    const ends = [0, 0, 0];
     for (const [lost, back] of this.run.breaks) {
       const left = Math.max(this.px(lost), LEFT), right = Math.min(this.px(back ?? this.run.end), LEFT + this.wide);
       if (right < LEFT || left > LEFT + this.wide) continue;
-      pen.fillStyle = hatch(pen, colour("--cut"));
-      pen.globalAlpha = 0.35;
-      pen.fillRect(left, top, Math.max(right - left, 1.5), tall);
-      pen.globalAlpha = 1;
-      pen.fillStyle = colour("--cut");
-      pen.fillRect(left, top, 1.5, tall);
+      // Not between the panels, where words are.
+      for (const panel of panels) {
+        pen.fillStyle = hatch(pen, colour("--cut"));
+        pen.globalAlpha = 0.35;
+        pen.fillRect(left, panel.top, Math.max(right - left, 1.5), panel.height);
+        pen.globalAlpha = 1;
+        pen.fillStyle = colour("--cut");
+        pen.fillRect(left, panel.top, 1.5, panel.height);
+      }
       const words = back === null ? "connection lost" : "connection lost, then resumed";
-      const at = Math.min(left + 4, LEFT + this.wide - pen.measureText(words).width - 4);
+      const long = pen.measureText(words).width, at = Math.min(left + 4, LEFT + this.wide - long - 4);
+      const row = ends.findIndex((end) => end < at);
+      if (row < 0) continue;
+      ends[row] = at + long + 6;
       pen.fillStyle = colour("--paper");
-      pen.fillRect(at - 2, top + 2, pen.measureText(words).width + 4, 15);
-      this.label(pen, words, at, top + 14, "left", "--ink");
+      pen.fillRect(at - 2, top + 2 + 17 * row, long + 4, 15);
+      this.label(pen, words, at, top + 14 + 17 * row, "left", "--ink");
     }
   },
 });

@@ -71,17 +71,21 @@ const sayMoment = (us) => {
   const [whole, rest] = (Math.abs(us) / 1e3).toFixed(3).split(".");
   return `${us < 0 && (whole !== "0" || rest !== "000") ? "-" : ""}${sayCount(whole)}.${rest}`;
 };
+// Sizes and rates, too, are said as in reports (protocol/units.py).
 function sayBytes(count) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let unit = 0;
   while (count >= 1024 && unit < units.length - 1) { count /= 1024; unit += 1; }
-  return `${unit && count < 100 ? count.toFixed(1).replace(/\.0$/, "") : count.toFixed(0)} ${units[unit]}`;
+  return `${Number(count.toPrecision(4))} ${units[unit]}`;
 }
-const sayRate = (bytes) => {
-  if (bytes >= 1e9) return `${(bytes / 1e9).toFixed(2)} GB/s`;
-  if (bytes >= 1e5) return `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB/s`;
-  return bytes >= 1e3 ? `${(bytes / 1e3).toFixed(0)} kB/s` : `${bytes.toFixed(0)} B/s`;
-};
+function sayRate(bytes) {
+  const units = ["B/s", "kB/s", "MB/s"];
+  for (const unit of units) {
+    if (bytes < 999.5) return `${Number(bytes.toPrecision(3))} ${unit}`;
+    bytes /= 1000;
+  }
+  return `${Number(bytes.toPrecision(4))} GB/s`;
+}
 // A number and its unit stay on one line.
 const keepUnits = (text) => text.replace(/(\d) (?=(?:us|ms|s|min|h|%|B|[KMGT]iB|[kMG]?B\/s|vCPUs?)\b|%)/g, "$1\u00a0");
 const sayDigits = (value) => (value < 100 ? +value.toPrecision(2) : sayCount(Math.round(value)));

@@ -1,12 +1,13 @@
 // Two runs beside each other: what the second came to, against the first.
 
-// "+12.0 ms (1.8 times)"; empty where one of the two is not known.
+// "+12 ms (1.8 times)", "−12 ms (−40 %)"; empty where one of the two is not known.
 function sayDifference(first, second, say) {
   if (first === null || second === null) return "";
   if (first === second) return "the same";
   const size = say(Math.abs(second - first)), times = first > 0 && second > 0 ? second / first : null;
-  const factor = times === null ? "" : ` (${times >= 99.5 || times < 0.01 ? times.toPrecision(2) : threeDigits(times)} times)`;
-  return `${second > first ? "+" : "−"}${size}${factor}`.replace(/(\.\d*?)0+ times/, "$1 times").replace(". times", " times").replaceAll(" ", "\u00a0");
+  // A multiple of what it was, or by what part of that it is less.
+  const factor = times === null ? "" : times > 1 ? ` (${threeDigits(times)} times)` : ` (−${threeDigits((1 - times) * 100)} %)`;
+  return `${second > first ? "+" : "−"}${size}${factor}`.replaceAll(" ", "\u00a0");
 }
 
 // The head of a column of differences, where there are two runs.

@@ -72,6 +72,6 @@ function eventTable(runs, select) {
     found,
     make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Events" }, make("table", {},
       make("caption", {}, "Events in the order of time; a page's number shows it in the timeline"),
-      make("thead", {}, make("tr", {}, ...[...(several ? ["run"] : []), `ms since ${runs[0].since}`, "side", "event", "page", "what"].map((name) => make("th", { scope: "col" }, name)))),
+      make("thead", {}, make("tr", {}, ...[...(several ? ["run"] : []), `ms since ${runs[0].since}`, "side", "event", "page", "what"].map((name) => make("th", { scope: "col", ...(name === "page" || name.startsWith("ms ") ? { class: "n" } : {}) }, name)))),
       body)));
 }

@@ -12,14 +12,14 @@ function summary(runs) {
     ["policy", (run) => run.run.policy ?? "?"],
     ["guest", (run) => `${sayBytes(run.bytes)}, ${run.waiter === "request" ? "seen between the two" : sayMany(run.vcpus, "vCPU")}, ${run.run.program ?? "?"}`],
     ["pages", (run) => run.blocks.map((block) => `${block.name}: ${sayCount(block.pages)}${block.known ? ` of ${sayBytes(block.page_bytes)}` : ""}`).join(", ")],
-    ["to the end", (run) => `${sayTime((run.end - run.begin) * run.tick_us)} from ${run.since}`, (run) => (run.end - run.begin) * run.tick_us, sayTime],
+    ["total time", (run) => `${sayTime((run.end - run.begin) * run.tick_us)} from ${run.since}`, (run) => (run.end - run.begin) * run.tick_us, sayTime],
     ["downtime", sayDowntime, (run) => run.downtime_us, sayTime],
     ...(runs.some((run) => run.guest_blackout_us !== null) ? [["downtime by the guest's clock", sayBlackout], ["longest stall by its clock", sayStall]] : []),
     ["page requests", (run) => sayCount(requestsOf(run)), requestsOf, sayCount],
     ["preempted pages", (run) => sayKnown(run.preempted), (run) => run.preempted, sayCount],
     ["finished early on request", (run) => sayKnown(run.boosted), (run) => run.boosted, sayCount],
     ["waits", (run) => sayCount(run.wait_count), (run) => run.wait_count, sayCount],
-    ["all waits together", (run) => (run.wait_count ? sayTime(run.waited_us) : "none"), (run) => run.waited_us, sayTime],
+    ["sum of all waits", (run) => (run.wait_count ? sayTime(run.waited_us) : "none"), (run) => run.waited_us, sayTime],
     ["median wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.p50) : "none"), (run) => (run.wait_count ? run.percentiles_us.p50 : null), sayTime],
     ["longest wait", (run) => (run.wait_count ? sayTime(run.percentiles_us.max) : "none"), (run) => (run.wait_count ? run.percentiles_us.max : null), sayTime],
   ];
@@ -34,6 +34,12 @@ function verdicts(runs) {
     ...run.sentences.map(([kind, text]) => make("p", { class: kind }, keepUnits(text))))));
 }
 
+// A run's name, policy and status; a run that has its policy's name has it once.
+function titleOf(run) {
+  const policy = run.run.policy ?? "unknown policy";
+  return [...(run.name === policy ? [policy] : [`${run.name}: ${policy}`]), run.status].join(", ");
+}
+
 const requestsOf = (run) => run.requests.count + run.left_out.requests;
 const sayKnown = (count) => (count === null ? "not recorded" : sayCount(count));
 const sayDowntime = (run) => (run.downtime_us === null ? "not recorded" : sayTime(run.downtime_us));
@@ -42,13 +48,15 @@ const sayOwn = (us) => (us === null ? "the guest has none" : sayTime(us));
 const sayBlackout = (run) => sayOwn(run.guest_blackout_us);
 const sayStall = (run) => sayOwn(run.guest_stall_us);
 
+// What the runs have of it, and nothing that nobody will find in them.
 function legend(runs) {
   const item = (style, words, name = "") => make("li", {}, make("i", { style, class: name }), words);
+  const some = (holds) => runs.some((run) => run.sends.kind.some(holds)), waiters = [...new Set(runs.filter((run) => run.wait_count).map((run) => run.waiter))];
   return make("ul", { class: "legend" },
-    ...BARS.filter((_, at) => at < 4 || runs.some((run) => run.sends.kind.some((bits) => barOf(bits) === at))).map((bar) => item({ backgroundColor: `var(${bar.colour})` }, bar.words, bar.pattern ?? "")),
-    item({ background: "var(--cut)", width: ".2rem" }, "interrupted here (preempted)"),
+    ...BARS.filter((_, at) => some((bits) => barOf(bits) === at)).map((bar) => item({ backgroundColor: `var(${bar.colour})` }, bar.words, bar.pattern ?? "")),
+    some((bits) => endOf(bits) === 1) ? item({ background: "var(--cut)", width: ".2rem" }, "interrupted here (preempted)") : null,
     runs.some((run) => run.breaks.length) ? item({ outline: "1px solid var(--cut)" }, "no connection", "stage8") : null,
-    item({ background: "var(--wait)", outline: "1px solid var(--waitedge)" }, "a vCPU waits, or a request"));
+    waiters.length ? item({ background: "var(--wait)", outline: "1px solid var(--waitedge)" }, waiters.map((waiter) => `a ${waiter} waits`).join(", or ")) : null);
 }
 
 function timelineSection(runs, select) {
@@ -107,6 +115,7 @@ function begin() {
   // Tells of a page, or of one wait for it (its number in the run), and shows it in its run's timeline.
   function select(run, block, page, zoom, wait = null) {
     view.chosen = { run, block, page, wait };
+    document.documentElement.classList.remove("nothing");
     detail.replaceChildren(...detailOf(run, block, page, wait));
     for (const line of view.lines) {
       if (line.run === run) line.choose(block, page, zoom, wait);
@@ -119,6 +128,7 @@ function begin() {
   }
   function clear() {
     view.chosen = null;
+    document.documentElement.classList.add("nothing");
     detail.replaceChildren(nothing());
     for (const line of view.lines) { line.chosen = null; line.why.textContent = ""; line.soon(); }
     for (const each of view.tables) each.choose(null);
@@ -128,7 +138,9 @@ function begin() {
   const [lines, timeline] = timelineSection(runs, select);
   view.lines = lines;
   view.tables = waitTables(runs, select);
-  document.getElementById("subtitle").textContent = runs.map((run) => `${run.name}: ${run.run.policy ?? "unknown policy"}, ${run.status}`).join("; ");
+  document.getElementById("subtitle").textContent = runs.map(titleOf).join("; ");
+  document.documentElement.classList.add("nothing");
+  document.getElementById("main").classList.toggle("one", runs.length === 1);
   document.getElementById("main").append(
     section("verdict", "Verdict", verdicts(runs)),
     section("summary", "Summary", summary(runs)),

@@ -75,7 +75,7 @@ function describeWait(run, i) {
     `from ${since(run, waits.start[i])}`,
     send === null ? "" : `served by: ${BARS[barOf(send)].words}`,
     waits.answers[i] ? `answered: ${answerOf(run, i)}` : "",
-    ...(stages ? run.stages.map((stage, at) => [stage, stages[at], run.stage_words[at]]).filter(([, us]) => us > 0).map(([stage, us, words]) => `${stage}: ${sayTime(us)} (${words})`) : ["no stages were told"]),
+    ...(stages ? run.stages.map((stage, at) => [stage, stages[at], run.stage_words[at]]).filter(([, us]) => us > 0).map(([stage, us, words]) => `${stage}: ${sayTime(us)} (${words})`) : ["no stages recorded"]),
   ].filter(Boolean).join("\n");
 }
 

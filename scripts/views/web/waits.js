@@ -12,9 +12,10 @@ const WAIT_COLUMNS = [
 ];
 
 class WaitTable {
-  // `most` is how many microseconds a whole bar is: the same for all runs of a page.
-  constructor(run, number, most, select) {
-    Object.assign(this, { run, number, most, select, at: 0, key: "wait", down: true, chosen: null });
+  // `most` is how many microseconds a whole bar is: the same for all runs of a page; `ticks` how many
+  // times its axis may name.
+  constructor(run, number, most, ticks, select) {
+    Object.assign(this, { run, number, most, ticks, select, at: 0, key: "wait", down: true, chosen: null });
     this.order = Array.from({ length: run.waits.count }, (_, index) => index);
     this.body = make("tbody");
     this.found = make("span", { class: "hint", role: "status" });
@@ -28,13 +29,14 @@ class WaitTable {
   head(column) {
     const name = column.name === "vCPU" ? this.run.waiter : column.name;
     const words = column.of ? make("button", { type: "button", class: "sort", onclick: () => this.sort(column.name) }, name) : name;
-    return make("th", { scope: "col", class: `${column.numeric ? "n " : ""}${column.of ? "" : "wide"}` }, words);
+    return make("th", { scope: "col", class: `${column.numeric ? "n " : ""}${column.of ? "" : "wide"}`, "data-name": column.of ? name : "" }, words);
   }
 
   build() {
     const { run } = this;
     if (!this.order.length) return make("div", {}, make("h3", {}, run.name), make("p", {}, `No ${run.waiter} waited for a page.`));
-    const axis = [0, 0.25, 0.5, 0.75, 1].map((share) => make("span", { style: { left: `${share * 100}%`, transform: `translateX(-${share * 100}%)` } }, share ? sayTime(this.most * share) : "0"));
+    // Round times, and no more of them than have room beside another run's.
+    const axis = niceSteps(0, this.most, this.ticks).map((us) => make("span", { style: { left: `${us / this.most * 100}%`, transform: `translateX(-${us / this.most * 100}%)` } }, us ? sayTime(us) : "0"));
     return make("div", {},
       make("h3", {}, run.name),
       make("div", { class: "scroll" }, make("table", { class: "waittable" },
@@ -87,7 +89,7 @@ class WaitTable {
       onpointerleave: () => showTip(""),
     },
       make("td", { class: "n" }, button), make("td", { class: "n" }, String(waits.vcpu[i])),
-      make("td", { class: "n" }, sayMoment((waits.start[i] - run.begin) * run.tick_us)), make("td", {}, waits.answers[i] || "not told"),
+      make("td", { class: "n" }, sayMoment((waits.start[i] - run.begin) * run.tick_us)), make("td", {}, waits.answers[i] || "not recorded"),
       make("td", { class: "wide" }, this.bar(i)), make("td", { class: "n" }, sayTime(waits.latency[i])));
   }
 
@@ -121,7 +123,7 @@ class WaitTable {
 
 function waitTables(runs, select) {
   const most = Math.max(1, ...runs.map((run) => (run.waits.count ? run.waits.latency.reduce((one, other) => Math.max(one, other), 0) : 0)));
-  return runs.map((run, number) => new WaitTable(run, number, most, select));
+  return runs.map((run, number) => new WaitTable(run, number, most, runs.length > 1 ? 2 : 4, select));
 }
 
 function stageLegend(run) {

@@ -24,7 +24,7 @@ def test_rows_are_held_against_the_first(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "<b>" not in text
     assert "a &lt;guest&gt;" in text
-    assert "-50%" in text
+    assert "-50 %" in text
     assert "20 times" in text
     assert "1-1.5" in text
     # The first row's own, and those of what it has none of.

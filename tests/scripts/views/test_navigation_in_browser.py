@@ -266,7 +266,7 @@ def test_differences_of_two_runs(tab: Tab, tmp_path: Path) -> None:
         )
     }
     assert rows["longest wait"] == "+68.3 ms (3.37 times)"
-    assert rows["waits"] == "\u22121 (0.5 times)"
+    assert rows["waits"] == "\u22121 (\u221250 %)"
     assert rows["preempted pages"] == "\u22121"
     assert rows["page requests"] == "the same"
     assert rows["queue: waiting for its turn"].startswith("+8.23 ms (4.24 times)")
