@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from scripts.results.rows import Row
-from scripts.sweep.page import page_of
+from scripts.sweep import page as pages
+from scripts.sweep.page import EFFECTS, WINNERS, pictures_of, write_page
 
 AXES: dict[str, list[Any]] = {"policy": ["ordered", "drop"], "set": [["noise-ns=1"], "a<b=1"]}
 
@@ -20,6 +22,11 @@ def rows(status: str = "completed", command: str = "simulate") -> list[Row]:
         for policy in AXES["policy"]
         for told in ("noise-ns=1", "a<b=1")
     ]  # fmt: skip
+
+
+def page_of(rows: list[Row], axes: dict[str, list[Any]]) -> str:
+    """Return a page with its pictures."""
+    return pages.page_of(rows, axes, pictures_of(rows, axes))
 
 
 def test_a_page_has_axes_and_pictures() -> None:
@@ -51,3 +58,13 @@ def test_what_failed_is_counted_and_not_shown() -> None:
 def test_an_axis_of_seeds_alone_has_no_picture() -> None:
     """There is nothing to draw it over."""
     assert "No picture:" in page_of(rows(), {"policy": ["ordered", "drop"], "seed": [1, 2]})
+
+
+def test_pictures_are_files_of_their_own(tmp_path: Path) -> None:
+    """They stand beside the page, for light pages and dark ones; one that is over is removed."""
+    write_page(rows(), AXES, tmp_path)
+    for name in (EFFECTS, WINNERS):
+        assert "prefers-color-scheme: dark" in (tmp_path / name).read_text()
+    write_page(rows()[:2], {**AXES, "policy": ["ordered"]}, tmp_path)
+    assert (tmp_path / EFFECTS).exists()
+    assert not (tmp_path / WINNERS).exists()
