@@ -266,6 +266,25 @@ class Assembly:
         self._claims.release(page)
         return whole
 
+    def take_pages(self, channel: Channel, span: Span) -> None:
+        """Count huge pages that came whole, in a frame each, from its beginning to its end.
+
+        It is as `begin`, `progress` and `end` for each, where no other frame has bytes of them.
+
+        Raises:
+            RemoteProtocolError: No correct source sends this now.
+            LocalProtocolError: A frame is under way there, or it is precopy.
+        """
+        if channel in self._arriving or self._missing is None:
+            raise LocalProtocolError(f"pages cannot be counted on the {channel.value} channel now")
+        if not self._geometry.has_span(span):
+            raise RemoteProtocolError(f"pages at {span.offset} of block {span.block} are no pages")
+        self._parts.forget(span)
+        self._claims.claim_pages(channel, span)
+        counts = self.counts[channel]
+        counts.target_pages += span.length // TARGET_PAGE_BYTES
+        counts.data_bytes += span.length
+
     def refuse(self, channel: Channel) -> tuple[list[Span], Runs | None]:
         """Say that the channel's frame is whole and its payload not what was sent.
 

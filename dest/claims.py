@@ -97,6 +97,25 @@ class Claims:
             raise _came_again(span)
         return None
 
+    def claim_pages(self, channel: Channel, span: Span) -> None:
+        """Claim whole pages that came in a frame each, of which nothing had come before.
+
+        Raises:
+            RemoteProtocolError: No correct source sends one of them; of all, nothing has changed,
+                but where pages may come over both channels.
+        """
+        if self.come_again:
+            for index in self._geometry.pages_of(span):
+                page = new_page_id((span.block, index))
+                if self.claim(channel, self._geometry.page_span(page), {}) is not None:
+                    raise _came_again(span)
+                self.release(page)
+            return
+        _check_all_in(self._missing, span)
+        self._missing.remove(span)
+        if self.copies is not None:
+            self.copies.came(channel, span)
+
     def reopen(self, runs: Runs) -> None:
         """Add what came changed to what is missing again.
 

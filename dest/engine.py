@@ -179,6 +179,18 @@ class Engine:
         # Runs of base pages, or of target pages, are placed one by one.
         return self._places(list(stretch.spans()), channel)
 
+    def take_pages(self, channel: Channel, span: Span) -> Place:
+        """Count huge pages that came whole, in a frame of the background each; return their place.
+
+        It is as `begin`, `progress` and `end` for each.
+
+        Raises:
+            RemoteProtocolError: No correct source sends this now.
+        """
+        self.assembly.take_pages(channel, span)
+        self._nonzero.mark(span)
+        return Place(span, channel)
+
     def refuse(self, channel: Channel, now_ns: int) -> list[Place]:
         """Refuse the channel's frame, which has come, as its payload is not what was sent.
 

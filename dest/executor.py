@@ -193,6 +193,16 @@ class Executor:
             self._place(place, last_byte_ns)
         self._settle()
 
+    def take_pages(self, channel: Channel, span: Span) -> None:
+        """Place huge pages that came whole, in a frame of the background each, and are in memory.
+
+        It is as `begin`, `progress` and `end` for each.
+        """
+        last_byte_ns = self._now_ns()
+        self._hear()
+        self._place(self.engine.take_pages(channel, span), last_byte_ns)
+        self._settle()
+
     def refuse(self, channel: Channel) -> None:
         """Refuse the channel's frame, which came changed; `say_all` what is to come again."""
         last_byte_ns = self._now_ns()

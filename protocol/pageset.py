@@ -251,6 +251,11 @@ class PageSet:
                 return index, found
         return None
 
+    def row_from(self, block: int, first: int, stop: int) -> int:
+        """Return how many target pages from one on, before another, are members without a gap."""
+        end = self._raw[block].find(0, first, stop)
+        return (stop if end < 0 else end) - first
+
     def pages_with_members(self, block: int) -> NDArray[np.bool_]:
         """Return, for each page of a block, whether any of its target pages is a member."""
         per_page = self.geometry.blocks[block].target_pages_per_page

@@ -110,6 +110,38 @@ class Background:
                 return None
         return self._scan_job(*place) if place is not None else None
 
+    def ahead(self, count_max: int) -> Span | None:
+        """Return the huge pages that the next jobs are about, each whole, in a row of one block.
+
+        None where another job comes first, or only a look at each can tell.
+
+        Args:
+            count_max: The most pages that are wanted, 1 or more.
+        """
+        if self.across_pages or not self._prefetching.is_silent:
+            return None
+        place = self._remaining.first_from(*self._cursor)
+        if place is None or self._goes_in_runs[place[0]]:
+            return None
+        block, first = place
+        page_pages = self._geometry.blocks[block].target_pages_per_page
+        job_pages = min(self._run_pages, self._chunk_pages) if self.in_parts else self._chunk_pages
+        if first % page_pages or page_pages > job_pages:
+            return None
+        stop = min(first + count_max * page_pages, self._block_stops[block])
+        count = self._remaining.row_from(block, first, stop) // page_pages
+        page_bytes = page_pages * TARGET_PAGE_BYTES
+        return Span(block, first * TARGET_PAGE_BYTES, count * page_bytes) if count else None
+
+    def run_on(self, row: Span) -> Job:
+        """Give out a row that is `ahead`: all its pages but the last are done; return its job."""
+        block, last = row.block, self._geometry.pages_of(row)[-1]
+        self._remaining.remove(row)
+        self._cursor = block, row.end // TARGET_PAGE_BYTES
+        page = new_page_id((block, last))
+        span = self._geometry.page_span(page)
+        return Job(span, page, _PRECOPY, first=span)
+
     def _place_of(self, pick: Pick) -> tuple[int, int]:
         block, index = pick.page
         return block, index * self._geometry.blocks[block].target_pages_per_page + pick.target_page

@@ -118,6 +118,22 @@ class Buffering:
         on_wire_bytes = delivery.bytes_per_second * delivery.round_trip_us // 10**6
         self.wire_bytes = min(ROUND_TRIPS * on_wire_bytes, WIRE_BYTES_MAX)
 
+    def state(self, sent_bytes: int, now_ns: int) -> tuple[int | None, ...]:
+        """Return all that it goes by, as seen from what the kernel took by now, and from now.
+
+        Two that are equal choose the same sizes from there on.
+        """
+        since = self._full_at
+        before = (None, None) if since is None else (sent_bytes - since[0], now_ns - since[1])
+        return (
+            self.near_bytes, self.wire_bytes, self.run_bytes, self._bytes, self._ns, *before,
+        )  # fmt: skip
+
+    def shift(self, sent_bytes: int, passed_ns: int) -> None:
+        """Be in the same `state` when the kernel has taken so much more, so much later."""
+        if self._full_at is not None:
+            self._full_at = self._full_at[0] + sent_bytes, self._full_at[1] + passed_ns
+
     def paused(self) -> None:
         """Say that what left the kernel since it was full was not made good at once."""
         self._full_at = None

@@ -18,7 +18,7 @@ from guest.streams.stream import Delivery
 from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
-from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.messages import RequestAnswer
 from source.buffering import Backlog
 from source.commands import REQUEST, TURN, Command, Look, Room, Tell, Until, Wait, Write
@@ -264,6 +264,42 @@ class SendEngine:
                 turns = 0
         if lane not in self._waits:
             self._turns[lane] = turns
+
+    def ahead(self, lane: Lane, count_max: int) -> Span | None:
+        """Return the pages that a lane writes next if nothing comes between, each whole in a frame.
+
+        They lie in a row of one block.  None where something is to be decided, looked at or told
+        before one of their frames, or where what is under way is no such page of the background.
+
+        Args:
+            lane: Its task writes a frame, and does not wait for anything but room.
+            count_max: The most pages that are wanted, 1 or more.
+        """
+        write, telling = self._frames.writes.get(lane), self.telling
+        wait = self._waits.get(lane)
+        if write is None or not write.paced or not (wait is None or type(wait) is Room):
+            return None
+        is_asked = self._until is not None or self.pacer.bytes_per_second or self._is_heard
+        is_told = telling.is_overdue or telling.has_many or not telling.is_idle
+        if is_asked or is_told or self._backlog.is_unknown:
+            return None
+        return self.scheduler.ahead(lane, count_max)
+
+    def run_on(self, lane: Lane, row: Span) -> Write:
+        """Say that a stream took the lane's frame, and those of a row of pages but the last.
+
+        Of the last it took as much as of the one that was under way; all are as long.  It is as if
+        `took`, `wait_over` and `next` had been called for each.
+
+        Args:
+            lane: As of `ahead`; its task goes on with what it does.
+            row: The first pages that were `ahead`.
+
+        Returns:
+            The write of the last of these pages.
+        """
+        self._frames.run_on(lane, row)
+        return self._frames.writes[lane]
 
     def told(self, *, went: bool) -> None:
         """Say whether one of the channels took what was to be told."""

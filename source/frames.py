@@ -13,7 +13,7 @@ from typing import Any
 from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
-from protocol.geometry import TARGET_PAGE_BYTES
+from protocol.geometry import TARGET_PAGE_BYTES, Span
 from source.commands import Write
 from source.jobs import Chunk, Lane
 from source.outlet import Frame, Outlet
@@ -84,6 +84,32 @@ class Frames:
             # It was broken off, and a sign of life was its last byte.
             self.sent(lane, now_ns)
         return None
+
+    def run_on(self, lane: Lane, row: Span) -> None:
+        """Say that the lane's frame, and those of a row of pages but the last, went whole.
+
+        See `SendEngine.run_on`.
+        """
+        before = self.writes[lane]
+        outlet, frame = before.outlet, before.frame
+        page_bytes = before.chunk.span.length
+        count = row.length // page_bytes
+        if self._overtaking is not None:
+            self._overtaking.ran_on(row, frame.length)
+        chunk = self._scheduler.run_on(lane, row)
+        pages = range(chunk.page.index + 1 - count, chunk.page.index + 1)
+        if (tracker := self._telling.tracker) is not None:
+            tracker.ran_on(chunk, lane, pages)
+            self._telling.frame_sent()
+        outlet.target_pages_sent += row.length // TARGET_PAGE_BYTES
+        outlet.data_bytes_sent += count * frame.payload_bytes
+        outlet.bytes_sent += count * frame.length
+        outlet.open_frame = self._make_frame(chunk, 0, 0)
+        outlet.open_frame.sent = frame.sent
+        if self._overtaking is not None:
+            self._overtaking.begun(chunk, outlet.open_frame)
+        write = self.writes[lane] = Write(chunk, outlet, outlet.open_frame)
+        write.limit, write.paced = before.limit, before.paced
 
     def break_off(self, lane: Lane, now_ns: int) -> None:
         """Leave the background's frame for a request."""

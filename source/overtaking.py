@@ -63,6 +63,29 @@ class Overtaking:
         self._sent.append(self._place(*self._under_way))
         self._under_way = None
 
+    def ran_on(self, row: Span, frame_bytes: int) -> None:
+        """Say that the frame under way went whole, and one for each page of a row but the last.
+
+        Args:
+            row: Pages that each went in a frame as long as the one under way.
+            frame_bytes: How long that is.
+        """
+        assert self._under_way is not None
+        place = self._place(*self._under_way)
+        page_bytes = place.span.length
+        count = row.length // page_bytes
+        self._sent.append(place)
+        for step in range(max(1, count - _FRAMES_MAX), count):
+            offset = row.offset + (step - 1) * page_bytes
+            self._sent.append(
+                _Place(
+                    Span(row.block, offset, page_bytes),
+                    place.payload + step * frame_bytes,
+                    place.end + step * frame_bytes,
+                )
+            )
+        self._under_way = None
+
     def delivers(self, delivery: Delivery) -> None:
         """Say how the channel delivers; it holds for one question."""
         self._delivery = delivery

@@ -36,7 +36,7 @@ from __future__ import annotations
 from protocol import events
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError
-from protocol.geometry import Geometry, PageId
+from protocol.geometry import Geometry, PageId, Span
 from protocol.policy import Policy
 from source.answering import Answering
 from source.jobs import Answer, Chunk, Job, Lane, Lies
@@ -138,6 +138,41 @@ class Scheduler(Work):
                 return None
             self._current[lane] = job
             self._note(events.PageStart, job)
+        return self._cutter.cut(job)
+
+    def ahead(self, lane: Lane, count_max: int) -> Span | None:
+        """Return the pages that a lane sends next if nothing comes between, each in one chunk.
+
+        They lie in a row of one block, and the chunk that is out is of such a page, too.  None
+        where that is not so, or where somebody is to hear of each page.
+
+        Args:
+            lane: Whose chunk is out.
+            count_max: The most pages that are wanted, 1 or more.
+        """
+        job = self._current.get(lane)
+        if job is None or job.chunk is None or job.urgent or job.postponed:
+            return None
+        whole = self._geometry.page_span(job.page)
+        half_sent = self._half_sent
+        is_alone = not (self._queue or half_sent.job or half_sent.tail) and len(self._current) == 1
+        if job.chunk.span != whole or not is_alone or self._prefetching.hears:
+            return None
+        return self._background.ahead(count_max)
+
+    def run_on(self, lane: Lane, row: Span) -> Chunk:
+        """Say that the lane's chunk, and those of a row of pages but the last, went whole.
+
+        It is as if `chunk_sent` and `next_chunk` had been called once for each page of the row.
+
+        Args:
+            lane: Whose chunk was out.
+            row: The first pages that were `ahead`.
+
+        Returns:
+            The chunk of the last of these pages, which now is out.
+        """
+        job = self._current[lane] = self._background.run_on(row)
         return self._cutter.cut(job)
 
     def chunk_sent(self, lane: Lane = Lane.ALL) -> int:

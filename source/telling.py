@@ -62,6 +62,11 @@ class Telling:
         """Whether enough is untold to be told together, before a frame of the background."""
         return self.tracker is not None and self.tracker.untold_count >= TOLD_TOGETHER
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits for its bytes, as far as somebody keeps account."""
+        return self.tracker is None or self.tracker.is_idle
+
     def frame_sent(self) -> None:
         """Say that a frame is whole with its stream."""
         self._may_try = True

@@ -160,6 +160,26 @@ class RequestTracker:
                 opened.answer = BOOSTED
             self._go(unit, opened, lane, now_ns)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request waits for its bytes."""
+        return not self._open
+
+    def ran_on(self, chunk: Chunk, lane: Lane, pages: range) -> None:
+        """Say that what is under way in a lane went whole, and then pages of which the last is.
+
+        Nobody waits for any of them.
+
+        Args:
+            chunk: The last one's, which is handed over from now on.
+            lane: Whose.
+            pages: By their indices in the chunk's block.
+        """
+        if lane is not Lane.BACKGROUND:
+            self._pages.extend(PageId(chunk.page.block, page) for page in pages[-_PAGES_KEPT_MAX:])
+            self._page_count += len(pages)
+        self._under_way[lane] = chunk
+
     def interrupted(self, lane: Lane, now_ns: int) -> None:
         """Say that what a lane was sending is broken off."""
         self._under_way.pop(lane, None)

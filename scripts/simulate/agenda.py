@@ -8,18 +8,38 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from scripts.simulate.model import Model
 
 Handler = Callable[..., None]
+_Method = TypeVar("_Method", bound=Handler)
 
 # The engines take 0 for "never".
 START_NS = 1_000_000_000
+
+
+def goes_on(handler: _Method) -> _Method:
+    """Mark a handler as one of a stream that goes by itself: `Agenda.shift` moves it with that."""
+    handler.goes_on = True  # type: ignore[attr-defined]
+    return handler
+
+
+def is_own(handler: Handler) -> bool:
+    """Return whether a handler is so marked."""
+    return getattr(handler, "goes_on", False)
+
+
+class Due(NamedTuple):
+    """Something to come: when, and what is called with what then."""
+
+    time_ns: int
+    do: Handler
+    arguments: tuple[Any, ...]
 
 
 class Agenda:
@@ -29,10 +49,11 @@ class Agenda:
         now_ns: When the handler that runs was due.
         used_ns: What it has used of its processor since.
         count: How many handlers were put in so far.
+        after: Called once, when the handler that runs has ended.
         rng: All chance of the run.
     """
 
-    __slots__ = ("_heap", "count", "now_ns", "rng", "used_ns")
+    __slots__ = ("_heap", "after", "count", "now_ns", "rng", "used_ns")
 
     def __init__(self, seed: int) -> None:
         """Begin with nothing to happen.
@@ -43,6 +64,7 @@ class Agenda:
         self.now_ns = START_NS
         self.used_ns = 0
         self.count = 0
+        self.after: Callable[[], None] | None = None
         self.rng = np.random.default_rng(seed)
         self._heap: list[tuple[int, int, Handler, tuple[Any, ...]]] = []
 
@@ -64,7 +86,34 @@ class Agenda:
             self.now_ns, _, do, arguments = pop(heap)
             self.used_ns = 0
             do(*arguments)
+            if self.after is not None:
+                after, self.after = self.after, None
+                after()
         return True
+
+    def own(self) -> list[Due]:
+        """Return what is marked as going on by itself, in the order in which it comes."""
+        # No two have the same number.
+        found = sorted(each for each in self._heap if is_own(each[2]))
+        return [Due(time_ns, do, arguments) for time_ns, _, do, arguments in found]
+
+    def first_other_ns(self) -> int | None:
+        """Return when the first thing is due that is not; None for never."""
+        return min((each[0] for each in self._heap if not is_own(each[2])), default=None)
+
+    def shift(self, passed_ns: int, moved: Callable[[Any], Any]) -> None:
+        """Let a time pass in which nothing else was due.
+
+        Args:
+            passed_ns: How long.
+            moved: Returns what stands in for an argument of what goes on by itself.
+        """
+        own = self.own()
+        self._heap[:] = [each for each in self._heap if not is_own(each[2])]
+        heapq.heapify(self._heap)
+        self.now_ns += passed_ns
+        for time_ns, do, arguments in own:
+            self.at(time_ns + passed_ns, do, *map(moved, arguments))
 
 
 class Processor:
@@ -134,6 +183,32 @@ class Processor:
             self.busy_ns += done_ns
         return int(cost_ns) - done_ns
 
+    def times(self) -> tuple[int, int, int]:
+        """Return when it is free, until when it was used, and for how long in all."""
+        return self._free_at_ns, self._used_until_ns, self.busy_ns
+
+    def queued(self) -> list[Handler]:
+        """Return what waits for it."""
+        return [do for _, do, _ in self._queue]
+
+    def state(self) -> Hashable:
+        """Return all that matters of it, as seen from now."""
+        now_ns = self._agenda.now_ns
+        return (
+            self._free_at_ns - now_ns, self._used_until_ns - now_ns, self._is_due,
+            *((due_ns - now_ns, do.__name__) for due_ns, do, _ in self._queue),
+        )  # fmt: skip
+
+    def shift(self, times: tuple[int, int, int], passed_ns: int, busy_ns: int) -> None:
+        """Be so much later than when its `times` were these, and busy for so long in between."""
+        free_at_ns, used_until_ns, before_ns = times
+        self._free_at_ns = free_at_ns + passed_ns
+        self._used_until_ns = used_until_ns + passed_ns
+        self.busy_ns = before_ns + busy_ns
+        self._queue = deque(
+            (due_ns + passed_ns, do, arguments) for due_ns, do, arguments in self._queue
+        )
+
     def use(self, cost_ns: float) -> None:
         """Say that the handler that runs, one of this processor's, takes so much longer."""
         cost = int(cost_ns)
@@ -142,6 +217,7 @@ class Processor:
         self._free_at_ns = max(self._free_at_ns, self._used_until_ns)
         self.busy_ns += cost
 
+    @goes_on
     def _turn(self) -> None:
         """Do something whose turn has come, unless what was done before it is not over."""
         self._is_due = False

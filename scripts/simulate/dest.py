@@ -71,6 +71,9 @@ class DestSide:
 
     Attributes:
         engine: Decides.
+        executor: Does what it says.
+        presence: What vCPUs may touch.
+        reader: Reads what comes.
         is_done: All is there, and was said to be.
     """
 
@@ -128,8 +131,8 @@ class DestSide:
         # The vCPUs of whose faults was just heard.
         self._heard: list[int] = []
         self.executor.on_fault = self._heard.append
-        self._reader = Reader(config, host, link, self.executor, self._lifecycle, self._message)
-        self.expect = self._reader.expect
+        self.reader = Reader(config, host, link, self.executor, self._lifecycle, self._message)
+        self.expect = self.reader.expect
         terms = Terms(
             peer="the source", ending=policy.channels, recovers=True, gives_verdict=True,
             rest_seconds=0.0, linger_seconds=0.0,
@@ -154,12 +157,18 @@ class DestSide:
             cpu_seconds=cpu_seconds,
         )  # fmt: skip
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no vCPU waits, and nothing is to be said."""
+        faults = self.engine.faults
+        return not (self.presence.stopped or faults.waiting_vcpus or self.engine.words)
+
     # Words of the source.
 
     def _message(self, incoming: Incoming, frame: ModelFrame) -> None:
         """Handle a message that brings no pages."""
         message, name = frame.message, incoming.flow.name
-        self._reader.was_read(incoming, frame)
+        self.reader.was_read(incoming, frame)
         if isinstance(message, Setup):
             self._begin()
             return
@@ -177,9 +186,9 @@ class DestSide:
                 self._perform(self.phases.stopping(self._agenda.clock_ns()), lambda: None)
             case SwitchOver():
                 # Its channel is not read while the guest is made to run.
-                self._reader.hold(incoming)
+                self.reader.hold(incoming)
                 steps = self.phases.switch_over((), postcopy=message.postcopy)
-                self._perform(steps, lambda: self._reader.go_on(incoming))
+                self._perform(steps, lambda: self.reader.go_on(incoming))
             case End():
                 incoming.has_ended = True
                 self._receive_on()
@@ -196,7 +205,7 @@ class DestSide:
     def _receive_on(self) -> None:
         """Go on when all channels have ended."""
         assert self._main is not None
-        if all(incoming.has_ended for incoming in self._reader.channels.values()):
+        if all(incoming.has_ended for incoming in self.reader.channels.values()):
             self._perform(self._main, lambda: None)
 
     def _perform(
@@ -250,14 +259,14 @@ class DestSide:
         self._agenda.at(told_ns, self._processor.submit, self._model.fault_ns, self._hear)
 
     def _hear(self) -> None:
-        if not self._reader.places_early:
+        if not self.reader.places_early:
             self.executor.hear_faults()
             return
-        self._reader.catch_up()
+        self.reader.catch_up()
         self._heard.clear()
         self.executor.hear_faults()
         waits = self.engine.faults.waiting_vcpus
-        self._reader.watch({waits[vcpu].page for vcpu in self._heard if vcpu in waits})
+        self.reader.watch({waits[vcpu].page for vcpu in self._heard if vcpu in waits})
 
     def _wakes(self, vcpu: int, since_ns: int) -> None:
         woke_ns = self._agenda.clock_ns() + self._model.wake_ns

@@ -25,7 +25,11 @@ _COMMON = {
 
 _SETS: dict[str, list[dict[str, str]]] = {
     "growth": [
-        *({"size": size, "access-rate": "1"} for size in ("1GiB", "16GiB", "256GiB", "1TiB")),
+        # As many faults each: the larger a guest, the longer it takes, and the less is touched.
+        *(
+            {"size": f"{gib}GiB", "access-rate": f"{32 / gib:g}"}
+            for gib in (1, 4, 16, 64, 256, 1024)
+        ),
         *({"size": "16GiB", "vcpus": vcpus} for vcpus in ("1", "8", "64", "512")),
     ],
     "policies": [{"policy": policy} for policy in PRESETS],

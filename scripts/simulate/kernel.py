@@ -9,12 +9,15 @@ average (`Model.fill`).
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from guest.streams.stream import GRANTED, Delivery
 from protocol.fields import PackedRuns
+from protocol.geometry import Span
 from protocol.messages import Message, PageData, RunData
 from protocol.runs import Runs
 from protocol.wire import encode
-from scripts.simulate.agenda import Agenda, Handler
+from scripts.simulate.agenda import Agenda, Handler, goes_on
 from scripts.simulate.link import Flow, Link
 from scripts.simulate.model import Model
 from source.buffering import UNSENT_SHARE, Buffering
@@ -42,6 +45,9 @@ class ModelFrame(Frame):
 
     __slots__ = ("begun", "came_ns", "chunk", "head_bytes", "message", "payload", "start")
 
+    message: Message
+    chunk: Chunk | None
+
     def __init__(
         self, message: Message, payload: bytes | memoryview = b"", chunk: Chunk | None = None
     ) -> None:
@@ -58,6 +64,39 @@ class ModelFrame(Frame):
         self.begun = 0
         self.came_ns = 0
 
+    @property
+    def span(self) -> Span:
+        """The page of a frame that `is_like` another."""
+        assert self.chunk is not None
+        assert isinstance(self.chunk.span, Span)
+        return self.chunk.span
+
+    def is_like(self, other: ModelFrame) -> bool:
+        """Return whether both bring background, in a stretch, and are as long as each other."""
+        mine, others = self.chunk, other.chunk
+        if mine is None or others is None or mine.urgent or others.urgent:
+            return False
+        are_spans = isinstance(mine.span, Span) and isinstance(others.span, Span)
+        return are_spans and (self.length, mine.span.length, mine.page.block) == (
+            other.length, others.span.length, others.page.block,
+        )  # fmt: skip
+
+    def move(self, passed_ns: int, count: int, chunk: Chunk) -> None:
+        """Be about another chunk, so much later and so many bytes further on in the stream."""
+        self.message, self.chunk = _message_of(chunk, 0, 0), chunk
+        self.start += count
+        if self.came_ns:
+            self.came_ns += passed_ns
+
+    def follow(self, other: ModelFrame) -> None:
+        """Be where another is."""
+        self.start, self.begun, self.came_ns = other.start, other.begun, other.came_ns
+
+
+def frame_length(chunk: Chunk) -> int:
+    """Return how long the frame of a background chunk is."""
+    return ModelFrame(_message_of(chunk, 0, 0), chunk=chunk).length
+
 
 def model_frame(
     _memory: Blocks,
@@ -69,23 +108,21 @@ def model_frame(
     checked: bool,  # noqa: ARG001
 ) -> Frame:
     """Make the frame of a chunk, as `source.framing.frame_of` does of memory without zero pages."""
+    return ModelFrame(_message_of(chunk, queue_us, send_us), chunk=chunk)
+
+
+def _message_of(chunk: Chunk, queue_us: int, send_us: int) -> PageData | RunData:
     span, block = chunk.span, chunk.span.block
     if isinstance(span, Runs):
         # Of its runs only the number has a length.
         packed = PackedRuns(bytes(8 * len(span)))
-        return ModelFrame(
-            RunData(
-                payload_bytes=span.length, block=block, offset=span.offset, runs=packed,
-                urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
-            ),
-            chunk=chunk,
-        )  # fmt: skip
-    return ModelFrame(
-        PageData(
-            payload_bytes=span.length, block=block, offset=span.offset,
+        return RunData(
+            payload_bytes=span.length, block=block, offset=span.offset, runs=packed,
             urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
-        ),
-        chunk=chunk,
+        )  # fmt: skip
+    return PageData(
+        payload_bytes=span.length, block=block, offset=span.offset,
+        urgent=chunk.urgent, queue_us=queue_us, send_us=send_us,
     )  # fmt: skip
 
 
@@ -136,8 +173,8 @@ class ModelOutlet(Outlet):
         """Return what was taken and not delivered, and how fast it is."""
         link = self._link
         link.advance()
-        per_second = int((self.flow.rate or link.bytes_per_ns) * 1e9)
-        return Delivery(int(self._unacknowledged()), per_second, link.rtt_ns // 1000)
+        per_second = self.flow.bytes_per_second or int(link.bytes_per_ns * 1e9)
+        return Delivery(self._unacknowledged(), per_second, link.rtt_ns // 1000)
 
     def send(self, frame: ModelFrame, limit: int) -> int:
         """Hand over what the kernel takes of a frame at once; return how many bytes, maybe none."""
@@ -187,10 +224,10 @@ class ModelOutlet(Outlet):
         link.advance()
         acknowledged = flow.drained_at(self._agenda.now_ns - link.rtt_ns)
         most = min(
-            acknowledged + self._held_bytes * self._fill,
-            flow.drained + self._unsent_bytes * self._fill,
+            acknowledged + int(self._held_bytes * self._fill),
+            flow.drained + int(self._unsent_bytes * self._fill),
         )
-        taken = min(max(int(most) - start, 0), rest)
+        taken = min(max(most - start, 0), rest)
         if taken < rest:
             link.take_back(flow, rest - taken)
         self.took(frame, taken)
@@ -199,6 +236,24 @@ class ModelOutlet(Outlet):
             frame.start = -1
             frame.begun += 1
         return taken
+
+    def state(self, now_ns: int) -> Hashable:
+        """Return all that matters of it, as seen from now and the flow's end."""
+        written, buffering = self.flow.written, self.buffering
+        streamed = self._streamed
+        return (
+            self.bytes_sent - written, self._held_bytes, self._unsent_bytes, self._fill,
+            None if streamed is None else (streamed[0] - written, streamed[1]),
+            None if buffering is None else buffering.state(self.bytes_sent, now_ns),
+        )  # fmt: skip
+
+    def shift(self, passed_ns: int, count: int) -> None:
+        """Be so much later where the engine has counted so many more bytes."""
+        if self._streamed is not None:
+            start, rest = self._streamed
+            self._streamed = start + count, rest
+        if self.buffering is not None:
+            self.buffering.shift(count, passed_ns)
 
     def _note_full(self) -> None:
         buffering = self.buffering
@@ -214,7 +269,7 @@ class ModelOutlet(Outlet):
         self._held_bytes = self.flow.window_bytes = int(bound * factor)
         self._unsent_bytes = int(min(buffering.unsent_bytes * UNSENT_SHARE, bound) * factor)
 
-    def _unacknowledged(self) -> float:
+    def _unacknowledged(self) -> int:
         flow = self.flow
         return flow.written - flow.drained_at(self._agenda.now_ns - self._link.rtt_ns)
 
@@ -231,7 +286,7 @@ class ModelOutlet(Outlet):
         elif room < min(self._model.packet_bytes, held / 2):
             # What is acknowledged is freed by the packet.
             return 0
-        return int(min(room, room_unsent))
+        return min(room, room_unsent)
 
     def _begin(self, frame: ModelFrame) -> None:
         if frame.start < 0:
@@ -243,27 +298,27 @@ class ModelOutlet(Outlet):
         self._begin(frame)
         self.took(frame, count)
         self._link.write(self.flow, count)
+        self._link.plan()
 
     def _when(self, share: float, end: int, do: Handler, arguments: tuple[object, ...]) -> None:
         """Call something when no more is held of the first `end` bytes than such a share."""
         link, flow = self._link, self.flow
-        acknowledged, left = (
-            end - self._held_bytes * share + 1,
-            end - self._unsent_bytes * share + 1,
-        )
-        now_ns = self._agenda.now_ns
-
-        def then() -> None:
-            since_ns = now_ns if flow.drained < acknowledged else flow.when_drained(acknowledged)
-            if flow.drained >= acknowledged:
-                # Later than now, so that time passes whatever is rounded.
-                at_ns = max(self._agenda.now_ns, since_ns + link.rtt_ns) + 1
-                self._agenda.at(at_ns, do, *arguments)
-            else:
-                link.mark(flow, acknowledged, link.rtt_ns, do, *arguments)
-
+        acknowledged = end - int(self._held_bytes * share) + 1
+        left = end - int(self._unsent_bytes * share) + 1
         if flow.drained >= left:
-            then()
+            self._when_left(acknowledged - flow.drained, do, arguments)
         else:
-            link.mark(flow, left, 0, then)
+            link.mark(flow, left, 0, self._when_left, acknowledged - left, do, arguments)
         link.plan()
+
+    @goes_on
+    def _when_left(self, more: int, do: Handler, arguments: tuple[object, ...]) -> None:
+        """Call something when so many more bytes than have left are acknowledged."""
+        link, flow = self._link, self.flow
+        acknowledged = flow.drained + more
+        if more > 0:
+            link.mark(flow, acknowledged, link.rtt_ns, do, *arguments)
+        else:
+            # Later than now, so that time passes whatever is rounded.
+            at_ns = max(self._agenda.now_ns, flow.when_drained(acknowledged) + link.rtt_ns) + 1
+            self._agenda.at(at_ns, do, *arguments)

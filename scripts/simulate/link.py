@@ -5,22 +5,26 @@ two flows goes, and how fast, the queue says: `pfifo_fast` lets the urgent one g
 gives each a half, and in a plain FIFO both wait for what lies there already and then share it: one
 whose send buffer is bounded has what `Model.bounded_share` says.  Nothing happens between two
 changes of that but a rate, so an event a change will do, however many bytes go.
+
+All of it is whole numbers, parts of a byte too, and a byte that something is to be done at has left
+at a whole nanosecond, the nearest one.  So a stream goes on from each such byte as from any other,
+at whatever time and however far on in the stream: what has come about once comes about again.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
+from bisect import bisect_right
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from protocol.channels import Channel
 from scripts.links.spec import FQ_CODEL, PFIFO_FAST, QUEUE_DEFAULT, LinkSpec
-from scripts.simulate.agenda import Agenda, Handler
+from scripts.simulate.agenda import Agenda, Handler, goes_on
 from scripts.simulate.model import Model
 
-# Bytes are told apart to a thousandth: rates are floating-point numbers.
-_GRAIN = 1e-3
-_NEVER = 1e30
+# A byte has so many parts, as a power of two: a rate is a whole number of them a nanosecond.
+_PART_BITS = 30
 
 # What is known of a flow's past reaches back at least so many round trips.
 _ROUND_TRIPS_KEPT = 3
@@ -47,8 +51,7 @@ class Flow:
 
     __slots__ = (
         "_history",
-        "_kept_from",
-        "drained",
+        "_kept_ns",
         "floor_ns",
         "has_priority",
         "held_until",
@@ -57,53 +60,136 @@ class Flow:
         "looked_byte",
         "marks",
         "name",
+        "parts",
         "rate",
         "window_bytes",
         "written",
     )
 
-    def __init__(self, name: Channel, now_ns: int) -> None:
-        """Begin with nothing written."""
+    def __init__(self, name: Channel, now_ns: int, kept_ns: int) -> None:
+        """Begin with nothing written.
+
+        Args:
+            name: Which.
+            now_ns: The time.
+            kept_ns: How long ago is still asked about.
+        """
         self.name = name
         self.has_priority = self.is_bounded = False
         self.window_bytes = 0
         self.written = 0
-        self.drained = 0.0
-        self.rate = 0.0
+        # What has left, and how much leaves in a nanosecond, in parts of a byte.
+        self.parts = 0
+        self.rate = 0
         self.is_shut = False
         # What is to be done when a byte has left: byte, number, how much later, what.
-        self.marks: list[tuple[float, int, int, bool, Handler, tuple[Any, ...]]] = []
+        self.marks: list[tuple[int, int, int, bool, Handler, tuple[Any, ...]]] = []
         # The other flow's byte that goes before all of this one.
-        self.held_until: float | None = None
+        self.held_until: int | None = None
         # Where packets may be lost: up to which byte that was settled, and before when nothing
         # later can be handed over there.
-        self.looked_byte = 0.0
+        self.looked_byte = 0
         self.floor_ns = 0
-        # When the rate changed: the time, what had left by then, and the rate from then on.
-        self._history: deque[tuple[int, float, float]] = deque([(now_ns, 0.0, 0.0)])
-        self._kept_from = now_ns
+        # From when on it went how fast, and what had left by then.
+        self._history: list[tuple[int, int, int]] = [(now_ns, 0, 0)]
+        self._kept_ns = kept_ns
 
-    def drained_at(self, time_ns: int) -> float:
-        """Return how many bytes had left at a time, which is later at each call but by a trip."""
+    @property
+    def drained(self) -> int:
+        """How many bytes have left."""
+        return self.parts >> _PART_BITS
+
+    @property
+    def bytes_per_second(self) -> int:
+        """How fast it goes."""
+        return self.rate * 1_000_000_000 >> _PART_BITS
+
+    @property
+    def left_parts(self) -> int:
+        """The bytes that have not, in parts of a byte."""
+        return (self.written << _PART_BITS) - self.parts
+
+    def drained_at(self, time_ns: int) -> int:
+        """Return how many bytes had left at a time, which was not long ago."""
         history = self._history
-        while len(history) > 1 and history[1][0] <= time_ns:
-            history.popleft()
-        since_ns, drained, rate = history[0]
-        return drained + max(0, time_ns - since_ns) * rate
+        at = bisect_right(history, time_ns, key=_time_of) if len(history) > 1 else 1
+        since_ns, parts, rate = history[max(at - 1, 0)]
+        return (parts + max(0, time_ns - since_ns) * rate) >> _PART_BITS
 
-    def when_drained(self, byte: float) -> int:
+    def when_drained(self, byte: int) -> int:
         """Return when a byte left that has."""
-        for since_ns, drained, rate in reversed(self._history):
-            if drained <= byte:
-                return int(since_ns + (byte - drained) / rate) if rate else since_ns
-        return self._history[0][0]
+        history, wanted = self._history, byte << _PART_BITS
+        at = bisect_right(history, wanted, key=_parts_of)
+        since_ns, parts, rate = history[max(at - 1, 0)]
+        return since_ns + -(-max(0, wanted - parts) // rate) if rate else since_ns
 
-    def change_rate(self, rate: float, now_ns: int, kept_ns: int) -> None:
-        """Set its rate from now on; forget what was so long ago."""
-        self.rate = rate
-        self._history.append((now_ns, self.drained, rate))
-        if len(self._history) > _HISTORY_MAX:
-            self.drained_at(now_ns - kept_ns)
+    def go_on(self, passed_ns: int, now_ns: int) -> None:
+        """Let leave what leaves in a time."""
+        rate = self.rate
+        parts = self.parts + rate * passed_ns
+        nearest = self.written
+        if self.marks:
+            nearest = min(nearest, self.marks[0][0])
+        nearest <<= _PART_BITS
+        if -rate < 2 * (parts - nearest) <= rate:
+            self.parts = nearest
+            if parts != nearest:
+                self.note(now_ns)
+        else:
+            self.parts = min(parts, self.written << _PART_BITS)
+
+    def is_past(self, byte: int) -> bool:
+        """Return whether a byte has left, to the nearest nanosecond."""
+        lacks = (byte << _PART_BITS) - self.parts
+        return lacks <= 0 or 2 * lacks < self.rate
+
+    def note(self, now_ns: int) -> None:
+        """Keep what has left by now, and how fast it goes from now on; forget what is long ago."""
+        history = self._history
+        history.append((now_ns, self.parts, self.rate))
+        if len(history) > _HISTORY_MAX:
+            kept = bisect_right(history, now_ns - self._kept_ns, key=_time_of) - 1
+            if kept > _HISTORY_MAX // 2:
+                del history[:kept]
+
+    def marks_in_order(self) -> list[tuple[int, int, int, bool, Handler, tuple[Any, ...]]]:
+        """Return its marks, in the order in which they come."""
+        # No two have the same number.
+        return sorted(self.marks)
+
+    def state(self, now_ns: int) -> Hashable:
+        """Return all that matters of it but for its marks, as seen from now and its last byte."""
+        history, long_ago_ns = self._history, now_ns - self._kept_ns
+        kept = max(bisect_right(history, long_ago_ns, key=_time_of) - 1, 0)
+        written = self.written << _PART_BITS
+        since_ns, parts, rate = history[kept]
+        if since_ns < long_ago_ns:
+            since_ns, parts = long_ago_ns, parts + rate * (long_ago_ns - since_ns)
+        known = [(since_ns, parts, rate), *history[kept + 1 :]]
+        return (
+            written - self.parts, self.rate, self.window_bytes, self.is_shut, self.has_priority,
+            self.is_bounded, self.held_until is None,
+            *((ns - now_ns, had - written, went) for ns, had, went in known),
+        )  # fmt: skip
+
+    def shift(self, passed_ns: int, count: int, moved: Callable[[Any], Any]) -> None:
+        """Be so much later where so many more bytes have gone; see `Agenda.shift`."""
+        parts = count << _PART_BITS
+        self.written += count
+        self.parts += parts
+        self.marks = [
+            (byte + count, number, later_ns, delivers, do, tuple(map(moved, arguments)))
+            for byte, number, later_ns, delivers, do, arguments in self.marks
+        ]
+        self._history = [(ns + passed_ns, had + parts, rate) for ns, had, rate in self._history]
+
+
+def _time_of(entry: tuple[int, int, int]) -> int:
+    return entry[0]
+
+
+def _parts_of(entry: tuple[int, int, int]) -> int:
+    return entry[1]
 
 
 class Link:
@@ -128,7 +214,8 @@ class Link:
         self.rtt_ns = model.round_trip_ns + spec.rtt_us * 1000
         self.way_ns = self.rtt_ns // 2
         self.bytes_per_ns = rate * model.efficiency / 1e9
-        self.flows = {name: Flow(name, agenda.now_ns) for name in Channel}
+        kept_ns = _ROUND_TRIPS_KEPT * self.rtt_ns
+        self.flows = {name: Flow(name, agenda.now_ns, kept_ns) for name in Channel}
         self._agenda = agenda
         self._loss = spec.loss
         self.queue = spec.queue or QUEUE_DEFAULT
@@ -136,7 +223,9 @@ class Link:
         self._bounded_share = model.bounded_share
         self._overtaken_bytes = model.packet_bytes // 2
         self._last_ns = agenda.now_ns
-        self._version = 0
+        # When the next thing happens, and when somebody will look for it; None for never.
+        self._next_ns: int | None = None
+        self._due_ns: int | None = None
         self._mark_count = 0
         self._first, self._second = self.flows.values()
         self._most = self._rate_under_loss(model)
@@ -146,43 +235,55 @@ class Link:
         """Whether one of the flows can go first."""
         return self.queue == PFIFO_FAST
 
+    @property
+    def loses(self) -> bool:
+        """Whether packets may be lost."""
+        return bool(self._loss)
+
     def write(self, flow: Flow, count: int) -> None:
-        """Give a flow bytes."""
+        """Give a flow bytes; then `plan`."""
         self.advance()
-        if flow.written - flow.drained < 1:
+        if flow.left_parts < 1 << _PART_BITS:
             self._begin_behind(flow)
         flow.written += count
-        self.plan()
 
     def take_back(self, flow: Flow, count: int) -> None:
         """Withdraw the last bytes that a flow was given, which have not left."""
         flow.written -= count
         self.plan()
 
-    def mark(self, flow: Flow, byte: float, later_ns: int, do: Handler, *arguments: object) -> None:
+    def mark(self, flow: Flow, byte: int, later_ns: int, do: Handler, *arguments: object) -> None:
         """Call something so long after a flow's byte has left; then `plan`."""
         self._mark(flow, byte, later_ns, False, do, arguments)
 
-    def deliver(self, flow: Flow, byte: float, do: Handler, *arguments: object) -> None:
+    def deliver(self, flow: Flow, byte: int, do: Handler, *arguments: object) -> None:
         """Call something when a flow's byte is there, and all before it; then `plan`."""
         self._mark(flow, byte, self.way_ns, True, do, arguments)
 
     def advance(self) -> None:
         """Bring both flows to the present, and do what was to be done by then."""
+        if self._do_due():
+            self.plan()
+
+    def _do_due(self) -> bool:
+        """Do what was to be done by now; return whether there was anything."""
         now_ns = self._agenda.now_ns
         if passed_ns := now_ns - self._last_ns:
             self._last_ns = now_ns
             for flow in (self._first, self._second):
                 if flow.rate:
-                    flow.drained = min(flow.written, flow.drained + flow.rate * passed_ns)
+                    flow.go_on(passed_ns, now_ns)
         again, has_fired = True, False
         while again:
             again = False
             for flow in (self._first, self._second):
                 marks = flow.marks
-                while marks and marks[0][0] <= flow.drained + _GRAIN:
+                while marks and flow.is_past(marks[0][0]):
                     byte, _, later_ns, delivers, do, arguments = heapq.heappop(marks)
                     has_fired = True
+                    if flow.parts < (parts := byte << _PART_BITS):
+                        flow.parts = parts
+                        flow.note(now_ns)
                     if delivers and self._loss:
                         self._agenda.at(self._there_ns(flow, byte), do, *arguments)
                     elif later_ns:
@@ -190,41 +291,73 @@ class Link:
                     else:
                         do(*arguments)
                         again = True
-        if has_fired:
-            self.plan()
+        return has_fired
 
     def plan(self) -> None:
         """Share the link anew, and be there when the next thing happens."""
         one, two = self._first, self._second
-        left_one, left_two = one.written - one.drained, two.written - two.drained
-        goes_one = left_one > _GRAIN and not one.is_shut
-        goes_two = left_two > _GRAIN and not two.is_shut
-        goes_one = goes_one and self._may_go(one, two, left_two > _GRAIN and not two.is_shut)
-        goes_two = goes_two and self._may_go(two, one, left_one > _GRAIN and not one.is_shut)
+        has_one = one.left_parts > 0 and not one.is_shut
+        has_two = two.left_parts > 0 and not two.is_shut
+        goes_one = has_one and self._may_go(one, two, has_two)
+        goes_two = has_two and self._may_go(two, one, has_one)
         rates = self._shares(goes_one, goes_two)
-        now_ns, soonest_ns = self._agenda.now_ns, _NEVER
-        for flow, other, rate, all_left in (
-            (one, two, rates[0], left_one),
-            (two, one, rates[1], left_two),
-        ):
+        now_ns = self._agenda.now_ns
+        self._next_ns = None
+        for flow, other, rate in ((one, two, rates[0]), (two, one, rates[1])):
             if rate != flow.rate:
-                flow.change_rate(rate, now_ns, _ROUND_TRIPS_KEPT * self.rtt_ns)
+                flow.rate = rate
+                flow.note(now_ns)
             if not rate:
                 continue
-            left = all_left
+            byte = flow.written
             if flow.marks:
-                left = min(left, flow.marks[0][0] - flow.drained)
+                byte = min(byte, flow.marks[0][0])
+            # To the nearest nanosecond, as `Flow.is_past`.
+            lacks = (byte << _PART_BITS) - flow.parts
+            next_ns = now_ns + max(0, (2 * lacks + rate) // (2 * rate))
             if other.held_until is not None:
-                left = min(left, other.held_until - flow.drained)
-            soonest_ns = min(soonest_ns, left / rate)
-        self._version += 1
-        if soonest_ns < _NEVER:
-            self._agenda.at(now_ns + max(1, int(soonest_ns) + 1), self._due, self._version)
+                lacks = (other.held_until << _PART_BITS) - flow.parts
+                next_ns = min(next_ns, now_ns + max(1, -(-lacks // rate)))
+            if self._next_ns is None or next_ns < self._next_ns:
+                self._next_ns = next_ns
+        self._be_there()
 
-    def _due(self, version: int) -> None:
-        if version == self._version:
-            self.advance()
+    def _be_there(self) -> None:
+        """Look again when the next thing happens, if nobody looks before that."""
+        next_ns, due_ns = self._next_ns, self._due_ns
+        if next_ns is not None and (due_ns is None or next_ns < due_ns):
+            self._due_ns = next_ns
+            self._agenda.at(next_ns, self._due)
+
+    @goes_on
+    def _due(self) -> None:
+        if self._due_ns != self._agenda.now_ns:
+            # Somebody looked before, and will again.
+            return
+        self._due_ns = None
+        if self._next_ns is not None and self._next_ns > self._agenda.now_ns:
+            self._be_there()
+        else:
+            self._do_due()
             self.plan()
+
+    def state(self) -> Hashable:
+        """Return all that matters of it but for marks, as seen from now and the flows' ends."""
+        now_ns = self._agenda.now_ns
+        times = (
+            None if each is None else each - now_ns
+            for each in (self._last_ns, self._next_ns, self._due_ns)
+        )
+        return (*times, *(flow.state(now_ns) for flow in self.flows.values()))
+
+    def shift(self, passed_ns: int, flow: Flow, count: int, moved: Callable[[Any], Any]) -> None:
+        """Be so much later where a flow has carried so many more bytes, and the other none."""
+        self._last_ns += passed_ns
+        if self._next_ns is not None:
+            self._next_ns += passed_ns
+        if self._due_ns is not None:
+            self._due_ns += passed_ns
+        flow.shift(passed_ns, count, moved)
 
     def _begin_behind(self, flow: Flow) -> None:
         """Delay a flow that was idle by what lies in its way."""
@@ -244,19 +377,19 @@ class Link:
     def _may_go(flow: Flow, other: Flow, other_has: bool) -> bool:
         if flow.held_until is None:
             return True
-        if other_has and other.drained + _GRAIN < flow.held_until:
+        if other_has and not other.is_past(flow.held_until):
             return False
         flow.held_until = None
         return True
 
-    def _shares(self, goes_one: bool, goes_two: bool) -> tuple[float, float]:
+    def _shares(self, goes_one: bool, goes_two: bool) -> tuple[int, int]:
         """Return how fast each goes: no faster than a window a round trip."""
         one, two, rate = self._first, self._second, self._most
-        most_one, most_two = one.window_bytes / self.rtt_ns, two.window_bytes / self.rtt_ns
+        most_one = (one.window_bytes << _PART_BITS) // self.rtt_ns
+        most_two = (two.window_bytes << _PART_BITS) // self.rtt_ns
         if not (goes_one and goes_two):
-            return min(rate, most_one) if goes_one else 0.0, min(
-                rate, most_two
-            ) if goes_two else 0.0
+            share_one = min(rate, most_one) if goes_one else 0
+            return share_one, min(rate, most_two) if goes_two else 0
         if self.heeds_priority and one.has_priority is not two.has_priority:
             if one.has_priority:
                 share_one = min(rate, most_one)
@@ -266,22 +399,22 @@ class Link:
         weight = 0.5
         if self.queue != FQ_CODEL and one.is_bounded is not two.is_bounded:
             weight = self._bounded_share if one.is_bounded else 1 - self._bounded_share
-        share_one = min(rate * weight, most_one)
+        share_one = min(round(rate * weight), most_one)
         share_two = min(rate - share_one, most_two)
         return min(rate - share_two, most_one), share_two
 
-    def _rate_under_loss(self, model: Model) -> float:
-        if not self._loss:
-            return self.bytes_per_ns
-        if model.congestion_control == "bbr":
-            return self.bytes_per_ns * (1 - self._loss)
-        most: float = _MATHIS * _PACKET_BYTES / (self.rtt_ns * self._loss**0.5)
-        return min(self.bytes_per_ns, most)
+    def _rate_under_loss(self, model: Model) -> int:
+        most = self.bytes_per_ns
+        if self._loss and model.congestion_control == "bbr":
+            most *= 1 - self._loss
+        elif self._loss:
+            most = min(most, _MATHIS * _PACKET_BYTES / (self.rtt_ns * self._loss**0.5))
+        return max(1, round(most * (1 << _PART_BITS)))
 
     def _mark(
         self,
         flow: Flow,
-        byte: float,
+        byte: int,
         later_ns: int,
         delivers: bool,
         do: Handler,
@@ -290,7 +423,7 @@ class Link:
         self._mark_count += 1
         heapq.heappush(flow.marks, (byte, self._mark_count, later_ns, delivers, do, arguments))
 
-    def _there_ns(self, flow: Flow, byte: float) -> int:
+    def _there_ns(self, flow: Flow, byte: int) -> int:
         """Return when a byte that leaves now is handed over where packets are lost.
 
         What is lost goes again when its absence was heard of, and all behind it waits.

@@ -1,15 +1,16 @@
 """Reads what comes over both connections, in virtual time: frames of pages, and all other messages.
 
 What has come is told to the executor when the destination's processor has come to it, as
-`dest.receiver` does; a page that somebody waits for may be placed in the middle of a frame, when
-the piece of it was read that brings its last byte.
+`dest.receiver` does.  Each connection has its reader, and the two take turns: what has come over
+one does not wait for all that came before it over the other.  A page that somebody waits for may be
+placed in the middle of a frame, when the piece of it was read that brings its last byte.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,13 +18,16 @@ from dest.channel import gathered_of
 from dest.executor import Executor
 from dest.trips import Urgent
 from protocol.channels import Channel
-from protocol.geometry import TARGET_PAGE_BYTES, PageId
+from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.runs import Runs, position_in
 from protocol.states import Lifecycle, check_receivable
-from scripts.simulate.agenda import Host
+from scripts.simulate.agenda import Host, goes_on
 from scripts.simulate.kernel import ModelFrame
 from scripts.simulate.link import Flow, Link
 from source.config import SourceConfig
+
+# What a reader does with a frame: with its head, with its end, or with a message that is no page.
+Take: TypeAlias = Callable[["Incoming", ModelFrame], None]
 
 
 class Incoming:
@@ -32,7 +36,9 @@ class Incoming:
     Attributes:
         frame: The frame of pages that comes now.
         received: How many bytes of its payload were read.
-        waiting: What the reader has not come to; None while it takes all at once.
+        waiting: What has come, and the reader has not done; the first of it is being done.
+        is_busy: The reader does that.
+        is_held: It begins with nothing more.
     """
 
     def __init__(self, flow: Flow) -> None:
@@ -40,9 +46,36 @@ class Incoming:
         self.flow = flow
         self.frame: ModelFrame | None = None
         self.received = 0
-        self.waiting: deque[Callable[[], None]] | None = None
+        # How many were paid for, those that were read ahead of a turn among them.
+        self.paid_bytes = 0
+        self.waiting: deque[tuple[Take, ModelFrame]] = deque()
+        self.is_busy = False
+        self.is_held = False
         self.unread_bytes = 0
         self.has_ended = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it is under way here or at its host."""
+        return not (self.flow.left_parts or self.waiting or self.frame or self.is_busy)
+
+    def state(self, now_ns: int, free_at_ns: int) -> Hashable:
+        """Return all that matters of it, as seen from now and the flow's end.
+
+        Args:
+            now_ns: The time.
+            free_at_ns: Until when its processor is busy: what came before that is as good as old.
+        """
+        written = self.flow.written
+        return (
+            self.received, self.paid_bytes, self.is_busy, self.is_held, self.unread_bytes,
+            self.has_ended,
+            None if self.frame is None else self.frame.start - written,
+            *(
+                (take.__name__, frame.start - written, max(frame.came_ns, free_at_ns) - now_ns)
+                for take, frame in self.waiting
+            ),
+        )  # fmt: skip
 
 
 class Reader:
@@ -87,13 +120,47 @@ class Reader:
 
     def hold(self, incoming: Incoming) -> None:
         """Read no more of a channel: its reader is busy with what it has read."""
-        incoming.waiting = deque()
+        incoming.is_held = True
 
     def go_on(self, incoming: Incoming) -> None:
         """Read on, first what came meanwhile."""
-        waiting, incoming.waiting = incoming.waiting, None
-        for take in waiting or ():
-            take()
+        incoming.is_held = False
+        self._read_on(incoming)
+
+    def take_pages(
+        self, name: Channel, spans: Iterable[Span]
+    ) -> Callable[[Callable[[Any], Any]], None]:
+        """Receive pages that came whole, each in a frame: the first in the one that comes now.
+
+        Args:
+            name: Over which channel.
+            spans: The pages, in their order.
+
+        Returns:
+            What is to be called, with what `Agenda.shift` is given, when the frames that were under
+            way are about the pages that come next.
+        """
+        incoming, executor = self.channels[name], self._executor
+        current, received, paid_bytes = incoming.frame, incoming.received, incoming.paid_bytes
+        for number, span in enumerate(spans):
+            if number or current is None:
+                executor.take_pages(name, span)
+            else:
+                self._progress(incoming, current, current.payload_bytes)
+                executor.end(name)
+
+        def begin(moved: Callable[[Any], Any]) -> None:
+            incoming.waiting = deque((take, moved(frame)) for take, frame in incoming.waiting)
+            if current is None:
+                return
+            frame = moved(current)
+            assert frame.chunk is not None
+            incoming.frame, incoming.received = frame, 0
+            incoming.paid_bytes = paid_bytes
+            executor.begin(name, frame.chunk.span)
+            self._progress(incoming, frame, received)
+
+        return begin
 
     def watch(self, units: Iterable[PageId]) -> None:
         """Place units that somebody waits for when their bytes were read."""
@@ -109,56 +176,63 @@ class Reader:
             link.deliver(flow, head, self._head_comes, incoming, frame, begun)
         link.deliver(flow, end, self._end_comes, incoming, frame, begun)
 
+    @goes_on
     def _head_comes(self, incoming: Incoming, frame: ModelFrame, begun: int) -> None:
         if frame.begun != begun:
             # None of it went after all.
             return
         frame.came_ns = self._agenda.now_ns
-        self._processor.submit(self._model.head_ns, self._read, incoming, self._head, frame)
+        self._came(incoming, self._head, frame)
 
+    @goes_on
     def _end_comes(self, incoming: Incoming, frame: ModelFrame, begun: int) -> None:
         if frame.begun != begun:
             return
-        model = self._model
         incoming.unread_bytes += frame.length
         self._heed_window(incoming)
+        self._came(incoming, self._message if frame.chunk is None else self._end, frame)
+
+    def _came(self, incoming: Incoming, take: Take, frame: ModelFrame) -> None:
+        """Queue something that has come, behind what came before it over its channel."""
+        incoming.waiting.append((take, frame))
+        self._read_on(incoming)
+
+    def _read_on(self, incoming: Incoming) -> None:
+        """Begin with the next thing, unless the reader is busy."""
+        if incoming.waiting and not (incoming.is_busy or incoming.is_held):
+            incoming.is_busy = True
+            self._processor.submit(self._cost_ns(incoming), self._take, incoming)
+
+    @goes_on
+    def _take(self, incoming: Incoming) -> None:
+        take, frame = incoming.waiting.popleft()
+        incoming.is_busy = False
+        take(incoming, frame)
+        self._read_on(incoming)
+
+    def _cost_ns(self, incoming: Incoming) -> float:
+        """Return what the next thing that its reader does takes of the processor."""
+        model, (_, frame) = self._model, incoming.waiting[0]
         if frame.chunk is None:
-            cost = model.message_ns + frame.length * model.copy_ns_per_byte
-            self._processor.submit(cost, self._read, incoming, self._message, frame)
-            return
-        left = frame.payload_bytes - (incoming.received if incoming.frame is frame else 0)
+            return model.message_ns + frame.length * model.copy_ns_per_byte
+        if incoming.frame is not frame:
+            return model.head_ns
+        left = frame.payload_bytes - incoming.received
         # What came before was read as it came, as far as nothing else was to be done.
         piece = gathered_of(left, unhurried=False)
-        last = left if piece == 1 or not self._gathers else piece
-        before = (frame.payload_bytes - last) * model.copy_ns_per_byte
-        self._processor.submit(
-            model.end_ns
-            + last * model.copy_ns_per_byte
-            + self._processor.lag_ns(before, frame.came_ns),
-            self._read,
-            incoming,
-            self._end,
-            frame,
-        )
-
-    def _read(
-        self,
-        incoming: Incoming,
-        take: Callable[[Incoming, ModelFrame], None],
-        frame: ModelFrame,
-    ) -> None:
-        """Queue something that has come, behind what the reader is busy with."""
-        if incoming.waiting is not None:
-            incoming.waiting.append(lambda: take(incoming, frame))
-        else:
-            take(incoming, frame)
+        unpaid = frame.payload_bytes - incoming.paid_bytes
+        last = min(unpaid, left if piece == 1 or not self._gathers else piece)
+        before = (unpaid - last) * model.copy_ns_per_byte
+        incoming.paid_bytes = frame.payload_bytes
+        cost_ns = model.end_ns + last * model.copy_ns_per_byte
+        return cost_ns + self._processor.lag_ns(before, frame.came_ns)
 
     def _head(self, incoming: Incoming, frame: ModelFrame) -> None:
         chunk, name = frame.chunk, incoming.flow.name
         assert chunk is not None
         span = chunk.span
         check_receivable(self._lifecycle.state, name, frame.message)
-        incoming.frame, incoming.received = frame, 0
+        incoming.frame, incoming.received, incoming.paid_bytes = frame, 0, 0
         urgent = None
         if chunk.urgent:
             message: Any = frame.message
@@ -225,7 +299,9 @@ class Reader:
 
     def _piece_comes(self, incoming: Incoming, frame: ModelFrame, received: int) -> None:
         if frame is incoming.frame and received > incoming.received:
-            cost = (received - incoming.received) * self._model.copy_ns_per_byte
+            unpaid = max(0, received - incoming.paid_bytes)
+            incoming.paid_bytes += unpaid
+            cost = unpaid * self._model.copy_ns_per_byte
             self._processor.submit(
                 self._model.write_ns + cost, self._progress, incoming, frame, received
             )

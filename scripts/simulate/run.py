@@ -11,7 +11,7 @@ from typing import Any
 from guest.programs import Program
 from protocol.channels import Channel
 from protocol.errors import MigrationError
-from protocol.events import Emit, ignore, tell_run
+from protocol.events import Emit, ignore, is_heard, tell_run
 from protocol.messages import Message
 from protocol.report import assemble
 from scripts.links.spec import LinkSpec
@@ -19,6 +19,7 @@ from scripts.runtime.parent import LinkNote
 from scripts.simulate.agenda import Agenda, Host
 from scripts.simulate.dest import DestSide
 from scripts.simulate.kernel import ModelFrame, ModelOutlet
+from scripts.simulate.leaps import Leaps
 from scripts.simulate.link import Flow, Link
 from scripts.simulate.model import Model
 from scripts.simulate.source import SourceSide
@@ -52,6 +53,8 @@ class Point:
         model: What machine and kernel take.
         model_name: Where that is from.
         quiet: What the model was measured on was quiet enough to tell of rare events by it.
+        leaps: Frames of the background go many in one step where nothing else is due. Without, the
+            run is the same, and takes longer.
     """
 
     config: SourceConfig
@@ -59,6 +62,7 @@ class Point:
     model: Model
     model_name: str
     quiet: bool = True
+    leaps: bool = True
 
 
 def simulate(point: Point, told: Callable[[Agenda], Told] = lambda _: NOBODY) -> Report:
@@ -114,14 +118,15 @@ class Run:
         emits = told(agenda)
         self._point = point
         self._link = link = Link(agenda, model, point.link)
-        source_host, self._dest_host = Host.of(agenda, model), Host.of(agenda, model)
+        self._source_host, self._dest_host = Host.of(agenda, model), Host.of(agenda, model)
         program = Program(config.spec, config.geometry)
         self._vcpus = SourceVcpus(program, config.geometry, model.access_ns)
-        self.source = SourceSide(config, source_host, self._vcpus, emits.source)
+        self.source = SourceSide(config, self._source_host, self._vcpus, emits.source)
         self.dest = DestSide(
             config, self._dest_host, link, program, self._vcpus.steps, emits.dest, self._reply
         )
         self._tell_source = emits.source
+        self._dest_emit = emits.dest
 
     def run(self) -> None:
         """Let it happen, to the end.
@@ -130,15 +135,20 @@ class Run:
             MigrationError: Nothing is due, and it is not over.
         """
         config, link = self._point.config, self._link
-        spec = config.spec
+        spec, model = config.spec, self._point.model
         tell_run(
             self._tell_source, config.geometry, policy=config.policy.name,
             chunk_bytes=config.chunk_bytes, vcpus=spec.vcpu_count, program=spec.name,
         )  # fmt: skip
         outlets = {
-            name: ModelOutlet(link.flows[name], link, self.agenda, self._point.model, self._expect)
+            name: ModelOutlet(link.flows[name], link, self.agenda, model, self._expect)
             for name in config.policy.channels
         }
+        may_leap = not (model.noise_ns or self._link.loses or is_heard(self._tell_source))
+        if self._point.leaps and may_leap and not is_heard(self._dest_emit):
+            processors = self._source_host.processor, self._dest_host.processor
+            leaps = Leaps(self.agenda, link, outlets, self.source, self.dest, processors)
+            self.source.on_frame = leaps.look
         self.source.start(outlets)
         faults = self.dest.engine.faults
         if not self.agenda.run(lambda: self.source.is_done and self.dest.is_done):

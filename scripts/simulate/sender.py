@@ -6,18 +6,39 @@ for room goes by itself, in one step, until it is through or somebody interrupts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 from protocol.channels import Channel
-from scripts.simulate.agenda import Host
+from protocol.geometry import Span
+from scripts.simulate.agenda import Host, goes_on
 from scripts.simulate.kernel import ModelFrame, ModelOutlet
 from source.commands import Look, Room, Tell, Turn, Until, Wait, Write
 from source.engine import SendEngine
 from source.jobs import Lane
 
 
+class Waiting:
+    """A wait of a lane; each is another one, however alike they are.
+
+    Attributes:
+        lane: Whose.
+        wait: For what.
+    """
+
+    __slots__ = ("lane", "wait")
+
+    def __init__(self, lane: Lane, wait: Wait) -> None:
+        """Begin."""
+        self.lane = lane
+        self.wait = wait
+
+
 class Sender:
-    """Carries out what the sending engine says, as `source.sender` does with tasks."""
+    """Carries out what the sending engine says, as `source.sender` does with tasks.
+
+    Attributes:
+        on_frame: Called when a frame of the background was begun, after all else.
+    """
 
     def __init__(
         self,
@@ -38,10 +59,10 @@ class Sender:
         self._outlets = outlets
         self._agenda, self._model, self._processor = host.agenda, host.model, host.processor
         self._drained = drained
+        self._begun: Lane | None = None
+        self.on_frame: Callable[[], None] | None = None
         self._lanes: set[Lane] = set()
-        # What each lane waits for, and the number of that wait.
-        self._waiting: dict[Lane, tuple[Wait, int]] = {}
-        self._wait_count = 0
+        self._waiting: dict[Lane, Waiting] = {}
         # What each lane was told to write last.
         self._writes: dict[Lane, Write] = {}
         # The lane whose frame goes by itself, and since when.
@@ -74,10 +95,43 @@ class Sender:
         self._end_stream(lane)
         outlet = self._outlets[self._writes[lane].outlet.name]
         # Whoever waits for room waits on, if it is not called off.
-        wait, number = self._waiting[lane]
-        assert isinstance(wait, Room)
-        outlet.wait_room(self._over, lane, number)
+        waiting = self._waiting[lane]
+        assert isinstance(waiting.wait, Room)
+        outlet.wait_room(self._over, waiting)
 
+    @property
+    def begun(self) -> tuple[Lane, Write] | None:
+        """The frame of the background that was begun last, and its lane, if it is not done."""
+        lane = self._begun
+        if lane is None or self._writes[lane].frame.done:
+            return None
+        return lane, self._writes[lane]
+
+    def ahead(self, lane: Lane, count_max: int) -> Span | None:
+        """See `SendEngine.ahead`."""
+        return self._engine.ahead(lane, count_max)
+
+    def run_on(self, lane: Lane, row: Span) -> Write:
+        """See `SendEngine.run_on`: a lane's frame is the last of a row of pages from now on."""
+        write = self._writes[lane] = self._engine.run_on(lane, row)
+        return write
+
+    def state(self, now_ns: int) -> Hashable:
+        """Return all that matters of it, as seen from now, besides what the engine knows."""
+        return (
+            self._streams, self._streams_since_ns - now_ns,
+            *((lane, type(waiting.wait)) for lane, waiting in self._waiting.items()),
+        )  # fmt: skip
+
+    def is_current(self, waiting: Waiting) -> bool:
+        """Return whether its lane still waits for that."""
+        return self._waiting.get(waiting.lane) is waiting
+
+    def shift(self, passed_ns: int) -> None:
+        """Be so much later."""
+        self._streams_since_ns += passed_ns
+
+    @goes_on
     def _send(self, lane: Lane) -> None:
         """Do what the engine says for a lane, until it waits, or lets others have their turn."""
         engine = self._engine
@@ -107,6 +161,8 @@ class Sender:
             cost_ns = model.write_ns + count * model.copy_ns_per_byte
             self._processor.use(cost_ns + (model.frame_ns if is_new else 0))
             self._engine.took(lane, count, self._agenda.clock_ns())
+            if is_new and command.paced:
+                self._begun, self._agenda.after = lane, self.on_frame
         elif isinstance(command, Tell):
             self._tell(command)
         else:
@@ -118,33 +174,34 @@ class Sender:
 
     def _wait(self, lane: Lane, wait: Wait) -> None:
         """Wait as the engine says, or until it says otherwise."""
-        self._wait_count += 1
-        number = self._wait_count
-        self._waiting[lane] = wait, number
+        waiting = self._waiting[lane] = Waiting(lane, wait)
         if isinstance(wait, Room):
             outlet, write = self._outlets[wait.channel], self._writes[lane]
             if write.paced and not self._engine.pacer.bytes_per_second:
                 self._streams = lane
                 self._streams_since_ns = self._agenda.clock_ns()
                 assert isinstance(write.frame, ModelFrame)
-                outlet.stream(write.frame, self._over, lane, number)
+                outlet.stream(write.frame, self._over, waiting)
             else:
-                outlet.wait_room(self._over, lane, number)
+                outlet.wait_room(self._over, waiting)
         elif isinstance(wait, Until):
-            self._agenda.at(max(wait.at_ns, self._agenda.clock_ns()), self._over, lane, number)
+            self._agenda.at(max(wait.at_ns, self._agenda.clock_ns()), self._over, waiting)
 
-    def _over(self, lane: Lane, number: int) -> None:
+    @goes_on
+    def _over(self, waiting: Waiting) -> None:
         """Wake a lane whose wait is over, if it still waits for that."""
-        if self._is_current(lane, number):
-            self._processor.submit(self._model.write_ns, self._go_on, lane, number)
+        if self.is_current(waiting):
+            self._processor.submit(self._model.write_ns, self._go_on, waiting)
 
-    def _go_on(self, lane: Lane, number: int) -> None:
-        if not self._is_current(lane, number):
+    @goes_on
+    def _go_on(self, waiting: Waiting) -> None:
+        if not self.is_current(waiting):
             return
+        lane = waiting.lane
         if self._streams is lane:
             self._end_stream(lane)
-        wait, _ = self._waiting.pop(lane)
-        self._engine.wait_over(lane, wait)
+        del self._waiting[lane]
+        self._engine.wait_over(lane, waiting.wait)
         self._send(lane)
 
     def _end_stream(self, lane: Lane) -> None:
@@ -160,16 +217,12 @@ class Sender:
 
     def _rouse(self) -> None:
         """Wake the lanes that wait for what the engine does not have them wait for any more."""
-        for lane, (wait, _) in list(self._waiting.items()):
-            if self._engine.wait_of(lane) is not wait:
+        for lane, waiting in list(self._waiting.items()):
+            if self._engine.wait_of(lane) is not waiting.wait:
                 if self._streams is lane:
                     self._end_stream(lane)
                 del self._waiting[lane]
                 self._processor.submit(self._model.write_ns, self._send, lane)
-
-    def _is_current(self, lane: Lane, number: int) -> bool:
-        waiting = self._waiting.get(lane)
-        return waiting is not None and waiting[1] == number
 
     def _tell_untold(self) -> None:
         """Inform the destination of requests that no lane comes to."""

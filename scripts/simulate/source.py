@@ -54,6 +54,9 @@ class SourceSide:
         phases: Decide.
         is_done: The destination has said that all is there.
         priority: What became of the postcopy connection's going first.
+        sender: Sends, once this was started.
+        on_frame: See `Sender`.
+        heard_bytes: What the destination has said so far.
     """
 
     def __init__(
@@ -84,12 +87,13 @@ class SourceSide:
         self._config = config
         self._vcpus = vcpus
         self._outlets: Mapping[Channel, ModelOutlet] = {}
-        self._sender: Sender
+        self.sender: Sender
+        self.on_frame: Callable[[], None] | None = None
         self._steps: Any = None
         # What a step waits for, and until which number of a timer that counts.
         self._hears = False
         self._timer = 0
-        self._return_bytes = 0
+        self.heard_bytes = 0
 
     def start(self, outlets: Mapping[Channel, ModelOutlet]) -> None:
         """Begin with the migration, over these channels.
@@ -105,13 +109,14 @@ class SourceSide:
         self._lifecycle.fire(Event.CONNECTED)
         self.phases.attach(outlets, CAPABILITIES, self._agenda.clock_ns())
         engine = self.phases.epoch.sending
-        self._sender = Sender(engine, outlets, self._host, self._go_on)
+        self.sender = Sender(engine, outlets, self._host, self._go_on)
+        self.sender.on_frame = self.on_frame
         self._steps = self.phases.transfer()
         self._go_on(None)
 
     def expect(self, message: Message, payload: bytes = b"") -> None:
         """Say that a message of the destination is on its way: it is here when `hear` is called."""
-        self._return_bytes += len(encode(message)) + len(payload)
+        self.heard_bytes += len(encode(message)) + len(payload)
 
     def hear(self, channel: Channel, message: Message, payload: bytes) -> None:
         """Handle a message of the destination."""
@@ -122,7 +127,7 @@ class SourceSide:
     def part(self) -> SourcePart:
         """Return this side's part of the report; nothing was compared."""
         around = Surroundings(
-            backing="none", dirty_log="modelled", return_path_bytes=self._return_bytes,
+            backing="none", dirty_log="modelled", return_path_bytes=self.heard_bytes,
             cpu_seconds=self._processor.busy_ns / 1e9, priority=self.priority,
             trace_left=self._vcpus.trace_left, guest_kind="modelled",
         )  # fmt: skip
@@ -130,14 +135,14 @@ class SourceSide:
 
     def _take(self, channel: Channel, message: Message, payload: bytes) -> None:
         now_ns = self._agenda.clock_ns()
-        self._sender.settle()
+        self.sender.settle()
         if isinstance(message, PageRequest):
             while (look := self.phases.request(message, now_ns)) is not None:
-                self._sender.look(look)
-            self._sender.serve()
+                self.sender.look(look)
+            self.sender.serve()
             return
         self.phases.hear(channel, Received(message, payload, now_ns))
-        self._sender.serve()
+        self.sender.serve()
         if self._hears and (received := self.phases.epoch.heard()) is not None:
             self._hears = False
             self._go_on(received)
@@ -168,7 +173,7 @@ class SourceSide:
             case Say(message, payload, channel):
                 return self._say(self._outlets[channel], ModelFrame(message, payload))
             case Drain(until):
-                self._sender.drain(until)
+                self.sender.drain(until)
                 return False, None
             case Do():
                 return self._do_word(step)

@@ -13,7 +13,7 @@ from dest.assembly import Assembly
 from protocol.channels import Channel
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.geometry import PageId, Span
-from protocol.policy import preset
+from protocol.policy import PRESETS, preset
 from protocol.runs import Stretch
 from tests.assembled import (
     BASE,
@@ -441,3 +441,38 @@ def test_postcopy_starts_once_and_between_frames() -> None:
     assembly.start_postcopy()
     with pytest.raises(LocalProtocolError):
         assembly.start_postcopy()
+
+
+# Pages that came whole.
+
+
+@pytest.mark.parametrize("policy", sorted(PRESETS))
+def test_pages_at_once_are_as_pages_frame_by_frame(policy: str) -> None:
+    """What is missing, and what was counted, is the same; and none of them may come again."""
+    one, other = in_postcopy(policy=policy), in_postcopy(policy=policy)
+    for index in range(1, 4):
+        receive(one, PRECOPY, page_span(index))
+    other.take_pages(PRECOPY, Span(0, HUGE, 3 * HUGE))
+    assert incomplete(one) == incomplete(other)
+    assert one.counts == other.counts
+    assert one.missing_bytes == other.missing_bytes
+    assert other.is_whole(page_span(2))
+    for assembly in (one, other):
+        with pytest.raises(RemoteProtocolError, match="came again"):
+            assembly.begin(PRECOPY, page_span(2))
+        assert receive(assembly, PRECOPY, page_span(0)) is not None
+    with pytest.raises(RemoteProtocolError, match="came again"):
+        other.take_pages(PRECOPY, Span(0, 3 * HUGE, HUGE))
+
+
+def test_pages_at_once_are_refused_like_any_other() -> None:
+    """Outside the guest, in precopy, or in the middle of a frame there, none is counted."""
+    assembly = in_postcopy()
+    with pytest.raises(RemoteProtocolError, match="no pages"):
+        assembly.take_pages(PRECOPY, Span(0, 3 * HUGE, 2 * HUGE))
+    assembly.begin(PRECOPY, page_span(0))
+    with pytest.raises(LocalProtocolError):
+        assembly.take_pages(PRECOPY, page_span(1))
+    with pytest.raises(LocalProtocolError):
+        Assembly(GUEST, preset("ordered")).take_pages(PRECOPY, page_span(1))
+    assert assembly.missing_bytes == sum(b.length_bytes for b in GUEST.blocks) - HUGE

@@ -596,3 +596,12 @@ def test_few_pages_and_many_are_the_same() -> None:
                 answers.append((runs, pages.count_in(within), len(pages)))
         assert answers[0] == answers[1]
     assert members_of(sets[0]) == members_of(sets[1])
+
+
+def test_a_row_ends_before_what_is_no_member() -> None:
+    """It counts from a place on, to a gap or to where nobody asks any more."""
+    pages = PageSet(Geometry((RamBlock("ram", 64 * TARGET_PAGE_BYTES, TARGET_PAGE_BYTES),)))
+    pages.fill()
+    pages.discard(0, 40)
+    assert [pages.row_from(0, first, 64) for first in (0, 39, 40, 41)] == [40, 1, 0, 23]
+    assert pages.row_from(0, 10, 15) == 5

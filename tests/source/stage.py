@@ -105,6 +105,7 @@ class Stage:
         keeps_behind: bool = False,
         chunk_bytes: int = CHUNK,
         emit: Emit | None = None,
+        postcopy: bool = False,
     ) -> None:
         """Have all of a small guest to send, with the streams open and the tasks not begun."""
         self.memory = small_memory()
@@ -129,7 +130,7 @@ class Stage:
         self.waits: dict[Lane, Wait] = {}
         pages = PageSet(geometry)
         pages.fill()
-        self.scheduler.add(pages)
+        self.scheduler.add(pages, postcopy=postcopy)
         self.engine.start()
 
     @property

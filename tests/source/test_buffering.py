@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guest.streams.stream import Delivery
 from source.buffering import (
@@ -145,3 +147,20 @@ def test_waits_are_neither_too_short_nor_too_long() -> None:
     assert wait_ns(Delivery(64 * MIB, RATE, 0)) == 5_000_000
     # Where nobody knows the rate it is asked for again soon.
     assert wait_ns(Delivery(64 * MIB, 0, 0)) == 200_000
+
+
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 60))
+def test_one_moved_on_goes_by_the_same(more_bytes: int, more_ns: int, count: int) -> None:
+    """In the same state, seen from where each is, two choose the same sizes from there on."""
+    one, other = Buffering(), Buffering()
+    steps = [(40_000 + 977 * number, 300_000 + 13 * number) for number in range(2 * count)]
+    sent = now = 0
+    for number, (taken, passed) in enumerate(steps):
+        sent, now = sent + taken, now + passed
+        far = number >= count
+        is_due = one.full(sent, now)
+        assert other.full(sent + far * more_bytes, now + far * more_ns) is is_due
+        if number == count - 1:
+            other.shift(more_bytes, more_ns)
+        shift = (more_bytes, more_ns) if number >= count - 1 else (0, 0)
+        assert one.state(sent, now) == other.state(sent + shift[0], now + shift[1])

@@ -62,5 +62,6 @@ def test_what_several_vcpus_cost_is_found(crowding: float) -> None:
     real = replace(base, crowding=crowding)
     assert ran(real) == ran(base)
     model = fit_crowding(base, ran(real, "4"), lambda tried: ran(tried, "4"))
-    assert model.crowding == pytest.approx(crowding, rel=0.15)
+    # By so much each cost is multiplied; a small part of a small addition changes no median.
+    assert 1 + model.crowding == pytest.approx(1 + crowding, rel=0.03)
     assert replace(model, crowding=0.0) == base
