@@ -114,7 +114,7 @@ function drawChart(frame) {
   if (most > 1) pen.fillText(sayRate(most), left - 6, 16);
   pen.fillText("0", left - 6, 6 + tall);
   pen.textAlign = "center";
-  pen.fillText(`${(first / 1000).toFixed(1)} to ${(last / 1000).toFixed(1)} s since the first page`, left + wide / 2, tall + 24);
+  if (last - first > 1) pen.fillText(`${first > 0 ? sayTime(first * 1000) : "0"} to ${sayTime(last * 1000)} since the first page`, left + wide / 2, tall + 24);
 }
 
 function drawWords(frame) {
@@ -166,7 +166,7 @@ function begin() {
   document.getElementById("main").append(
     bar,
     section("map", "Pages", make("ul", { class: "legend" }, ...STATUS.map((status) => item({ background: `var(${status.colour})`, outline: "1px solid var(--line)" }, status.name))), make("figure", {}, map, mapNote)),
-    section("rates", "Channels and waiting vCPUs", make("ul", { class: "legend" }, item({ background: "var(--background)" }, "precopy channel (solid)"), item({ background: "var(--urgent)" }, "postcopy channel (dashed)"), item({ background: "var(--wait)" }, "waiting vCPUs, of all")), make("figure", {}, chart), figures),
+    section("rates", "Channels and waiting vCPUs", make("ul", { class: "legend" }, item({ background: "var(--background)" }, "precopy channel (solid)"), item({ background: "var(--urgent)" }, "postcopy channel (dashed)"), item({ background: "var(--wait)" }, "waiting vCPUs (full height: all of them)")), make("figure", {}, chart), figures),
     section("waiters", "Waiting vCPUs", waiters));
   const source = new EventSource("/events");
   source.addEventListener("whole", (event) => { takeWhole(JSON.parse(event.data)); draw(); });

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from protocol.errors import LocalProtocolError
 from scripts.figures.picture import draw, main, read_run
 from scripts.figures.plots import save
+from tests.processes import Lab
 
 
 def told(event: str, ms: float, page: int, **fields: object) -> dict[str, object]:
@@ -93,3 +94,11 @@ def test_the_command_writes_the_file(saved: Path, tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert "ordered" in out.read_text()
+
+
+def test_the_scenarios_of_pictures_come_to_their_case(lab: Lab) -> None:
+    """What the pictures of the README were drawn of can be run again."""
+    scenarios = sorted((Path(__file__).parents[3] / "scripts" / "pictures").glob("*.toml"))
+    assert [path.stem for path in scenarios] == ["half-sent-page", "html-timeline"]
+    done = lab.run("inject", *scenarios)
+    assert done.status == 0, done.output + done.errors
