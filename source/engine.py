@@ -7,26 +7,23 @@ lane's task waits, what is urgent goes at once, and a task whose wait is still t
 woken.  So no other task's wake-up lies on a request's way.
 
 A background frame is broken off even while it waits, for its socket or for its bandwidth limit; an
-urgent one runs to its end.
+urgent one runs to its end.  What it waits for beside room in its socket is `source.gate`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from guest.streams.stream import Delivery
 from protocol import events
 from protocol.channels import Channel
 from protocol.events import Emit
-from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
+from protocol.geometry import PageId, Span
 from protocol.messages import RequestAnswer
-from source.buffering import Backlog
 from source.commands import REQUEST, TURN, Command, Look, Room, Tell, Until, Wait, Write
 from source.frames import Frames
-from source.jobs import Answer, Chunk, Lane, Lies
-from source.leaving import Leaving
+from source.gate import Gate
+from source.jobs import Answer, Chunk, Lane
 from source.outlet import Frame, Outlet
-from source.overtaking import Overtaking
 from source.pacing import Pacer
 from source.scheduler import Scheduler
 from source.telling import Telling
@@ -46,7 +43,7 @@ class SendEngine:
 
     Attributes:
         scheduler: What is to be sent, and in which order.
-        pacer: Holds the background to a bandwidth.
+        gate: What bytes wait for before they may go; `delivers` is its.
         telling: When the destination is told of its requests.
         serving_lane: The lane that requests are served in.
     """
@@ -76,14 +73,14 @@ class SendEngine:
             yields: The background waits until urgent bytes that the kernel has taken are on their
                 way, and does not share the link with them.
         """
-        self.pacer = pacer or Pacer(0)
+        self.gate = Gate(scheduler, outlets, pacer or Pacer(0))
         self.telling = Telling(scheduler, outlets, tracker)
         self.serving_lane = scheduler.lanes[0]
         self.scheduler = scheduler
-        # Knows what may be overtaken; None where the policy overtakes nothing.
-        self._overtaking = Overtaking(outlets[_PRECOPY]) if scheduler.policy.overtakes else None
         self._is_sending = False
-        self._frames = Frames(scheduler, make_frame, outlets, emit, self.telling, self._overtaking)
+        self._frames = Frames(
+            scheduler, make_frame, outlets, emit, self.telling, self.gate.overtaking
+        )
         self._outlets = outlets
         self._emit = emit
         self._is_heard = events.is_heard(emit)
@@ -95,20 +92,6 @@ class SendEngine:
         self._waits: dict[Lane, Wait] = {}
         # How many turns others have before a lane goes on.
         self._turns: dict[Lane, int] = {}
-        self._backlog = Backlog()
-        self._leaving: Leaving | None = None
-        # Who wants to know what is looked at.
-        self._looking: Backlog | Leaving | Overtaking = self._backlog
-        # What the lane waits for while urgent bytes leave.
-        self._held: Until | None = None
-
-    def keep_behind(self) -> None:
-        """Have what goes first in this host's queues wait for urgent bytes that lie below it.
-
-        So nothing urgent goes over the postcopy channel before those on the precopy channel have
-        left.
-        """
-        self._leaving = Leaving(self._outlets[_PRECOPY], self._outlets[_POSTCOPY])
 
     @property
     def remaining_bytes(self) -> int:
@@ -140,7 +123,7 @@ class SendEngine:
 
     def pace(self, bytes_per_second: int, now_ns: int) -> None:
         """Hold the background to a bandwidth from now on, also what waits for its turn already."""
-        self.pacer.set_rate(bytes_per_second, now_ns)
+        self.gate.pacer.set_rate(bytes_per_second, now_ns)
         self.reconsider()
 
     def reconsider(self) -> None:
@@ -161,7 +144,8 @@ class SendEngine:
         Raises:
             RemoteProtocolError: The guest has no such page.
         """
-        lies = self._find(page, target_page)
+        # When all was sent, nobody sends anything again.
+        lies = self.gate.find(page, target_page) if self._is_sending else None
         if isinstance(lies, Look):
             return lies
         answer = self.scheduler.request(page, target_page, now_ns, lies)
@@ -175,23 +159,9 @@ class SendEngine:
             self.reconsider()
         elif answer is Answer.ALREADY_SENT:
             # It may lie in the socket, behind all that goes first.
-            awaited_bytes = self._overtaking.awaited_bytes if self._overtaking else None
-            self._outlets[_PRECOPY].await_sent(awaited_bytes)
+            overtaking = self.gate.overtaking
+            self._outlets[_PRECOPY].await_sent(overtaking.awaited_bytes if overtaking else None)
         return answer
-
-    def _find(self, page: PageId, target_page: int) -> Lies | Look | None:
-        """Return where what is requested lies, as far as that matters; or look first."""
-        overtaking, scheduler = self._overtaking, self.scheduler
-        # When all was sent, nobody sends anything again.
-        if overtaking is None or not self._is_sending:
-            return None
-        unit = scheduler.unit_of(page, target_page)
-        if unit.length != TARGET_PAGE_BYTES or scheduler.remaining.holds_any(unit):
-            return None
-        if overtaking.is_unknown(unit):
-            self._looking = overtaking
-            return _LOOK_BELOW
-        return overtaking.find(unit)
 
     def next(self, lane: Lane, now_ns: int) -> Command | None:
         """Return what the task of a lane is to do now, None when it has sent what it has.
@@ -240,7 +210,7 @@ class SendEngine:
                 # All of the background was asked for: no limit holds up the end.
                 self.reconsider()
             return command
-        waits = wait is self._rooms[write.outlet.name] or wait is self._held
+        waits = wait is self._rooms[write.outlet.name] or wait is self.gate.held
         return _hurried(write) if scheduler.urgent(lane) and not waits else None
 
     def took(self, lane: Lane, count: int, now_ns: int) -> None:
@@ -250,7 +220,7 @@ class SendEngine:
             self._waits[lane] = self._rooms[write.outlet.name]
             return
         if write.paced:
-            self.pacer.spend(count)
+            self.gate.pacer.spend(count)
         # Requests that have come are heard before more is sent.
         turns = 1
         if write.frame.done:
@@ -279,9 +249,9 @@ class SendEngine:
         wait = self._waits.get(lane)
         if write is None or not write.paced or not (wait is None or type(wait) is Room):
             return None
-        is_asked = self._until is not None or self.pacer.bytes_per_second or self._is_heard
+        is_asked = self._until is not None or self.gate.pacer.bytes_per_second or self._is_heard
         is_told = telling.is_overdue or telling.has_many or not telling.is_idle
-        if is_asked or is_told or self._backlog.is_unknown:
+        if is_asked or is_told or self.gate.backlog.is_unknown:
             return None
         return self.scheduler.ahead(lane, count_max)
 
@@ -304,10 +274,6 @@ class SendEngine:
     def told(self, *, went: bool) -> None:
         """Say whether one of the channels took what was to be told."""
         self.telling.told(went=went)
-
-    def delivers(self, delivery: Delivery) -> None:
-        """Say how the channel that was to be looked at delivers."""
-        self._looking.delivers(delivery)
 
     def wait_over(self, lane: Lane, wait: Wait) -> None:
         """Say that what a lane's task waited for has come."""
@@ -345,7 +311,8 @@ class SendEngine:
                 tell = self.telling.before_background(now_ns, is_full=self._is_full)
                 if tell is not None:
                     return tell
-        if self._leaving is not None and (held := self._hold(self._leaving, lane, now_ns)):
+        leaving = self.gate.leaving
+        if leaving is not None and leaving.is_pending and (held := self._hold(lane, now_ns)):
             return held
         write = self._frames.pick(lane, now_ns)
         return self._go_on(lane, write, now_ns) if write is not None else self._end(lane)
@@ -355,7 +322,8 @@ class SendEngine:
         scheduler = self.scheduler
         if not (scheduler.queued_requests or scheduler.urgent(lane)):
             return None
-        if self._leaving is not None and (held := self._hold(self._leaving, lane, now_ns)):
+        leaving = self.gate.leaving
+        if leaving is not None and leaving.is_pending and (held := self._hold(lane, now_ns)):
             return held if type(held) is Look else None
         write = self._frames.pick(lane, now_ns)
         if write is None:
@@ -366,30 +334,26 @@ class SendEngine:
         del self._waits[lane]
         return None
 
-    def _hold(self, leaving: Leaving, lane: Lane, now_ns: int) -> Look | Until | None:
-        """Return what what goes first is to wait for, None if it need not."""
-        if not (leaving.is_pending and self.scheduler.goes_first(lane)):
+    def _hold(self, lane: Lane, now_ns: int) -> Look | Until | None:
+        """Return what goes before what a lane is to send first, None if nothing does."""
+        if not self.scheduler.goes_first(lane):
             return None
-        held = self._held
-        if held is not None and self._waits.get(lane) is held and now_ns < held.at_ns:
-            return held
-        if leaving.is_unknown or (pause_ns := leaving.pause_ns(now_ns)) is None:
-            self._looking = leaving
-            return Look(leaving.looks_at)
-        if not pause_ns:
-            return None
-        self._outlets[_PRECOPY].pause()
-        held = self._held = self._waits[lane] = Until(now_ns + pause_ns)
+        held = self.gate.hold(self._waits.get(lane), now_ns)
+        if type(held) is Until:
+            self._waits[lane] = held
         return held
 
     def _go_on(self, lane: Lane, write: Write, now_ns: int) -> Command:
         """Return a lane's write with what may go of it now, or what to wait for."""
         if not self.scheduler.urgent(lane):
-            return self._background(lane, write, now_ns)
-        leaving = self._leaving
+            admitted = self.gate.admit(write, now_ns)
+            if type(admitted) is Until:
+                self._waits[lane] = admitted
+            return admitted
+        leaving = self.gate.leaving
         # On a slow line one frame takes longer than a peer may be silent.
         if leaving is not None and leaving.owes_sign:
-            return self._hold(leaving, lane, now_ns) or _hurried(write)
+            return self._hold(lane, now_ns) or _hurried(write)
         return _hurried(write)
 
     def _end(self, lane: Lane) -> Wait | None:
@@ -405,41 +369,11 @@ class SendEngine:
                 del self._waits[_URGENT]
         return None
 
-    def _background(self, lane: Lane, write: Write, now_ns: int) -> Command:
-        """Return the write with what the limit allows, or what to wait for."""
-        backlog = self._backlog
-        if backlog.is_unknown:
-            self._looking = backlog
-            return _LOOK
-        if pause_ns := backlog.pause_ns(now_ns):
-            return self._pause(lane, write, now_ns + pause_ns)
-        limit, pause_ns = self.allowance(write, now_ns)
-        if not limit:
-            return self._pause(lane, write, now_ns + pause_ns)
-        write.limit = limit
-        write.paced = True
-        return write
-
-    def allowance(self, write: Write, now_ns: int) -> tuple[int, int]:
-        """Return how many bytes of a background frame may go now; of none, how long (ns)."""
-        wanted_bytes = write.frame.length - write.frame.sent
-        allowed_bytes = self.pacer.allowance(wanted_bytes, now_ns)
-        return allowed_bytes, 0 if allowed_bytes else self.pacer.wait_ns(wanted_bytes, now_ns)
-
-    def _pause(self, lane: Lane, write: Write, until_ns: int) -> Wait:
-        write.outlet.pause()
-        wait = self._waits[lane] = Until(until_ns)
-        return wait
-
     def _sent(self, lane: Lane, write: Write, now_ns: int) -> bool:
         """Take notice that a frame is whole with its stream; return whether it was urgent."""
         if self._yields and write.chunk.channel is _POSTCOPY:
-            self._backlog.urgent_sent(now_ns)
+            self.gate.backlog.urgent_sent(now_ns)
         return self._frames.sent(lane, now_ns)
-
-
-_LOOK = Look(_POSTCOPY)
-_LOOK_BELOW = Look(_PRECOPY)
 
 
 def _hurried(write: Write) -> Write:

@@ -138,7 +138,7 @@ class Phases:
             yields=self._config.policy.preempts,
         )  # fmt: skip
         if self._config.policy.priority is Priority.URGENCY:
-            sending.keep_behind()
+            sending.gate.keep_behind()
         self.epoch = Epoch(outlets, sending, capabilities)
         self.epochs.append(self.epoch)
 

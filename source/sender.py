@@ -84,7 +84,7 @@ class Sender:
 
     def look(self, command: Look) -> None:
         """Look how a channel delivers, as the engine says, and tell it."""
-        self.engine.delivers(self._channels[command.channel].delivery())
+        self.engine.gate.delivers(self._channels[command.channel].delivery())
 
     def note_untold(self) -> None:
         """Have `tell` look whether there is something to tell of requests."""

@@ -63,6 +63,7 @@ from source import buffering, overtaking
 from source.channel import OutChannel
 from source.commands import Look, Write
 from source.engine import SendEngine
+from source.gate import Gate
 from source.jobs import Answer
 from source.migration import Migration
 from source.phases import Phases
@@ -102,7 +103,7 @@ def stop_at(event_name: str, page: str) -> None:
 def hold_page(index: str, block: str, requested: str) -> None:
     """Rig the source; it waits as it does for its limit, so a request breaks the page off."""
     held, key = PageId(0, int(index)), PageId(int(block), int(requested))
-    allowance, take_request = SendEngine.allowance, SendEngine.request
+    allowance, take_request = Gate.allowance, SendEngine.request
     was_requested = False
 
     def request(self: SendEngine, page: PageId, target_page: int, now_ns: int) -> Answer | Look:
@@ -113,7 +114,7 @@ def hold_page(index: str, block: str, requested: str) -> None:
             self.reconsider()
         return take_request(self, page, target_page, now_ns)
 
-    def allowance_unless_held(self: SendEngine, write: Write, now_ns: int) -> tuple[int, int]:
+    def allowance_unless_held(self: Gate, write: Write, now_ns: int) -> tuple[int, int]:
         whole = self.scheduler.remaining.geometry.page_span(held)
         passed = write.chunk.span.offset - whole.offset
         if write.chunk.page == held and passed >= whole.length // 4 and not was_requested:
@@ -121,7 +122,7 @@ def hold_page(index: str, block: str, requested: str) -> None:
         return allowance(self, write, now_ns)
 
     SendEngine.request = request  # type: ignore[method-assign]
-    SendEngine.allowance = allowance_unless_held  # type: ignore[method-assign]
+    Gate.allowance = allowance_unless_held  # type: ignore[method-assign]
 
 
 def stand_at(event_name: str, page: str, file: str, text: str) -> None:
@@ -169,16 +170,16 @@ def overtake_all() -> None:
 
 def hold_frame(count: str, pages: str = "0") -> None:
     """Rig the source."""
-    allowance = SendEngine.allowance
+    allowance = Gate.allowance
 
-    def allowance_at_first(self: SendEngine, write: Write, now_ns: int) -> tuple[int, int]:
+    def allowance_at_first(self: Gate, write: Write, now_ns: int) -> tuple[int, int]:
         goes = write.outlet.target_pages_sent < int(pages)
         if goes or not self.pacer.bytes_per_second:
             return allowance(self, write, now_ns)
         left_bytes = int(count) - write.frame.sent
         return (left_bytes, 0) if left_bytes > 0 else (0, _HELD_NS_MAX)
 
-    SendEngine.allowance = allowance_at_first  # type: ignore[method-assign]
+    Gate.allowance = allowance_at_first  # type: ignore[method-assign]
 
 
 def lose_page() -> None:

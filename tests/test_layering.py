@@ -92,6 +92,7 @@ CORE_MODULES = frozenset(
         "source.frames",
         "source.guarding",
         "source.framing",
+        "source.gate",
         "source.halfsent",
         "source.handshakes",
         "source.in_flight",

@@ -312,6 +312,9 @@ COVERED_ELSEWHERE: dict[str, Elsewhere] = {
     "source/answering.py": Elsewhere(
         "tests/source/test_scheduler.py", "what a request leads to, as the scheduler answers"
     ),
+    "source/gate.py": Elsewhere(
+        "tests/source/test_engine.py", "what the engine's commands have to wait for"
+    ),
     "source/in_flight.py": Elsewhere(
         "tests/source/test_scheduler.py", "what the scheduler has given out"
     ),

@@ -170,14 +170,14 @@ class Sender:
 
     def look(self, command: Look) -> None:
         """Look how a channel delivers, as the engine says, and tell it."""
-        self._engine.delivers(self._outlets[command.channel].delivery())
+        self._engine.gate.delivers(self._outlets[command.channel].delivery())
 
     def _wait(self, lane: Lane, wait: Wait) -> None:
         """Wait as the engine says, or until it says otherwise."""
         waiting = self._waiting[lane] = Waiting(lane, wait)
         if isinstance(wait, Room):
             outlet, write = self._outlets[wait.channel], self._writes[lane]
-            if write.paced and not self._engine.pacer.bytes_per_second:
+            if write.paced and not self._engine.gate.pacer.bytes_per_second:
                 self._streams = lane
                 self._streams_since_ns = self._agenda.clock_ns()
                 assert isinstance(write.frame, ModelFrame)

@@ -482,7 +482,7 @@ class Play:
                 self._carry(outlet, frame, frame.length)
             engine.told(went=True)
         else:
-            engine.delivers(Delivery())
+            engine.gate.delivers(Delivery())
 
     def _serve(self) -> None:
         engine = self.phases.epoch.sending

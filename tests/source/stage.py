@@ -122,7 +122,7 @@ class Stage:
             pacer=Pacer(rate), tracker=self.tracker, yields=yields,
         )  # fmt: skip
         if keeps_behind:
-            self.engine.keep_behind()
+            self.engine.gate.keep_behind()
         self.now_ns = 1000
         self.delivery = Delivery()
         self.deliveries: dict[Channel, Delivery] = {}
@@ -210,7 +210,7 @@ class Stage:
             self.engine.told(went=bool(takers))
         elif isinstance(command, Look):
             self.story.append(f"look {command.channel.value}")
-            self.engine.delivers(self.deliveries.get(command.channel, self.delivery))
+            self.engine.gate.delivers(self.deliveries.get(command.channel, self.delivery))
         elif isinstance(command, Turn):
             self.story.append("turn")
         else:

@@ -74,7 +74,7 @@ def leap(stage: Stage, count: int) -> None:
 
 def facts(stage: Stage) -> dict[str, Any]:
     """Return all that is known of how far an engine is."""
-    overtaking = stage.engine._overtaking
+    overtaking = stage.engine.gate.overtaking
     return {
         "lies": overtaking and list(overtaking._sent),
         "remaining": list(stage.scheduler.remaining.bitmaps(1 << 20)),
@@ -129,7 +129,7 @@ def test_where_something_is_to_be_decided_there_is_no_row() -> None:
     """A request, a limit, somebody who hears of each page, and base pages: one frame at a time."""
     assert begun("ordered", heard=True).engine.ahead(Lane.ALL, 9) is None
     limited = begun("ordered")
-    limited.engine.pacer.set_rate(1000, limited.now_ns)
+    limited.engine.gate.pacer.set_rate(1000, limited.now_ns)
     assert limited.engine.ahead(Lane.ALL, 9) is None
     asked = begun("ordered")
     assert asked.engine.ahead(Lane.ALL, 9) is not None

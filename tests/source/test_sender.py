@@ -357,7 +357,7 @@ async def test_a_page_is_broken_off_while_it_waits_for_the_limit(
     """A request ends the background's wait for its bandwidth, and itself waits for none."""
     with make_rig(memory) as rig:
         rig.add()
-        rig.engine.pacer = Pacer(KIB)
+        rig.engine.gate.pacer = Pacer(KIB)
         async with trio.open_nursery() as nursery:
             for name in Channel:
                 nursery.start_soon(rig.read, name)
@@ -382,7 +382,7 @@ async def test_the_background_keeps_to_its_limit(
     with make_rig(memory) as rig:
         page = PageId(0, 0)
         rig.add(page)
-        rig.engine.pacer = Pacer(HUGE // 4)
+        rig.engine.gate.pacer = Pacer(HUGE // 4)
         await rig.drain_and_read()
         assert rig.pages(PRE) == [page]
         # The first burst is free.
@@ -395,7 +395,7 @@ async def test_a_page_asked_for_while_it_streams_becomes_urgent_in_place(
     """The rest of a page under way goes at once, on its channel, unpaced and marked urgent."""
     with make_rig(memory) as rig:
         rig.add()
-        rig.engine.pacer = Pacer(KIB)
+        rig.engine.gate.pacer = Pacer(KIB)
         async with trio.open_nursery() as nursery:
             for name in Channel:
                 nursery.start_soon(rig.read, name)
@@ -554,7 +554,7 @@ async def test_what_the_socket_does_not_take_at_once_is_sent_by_the_task(
     """Of pages larger than the socket the rest follows, in order, though the limit lets none go."""
     with make_rig(memory) as rig:
         rig.add()
-        rig.engine.pacer = Pacer(KIB)
+        rig.engine.gate.pacer = Pacer(KIB)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.sender.drain)
             await wait_all_tasks_blocked()
@@ -667,7 +667,7 @@ async def test_the_streamed_page_stays_with_the_paced_background(
     """A request for the page under way neither hurries it nor sends it elsewhere."""
     with make_rig(memory, "parallel") as rig:
         rig.add()
-        rig.engine.pacer = Pacer(KIB)
+        rig.engine.gate.pacer = Pacer(KIB)
         async with trio.open_nursery() as nursery:
             for name in Channel:
                 nursery.start_soon(rig.read, name)
