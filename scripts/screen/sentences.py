@@ -47,7 +47,9 @@ def outcome_of(facts: Facts) -> tuple[str, str]:
     if facts.status == COMPLETED:
         return OPEN, f"Completed, but not verified: not all {memory} was compared here."
     if facts.status in {FAILED, CANCELLED}:
-        return BAD, f"{facts.status.upper()}{why}. {place}".strip()
+        by_whom = facts.reason.removeprefix(CANCELLED)
+        how = by_whom if by_whom.startswith(" by ") else why
+        return BAD, f"{facts.status.upper()}{how}. {place}".strip()
     return OPEN, f"Not finished{why}: the last recorded state is {facts.status}."
 
 

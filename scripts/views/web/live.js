@@ -3,8 +3,9 @@
 const STATUS = [
   { name: "missing", colour: "--lane" }, { name: "here", colour: "--background" },
   { name: "arriving", colour: "--other" }, { name: "preempted", colour: "--inplace" },
-  { name: "requested", colour: "--urgent" }, { name: "partly here", colour: "--partly" },
+  { name: "requested", colour: "--urgent" }, { name: "partly here", colour: "--background" },
 ];
+const MISSING = 0, HERE = 1, PARTLY = 5;
 
 const view = { frame: null, over: false };
 
@@ -66,9 +67,14 @@ function drawMap(frame) {
       top += 18;
     }
     block.cells.forEach((status, at) => {
-      pen.fillStyle = colours[status];
-      const left = (at % wide) * side, y = top + Math.floor(at / wide) * side;
+      const left = (at % wide) * side, y = top + Math.floor(at / wide) * side, half = Math.floor((side - 1) / 2);
+      pen.fillStyle = colours[status === PARTLY ? MISSING : status];
       pen.fillRect(left, y, side - 1, side - 1);
+      // A part of it is here, and of the cell, whatever the colours are.
+      if (status === PARTLY) {
+        pen.fillStyle = colours[HERE];
+        pen.fillRect(left, y + half, side - 1, side - 1 - half);
+      }
       // Told apart without colours, too: a dot for what is asked for, a bar for what was broken off.
       if (status === 4 || status === 3) {
         pen.fillStyle = "#101214";
@@ -100,10 +106,11 @@ function drawChart(frame) {
     const high = sample[3] / vcpus * tall;
     pen.fillRect(x(sample[0]), 6 + tall - high, Math.max(x(next) - x(sample[0]), 1), high);
   });
-  [[1, "--background", []], [2, "--urgent", [5, 3]]].forEach(([part, name, dash]) => {
+  // Seen on the waits' yellow, too, and in grey: as on the page of a whole run.
+  [[1, []], [2, [5, 3]]].forEach(([part, dash]) => {
     pen.beginPath();
     for (const sample of samples) pen.lineTo(x(sample[0]), 6 + tall - sample[part] / most * (tall - 4));
-    pen.strokeStyle = colour(name);
+    pen.strokeStyle = colour("--ink");
     pen.lineWidth = 2;
     pen.setLineDash(dash);
     pen.stroke();
@@ -162,11 +169,12 @@ function draw() {
 
 function begin() {
   const item = (style, words) => make("li", {}, make("i", { style }), words);
+  const rateOf = (line) => ({ height: "0", width: "1.6rem", borderTop: `2px ${line} var(--ink)`, borderRadius: "0", verticalAlign: "middle" });
   const section = (id, title, ...parts) => make("section", { id: `s-${id}`, "aria-labelledby": `h-${id}` }, make("h2", { id: `h-${id}` }, title), ...parts);
   document.getElementById("main").append(
     bar,
-    section("map", "Pages", make("ul", { class: "legend" }, ...STATUS.map((status) => item({ background: `var(${status.colour})`, outline: "1px solid var(--line)" }, status.name))), make("figure", {}, map, mapNote)),
-    section("rates", "Channels and waiting vCPUs", make("ul", { class: "legend" }, item({ background: "var(--background)" }, "precopy channel (solid)"), item({ background: "var(--urgent)" }, "postcopy channel (dashed)"), item({ background: "var(--wait)" }, "waiting vCPUs (full height: all of them)")), make("figure", {}, chart), figures),
+    section("map", "Pages", make("ul", { class: "legend" }, ...STATUS.map((status, at) => item({ background: at === PARTLY ? `linear-gradient(var(--lane) 50%, var(${status.colour}) 50%)` : `var(${status.colour})`, outline: "1px solid var(--line)" }, status.name))), make("figure", {}, map, mapNote)),
+    section("rates", "Channels and waiting vCPUs", make("ul", { class: "legend" }, item(rateOf("solid"), "precopy channel"), item(rateOf("dashed"), "postcopy channel"), item({ background: "var(--wait)" }, "waiting vCPUs (full height: all of them)")), make("figure", {}, chart), figures),
     section("waiters", "Waiting vCPUs", waiters));
   const source = new EventSource("/events");
   source.addEventListener("whole", (event) => { takeWhole(JSON.parse(event.data)); draw(); });

@@ -40,6 +40,13 @@ def said(facts: Facts) -> dict[str, str]:
             "CANCELLED.",
         ),
         (
+            {
+                "status": "cancelled", "verified": None, "reason": "cancelled by SIGINT",
+                "guest_side": "source",
+            },
+            BAD, "CANCELLED by SIGINT. The guest is at the source.",
+        ),
+        (
             {"status": "failed", "lost_bytes": 3 << 20, "reason": "the source is gone"}, BAD,
             "MEMORY LOST: 3 MiB of the guest's memory is gone: the source is gone.",
         ),

@@ -376,6 +376,35 @@ async def test_the_whole_run_is_asked_for_where_it_is_to_come(tab: Tab, *, stays
             nursery.cancel_scope.cancel()
 
 
+async def test_a_page_that_is_partly_here_is_half_a_cell(tab: Tab) -> None:
+    """Told from one that is here without colours, and the rates' lines from each other."""
+    state = LiveState()
+    for event in half_sent():
+        state.take(event)
+    with trio.fail_after(60), Server("127.0.0.1", 0) as server:
+        server.show(state, ZERO_NS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+            wait = trio.to_thread.run_sync
+            await wait(tab.open, f"http://{server.address}/")
+            await wait(tab.until, "midstream.frame !== null")
+            cell = (
+                "(() => { const { cells } = midstream.frame.blocks[0]; cells[0] = 5; cells[1] = 1;"
+                "drawMap(midstream.frame); const pen = map.getContext('2d');"
+                "const at = (x, y) => Array.from(pen.getImageData(x, y, 1, 1).data).join();"
+                "return [at(4, 3), at(4, 18), at(26, 3), at(26, 18)]; })()"
+            )
+            top, bottom, *whole = await wait(tab.run, cell)
+            assert whole == [bottom, bottom]
+            assert top != bottom
+            lines = "Array.from(document.querySelectorAll('#s-rates .legend i'), (swatch) =>"
+            lines += " getComputedStyle(swatch).borderTopStyle)"
+            assert (await wait(tab.run, lines))[:2] == ["solid", "dashed"]
+            await server.farewell()
+            await wait(tab.until, "midstream.over")
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_run_is_followed(tab: Tab) -> None:
     """The live page has the present when it joins, follows, and says that the run is over."""
     story = half_sent()
