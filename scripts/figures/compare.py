@@ -38,6 +38,7 @@ from scripts.reports import begin_report, check_report, write_report
 from scripts.runtime.folders import temporary_folder
 from scripts.runtime.interrupts import raise_when_signalled
 from scripts.screen.output import print_result
+from scripts.screen.words import spaced
 
 # The trace of a comparison that is given none.
 _TRACE = "trace.txt"
@@ -159,7 +160,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one argument an option
     prefetched = prefetch_figures({name: each for name, (_, each) in chosen.items()}, reports)
     wire_ms = _wire_ms(spec.bytes_per_second, geometry)
     problem = problem_of(runs)
-    title = f"{size} guest, {page_size} pages, {workload.title}"
+    title = f"{spaced(size)} guest, {spaced(page_size)} pages, {workload.title}"
     if report is not None:
         plain = plain_of(runs, size, page_size, link, wire_ms, peer)
         if problem is not None:

@@ -17,10 +17,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from guest.latency import summary_of
 from protocol.errors import MidstreamError
 from scripts.qemu.against import ROWS
 from scripts.screen.outlet import write_output
-from scripts.screen.words import time_ms
+from scripts.screen.words import time_ms, time_us
 
 # What text and axes are drawn with, and what becomes of it on a dark page.
 INK, _LIGHT_INK = "#1f2328", "#e6edf3"
@@ -68,7 +69,8 @@ def draw_distributions(
             continue
         count = len(ordered)
         shares = [100 * (count - rank) / count for rank in range(count)]
-        median = time_ms(ordered[count // 2])
+        # As reports and tables have it.
+        median = time_us(summary_of(round(value * 1e6) for value in ordered).p50_us)
         axes.plot(
             *(ordered, shares),
             **look_of(name, number),

@@ -62,7 +62,7 @@ class Workload:
                 f"{counted(vcpus, 'vCPU', 'vCPUs')}, {program}",
             )  # fmt: skip
         rates = ",".join(["0"] * vcpus + [str(_SLOW_RATE)])
-        title = f"{vcpus} + 1 vCPUs"
+        title = f"{counted(vcpus, 'busy vCPU', 'busy vCPUs')} and a slow one"
         return cls(None, vcpus + 1, rate or rates, ratio or "0", after, title)
 
     def check(self, size: str, page_size: str, seed: int, guest: str, *, with_qemu: bool) -> None:

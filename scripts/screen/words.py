@@ -47,6 +47,11 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
+def spaced(text: str) -> str:
+    """Return sizes as they are typed, `256MiB`, as they are read: `256 MiB`."""
+    return re.sub(r"(?<=\d)(?=[KMGT]iB\b)", " ", text)
+
+
 # Between a number and its unit.
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:us|ms|s|min|h|B|[KMGT]iB|[kMG]?B/s|[kMG]?bit/s)\b|%)")
 

@@ -6,10 +6,12 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from guest.latency import summary_of
 from protocol.errors import MidstreamError
 from protocol.policy import PRESETS
 from scripts.figures.plots import draw_distributions, draw_growth, look_of, save
 from scripts.qemu.against import ROWS
+from scripts.screen.words import time_us
 
 
 def test_distributions_have_units_and_a_legend(tmp_path: Path) -> None:
@@ -26,6 +28,15 @@ def test_distributions_have_units_and_a_legend(tmp_path: Path) -> None:
     ):
         assert words in text
     assert "none: median" not in text
+
+
+def test_the_median_is_that_of_the_table_beside_it() -> None:
+    """Of an even number of faults, too, and to the digits that are shown."""
+    waits_ms = [8.87, 8.88, 8.1, 9.3]
+    figure = draw_distributions({"ordered": waits_ms}, {}, "")
+    p50_us = summary_of(round(wait * 1e6) for wait in waits_ms).p50_us
+    (line,) = figure.axes[0].lines
+    assert f"median {time_us(p50_us)}," in str(line.get_label())
 
 
 def test_a_fault_in_a_hundred_is_seen() -> None:

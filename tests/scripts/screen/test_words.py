@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts.screen.words import counted, percent, time_ms, time_us, wrapped
+from scripts.screen.words import counted, percent, spaced, time_ms, time_us, wrapped
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,10 @@ def test_a_number_stays_with_its_unit() -> None:
         assert max(map(len, lines)) <= width
         for kept in ("half-sent:", "73 %", "104 MiB", "1.2 s", "91 MB/s"):
             assert any(kept in line for line in lines), (width, kept)
+
+
+def test_typed_sizes_are_spaced() -> None:
+    """One or several, with names and page sizes."""
+    assert spaced("256MiB") == "256 MiB"
+    assert spaced("ram=192MiB@2MiB,rom=64MiB@4KiB") == "ram=192 MiB@2 MiB,rom=64 MiB@4 KiB"
+    assert spaced("4096") == "4096"
