@@ -17,7 +17,7 @@ from scripts.figures.compared import (
     range_of,
     spreads,
 )
-from scripts.figures.compared_verdict import failures_of, outcome_of
+from scripts.figures.compared_verdict import failures_of, longest_waits_of, outcome_of, waits_of
 from scripts.figures.plots import draw_distributions, svg_of
 from scripts.screen.outlet import write_output
 
@@ -38,6 +38,9 @@ small { display: block; opacity: .7 }
 @media (prefers-color-scheme: dark) { .less { color: #56d364 } .more { color: #f0a35e } }
 .failed { color: #c4291c; font-weight: 600 } .failed li { font-weight: 400 }
 @media (prefers-color-scheme: dark) { .failed { color: #ff8074 } }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem }
+dt { font-weight: 600 } dd { margin: 0 }
+h1 { font-size: 1.6rem }
 svg { max-width: 100%; height: auto }
 """
 
@@ -66,6 +69,7 @@ def write_comparison(
         f"<h1>{escape(title)}</h1>",
         f"<p>Link: {escape(link if link != '0' else 'plain loopback')}. {_about(runs)}</p>",
         *_ends(runs),
+        *_waits(runs),
         *_rows(runs),
         "<h2>Fault latency</h2>",
         "<p>All rows on the same axes: the share of faults that waited at least so long.</p>",
@@ -89,6 +93,12 @@ def _ends(runs: Runs) -> list[str]:
         *(f"<li>{escape(line)}" for line in failures),
         "</ul></div>",
     ]
+
+
+def _waits(runs: Runs) -> list[str]:
+    """Return what was waited for, before all figures."""
+    rows = (f"<dt>{escape(name)}<dd>{escape(told)}" for name, told in waits_of(runs).items())
+    return [f"<p>{escape(longest_waits_of(runs))}<dl>", *rows, "</dl>"]
 
 
 def _about(runs: Runs) -> str:

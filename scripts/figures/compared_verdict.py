@@ -23,6 +23,9 @@ _WORST = (
 # So many runs that failed are told on a terminal, and on a page; the report has all.
 _TOLD_MAX = 20
 
+# One alone is neither the shortest nor the longest.
+_TO_COMPARE = 2
+
 _COLUMNS = 79
 # However long the names of rows are.
 _ROOM_MIN = 30
@@ -108,35 +111,49 @@ def _run_name(runs: Runs, row: str, number: int) -> str:
     return row if len(runs[row]) == 1 else f"{row} ({number})"
 
 
+def longest_waits_of(runs: Runs) -> str:
+    """Return with which row the longest wait was shortest and longest; empty where few waited.
+
+    It is the longest of any run that ended well.
+    """
+    longest_us = {
+        name: max(each.longest_us for each in told)
+        for name, told in _facts(runs).items()
+        if any(each.waits for each in told)
+    }
+    if len(longest_us) < _TO_COMPARE:
+        return ""
+    best = min(longest_us, key=lambda name: longest_us[name])
+    worst = max(longest_us, key=lambda name: longest_us[name])
+    return (
+        f"The longest wait was shortest with {best} ({time_us(longest_us[best])}) and longest with "
+        f"{worst} ({time_us(longest_us[worst])})."
+    )
+
+
+def waits_of(runs: Runs) -> dict[str, str]:
+    """Return for each row how much it waited and what for, with shares as in its median run."""
+    return {name: ", ".join(_told(told)) for name, told in _facts(runs).items()}
+
+
 def verdicts(runs: Runs) -> str:
     """Return how good all runs were, which policy had the shortest waits, and a line for each.
 
     Args:
-        runs: All of them; the figures are of those that ended well: the longest wait of any of
-            them, shares as in the median run.
+        runs: All of them; the figures are of those that ended well.
     """
-    facts = {name: [facts_of(each.report) for each in good(runs[name])] for name in runs}
-    text = outcome_of(runs)
-    longest_us = {
-        name: max(each.longest_us for each in told)
-        for name, told in facts.items()
-        if any(each.waits for each in told)
-    }
-    if len(longest_us) > 1:
-        best = min(longest_us, key=lambda name: longest_us[name])
-        worst = max(longest_us, key=lambda name: longest_us[name])
-        text += (
-            f" The longest wait was shortest with {best} ({time_us(longest_us[best])}) and "
-            f"longest with {worst} ({time_us(longest_us[worst])})."
-        )
-    lines = wrapped(text, _COLUMNS)
+    lines = wrapped(f"{outcome_of(runs)} {longest_waits_of(runs)}", _COLUMNS)
     width = max(map(len, runs))
-    for name, told in facts.items():
-        first, *others = wrapped(", ".join(_told(told)), max(_COLUMNS - width - 4, _ROOM_MIN))
+    for name, told in waits_of(runs).items():
+        first, *others = wrapped(told, max(_COLUMNS - width - 4, _ROOM_MIN))
         lines.append(f"  {name:<{width}}  {first}")
         lines += [f"{'':{width + 4}}{other}" for other in others]
     lines += [f"  FAILED {line}" for line in failures_of(runs)]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _facts(runs: Runs) -> dict[str, list[Facts]]:
+    return {name: [facts_of(each.report) for each in good(runs[name])] for name in runs}
 
 
 def _told(facts: Sequence[Facts]) -> Iterator[str]:

@@ -50,3 +50,18 @@ def test_runs_that_failed_are_seen(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "1 of 1 run verified." in text
     assert "<li>" not in text
+
+
+def test_what_was_waited_for_comes_before_the_figures(tmp_path: Path) -> None:
+    """The same sentences as on a terminal, for each row."""
+    path = tmp_path / "page.html"
+    made = {"queue": {"count": 2, "mean-us": 900.0}, "receive": {"count": 2, "mean-us": 100.0}}
+    runs = {
+        "drop": [compared.outcome(p99_us=4000, waits=2, vcpus=1, postcopy_ms=10.0, stages=made)],
+        "<mine>": [compared.outcome(p99_us=1000, waits=2)],
+    }
+    write_comparison(path, "a guest", "0", runs, {})
+    text = path.read_text(encoding="utf-8")
+    assert "The longest wait was shortest with &lt;mine&gt; (1 ms) and longest with drop" in text
+    told = "<dt>drop<dd>waited 80 % of postcopy (90 % of that: waiting for its turn)"
+    assert text.index(told) < text.index("<table>")
