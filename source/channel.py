@@ -22,6 +22,8 @@ class OutChannel(Outlet):
         self._stream = stream
         # A short message of which the stream has not taken all: nothing may go before its rest.
         self._short: Frame | None = None
+        # What the stream was last bound to.
+        self._bounds = (0, 0)
 
     def keep_little_in_the_kernel(self) -> None:
         """Bound what lies in front of a page request from now on, for postcopy."""
@@ -29,7 +31,11 @@ class OutChannel(Outlet):
         self._bound_unsent(self.buffering)
 
     def _bound_unsent(self, buffering: Buffering) -> None:
-        self._stream.bound_unsent(buffering.send_buffer_bytes, buffering.unsent_bytes)
+        bounds = buffering.send_buffer_bytes, buffering.unsent_bytes
+        # Every 2 ms there is a new rate, and seldom another size: two system calls of twenty.
+        if bounds != self._bounds:
+            self._bounds = bounds
+            self._stream.bound_unsent(*bounds)
 
     def prioritize(self) -> str:
         """Have this channel go first in the queues of its host; see `Stream`."""

@@ -229,6 +229,34 @@ async def test_the_send_buffer_follows_the_rate(monkeypatch: pytest.MonkeyPatch)
         assert unsent_bytes == 256 * KIB // UNSENT_SHARE
 
 
+async def test_the_kernel_is_not_told_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate is found out time and again, and most of the time nothing follows from it."""
+    told: list[tuple[int, int]] = []
+    fulls = 0
+
+    class Measured(Buffering):
+        def full(self, sent_bytes: int, now_ns: int) -> bool:  # type: ignore[explicit-override] # typing.override: from 3.12
+            nonlocal fulls
+            fulls += 1
+            # The fourth time it is another size.
+            self.near_bytes = (SEND_BUFFER_BYTES_MIN, 2 * SEND_BUFFER_BYTES_MIN)[fulls > 3]
+            return True
+
+    class Told(TcpStream):
+        def bound_unsent(self, buffer_bytes: int, unsent_bytes: int) -> None:  # type: ignore[explicit-override]
+            told.append((buffer_bytes, unsent_bytes))
+
+    monkeypatch.setattr("source.channel.Buffering", Measured)
+    with tcp_pair() as (near, _):
+        out = OutChannel(Channel.PRECOPY, Told(near))
+        out.keep_little_in_the_kernel()
+        for _ in range(6):
+            # Nothing went: there is room at once.
+            await out.wait_room()
+    small = SEND_BUFFER_BYTES_MIN
+    assert told == [(each, each // UNSENT_SHARE) for each in (small, 2 * small)]
+
+
 async def test_in_precopy_room_is_waited_for_without_the_event_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
