@@ -134,6 +134,8 @@ function begin() {
     for (const each of view.tables) each.choose(null);
     changed();
   }
+  // Where nobody waited there is nothing to tell apart.
+  const waited = runs.some((run) => run.wait_count);
   const section = (id, title, ...parts) => make("section", { id, "aria-labelledby": `h-${id}` }, make("h2", { id: `h-${id}` }, title), ...parts);
   const [lines, timeline] = timelineSection(runs, select);
   view.lines = lines;
@@ -146,8 +148,8 @@ function begin() {
     section("summary", "Summary", summary(runs)),
     timeline,
     section("page", "One page's story", detail),
-    section("faults", "Waits", stageLegend(runs[0]), make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...view.tables.map((each) => each.element)), stageTable(runs)),
-    section("latency", "How long the waits were", distribution(runs), percentileTable(runs)),
+    section("faults", "Waits", waited ? stageLegend(runs[0]) : null, make("div", { class: `runs${runs.length > 1 ? " two" : ""}` }, ...view.tables.map((each) => each.element)), stageTable(runs)),
+    section("latency", "How long the waits were", distribution(runs), waited ? percentileTable(runs) : null),
     section("standstill", "Blackout and brownout", standstill(runs)),
     section("events", "Events", eventTable(runs, select)));
   document.body.append(tip);

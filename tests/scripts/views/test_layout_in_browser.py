@@ -139,3 +139,14 @@ def test_heads_on_paper_are_no_buttons(tab: Tab, tmp_path: Path) -> None:
         "return [words || head.innerText, head.querySelector('button')?.offsetWidth ?? 0]; })"
     )
     assert heads == [[name, 0] for name in ("page", "vCPU", "at, ms", "answer", "stages", "wait")]
+
+
+def test_a_run_without_waits_has_no_tables_of_nothing(tab: Tab, tmp_path: Path) -> None:
+    """It says that nobody waited, without a legend of stages and percentiles of none."""
+    tab.open(page_of(tmp_path, Story().events))
+    shown = "document.getElementById('faults').innerText"
+    assert "No vCPU waited for a page." in tab.run(shown)
+    assert tab.run("document.querySelectorAll('#faults .legend, #latency table').length") == 0
+    tab.open(page_of(tmp_path, half_sent(), Story().events))
+    assert tab.run("document.querySelectorAll('#faults .legend, #latency table').length") == 2
+    assert tab.errors == []
