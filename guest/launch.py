@@ -16,7 +16,7 @@ import trio
 
 from guest import services
 from guest.exits import wait_exit
-from guest.messages import MESSAGE_BYTES_MAX, pack, socket_pair, unpack
+from guest.messages import MESSAGE_BYTES_MAX, check_passed, pack, socket_pair, unpack
 from guest.services import Service
 from protocol.errors import GuestFailed
 
@@ -99,14 +99,15 @@ class GuestProcess:
     async def _hear_ready(self) -> Service:
         """Take the answer to `start`, with what the process passes."""
         try:
-            packet, passed, _, _ = await self._control.recvmsg(
+            packet, passed, flags, _ = await self._control.recvmsg(
                 MESSAGE_BYTES_MAX, socket.CMSG_SPACE(services.FD_COUNT_MAX * array("i").itemsize)
             )
         except ConnectionError:
-            packet, passed = b"", []
+            packet, passed, flags = b"", [], 0
         if not packet:
             raise await self._failure()
         fds = array("i", b"".join(data for *_, data in passed))
+        check_passed(fds, flags)
         name, *values = unpack(packet)
         if name == "failed":
             raise _describe_failure(values)

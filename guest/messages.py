@@ -24,6 +24,8 @@ way.  The two are processes of one user and one version; what they say is truste
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import socket
 import struct
@@ -32,6 +34,8 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import msgpack
+
+from protocol.errors import GuestFailed, shortage_of
 
 MESSAGE_BYTES_MAX = 32 * 1024
 
@@ -160,3 +164,19 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
     for end in pair:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
     return pair
+
+
+def check_passed(fds: Sequence[int], flags: int) -> None:
+    """Refuse a packet of whose descriptors some are missing, because no more may be open here.
+
+    Args:
+        fds: Those that came; they are closed then.
+        flags: What the socket said of the packet.
+
+    Raises:
+        GuestFailed: Some are missing; says which limit to raise.
+    """
+    if flags & socket.MSG_CTRUNC:
+        for fd in fds:
+            os.close(fd)
+        raise GuestFailed(shortage_of(OSError(errno.EMFILE, os.strerror(errno.EMFILE))))

@@ -25,7 +25,14 @@ from guest.board import Board
 from guest.collapser import Collapser
 from guest.crew import Crew
 from guest.mapping import GuestMapping
-from guest.messages import MESSAGE_BYTES_MAX, ORDER_BYTES_MAX, pack, unpack, unpack_ranges
+from guest.messages import (
+    MESSAGE_BYTES_MAX,
+    ORDER_BYTES_MAX,
+    check_passed,
+    pack,
+    unpack,
+    unpack_ranges,
+)
 from guest.programs import Program
 from guest.spec import KVM, NATIVE, ProgramSpec
 from guest.vcpu import Vcpu
@@ -93,10 +100,14 @@ def _assemble(
     Returns:
         All vCPUs, what they touch, where events go, the kind of memory of each block, and the
         service wanted.
+
+    Raises:
+        GuestFailed: This process may have no such guest, or not so many descriptors.
     """
-    data, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES_MAX, _FD_COUNT_MAX)
+    data, fds, flags, _ = socket.recv_fds(control, MESSAGE_BYTES_MAX, _FD_COUNT_MAX)
     if not data:
         os._exit(0)
+    check_passed(fds, flags)
     _, vcpu_count, kinds, block_count, service = unpack(data)
     events_fd, spec_fd, board_fd, *rest = fds
     memory_fds, wake_fds = rest[:block_count], rest[block_count:]

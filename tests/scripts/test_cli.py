@@ -129,6 +129,27 @@ def test_too_little_of_anything_is_a_line(tmp_path: Path, limit: str, words: tup
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nearly_enough_open_files_are_a_line_or_a_good_end(tmp_path: Path) -> None:
+    """Wherever both sides run out, until they do not: no internal error says so, and none hangs."""
+    command = [sys.executable, "-m", "scripts", "migrate", "--size=2MiB", "--page-size=4KiB"]
+    ends = set()
+    for count in range(17, 25):
+        done = subprocess.run(
+            ["/bin/sh", "-c", f'ulimit -n {count} && exec "$@"', "sh", *command, "--quiet"],
+            cwd=tmp_path, env={"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        ends.add(done.returncode)
+        if done.returncode == 0:
+            assert (done.stdout, done.stderr) == ("", "")
+            break
+        (line,) = done.stderr.splitlines()
+        assert "open files" in line
+        assert "internal error" not in line
+        assert list(tmp_path.iterdir()) == []
+    assert ends <= {0, 1}
+
+
 # Writes what a tool remembers to where it is told to, and else into the project folder.
 TOOL = """#!/bin/sh
 set -e
