@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from protocol.report import STAGES
 from scripts.screen.facts import facts_of
+from scripts.screen.words import time_us
 from scripts.views.facts import facts_of_events, verdict_of
 from scripts.views.history import History
 from scripts.views.outputs import history_of
@@ -81,6 +83,40 @@ def test_a_real_run(lab: Lab, tmp_path: Path, options: tuple[str, ...]) -> None:
     assert done.status == 0, done.errors
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     check(report, read_events(tmp_path / "e.jsonl"))
+
+
+def plain(text: str) -> str:
+    """Return a text in one line, all of its spaces alike."""
+    return " ".join(text.split())
+
+
+def test_figures_of_one_run_are_the_same_wherever_they_stand(lab: Lab, tmp_path: Path) -> None:
+    """Percentiles of waits and the downtime: result, report, page, and what `report` shows."""
+    done = lab.run(
+        "migrate", "--size=8MiB", "--page-size=4KiB", "--vcpus=3", "--access-rate=0",
+        "--postcopy-after=0", "--max-postcopy-bandwidth=4MB/s", "--events=e.jsonl",
+        "--report=r.json", "--html=p.html",
+    )  # fmt: skip
+    assert done.status == 0, done.errors
+    own = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["midstream"]
+    keys = {"p50": "p50-us", "p90": "p90-us", "p99": "p99-us", "max": "max-us"}
+    waits_us = {name: own["faults"][key] for name, key in keys.items()}
+    assert 0 < waits_us["p50"] <= waits_us["p90"] <= waits_us["p99"] <= waits_us["max"]
+    # Rounded as for people, in the result and in the table of the events.
+    times = {name: plain(time_us(us)) for name, us in waits_us.items()}
+    downtime = plain(time_us(own["downtime-ms"] * 1000))
+    said = plain(done.output)
+    assert f"downtime {downtime}" in said
+    assert ", ".join(f"{name} {time}" for name, time in times.items()) in said
+    shown = plain(lab.run("report", "e.jsonl").succeed().output)
+    assert f"downtime {downtime} " in shown
+    for name, time in times.items():
+        assert f"wait {name} {time} " in shown
+    page = (tmp_path / "p.html").read_text(encoding="utf-8").replace(" ", "")
+    for name, us in waits_us.items():
+        assert f'"{name}":{us}' in page
+    (downtime_us,) = re.findall(r'"downtime_us":([0-9.]+)', page)
+    assert float(downtime_us) == pytest.approx(own["downtime-ms"] * 1000)
 
 
 def test_a_run_that_was_cut_says_what_the_break_cost(lab: Lab, tmp_path: Path) -> None:
