@@ -131,7 +131,6 @@ class Processor:
         "_late_ns",
         "_noise_ns",
         "_queue",
-        "_used_until_ns",
         "busy_ns",
     )
 
@@ -147,7 +146,6 @@ class Processor:
         self._agenda = agenda
         self._awake_ns, self._late_ns, self._noise_ns = awake_ns, late_ns, noise_ns
         self._free_at_ns = 0
-        self._used_until_ns = 0
         self._queue: deque[tuple[int, Handler, tuple[Any, ...]]] = deque()
         self._is_due = False
         self.busy_ns = 0
@@ -183,9 +181,10 @@ class Processor:
             self.busy_ns += done_ns
         return int(cost_ns) - done_ns
 
-    def times(self) -> tuple[int, int, int]:
-        """Return when it is free, until when it was used, and for how long in all."""
-        return self._free_at_ns, self._used_until_ns, self.busy_ns
+    @property
+    def free_at_ns(self) -> int:
+        """When it has done all that waits for it."""
+        return self._free_at_ns
 
     def queued(self) -> list[Handler]:
         """Return what waits for it."""
@@ -195,33 +194,44 @@ class Processor:
         """Return all that matters of it, as seen from now."""
         now_ns = self._agenda.now_ns
         return (
-            self._free_at_ns - now_ns, self._used_until_ns - now_ns, self._is_due,
+            self._free_at_ns - now_ns, self._is_due,
             *((due_ns - now_ns, do.__name__) for due_ns, do, _ in self._queue),
         )  # fmt: skip
 
-    def shift(self, times: tuple[int, int, int], passed_ns: int, busy_ns: int) -> None:
-        """Be so much later than when its `times` were these, and busy for so long in between."""
-        free_at_ns, used_until_ns, before_ns = times
-        self._free_at_ns = free_at_ns + passed_ns
-        self._used_until_ns = used_until_ns + passed_ns
-        self.busy_ns = before_ns + busy_ns
-        self._queue = deque(
-            (due_ns + passed_ns, do, arguments) for due_ns, do, arguments in self._queue
-        )
+    def shifted(self, passed_ns: int, busy_ns: int) -> Callable[[], None]:
+        """Return what makes it so much later than it is now, and busy for so long in between.
+
+        Whatever was used of it meanwhile does not count.
+        """
+        free_at_ns, before_ns = self._free_at_ns, self.busy_ns
+        queue = deque((due_ns + passed_ns, do, arguments) for due_ns, do, arguments in self._queue)
+
+        def shift() -> None:
+            self._free_at_ns, self.busy_ns = free_at_ns + passed_ns, before_ns + busy_ns
+            self._queue = queue
+
+        return shift
 
     def use(self, cost_ns: float) -> None:
-        """Say that the handler that runs, one of this processor's, takes so much longer."""
+        """Say that the handler that runs, one of this processor's, takes so much longer.
+
+        All that waits for it is done so much later.
+        """
         cost = int(cost_ns)
-        self._agenda.used_ns += cost
-        self._used_until_ns = self._agenda.now_ns + self._agenda.used_ns
-        self._free_at_ns = max(self._free_at_ns, self._used_until_ns)
+        agenda = self._agenda
+        self._free_at_ns = max(self._free_at_ns, agenda.now_ns + agenda.used_ns) + cost
+        agenda.used_ns += cost
         self.busy_ns += cost
+        if self._queue:
+            self._queue = deque(
+                (due_ns + cost, do, arguments) for due_ns, do, arguments in self._queue
+            )
 
     @goes_on
     def _turn(self) -> None:
-        """Do something whose turn has come, unless what was done before it is not over."""
+        """Do something whose turn has come, unless what was done before it took longer."""
         self._is_due = False
-        if self._used_until_ns <= self._agenda.now_ns:
+        if self._queue[0][0] <= self._agenda.now_ns:
             _, do, arguments = self._queue.popleft()
             do(*arguments)
         self._schedule()
@@ -230,7 +240,7 @@ class Processor:
         """Be there for the first in the queue: only that one is on the agenda."""
         if self._queue and not self._is_due:
             self._is_due = True
-            self._agenda.at(max(self._queue[0][0], self._used_until_ns), self._turn)
+            self._agenda.at(self._queue[0][0], self._turn)
 
 
 @dataclass(frozen=True)

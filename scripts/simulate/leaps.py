@@ -148,7 +148,7 @@ class Leaps:
         incoming = self._dest.reader.channels[flow.name]
         return (
             flow.left_parts, incoming.unread_bytes, len(incoming.waiting), outlet.state(now_ns),
-            *(each.times()[0] - now_ns for each in self._processors),
+            *(each.free_at_ns - now_ns for each in self._processors),
         )  # fmt: skip
 
     def _state(self, outlet: ModelOutlet) -> Hashable | None:
@@ -161,7 +161,7 @@ class Leaps:
             return None
         sender, incoming = self._source.sender, self._dest.reader.channels[flow.name]
         # What came before a processor is free is as good as old.
-        free_at_ns = self._processors[1].times()[0]
+        free_at_ns = self._processors[1].free_at_ns
 
         def told(each: object) -> Hashable:
             if isinstance(each, ModelFrame):
@@ -184,7 +184,7 @@ class Leaps:
         )  # fmt: skip
 
     def _keep(self, glance: Hashable, state: Hashable, outlet: ModelOutlet) -> Before:
-        busy_ns = tuple(each.times()[2] for each in self._processors)
+        busy_ns = tuple(each.busy_ns for each in self._processors)
         return Before(glance, state, self._agenda.now_ns, outlet.flow.written, busy_ns)
 
     def _leap(self, before: Before, outlet: ModelOutlet) -> None:
@@ -220,7 +220,10 @@ class Leaps:
         assert sender.begun is not None
         passed_ns = rounds * (agenda.now_ns - before.now_ns)
         count = rounds * (flow.written - before.written)
-        times = [each.times() for each in self._processors]
+        shifts = [
+            each.shifted(passed_ns, rounds * (each.busy_ns - busy_ns))
+            for each, busy_ns in zip(self._processors, before.busy_ns, strict=True)
+        ]
         lane, write = sender.begun
         page_bytes, chunk = write.chunk.span.length, write.chunk
         # What is under way comes first, and the same number of pages is under way in the end.
@@ -240,8 +243,8 @@ class Leaps:
         outlet.shift(passed_ns, count)
         sender.shift(passed_ns)
         begin(moved)
-        for processor, was, busy_ns in zip(self._processors, times, before.busy_ns, strict=True):
-            processor.shift(was, passed_ns, rounds * (was[2] - busy_ns))
+        for shift in shifts:
+            shift()
         self._before = self._keep(before.glance, before.state, outlet)
         self._until = self._count + _GLANCES_MAX
 

@@ -131,6 +131,16 @@ def test_what_the_kernel_holds_is_in_the_way_where_nothing_overtakes() -> None:
     assert p50_us["fifo"] > p50_us["pfifo_fast"] + 300
 
 
+@pytest.mark.parametrize("model", ["reference", "native"])
+@pytest.mark.parametrize("policy", ["ordered", "parallel", "critical-first"])
+def test_a_processor_does_one_thing_at_a_time(policy: str, model: str) -> None:
+    """However much there is to do, neither side used more of one than there was time."""
+    report = simulated(policy=policy, model=model, vcpus="8", link="100Gbit/s", size="64MiB")
+    used = report["midstream"]["cpu-seconds"]
+    assert 0 < used["source"] * 1000 <= report["total-time"] + 1
+    assert 0 < used["dest"] * 1000 <= report["total-time"] + 1
+
+
 def test_losses_cost_time_and_no_page() -> None:
     """What is lost goes again: everything arrives, later."""
     whole = simulated(link="1Gbit/s,rtt=10ms")
