@@ -12,7 +12,7 @@ import trio
 from protocol import events
 from protocol.events import Emit
 from protocol.states import State
-from protocol.units import format_bytes
+from protocol.units import format_bytes, format_rate
 from scripts.screen.output import CLEAR_LINE, is_behind
 from scripts.screen.phases import percent_done, phase_words, time_left
 from scripts.screen.words import counted, time_ms
@@ -148,7 +148,7 @@ def progress_parts(now: Progress, rate: float) -> list[str]:
     parts = (
         phase,
         percent_done(now.done),
-        f"{rate / 1e6:.0f} MB/s",
+        format_rate(rate),
         time_left(now.state, now.remaining_bytes, rate),
         f"{format_bytes(now.remaining_bytes)} to send",
         f"downtime {time_ms(now.downtime_ms)}" if now.downtime_ms else "",

@@ -88,7 +88,7 @@ _SIDES = {"source": "the source's", "dest": "the destination's"}
 def _say_rate(facts: Facts) -> Iterator[str]:
     if not facts.bytes_per_second:
         return
-    rate = f"Memory was sent at {facts.bytes_per_second / 1e6:.3g} MB/s"
+    rate = f"Memory was sent at {format_rate(facts.bytes_per_second)}"
     if facts.link_share is not None:
         rate += f", {percent(facts.link_share)} of the link"
     bound = facts.bound

@@ -6,7 +6,7 @@ from textwrap import wrap
 from typing import Any
 
 from guest.spec import PYTHON
-from protocol.units import format_bytes
+from protocol.units import format_bytes, format_rate
 from scripts.screen.facts import facts_of
 from scripts.screen.verdict import judge
 from scripts.screen.words import counted, time_ms, time_us, wrapped
@@ -69,7 +69,7 @@ def _qemu_items(report: Report) -> dict[str, str]:
         "source": f"QEMU, machine {own['machine']}",
         "policy": f"{own['policy']}, placement {own['placement']}, backing {own['backing']}",
         "time": f"{total}, including setup {setup}",
-        "memory": f"{guest} guest, {came} of pages came at {ram['mbps'] / 8:.0f} MB/s",
+        "memory": f"{guest} guest, {came} of pages came at {format_rate(ram['mbps'] * 125e3)}",
         "channels": _channels(own["channels"]),
         "page requests": requests if own["requests"]["received"] else "none",
         "fault latency": _latency(own["faults"], "wait of a vCPU", "waits of vCPUs"),
@@ -152,7 +152,7 @@ def _memory(report: Report) -> str:
     ram = report["ram"]
     guest, sent = format_bytes(ram["total"]), format_bytes(ram["normal-bytes"])
     passes = counted(report["midstream"]["passes"], "precopy pass", "precopy passes")
-    return f"{guest} guest, {sent} of pages sent at {ram['mbps'] / 8:.0f} MB/s\n{passes}"
+    return f"{guest} guest, {sent} of pages sent at {format_rate(ram['mbps'] * 125e3)}\n{passes}"
 
 
 def _channels(channels: dict[str, int]) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console, ConsoleDimensions, Group
 from rich.live import Live
 from rich.text import Text
 
-from protocol.units import format_bytes
+from protocol.units import format_bytes, format_rate
 from scripts.screen.output import is_behind
 from scripts.screen.phases import percent_done, phase_words, time_left
 from scripts.screen.words import time_ms, time_us
@@ -157,7 +157,7 @@ def _rates(state: LiveState, columns: int, *, unicode: bool) -> Text:
         return Text("rate", "bright_black")
     label = f"{'rate over time':<{_LABEL_CHARS}}" if columns > 60 else "rate    "
     most = max(rates)
-    peak = f" up to {most / 1e6:.0f} MB/s"
+    peak = f" up to {format_rate(most)}"
     levels = _LEVELS if unicode else _PLAIN_LEVELS
     shown = rates[-max(1, columns - len(label) - len(peak)) :]
     signs = "".join(levels[round(rate / most * (len(levels) - 1)) if most else 0] for rate in shown)

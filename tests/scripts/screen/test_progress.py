@@ -52,8 +52,13 @@ def test_the_line_says_how_far_it_is() -> None:
     )
     active = replace(NOW, state="active", requests=0, queued_requests=0)
     assert progress_line(active, 0, 100) == (
-        "[############----] precopy: pass 2  76 %  0 MB/s  16 MiB to send"
+        "[############----] precopy: pass 2  76 %  0 B/s  16 MiB to send"
     )
+
+
+def test_a_slow_line_has_a_rate() -> None:
+    """8 kB/s is no 0 MB/s."""
+    assert "  8 kB/s  " in progress_line(NOW, 8000, 120)
 
 
 def test_only_what_is_complete_fills_the_bar() -> None:
@@ -119,7 +124,7 @@ async def test_a_log_gets_a_line_every_ten_seconds(autojump_clock: MockClock) ->
     follows, rest = "midstream: postcopy: memory follows, 76 %", "16 MiB to send, 29 requests"
     assert file.getvalue().splitlines() == [
         "midstream: filling memory 3/8 GiB",
-        f"{follows}, 0 MB/s, {rest}, 3 queued",
+        f"{follows}, 0 B/s, {rest}, 3 queued",
         f"{follows}, 1 MB/s, 17 s left, {rest}, 3 queued",
     ]
 
