@@ -251,6 +251,14 @@ class PageSet:
                 return index, found
         return None
 
+    def first_in(self, block: int, first: int, stop: int) -> int:
+        """Return the first member between two places of a block, -1 without any."""
+        return self._raw[block].find(1, first, stop)
+
+    def last_in(self, block: int, first: int, stop: int) -> int:
+        """Return the last member between two places of a block, -1 without any."""
+        return self._raw[block].rfind(1, first, stop)
+
     def row_from(self, block: int, first: int, stop: int) -> int:
         """Return how many target pages from one on, before another, are members without a gap."""
         end = self._raw[block].find(0, first, stop)

@@ -125,6 +125,25 @@ class Remaining:
         inside = found % self.geometry.blocks[block].target_pages_per_page
         return self.geometry.page_of(block, found), inside
 
+    def nearest(self, page: PageId, step: int, count: int) -> PageId | None:
+        """Return the first page in a direction of which anything is still to be sent.
+
+        Args:
+            page: Where to begin: itself, or one outside of the block, which has nothing.
+            step: 1 for upwards, -1 for downwards.
+            count: How many pages to look at, at most.
+        """
+        block, index = page
+        shape = self.geometry.blocks[block]
+        low, high = (index, index + count) if step > 0 else (index - count + 1, index + 1)
+        low, high = max(low, 0), min(high, shape.page_count)
+        if low >= high:
+            return None
+        per_page = shape.target_pages_per_page
+        search = self._pages.first_in if step > 0 else self._pages.last_in
+        found = search(block, low * per_page, high * per_page)
+        return PageId(block, found // per_page) if found >= 0 else None
+
 
 class Prefetcher(Protocol):
     """Says what to send next when nobody waits; a class that derives from it has only its own part.

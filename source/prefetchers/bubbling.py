@@ -46,11 +46,10 @@ class _Bubble:
         """Return the next page of the edge whose turn it is, None when both have ended."""
         while self._edges:
             step, edge = self._edges.popleft()
-            for index in range(edge, edge + step * _SENT_PAGES_MAX, step):
-                page = PageId(self._block, index)
-                if remaining.holds(page):
-                    self._turn((step, index + step))
-                    return page
+            page = remaining.nearest(PageId(self._block, edge), step, _SENT_PAGES_MAX)
+            if page is not None:
+                self._turn((step, page.index + step))
+                return page
             self._left_pages = self._turn_pages
         return None
 

@@ -6,10 +6,14 @@ Times are virtual (`tests/prefetch_model.py`), so the counts are the same on eve
 from collections.abc import Iterable
 from dataclasses import fields
 from functools import cache
+from itertools import product
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from protocol.geometry import Geometry, PageId
+from protocol.pageset import PageSet
 from protocol.policy import PRESETS, Policy
 from source.prefetchers.bubbling import PIVOT_COUNT_MAX, TURN_BYTES, Bubbling
 from source.prefetchers.read_ahead import ReadAhead
@@ -199,6 +203,24 @@ def test_bubbles_grow_in_turn_the_newest_first() -> None:
     assert asked.picks(TURN) == [*range(901, 901 + TURN)]
     assert asked.picks(TURN - 2) == [*range(497, 499 - TURN, -1)]
     assert asked.picks(1) == [99]
+
+
+@given(left=st.sets(st.integers(0, 19), max_size=4), inside=st.integers(0, 511))
+@example(left={19}, inside=511)
+@example(left={0}, inside=0)
+@pytest.mark.parametrize("per_page", [1, 512])
+def test_the_nearest_page_is_found(per_page: int, left: set[int], inside: int) -> None:
+    """In either direction, of small pages and of huge ones of which a part remains."""
+    geometry = guest((20, per_page * BASE), (20, BASE))
+    pages = PageSet(geometry)
+    for each in left:
+        pages.add(target_pages(each * per_page + inside % per_page, 1))
+    pages.add(target_pages(0, 20, 1))
+    view = Remaining(pages)
+    for index, step, count in product(range(-3, 24), (1, -1), (0, 1, 2, 19, 25)):
+        looked_at = range(index, index + step * count, step)
+        expected = next((page(each) for each in looked_at if each in left), None)
+        assert view.nearest(page(index), step, count) == expected
 
 
 def test_there_are_only_so_many_pivots() -> None:
