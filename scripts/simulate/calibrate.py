@@ -202,7 +202,7 @@ def model_from(found: Findings, spec: LinkSpec) -> Model:
         "round-trip-ns": max(kernel["round-trip-ns"] - spec.rtt_us * 1000, 1000),
         "small-buffer-factor": full / probes.SMALL_BYTES,
         "fill": min(max((full + writable) / (2 * full), 0.51), 1.0),
-        "bounded-share": kernel["share-of-small"],
+        "bounded-share": min(max(kernel["share-of-small"], 0.01), 0.99),
         "default-buffer-bytes": kernel["default-full-bytes"],
         "copy-bytes-per-second": 1e9 / max(kernel["copy-ns-per-byte"], 0.01),
         "map-ns": whole["stages"]["place"]["p50-us"] * 1000 / 512,

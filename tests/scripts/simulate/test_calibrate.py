@@ -2,6 +2,7 @@
 
 import tomllib
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_a_model_is_made_of_what_was_measured(tmp_path: Path) -> None:
     assert chosen.model == model
     assert chosen.quiet
     assert tomllib.loads(path.read_text())["date"].year >= 2026
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_connection_that_was_starved_makes_a_model(share: float) -> None:
+    """On a busy machine one of the probe's two may get nothing; a model's gets a little."""
+    starved = replace(found([20_000] * 100), kernel={**KERNEL, "share-of-small": share})
+    assert abs(model_from(starved, LinkSpec(125_000_000)).bounded_share - share) == pytest.approx(
+        0.01
+    )
 
 
 def test_a_noisy_machine_says_why(tmp_path: Path) -> None:
