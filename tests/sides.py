@@ -45,7 +45,7 @@ from protocol.messages import (
 )
 from protocol.policy import preset
 from protocol.records import pack_record, unpack_record
-from protocol.report import AccountRecord, DestPart, SourcePart
+from protocol.report import AccountRecord, DestPart, SourcePart, assemble
 from protocol.runs import Flags, Runs, pack_runs, unpack_runs
 from source.config import SourceConfig
 from source.convergence import SwitchRule
@@ -401,3 +401,15 @@ def dest_part(**fields: Any) -> DestPart:  # noqa: ANN401 - any of its fields
         "reads": 0, "reads_unchecked": 0, "mismatches": 0, "cpu_seconds": 0.0,
     }  # fmt: skip
     return DestPart(**(plain | fields))
+
+
+def report_of_drop() -> dict[str, Any]:
+    """Return the report of a verified run on a link of which it used a tenth."""
+    source = source_part(
+        policy="drop", ram_bytes=8 << 20, pages_compared=4, digest_equal=True, downtime_ms=3.0,
+        vcpus=2, postcopy_ms=100.0, mbps=800.0, switch_over_reason="postcopy-after",
+        host_page_bytes=2 << 20, processor_running=0.9, processor_waiting=0.05,
+    )  # fmt: skip
+    report = assemble("completed", source, dest_part())
+    report["midstream"]["link"] = {"bytes-per-second": 10**9}
+    return report

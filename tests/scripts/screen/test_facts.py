@@ -9,7 +9,7 @@ import pytest
 from protocol.report import assemble, assemble_failed
 from scripts.screen.facts import Busy, facts_of
 from tests.scripts.screen.test_sentences import GOOD_RUN
-from tests.sides import dest_part, source_part
+from tests.sides import dest_part, report_of_drop, source_part
 
 
 @pytest.mark.parametrize(("share", "bound"), [(0.85, "link"), (0.84, ""), (0.5, "")])
@@ -27,14 +27,7 @@ def test_a_processor_is_the_limit_from_a_share_on(waiting: float, bound: str) ->
 
 def test_what_is_asked_of_facts_is_what_the_report_tells() -> None:
     """Figures of both sides, by the names that a verdict knows them by."""
-    source = source_part(
-        policy="drop", ram_bytes=8 << 20, pages_compared=4, digest_equal=True, downtime_ms=3.0,
-        vcpus=2, postcopy_ms=100.0, mbps=800.0, switch_over_reason="postcopy-after",
-        host_page_bytes=2 << 20, processor_running=0.9, processor_waiting=0.05,
-    )  # fmt: skip
-    report = assemble("completed", source, dest_part())
-    report["midstream"]["link"] = {"bytes-per-second": 10**9}
-    facts = facts_of(report)
+    facts = facts_of(report_of_drop())
     assert (facts.status, facts.policy, facts.vcpus) == ("completed", "drop", 2)
     assert facts.verified is True
     assert facts.has_postcopy is True

@@ -7,13 +7,13 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.report import STAGE_WORDS, STAGES, assemble, assemble_failed
+from protocol.report import STAGE_WORDS, STAGES, assemble_failed
 from scripts.screen.facts import LINK_FULL, PROCESSOR_FULL, Busy, Facts
 from scripts.screen.sentences import GOOD
 from scripts.screen.verdict import judge, put_verdict
 from scripts.screen.words import percent, time_ms, time_us
 from tests.scripts.screen.test_sentences import GOOD_RUN
-from tests.sides import dest_part, source_part
+from tests.sides import report_of_drop
 
 
 def test_a_good_run_is_told_whole() -> None:
@@ -112,14 +112,7 @@ def test_no_sentence_says_more_than_its_figures(facts: Facts) -> None:
 
 def test_a_report_has_its_verdict() -> None:
     """The figures of a report come to the sentences, and stand there in words and in numbers."""
-    source = source_part(
-        policy="drop", ram_bytes=8 << 20, pages_compared=4, digest_equal=True, downtime_ms=3.0,
-        vcpus=2, postcopy_ms=100.0, mbps=800.0, switch_over_reason="postcopy-after",
-        host_page_bytes=2 << 20, processor_running=0.9, processor_waiting=0.05,
-    )  # fmt: skip
-    report = assemble("completed", source, dest_part())
-    report["midstream"]["link"] = {"bytes-per-second": 10**9}
-    own = put_verdict(report)["midstream"]["verdict"]
+    own = put_verdict(report_of_drop())["midstream"]["verdict"]
     assert (own["tone"], own["verified"], own["bound"], own["link-share"]) == (
         "good", True, "source", 0.1
     )  # fmt: skip

@@ -2,7 +2,8 @@
 
 import re
 import zlib
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -324,47 +325,61 @@ def test_it_fits_a_telephone(tab: Tab, address: str, dark: bool) -> None:
     assert tab.errors == []
 
 
+Wait = Callable[..., Awaitable[Any]]
+
+
+@asynccontextmanager
+async def opened(
+    tab: Tab, server: Server, state: LiveState, until: str = "midstream.frame !== null"
+) -> AsyncIterator[Wait]:
+    """Have a tab show a server's live page of a state, as far as a condition says.
+
+    What this yields runs a call of the tab's in a thread, while the server goes on.
+    """
+    server.show(state, ZERO_NS)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run)
+            wait = trio.to_thread.run_sync
+            await wait(tab.open, f"http://{server.address}/")
+            await wait(tab.until, until)
+            yield wait
+            nursery.cancel_scope.cancel()
+
+
+def state_of(story: Iterable[dict[str, Any]]) -> LiveState:
+    """Return what a live view knows after some events."""
+    state = LiveState()
+    for event in story:
+        state.take(event)
+    return state
+
+
 async def test_what_one_side_cannot_know_is_not_said(tab: Tab) -> None:
     """A source alone does not know who waits; a destination alone not what channels carry."""
     for side, words in (
         ("source", "Only the destination knows which vCPUs wait."),
         ("dest", "Nothing is known of single pages yet."),
     ):
-        state = LiveState()
-        for event in half_sent()[:6]:
-            if event["side"] == side:
-                state.take(event)
-        with trio.fail_after(60), Server("127.0.0.1", 0) as server:
-            server.show(state, ZERO_NS)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(server.run)
-                wait = trio.to_thread.run_sync
-                await wait(tab.open, f"http://{server.address}/")
-                await wait(tab.until, f"document.body.innerText.includes('{words}')")
+        state = state_of(event for event in half_sent()[:6] if event["side"] == side)
+        told = f"document.body.innerText.includes('{words}')"
+        with Server("127.0.0.1", 0) as server:
+            async with opened(tab, server, state, told) as wait:
                 shown = await wait(tab.run, "document.body.innerText")
                 assert "0.0 MB/s" not in shown
                 assert ("No vCPU waits." in shown) is (side == "dest")
                 await server.farewell()
                 await wait(tab.until, "midstream.over")
-                nursery.cancel_scope.cancel()
         assert tab.errors == []
 
 
 @pytest.mark.parametrize("stays", [False, True])
 async def test_the_whole_run_is_asked_for_where_it_is_to_come(tab: Tab, *, stays: bool) -> None:
     """A page does not look for a server that said it goes; one that stays is offered."""
-    state = LiveState()
-    for event in half_sent():
-        state.take(event)
     server = Server("127.0.0.1", 0, seconds_after=60 if stays else 0)
     # What is to stay is closed by who has it stay.
-    with trio.fail_after(60), closing(server._socket), server:
-        server.show(state, ZERO_NS)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.run)
-            wait = trio.to_thread.run_sync
-            await wait(tab.open, f"http://{server.address}/")
-            await wait(tab.until, "midstream.frame !== null")
+    with closing(server._socket), server:
+        async with opened(tab, server, state_of(half_sent())) as wait:
             # Each look is counted, finds the page, and is not waited for.
             found = "new Response('<script id=\"data\">')"
             await wait(tab.run, "window.setTimeout = (act) => act(); window.looks = 0; 0")
@@ -373,21 +388,12 @@ async def test_the_whole_run_is_asked_for_where_it_is_to_come(tab: Tab, *, stays
             await wait(tab.until, "midstream.over")
             assert await wait(tab.run, "looks") == int(stays)
             assert await wait(tab.run, "document.getElementById('whole') !== null") is stays
-            nursery.cancel_scope.cancel()
 
 
 async def test_a_page_that_is_partly_here_is_half_a_cell(tab: Tab) -> None:
     """Told from one that is here without colours, and the rates' lines from each other."""
-    state = LiveState()
-    for event in half_sent():
-        state.take(event)
-    with trio.fail_after(60), Server("127.0.0.1", 0) as server:
-        server.show(state, ZERO_NS)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.run)
-            wait = trio.to_thread.run_sync
-            await wait(tab.open, f"http://{server.address}/")
-            await wait(tab.until, "midstream.frame !== null")
+    with Server("127.0.0.1", 0) as server:
+        async with opened(tab, server, state_of(half_sent())) as wait:
             cell = (
                 "(() => { const { cells } = midstream.frame.blocks[0]; cells[0] = 5; cells[1] = 1;"
                 "drawMap(midstream.frame); const pen = map.getContext('2d');"
@@ -402,22 +408,14 @@ async def test_a_page_that_is_partly_here_is_half_a_cell(tab: Tab) -> None:
             assert (await wait(tab.run, lines))[:2] == ["solid", "dashed"]
             await server.farewell()
             await wait(tab.until, "midstream.over")
-            nursery.cancel_scope.cancel()
 
 
 async def test_a_run_is_followed(tab: Tab) -> None:
     """The live page has the present when it joins, follows, and says that the run is over."""
     story = half_sent()
-    state = LiveState()
-    for event in story[:15]:
-        state.take(event)
-    with trio.fail_after(60), Server("127.0.0.1", 0) as server:
-        server.show(state, ZERO_NS)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.run)
-            wait = trio.to_thread.run_sync
-            await wait(tab.open, f"http://{server.address}/")
-            await wait(tab.until, "midstream.frame !== null")
+    state = state_of(story[:15])
+    with Server("127.0.0.1", 0) as server:
+        async with opened(tab, server, state) as wait:
             for event in story[15:]:
                 state.take(event)
             server.show(state, ZERO_NS)
@@ -426,5 +424,4 @@ async def test_a_run_is_followed(tab: Tab) -> None:
             assert cells == state.blocks[0].status.tolist()
             await server.farewell()
             await wait(tab.until, "document.getElementById('subtitle').innerText.includes('over')")
-            nursery.cancel_scope.cancel()
     assert tab.errors == []
