@@ -41,6 +41,11 @@ class Gate:
         return self._stall is not None
 
     @property
+    def stands(self) -> bool:
+        """Whether nothing may go because the network stands still."""
+        return self._stands
+
+    @property
     def shut(self) -> bool:
         """Whether nothing may go."""
         return self.stalled or self._stands

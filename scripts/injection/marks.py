@@ -146,9 +146,11 @@ class Marks:
         """Let a page go; whoever waits for it has to look again."""
         self._holds.pop(page, None)
 
-    def without_any(self) -> Marks:
-        """Return marks of the same guest that stop nothing and remember nothing."""
-        return Marks(self._geometry, ())
+    def at_the_entry(self) -> Marks:
+        """Return marks for whoever follows what is not here yet: only the same holds stop it."""
+        marks = Marks(self._geometry, (), self._ever)
+        marks._holds = self._holds
+        return marks
 
     def page_limit(self, channel: Channel | None, span: Span) -> int:
         """Return how many bytes of a stretch may pass before a mark is reached, or its length.

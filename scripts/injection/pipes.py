@@ -65,10 +65,11 @@ class Pipe:
         inward: trio.socket.SocketType,
         outward: trio.socket.SocketType,
         marks: Marks,
+        entry: Marks,
     ) -> None:
         self.tap = Tap(direction, marks)
         # Looks at what has come, while the other is about what goes.
-        self._lookout = Tap(direction, marks.without_any(), connection.requested)
+        self._lookout = Tap(direction, entry, connection.requested)
         self._connection = connection
         self._direction = direction
         self._in = inward
@@ -111,20 +112,32 @@ class Pipe:
             while self._queued_bytes and not self._may_read_ahead():
                 await self._moved.park()
             data = await self._in.recv(_READ_BYTES)
-            self._queue.append((trio.current_time() + self._gate.delay_seconds, data))
-            self._queued_bytes += len(data)
-            self._moved.unpark_all()
-            if self._direction is Direction.BACKWARD:
-                for _ in self._lookout.feed(memoryview(data)):
-                    continue
+            self._enqueue(data)
+            # What a delay keeps is behind no hold: else the source would go on meanwhile, as far as
+            # its machine is fast.
+            for piece in self._lookout.feed(memoryview(data)):
+                if piece.held:
+                    await self._wait_change()
             if not data:
                 return
 
+    def _enqueue(self, data: bytes) -> None:
+        due = trio.current_time() + self._gate.delay_seconds
+        if self._gate.stands and self._queue and data:
+            # What the network stands still for is one piece, with a delay too.
+            self._queue = deque((due, each) for _, each in self._queue)
+        self._queue.append((due, data))
+        self._queued_bytes += len(data)
+        self._moved.unpark_all()
+
     def _may_read_ahead(self) -> bool:
-        if self._gate.delay_seconds:
+        if self._gate.delay_seconds and not self._stands_forward():
             return self._queued_bytes < _DELAYED_BYTES_MAX
         # What piles up before a stall comes as one piece after it.
         return self._is_held() and self._queued_bytes < _READ_BYTES
+
+    def _stands_forward(self) -> bool:
+        return self._direction is Direction.FORWARD and self._gate.stands
 
     async def _write(self) -> None:
         while True:
@@ -134,6 +147,9 @@ class Pipe:
             while self._is_held():
                 self._moved.unpark_all()
                 await self._gate.changed.park()
+            if self._queue[0][0] > trio.current_time():
+                # It goes with what came behind it while the network stood still.
+                continue
             data = self._take_due()
             if not data:
                 if not self._closed:

@@ -205,6 +205,50 @@ async def test_a_network_stands_still_for_requests() -> None:
         assert await read(both.dest, len(HELLO)) == HELLO
 
 
+async def test_a_network_with_a_delay_stands_still_for_requests_too() -> None:
+    """They come as one piece, so much later; what waits on its way before them goes with it."""
+    tell, told = trio.open_memory_channel[PageId](9)
+    requests = [encode(PageRequest(block=0, page=index, target_page=0)) for index in (3, 1)]
+    async with ends(on_request=tell.send_nowait) as both:
+        await both.greet()
+        both.proxy.act(NetworkAction("delay", PRECOPY, tuple(Direction), by_ms=100.0))
+        both.proxy.stand_still(tuple(Direction))
+        for request in requests:
+            await both.dest.send_all(request)
+            await told.receive()
+            # Each is due at a time of its own.
+            await trio.sleep(0.02)
+        both.proxy.stand_still(FORWARD)
+        first = await both.source.receive_some()
+        assert len(first) == len(b"".join(requests))
+
+
+async def test_a_delay_keeps_nothing_of_what_lies_behind_a_held_page() -> None:
+    """Else it would take from a source what a fast machine sends until its requests have come."""
+    page = PageId(0, 1)
+    page_bytes = GEOMETRY.page_span(page).length
+    head = encode(PageData(payload_bytes=page_bytes, block=0, offset=page_bytes))
+    frame = head + bytes(page_bytes)
+    async with ends(watched=(page,)) as both, trio.open_nursery() as nursery:
+        both.source.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        await both.greet()
+        both.proxy.act(NetworkAction("hold", PRECOPY, page=page))
+        both.proxy.act(NetworkAction("delay", PRECOPY, FORWARD, by_ms=1.0))
+        sent = trio.Event()
+
+        async def send() -> None:
+            await both.source.send_all(frame)
+            sent.set()
+
+        nursery.start_soon(send)
+        # What was waited for when the delay began came without it.
+        assert await read(both.dest, len(head)) == head
+        assert await is_silent(both.dest)
+        assert not sent.is_set()
+        both.proxy.act(NetworkAction("release", PRECOPY, page=page))
+        assert await read(both.dest, page_bytes) == bytes(page_bytes)
+
+
 async def test_a_stall_ends_by_itself() -> None:
     """A stall with a time is over then, and only the way that it names is stalled."""
     async with ends() as both:
