@@ -25,12 +25,18 @@ PROT_WRITE = 0x2
 PROT_EXEC = 0x4
 MAP_SHARED = 0x01
 MAP_PRIVATE = 0x02
-MAP_FIXED = 0x10
 MAP_ANONYMOUS = 0x20
 MAP_NORESERVE = 0x4000
+# Since Linux 4.17; a kernel before that maps elsewhere.
+MAP_FIXED_NOREPLACE = 0x100000
 # <linux/prctl.h>
 PR_SET_PDEATHSIG = 1
 PR_SET_TIMERSLACK = 29
+
+_RESERVING = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+_FILLING = MAP_SHARED | MAP_FIXED_NOREPLACE
+# A place is lost to a thread that maps within some microseconds: once in a while, not each time.
+_PLACES_TRIED_MAX = 64
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
@@ -127,24 +133,28 @@ def map_shared(fd: int, length_bytes: int, align_bytes: int = 1) -> int:
         length_bytes: Its length.
         align_bytes: A power of two that the address shall be a multiple of: only where a huge page
             lies in a multiple of its size can it be mapped as one.
+
+    Raises:
+        OSError: The kernel refuses, or other threads map so much that no place is left in peace.
     """
-    length_bytes = _round_up(length_bytes, mmap.PAGESIZE)
     align_bytes = max(align_bytes, mmap.PAGESIZE)
-    reserved_bytes = length_bytes + align_bytes - mmap.PAGESIZE
-    flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-    start = _mmap(None, reserved_bytes, PROT_NONE, flags, -1, 0)
-    address = _round_up(start, align_bytes)
-    try:
-        # Over the reservation, so that no other thread's mapping can come in between.
-        _mmap(address, length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0)
-    except OSError:
+    reserved_bytes = _round_up(length_bytes, mmap.PAGESIZE) + align_bytes - mmap.PAGESIZE
+    for _ in range(_PLACES_TRIED_MAX):
+        # Find a place, give it up, and map there what still finds it empty.  To map over it would
+        # save the second try but for where the kernel refuses: it has made a hole by then, in which
+        # the interpreter may have put its next objects before anybody hears of it, the exception
+        # that tells of it first of all.  To clean that up would be to take their memory away.
+        start = _mmap(None, reserved_bytes, PROT_NONE, _RESERVING, -1, 0)
         unmap(start, reserved_bytes)
-        raise
-    end, reserved_end = address + length_bytes, start + reserved_bytes
-    for first, after in ((start, address), (end, reserved_end)):
-        if first < after:
-            unmap(first, after - first)
-    return address
+        address = _round_up(start, align_bytes)
+        try:
+            mapped = _mmap(address, length_bytes, PROT_READ | PROT_WRITE, _FILLING, fd, 0)
+        except FileExistsError:
+            continue  # Another thread's mapping has come there meanwhile.
+        if mapped == address:
+            return address
+        unmap(mapped, length_bytes)
+    raise OSError(errno.ENOMEM, f"mmap: {os.strerror(errno.ENOMEM)}")
 
 
 def map_executable(fd: int, length_bytes: int) -> int:

@@ -48,8 +48,9 @@ class _Bitmaps:
         length = bitmap_bytes(geometry)
         # Not by Python's mmap, which would keep a descriptor of its own.
         address = libc.map_shared(fd, length)
-        weakref.finalize(self, libc.unmap, address, length)
         words = (ctypes.c_uint64 * sum(counts)).from_address(address)
+        # With the last array that shows it; what still does when the interpreter ends may go on.
+        weakref.finalize(words, libc.unmap, address, length).atexit = False
         self.words: NDArray[np.uint64] = np.ctypeslib.as_array(words)
         ends = np.cumsum(counts)
         self.parts = np.split(self.words, ends[:-1])
