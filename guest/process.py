@@ -8,6 +8,7 @@ for its end: when the engine goes, for whatever reason, the process exits at onc
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import gc
 import os
 import signal
@@ -66,6 +67,8 @@ def main(arguments: list[str]) -> NoReturn:
     # What ends a command is the engine's business: it ends this process when it is done with it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
+    # The machine code that vCPUs run, or a page that cannot be had (SIGBUS), may crash all of it.
+    faulthandler.enable(2)
     control = socket.socket(fileno=int(arguments[0]))
     libc.die_with_parent(int(arguments[1]))
     sys.excepthook = _report_failure_on(control)

@@ -7,6 +7,7 @@ but a policy of the user's own failed on the way; 130 cancelled.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from importlib import import_module
@@ -29,12 +30,17 @@ except KeyboardInterrupt:
 
 _COMPLETE_VARIABLE = "_MIDSTREAM_COMPLETE"
 
+# It is open, whatever the shell has done (`_occupy_closed`); `sys.stderr` may be None.
+_STANDARD_ERROR = 2
+
 
 def main() -> None:
     """Run the command line and exit."""
     exit_when_signalled(at_once=False)
     spare_threads()
     _occupy_closed()
+    # Where the interpreter itself crashes, the stacks of its threads are all that tells why.
+    faulthandler.enable(_STANDARD_ERROR)
     try:
         with loading():
             # Imported here: it takes a moment, in which Ctrl-C should not print a traceback either.

@@ -41,6 +41,7 @@ from scripts.reports import Outputs, amend_report
 from scripts.run_config import Access, DestRun, SourceRun, to_json, to_plain
 from scripts.runtime.parent import LinkNote, Orders
 from scripts.runtime.spawn import spawn
+from scripts.screen.output import tell
 
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
 
@@ -199,7 +200,12 @@ class Trial:
         orders = Orders(shares_events=True, tells_at_once=True, link=link)
         child = Child(spawn(side, run=run, capture=True, orders=orders))
         self._children[side] = child
-        self._start_soon(child.collect_errors, lambda _: None)
+
+        def pass_on(line: str) -> None:
+            if child.has_crashed:
+                tell(line)
+
+        self._start_soon(child.collect_errors, pass_on)
         return child
 
     def _memory(self, side: str) -> Path | None:

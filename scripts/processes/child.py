@@ -16,6 +16,9 @@ from scripts.runtime.spawn import Spawned, title_of
 # What is kept of a side's standard error: its last lines are its reason.
 _STDERR_BYTES_MAX = 64 * 1024
 
+# How an interpreter that crashes begins to tell where its threads were (faulthandler).
+_CRASH = "Fatal Python error: "
+
 # What a pipe holds, so what a side that ended may have printed that nobody has read.
 _STDOUT_BYTES_MAX = 64 * 1024
 
@@ -29,6 +32,7 @@ class Child:
         output: What it has printed and nobody has read, once `end` has returned.
         left: What it has left to this process, once `end` has returned.
         put_down: `kill` ended it, or `end` when it took too long, or `call_off`.
+        has_crashed: Captured lines from here on tell where it, or its guest, was when it crashed.
     """
 
     def __init__(self, spawned: Spawned) -> None:
@@ -38,6 +42,7 @@ class Child:
         self.output = ""
         self.left = ""
         self.put_down = False
+        self.has_crashed = False
         self._spawned = spawned
         self._process = spawned.process
         self._errors = b""
@@ -128,8 +133,10 @@ class Child:
             while data := await stream.receive_some():
                 self._errors = (self._errors + data)[-_STDERR_BYTES_MAX:]
                 *lines, rest = (rest + data)[-_STDERR_BYTES_MAX:].split(b"\n")
-                for line in lines:
-                    on_line(line.decode(errors="replace"))
+                for each in lines:
+                    line = each.decode(errors="replace")
+                    self.has_crashed = self.has_crashed or line.startswith(_CRASH)
+                    on_line(line)
 
     async def end(self, seconds_max: float) -> None:
         """Wait for it to end by itself, kill it if it does not; always returns with it gone."""

@@ -13,6 +13,7 @@ import math
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -81,7 +82,7 @@ class Launcher:
         """
         self._spool = spool
         self._watchers = watchers
-        # What the source says while it is being watched: printed at once, it would be drawn over.
+        # What sides say while they are being watched: printed at once, it would be drawn over.
         self._said: list[str] = []
         self._link = link
         self._outputs = outputs
@@ -127,7 +128,7 @@ class Launcher:
         self._judge()
 
     def pass_on_kept(self) -> None:
-        """Print what the source has printed that was captured; call it after `run`.
+        """Print what the sides have said that was captured; call it after `run`.
 
         Raises:
             MidstreamError: It cannot be written.
@@ -165,10 +166,9 @@ class Launcher:
 
     async def _run_sides(self, readers: trio.Nursery, nursery: trio.Nursery) -> None:
         dest, source = self._sides
-        readers.start_soon(dest.collect_errors, self._pass_on)
+        readers.start_soon(dest.collect_errors, partial(self._pass_on, dest))
         if source.is_captured:
-            on_line = self._said.append if self._watchers else tell
-            readers.start_soon(source.collect_errors, on_line)
+            readers.start_soon(source.collect_errors, self._say)
         with trio.move_on_after(LISTEN_SECONDS_MAX) as patience:
             try:
                 address = await dest.read_line(LISTENING)
@@ -222,10 +222,20 @@ class Launcher:
             await side.wait()
         return side.status is None
 
-    def _pass_on(self, line: str) -> None:
-        """Hear, and perhaps show, what the destination logs."""
-        self._met = self._met or line.startswith(f"{DEST}: ")
+    def _pass_on(self, dest: Child, line: str) -> None:
+        """Hear, and perhaps show, what the destination logs; where it crashed is always shown."""
+        is_state = line.startswith(f"{DEST}: ")
+        self._met = self._met or is_state
         if self._outputs.verbose:
+            tell(line)
+        elif dest.has_crashed and not is_state:
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        """Print what a side says, or keep it while a picture of the run would be drawn over it."""
+        if self._watchers:
+            self._said.append(line)
+        else:
             tell(line)
 
     async def _heed(self, signals: AsyncIterator[int], nursery: trio.Nursery) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from scripts.runtime.parent import follow_parent
 
 def main() -> None:
     """Run jobs until there are no more."""
+    faulthandler.enable(2)
     spare_threads()
     follow_parent()
     # Ctrl-C is for who has started this; that one ends it, too.
