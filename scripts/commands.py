@@ -20,12 +20,11 @@ from click.core import ParameterSource
 from protocol.errors import MidstreamError
 from scripts.named_files import Command
 from scripts.options import DEST, LAUNCH, QEMU, SOURCE, options_of, with_options
+from scripts.reports import EXIT_USAGE
 from scripts.runtime.interrupts import EXIT_CANCELLED, ignore_signals
 from scripts.runtime.loading import loading
 from scripts.runtime.parent import follow_parent, take_orders
 from scripts.screen.output import end_of_failure, tell, tell_failure
-
-EXIT_USAGE = 2
 
 _EPILOG = (
     "Exit status: 0 completed and verified; 1 failed or refused; 2 the command line is wrong; "

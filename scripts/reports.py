@@ -37,8 +37,8 @@ STANDARD_OUTPUT = "-"
 STANDARD_OUTPUT_FILE = "/dev/stdout"
 
 # QEMU's names (`protocol/states.py`, whose table of events nothing here needs).
-COMPLETED, FAILED = "completed", "failed"
-_SETUP, _CANCELLED = "setup", "cancelled"
+COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
+_SETUP = "setup"
 
 # What reading a file that holds no report comes to.
 _NO_REPORT = (OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -89,6 +89,9 @@ class Outputs:
         return Path(path) if path is not None else None
 
 
+# What is asked for is wrong: the command line, or a file that it names.
+EXIT_USAGE = 2
+
 # The reports that this process has begun; what else is there is of an earlier run.
 _begun: set[str] = set()
 
@@ -125,7 +128,8 @@ def settle_report(target: str | None, error: BaseException, schema: str | None =
     """See to it that a report that is a file says how the command has ended, and why.
 
     What it has counted stays, what an earlier run has counted does not.  A command line that is
-    wrong has begun nothing, and leaves what there is of an earlier run.
+    wrong, or a file that says what is to be run, has begun nothing, and leaves what there is of an
+    earlier run.
 
     Args:
         target: The value of `--report`.
@@ -134,8 +138,8 @@ def settle_report(target: str | None, error: BaseException, schema: str | None =
     """
     if target is None or not is_report_file(target):
         return
-    is_ours = isinstance(error, MidstreamError)
-    if not is_ours and not _is_unfinished(Path(target)):
+    is_run = isinstance(error, MidstreamError) and error.exit_status != EXIT_USAGE
+    if not is_run and target not in _begun:
         return
     cause = error if isinstance(error, MidstreamError) else MidstreamError(_words(error))
     if target not in _begun or not put_reason(Path(target), cause):
@@ -173,7 +177,7 @@ def cancel_report(target: str | None, schema: str | None = None) -> Callable[[st
         return None
     import json  # noqa: F401, PLC0415
 
-    describe(_outcome(_CANCELLED, "", schema))
+    describe(_outcome(CANCELLED, "", schema))
     return lambda reason: settle_report(target, MigrationCancelled(reason), schema)
 
 
@@ -224,7 +228,7 @@ def is_of_cancelled(path: Path) -> bool:
     import json  # noqa: PLC0415
 
     with suppress(MidstreamError, *_NO_REPORT):
-        return bool(json.loads(path.read_text(encoding="utf-8"))["status"] == _CANCELLED)
+        return bool(json.loads(path.read_text(encoding="utf-8"))["status"] == CANCELLED)
     return False
 
 
@@ -275,15 +279,6 @@ def is_report_file(target: str) -> bool:
         return False
 
 
-def _is_unfinished(path: Path) -> bool:
-    import json  # noqa: PLC0415
-
-    with suppress(MidstreamError, *_NO_REPORT):
-        report = json.loads(path.read_text(encoding="utf-8"))
-        return bool(report.get("midstream", report)["reason"] == NOT_FINISHED)
-    return False
-
-
 def _outcome(status: str, reason: str, schema: str | None) -> Report:
     """Return a report that says no more than how it ended."""
     if schema is not None:
@@ -304,4 +299,4 @@ def _words(error: BaseException) -> str:
 
 def _status_of(error: MidstreamError) -> str:
     is_user = error.cancelled or error.exit_status == MigrationCancelled.exit_status
-    return _CANCELLED if is_user else FAILED
+    return CANCELLED if is_user else FAILED

@@ -17,6 +17,15 @@ from tests.processes import Lab, has_state, read_events, until
 QUICK = ("--size=4MiB", "--page-size=4KiB", "--vcpus=1", "--access-rate=100")
 SOURCE = ("source", "--connect={shut}", *QUICK)
 DEST = ("dest", "--listen={taken}")
+RELAY = ("relay", "--listen=127.0.0.1:0", "--connect={shut}")
+
+# What is asked for in files.
+FILES = {
+    "good.toml": '[migration]\nsize = "4MiB"\n[expect]\nstatus = "completed"\n',
+    "wrong.toml": "wrong = [\n",
+    "pair.toml": "[dest]\nwrong = 1\n",
+    "wrong.py": "wrong = [\n",
+}
 
 OLD = b"of yesterday\n"
 LEFT = "nothing was migrated, and {path} is as it was"
@@ -52,6 +61,26 @@ REFUSED = {
     "a wrong option of a comparison: report": Refused("report", 2, ("compare", "--size=5")),
     "a wrong option of a simulation: events": Refused("events", 2, ("simulate", "--size=5")),
     "a wrong option of a benchmark: report": Refused("report", 2, ("bench", "--runs=0")),
+    "a wrong scenario: report": Refused("report", 2, ("inject", "{folder}/wrong.toml")),
+    "a wrong scenario: folder": Refused("keep", 2, ("inject", "{folder}/wrong.toml")),
+    "a wrong scenario between QEMUs: report": Refused(
+        "report", 2, ("inject", "{folder}/pair.toml")
+    ),
+    "a wrong policy of scenarios: report": Refused(
+        "report", 2, ("inject", "--policy={folder}/wrong.py:Nothing", "{folder}/good.toml")
+    ),
+    "wrong steps of a relay: report": Refused("report", 2, (*RELAY, "--steps={folder}/wrong.toml")),
+    "wrong steps of a relay: events": Refused("events", 2, (*RELAY, "--steps={folder}/wrong.toml")),
+    "wrong steps of a relay: accesses": Refused(
+        "save-accesses", 2, (*RELAY, "--steps={folder}/wrong.toml")
+    ),
+    "a policy of one's own: report": Refused(
+        "report", 2, ("migrate", *QUICK, "--policy={folder}/wrong.py:Nothing")
+    ),
+    "a policy of one's own: memory": Refused(
+        "save", 2, ("migrate", *QUICK, "--policy={folder}/wrong.py:Nothing")
+    ),
+    "a model: report": Refused("report", 2, ("simulate", *QUICK, "--model={folder}/wrong.toml")),
     "no link to calibrate on: model": Refused("out", 2, ("calibrate", "--link=0")),
     "no events to show: page": Refused("html", 2, ("report", "/nowhere/events")),
     "no events to show: trace": Refused("perfetto", 2, ("report", "/nowhere/events")),
@@ -83,7 +112,9 @@ def test_what_is_refused_leaves_old_files(lab: Lab, addresses: dict[str, str], c
     folder.mkdir()
     path = folder / "old"
     path.write_bytes(OLD)
-    typed = [word.format(**addresses) for word in words]
+    for name, text in FILES.items():
+        (lab.folder / name).write_text(text, encoding="utf-8")
+    typed = [word.format(**addresses, folder=lab.folder) for word in words]
     process = lab.run(*typed, f"--{option}={path}")
     assert process.wait() == status, process.errors
     assert path.read_bytes() == OLD

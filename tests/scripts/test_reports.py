@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import click
 import pytest
 
 from guest import whole_file
@@ -16,6 +17,7 @@ from protocol.errors import (
     PolicySwitchedOff,
     WrongMemory,
 )
+from scripts.policies import WrongPolicy
 from scripts.reports import (
     NOT_FINISHED,
     begin_report,
@@ -130,6 +132,21 @@ def test_a_bug_leaves_no_old_report(tmp_path: Path) -> None:
     begin_report(str(path))
     settle_report(str(path), KeyError("x"))
     assert told(path) == ("failed", "internal error: KeyError: 'x'")
+
+
+def test_what_is_asked_for_wrongly_leaves_an_earlier_report(tmp_path: Path) -> None:
+    """Nothing has begun, not even what an earlier run was killed in; what has begun says why."""
+    path = tmp_path / "report"
+    wrong = WrongPolicy("no policy")
+    for reason in ("why", NOT_FINISHED):
+        text = json.dumps({"status": "failed", "midstream": {"schema": "x", "reason": reason}})
+        path.write_text(text, encoding="utf-8")
+        for error in (wrong, click.UsageError("wrong")):
+            settle_report(str(path), error)
+            assert path.read_text(encoding="utf-8") == text
+    begin_report(str(path))
+    settle_report(str(path), wrong)
+    assert told(path) == ("failed", "no policy")
 
 
 def test_a_signal_before_anything_has_begun(tmp_path: Path) -> None:
