@@ -30,6 +30,7 @@ class Background:
     Attributes:
         across_pages: Whether several huge pages, or scattered parts of them, go together.
         in_parts: Whether huge pages go a run at a time.
+        runs_are_short: Whether more would go together if runs were longer.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Background:
         # Base pages go as many together as a chunk holds: one frame for one page of 4 KiB would
         # spend more time on its header than on its bytes.
         self._goes_in_runs = self._geometry.has_base_pages
+        self._longest_run_pages = self._longest_run()
+        self.runs_are_short = False
         self._block_stops = [block.target_page_count for block in self._geometry.blocks]
         # Where the scan goes on: block, target page.
         self._cursor = (0, 0)
@@ -68,9 +71,9 @@ class Background:
         """
         self.across_pages = across_pages
         self._cursor = (0, 0)
-        self._run_pages = self._chunk_pages
-        if postcopy:
-            self.keep_runs(POSTCOPY_RUN_BYTES_MIN)
+        self.keep_runs(
+            POSTCOPY_RUN_BYTES_MIN if postcopy else self._chunk_pages * TARGET_PAGE_BYTES
+        )
         if not across_pages:
             self._prefetching.restart()
 
@@ -78,6 +81,7 @@ class Background:
         """Have small pages, and parts of huge ones, go in runs of at most so many bytes."""
         longest_bytes = max(run_bytes, POSTCOPY_RUN_BYTES_MIN)
         self._run_pages = min(self._chunk_pages, longest_bytes // TARGET_PAGE_BYTES)
+        self.runs_are_short = self._run_pages < self._longest_run_pages
 
     def take_back(self, job: Job) -> None:
         """Take back a job of which nothing went; the scan goes on with what it gave out."""
@@ -134,13 +138,20 @@ class Background:
         return Span(block, first * TARGET_PAGE_BYTES, count * page_bytes) if count else None
 
     def run_on(self, row: Span) -> Job:
-        """Give out a row that is `ahead`: all its pages but the last are done; return its job."""
+        """Give out the first row `ahead`: all its pages but the last are done; return its job."""
         block, last = row.block, self._geometry.pages_of(row)[-1]
         self._remaining.remove(row)
         self._cursor = block, row.end // TARGET_PAGE_BYTES
         page = new_page_id((block, last))
         span = self._geometry.page_span(page)
         return Job(span, page, _PRECOPY, first=span)
+
+    def _longest_run(self) -> int:
+        """Return how many target pages go together at most, 0 where all pages go whole."""
+        if any(self._goes_in_runs):
+            return self._chunk_pages
+        huge = max(block.target_pages_per_page for block in self._geometry.blocks)
+        return min(self._chunk_pages, huge) if self.in_parts else 0
 
     def _place_of(self, pick: Pick) -> tuple[int, int]:
         block, index = pick.page

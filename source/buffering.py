@@ -45,6 +45,9 @@ RUN_NS_MAX = 4_000_000
 # Of what may lie here, how much may wait to be sent for the first time.
 UNSENT_SHARE = 4
 
+# The kernel holds up to so many times what its send buffer is bounded to.
+_HELD_FACTOR = 2
+
 # So long a time is measured together: single moments say more of the machine's than of the line's.
 _MEASURED_NS_MIN = 2_000_000
 
@@ -82,6 +85,8 @@ class Buffering:
         self._full_at: tuple[int, int] | None = None
         self._bytes = 0
         self._ns = 0
+        # When it was seen to have room, if it has not been full since, and what it had taken.
+        self._roomy_since: tuple[int, int] | None = None
 
     @property
     def send_buffer_bytes(self) -> int:
@@ -103,7 +108,7 @@ class Buffering:
         if self._full_at is not None:
             self._bytes += sent_bytes - self._full_at[0]
             self._ns += now_ns - self._full_at[1]
-        self._full_at = sent_bytes, now_ns
+        self._full_at, self._roomy_since = (sent_bytes, now_ns), None
         if self._ns < _MEASURED_NS_MIN:
             return False
         size = self._bytes * DELAY_NS_MAX // self._ns
@@ -118,13 +123,35 @@ class Buffering:
         on_wire_bytes = delivery.bytes_per_second * delivery.round_trip_us // 10**6
         self.wire_bytes = min(ROUND_TRIPS * on_wire_bytes, WIRE_BYTES_MAX)
 
+    def has_room(self, sent_bytes: int, now_ns: int) -> bool:
+        """Say that the kernel took all that there was to go; tell whether runs may be longer.
+
+        A source whose processor is the limit never fills a fast connection, and nothing is measured
+        of it; with longer runs it has less to do.  What was taken since there has been room, but
+        for what the kernel may hold, has left: no less than that goes in a run's time.
+
+        Args:
+            sent_bytes: All that it ever took.
+            now_ns: The time.
+        """
+        if self._roomy_since is None:
+            self._roomy_since = sent_bytes, now_ns
+        since_bytes, since_ns = self._roomy_since
+        passed_ns = now_ns - since_ns
+        left_bytes = sent_bytes - since_bytes - _HELD_FACTOR * self.send_buffer_bytes
+        if passed_ns < _MEASURED_NS_MIN or left_bytes * RUN_NS_MAX <= self.run_bytes * passed_ns:
+            return False
+        self.run_bytes = left_bytes * RUN_NS_MAX // passed_ns
+        return True
+
     def state(self, sent_bytes: int, now_ns: int) -> tuple[int | None, ...]:
         """Return all that it goes by, as seen from what the kernel took by now, and from now.
 
         Two that are equal choose the same sizes from there on.
         """
-        since = self._full_at
-        before = (None, None) if since is None else (sent_bytes - since[0], now_ns - since[1])
+        before: list[int | None] = []
+        for since in (self._full_at, self._roomy_since):
+            before += (None, None) if since is None else (sent_bytes - since[0], now_ns - since[1])
         return (
             self.near_bytes, self.wire_bytes, self.run_bytes, self._bytes, self._ns, *before,
         )  # fmt: skip
@@ -133,6 +160,9 @@ class Buffering:
         """Be in the same `state` when the kernel has taken so much more, so much later."""
         if self._full_at is not None:
             self._full_at = self._full_at[0] + sent_bytes, self._full_at[1] + passed_ns
+        if self._roomy_since is not None:
+            since_bytes, since_ns = self._roomy_since
+            self._roomy_since = since_bytes + sent_bytes, since_ns + passed_ns
 
     def paused(self) -> None:
         """Say that what left the kernel since it was full was not made good at once."""

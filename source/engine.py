@@ -225,6 +225,8 @@ class SendEngine:
         turns = 1
         if write.frame.done:
             was_urgent = self._sent(lane, write, now_ns)
+            if write.paced and self.scheduler.runs_are_short:
+                self._lengthen_runs(write.outlet, now_ns)
             if was_urgent and not self.scheduler.queued_requests:
                 # One turn was had behind the bytes: in it requests were noticed, not read.
                 turns = 2
@@ -368,6 +370,12 @@ class SendEngine:
             if self._waits.get(_URGENT) is REQUEST:
                 del self._waits[_URGENT]
         return None
+
+    def _lengthen_runs(self, outlet: Outlet, now_ns: int) -> None:
+        """Have more go together where a connection has room for it."""
+        buffering = outlet.buffering
+        if buffering is not None and buffering.has_room(outlet.bytes_sent, now_ns):
+            self.scheduler.keep_runs(buffering.run_bytes)
 
     def _sent(self, lane: Lane, write: Write, now_ns: int) -> bool:
         """Take notice that a frame is whole with its stream; return whether it was urgent."""

@@ -172,6 +172,11 @@ class Work:
         """Take for not sent what came changed; who waits for it asks for it anew."""
         self._remaining.add(stretch)
 
+    @property
+    def runs_are_short(self) -> bool:
+        """Whether more would go together if runs were longer."""
+        return self._background.runs_are_short
+
     def keep_runs(self, run_bytes: int) -> None:
         """Have what goes in runs go in runs of at most so many bytes, from now on."""
         self._background.keep_runs(run_bytes)

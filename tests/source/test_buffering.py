@@ -124,6 +124,50 @@ def test_a_run_is_as_long_as_the_connection_carries_in_a_while() -> None:
     assert buffering.run_bytes == pytest.approx(125_000_000 * RUN_NS_MAX / SECOND_NS, rel=0.001)
 
 
+def go(buffering: Buffering, rate: int, seconds: float, began_ns: int = 0) -> list[int]:
+    """Have frames of 64 KiB go at a rate, none of which fills the kernel; return the runs."""
+    frame_bytes = 64 * 1024
+    frame_ns = frame_bytes * SECOND_NS // rate
+    return [
+        buffering.run_bytes
+        for number in range(int(seconds * rate) // frame_bytes)
+        if buffering.has_room(number * frame_bytes, began_ns + number * frame_ns)
+    ]
+
+
+@pytest.mark.parametrize("rate", [300_000_000, 3_000_000_000])
+def test_a_run_is_no_shorter_than_what_goes_by_itself(rate: int) -> None:
+    """A source that never fills the kernel comes to the length of its own rate, from below."""
+    buffering = Buffering()
+    runs = go(buffering, rate, 0.1)
+    assert runs == sorted(set(runs))
+    assert buffering.run_bytes == pytest.approx(rate * RUN_NS_MAX / SECOND_NS, rel=0.03)
+    assert buffering.run_bytes <= rate * RUN_NS_MAX / SECOND_NS
+    # Nothing is known of the connection but that.
+    assert buffering.near_bytes == SEND_BUFFER_BYTES_MIN
+
+
+def test_what_the_kernel_may_hold_has_not_gone() -> None:
+    """What a large buffer takes at once says nothing of the connection behind it."""
+    buffering = Buffering()
+    buffering.resize(Delivery(0, 125_000_000, 100_000))
+    assert buffering.wire_bytes == 25_000_000
+    assert go(buffering, 3_000_000_000, 0.016) == []
+    assert go(buffering, 3_000_000_000, 0.03, SECOND_NS // 10)
+
+
+def test_what_was_measured_of_a_full_connection_counts() -> None:
+    """It takes the place of what went by itself, also where that was more."""
+    buffering = Buffering()
+    go(buffering, 3_000_000_000, 0.1)
+    fill(buffering, 125_000_000)
+    assert buffering.run_bytes == pytest.approx(125_000_000 * RUN_NS_MAX / SECOND_NS, rel=0.001)
+    # A frame's end in between is no time in which there was room.
+    for number in range(100):
+        assert not buffering.has_room(number << 20, number * 1_900_000)
+        buffering.full(number << 20, number * 1_900_000)
+
+
 RATE = 125_000_000
 
 
@@ -149,17 +193,24 @@ def test_waits_are_neither_too_short_nor_too_long() -> None:
     assert wait_ns(Delivery(64 * MIB, 0, 0)) == 200_000
 
 
-@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 60))
-def test_one_moved_on_goes_by_the_same(more_bytes: int, more_ns: int, count: int) -> None:
+@given(st.integers(0, 1 << 40), st.integers(0, 1 << 40), st.integers(1, 60), st.data())
+def test_one_moved_on_goes_by_the_same(
+    more_bytes: int, more_ns: int, count: int, data: st.DataObject
+) -> None:
     """In the same state, seen from where each is, two choose the same sizes from there on."""
     one, other = Buffering(), Buffering()
     steps = [(40_000 + 977 * number, 300_000 + 13 * number) for number in range(2 * count)]
+    rooms = data.draw(st.lists(st.booleans(), min_size=2 * count, max_size=2 * count))
     sent = now = 0
     for number, (taken, passed) in enumerate(steps):
         sent, now = sent + taken, now + passed
         far = number >= count
-        is_due = one.full(sent, now)
-        assert other.full(sent + far * more_bytes, now + far * more_ns) is is_due
+        places = (sent, now), (sent + far * more_bytes, now + far * more_ns)
+        if rooms[number]:
+            said = [each.has_room(*place) for each, place in zip((one, other), places, strict=True)]
+        else:
+            said = [each.full(*place) for each, place in zip((one, other), places, strict=True)]
+        assert said[0] is said[1]
         if number == count - 1:
             other.shift(more_bytes, more_ns)
         shift = (more_bytes, more_ns) if number >= count - 1 else (0, 0)

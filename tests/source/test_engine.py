@@ -13,11 +13,12 @@ from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.pageset import PageSet
 from protocol.policy import PRESETS
-from source.buffering import SLACK_BYTES, YIELD_NS_MAX
+from source.background import POSTCOPY_RUN_BYTES_MIN
+from source.buffering import SLACK_BYTES, YIELD_NS_MAX, Buffering
 from source.commands import REQUEST, Room, Until
 from source.jobs import Answer, Lane
 from tests.guests import HUGE, KIB
-from tests.source.stage import CHUNK, MS, PLENTY, Stage, waiting
+from tests.source.stage import CHUNK, MS, PLENTY, Stage, small_memory, waiting
 from tests.stories import Deaf
 
 PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
@@ -128,6 +129,36 @@ def test_runs_are_as_long_as_the_channel_says_when_it_has_room_again(
     monkeypatch.setattr(type(stage.outlets[PRE]), "run_bytes", 300_000)
     stage.over()
     assert heard == [300_000]
+
+
+def longest_runs(stage: Stage, *, is_full: bool) -> list[int]:
+    """Have all go, a frame in 100 us, and return how long each was."""
+    outlet = stage.outlets[PRE]
+    outlet.buffering = Buffering()
+    while "end" not in stage.run(most=1):
+        stage.now_ns += MS // 20
+        if is_full:
+            outlet.buffering.full(outlet.bytes_sent, stage.now_ns)
+    return [span.length for span in stage.pipes[PRE].spans()]
+
+
+@pytest.mark.parametrize("policy", ["ordered", "critical-first"])
+def test_runs_grow_where_a_connection_is_never_full(policy: str) -> None:
+    """A source whose processor is the limit sends longer ones, and so comes to more."""
+    lengths = longest_runs(Stage(policy, chunk_bytes=HUGE, postcopy=True), is_full=False)
+    if policy == "critical-first":
+        assert lengths[:8] == [POSTCOPY_RUN_BYTES_MIN] * 8
+        assert max(lengths) > 8 * POSTCOPY_RUN_BYTES_MIN
+    else:
+        # Huge pages go whole there, and small ones are too few.
+        assert lengths == [HUGE] * 4 + [POSTCOPY_RUN_BYTES_MIN] * 2
+    assert sum(lengths) == small_memory().geometry.length_bytes
+
+
+def test_runs_stay_short_where_nothing_more_is_carried() -> None:
+    """A connection that is full time and again is measured, and has what it deserves."""
+    stage = Stage("critical-first", chunk_bytes=HUGE, postcopy=True)
+    assert max(longest_runs(stage, is_full=True)) == POSTCOPY_RUN_BYTES_MIN
 
 
 @pytest.mark.parametrize("broken_off", [False, True])
