@@ -246,10 +246,11 @@ class FaultTable:
         if len(pages) < len(requests):
             named = map(new_page_id, zip(repeat(block), pages, strict=False))
             return {page: requests[page] for page in named if page in requests}
+        first, stop = pages.start, pages.stop
         return {
             page: request
             for page, request in requests.items()
-            if page.block == block and page.index in pages
+            if first <= page[1] < stop and page[0] == block
         }
 
     def woke(self, vcpu: int, wake_ns: int, fault_ns: int | None = None) -> Wait | None:

@@ -130,6 +130,7 @@ class Processor:
         "_is_due",
         "_late_ns",
         "_noise_ns",
+        "_put_off_ns",
         "_queue",
         "busy_ns",
     )
@@ -146,7 +147,9 @@ class Processor:
         self._agenda = agenda
         self._awake_ns, self._late_ns, self._noise_ns = awake_ns, late_ns, noise_ns
         self._free_at_ns = 0
+        # What waits for it, and when that is done but for what all of it was put off by.
         self._queue: deque[tuple[int, Handler, tuple[Any, ...]]] = deque()
+        self._put_off_ns = 0
         self._is_due = False
         self.busy_ns = 0
 
@@ -166,8 +169,11 @@ class Processor:
         cost = int(cost_ns)
         self._free_at_ns = start_ns + cost
         self.busy_ns += cost
-        self._queue.append((self._free_at_ns, do, arguments))
-        self._schedule()
+        queue = self._queue
+        queue.append((self._free_at_ns - self._put_off_ns, do, arguments))
+        if not self._is_due:
+            self._is_due = True
+            agenda.at(queue[0][0] + self._put_off_ns, self._turn)
 
     def lag_ns(self, cost_ns: float, since_ns: int) -> int:
         """Say that something took so long that could be done from a time on; return what is left.
@@ -195,7 +201,9 @@ class Processor:
         now_ns = self._agenda.now_ns
         return (
             self._free_at_ns - now_ns, self._is_due,
-            *((due_ns - now_ns, do.__name__) for due_ns, do, _ in self._queue),
+            *(
+                (due_ns + self._put_off_ns - now_ns, do.__name__) for due_ns, do, _ in self._queue
+            ),
         )  # fmt: skip
 
     def shifted(self, passed_ns: int, busy_ns: int) -> Callable[[], None]:
@@ -204,11 +212,11 @@ class Processor:
         Whatever was used of it meanwhile does not count.
         """
         free_at_ns, before_ns = self._free_at_ns, self.busy_ns
-        queue = deque((due_ns + passed_ns, do, arguments) for due_ns, do, arguments in self._queue)
+        put_off_ns, queue = self._put_off_ns, self._queue.copy()
 
         def shift() -> None:
             self._free_at_ns, self.busy_ns = free_at_ns + passed_ns, before_ns + busy_ns
-            self._queue = queue
+            self._put_off_ns, self._queue = put_off_ns + passed_ns, queue
 
         return shift
 
@@ -222,25 +230,20 @@ class Processor:
         self._free_at_ns = max(self._free_at_ns, agenda.now_ns + agenda.used_ns) + cost
         agenda.used_ns += cost
         self.busy_ns += cost
-        if self._queue:
-            self._queue = deque(
-                (due_ns + cost, do, arguments) for due_ns, do, arguments in self._queue
-            )
+        self._put_off_ns += cost
 
     @goes_on
     def _turn(self) -> None:
         """Do something whose turn has come, unless what was done before it took longer."""
+        queue = self._queue
         self._is_due = False
-        if self._queue[0][0] <= self._agenda.now_ns:
-            _, do, arguments = self._queue.popleft()
+        if queue[0][0] + self._put_off_ns <= self._agenda.now_ns:
+            _, do, arguments = queue.popleft()
             do(*arguments)
-        self._schedule()
-
-    def _schedule(self) -> None:
-        """Be there for the first in the queue: only that one is on the agenda."""
-        if self._queue and not self._is_due:
+        # Only the first in the queue is on the agenda.
+        if queue and not self._is_due:
             self._is_due = True
-            self._agenda.at(self._queue[0][0], self._turn)
+            self._agenda.at(queue[0][0] + self._put_off_ns, self._turn)
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class ModelOutlet(Outlet):
         self._held_bytes = self._unsent_bytes = model.default_buffer_bytes
         self._fill = 1.0
         link_bytes = link.bytes_per_ns * max(model.window_ns, 2 * link.rtt_ns)
-        flow.window_bytes = min(model.default_buffer_bytes, int(link_bytes))
+        link.bound(flow, min(model.default_buffer_bytes, int(link_bytes)))
         # Of the frame that goes by itself: from which byte of the stream on, and how many.
         self._streamed: tuple[int, int] | None = None
 
@@ -207,6 +207,7 @@ class ModelOutlet(Outlet):
     def stream(self, frame: ModelFrame, do: Handler, *arguments: object) -> None:
         """Let a frame's rest go as there is room; have something done when all of it was taken."""
         self._note_full()
+        self._link.advance()
         rest = frame.length - frame.sent
         start = self.flow.written
         self._begin(frame)
@@ -266,7 +267,8 @@ class ModelOutlet(Outlet):
         self.flow.is_bounded = True
         factor, self._fill = model.small_buffer_factor, model.fill
         bound = min(buffering.send_buffer_bytes, model.bounded_bytes_max)
-        self._held_bytes = self.flow.window_bytes = int(bound * factor)
+        self._held_bytes = int(bound * factor)
+        self._link.bound(self.flow, self._held_bytes)
         self._unsent_bytes = int(min(buffering.unsent_bytes * UNSENT_SHARE, bound) * factor)
 
     def _unacknowledged(self) -> int:

@@ -43,15 +43,19 @@ class Flow:
         name: Which.
         has_priority: It has priority, where the queue heeds that.
         is_bounded: Its send buffer is.
-        window_bytes: What may be under way at once.
+        window_bytes: What may be under way at once; `Link.bound` sets it.
+        most: How fast that lets it go, in parts of a byte a nanosecond.
         written: What the kernel was given so far.
         drained: What of it has left.
         is_shut: The other end takes no more.
     """
 
     __slots__ = (
-        "_history",
+        "_had_parts",
         "_kept_ns",
+        "_rates",
+        "_times_ns",
+        "_trim_at",
         "floor_ns",
         "has_priority",
         "held_until",
@@ -59,6 +63,7 @@ class Flow:
         "is_shut",
         "looked_byte",
         "marks",
+        "most",
         "name",
         "parts",
         "rate",
@@ -76,7 +81,7 @@ class Flow:
         """
         self.name = name
         self.has_priority = self.is_bounded = False
-        self.window_bytes = 0
+        self.window_bytes = self.most = 0
         self.written = 0
         # What has left, and how much leaves in a nanosecond, in parts of a byte.
         self.parts = 0
@@ -90,9 +95,10 @@ class Flow:
         # later can be handed over there.
         self.looked_byte = 0
         self.floor_ns = 0
-        # From when on it went how fast, and what had left by then.
-        self._history: list[tuple[int, int, int]] = [(now_ns, 0, 0)]
+        # Its past: from when on it went how fast, and what had left by then.
+        self._times_ns, self._had_parts, self._rates = [now_ns], [0], [0]
         self._kept_ns = kept_ns
+        self._trim_at = _HISTORY_MAX
 
     @property
     def drained(self) -> int:
@@ -111,17 +117,16 @@ class Flow:
 
     def drained_at(self, time_ns: int) -> int:
         """Return how many bytes had left at a time, which was not long ago."""
-        history = self._history
-        at = bisect_right(history, time_ns, key=_time_of) if len(history) > 1 else 1
-        since_ns, parts, rate = history[max(at - 1, 0)]
-        return (parts + max(0, time_ns - since_ns) * rate) >> _PART_BITS
+        at = max(bisect_right(self._times_ns, time_ns) - 1, 0)
+        passed_ns = max(0, time_ns - self._times_ns[at])
+        return (self._had_parts[at] + passed_ns * self._rates[at]) >> _PART_BITS
 
     def when_drained(self, byte: int) -> int:
         """Return when a byte left that has."""
-        history, wanted = self._history, byte << _PART_BITS
-        at = bisect_right(history, wanted, key=_parts_of)
-        since_ns, parts, rate = history[max(at - 1, 0)]
-        return since_ns + -(-max(0, wanted - parts) // rate) if rate else since_ns
+        wanted = byte << _PART_BITS
+        at = max(bisect_right(self._had_parts, wanted) - 1, 0)
+        since_ns, rate = self._times_ns[at], self._rates[at]
+        return since_ns + -(-max(0, wanted - self._had_parts[at]) // rate) if rate else since_ns
 
     def go_on(self, passed_ns: int, now_ns: int) -> None:
         """Let leave what leaves in a time."""
@@ -145,12 +150,18 @@ class Flow:
 
     def note(self, now_ns: int) -> None:
         """Keep what has left by now, and how fast it goes from now on; forget what is long ago."""
-        history = self._history
-        history.append((now_ns, self.parts, self.rate))
-        if len(history) > _HISTORY_MAX:
-            kept = bisect_right(history, now_ns - self._kept_ns, key=_time_of) - 1
-            if kept > _HISTORY_MAX // 2:
-                del history[:kept]
+        times_ns = self._times_ns
+        if times_ns[-1] == now_ns:
+            self._had_parts[-1], self._rates[-1] = self.parts, self.rate
+            return
+        times_ns.append(now_ns)
+        self._had_parts.append(self.parts)
+        self._rates.append(self.rate)
+        if len(times_ns) > self._trim_at:
+            kept = bisect_right(times_ns, now_ns - self._kept_ns) - 1
+            if kept > 0:
+                del times_ns[:kept], self._had_parts[:kept], self._rates[:kept]
+            self._trim_at = max(_HISTORY_MAX, 2 * len(times_ns))
 
     def marks_in_order(self) -> list[tuple[int, int, int, bool, Handler, tuple[Any, ...]]]:
         """Return its marks, in the order in which they come."""
@@ -159,13 +170,14 @@ class Flow:
 
     def state(self, now_ns: int) -> Hashable:
         """Return all that matters of it but for its marks, as seen from now and its last byte."""
-        history, long_ago_ns = self._history, now_ns - self._kept_ns
-        kept = max(bisect_right(history, long_ago_ns, key=_time_of) - 1, 0)
-        written = self.written << _PART_BITS
-        since_ns, parts, rate = history[kept]
+        long_ago_ns, written = now_ns - self._kept_ns, self.written << _PART_BITS
+        kept = max(bisect_right(self._times_ns, long_ago_ns) - 1, 0)
+        known = list(
+            zip(self._times_ns[kept:], self._had_parts[kept:], self._rates[kept:], strict=True)
+        )
+        since_ns, parts, rate = known[0]
         if since_ns < long_ago_ns:
-            since_ns, parts = long_ago_ns, parts + rate * (long_ago_ns - since_ns)
-        known = [(since_ns, parts, rate), *history[kept + 1 :]]
+            known[0] = long_ago_ns, parts + rate * (long_ago_ns - since_ns), rate
         return (
             written - self.parts, self.rate, self.window_bytes, self.is_shut, self.has_priority,
             self.is_bounded, self.held_until is None,
@@ -181,15 +193,8 @@ class Flow:
             (byte + count, number, later_ns, delivers, do, tuple(map(moved, arguments)))
             for byte, number, later_ns, delivers, do, arguments in self.marks
         ]
-        self._history = [(ns + passed_ns, had + parts, rate) for ns, had, rate in self._history]
-
-
-def _time_of(entry: tuple[int, int, int]) -> int:
-    return entry[0]
-
-
-def _parts_of(entry: tuple[int, int, int]) -> int:
-    return entry[1]
+        self._times_ns = [ns + passed_ns for ns in self._times_ns]
+        self._had_parts = [had + parts for had in self._had_parts]
 
 
 class Link:
@@ -240,9 +245,13 @@ class Link:
         """Whether packets may be lost."""
         return bool(self._loss)
 
+    def bound(self, flow: Flow, window_bytes: int) -> None:
+        """Limit what of a flow may be under way at once; then `plan`."""
+        flow.window_bytes = window_bytes
+        flow.most = (window_bytes << _PART_BITS) // self.rtt_ns
+
     def write(self, flow: Flow, count: int) -> None:
-        """Give a flow bytes; then `plan`."""
-        self.advance()
+        """Give a flow bytes, after `advance`; then `plan`."""
         if flow.left_parts < 1 << _PART_BITS:
             self._begin_behind(flow)
         flow.written += count
@@ -278,11 +287,16 @@ class Link:
             again = False
             for flow in (self._first, self._second):
                 marks = flow.marks
-                while marks and flow.is_past(marks[0][0]):
-                    byte, _, later_ns, delivers, do, arguments = heapq.heappop(marks)
+                while marks:
+                    byte = marks[0][0]
+                    # As `Flow.is_past`.
+                    lacks = (byte << _PART_BITS) - flow.parts
+                    if lacks > 0 and 2 * lacks >= flow.rate:
+                        break
+                    _, _, later_ns, delivers, do, arguments = heapq.heappop(marks)
                     has_fired = True
-                    if flow.parts < (parts := byte << _PART_BITS):
-                        flow.parts = parts
+                    if lacks > 0:
+                        flow.parts += lacks
                         flow.note(now_ns)
                     if delivers and self._loss:
                         self._agenda.at(self._there_ns(flow, byte), do, *arguments)
@@ -296,13 +310,16 @@ class Link:
     def plan(self) -> None:
         """Share the link anew, and be there when the next thing happens."""
         one, two = self._first, self._second
-        has_one = one.left_parts > 0 and not one.is_shut
-        has_two = two.left_parts > 0 and not two.is_shut
+        has_one = one.written << _PART_BITS > one.parts and not one.is_shut
+        has_two = two.written << _PART_BITS > two.parts and not two.is_shut
         goes_one = has_one and self._may_go(one, two, has_two)
         goes_two = has_two and self._may_go(two, one, has_one)
-        rates = self._shares(goes_one, goes_two)
-        now_ns = self._agenda.now_ns
-        self._next_ns = None
+        if goes_one and goes_two:
+            rates = self._shares()
+        else:
+            most = self._most
+            rates = min(most, one.most) if goes_one else 0, min(most, two.most) if goes_two else 0
+        now_ns, soonest_ns = self._agenda.now_ns, None
         for flow, other, rate in ((one, two, rates[0]), (two, one, rates[1])):
             if rate != flow.rate:
                 flow.rate = rate
@@ -310,16 +327,19 @@ class Link:
             if not rate:
                 continue
             byte = flow.written
-            if flow.marks:
-                byte = min(byte, flow.marks[0][0])
+            if flow.marks and flow.marks[0][0] < byte:
+                byte = flow.marks[0][0]
             # To the nearest nanosecond, as `Flow.is_past`.
             lacks = (byte << _PART_BITS) - flow.parts
-            next_ns = now_ns + max(0, (2 * lacks + rate) // (2 * rate))
-            if other.held_until is not None:
-                lacks = (other.held_until << _PART_BITS) - flow.parts
+            next_ns = now_ns + (2 * lacks + rate) // (2 * rate) if lacks > 0 else now_ns
+            # One that the other end takes nothing of may be held by what has long gone.
+            held_until = other.held_until
+            if held_until is not None and not flow.is_past(held_until):
+                lacks = (held_until << _PART_BITS) - flow.parts
                 next_ns = min(next_ns, now_ns + max(1, -(-lacks // rate)))
-            if self._next_ns is None or next_ns < self._next_ns:
-                self._next_ns = next_ns
+            if soonest_ns is None or next_ns < soonest_ns:
+                soonest_ns = next_ns
+        self._next_ns = soonest_ns
         self._be_there()
 
     def _be_there(self) -> None:
@@ -382,14 +402,10 @@ class Link:
         flow.held_until = None
         return True
 
-    def _shares(self, goes_one: bool, goes_two: bool) -> tuple[int, int]:
-        """Return how fast each goes: no faster than a window a round trip."""
+    def _shares(self) -> tuple[int, int]:
+        """Return how fast each goes where both do: no faster than a window a round trip."""
         one, two, rate = self._first, self._second, self._most
-        most_one = (one.window_bytes << _PART_BITS) // self.rtt_ns
-        most_two = (two.window_bytes << _PART_BITS) // self.rtt_ns
-        if not (goes_one and goes_two):
-            share_one = min(rate, most_one) if goes_one else 0
-            return share_one, min(rate, most_two) if goes_two else 0
+        most_one, most_two = one.most, two.most
         if self.heeds_priority and one.has_priority is not two.has_priority:
             if one.has_priority:
                 share_one = min(rate, most_one)

@@ -86,10 +86,11 @@ class Presence:
         stopped = self._stopped_at
         if not stopped:
             return
-        if units.stop - units.start > len(stopped):
-            found = [unit for unit in stopped if units.start <= unit < units.stop]
+        first, stop = units.start, units.stop
+        if stop - first > len(stopped):
+            found = [unit for unit in stopped if first <= unit < stop]
         else:
-            found = [unit for unit in range(units.start, units.stop) if unit in stopped]
+            found = [unit for unit in range(first, stop) if unit in stopped]
         for unit in found:
             for vcpu in stopped.pop(unit):
                 self._wake(vcpu)

@@ -254,22 +254,35 @@ class Vcpu:
         """Find the next access that may stop it, and be there."""
         if self._at >= len(self._flat) and not self._take_batch():
             return
-        missing = ~self._present[self._units[self._at :]]
-        count = int(missing.argmax())
-        if not missing[count]:
-            count = len(missing)
+        count = self._count_present()
         dues_ns = None if self._dues_ns is None else self._dues_ns[self._at : self._at + count + 1]
-        made_ns = self._accesses.made_ns(
-            self._free_ns, dues_ns, count + 1 if dues_ns is None else len(dues_ns)
-        )
-        self._made_ns = made_ns[:count]
-        self._were_due_ns = made_ns[:count] if dues_ns is None else dues_ns[:count]
         self._at += count
-        if count < len(made_ns):
-            self._free_ns = int(made_ns[count])
-        else:
-            self._free_ns = int(made_ns[-1]) + self._access_ns
+        if count:
+            made_ns = self._accesses.made_ns(
+                self._free_ns, dues_ns, count + 1 if dues_ns is None else len(dues_ns)
+            )
+            self._made_ns = made_ns[:count]
+            self._were_due_ns = made_ns[:count] if dues_ns is None else dues_ns[:count]
+            if count < len(made_ns):
+                self._free_ns = int(made_ns[count])
+            else:
+                self._free_ns = int(made_ns[-1]) + self._access_ns
+        elif dues_ns is not None:
+            self._free_ns = max(self._free_ns, int(dues_ns[0]))
         self._agenda.at(max(self._free_ns, self._agenda.now_ns), self._arrive)
+
+    def _count_present(self) -> int:
+        """Return how many of the batch's accesses from the next on nothing stops."""
+        present, units = self._present, self._units
+        # Where much is missing the first is near, however long the batch.
+        at, width = self._at, _FEW
+        while at < len(units):
+            are_here = present[units[at : at + width]]
+            first = int(are_here.argmin())
+            if not are_here[first]:
+                return at + first - self._at
+            at, width = at + width, 4 * width
+        return len(units) - self._at
 
     def _take_batch(self) -> bool:
         self._flat, _, dues_ns = self._accesses.next(self._size)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from protocol.policy import PRESETS
+from scripts.simulate.agenda import Agenda
 from scripts.simulate.run import Report, simulate
 from tests.points import point, recorded, simulated
 
@@ -166,6 +167,26 @@ def test_more_vcpus_than_memory_has_room_for() -> None:
     assert sum(each > 0 for each in waits) > 400
     # Whoever waits for room waits until there is some, and does not ask again and again.
     assert report["midstream"]["simulated"]["events"] < 100_000
+
+
+@pytest.mark.parametrize("queue", ["pfifo_fast", "fifo", "fq_codel"])
+@pytest.mark.parametrize("policy", PRESETS)
+def test_a_destination_that_takes_nothing_is_waited_for(
+    policy: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection whose window is full has nothing happen, however many nanoseconds that lasts."""
+    at = Agenda.at
+
+    def few(agenda: Agenda, *due: Any) -> None:  # noqa: ANN401
+        assert agenda.count < 20_000
+        at(agenda, *due)
+
+    monkeypatch.setattr(Agenda, "at", few)
+    report = simulated(
+        model="native", policy=policy, size="128MiB", vcpus="8", link=f"100Gbit/s,queue={queue}",
+        changes=("receive-buffer-bytes=4194304",),
+    )  # fmt: skip
+    assert report["status"] == "completed"
 
 
 def test_blocks_of_two_kinds_and_a_trace(tmp_path: Path) -> None:
