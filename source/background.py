@@ -114,28 +114,40 @@ class Background:
                 return None
         return self._scan_job(*place) if place is not None else None
 
-    def ahead(self, count_max: int) -> Span | None:
-        """Return the huge pages that the next jobs are about, each whole, in a row of one block.
+    def ahead(self, count_max: int) -> list[Span]:
+        """Return the huge pages that the next jobs are about, each whole, in rows of one block.
 
         None where another job comes first, or only a look at each can tell.
 
         Args:
             count_max: The most pages that are wanted, 1 or more.
         """
+        rows: list[Span] = []
         if self.across_pages or not self._prefetching.is_silent:
-            return None
+            return rows
         place = self._remaining.first_from(*self._cursor)
         if place is None or self._goes_in_runs[place[0]]:
-            return None
+            return rows
         block, first = place
         page_pages = self._geometry.blocks[block].target_pages_per_page
         job_pages = min(self._run_pages, self._chunk_pages) if self.in_parts else self._chunk_pages
-        if first % page_pages or page_pages > job_pages:
-            return None
-        stop = min(first + count_max * page_pages, self._block_stops[block])
-        count = self._remaining.row_from(block, first, stop) // page_pages
-        page_bytes = page_pages * TARGET_PAGE_BYTES
-        return Span(block, first * TARGET_PAGE_BYTES, count * page_bytes) if count else None
+        if page_pages > job_pages:
+            return rows
+        left = count_max
+        # Of a page that lacks something the rest goes otherwise.
+        while left and first % page_pages == 0:
+            stop = min(first + left * page_pages, self._block_stops[block])
+            count = self._remaining.row_from(block, first, stop) // page_pages
+            if not count:
+                break
+            row = Span(block, first * TARGET_PAGE_BYTES, count * page_pages * TARGET_PAGE_BYTES)
+            rows.append(row)
+            left -= count
+            place = self._remaining.first_from(block, row.target_pages.stop)
+            if place is None or place[0] != block or place[1] < row.target_pages.stop:
+                break
+            first = place[1]
+        return rows
 
     def run_on(self, row: Span) -> Job:
         """Give out the first row `ahead`: all its pages but the last are done; return its job."""

@@ -237,10 +237,10 @@ class SendEngine:
         if lane not in self._waits:
             self._turns[lane] = turns
 
-    def ahead(self, lane: Lane, count_max: int) -> Span | None:
+    def ahead(self, lane: Lane, count_max: int) -> list[Span]:
         """Return the pages that a lane writes next if nothing comes between, each whole in a frame.
 
-        They lie in a row of one block.  None where something is to be decided, looked at or told
+        They lie in rows of one block.  None where something is to be decided, looked at or told
         before one of their frames, or where what is under way is no such page of the background.
 
         Args:
@@ -250,11 +250,11 @@ class SendEngine:
         write, telling = self._frames.writes.get(lane), self.telling
         wait = self._waits.get(lane)
         if write is None or not write.paced or not (wait is None or type(wait) is Room):
-            return None
+            return []
         is_asked = self._until is not None or self.gate.pacer.bytes_per_second or self._is_heard
         is_told = telling.is_overdue or telling.has_many or not telling.is_idle
         if is_asked or is_told or self.gate.backlog.is_unknown:
-            return None
+            return []
         return self.scheduler.ahead(lane, count_max)
 
     def run_on(self, lane: Lane, row: Span) -> Write:
@@ -265,7 +265,7 @@ class SendEngine:
 
         Args:
             lane: As of `ahead`; its task goes on with what it does.
-            row: The first pages that were `ahead`.
+            row: The first that was `ahead`, or the first pages of it.
 
         Returns:
             The write of the last of these pages.

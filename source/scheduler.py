@@ -140,10 +140,10 @@ class Scheduler(Work):
             self._note(events.PageStart, job)
         return self._cutter.cut(job)
 
-    def ahead(self, lane: Lane, count_max: int) -> Span | None:
+    def ahead(self, lane: Lane, count_max: int) -> list[Span]:
         """Return the pages that a lane sends next if nothing comes between, each in one chunk.
 
-        They lie in a row of one block, and the chunk that is out is of such a page, too.  None
+        They lie in rows of one block, and the chunk that is out is of such a page, too.  None
         where that is not so, or where somebody is to hear of each page.
 
         Args:
@@ -152,12 +152,12 @@ class Scheduler(Work):
         """
         job = self._current.get(lane)
         if job is None or job.chunk is None or job.urgent or job.postponed:
-            return None
+            return []
         whole = self._geometry.page_span(job.page)
         half_sent = self._half_sent
         is_alone = not (self._queue or half_sent.job or half_sent.tail) and len(self._current) == 1
         if job.chunk.span != whole or not is_alone or self._prefetching.hears:
-            return None
+            return []
         return self._background.ahead(count_max)
 
     def run_on(self, lane: Lane, row: Span) -> Chunk:
@@ -167,7 +167,7 @@ class Scheduler(Work):
 
         Args:
             lane: Whose chunk was out.
-            row: The first pages that were `ahead`.
+            row: The first that was `ahead`, or the first pages of it.
 
         Returns:
             The chunk of the last of these pages, which now is out.

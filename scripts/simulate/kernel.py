@@ -27,6 +27,8 @@ from source.outlet import Frame, Outlet
 
 # A socket is writable again when so much of its buffer is in use (sk_stream_is_writeable).
 _WRITABLE = 2 / 3
+# By no more do frames of one block differ that bring a page each: by how long an offset is.
+HEADS_DIFFER_BYTES = 8
 # Bytes that are a matter of rounding, of times to nanoseconds.
 _ROUNDING = 64
 
@@ -41,9 +43,12 @@ class ModelFrame(Frame):
         start: Where it begins in its stream; -1 before its first byte.
         begun: How often it was begun: one of which nothing went after all may be begun again.
         came_ns: When its head was there.
+        is_here: All of it is.
     """
 
-    __slots__ = ("begun", "came_ns", "chunk", "head_bytes", "message", "payload", "start")
+    __slots__ = (
+        "begun", "came_ns", "chunk", "head_bytes", "is_here", "message", "payload", "start",
+    )  # fmt: skip
 
     message: Message
     chunk: Chunk | None
@@ -57,12 +62,12 @@ class ModelFrame(Frame):
         self.chunk = chunk
         self.memory_bytes = chunk.span.length if chunk is not None else 0
         self.payload_bytes = message.payload_bytes
-        self.head_bytes = len(encode(message))
-        self.length = self.head_bytes + self.payload_bytes
+        self._measure()
         self.sent = 0
         self.start = -1
         self.begun = 0
         self.came_ns = 0
+        self.is_here = False
 
     @property
     def span(self) -> Span:
@@ -72,18 +77,22 @@ class ModelFrame(Frame):
         return self.chunk.span
 
     def is_like(self, other: ModelFrame) -> bool:
-        """Return whether both bring background, in a stretch, and are as long as each other."""
+        """Return whether both bring background, in a stretch each, as long as each other's.
+
+        Their heads may differ by some bytes.
+        """
         mine, others = self.chunk, other.chunk
         if mine is None or others is None or mine.urgent or others.urgent:
             return False
         are_spans = isinstance(mine.span, Span) and isinstance(others.span, Span)
-        return are_spans and (self.length, mine.span.length, mine.page.block) == (
-            other.length, others.span.length, others.page.block,
+        return are_spans and (mine.span.length, mine.page.block) == (
+            others.span.length, others.page.block,
         )  # fmt: skip
 
     def move(self, passed_ns: int, count: int, chunk: Chunk) -> None:
         """Be about another chunk, so much later and so many bytes further on in the stream."""
         self.message, self.chunk = _message_of(chunk, 0, 0), chunk
+        self._measure()
         self.start += count
         if self.came_ns:
             self.came_ns += passed_ns
@@ -91,6 +100,11 @@ class ModelFrame(Frame):
     def follow(self, other: ModelFrame) -> None:
         """Be where another is."""
         self.start, self.begun, self.came_ns = other.start, other.begun, other.came_ns
+        self.is_here = other.is_here
+
+    def _measure(self) -> None:
+        self.head_bytes = len(encode(self.message))
+        self.length = self.head_bytes + self.payload_bytes
 
 
 def frame_length(chunk: Chunk) -> int:

@@ -9,15 +9,18 @@ pages those are the sending engine says (`SendEngine.ahead`); where something is
 the way, it names none.
 
 That everything is as it was is looked at and not assumed, and all of it is whole numbers: a run
-with leaps is the same as one without, to the nanosecond.
+with leaps is the same as one without, to the nanosecond.  One thing alone may differ: by how many
+bytes the heads do of frames that are there and wait to be read.  A window of hundreds of them would
+take as many to be the same again; so it is enough that it fills, and opens, with either.
 """
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, pairwise
 
 from protocol.channels import Channel
 from protocol.geometry import PageId, Span
@@ -47,6 +50,7 @@ class Before:
         now_ns: When that was.
         written: What the stream had been given.
         busy_ns: What was used of both processors.
+        unread: How long each of the frames was that the destination had not read.
     """
 
     glance: Hashable
@@ -54,6 +58,7 @@ class Before:
     now_ns: int
     written: int
     busy_ns: tuple[int, ...]
+    unread: list[int]
 
 
 class Leaps:
@@ -114,7 +119,10 @@ class Leaps:
         if before is not None and before.glance == glance and self._rounds(before):
             state = self._state(outlet)
             if state is not None and before.state == state:
-                self._leap(before, outlet)
+                if self._may_differ(before, outlet.flow):
+                    self._leap(before, outlet)
+                self._before = self._keep(glance, state, outlet)
+                self._until = self._count + _GLANCES_MAX
                 return
         if seen is not None and self._count > self._until:
             # What is seen again after so many frames may be so once more after as many, or more.
@@ -147,7 +155,7 @@ class Leaps:
         flow, now_ns = outlet.flow, self._agenda.now_ns
         incoming = self._dest.reader.channels[flow.name]
         return (
-            flow.left_parts, incoming.unread_bytes, len(incoming.waiting), outlet.state(now_ns),
+            flow.left_parts, len(incoming.waiting), outlet.state(now_ns),
             *(each.free_at_ns - now_ns for each in self._processors),
         )  # fmt: skip
 
@@ -184,8 +192,20 @@ class Leaps:
         )  # fmt: skip
 
     def _keep(self, glance: Hashable, state: Hashable, outlet: ModelOutlet) -> Before:
-        busy_ns = tuple(each.busy_ns for each in self._processors)
-        return Before(glance, state, self._agenda.now_ns, outlet.flow.written, busy_ns)
+        flow, busy_ns = outlet.flow, tuple(each.busy_ns for each in self._processors)
+        incoming = self._dest.reader.channels[flow.name]
+        incoming.spare_bytes = sys.maxsize
+        unread = [frame.length for frame in incoming.unread()]
+        return Before(glance, state, self._agenda.now_ns, flow.written, busy_ns, unread)
+
+    def _may_differ(self, before: Before, flow: Flow) -> bool:
+        """Return whether it changes nothing by how many bytes frames that are here differ.
+
+        It is some bytes in a window of many, which fills all the same, or does not.
+        """
+        incoming = self._dest.reader.channels[flow.name]
+        unread = [frame.length for frame in incoming.unread()]
+        return incoming.spare_bytes > 0 or unread == before.unread
 
     def _leap(self, before: Before, outlet: ModelOutlet) -> None:
         """Go over as many rounds as there is time and there are pages for; maybe none."""
@@ -199,23 +219,25 @@ class Leaps:
         round_frames = (outlet.flow.written - before.written) // frame_bytes
         rounds = self._rounds(before)
         # One that was begun anew went no further.
-        row = sender.ahead(lane, min(rounds * round_frames, _PAGES_MAX)) if round_frames else None
-        if row is None or row.block != chunk.span.block:
+        if not round_frames:
             return
-        rounds = min(rounds, _count_like(row, chunk, frame_bytes) // round_frames)
-        if rounds:
-            row = row._replace(length=rounds * round_frames * chunk.span.length)
-            self._move(before, outlet, frames, row, rounds)
+        rows = sender.ahead(lane, min(rounds * round_frames, _PAGES_MAX))
+        if not rows or rows[0].block != chunk.span.block:
+            return
+        count = _count_like(rows, chunk, frame_bytes)
+        if rounds := min(rounds, count // round_frames):
+            pages = _first_of(rows, rounds * round_frames * chunk.span.length)
+            self._move(before, outlet, frames, pages, rounds)
 
     def _move(
         self,
         before: Before,
         outlet: ModelOutlet,
         frames: Sequence[ModelFrame],
-        row: Span,
+        rows: list[Span],
         rounds: int,
     ) -> None:
-        """Move all on by some rounds, in which the pages of a row were written."""
+        """Move all on by some rounds, in which the pages of rows were written."""
         agenda, flow, sender = self._agenda, outlet.flow, self._source.sender
         assert sender.begun is not None
         passed_ns = rounds * (agenda.now_ns - before.now_ns)
@@ -227,12 +249,13 @@ class Leaps:
         lane, write = sender.begun
         page_bytes, chunk = write.chunk.span.length, write.chunk
         # What is under way comes first, and the same number of pages is under way in the end.
-        gone, going = _divided([each.span for each in frames], row)
-        last = sender.run_on(lane, row).frame
+        gone, going = _divided([*(each.span for each in frames), *rows], len(frames) * page_bytes)
+        last = sender.run_on(lane, rows).frame
         assert isinstance(last, ModelFrame)
         begin = self._dest.reader.take_pages(flow.name, gone)
         for frame, page in zip(frames, _pages(going, page_bytes), strict=True):
             frame.move(passed_ns, count, _chunk_of(page, chunk))
+        _set_behind_each_other(frames)
         last.follow(frames[-1])
 
         def moved(each: object) -> object:
@@ -245,8 +268,6 @@ class Leaps:
         begin(moved)
         for shift in shifts:
             shift()
-        self._before = self._keep(before.glance, before.state, outlet)
-        self._until = self._count + _GLANCES_MAX
 
     def _under_way(self, flow: Flow, write: Write) -> list[ModelFrame]:
         """Return the frames of which something is still to happen, in their order."""
@@ -261,19 +282,27 @@ class Leaps:
         return sorted(found.values(), key=lambda frame: frame.start)
 
 
-def _divided(under_way: list[Span], row: Span) -> tuple[list[Span], list[Span]]:
-    """Divide pages under way, and a row that follows: as many are under way in the end, the last.
+def _divided(spans: list[Span], last_bytes: int) -> tuple[list[Span], list[Span]]:
+    """Return what of spans is before so many bytes at their end, and these."""
+    first_bytes = sum(span.length for span in spans) - last_bytes
+    return _first_of(spans, first_bytes), _first_of(spans, last_bytes, first_bytes)
 
-    Returns:
-        What has gone by then, page by page and the rest in one, and what is under way.
-    """
-    page_bytes = under_way[0].length
-    count, row_count = len(under_way), row.length // page_bytes
-    if row_count <= count:
-        return under_way[:row_count], [*under_way[row_count:], row]
-    gone_bytes = row.length - count * page_bytes
-    gone = Span(row.block, row.offset, gone_bytes)
-    return [*under_way, gone], [Span(row.block, gone.end, count * page_bytes)]
+
+def _first_of(spans: list[Span], length: int, skipped: int = 0) -> list[Span]:
+    """Return so many bytes of spans, behind those that are skipped."""
+    found = []
+    for span in spans:
+        start, stop = min(skipped, span.length), min(skipped + length, span.length)
+        if start < stop:
+            found.append(Span(span.block, span.offset + start, stop - start))
+        skipped, length = skipped - start, length - (stop - start)
+    return found
+
+
+def _set_behind_each_other(frames: Sequence[ModelFrame]) -> None:
+    """Line frames up, each to begin where the one before it ends; the last is where it is."""
+    for frame, after in reversed(list(pairwise(frames))):
+        frame.start = after.start - frame.length
 
 
 def _pages(spans: list[Span], page_bytes: int) -> Iterator[Span]:
@@ -283,18 +312,25 @@ def _pages(spans: list[Span], page_bytes: int) -> Iterator[Span]:
             yield Span(span.block, offset, page_bytes)
 
 
-def _count_like(row: Span, chunk: Chunk, frame_bytes: int) -> int:
-    """Return how many of a row's pages, from the first, go in a frame of the length of a chunk's.
+def _count_like(rows: list[Span], chunk: Chunk, frame_bytes: int) -> int:
+    """Return how many of the pages of rows, from the first, go in a frame as long as a chunk's.
 
     A frame's head grows with the place that it tells of.
     """
-    page_bytes = chunk.span.length
+    page_bytes, count = chunk.span.length, 0
+    for row in rows:
 
-    def length_of(number: int) -> int:
-        page = Span(row.block, row.offset + number * page_bytes, page_bytes)
-        return frame_length(_chunk_of(page, chunk))
+        def length_of(number: int, row: Span = row) -> int:
+            page = Span(row.block, row.offset + number * page_bytes, page_bytes)
+            return frame_length(_chunk_of(page, chunk))
 
-    return bisect_right(range(row.length // page_bytes), frame_bytes, key=length_of)
+        numbers = range(row.length // page_bytes)
+        if length_of(0) != frame_bytes:
+            break
+        if length_of(numbers[-1]) != frame_bytes:
+            return count + bisect_right(numbers, frame_bytes, key=length_of)
+        count += len(numbers)
+    return count
 
 
 def _chunk_of(page: Span, chunk: Chunk) -> Chunk:

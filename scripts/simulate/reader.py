@@ -22,7 +22,7 @@ from protocol.geometry import TARGET_PAGE_BYTES, PageId, Span
 from protocol.runs import Runs, position_in
 from protocol.states import Lifecycle, check_receivable
 from scripts.simulate.agenda import Host, goes_on
-from scripts.simulate.kernel import ModelFrame
+from scripts.simulate.kernel import HEADS_DIFFER_BYTES, ModelFrame
 from scripts.simulate.link import Flow, Link
 from source.config import SourceConfig
 
@@ -39,6 +39,9 @@ class Incoming:
         waiting: What has come, and the reader has not done; the first of it is being done.
         is_busy: The reader does that.
         is_held: It begins with nothing more.
+        unread_bytes: How many have come in frames that the reader has not done.
+        spare_bytes: How near those came to where the window closes or opens, at the least since
+            somebody set this, less what other heads of as many frames could make of that.
     """
 
     def __init__(self, flow: Flow) -> None:
@@ -52,6 +55,7 @@ class Incoming:
         self.is_busy = False
         self.is_held = False
         self.unread_bytes = 0
+        self.spare_bytes = 0
         self.has_ended = False
 
     @property
@@ -62,20 +66,33 @@ class Incoming:
     def state(self, now_ns: int, free_at_ns: int) -> Hashable:
         """Return all that matters of it, as seen from now and the flow's end.
 
+        But for how long the heads of frames are that are here: that matters only to the window, and
+        only where `spare_bytes` says so.
+
         Args:
             now_ns: The time.
             free_at_ns: Until when its processor is busy: what came before that is as good as old.
         """
         written = self.flow.written
+
+        def place_of(frame: ModelFrame | None) -> int | None:
+            return None if frame is None or frame.is_here else frame.start - written
+
         return (
-            self.received, self.paid_bytes, self.is_busy, self.is_held, self.unread_bytes,
-            self.has_ended,
-            None if self.frame is None else self.frame.start - written,
+            self.received, self.paid_bytes, self.is_busy, self.is_held, self.has_ended,
+            self.frame is None, place_of(self.frame),
             *(
-                (take.__name__, frame.start - written, max(frame.came_ns, free_at_ns) - now_ns)
+                (
+                    take.__name__, frame.payload_bytes, place_of(frame),
+                    max(frame.came_ns, free_at_ns) - now_ns,
+                )
                 for take, frame in self.waiting
             ),
         )  # fmt: skip
+
+    def unread(self) -> list[ModelFrame]:
+        """Return the frames that are here whole and not done, in their order."""
+        return list(dict.fromkeys(frame for _, frame in self.waiting if frame.is_here))
 
 
 class Reader:
@@ -151,6 +168,7 @@ class Reader:
 
         def begin(moved: Callable[[Any], Any]) -> None:
             incoming.waiting = deque((take, moved(frame)) for take, frame in incoming.waiting)
+            incoming.unread_bytes = sum(frame.length for frame in incoming.unread())
             if current is None:
                 return
             frame = moved(current)
@@ -188,6 +206,7 @@ class Reader:
     def _end_comes(self, incoming: Incoming, frame: ModelFrame, begun: int) -> None:
         if frame.begun != begun:
             return
+        frame.is_here = True
         incoming.unread_bytes += frame.length
         self._heed_window(incoming)
         self._came(incoming, self._message if frame.chunk is None else self._end, frame)
@@ -241,7 +260,8 @@ class Reader:
             self._executor.begin_runs(name, span, np.zeros(len(span), np.bool_), urgent)
         else:
             self._executor.begin(name, span, urgent)
-        if self.places_early:
+        # What a single one brings is there with the frame's end.
+        if self.places_early and span.length > TARGET_PAGE_BYTES:
             first, stop = span.offset // TARGET_PAGE_BYTES, span.end // TARGET_PAGE_BYTES
             for unit in self._engine.faults.requested_pages:
                 if first <= unit[1] < stop:
@@ -268,7 +288,11 @@ class Reader:
 
     def _heed_window(self, incoming: Incoming) -> None:
         """Close a connection's window when what nobody has read is too much."""
-        is_full = incoming.unread_bytes > self._model.receive_buffer_bytes
+        over_bytes = incoming.unread_bytes - self._model.receive_buffer_bytes
+        # Every frame that waits does so twice, but for one: with its head and with its end.
+        unsure_bytes = HEADS_DIFFER_BYTES * (len(incoming.waiting) // 2 + 2)
+        incoming.spare_bytes = min(incoming.spare_bytes, abs(over_bytes) - unsure_bytes)
+        is_full = over_bytes > 0
         if is_full is not incoming.flow.is_shut:
             self._link.advance()
             incoming.flow.is_shut = is_full

@@ -6,7 +6,7 @@ for room goes by itself, in one step, until it is through or somebody interrupts
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from protocol.channels import Channel
 from protocol.geometry import Span
@@ -107,14 +107,15 @@ class Sender:
             return None
         return lane, self._writes[lane]
 
-    def ahead(self, lane: Lane, count_max: int) -> Span | None:
+    def ahead(self, lane: Lane, count_max: int) -> list[Span]:
         """See `SendEngine.ahead`."""
         return self._engine.ahead(lane, count_max)
 
-    def run_on(self, lane: Lane, row: Span) -> Write:
-        """See `SendEngine.run_on`: a lane's frame is the last of a row of pages from now on."""
-        write = self._writes[lane] = self._engine.run_on(lane, row)
-        return write
+    def run_on(self, lane: Lane, rows: Iterable[Span]) -> Write:
+        """See `SendEngine.run_on`: a lane's frame is the last of rows of pages from now on."""
+        for row in rows:
+            self._writes[lane] = self._engine.run_on(lane, row)
+        return self._writes[lane]
 
     def state(self, now_ns: int) -> Hashable:
         """Return all that matters of it, as seen from now, besides what the engine knows."""

@@ -64,8 +64,7 @@ def walk(stage: Stage, count: int) -> None:
 def leap(stage: Stage, count: int) -> None:
     """Say that of as many."""
     lane = lane_of(stage)
-    row = stage.engine.ahead(lane, count)
-    assert row is not None
+    (row,) = stage.engine.ahead(lane, count)
     assert row.length == count * HUGE
     write = stage.engine.run_on(lane, row)
     assert write.frame.sent == TOOK
@@ -119,26 +118,52 @@ def test_telling_at_once_is_as_telling_of_each(policy: str, data: st.DataObject)
 def test_a_row_ends_where_pages_are_gone() -> None:
     """What was asked for and sent is in no row, and the scan goes on behind it."""
     stage = begun("ordered")
-    assert stage.engine.ahead(Lane.ALL, 99) == Span(0, 2 * HUGE, 2 * HUGE)
-    assert stage.engine.ahead(Lane.ALL, 1) == Span(0, 2 * HUGE, HUGE)
+    assert stage.engine.ahead(Lane.ALL, 99) == [Span(0, 2 * HUGE, 2 * HUGE)]
+    assert stage.engine.ahead(Lane.ALL, 1) == [Span(0, 2 * HUGE, HUGE)]
+    # A page that lacks something is no more than a part of one.
     stage.scheduler.remaining.remove(Span(0, 3 * HUGE + 8192, 4096))
-    assert stage.engine.ahead(Lane.ALL, 99) == Span(0, 2 * HUGE, HUGE)
+    assert stage.engine.ahead(Lane.ALL, 99) == [Span(0, 2 * HUGE, HUGE)]
+
+
+@pytest.mark.parametrize("policy", sorted(PRESETS))
+def test_rows_are_told_one_after_the_other(policy: str) -> None:
+    """Where a page between them went already, it is passed over, as frame by frame."""
+    stages = begun(policy), begun(policy)
+    for stage in stages:
+        stage.scheduler.remaining.remove(Span(0, 2 * HUGE, HUGE))
+    assert stages[1].engine.ahead(lane_of(stages[1]), 9) == [Span(0, 3 * HUGE, HUGE)]
+    walk(stages[0], 1)
+    leap(stages[1], 1)
+    assert facts(stages[0]) == facts(stages[1])
+    # The scan begins anew where it may, and ends where it began.
+    gone, behind = Span(0, 0, HUGE), Span(0, 2 * HUGE, HUGE)
+    for stage in stages:
+        stage.scheduler.remaining.add(gone)
+        stage.scheduler.remaining.add(behind)
+        stage.scheduler._background._cursor = 0, 0
+    lane = lane_of(stages[1])
+    rows = stages[1].engine.ahead(lane, 9)
+    assert rows == [gone, behind]
+    walk(stages[0], 2)
+    for row in rows:
+        stages[1].engine.run_on(lane, row)
+    assert facts(stages[0]) == facts(stages[1])
 
 
 def test_where_something_is_to_be_decided_there_is_no_row() -> None:
     """A request, a limit, somebody who hears of each page, and base pages: one frame at a time."""
-    assert begun("ordered", heard=True).engine.ahead(Lane.ALL, 9) is None
+    assert begun("ordered", heard=True).engine.ahead(Lane.ALL, 9) == []
     limited = begun("ordered")
     limited.engine.gate.pacer.set_rate(1000, limited.now_ns)
-    assert limited.engine.ahead(Lane.ALL, 9) is None
+    assert limited.engine.ahead(Lane.ALL, 9) == []
     asked = begun("ordered")
-    assert asked.engine.ahead(Lane.ALL, 9) is not None
+    assert asked.engine.ahead(Lane.ALL, 9)
     asked.pipes[Channel.POSTCOPY].room = 100
     asked.request(2)
-    assert asked.engine.ahead(Lane.ALL, 9) is None
+    assert asked.engine.ahead(Lane.ALL, 9) == []
     at_the_end = begun("ordered")
     walk(at_the_end, AHEAD)
-    assert at_the_end.engine.ahead(Lane.ALL, 9) is None
+    assert at_the_end.engine.ahead(Lane.ALL, 9) == []
     walk(at_the_end, 1)
     assert at_the_end.wait == Room(PRE)
-    assert at_the_end.engine.ahead(Lane.ALL, 9) is None
+    assert at_the_end.engine.ahead(Lane.ALL, 9) == []

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.policy import PRESETS
+from scripts.simulate.kernel import ModelFrame
 from scripts.simulate.leaps import Leaps
 from scripts.simulate.run import NOBODY, Point, Report, Run
+from tests.guests import HUGE
 from tests.points import point
 
 # A guest that hardly faults.
@@ -57,6 +61,26 @@ def both(which: Point) -> tuple[Seen, Seen]:
     return with_leaps, without
 
 
+@contextmanager
+def longer_heads_from(offset: int | None) -> Iterator[None]:
+    """Have the heads of pages from a place on be longer, as those beyond 4 GiB are."""
+    measure = ModelFrame._measure
+
+    def measured(frame: ModelFrame) -> None:
+        measure(frame)
+        if offset is not None and frame.chunk is not None and frame.chunk.span.offset >= offset:
+            frame.head_bytes += 4
+            frame.length += 4
+
+    with patch.object(ModelFrame, "_measure", measured):
+        yield
+
+
+# What a window is of: so many frames, or some bytes more, so that it matters how long heads are.
+WINDOWS = st.builds(
+    lambda frames, more: (f"receive-buffer-bytes={frames * HUGE + more}",),
+    st.integers(1, 12), st.integers(0, 400),
+)  # fmt: skip
 POINTS = st.fixed_dictionaries(
     {
         "policy": st.sampled_from(sorted(PRESETS)),
@@ -72,15 +96,29 @@ POINTS = st.fixed_dictionaries(
         "access_rate": st.sampled_from(["0", "0.5", "10", "200"]),
         "chunk_size": st.sampled_from(["8MiB", "2MiB", "512KiB"]),
         "seed": st.integers(0, 99).map(str),
+        "changes": st.one_of(st.just(()), WINDOWS),
     }
 )
+PLACES = st.one_of(st.none(), st.integers(0, 200).map(lambda count: count * HUGE))
 
 
 @settings(max_examples=40, deadline=None)
-@given(POINTS)
-def test_a_run_is_the_same_with_and_without(values: dict[str, Any]) -> None:
+@given(POINTS, PLACES)
+def test_a_run_is_the_same_with_and_without(values: dict[str, Any], longer_from: int) -> None:
     """Whatever is told of it comes at the same nanosecond, and the reports are equal."""
-    both(point(**values))
+    with longer_heads_from(longer_from):
+        both(point(**values))
+
+
+@settings(max_examples=20, deadline=None)
+@given(WINDOWS, st.integers(50, 120), st.sampled_from(["0.002", "20"]))
+def test_it_is_the_same_where_a_few_bytes_fill_a_window(
+    window: tuple[str], longer_from: int, access_rate: str
+) -> None:
+    """Frames whose heads differ fill one that is as large as some of them, or do not."""
+    values = {**IDLE, "link": "100Gbit/s", "size": "512MiB", "access_rate": access_rate}
+    with longer_heads_from(longer_from * HUGE):
+        both(point(changes=window, **values))
 
 
 @pytest.mark.parametrize("policy", [*WHOLE, "critical-first"])
@@ -106,6 +144,21 @@ def test_events_do_not_grow_with_the_pages(policy: str) -> None:
 def test_whatever_the_limit_is_it_is_gone_over(model: str, link: str, size: str) -> None:
     """The link, the round trip, or either side's processor: frames repeat themselves."""
     with_leaps, without = both(point(**{**IDLE, "size": size, "model": model, "link": link}))
+    assert with_leaps.events < without.events / 2
+
+
+def test_what_was_asked_for_before_does_not_stop_it() -> None:
+    """Of a guest full of pages that are gone, whatever their number, the rest goes in few steps."""
+    values = {**IDLE, "link": "10Gbit/s", "size": "2GiB", "vcpus": "4", "program": "sequential"}
+    scattered = {**values, "program": "uniform", "vcpus": "64"}
+    for which in (values, scattered):
+        with_leaps, without = both(point(**which))
+        assert with_leaps.events < without.events / 2
+
+
+def test_heads_of_two_lengths_beside_each_other_do_not_stop_it() -> None:
+    """What waits to be read may be of before 4 GiB and of behind; few steps will do."""
+    with_leaps, without = both(point(**{**IDLE, "link": "100Gbit/s", "size": "6GiB"}))
     assert with_leaps.events < without.events / 2
 
 
