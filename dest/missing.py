@@ -18,6 +18,7 @@ from protocol.events import Emit
 from protocol.geometry import TARGET_PAGE_BYTES, Geometry
 from protocol.pageset import PageSet
 from protocol.units import format_bytes
+from protocol.whereabouts import DEST, Whereabouts
 
 SCHEMA = "midstream-missing/1"
 
@@ -72,9 +73,9 @@ def outcome_of_loss(
     if cancelled:
         reason = "its user waits no longer for the source" if is_paused else "cancelled by its user"
     if len(missing):
-        lost = f"{reason}; {describe_lost(missing)}{kept}"
+        lost = f"{reason}; {Whereabouts(DEST, describe_lost(missing))}{kept}"
         return MemoryLost(lost, cancelled=is_cancellation(cause))
-    all_here = f"all memory of the guest is here{kept}"
+    all_here = str(Whereabouts(DEST, f"all memory of the guest is here{kept}"))
     if cancelled:
         return MigrationCancelled(all_here) if kept else cause
     outcome = type(cause)(f"{reason}; {all_here}")

@@ -37,6 +37,8 @@ from protocol.messages import Abort
 from protocol.policy import Policy
 from protocol.report import DestPart, Result
 from protocol.states import Event, Lifecycle
+from protocol.units import format_bytes
+from protocol.whereabouts import DEST, NOWHERE, SOURCE, Whereabouts
 
 # How long the peer is given to take the reason why a session ends.
 FAREWELL_SECONDS_MAX = 1.0
@@ -101,6 +103,20 @@ class DestSession:
         self._log = log
         self._lifecycle = Lifecycle(emit)
         self._migration: Migration | None = None
+        # Somebody who has proved that he may has said that a guest comes.
+        self._is_met = False
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """Where the guest is when the migration ends before its time, as far as this side knows."""
+        if not self._is_met:
+            return Whereabouts(NOWHERE)
+        phases = self._migration.phases if self._migration is not None else None
+        if phases is None or not phases.handed_over:
+            return Whereabouts(SOURCE)
+        missing = phases.missing
+        memory = f"{format_bytes(missing.length_bytes)} of its memory is missing"
+        return Whereabouts(DEST, memory if missing else "all of its memory is here")
 
     def part_so_far(self) -> DestPart | None:
         """Return what there is for a report when `run` has failed; None if it had no guest."""
@@ -130,6 +146,7 @@ class DestSession:
     async def _serve(self, process: GuestProcess) -> Result:
         config, peer = self._config, self._peer
         self._lifecycle.fire(Event.CONNECTED)
+        self._is_met = True
         is_told = False
         try:
             plan = await peer.receive_plan()

@@ -25,6 +25,7 @@ from protocol.events import Emit
 from protocol.messages import Standing
 from protocol.states import POSTCOPY, Event, Lifecycle, State
 from protocol.units import format_bytes
+from protocol.whereabouts import NOWHERE, SOURCE, Whereabouts
 from source.config import SourceConfig
 from source.phases import Phases
 from source.resumption import Lacking
@@ -88,17 +89,15 @@ class Endings:
         self._emit = emit
 
     @property
-    def whereabouts(self) -> str:
-        """Where the guest is when the migration ends before its time; empty if it never began."""
+    def whereabouts(self) -> Whereabouts:
+        """Where the guest is when the migration ends before its time."""
         phases = self.phases
         if phases is None:
-            return ""
-        if phases.guest_side == "source":
-            return "the guest stays at the source"
+            return Whereabouts(NOWHERE)
+        if phases.guest_side == SOURCE:
+            return Whereabouts(SOURCE)
         unsent = f"{format_bytes(phases.remaining_bytes)} of its memory not sent"
-        if phases.guest_side == "dest":
-            return f"the guest is at the destination, {unsent}"
-        return f"whether the destination runs the guest is not known, {unsent}"
+        return Whereabouts(phases.guest_side, unsent)
 
     def guest_failed(self, error: GuestFailed) -> None:
         """Take the word that the guest's process is gone.

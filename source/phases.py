@@ -29,6 +29,7 @@ from protocol.pageset import PageSet
 from protocol.policy import Priority
 from protocol.session_messages import ANSWERS, CHECKSUM
 from protocol.states import Event, Lifecycle, State
+from protocol.whereabouts import DEST, SOURCE, UNKNOWN
 from source import handshakes
 from source.commands import Look
 from source.config import SourceConfig
@@ -159,10 +160,10 @@ class Phases:
 
     @property
     def guest_side(self) -> str:
-        """Which side has the guest: source or dest, or unknown while nobody has said so."""
+        """Which side has the guest (`protocol.whereabouts`)."""
         if not self.handed_over:
-            return "source"
-        return "dest" if self.meter.running_ns is not None else "unknown"
+            return SOURCE
+        return DEST if self.meter.running_ns is not None else UNKNOWN
 
     @property
     def switch_over_reason(self) -> str:

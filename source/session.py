@@ -29,6 +29,7 @@ from protocol.geometry import Span
 from protocol.messages import Standing
 from protocol.report import Result, SourcePart
 from protocol.states import Event, Lifecycle
+from protocol.whereabouts import Whereabouts
 from source.config import SourceConfig
 from source.connect import Connections
 from source.endings import Break, Endings
@@ -111,8 +112,8 @@ class SourceSession:
         return self._migration.part() if self._migration is not None else None
 
     @property
-    def whereabouts(self) -> str:
-        """Where the guest is when the migration ends before its time; empty if it never began."""
+    def whereabouts(self) -> Whereabouts:
+        """Where the guest is when the migration ends before its time."""
         return self._endings.whereabouts
 
     async def run(self) -> Result:

@@ -15,107 +15,18 @@ from pathlib import Path
 import pytest
 
 from scripts.processes import launcher
+from tests.midway import END_SECONDS_MAX, Migration, Pair
 from tests.processes import (
     GONE_SECONDS_MAX,
     Lab,
-    connection_count,
-    has_state,
     is_listening,
     kill,
     until,
 )
 from tests.reports import read_report
 
-# Slow enough to be caught at whatever it is doing: both phases take longer than any wait here.
-SLOW = (
-    "--size=12MiB", "--program=sequential", "--access-rate=1", "--max-bandwidth=10kB/s",
-    "--max-postcopy-bandwidth=10kB/s", "--vcpus=1", "--quiet",
-)  # fmt: skip
-PHASES = {"active": SLOW, "postcopy-active": (*SLOW, "--postcopy-after=0")}
-
-# A side that is told to end, or whose peer has, does so well within this.
-END_SECONDS_MAX = 20.0
 # What `migrate` waits for a side before it kills it: an end before that has another reason.
 PATIENCE_SECONDS = launcher.END_SECONDS_MAX
-
-
-class Pair:
-    """A source and a destination that were started by hand, in the middle of a migration."""
-
-    def __init__(self, lab: Lab, phase: str, name: str) -> None:
-        """Start both; `name` begins the names of the events files."""
-        self._events = [lab.folder / f"{name}-{side}.jsonl" for side in ("source", "dest")]
-        self._phase = phase
-        self.dest_report = lab.folder / f"{name}-dest.json"
-        self.dest = lab.fork(
-            "dest", "--listen=127.0.0.1:0", "--quiet", f"--events={self._events[1]}",
-            f"--report={self.dest_report}", "--recover-timeout=100ms",
-        )  # fmt: skip
-        self.port = int(self.dest.listening().rpartition(":")[2])
-        self.source = lab.fork(
-            "source", f"--connect=127.0.0.1:{self.port}", *PHASES[phase],
-            f"--events={self._events[0]}",
-        )  # fmt: skip
-
-    def reach_phase(self) -> None:
-        """Wait until both sides are in the phase that it was started for."""
-        until(lambda: all(has_state(events, self._phase) for events in self._events))
-        # Who else is on this machine may try this port, and is sent away.
-        until(lambda: connection_count(self.port) == 2)
-
-
-class Migration:
-    """`midstream migrate` in the middle of its work, and its processes by their names."""
-
-    def __init__(self, lab: Lab, phase: str, name: str) -> None:
-        """Start it; `name` begins the name of the events file."""
-        self._lab = lab
-        self._events = lab.folder / f"{name}.jsonl"
-        self._phase = phase
-        self._report = lab.folder / f"{name}.json"
-        self.launcher = lab.fork(
-            "migrate", *PHASES[phase], f"--events={self._events}", f"--report={self._report}"
-        )
-
-    def fail(self, status: int, words: str, seconds_max: float = END_SECONDS_MAX) -> None:
-        """Wait for its end, which the report must tell of as standard error does."""
-        self.launcher.fail(status, words, seconds_max=seconds_max)
-        report = read_report(self._report)
-        assert report["status"] == ("cancelled" if status == 130 else "failed")
-        assert f"midstream: {report['midstream']['reason']}\n" == self.launcher.errors
-
-    def reach_phase(self) -> dict[str, int]:
-        """Wait until both sides are in the phase that it was started for; return pids by name."""
-        sides = ("source", "dest")
-        until(lambda: all(has_state(self._events, self._phase, side) for side in sides))
-        source = self._lab.pid_of("scripts source", self.launcher.pid)
-        dest = self._lab.pid_of("scripts dest", self.launcher.pid)
-        return {
-            "launcher": self.launcher.pid,
-            "source": source,
-            "dest": dest,
-            "source's guest": self._lab.pid_of("guest.process", source),
-            "destination's guest": self._lab.pid_of("guest.process", dest),
-        }
-
-
-@pytest.mark.parametrize("phase", PHASES)
-def test_either_side_can_be_cancelled(lab: Lab, phase: str) -> None:
-    """A signal ends one side with 130, and the other with the reason: it is told what it knows.
-
-    A destination that runs the guest loses memory with that, whichever side is told to end.
-    """
-    first, second = Pair(lab, phase, "first"), Pair(lab, phase, "second")
-    first.reach_phase()
-    first.source.signal(signal.SIGINT)
-    second.reach_phase()
-    second.dest.signal(signal.SIGTERM)
-    first.source.fail(130, "cancelled by SIGINT", seconds_max=END_SECONDS_MAX)
-    status, loss = (4, "memory of the guest is lost") if phase == "postcopy-active" else (1, "")
-    first.dest.fail(status, "cancelled by its user", loss, seconds_max=END_SECONDS_MAX)
-    words = ("cancelled by its user", loss) if loss else ("cancelled by SIGTERM",)
-    second.dest.fail(4 if loss else 130, *words, seconds_max=END_SECONDS_MAX)
-    second.source.fail(1, "cancelled by its user", seconds_max=END_SECONDS_MAX)
 
 
 def test_the_side_that_is_left_says_so(lab: Lab) -> None:
@@ -138,26 +49,6 @@ def test_the_side_that_is_left_says_so(lab: Lab) -> None:
     assert report["status"] == "failed"
     assert "memory of the guest is lost" in report["midstream"]["reason"]
     assert report["midstream"]["placement"]
-
-
-def test_migrate_can_be_cancelled(lab: Lab) -> None:
-    """Ctrl-C and SIGTERM end `migrate` with 130 and one line, whatever it is doing."""
-    cases = {"SIGINT": "active", "SIGTERM": "postcopy-active"}
-    migrations = {name: Migration(lab, phase, name) for name, phase in cases.items()}
-    for name, migration in migrations.items():
-        migration.reach_phase()
-        migration.launcher.signal(signal.Signals[name])
-        migration.fail(130, f"cancelled by {name}")
-
-
-def test_migrate_can_be_cancelled_before_the_sides_meet(lab: Lab, tmp_path: Path) -> None:
-    """Ctrl-C ends a destination too that waits for a source which never came."""
-    os.mkfifo(tmp_path / "pipe")
-    migrate = lab.fork("migrate", "--size=4MiB", "--image=pipe")
-    # It opens when the source has come as far as to read it.
-    with (tmp_path / "pipe").open("wb"):
-        migrate.signal(signal.SIGINT)
-        migrate.fail(130, "cancelled by SIGINT", seconds_max=PATIENCE_SECONDS)
 
 
 def test_a_side_that_hangs_is_not_waited_for(lab: Lab) -> None:

@@ -57,7 +57,7 @@ class SourcePart:
         recoveries: How often the migration was resumed after a break.
         switch_over_reason: What ended precopy: the name of the option or the command that did, or
             converged; empty if nothing has.
-        guest_side: Which side has the guest: source, dest or unknown.
+        guest_side: Which side has the guest (`protocol.whereabouts`).
         priority: What became of the postcopy connection's going first in this host's queues:
             granted, refused and why, or not asked for.
         host_page_bytes: The guest's largest page, the unit that is placed at once.

@@ -39,7 +39,11 @@ def assemble(status: str, source: SourcePart, dest: DestPart) -> dict[str, Any]:
 
 
 def assemble_failed(
-    status: str, reason: str, source: SourcePart | None = None, dest: DestPart | None = None
+    status: str,
+    reason: str,
+    source: SourcePart | None = None,
+    dest: DestPart | None = None,
+    guest_side: str = "",
 ) -> dict[str, Any]:
     """Return the report of a migration that did not end well: what there is of one, and why.
 
@@ -48,9 +52,13 @@ def assemble_failed(
         reason: As it is told on standard error.
         source: What the source knows, if this is it and it came so far.
         dest: What the destination knows, likewise.
+        guest_side: Where the guest is (`protocol.whereabouts`), as whoever tells this knows it;
+            empty if he does not.
     """
     report: dict[str, Any] = {"status": status}
     own: dict[str, Any] = {"schema": SCHEMA, "reason": reason}
+    if guest_side:
+        own["guest-side"] = guest_side
     if source is not None:
         report |= _as_in_qemu(source)
         own |= _of_source(source)

@@ -9,9 +9,11 @@ from dest.midstream import MidstreamPeer
 from dest.session import DestSession
 from protocol.events import Emit
 from protocol.report import assemble_failed
+from protocol.whereabouts import DEST as AT_DEST
+from protocol.whereabouts import NOWHERE, Whereabouts
 from scripts.options import DEST
 from scripts.processes.sides import Outcome, run_side
-from scripts.reports import Outputs, Report, settled_report
+from scripts.reports import CANCELLED, Outputs, Report, settled_report
 from scripts.run_config import DestRun, Plain, from_plain
 from scripts.screen.output import announce, tell
 from scripts.screen.recorder import Recorder
@@ -52,9 +54,14 @@ def run_session(outputs: Outputs, open_session: Callable[[Emit], DestSession]) -
     """
     sessions: list[DestSession] = []
 
+    def whereabouts() -> Whereabouts:
+        return sessions[0].whereabouts if sessions else Whereabouts(NOWHERE)
+
     def report_failure(status: str, reason: str) -> Report:
-        part = sessions[0].part_so_far() if sessions else None
-        return assemble_failed(status, reason, dest=part)
+        part, side = sessions[0].part_so_far() if sessions else None, whereabouts().side
+        # A source that is lost may be gone, and its guest with it; one that hears why is not.
+        is_known = side == AT_DEST or status == CANCELLED
+        return assemble_failed(status, reason, dest=part, guest_side=side if is_known else "")
 
     async def run(recorder: Recorder) -> Outcome:
         session = open_session(recorder)
@@ -62,7 +69,7 @@ def run_session(outputs: Outputs, open_session: Callable[[Emit], DestSession]) -
         result = await session.run()
         return result.report, result.problem
 
-    run_side(DEST, outputs, run, report_failure)
+    run_side(DEST, outputs, run, report_failure, whereabouts=whereabouts)
 
 
 def say_listening(outputs: Outputs) -> Callable[[str], None]:

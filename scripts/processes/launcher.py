@@ -18,10 +18,11 @@ from pathlib import Path
 
 import trio
 
-from protocol.errors import MidstreamError, MigrationCancelled, MigrationError, root_cause
+from protocol.errors import MidstreamError, MigrationError, root_cause
 from scripts.links.link import LOOPBACK, Link
 from scripts.options import DEST, SOURCE
 from scripts.processes.child import Child
+from scripts.processes.ends import ENDED_WELL, judge
 from scripts.processes.losses import Losses, losses_here
 from scripts.reports import Outputs, amend_report, is_report_file, write_report
 from scripts.runtime.interrupts import SIGNALS, insists, release_signals
@@ -39,25 +40,11 @@ LAST_WORDS_SECONDS_MAX = 1.0
 
 LISTENING = "listening on "
 
-# The exit statuses with which a source has written its report, and those of a guest that has moved.
+# The exit statuses with which a source has written its report.
 _REPORTED = frozenset({0, 1, 3, 4, 5, 130})
-_ENDED_WELL = frozenset({0, 3, 5})
 
 # Of the process that shows a run, once both sides have started.
 _NICE = 10
-
-
-class SideFailed(MidstreamError):
-    """A side failed.
-
-    Attributes:
-        exit_status: What this process exits with.
-    """
-
-    def __init__(self, reason: str, exit_status: int) -> None:
-        """Carry the side's reason."""
-        super().__init__(reason)
-        self.exit_status = exit_status
 
 
 class Launcher:
@@ -125,7 +112,7 @@ class Launcher:
                         await self._end_sides()
                         readers.cancel_scope.deadline = trio.current_time() + LAST_WORDS_SECONDS_MAX
                 nursery.cancel_scope.cancel()
-        self._judge()
+        judge(self._sides, self._cancelled_by, met=self._met)
 
     def pass_on_kept(self) -> None:
         """Print what the sides have said that was captured; call it after `run`.
@@ -214,7 +201,7 @@ class Launcher:
             # What follows a transfer that came to its end, saving a large guest, takes its time.
             patient = source_done and not self._cancelled_by
             await side.end(math.inf if patient else END_SECONDS_MAX)
-            source_done = side.side == SOURCE and side.status in _ENDED_WELL
+            source_done = side.side == SOURCE and side.status in ENDED_WELL
 
     async def _outlives(self, side: Child) -> bool:
         """Return whether a side goes on when it has had the time to hear that the other is gone."""
@@ -259,27 +246,6 @@ class Launcher:
         for side in self._sides:
             side.kill()
 
-    def _judge(self) -> None:
-        """Turn both exit statuses into this process's.
-
-        Raises:
-            SideFailed: One is not 0.
-            MigrationCancelled: The user cancelled.
-        """
-        statuses = [side.status for side in self._sides]
-        if statuses == [0, 0]:
-            return
-        if self._cancelled_by:
-            raise MigrationCancelled(self._cancellation())
-        culprit = self._culprit()
-        raise SideFailed(culprit.last_words, max(culprit.status or 1, 1))
-
-    def _cancellation(self) -> str:
-        """Return how the migration was cancelled; the source knows what became of the guest."""
-        told = f"cancelled by {self._cancelled_by}"
-        words = [side.reason for side in self._sides if side.side == SOURCE]
-        return next((word for word in words if word.startswith(f"{told};")), told)
-
     def _leave_report(self, error: MidstreamError) -> None:
         """See to it that a report that was wanted is there, and says what this process says.
 
@@ -300,14 +266,3 @@ class Launcher:
             has_report = source is not None and source.status in _REPORTED
         if not has_report:
             report_error(error, assemble_failed, target)
-
-    def _culprit(self) -> Child:
-        """Return the side whose word counts: both may have failed, of one cause."""
-        for status in (4, 3, 5):
-            for side in self._sides:
-                if side.status == status:
-                    return side
-        # Who was killed could not tell anybody; the other only knows of a lost connection.
-        killed = [side for side in self._sides if (side.status or 0) < 0 and not side.put_down]
-        failed = [side for side in reversed(self._sides) if side.status and not side.put_down]
-        return [*killed, *failed, *self._sides][0]

@@ -13,6 +13,7 @@ import trio
 from protocol import events
 from protocol.errors import MemoryLost, MidstreamError, MigrationCancelled, root_cause
 from protocol.report import assemble_failed
+from protocol.whereabouts import Whereabouts
 from scripts.processes.losses import losses_here
 from scripts.reports import (
     Outputs,
@@ -22,7 +23,7 @@ from scripts.reports import (
     tell_of_link,
     write_report,
 )
-from scripts.runtime.interrupts import SIGNALS, end_at_once, insists
+from scripts.runtime.interrupts import SIGNALS, end_at_once, insists, place_before_exit
 from scripts.runtime.parent import has_heir, leave_to_parent, orders
 from scripts.screen.earlier import Earlier, tell_left
 from scripts.screen.output import output_columns, print_result, tell
@@ -42,6 +43,7 @@ def run_side(
     run: Callable[[Recorder], Awaitable[Outcome]],
     report_failure: Callable[[str, str], Report] = assemble_failed,
     to_text: Callable[[Report], str] | None = None,
+    whereabouts: Callable[[], Whereabouts] | None = None,
 ) -> None:
     """Run a side to its end; print and write what came of it.
 
@@ -53,12 +55,19 @@ def run_side(
         run: Runs the side; takes who takes its events.
         report_failure: Makes the report of a run that failed, of its status and the reason.
         to_text: Makes what is printed of the report; None for the table.
+        whereabouts: Tells where the guest is, to be said of what was cancelled; None for who has
+            none.
 
     Raises:
         MidstreamError: It failed, was cancelled, or found wrong memory, or something cannot be
             written.
     """
-    report, problem = _record(side, outputs, run, report_failure)
+
+    def placed(reason: str) -> str:
+        return whereabouts().added_to(reason) if whereabouts is not None else reason
+
+    place_before_exit(placed)
+    report, problem = _record(side, outputs, run, report_failure, placed)
     if not (outputs.quiet or outputs.has_standard_output):
         # A terminal that another process prints on is known to that one.
         columns = orders().columns or output_columns()
@@ -74,8 +83,16 @@ def _record(
     outputs: Outputs,
     run: Callable[[Recorder], Awaitable[Outcome]],
     report_failure: Callable[[str, str], Report],
+    placed: Callable[[str], str],
 ) -> Outcome:
     """Run a side to its end and write what came of it.
+
+    Args:
+        side: As of `run_side`.
+        outputs: Likewise.
+        run: Likewise.
+        report_failure: Likewise.
+        placed: Returns why it was cancelled together with where the guest is.
 
     Returns:
         The report, and what is wrong though the migration has ended well: the guest's memory, or
@@ -108,7 +125,8 @@ def _record(
                 nursery.cancel_scope.cancel()
             return outcome
 
-        def leave(reason: str) -> NoReturn:
+        def leave(by_whom: str) -> NoReturn:
+            reason = placed(by_whom)
             report_error(MigrationCancelled(reason), report_losses, outputs.report)
             end_at_once(reason)
 
@@ -117,11 +135,16 @@ def _record(
             with recorder:
                 report, problem = trio.run(until_signalled, run_recorded, leave)
         except MidstreamError as error:
+            told: MidstreamError = error
+            if isinstance(error, MigrationCancelled):
+                told = MigrationCancelled(placed(str(error)))
             # A destination that was started says it to nobody.
             if recorder.is_held and not (orders().shares_events and side == events.DEST):
                 tell_left(str(outputs.events))
-            report_error(error, report_losses, outputs.report)
-            raise
+            report_error(told, report_losses, outputs.report)
+            if told is error:
+                raise
+            raise told from None
         losses = losses_here(watchers, recorder)
         tell_of_link(losses.put_into(report))
         put_verdict(report)

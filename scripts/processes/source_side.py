@@ -9,8 +9,9 @@ import trio
 
 from protocol import events
 from protocol.addresses import parse_host_port
-from protocol.errors import LocalProtocolError, MigrationCancelled
+from protocol.errors import LocalProtocolError
 from protocol.report import assemble_failed
+from protocol.whereabouts import NOWHERE, Whereabouts
 from scripts.options import SOURCE
 from scripts.processes.sides import Outcome, run_side
 from scripts.reports import Outputs, Report, settled_report
@@ -48,9 +49,12 @@ def run_source(config: SourceConfig, outputs: Outputs) -> None:
     """
     sessions: list[SourceSession] = []
 
+    def whereabouts() -> Whereabouts:
+        return sessions[0].whereabouts if sessions else Whereabouts(NOWHERE)
+
     def report_failure(status: str, reason: str) -> Report:
         part = sessions[0].part_so_far() if sessions else None
-        return assemble_failed(status, reason, source=part)
+        return assemble_failed(status, reason, source=part, guest_side=whereabouts().side)
 
     async def run(recorder: Recorder) -> Outcome:
         session = SourceSession(
@@ -70,11 +74,7 @@ def run_source(config: SourceConfig, outputs: Outputs) -> None:
             nursery.cancel_scope.cancel()
         return result.report, result.problem
 
-    try:
-        run_side(SOURCE, outputs, run, report_failure)
-    except MigrationCancelled as error:
-        where = sessions[0].whereabouts if sessions else ""
-        raise MigrationCancelled(f"{error}; {where}" if where else str(error)) from None
+    run_side(SOURCE, outputs, run, report_failure, whereabouts=whereabouts)
 
 
 def _unless(unwanted: bool) -> Callable[[str], None]:

@@ -57,6 +57,15 @@ def tell_before_exit(tell: Callable[[str], None] | None) -> None:
     end_if_signalled()
 
 
+def place_before_exit(place: Callable[[str], str]) -> None:
+    """Name who adds to the reason where the guest is, if a signal ends this process from now on.
+
+    Args:
+        place: Takes the reason and returns the whole; imports nothing (`tell_before_exit`).
+    """
+    _Exit.place = place
+
+
 def end_if_signalled() -> None:
     """End this process if a signal waits for that."""
     if _Exit.waiting:
@@ -69,6 +78,7 @@ class _Exit:
 
     is_early = False
     waiting = 0
+    place: Callable[[str], str] | None = None
     tell: Callable[[str], None] | None = None
 
 
@@ -155,6 +165,8 @@ def _exit(number: int, _frame: FrameType | None) -> None:
         return
     # An exception would not do: the import that it hits may swallow it, or die of something else.
     reason = f"cancelled by {signal.Signals(number).name}"
+    if _Exit.place is not None:
+        reason = _Exit.place(reason)
     if _Exit.tell is not None:
         _Exit.tell(reason)
     end_at_once(reason)

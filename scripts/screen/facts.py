@@ -35,7 +35,7 @@ class Facts:
     Attributes:
         status: The state in which it ended, by QEMU's name.
         reason: Why it ended badly.
-        guest_side: Which side has the guest: source, dest, unknown; empty if nobody says.
+        guest_side: Which side has the guest (`protocol.whereabouts`); empty if nobody says.
         verified: Whether both sides' memory was compared and is right; None if it was not compared.
         ram_bytes: The guest's memory.
         lost_bytes: Memory that is gone.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from protocol.report import STAGE_WORDS
 from protocol.units import format_bytes, format_rate
+from protocol.whereabouts import sentence_on
 from scripts.screen.facts import CANCELLED, COMPLETED, FAILED, Facts
 from scripts.screen.words import counted, percent, time_ms, time_us
 
@@ -27,13 +28,10 @@ class Sentence(NamedTuple):
     text: str
 
 
-_PLACES = {"source": "The guest is at the source.", "dest": "The guest is at the destination."}
-
-
 def outcome_of(facts: Facts) -> tuple[str, str]:
     """Return the tone of how it ended, and the sentence that says it: the first of all."""
     memory = f"{format_bytes(facts.ram_bytes)} of its memory" if facts.ram_bytes else "its memory"
-    place = _PLACES.get(facts.guest_side, "")
+    place = sentence_on(facts.guest_side, facts.reason)
     why = f": {facts.reason}" if facts.reason else ""
     if facts.lost_bytes:
         return (

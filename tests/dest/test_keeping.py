@@ -42,6 +42,7 @@ from tests.guests import patterned_memory, small_geometry
 from tests.stories import Recorder
 
 GEOMETRY = small_geometry()
+HERE = "the guest is at the destination, "
 TERMS = Terms(
     peer="the source", ending=tuple(Channel), recovers=True, gives_verdict=True, rest_seconds=0.0,
     linger_seconds=2.0,
@@ -140,7 +141,7 @@ async def test_a_cancelled_save_is_seen_through(
         except trio.Cancelled as cancelled:
             error, _ = await lose(ran(missing=0), keeper, cancelled)
             assert isinstance(error, MigrationCancelled)
-            assert str(error) == f"all memory of the guest is here, in {tmp_path / 'guest'}"
+            assert str(error) == f"{HERE}all memory of the guest is here, in {tmp_path / 'guest'}"
             raise
     assert scope.cancelled_caught
     assert held.count == 1
@@ -256,7 +257,7 @@ async def test_who_cancels_in_postcopy_loses_memory(
     error, done = await outcome(ran(missing=3, paused=paused, emit=emit), memory, path)
     assert isinstance(error, MemoryLost)
     reason = "its user waits no longer for the source" if paused else "cancelled by its user"
-    told = f"{reason}; memory of the guest is lost: 3 target pages (12 KiB), ram 0-2"
+    told = f"{reason}; {HERE}memory of the guest is lost: 3 target pages (12 KiB), ram 0-2"
     saved = f"; what is here is in {path}, what is missing in guest.missing.json" if save else ""
     assert str(error) == told + saved
     assert done == ["Forget", "SaveRest"]
@@ -281,10 +282,11 @@ async def test_a_source_that_is_gone(memory: GuestMemory, tmp_path: Path, cause:
     """Its reason is told, with what is lost; or with where the whole guest is."""
     error, _ = await outcome(ran(missing=1), memory, tmp_path / "part", cause)
     assert isinstance(error, MemoryLost)
-    assert str(error).startswith(f"{cause}; memory of the guest is lost: 1 target page")
+    assert str(error).startswith(f"{cause}; {HERE}memory of the guest is lost: 1 target page")
     error, _ = await outcome(ran(missing=0), memory, tmp_path / "whole", cause)
     assert type(error) is type(cause)
-    assert str(error) == f"{cause}; all memory of the guest is here, in {tmp_path / 'whole'}"
+    whole = f"all memory of the guest is here, in {tmp_path / 'whole'}"
+    assert str(error) == f"{cause}; {HERE}{whole}"
 
 
 @pytest.mark.parametrize("cause", [None, ConnectionLost("cut")])

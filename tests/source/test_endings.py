@@ -353,7 +353,7 @@ def test_where_the_guest_is_can_be_told() -> None:
     play = Play(rule=AT_ONCE)
     seen: list[str] = []
     for word in ("Discard", "keep little", "End"):
-        play.at[word] = lambda: seen.append(play.endings.whereabouts)
+        play.at[word] = lambda: seen.append(str(play.endings.whereabouts))
     play.transfer()
     assert seen == [
         "the guest stays at the source",

@@ -43,6 +43,21 @@ def test_a_signal_ends_the_process(name: str) -> None:
     assert done.stderr == f"midstream: cancelled by {name}\n"
 
 
+def test_who_knows_where_the_guest_is_adds_that() -> None:
+    """It is asked when the signal comes, and both the line and who is told have it."""
+    done = run_python(
+        "from scripts.runtime import interrupts\n"
+        "interrupts.exit_when_signalled()\n"
+        "interrupts.tell_before_exit(lambda reason: print(reason, flush=True))\n"
+        "places = ['nowhere']\n"
+        "interrupts.place_before_exit(lambda reason: f'{reason}; {places[-1]}')\n"
+        "places += ['here']\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    assert (done.returncode, done.stdout) == (130, "cancelled by SIGINT; here\n")
+    assert done.stderr == "midstream: cancelled by SIGINT; here\n"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_end_that_is_decided_is_not_disturbed(name: str) -> None:
     """Once the outcome is to be told, signals change nothing."""

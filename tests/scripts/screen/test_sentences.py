@@ -33,7 +33,7 @@ def said(facts: Facts) -> dict[str, str]:
         ),
         (
             {"status": "failed", "verified": None, "reason": "no route", "guest_side": "source"},
-            BAD, "FAILED: no route. The guest is at the source.",
+            BAD, "FAILED: no route. The guest stays at the source.",
         ),
         (
             {"status": "cancelled", "verified": None, "reason": "", "guest_side": ""}, BAD,
@@ -44,7 +44,7 @@ def said(facts: Facts) -> dict[str, str]:
                 "status": "cancelled", "verified": None, "reason": "cancelled by SIGINT",
                 "guest_side": "source",
             },
-            BAD, "CANCELLED by SIGINT. The guest is at the source.",
+            BAD, "CANCELLED by SIGINT. The guest stays at the source.",
         ),
         (
             {"status": "failed", "lost_bytes": 3 << 20, "reason": "the source is gone"}, BAD,
