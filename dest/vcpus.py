@@ -81,7 +81,7 @@ class Vcpus:
         # vCPUs that said that they wait, and not yet that they run again.
         self._asleep: set[int] = set()
         self._waking = trio.lowlevel.ParkingLot()
-        self._busy_poll = BusyPoll(yields=True)
+        self._busy_poll = BusyPoll(yields=True, vcpu_count=guest.spec.vcpu_count)
         executor.on_fault = self._note_fault
         if steps:
             self._engine.watch(self._on_happening)

@@ -33,9 +33,11 @@ def processors(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
 
 
 @asynccontextmanager
-async def running(clock: Clock, *, yields: bool = False) -> AsyncIterator[BusyPoll]:
+async def running(
+    clock: Clock, *, yields: bool = False, vcpu_count: int = 0
+) -> AsyncIterator[BusyPoll]:
     """Have a loop run that nothing is expected in yet."""
-    poll = BusyPoll(yields=yields, now_ns=clock)
+    poll = BusyPoll(yields=yields, vcpu_count=vcpu_count, now_ns=clock)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poll.run)
         yield poll
@@ -84,6 +86,18 @@ async def test_the_only_processor_is_left_to_others() -> None:
         poll.prolong()
         await wait_all_tasks_blocked()
         assert clock.looks == 1
+
+
+@pytest.mark.parametrize("processors", [2, 4], indirect=True)
+async def test_processors_that_vcpus_need_are_left_to_them(processors: int) -> None:
+    """The loop stays awake beside as many vCPUs as there are processors, and not beside more."""
+    for vcpu_count in (processors, processors + 1):
+        clock = Clock()
+        async with running(clock, vcpu_count=vcpu_count) as poll:
+            poll.prolong()
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+            assert (clock.looks > 10) == (vcpu_count == processors)
 
 
 @pytest.mark.parametrize("yields", [True, False])
