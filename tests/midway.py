@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.processes import Lab, connection_count, has_state, until
+from pathlib import Path
+
+from tests.processes import Lab, connection_count, has_state, read_events, until
 from tests.reports import read_report
 
 # Slow enough to be caught at whatever it is doing: both phases take longer than any wait here.
@@ -14,6 +16,12 @@ PHASES = {"active": SLOW, "postcopy-active": (*SLOW, "--postcopy-after=0")}
 
 # A side that is told to end, or whose peer has, does so well within this.
 END_SECONDS_MAX = 20.0
+
+
+def expect_known(events: Path, phase: str) -> None:
+    """Wait until the source has heard that the guest runs there, if it is in postcopy."""
+    if phase == "postcopy-active":
+        until(lambda: read_events(events, "downtime", "source"))
 
 
 class Pair:
@@ -38,6 +46,7 @@ class Pair:
     def reach_phase(self) -> None:
         """Wait until both sides are in the phase that it was started for."""
         until(lambda: all(has_state(events, self._phase) for events in self._events))
+        expect_known(self._events[0], self._phase)
         # Who else is on this machine may try this port, and is sent away.
         until(lambda: connection_count(self.port) == 2)
 
@@ -66,6 +75,7 @@ class Migration:
         """Wait until both sides are in the phase that it was started for; return pids by name."""
         sides = ("source", "dest")
         until(lambda: all(has_state(self._events, self._phase, side) for side in sides))
+        expect_known(self._events, self._phase)
         source = self._lab.pid_of("scripts source", self.launcher.pid)
         dest = self._lab.pid_of("scripts dest", self.launcher.pid)
         return {
