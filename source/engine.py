@@ -372,7 +372,7 @@ class SendEngine:
         return None
 
     def _lengthen_runs(self, outlet: Outlet, now_ns: int) -> None:
-        """Have more go together where a connection has room for it."""
+        """Lengthen runs where a connection has room for more."""
         buffering = outlet.buffering
         if buffering is not None and buffering.has_room(outlet.bytes_sent, now_ns):
             self.scheduler.keep_runs(buffering.run_bytes)

@@ -110,15 +110,18 @@ def test_a_run_is_the_same_with_and_without(values: dict[str, Any], longer_from:
         both(point(**values))
 
 
-@settings(max_examples=20, deadline=None)
-@given(WINDOWS, st.integers(50, 120), st.sampled_from(["0.002", "20"]))
-def test_it_is_the_same_where_a_few_bytes_fill_a_window(
-    window: tuple[str], longer_from: int, access_rate: str
-) -> None:
-    """Frames whose heads differ fill one that is as large as some of them, or do not."""
-    values = {**IDLE, "link": "100Gbit/s", "size": "512MiB", "access_rate": access_rate}
-    with longer_heads_from(longer_from * HUGE):
-        both(point(changes=window, **values))
+@pytest.mark.parametrize("head_bytes", range(19, 25))
+def test_it_is_the_same_where_a_few_bytes_fill_a_window(head_bytes: int) -> None:
+    """Frames whose heads are longer fill one that as many others do not: so long none is passed.
+
+    It is larger than what repeats itself, so that both kinds wait there while frames come again.
+    """
+    frames = 140
+    window = f"receive-buffer-bytes={frames * (HUGE + head_bytes) + 2}"
+    values = {**IDLE, "link": "100Gbit/s", "size": f"{18 * frames}MiB"}
+    with longer_heads_from(4 * frames * HUGE):
+        with_leaps, without = both(point(changes=(window,), **values))
+    assert with_leaps.events < without.events
 
 
 @pytest.mark.parametrize("policy", [*WHOLE, "critical-first"])
@@ -145,6 +148,23 @@ def test_whatever_the_limit_is_it_is_gone_over(model: str, link: str, size: str)
     """The link, the round trip, or either side's processor: frames repeat themselves."""
     with_leaps, without = both(point(**{**IDLE, "size": size, "model": model, "link": link}))
     assert with_leaps.events < without.events / 2
+
+
+def test_cost_grows_with_the_faults_where_the_destination_is_the_limit() -> None:
+    """A guest twice as large, with no more faults, takes no more events."""
+    larger, smaller = (
+        Seen(
+            point(
+                model="native", link="100Gbit/s", size=size, vcpus="64", access_rate=rate
+            ), leaps=True,
+        )
+        for size, rate in (("32GiB", "1"), ("16GiB", "2"))
+    )  # fmt: skip
+    faults = [each.report["midstream"]["faults"]["count"] for each in (larger, smaller)]
+    assert faults[0] == pytest.approx(faults[1], rel=0.1)
+    assert larger.events < 1.2 * smaller.events
+    # A page alone would take ten.
+    assert larger.events < 5 * (32 << 30) // HUGE
 
 
 def test_what_was_asked_for_before_does_not_stop_it() -> None:
