@@ -1,6 +1,6 @@
 """How what a simulated run costs grows: with the faults, not with the pages.
 
-    .venv/bin/python -m scripts.simulate.growth           # a minute of CPU
+    .venv/bin/python -m scripts.simulate.growth           # some seconds of CPU
     .venv/bin/python -m scripts.simulate.growth policies  # 64 GiB, 64 vCPUs, each policy
     .venv/bin/python -m scripts.simulate.growth largest   # 1 TiB without pause: some minutes
 
