@@ -27,6 +27,10 @@ DELAY_NS_MAX = 250_000
 # At 1 Gbit/s half a millisecond of line time: with less, a source that gets its processor late
 # leaves the line idle.
 SEND_BUFFER_BYTES_MIN = 64 * 1024
+# Where requests overtake it in this host's queues: 0.94 instead of 0.91 of the link, and the median
+# fault of `critical-first` in 0.27 instead of 0.29 ms, 99 of 100 in 2.2 instead of 2.9 (1 Gbit/s, 1
+# vCPU, medians of seven runs in turn).  In a plain FIFO the median fault took 1.32 instead of 1.10.
+OVERTAKEN_BYTES_MIN = 128 * 1024
 
 # No memory of two processors is faster.
 SEND_BUFFER_BYTES_MAX = 4 << 20
@@ -77,9 +81,14 @@ class Buffering:
         run_bytes: What goes in one run; 0 until the rate was measured.
     """
 
-    def __init__(self) -> None:
-        """Start with the smallest."""
-        self.near_bytes = SEND_BUFFER_BYTES_MIN
+    def __init__(self, *, is_overtaken: bool = False) -> None:
+        """Start with the smallest.
+
+        Args:
+            is_overtaken: What is urgent goes first in this host's queues.
+        """
+        self._near_bytes_min = OVERTAKEN_BYTES_MIN if is_overtaken else SEND_BUFFER_BYTES_MIN
+        self.near_bytes = self._near_bytes_min
         self.wire_bytes = 0
         self.run_bytes = 0
         self._full_at: tuple[int, int] | None = None
@@ -115,7 +124,7 @@ class Buffering:
         self.run_bytes = self._bytes * RUN_NS_MAX // self._ns
         self._bytes = self._ns = 0
         size = min(size, _GROWTH_MAX * self.near_bytes, SEND_BUFFER_BYTES_MAX)
-        self.near_bytes = max(size, SEND_BUFFER_BYTES_MIN)
+        self.near_bytes = max(size, self._near_bytes_min)
         return True
 
     def resize(self, delivery: Delivery) -> None:

@@ -25,9 +25,13 @@ class OutChannel(Outlet):
         # What the stream was last bound to.
         self._bounds = (0, 0)
 
-    def keep_little_in_the_kernel(self) -> None:
-        """Bound what lies in front of a page request from now on, for postcopy."""
-        self.buffering = Buffering()
+    def keep_little_in_the_kernel(self, *, is_overtaken: bool = False) -> None:
+        """Bound what lies in front of a page request from now on, for postcopy.
+
+        Args:
+            is_overtaken: What is urgent goes first in this host's queues.
+        """
+        self.buffering = Buffering(is_overtaken=is_overtaken)
         self._bound_unsent(self.buffering)
 
     def _bound_unsent(self, buffering: Buffering) -> None:
@@ -40,6 +44,10 @@ class OutChannel(Outlet):
     def prioritize(self) -> str:
         """Have this channel go first in the queues of its host; see `Stream`."""
         return self._stream.prioritize()
+
+    def overtakes(self) -> bool:
+        """Return whether what goes over this channel goes first in its host; see `Stream`."""
+        return self._stream.overtakes()
 
     def trust_silence(self) -> None:
         """Have the peer's silence alone tell that it is gone, as long as it pings."""

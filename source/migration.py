@@ -262,7 +262,9 @@ class Migration:
         return encode_states(self.snapshot.states)
 
     async def _keep_little(self) -> None:
-        self._outs[Channel.PRECOPY].keep_little_in_the_kernel()
+        urgent = self._outs.get(Channel.POSTCOPY)
+        is_overtaken = urgent is not None and urgent.overtakes()
+        self._outs[Channel.PRECOPY].keep_little_in_the_kernel(is_overtaken=is_overtaken)
 
     async def _hear(self) -> Received[Message]:
         while (received := self.phases.epoch.heard()) is None:

@@ -241,6 +241,10 @@ class Said:
         """Leave everything as it is."""
         return ""
 
+    def overtakes(self) -> bool:
+        """Return that nothing is overtaken."""
+        return False
+
     def try_write(self, buffers: Sequence[memoryview]) -> int:
         """Take everything, and forget it."""
         return sum(map(len, buffers))

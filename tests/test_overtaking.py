@@ -82,6 +82,7 @@ def test_an_urgent_page_overtakes_what_is_in_the_queue() -> None:
     """In the queue that Linux gives a card it is there before what the kernel had in it."""
     arrived = arrival(LinkSpec(RATE_MIN, PFIFO_FAST), "prioritized")
     assert arrived.sent.priority == GRANTED
+    assert arrived.sent.overtakes
     assert arrived.before_bytes < arrived.sent.in_queue_bytes
 
 
@@ -91,4 +92,5 @@ def test_an_urgent_page_overtakes_what_is_in_the_queue() -> None:
 def test_without_bands_or_priority_nothing_is_overtaken(queue: str, more: list[str]) -> None:
     """In a plain FIFO the page comes behind it, asked for or not; so it does where nobody asks."""
     arrived = arrival(LinkSpec(RATE_MIN, queue), *more)
+    assert not arrived.sent.overtakes
     assert arrived.before_bytes >= arrived.sent.in_queue_bytes

@@ -56,11 +56,13 @@ class Sent(NamedTuple):
             urgent page was handed over.
         left_bytes: Of that, what had not been acknowledged then: it was in the queue for certain.
         priority: What came of asking for one.
+        overtakes: Whether the urgent channel was expected to overtake the other.
     """
 
     in_queue_bytes: int
     left_bytes: int
     priority: str
+    overtakes: bool
 
 
 def send(address: str, *, prioritized: bool) -> Sent:
@@ -75,6 +77,7 @@ def send(address: str, *, prioritized: bool) -> Sent:
         channels[name] = OutChannel(name, TcpStream(trio.socket.from_stdlib_socket(sock)))
     urgent = channels[Channel.POSTCOPY]
     priority = urgent.prioritize() if prioritized else ""
+    overtakes = urgent.overtakes()
     below, page = (_frame(count) for count in (BACKGROUND_BYTES, URGENT_BYTES))
     sock = socks[Channel.PRECOPY]
     # The other end reads all of it: the link is all that is slow.
@@ -99,7 +102,7 @@ def send(address: str, *, prioritized: bool) -> Sent:
     for each in socks.values():
         each.recv(1)
         each.close()
-    return Sent(in_queue_bytes, left_bytes, priority)
+    return Sent(in_queue_bytes, left_bytes, priority, overtakes)
 
 
 def _frame(count: int) -> Frame:

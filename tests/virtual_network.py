@@ -241,6 +241,10 @@ class VirtualStream:
         self._out.goes_first = True
         return GRANTED
 
+    def overtakes(self) -> bool:
+        """See `Stream`."""
+        return self._out.goes_first
+
     def trust_silence(self) -> None:
         """See `Stream`; there is no limit but that."""
 

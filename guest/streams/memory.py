@@ -109,6 +109,10 @@ class MemoryStream:
         """See `Stream`; nothing is in the way of anything."""
         return GRANTED
 
+    def overtakes(self) -> bool:
+        """See `Stream`."""
+        return False
+
     def trust_silence(self) -> None:
         """Do nothing: there is no kernel, and so no limit of its own."""
 

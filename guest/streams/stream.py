@@ -100,6 +100,12 @@ class Stream(Protocol):
             What became of it: `GRANTED` and what more there is to say, or that it was refused.
         """
 
+    def overtakes(self) -> bool:
+        """Return whether what goes from this end goes first: it does so, and the queues heed it.
+
+        Only that is known which is in this host, on the way that a packet takes now.
+        """
+
     def trust_silence(self) -> None:
         """Have how long the peer says nothing tell that it is gone, and no limit of the kernel's.
 

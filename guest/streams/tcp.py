@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import trio
 
+from guest.streams.queues import heed_priority
 from guest.streams.stream import GRANTED, PATIENCE_MS, Delivery
 
 # The highest that needs no privilege ("interactive", pfifo_fast(8), prio(8)): of the three bands of
@@ -61,6 +62,7 @@ class TcpStream:
         self._sock = sock
         self._dscp = dscp
         self._poll = select.poll()
+        self._has_priority = False
 
     def try_write(self, buffers: Sequence[memoryview]) -> int:
         """See `Stream`."""
@@ -117,7 +119,17 @@ class TcpStream:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, PRIORITY)
         except OSError as error:
             return f"refused: {error.strerror or error}"
+        self._has_priority = True
         return GRANTED if self._dscp is None else f"{GRANTED}, DSCP {self._dscp}"
+
+    def overtakes(self) -> bool:
+        """See `Stream`."""
+        try:
+            there = self._sock.getpeername()
+        except OSError:
+            return False
+        is_ip = self._sock.family in (socket.AF_INET, socket.AF_INET6)
+        return self._has_priority and is_ip and heed_priority(there[0])
 
     def _mark(self, dscp: int) -> None:
         # The two bits below are for congestion, and the kernel's.

@@ -182,6 +182,10 @@ class TlsStream:
         """See `Stream`."""
         return self._stream.prioritize()
 
+    def overtakes(self) -> bool:
+        """See `Stream`."""
+        return self._stream.overtakes()
+
     def trust_silence(self) -> None:
         """See `Stream`."""
         self._stream.trust_silence()

@@ -173,15 +173,23 @@ class ModelOutlet(Outlet):
         # Of the frame that goes by itself: from which byte of the stream on, and how many.
         self._streamed: tuple[int, int] | None = None
 
-    def keep_little_in_the_kernel(self) -> None:
-        """Bound what lies in front of a page request from now on, for postcopy."""
-        self.buffering = Buffering()
+    def keep_little_in_the_kernel(self, *, is_overtaken: bool = False) -> None:
+        """Bound what lies in front of a page request from now on, for postcopy.
+
+        Args:
+            is_overtaken: What is urgent goes first in the link's queue.
+        """
+        self.buffering = Buffering(is_overtaken=is_overtaken)
         self._bound(self.buffering)
 
     def prioritize(self) -> str:
         """Let it go first in its host's queue; return what a report says of that."""
         self.flow.has_priority = True
         return GRANTED
+
+    def overtakes(self) -> bool:
+        """Return whether what goes over it goes first in the link's queue."""
+        return self.flow.has_priority and self._link.heeds_priority
 
     def delivery(self) -> Delivery:
         """Return what was taken and not delivered, and how fast it is."""

@@ -193,7 +193,10 @@ class SourceSide:
                 dirty: NDArray[np.intp] = self._vcpus.harvest(self._agenda.clock_ns())
                 return True, dirty
             case Do.KEEP_LITTLE:
-                self._outlets[Channel.PRECOPY].keep_little_in_the_kernel()
+                urgent = self._outlets.get(Channel.POSTCOPY)
+                is_overtaken = urgent is not None and urgent.overtakes()
+                precopy = self._outlets[Channel.PRECOPY]
+                precopy.keep_little_in_the_kernel(is_overtaken=is_overtaken)
             case Do.START_LOG:
                 self._vcpus.harvest(self._agenda.clock_ns())
             case Do.KEEP_ALIVE | Do.STOP_LOG:

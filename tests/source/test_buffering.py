@@ -53,6 +53,17 @@ def test_the_size_is_what_goes_in_a_moment(rate: int, expected: int) -> None:
     assert buffering.near_bytes == pytest.approx(expected, rel=0.001)
 
 
+@pytest.mark.parametrize("is_overtaken", [False, True])
+def test_more_may_lie_where_it_is_overtaken(is_overtaken: bool) -> None:
+    """The smallest is larger there; a fast line has as much as anywhere."""
+    buffering = Buffering(is_overtaken=is_overtaken)
+    fill(buffering, 125_000_000)
+    assert buffering.near_bytes == (128 if is_overtaken else 64) * 1024
+    buffering.paused()
+    fill(buffering, 3_000_000_000)
+    assert buffering.near_bytes == pytest.approx(750_000, rel=0.001)
+
+
 def test_the_size_at_most_doubles_in_a_step() -> None:
     """A burst that an idle line takes at once does not make the buffer large at once."""
     sizes = fill(Buffering(), 3_000_000_000)

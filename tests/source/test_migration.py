@@ -18,7 +18,9 @@ from protocol.channels import Channel
 from protocol.errors import RemoteProtocolError
 from protocol.geometry import TARGET_PAGE_BYTES, PageId
 from protocol.messages import Discard, Message, PageData, PageRequest, Ready, Running, SwitchOver
+from protocol.policy import PRESETS
 from protocol.states import Event, Lifecycle
+from source.buffering import Buffering
 from source.config import SourceConfig
 from source.connect import Connections, connect
 from source.migration import Migration
@@ -136,6 +138,27 @@ async def test_postcopy_with_requests(memory: GuestMemory, guest: FakeGuest) -> 
         # It may have been on its way already, and then it came over the other.
         assert urgent <= {PageId(0, 3)}
         assert rig.migration.phases.scheduler.counts.received == 1
+
+
+@pytest.mark.parametrize("heeds", [False, True])
+@pytest.mark.parametrize("name", ["ordered", "vanilla"])
+async def test_more_may_lie_in_the_kernel_where_urgent_pages_overtake_it(
+    memory: GuestMemory, guest: FakeGuest, monkeypatch: pytest.MonkeyPatch, name: str, heeds: bool
+) -> None:
+    """Where they have a connection of their own, and this host's queues heed its priority."""
+    said: list[bool] = []
+
+    class Asked(Buffering):
+        def __init__(self, *, is_overtaken: bool) -> None:
+            super().__init__(is_overtaken=is_overtaken)
+            said.append(is_overtaken)
+
+    monkeypatch.setattr("source.channel.Buffering", Asked)
+    monkeypatch.setattr("guest.streams.tcp.heed_priority", lambda _: heeds)
+    async with make_rig(memory, rule=AFTER_ONE_PASS, policy=PRESETS[name]) as rig:
+        write(memory, guest, 0, 3)
+        await rig.transfer(guest)
+    assert said == [heeds and name == "ordered"]
 
 
 async def test_a_destination_out_of_step_ends_it(memory: GuestMemory, guest: FakeGuest) -> None:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
-from typing import Any
+from dataclasses import dataclass, field
 
 import pytest
 
+from guest.streams import queues as kernel
 from scripts.doctor import queues
 from scripts.doctor.feature import Feature
-from scripts.links.tools import path_of
 
 
-def qdiscs(*kinds: str) -> list[dict[str, Any]]:
-    """Return what tc says of an interface with these queues, the outermost first."""
-    return [{"kind": kind, "dev": "eth0"} for kind in kinds]
+@dataclass
+class Card:
+    """A machine's one card, of which the kernel tells this."""
+
+    kinds: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
-    """A machine with one card, of which the tools say what stands here."""
-    told: dict[str, list[dict[str, Any]]] = {"ip": [{"dev": "eth0"}], "tc": []}
-    monkeypatch.setattr(queues, "_told", lambda tool, *_: told[tool])
-    return told
+def card(monkeypatch: pytest.MonkeyPatch) -> Card:
+    """Have the kernel tell of one card, whatever leads where."""
+    card = Card()
+    monkeypatch.setattr(kernel, "device_to", lambda _: 7)
+    monkeypatch.setattr(kernel, "kinds_at", lambda _: card.kinds)
+    monkeypatch.setattr("socket.if_indextoname", lambda _: "eth0")
+    return card
 
 
 @pytest.mark.parametrize(
@@ -42,10 +48,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
     ],
 )
 def test_a_queue_is_told_with_what_it_does(
-    machine: dict[str, list[dict[str, Any]]], kinds: list[str], ok: bool, words: str
+    card: Card, kinds: list[str], ok: bool, words: str
 ) -> None:
     """Where urgent packets wait behind others there is a command that helps."""
-    machine["tc"] = qdiscs(*kinds)
+    card.kinds = kinds
     found = answer()
     assert found.ok is ok
     assert re.search(words, found.detail)
@@ -58,25 +64,24 @@ def answer(host: str | None = None) -> Feature:
     return question.answer()
 
 
-def test_where_nobody_can_say_that_is_told(
-    machine: dict[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_nobody_can_say_that_is_told(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     """No route, no queue, no such host: a reason, and no crash."""
-    assert answer().detail == "tc tells of no queue at eth0"
-    machine["ip"] = []
-    assert answer().detail == "there is no way to other machines"
-    assert answer("127.0.0.1").detail == "there is no way to 127.0.0.1"
-    assert answer("no.such.host.invalid").detail.startswith("no.such.host.invalid: ")
-    monkeypatch.undo()
-    monkeypatch.setattr(queues, "path_of", lambda _: None)
+    assert answer().detail == "the kernel tells of no queue at eth0"
+    assert card.kinds == []
+
+    def unreachable(_: str) -> int:
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+    monkeypatch.setattr(kernel, "device_to", unreachable)
     found = answer()
-    assert (found.ok, found.detail) == (False, "this machine lacks ip")
-    assert found.remedy == "apt install iproute2"
+    assert (found.ok, found.detail) == (False, "the way to other machines: Network is unreachable")
+    assert found.remedy == "ip route"
+    assert answer("127.0.0.1").detail == "the way to 127.0.0.1: Network is unreachable"
+    assert answer("no.such.host.invalid").detail.startswith("no.such.host.invalid: ")
 
 
-@pytest.mark.skipif(path_of("ip") is None or path_of("tc") is None, reason="iproute2")
 def test_this_machine_has_one_for_itself() -> None:
-    """On loopback nothing waits in a queue; the tools' own words are understood."""
+    """On loopback nothing waits in a queue; the kernel's own words are understood."""
     found = answer("127.0.0.1")
     assert found.ok
     assert found.detail == "lo has noqueue: what is urgent does not wait in this host"

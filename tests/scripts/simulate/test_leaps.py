@@ -126,11 +126,12 @@ def test_it_is_the_same_where_a_few_bytes_fill_a_window(head_bytes: int) -> None
 
 @pytest.mark.parametrize("policy", [*WHOLE, "critical-first"])
 def test_events_do_not_grow_with_the_pages(policy: str) -> None:
-    """Of a guest that does not fault four times the pages take no more events, but for a few."""
+    """Of a guest that does not fault four times the pages take hardly more events."""
     with_leaps, without = both(point(policy=policy, size="1GiB", **IDLE))
     larger = Seen(point(policy=policy, size="4GiB", **IDLE), leaps=True)
     assert without.events > 512 * 5
-    assert larger.events < with_leaps.events + 200
+    # Each of the pages that it has more takes five where nothing is passed.
+    assert larger.events < with_leaps.events + 512
 
 
 @pytest.mark.parametrize(
