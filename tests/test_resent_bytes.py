@@ -36,7 +36,7 @@ class Counter:
     """Counts how often each byte of the guest has passed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Listen to all marks made from now on."""
+        """Listen to all that pass places from now on."""
         self.times = [np.zeros(block.length_bytes, np.uint8) for block in GEOMETRY.blocks]
         # Behind a cut nothing arrives, until the source is back.
         self._is_cut = False
@@ -55,7 +55,8 @@ class Counter:
                 self.times[span.block][span.offset : span.end] += 1
             return passed(marks, channel, span, now_ns)
 
-        monkeypatch.setattr(Marks, "page_passed", count)
+        # Not of what has only come to the proxy: that is followed by marks of another kind.
+        monkeypatch.setattr(PlacedMarks, "page_passed", count)
         monkeypatch.setattr(Proxy, "act", cut)
         monkeypatch.setattr(PlacedMarks, "look", hear)
 
