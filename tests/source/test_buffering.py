@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from guest.streams.stream import Delivery
 from source.buffering import (
     DELAY_NS_MAX,
+    OVERTAKEN_BYTES_MAX,
     ROUND_TRIPS,
     RUN_NS_MAX,
     SEND_BUFFER_BYTES_MAX,
@@ -55,10 +56,15 @@ def test_the_size_is_what_goes_in_a_moment(rate: int, expected: int) -> None:
 
 @pytest.mark.parametrize("is_overtaken", [False, True])
 def test_more_may_lie_where_it_is_overtaken(is_overtaken: bool) -> None:
-    """The smallest is larger there; a fast line has as much as anywhere."""
+    """What goes in a millisecond, up to 128 KiB; slow and fast lines have as much as anywhere."""
     buffering = Buffering(is_overtaken=is_overtaken)
-    fill(buffering, 125_000_000)
-    assert buffering.near_bytes == (128 if is_overtaken else 64) * 1024
+    fill(buffering, 12_500_000)
+    assert buffering.near_bytes == SEND_BUFFER_BYTES_MIN
+    for rate, most_bytes in ((100_000_000, 100_000), (250_000_000, OVERTAKEN_BYTES_MAX)):
+        buffering.paused()
+        fill(buffering, rate)
+        expected = most_bytes if is_overtaken else SEND_BUFFER_BYTES_MIN
+        assert buffering.near_bytes == pytest.approx(expected, rel=0.001)
     buffering.paused()
     fill(buffering, 3_000_000_000)
     assert buffering.near_bytes == pytest.approx(750_000, rel=0.001)

@@ -18,12 +18,7 @@ from protocol.channels import Channel
 from protocol.errors import ConnectionLost, LocalProtocolError
 from protocol.messages import PageData, PassEnd
 from protocol.wire import encode
-from source.buffering import (
-    OVERTAKEN_BYTES_MIN,
-    SEND_BUFFER_BYTES_MIN,
-    UNSENT_SHARE,
-    Buffering,
-)
+from source.buffering import SEND_BUFFER_BYTES_MIN, UNSENT_SHARE, Buffering
 from source.channel import OutChannel
 from source.outlet import Frame
 from tests.bounds import BOUND_SECONDS
@@ -196,21 +191,15 @@ async def test_close_lets_go_of_socket_and_memory() -> None:
             await peer.receive()
 
 
-@pytest.mark.parametrize(
-    ("is_overtaken", "most_bytes"), [(False, SEND_BUFFER_BYTES_MIN), (True, OVERTAKEN_BYTES_MIN)]
-)
-async def test_little_stays_in_the_kernel_in_postcopy(
-    most_bytes: int, *, is_overtaken: bool
-) -> None:
+async def test_little_stays_in_the_kernel_in_postcopy() -> None:
     """After the switch the socket holds a small buffer, of which little may wait unsent."""
     with tcp_pair() as (near, _):
-        out = OutChannel(Channel.PRECOPY, TcpStream(near))
-        out.keep_little_in_the_kernel(is_overtaken=is_overtaken)
+        OutChannel(Channel.PRECOPY, TcpStream(near)).keep_little_in_the_kernel()
         # The kernel doubles what it is asked for.
         send_bytes = near.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        assert send_bytes == 2 * most_bytes
+        assert send_bytes == 2 * SEND_BUFFER_BYTES_MIN
         unsent_bytes = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
-        assert unsent_bytes == most_bytes // UNSENT_SHARE
+        assert unsent_bytes == SEND_BUFFER_BYTES_MIN // UNSENT_SHARE
 
 
 async def test_the_send_buffer_follows_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
