@@ -46,13 +46,7 @@ PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 GEOMETRY = small_geometry()
 
 
-@pytest.fixture(autouse=True)
-def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
-    """Guests without processes."""
-    guests = FakeGuests()
-    monkeypatch.setattr("dest.session.open_guest", guests.open)
-    monkeypatch.setattr("dest.session.start_process", guests.start)
-    return guests
+pytestmark = pytest.mark.usefixtures("guests")
 
 
 class Rig:

@@ -52,13 +52,7 @@ PRE, POST = Channel.PRECOPY, Channel.POSTCOPY
 HERE = "the guest is at the destination, "
 
 
-@pytest.fixture(autouse=True)
-def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
-    """Guests without processes, for all sessions of a test."""
-    guests = FakeGuests()
-    monkeypatch.setattr("dest.session.open_guest", guests.open)
-    monkeypatch.setattr("dest.session.start_process", guests.start)
-    return guests
+pytestmark = pytest.mark.usefixtures("guests")
 
 
 class Rig:

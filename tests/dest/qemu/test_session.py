@@ -26,14 +26,7 @@ from tests.qemu_dests import (
 )
 from tests.qemu_streams import TARGET
 
-
-@pytest.fixture(autouse=True)
-def guests(monkeypatch: pytest.MonkeyPatch) -> FakeGuests:
-    """Guests without processes, for all sessions of a test."""
-    guests = FakeGuests()
-    monkeypatch.setattr("dest.session.open_guest", guests.open)
-    monkeypatch.setattr("dest.session.start_process", guests.start)
-    return guests
+pytestmark = pytest.mark.usefixtures("guests")
 
 
 FIRST = PageName("", 0)
