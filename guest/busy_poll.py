@@ -36,9 +36,9 @@ class BusyPoll:
         """Expect nothing yet.
 
         Args:
-            vcpu_count: How many vCPUs may run on the same processors.
             yields: Whoever else wants the processor has it between two looks, as the vCPUs do where
                 they run.  A source that keeps a link busy had better not wait for its turn.
+            vcpu_count: How many vCPUs may run on the same processors.
             now_ns: The time.
         """
         self._yields = yields

@@ -117,7 +117,7 @@ class Background:
     def ahead(self, count_max: int) -> list[Span]:
         """Return the huge pages that the next jobs are about, each whole, in rows of one block.
 
-        None where another job comes first, or only a look at each can tell.
+        Nothing where another job comes first, or only a look at each can tell.
 
         Args:
             count_max: The most pages that are wanted, 1 or more.

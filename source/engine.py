@@ -240,7 +240,7 @@ class SendEngine:
     def ahead(self, lane: Lane, count_max: int) -> list[Span]:
         """Return the pages that a lane writes next if nothing comes between, each whole in a frame.
 
-        They lie in rows of one block.  None where something is to be decided, looked at or told
+        They lie in rows of one block.  Nothing where something is to be decided, looked at or told
         before one of their frames, or where what is under way is no such page of the background.
 
         Args:

@@ -143,8 +143,8 @@ class Scheduler(Work):
     def ahead(self, lane: Lane, count_max: int) -> list[Span]:
         """Return the pages that a lane sends next if nothing comes between, each in one chunk.
 
-        They lie in rows of one block, and the chunk that is out is of such a page, too.  None
-        where that is not so, or where somebody is to hear of each page.
+        They lie in rows of one block, and the chunk that is out is of such a page, too.
+        Nothing where that is not so, or where somebody is to hear of each page.
 
         Args:
             lane: Whose chunk is out.

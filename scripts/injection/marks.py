@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import NamedTuple
 
 from protocol.channels import Channel
@@ -146,8 +147,9 @@ class Marks:
         """Let a page go; whoever waits for it has to look again."""
         self._holds.pop(page, None)
 
-    def at_the_entry(self) -> Marks:
-        """Return marks for whoever follows what is not here yet: only the same holds stop it."""
+    @cached_property
+    def entry(self) -> Marks:
+        """Marks for whoever follows what has come and not gone: only the same holds stop it."""
         marks = Marks(self._geometry, (), self._ever)
         marks._holds = self._holds
         return marks

@@ -65,11 +65,10 @@ class Pipe:
         inward: trio.socket.SocketType,
         outward: trio.socket.SocketType,
         marks: Marks,
-        entry: Marks,
     ) -> None:
         self.tap = Tap(direction, marks)
         # Looks at what has come, while the other is about what goes.
-        self._lookout = Tap(direction, entry, connection.requested)
+        self._lookout = Tap(direction, marks.entry, connection.requested)
         self._connection = connection
         self._direction = direction
         self._in = inward

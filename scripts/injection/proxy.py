@@ -48,7 +48,6 @@ class Proxy:
             seed: What decides which bits a corruption flips.
         """
         self._marks = marks
-        self._entry = marks.at_the_entry()
         self._link_rate = link_rate
         self._on_reached = on_reached
         self._on_request = on_request
@@ -165,7 +164,7 @@ class Proxy:
                 # Nobody is there any more: the source hears it as if it had asked itself.
                 reset_on_close(near)
                 return
-            connection = _Connection(self, near, far, self._marks, self._entry)
+            connection = _Connection(self, near, far, self._marks)
             self._connections.add(connection)
             try:
                 await connection.run()
@@ -177,20 +176,15 @@ class _Connection:
     """Two sockets and the pipes between them."""
 
     def __init__(
-        self,
-        proxy: Proxy,
-        near: trio.socket.SocketType,
-        far: trio.socket.SocketType,
-        marks: Marks,
-        entry: Marks,
+        self, proxy: Proxy, near: trio.socket.SocketType, far: trio.socket.SocketType, marks: Marks
     ) -> None:
         self.channel: Channel | None = None
         self._proxy = proxy
         self._sockets = (near, far)
         self._cutting = trio.Event()
         self._pipes = {
-            Direction.FORWARD: Pipe(self, Direction.FORWARD, near, far, marks, entry),
-            Direction.BACKWARD: Pipe(self, Direction.BACKWARD, far, near, marks, entry),
+            Direction.FORWARD: Pipe(self, Direction.FORWARD, near, far, marks),
+            Direction.BACKWARD: Pipe(self, Direction.BACKWARD, far, near, marks),
         }
 
     @property
